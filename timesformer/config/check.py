@@ -1,0 +1,212 @@
+"""Which values of the options make sense, alone and together, on this machine."""
+
+import math
+from collections.abc import Iterator
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+_DATASETS = ("kinetics", "hmdb_simp")
+_SAMPLERS = ("uniform", "equidistant", "random", "segment")
+_METHODS = ("interpolate", "reverse", "brightness")
+
+CHOICES: dict[str, tuple[str | int, ...]] = {
+    "TRAIN.DATASET": _DATASETS,
+    "TRAIN.MIXED_PRECISION": ("off", "bf16"),
+    "TEST.DATASET": _DATASETS,
+    "TEST.NUM_SPATIAL_CROPS": (1, 3),
+    "DATA.SAMPLER": _SAMPLERS,
+    "DATA.SAMPLER_START": ("", "first", "center", "random"),
+    "DATA.TEST_SAMPLER": ("", *_SAMPLERS),
+    "DATA.PRE_SAMPLING.ORDER": ("before_sampling", "after_sampling"),
+    "DATA.SPATIAL_MODE": ("crop", "resize"),
+    "DATA.ENSEMBLE_METHOD": ("sum", "max"),
+    "MODEL.MODEL_NAME": ("vit_base_patch16_224", "TimeSformer", "LightTimeSformer"),
+    "MODEL.LOSS_FUNC": ("cross_entropy",),
+    "TIMESFORMER.ATTENTION_TYPE": ("divided_space_time", "joint_space_time", "space_only"),
+    "TIMESFORMER.POS_EMBED_INTERPOLATION": ("bicubic", "legacy"),
+    "TIMESFORMER.INIT": ("pretrained", "scratch"),
+    "TIMESFORMER.VARIANT": ("", "gesture", "small", "tiny"),
+    "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
+    "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
+}
+
+_AT_LEAST_ONE = (
+    "TRAIN.BATCH_SIZE",
+    "TRAIN.EVAL_PERIOD",
+    "TRAIN.CHECKPOINT_PERIOD",
+    "TEST.BATCH_SIZE",
+    "TEST.NUM_ENSEMBLE_VIEWS",
+    "DATA.NUM_FRAMES",
+    "DATA.SAMPLING_RATE",
+    "DATA.TRAIN_CROP_SIZE",
+    "DATA.TEST_CROP_SIZE",
+    "MODEL.NUM_CLASSES",
+    "TIMESFORMER.EMBED_DIM",
+    "TIMESFORMER.DEPTH",
+    "TIMESFORMER.NUM_HEADS",
+    "TIMESFORMER.PATCH_SIZE",
+    "SOLVER.MAX_EPOCH",
+    "LOG_PERIOD",
+    "GLOBAL_BATCH_SIZE",
+)
+_NOT_NEGATIVE = (
+    "DATA_LOADER.NUM_WORKERS",
+    "SOLVER.COSINE_END_LR",
+    "SOLVER.WARMUP_EPOCHS",
+    "SOLVER.WARMUP_START_LR",
+    "SOLVER.DAMPENING",
+    "SOLVER.WEIGHT_DECAY",
+    "SOLVER.CLIP_GRADIENT",
+    "RNG_SEED",
+    "NUM_GPUS",
+)
+_ABOVE_ZERO = ("TIMESFORMER.MLP_RATIO", "SOLVER.BASE_LR")
+_BELOW_ONE = (
+    "MODEL.DROPOUT_RATE",
+    "TIMESFORMER.DROP_RATE",
+    "TIMESFORMER.ATTN_DROP_RATE",
+    "TIMESFORMER.DROP_PATH_RATE",
+    "SOLVER.MOMENTUM",
+)
+
+
+def check(cfg: CfgNode) -> list[str]:
+    """Return one line for each value that makes no sense, beginning with its key; an empty list when all is well.
+
+    Looks at this machine too: that the data folder and checkpoints exist, and that there is a GPU for NUM_GPUS.
+    """
+    return [problem for part in (_alone, _data, _model, _solver, _machine) for problem in part(cfg)]
+
+
+def _get(cfg: CfgNode, key: str) -> Any:
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg
+
+
+def _alone(cfg: CfgNode) -> Iterator[str]:
+    for key, choices in CHOICES.items():
+        value = _get(cfg, key)
+        if value not in choices:
+            near = get_close_matches(str(value).lower(), [c for c in choices if isinstance(c, str) and c], n=1)
+            hint = f"; the nearest is {near[0]}" if near else ""
+            yield f"{key} is {value!r}, expected {_either(choices)}{hint}"
+    for keys, holds, expected in (
+        (_AT_LEAST_ONE, lambda v: v >= 1, "1 or more"),
+        (_NOT_NEGATIVE, lambda v: 0 <= v < math.inf, "0 or more"),
+        (_ABOVE_ZERO, lambda v: 0 < v < math.inf, "more than 0"),
+        (_BELOW_ONE, lambda v: 0 <= v < 1, "0 or more and less than 1"),
+        (("DATA.MAX_UNREADABLE",), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
+    ):
+        for key in keys:
+            if not holds(value := _get(cfg, key)):
+                yield f"{key} is {value}, expected {expected}"
+
+
+def _either(choices: tuple[str | int, ...]) -> str:
+    names = [str(c) if c != "" else "'' (empty)" for c in choices]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _data(cfg: CfgNode) -> Iterator[str]:
+    data = cfg.DATA
+    if (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE) and not data.PATH_TO_DATA_DIR:
+        yield "DATA.PATH_TO_DATA_DIR is empty, expected the folder of the dataset; add DATA.PATH_TO_DATA_DIR /path"
+    for key in ("DATA.PATH_TO_DATA_DIR", "DATA.SPLITS_DIR"):
+        if (path := _get(cfg, key)) and not Path(path).is_dir():
+            yield f"{key} is {path!r}, expected a folder that exists"
+    if not data.PATH_LABEL_SEPARATOR:
+        yield "DATA.PATH_LABEL_SEPARATOR is empty, expected the text between path and label, such as ' ' or ','"
+    if data.INPUT_CHANNEL_NUM not in ([3], [3, 3]):
+        yield f"DATA.INPUT_CHANNEL_NUM is {data.INPUT_CHANNEL_NUM}, expected [3]: clips are RGB"
+    for key, holds, expected in (
+        ("DATA.MEAN", math.isfinite, "three numbers"),
+        ("DATA.STD", lambda v: 0 < v < math.inf, "three numbers above 0"),
+    ):
+        if len(values := _get(cfg, key)) != 3 or not all(map(holds, values)):
+            yield f"{key} is {values}, expected {expected}, one for each of R, G, B"
+
+    stretch = data.PRE_SAMPLING
+    if not set(stretch.METHODS) <= set(_METHODS) or len(set(stretch.METHODS)) < len(stretch.METHODS):
+        yield f"DATA.PRE_SAMPLING.METHODS is {stretch.METHODS}, expected each of {_either(_METHODS)} at most once"
+    if stretch.ENABLED and not stretch.METHODS:
+        yield "DATA.PRE_SAMPLING.METHODS is empty; name a method, or set DATA.PRE_SAMPLING.ENABLED False"
+    gains = stretch.BRIGHTNESS_FACTORS
+    if not all(0 < gain < math.inf for gain in gains) or ("brightness" in stretch.METHODS and not gains):
+        yield f"DATA.PRE_SAMPLING.BRIGHTNESS_FACTORS is {gains}, expected one or more numbers above 0"
+
+    if data.SPATIAL_MODE == "resize" and cfg.TEST.NUM_SPATIAL_CROPS == 3:
+        yield "TEST.NUM_SPATIAL_CROPS is 3, expected 1: with DATA.SPATIAL_MODE resize the whole frame is the one crop"
+    scales = data.TRAIN_JITTER_SCALES
+    if data.SPATIAL_MODE == "crop" and (len(scales) != 2 or not data.TRAIN_CROP_SIZE <= scales[0] <= scales[1]):
+        yield (
+            f"DATA.TRAIN_JITTER_SCALES is {scales}, expected [smallest, largest] short side, "
+            f"neither below DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE}"
+        )
+
+
+def _model(cfg: CfgNode) -> Iterator[str]:
+    model = cfg.TIMESFORMER
+    width, heads = model.EMBED_DIM, model.NUM_HEADS
+    for key in ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE"):
+        if model.PATCH_SIZE > 0 and (size := _get(cfg, key)) % model.PATCH_SIZE:
+            yield f"{key} is {size}, expected a multiple of TIMESFORMER.PATCH_SIZE {model.PATCH_SIZE}"
+    if heads > 0 and width % heads:
+        yield f"TIMESFORMER.EMBED_DIM is {width}, expected a multiple of TIMESFORMER.NUM_HEADS {heads}"
+    if model.VARIANT and cfg.MODEL.MODEL_NAME != "LightTimeSformer":
+        yield (
+            f"TIMESFORMER.VARIANT is {model.VARIANT!r}, but it is a preset of LightTimeSformer "
+            f"and MODEL.MODEL_NAME is {cfg.MODEL.MODEL_NAME}"
+        )
+
+
+def _solver(cfg: CfgNode) -> Iterator[str]:
+    solver = cfg.SOLVER
+    if solver.LR_POLICY == "steps_with_relative_lrs":
+        steps = solver.STEPS
+        if not steps or steps[0] != 0 or any(b <= a for a, b in pairwise(steps)):
+            yield f"SOLVER.STEPS is {steps}, expected ascending epochs that begin with 0"
+        if len(solver.LRS) != len(steps):
+            yield f"SOLVER.LRS has {len(solver.LRS)} factors, expected one for each of the {len(steps)} SOLVER.STEPS"
+        if any(not 0 <= factor < math.inf for factor in solver.LRS):
+            yield f"SOLVER.LRS is {solver.LRS}, expected factors of 0 or more"
+    elif solver.COSINE_END_LR > solver.BASE_LR:
+        yield f"SOLVER.COSINE_END_LR is {solver.COSINE_END_LR}, expected no more than SOLVER.BASE_LR {solver.BASE_LR}"
+    if (warmup := solver.WARMUP_EPOCHS) > 0:
+        if warmup >= solver.MAX_EPOCH:
+            yield f"SOLVER.WARMUP_EPOCHS is {warmup}, expected less than SOLVER.MAX_EPOCH {solver.MAX_EPOCH}"
+        if (start := solver.WARMUP_START_LR) > solver.BASE_LR:
+            yield f"SOLVER.WARMUP_START_LR is {start}, expected no more than SOLVER.BASE_LR {solver.BASE_LR}"
+    if solver.OPTIMIZING_METHOD == "sgd" and solver.NESTEROV and (solver.MOMENTUM == 0 or solver.DAMPENING != 0):
+        yield "SOLVER.NESTEROV needs SOLVER.MOMENTUM above 0 and SOLVER.DAMPENING 0; or set SOLVER.NESTEROV False"
+    batch, step = cfg.TRAIN.BATCH_SIZE, cfg.GLOBAL_BATCH_SIZE
+    if step > batch > 0 and step % batch:
+        yield f"GLOBAL_BATCH_SIZE is {step}, expected a multiple of TRAIN.BATCH_SIZE {batch}, or no more than it"
+
+
+def _machine(cfg: CfgNode) -> Iterator[str]:
+    for key, used in (
+        ("TRAIN.CHECKPOINT_FILE_PATH", True),
+        ("TEST.CHECKPOINT_FILE_PATH", cfg.TEST.ENABLE),
+        ("TIMESFORMER.PRETRAINED_MODEL", True),
+    ):
+        if used and (path := _get(cfg, key)) and not Path(path).is_file():
+            yield f"{key} is {path!r}, expected a checkpoint file that exists"
+    if not cfg.OUTPUT_DIR:
+        yield "OUTPUT_DIR is empty, expected a folder for the results"
+    if cfg.NUM_SHARDS != 1 or cfg.SHARD_ID != 0:
+        yield (
+            f"NUM_SHARDS is {cfg.NUM_SHARDS} and SHARD_ID {cfg.SHARD_ID}, expected 1 and 0: "
+            "runs over several machines are not available yet"
+        )
+    if cfg.NUM_GPUS > 1:
+        yield f"NUM_GPUS is {cfg.NUM_GPUS}, expected 0 or 1: runs on several GPUs are not available yet"
+    elif cfg.NUM_GPUS == 1:
+        import torch  # here, because reading a configuration should not have to wait for it
+
+        if not torch.cuda.is_available():
+            yield "NUM_GPUS is 1, but this machine has no GPU that PyTorch can use; give NUM_GPUS 0 to run on the CPU"

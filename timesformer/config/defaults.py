@@ -1,0 +1,123 @@
+"""Every option of a run, with its default and one comment each.
+
+Names and defaults are those of facebookresearch/TimeSformer; where a default differs, the comment says why, and
+"(new)" marks an option that codebase does not have. What it has and this project does not read: see `retired.py`.
+"""
+
+from fvcore.common.config import CfgNode
+
+_C = CfgNode()
+
+# ---------------------------------------------------------------- training
+_C.TRAIN = CfgNode()
+_C.TRAIN.ENABLE = True  # train before testing
+_C.TRAIN.DATASET = "kinetics"  # kinetics: CSV lists of `path label`; hmdb_simp: folders by class (train and val splits)
+_C.TRAIN.BATCH_SIZE = 64  # clips per forward and backward pass
+_C.TRAIN.EVAL_PERIOD = 10  # validate every so many epochs
+_C.TRAIN.CHECKPOINT_PERIOD = 10  # keep a checkpoint every so many epochs
+_C.TRAIN.AUTO_RESUME = True  # go on from the newest checkpoint in OUTPUT_DIR, if there is one
+_C.TRAIN.CHECKPOINT_FILE_PATH = ""  # checkpoint to start from when there is none to resume
+_C.TRAIN.CHECKPOINT_EPOCH_RESET = False  # start that checkpoint at epoch 0 instead of going on after its own
+_C.TRAIN.FINETUNE = False  # take only the weights of that checkpoint: fresh optimizer, epoch 0
+_C.TRAIN.MIXED_PRECISION = "off"  # (new) off: float32; bf16: forward and loss under bfloat16 autocast
+
+# ---------------------------------------------------------------- testing
+_C.TEST = CfgNode()
+_C.TEST.ENABLE = True  # test after training, or alone
+_C.TEST.DATASET = "kinetics"  # as TRAIN.DATASET, for the test split
+_C.TEST.BATCH_SIZE = 8  # clips per forward pass
+_C.TEST.CHECKPOINT_FILE_PATH = ""  # checkpoint to test; empty: the best of this run
+_C.TEST.NUM_ENSEMBLE_VIEWS = 10  # clips taken along the time of each video
+_C.TEST.NUM_SPATIAL_CROPS = 3  # crops of each clip: 1 (centre) or 3 (along the longer side)
+_C.TEST.SAVE_RESULTS_PATH = ""  # file under OUTPUT_DIR for the scores and labels of all videos; empty: none
+
+# ---------------------------------------------------------------- data
+_C.DATA = CfgNode()
+_C.DATA.PATH_TO_DATA_DIR = ""  # folder of the dataset or of its CSV lists
+_C.DATA.SPLITS_DIR = ""  # (new) folder of train.csv, val.csv, test.csv when they are not in PATH_TO_DATA_DIR
+_C.DATA.PATH_LABEL_SEPARATOR = " "  # between path and label in a line of a CSV list
+_C.DATA.PATH_PREFIX = ""  # folder put before the paths of a CSV list
+_C.DATA.MAX_UNREADABLE = 0.01  # (new) share of training clips, 0 to 1, that may be unreadable before the run stops
+_C.DATA.NUM_FRAMES = 8  # frames of a clip
+_C.DATA.SAMPLING_RATE = 8  # distance in frames between two frames of a clip
+_C.DATA.SAMPLER = "uniform"  # (new) uniform, equidistant, random or segment
+_C.DATA.SAMPLER_START = ""  # (new) first, center or random, for uniform; empty: random in training, else first
+_C.DATA.SAMPLER_ORDERED = True  # (new) random sampler: frames in time order; False: in the order drawn
+_C.DATA.TEST_SAMPLER = ""  # (new) sampler of validation and test; empty: DATA.SAMPLER
+_C.DATA.PRE_SAMPLING = CfgNode()  # (new) stretching of clips shorter than NUM_FRAMES x SAMPLING_RATE
+_C.DATA.PRE_SAMPLING.ENABLED = False  # stretch short clips
+_C.DATA.PRE_SAMPLING.METHODS = ["interpolate", "reverse", "brightness"]  # applied in this order until long enough
+_C.DATA.PRE_SAMPLING.BRIGHTNESS_FACTORS = [0.6, 0.8, 1.2, 1.4]  # gains of the brightness copies
+_C.DATA.PRE_SAMPLING.ORDER = "before_sampling"  # or after_sampling: sample first, stretch the sampled frames
+_C.DATA.SPATIAL_MODE = "crop"  # (new) crop: jitter and crop; resize: the whole frame to the crop size, squeezed
+_C.DATA.TRAIN_CROP_SIZE = 224  # side in pixels of a training and validation clip
+_C.DATA.TEST_CROP_SIZE = 256  # side in pixels of a test clip
+_C.DATA.TRAIN_JITTER_SCALES = [256, 320]  # smallest and largest short side in pixels before the training crop
+_C.DATA.RANDOM_FLIP = True  # mirror half of the training clips left to right
+_C.DATA.MEAN = [0.45, 0.45, 0.45]  # subtracted from each channel, of values 0 to 1
+_C.DATA.STD = [0.225, 0.225, 0.225]  # then divides each channel
+_C.DATA.INPUT_CHANNEL_NUM = [3, 3]  # channels of each pathway; there is one pathway here, so [3] says the same
+_C.DATA.ENSEMBLE_METHOD = "sum"  # joining the scores of the views of a video: sum or max
+
+_C.DATA_LOADER = CfgNode()
+_C.DATA_LOADER.NUM_WORKERS = 8  # loading processes; 0: load in the main process
+_C.DATA_LOADER.PIN_MEMORY = True  # page-locked batches, for faster copies to a GPU
+
+# ---------------------------------------------------------------- model
+_C.MODEL = CfgNode()
+_C.MODEL.MODEL_NAME = "vit_base_patch16_224"  # registered model; the original's default, SlowFast, is not one here
+_C.MODEL.NUM_CLASSES = 400  # outputs of the head
+_C.MODEL.LOSS_FUNC = "cross_entropy"  # training loss
+_C.MODEL.DROPOUT_RATE = 0.0  # dropout before the head; the original's 0.5 reached no layer
+
+_C.TIMESFORMER = CfgNode()
+_C.TIMESFORMER.ATTENTION_TYPE = "divided_space_time"  # or joint_space_time, space_only
+_C.TIMESFORMER.PRETRAINED_MODEL = ""  # weights to start from, e.g. an image ViT; empty: none
+_C.TIMESFORMER.POS_EMBED_INTERPOLATION = "bicubic"  # (new) resizing of embeddings; legacy: the original's nearest
+_C.TIMESFORMER.INIT = "pretrained"  # (new) the original's initialisation; scratch: for training without weights
+_C.TIMESFORMER.VARIANT = ""  # (new) preset of LightTimeSformer: gesture, small or tiny; empty: the sizes below
+_C.TIMESFORMER.EMBED_DIM = 768  # (new) width of a token
+_C.TIMESFORMER.DEPTH = 12  # (new) blocks
+_C.TIMESFORMER.NUM_HEADS = 12  # (new) heads of an attention; divides EMBED_DIM
+_C.TIMESFORMER.PATCH_SIZE = 16  # (new) side in pixels of a patch
+_C.TIMESFORMER.MLP_RATIO = 4.0  # (new) hidden width of an MLP, in EMBED_DIMs
+_C.TIMESFORMER.DROP_RATE = 0.0  # (new) dropout after embeddings, projections and MLPs
+_C.TIMESFORMER.ATTN_DROP_RATE = 0.0  # (new) dropout of attention weights
+_C.TIMESFORMER.DROP_PATH_RATE = 0.1  # (new) stochastic depth of the last block, growing linearly from 0 at the first
+
+# ---------------------------------------------------------------- optimisation
+_C.SOLVER = CfgNode()
+_C.SOLVER.BASE_LR = 0.1  # learning rate after warm-up
+_C.SOLVER.LR_POLICY = "cosine"  # or steps_with_relative_lrs
+_C.SOLVER.COSINE_END_LR = 0.0  # cosine: learning rate at the end
+_C.SOLVER.STEPS = []  # steps_with_relative_lrs: epochs at which a step starts, the first at 0
+_C.SOLVER.LRS = []  # steps_with_relative_lrs: factor on BASE_LR of each step
+_C.SOLVER.MAX_EPOCH = 300  # epochs of training
+_C.SOLVER.WARMUP_EPOCHS = 0.0  # epochs of linear warm-up, fractions allowed
+_C.SOLVER.WARMUP_START_LR = 0.01  # learning rate at the start of warm-up
+_C.SOLVER.OPTIMIZING_METHOD = "sgd"  # sgd, adam or adamw
+_C.SOLVER.MOMENTUM = 0.9  # sgd
+_C.SOLVER.DAMPENING = 0.0  # sgd: dampening of momentum
+_C.SOLVER.NESTEROV = True  # sgd: Nesterov momentum
+_C.SOLVER.WEIGHT_DECAY = 1e-4  # L2 penalty (sgd, adam) or decoupled decay (adamw)
+_C.SOLVER.ZERO_WEIGHT_DECAY_1D = False  # (new) no decay on biases, norms and embeddings
+_C.SOLVER.CLIP_GRADIENT = 0.0  # (new) largest norm of the gradient of a step; 0: no clipping
+
+# ---------------------------------------------------------------- the run
+_C.TENSORBOARD = CfgNode()
+_C.TENSORBOARD.ENABLE = True  # write curves; False in the original, but a run without them cannot be looked at later
+_C.TENSORBOARD.LOG_DIR = ""  # folder of the curves under OUTPUT_DIR; empty: one named after the dataset
+
+_C.NUM_GPUS = 1  # GPUs of each machine; 0: run on the CPU
+_C.NUM_SHARDS = 1  # machines
+_C.SHARD_ID = 0  # number of this machine, from 0
+_C.OUTPUT_DIR = "./output"  # folder of all results; not the original's "./tmp", a name that invites deletion
+_C.RNG_SEED = 1  # the one seed of everything random
+_C.LOG_PERIOD = 10  # log every so many iterations
+_C.LOG_MODEL_INFO = False  # log parameters and FLOPs of the model before training; False as in the original
+_C.GLOBAL_BATCH_SIZE = 64  # clips per optimizer step: when above TRAIN.BATCH_SIZE, gradients are accumulated
+
+
+def get_cfg() -> CfgNode:
+    """Return a fresh copy of the defaults, free to be changed."""
+    return _C.clone()

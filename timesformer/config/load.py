@@ -1,0 +1,203 @@
+"""Reading a configuration: YAML files with `_BASE_`, then KEY VALUE overrides, over the defaults."""
+
+import ast
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import BASE_KEY, CfgNode
+
+from timesformer.config.check import check
+from timesformer.config.defaults import get_cfg
+from timesformer.config.retired import retired_by
+from timesformer.errors import UserError
+
+_logger = logging.getLogger(__name__)
+
+
+class ConfigError(UserError):
+    """Everything that is wrong with a configuration; `problems` has one line for each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n  - ".join([f"the configuration has {count}:", *problems]))
+
+
+@dataclass(frozen=True)
+class _Setting:
+    key: str  # dotted
+    value: Any
+    text: str | None  # as written, where it is one word
+    where: str  # "file:line" or "command line"
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = (), check_values: bool = True) -> CfgNode:
+    """Return the defaults, changed by a YAML file and then by overrides.
+
+    Args:
+        path: YAML file; None for the defaults. Its `_BASE_` (a path relative to it, or a list) is read first.
+        overrides: KEY VALUE KEY VALUE ...; values are Python literals, or else text.
+        check_values: also apply `check`, which looks at this machine (data folder, checkpoints, GPUs).
+
+    Keys that only the original had are accepted, with one warning for all of them.
+
+    Raises:
+        ConfigError: with every problem found: unknown keys, values of another type, values that make no sense. A file
+            that is missing or not YAML is reported alone.
+    """
+    cfg = get_cfg()
+    defaults = dict(_options(cfg))
+    problems: list[str] = []
+    retired: dict[str, list[str]] = {}
+    where: dict[str, str] = {}
+    for setting in [*(_read_yaml(Path(path)) if path else ()), *_read_overrides(overrides, problems)]:
+        key = setting.key
+        if key not in defaults:
+            if entry := retired_by(key):
+                retired.setdefault(entry[1], []).append(entry[0])
+            elif setting.value is not None or not _is_section(key, defaults):  # an empty section says nothing
+                problems.append(f"{key} {_unknown(key, defaults)} ({setting.where})")
+            continue
+        try:
+            value = _convert(setting.value, setting.text, defaults[key])
+        except ValueError:
+            expected = _kind(defaults[key])
+            problems.append(f"{key} is {setting.value!r}, expected {expected} ({setting.where})")
+            continue
+        section, _, name = key.rpartition(".")
+        node = cfg
+        for part in section.split(".") if section else ():
+            node = node[part]
+        node[name] = value
+        where[key] = setting.where
+    if check_values:
+        for problem in check(cfg):
+            key = problem.split(" ", 1)[0]
+            problems.append(f"{problem} ({where[key]})" if key in where else problem)
+    if problems:
+        raise ConfigError(problems)
+    _warn(cfg, retired)
+    return cfg
+
+
+def _read_yaml(path: Path, including: tuple[Path, ...] = ()) -> Iterator[_Setting]:
+    """Yield the settings of a file in order, those of its `_BASE_` first."""
+    if path.resolve() in including:
+        raise ConfigError([f"{path} is among its own {BASE_KEY} files"])
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+        if root is not None and not isinstance(root, yaml.MappingNode):
+            raise ConfigError([f"{path} is not a configuration: expected a YAML mapping such as `DATA: ...`"])
+        settings = list(_walk(loader, root, "", path)) if root else []
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        named = f", named by {BASE_KEY} of another" if including else ""
+        raise ConfigError([f"{path} cannot be read{named}: {reason}"]) from error
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError([f"{path}{line} is not valid YAML: {error.problem}"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path} is not valid YAML: {error}"]) from error
+    for setting in settings:
+        if setting.key == BASE_KEY:
+            for base in setting.value if isinstance(setting.value, list) else [setting.value]:
+                yield from _read_yaml(path.parent / Path(str(base)).expanduser(), (*including, path.resolve()))
+    yield from (s for s in settings if s.key != BASE_KEY)
+
+
+def _walk(loader: yaml.SafeLoader, node: yaml.MappingNode, prefix: str, path: Path) -> Iterator[_Setting]:
+    """Yield the leaves of a YAML mapping; the nodes are used, not the plain dict, because they know their lines."""
+    seen: set[str] = set()
+    for name_node, _ in node.value:
+        if name_node.value in seen:
+            problem = f"{prefix}{name_node.value} is given twice"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=name_node.start_mark)
+        seen.add(name_node.value)
+    loader.flatten_mapping(node)
+    for name_node, value_node in node.value:
+        key = f"{prefix}{name_node.value}"
+        if isinstance(value_node, yaml.MappingNode):
+            yield from _walk(loader, value_node, f"{key}.", path)
+        else:
+            text = value_node.value if isinstance(value_node, yaml.ScalarNode) else None
+            value = loader.construct_object(value_node, deep=True)
+            yield _Setting(key, value, text, f"{path}:{name_node.start_mark.line + 1}")
+
+
+def _read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[_Setting]:
+    if len(overrides) % 2:
+        problems.append(f"{overrides[-1]} has no value: after the options, KEY VALUE pairs are expected (command line)")
+    for key, text in zip(overrides[::2], overrides[1::2], strict=False):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        yield _Setting(key, value, text, "command line")
+
+
+def _convert(value: Any, text: str | None, default: Any) -> Any:
+    """Return `value` as the type of `default`; ValueError where that would be a guess."""
+    if isinstance(default, str):
+        if not isinstance(value, str) and value is not None and text is not None:
+            return text  # YAML reads `off` as false and `2024` as a number
+        if isinstance(value, str):
+            return value
+    elif isinstance(default, bool):
+        if isinstance(value, bool):
+            return value
+        if text is not None and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+    elif isinstance(default, list):
+        if isinstance(value, list | tuple):
+            return [_convert(v, None, default[0] if default else 0.0) for v in value]
+    elif isinstance(default, float):
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            return float(value)  # YAML reads `1e-4` as text
+    elif type(value) is int:
+        return value
+    raise ValueError
+
+
+def _kind(default: Any) -> str:
+    if isinstance(default, list):
+        return f"a list, each {_kind(default[0] if default else 0.0)}"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[type(default)]
+
+
+def _options(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _options(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _is_section(key: str, defaults: dict[str, Any]) -> bool:
+    return any(known.startswith(f"{key}.") for known in defaults)
+
+
+def _unknown(key: str, defaults: dict[str, Any]) -> str:
+    if _is_section(key, defaults):
+        return "is a section, not an option: set the options in it"
+    name = key.upper().rpartition(".")[2]
+    by_name = {known.rpartition(".")[2]: known for known in reversed(defaults)}
+    near = get_close_matches(key.upper(), defaults, n=1, cutoff=0.7) if "." in key else []
+    near = near or [by_name[n] for n in get_close_matches(name, by_name, n=1)]
+    return f"is not an option; the nearest is {near[0]}" if near else "is not an option"
+
+
+def _warn(cfg: CfgNode, retired: dict[str, list[str]]) -> None:
+    if retired:
+        lines = [f"{', '.join(dict.fromkeys(keys))}: {reason}" for reason, keys in retired.items()]
+        _logger.warning("these options have no effect here:\n  - %s", "\n  - ".join(lines))
+    if cfg.TRAIN.ENABLE and cfg.TRAIN.AUTO_RESUME and Path(cfg.OUTPUT_DIR).resolve() == Path.cwd():
+        _logger.warning(
+            "OUTPUT_DIR is the current folder: with TRAIN.AUTO_RESUME, every run started here resumes "
+            "the one before; give each run a folder of its own"
+        )

@@ -1,0 +1,67 @@
+"""Keys of facebookresearch/TimeSformer that have no effect in this project, with the reason.
+
+A key stands for itself and for everything below it. Its files load unchanged: these keys are named in one warning.
+"""
+
+_CNN = "an option of convolutional networks, which are not part of this project"
+_DETECTION = "detection of people in AVA is not part of this project"
+_AUGMENTATION = "this augmentation is not available"
+_CAFFE2 = "checkpoints of Caffe2 and inflated 2-D networks are not read"
+_PLOT = "plots are made from the results of a finished run, not during it"
+_UNUSED = "the original reads it nowhere, or only for models that it does not ship"
+
+RETIRED: dict[str, str] = {
+    "AVA": _DETECTION,
+    "DETECTION": _DETECTION,
+    "DEMO": "this command line does not run on a webcam or a video with boxes",
+    "BENCHMARK": "speed is measured by tools/benchmark.py, which has options of its own",
+    "BN": _CNN,
+    "MULTIGRID": _CNN,
+    "NONLOCAL": _CNN,
+    "RESNET": _CNN,
+    "SLOWFAST": _CNN,
+    "X3D": _CNN,
+    "MIXUP": _AUGMENTATION,
+    "EMA": "averaging of weights is not available",
+    "DIST_BACKEND": "a run is one process",
+    "DATA.AUTO_AUGMENT": _AUGMENTATION,
+    "DATA.COLOR_JITTER": _AUGMENTATION,
+    "DATA.DEIT_TRANSFORMS": _AUGMENTATION,
+    "DATA.RE_PROB": _AUGMENTATION,
+    "DATA.CROP_SIZE": _UNUSED,
+    "DATA.TEMPORAL_EXTENT": _UNUSED,
+    "DATA.DECODING_BACKEND": "every video is decoded by PyAV",
+    "DATA.INV_UNIFORM_SAMPLE": "DATA.SAMPLER segment spreads the frames over the whole clip",
+    "DATA.MULTI_LABEL": "a clip has one label",
+    "DATA.REVERSE_INPUT_CHANNEL": "frames are RGB",
+    "DATA.TARGET_FPS": "DATA.SAMPLING_RATE counts the frames of the file as they are",
+    "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": "each loading process decodes in one thread",
+    "MODEL.ARCH": "MODEL.MODEL_NAME alone says which model it is",
+    "MODEL.DROPCONNECT_RATE": _CNN,
+    "MODEL.FC_INIT_STD": _CNN,
+    "MODEL.HEAD_ACT": _CNN,
+    "MODEL.MULTI_PATHWAY_ARCH": _CNN,
+    "MODEL.SINGLE_PATHWAY_ARCH": _CNN,
+    "SOLVER.BASE_LR_SCALE_NUM_SHARDS": "the learning rate is the one given",
+    "SOLVER.GAMMA": _UNUSED,
+    "SOLVER.STEP_SIZE": _UNUSED,
+    "SOLVER.WARMUP_FACTOR": _UNUSED,
+    "TENSORBOARD.CATEGORIES_PATH": _PLOT,
+    "TENSORBOARD.CLASS_NAMES_PATH": _PLOT,
+    "TENSORBOARD.CONFUSION_MATRIX": _PLOT,
+    "TENSORBOARD.HISTOGRAM": _PLOT,
+    "TENSORBOARD.MODEL_VIS": _PLOT,
+    "TENSORBOARD.PREDICTIONS_PATH": _PLOT,
+    "TENSORBOARD.WRONG_PRED_VIS": _PLOT,
+    "TEST.CHECKPOINT_TYPE": _CAFFE2,
+    "TRAIN.CHECKPOINT_TYPE": _CAFFE2,
+    "TRAIN.CHECKPOINT_INFLATE": _CAFFE2,
+    "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN": "names in a checkpoint are recognised, prefixes included",
+}
+
+
+def retired_by(key: str) -> tuple[str, str] | None:
+    """Return the entry of `RETIRED` that covers the dotted `key` (a section or a key) with its reason, or None."""
+    parts = key.split(".")
+    entries = (".".join(parts[: n + 1]) for n in range(len(parts)))
+    return next(((entry, RETIRED[entry]) for entry in entries if entry in RETIRED), None)
