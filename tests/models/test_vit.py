@@ -1,0 +1,224 @@
+"""The transformer against numbers computed by the original code on the same weights."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from timesformer.models.embeddings import resize_pos_embed, resize_time_embed
+from timesformer.models.vit import ATTENTION_TYPES, LightTimeSformer, TimeSformer, VisionTransformer
+
+TOLERANCE = {"rtol": 0.0, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> dict:
+    return torch.load(shared / "golden/vit_small_cases.pt", weights_only=True)
+
+
+def build(golden: dict, attention_type: str, **changes: object) -> VisionTransformer:
+    config = dict(golden["config"])
+    norm_layer = partial(nn.LayerNorm, eps=config.pop("norm_eps"))
+    options = {"pos_embed_interpolation": "legacy", "drop_path_rate": 0.0, **changes}
+    model = VisionTransformer(**config, norm_layer=norm_layer, attention_type=attention_type, **options)
+    model.load_state_dict(golden["cases"][attention_type]["state_dict"])
+    return model.eval()
+
+
+def small_model(**changes: object) -> VisionTransformer:
+    options = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
+    torch.manual_seed(0)
+    return VisionTransformer(**{**options, "num_frames": 4, "drop_path_rate": 0.0, "init": "scratch", **changes})
+
+
+@pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
+class TestAgainstTheOriginal:
+    def test_logits_and_features_match_for_every_clip_shape(self, golden: dict, attention_type: str) -> None:
+        model = build(golden, attention_type)
+        for name, expected in golden["cases"][attention_type]["outputs"].items():
+            with torch.no_grad():
+                logits, features = model(golden["inputs"][name]), model.forward_features(golden["inputs"][name])
+            torch.testing.assert_close(logits, expected["logits"], **TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(features, expected["features"], **TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
+
+    def test_float64_logits_match(self, golden: dict, attention_type: str) -> None:
+        logits = build(golden, attention_type).double()(golden["inputs"]["base"].double())
+        torch.testing.assert_close(logits, golden["cases"][attention_type]["base_logits_float64"], rtol=0, atol=1e-10)
+
+    def test_gradients_match(self, golden: dict, attention_type: str) -> None:
+        model, case = build(golden, attention_type), golden["cases"][attention_type]
+        loss = model(golden["inputs"]["base"]).square().mean()
+        loss.backward()
+        torch.testing.assert_close(loss, case["base_loss"])
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        for name, expected in case["base_grads"].items():
+            torch.testing.assert_close(
+                gradients[name], expected, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+    def test_every_block_output_matches(self, golden: dict, attention_type: str) -> None:
+        model = build(golden, attention_type)
+        expected = golden["cases"][attention_type]["base_block_outputs"]
+        for ours, theirs in zip(block_outputs(model, golden["inputs"]["base"]), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, **TOLERANCE)
+
+    def test_three_sgd_steps_match(self, golden: dict, attention_type: str) -> None:
+        model, case = build(golden, attention_type).train(), golden["cases"][attention_type]["sgd3"]
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=case["lr"], momentum=case["momentum"], weight_decay=case["weight_decay"]
+        )
+        losses = []
+        for _ in range(3):
+            loss = nn.functional.cross_entropy(model(golden["inputs"]["base"]), case["labels"])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        torch.testing.assert_close(torch.tensor(losses, dtype=torch.float64), case["losses"], rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.head.weight.data, case["head_weight_after"], **TOLERANCE)
+        torch.testing.assert_close(model.blocks[0].attn.qkv.weight.data, case["block0_qkv_after"], **TOLERANCE)
+        embedding = model.pos_embed if attention_type == "space_only" else model.time_embed
+        torch.testing.assert_close(embedding.data, case["time_or_pos_after"], **TOLERANCE)
+
+    def test_drop_path_draws_as_the_original(self, golden: dict, attention_type: str) -> None:
+        case = golden["cases"][attention_type]["train_mode_drop_path_0p3_seeded"]
+        model = build(golden, attention_type, drop_path_rate=0.3).train()
+        torch.manual_seed(case["torch_seed"])
+        torch.testing.assert_close(model(golden["inputs"]["base"]), case["logits"], **TOLERANCE)
+
+    def test_initialisation_has_the_originals_distribution(
+        self, shared: Path, golden: dict, attention_type: str
+    ) -> None:
+        reference = json.loads((shared / "golden/init_stats.json").read_text())
+        config = dict(golden["config"])
+        norm_layer = partial(nn.LayerNorm, eps=config.pop("norm_eps"))
+        torch.manual_seed(reference["torch_seed"])
+        model = VisionTransformer(**config, norm_layer=norm_layer, attention_type=attention_type)
+        state = model.state_dict()
+        assert list(state) == list(reference["params"][attention_type])
+        for name, stats in reference["params"][attention_type].items():
+            mean, std = state[name].mean().item(), state[name].std().item()
+            if stats["std"] == 0.0:
+                assert (mean, std) == (stats["mean"], 0.0), name
+            else:  # other draws of the same distribution: the spread within the sampling error of small tensors
+                assert std == pytest.approx(stats["std"], rel=0.35 if state[name].numel() < 100 else 0.12), name
+                assert abs(mean) < 4 * std / state[name].numel() ** 0.5, name
+
+    @pytest.mark.parametrize(("frames", "crop"), [(8, 224), (16, 448), (96, 224)])
+    def test_full_size_keys_shapes_and_count_match(
+        self, shared: Path, attention_type: str, frames: int, crop: int
+    ) -> None:
+        reference = json.loads((shared / "golden/full_size_keys.json").read_text())
+        reference = reference[f"{attention_type}_{frames}x{crop}"]
+        with torch.device("meta"):
+            model = TimeSformer(img_size=crop, num_frames=frames, num_classes=400, attention_type=attention_type)
+        assert {k: list(v.shape) for k, v in model.state_dict().items()} == reference["state_dict"]
+        assert sum(p.numel() for p in model.parameters()) == reference["parameters"]
+
+
+def block_outputs(model: VisionTransformer, clip: Tensor) -> list[Tensor]:
+    """Each block's tokens in the original's order: class token, then places, each with all its frames."""
+    cls, patches = model.embed(clip)
+    outputs = []
+    if model.attention_type == "divided_space_time":
+        for block in model.blocks:
+            cls, patches = block.forward_divided(cls, patches)
+            outputs.append(torch.cat([cls, patches.transpose(1, 2).flatten(1, 2)], dim=1))
+        return outputs
+    if model.attention_type == "joint_space_time":
+        tokens = torch.cat([cls, patches.transpose(1, 2).flatten(1, 2)], dim=1)
+    else:
+        tokens = torch.cat([cls.unsqueeze(1).expand(-1, patches.shape[1], -1, -1), patches], dim=2).flatten(0, 1)
+    for block in model.blocks:
+        tokens = block(tokens)
+        outputs.append(tokens)
+    return outputs
+
+
+@pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
+class TestExactShortcuts:
+    def test_last_block_for_the_class_token_alone_changes_neither_logits_nor_gradients(
+        self, attention_type: str
+    ) -> None:
+        clip = torch.randn(2, 3, 4, 16, 16, dtype=torch.float64)
+        results = []
+        for cls_only in (True, False):
+            model = small_model(attention_type=attention_type, drop_path_rate=0.5).double().train()
+            model.last_block_cls_only = cls_only
+            torch.manual_seed(1)
+            logits = model(clip)
+            logits.square().sum().backward()
+            results.append([logits, *(p.grad for p in model.parameters())])
+        for short, full in zip(*results, strict=True):
+            torch.testing.assert_close(short, full, rtol=1e-9, atol=1e-12)
+
+    def test_folded_projection_in_evaluation_matches_the_unfolded(self, attention_type: str) -> None:
+        model = small_model(attention_type=attention_type, img_size=32).eval()  # 64 tokens are more than 2 x 16
+        clip = torch.randn(1, 3, 4, 32, 32)
+        with torch.no_grad():
+            folded = model(clip)
+        torch.testing.assert_close(folded, model(clip).detach(), **TOLERANCE)
+
+    def test_weights_changed_in_place_take_effect_in_evaluation(self, attention_type: str) -> None:
+        model = small_model(attention_type=attention_type, img_size=32).eval()
+        clip = torch.randn(1, 3, 4, 32, 32)
+        with torch.no_grad():
+            before = model(clip)
+            for parameter in model.blocks[0].parameters():
+                parameter.data.mul_(2)
+            after = model(clip)
+        torch.testing.assert_close(after, model(clip).detach(), **TOLERANCE)
+        assert not torch.allclose(before, after)
+
+
+def test_attention_dropout_acts_in_training_only() -> None:
+    model, clip = small_model(attn_drop_rate=0.5), torch.randn(1, 3, 4, 16, 16)
+    assert not torch.equal(model.train()(clip), model(clip))
+    assert torch.equal(model.eval()(clip), model(clip))
+
+
+def test_dropout_before_the_head_acts_in_training_only() -> None:
+    model, clip = small_model(dropout=0.5), torch.randn(1, 3, 4, 16, 16)
+    assert not torch.equal(model.train()(clip), model(clip))
+    assert torch.equal(model.eval()(clip), model(clip))
+
+
+def test_bicubic_position_embeddings_keep_a_linear_ramp_in_two_dimensions() -> None:
+    rows = torch.arange(8.0).view(8, 1).expand(8, 6)
+    table = torch.cat([torch.full((1, 1, 1), 9.0), rows.reshape(1, 48, 1)], dim=1)
+    resized = resize_pos_embed(table, (8, 6), (16, 6))[0, :, 0]
+    assert resized[0] == 9.0, "the class token has no place and is not interpolated"
+    grid = resized[1:].view(16, 6)
+    torch.testing.assert_close(grid, grid[:, :1].expand(-1, 6), msg="columns must not mix")
+    torch.testing.assert_close(grid[4:12, 0], torch.arange(8) / 2 + 1.75, rtol=0, atol=1e-5)
+
+
+def test_grid_of_another_shape_but_equal_count_is_interpolated_unless_legacy() -> None:
+    table = torch.randn(1, 17, 8)
+    assert torch.equal(resize_pos_embed(table, (4, 4), (2, 8), "legacy"), table)
+    assert not torch.equal(resize_pos_embed(table, (4, 4), (2, 8)), table)
+
+
+def test_time_embeddings_are_interpolated_linearly() -> None:
+    resized = resize_time_embed(torch.arange(4.0).view(1, 4, 1), 8)
+    torch.testing.assert_close(resized[0, 1:7, 0], torch.tensor([0.25, 0.75, 1.25, 1.75, 2.25, 2.75]))
+
+
+def test_clip_that_patches_do_not_tile_is_refused() -> None:
+    with pytest.raises(ValueError, match="20x16 pixels"):
+        small_model()(torch.randn(1, 3, 4, 20, 16))
+
+
+def test_unknown_attention_type_names_the_choices() -> None:
+    with pytest.raises(ValueError, match="divided_space_time, joint_space_time, space_only"):
+        small_model(attention_type="divided")
+
+
+@pytest.mark.parametrize(("variant", "millions"), [("gesture", 121.3), ("small", 23.0), ("tiny", 5.87)])
+def test_light_variants_have_the_documented_sizes(variant: str, millions: float) -> None:
+    with torch.device("meta"):
+        model = LightTimeSformer(variant, num_classes=51)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)

@@ -1,0 +1,140 @@
+"""Multi-head self-attention: one core on PyTorch's fused kernel, for sequences along any axis of the token grid."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
+
+    The parameters are `qkv` (rows: queries, keys, values; each head by head) and `proj`, as in every ViT checkpoint.
+
+    Args:
+        dim: width of a token.
+        num_heads: number of heads; must divide `dim`.
+        qkv_bias: whether queries, keys and values have a bias.
+        attn_drop: dropout rate on the attention weights, in [0, 1].
+        proj_drop: dropout rate on the output, in [0, 1].
+
+    Raises:
+        ValueError: if `num_heads` does not divide `dim`.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int = 8, qkv_bias: bool = False, attn_drop: float = 0.0, proj_drop: float = 0.0
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"attention width {dim} is not divisible by {num_heads} heads; choose a divisor of {dim}")
+        self.num_heads = num_heads
+        self.attn_drop = attn_drop
+        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
+        """Attends among the tokens of each sequence.
+
+        Args:
+            x: [batch, tokens, dim], float.
+            num_queries: compute the output of the first so many tokens only (every token is still attended to).
+
+        Returns:
+            [batch, num_queries or tokens, dim].
+        """
+        return self.project(self.attend(x, num_queries))
+
+    def attend(self, x: Tensor, num_queries: int | None = None) -> Tensor:
+        """The heads' outputs side by side, before the output projection; shapes as in `forward`."""
+        batch, tokens = x.shape[:2]
+        if num_queries is None or num_queries == tokens:
+            q, k, v = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1).unbind(2)  # [batch, tokens, heads, d]
+        else:
+            q, kv = self._split_projection(x[:, :num_queries], x)
+            q = q.view(batch, num_queries, self.num_heads, -1)
+            k, v = kv.view(batch, tokens, 2, self.num_heads, -1).unbind(2)
+        return self._attend(q, k, v).flatten(2)
+
+    def attend_over_frames(self, x: Tensor) -> Tensor:
+        """Attends along time, each place of the frame for itself, before the output projection.
+
+        Args:
+            x: [batch, frames, places, dim], float.
+
+        Returns:
+            [batch, frames, places, dim].
+        """
+        batch, frames, places, dim = x.shape
+        # With queries, keys and values each in a tensor of its own, (places, heads) is one evenly strided axis: the
+        # kernel sees places * heads independent heads of `frames` tokens, and nothing has to be moved in memory.
+        q, k, v = (
+            F.linear(x, weight, bias).view(batch, frames, places * self.num_heads, -1)
+            for weight, bias in zip(self.qkv.weight.chunk(3), self._biases(3), strict=True)
+        )
+        return self._attend(q, k, v).reshape(batch, frames, places, dim)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The output projection and its dropout; [..., dim] to [..., dim]."""
+        return self.proj_drop(self.proj(x))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # [batch, tokens, heads, d] in and out; the kernel wants the heads before the tokens.
+        dropout = self.attn_drop if self.training else 0.0
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2)
+
+    def _split_projection(self, x_q: Tensor, x_kv: Tensor) -> tuple[Tensor, Tensor]:
+        dim = self.proj.in_features
+        w_q, w_kv = self.qkv.weight.split((dim, 2 * dim))
+        b_q, b_kv = (None, None) if self.qkv.bias is None else self.qkv.bias.split((dim, 2 * dim))
+        return F.linear(x_q, w_q, b_q), F.linear(x_kv, w_kv, b_kv)
+
+    def _biases(self, parts: int) -> tuple[Tensor | None, ...]:
+        return (None,) * parts if self.qkv.bias is None else self.qkv.bias.chunk(parts)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016, https://arxiv.org/abs/1603.09382): drops residual branches, sample by sample.
+
+    In training, each sample (entry of the first axis) is zeroed with probability `rate` and the others are scaled by
+    1 / (1 - rate); in evaluation nothing happens.
+
+    Args:
+        rate: probability of dropping, in [0, 1).
+    """
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor, axes: tuple[int, ...] = (0,)) -> Tensor:
+        """Drops entries of `x` that lie along `axes`, each by a draw of its own; the shape stays."""
+        factor = self.draw([size if axis in axes else 1 for axis, size in enumerate(x.shape)], x)
+        return x if factor is None else x * factor
+
+    def draw(self, shape: Sequence[int], like: Tensor) -> Tensor | None:
+        """Factors 0 or 1 / (1 - rate), with dtype and device of `like`; None where nothing is dropped."""
+        if not self.training or self.rate == 0.0:
+            return None
+        keep = 1.0 - self.rate
+        return (keep + torch.rand(shape, dtype=like.dtype, device=like.device)).floor_() / keep
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+class Mlp(nn.Module):
+    """The two-layer perceptron of a transformer block: [..., dim] to [..., dim] through `hidden_dim` GELU units."""
+
+    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
