@@ -196,6 +196,15 @@ def _machine(cfg: CfgNode) -> Iterator[str]:
     ):
         if used and (path := _get(cfg, key)) and not Path(path).is_file():
             yield f"{key} is {path!r}, expected a checkpoint file that exists"
+    if (
+        cfg.TRAIN.ENABLE
+        and cfg.TRAIN.FINETUNE
+        and not (cfg.TRAIN.CHECKPOINT_FILE_PATH or cfg.TIMESFORMER.PRETRAINED_MODEL)
+    ):
+        yield (
+            "TRAIN.FINETUNE is True, but there are no weights to start from; name a checkpoint with "
+            "TRAIN.CHECKPOINT_FILE_PATH, or set TRAIN.FINETUNE False to train from scratch"
+        )
     if not cfg.OUTPUT_DIR:
         yield "OUTPUT_DIR is empty, expected a folder for the results"
     if cfg.NUM_SHARDS != 1 or cfg.SHARD_ID != 0:

@@ -1,0 +1,124 @@
+"""Which values are refused, and that all of them are reported at once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from timesformer.config import ConfigError, check, get_cfg, load_config
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> list[str]:
+    """Overrides with which the defaults are sound on any machine."""
+    return ["DATA.PATH_TO_DATA_DIR", str(tmp_path), "NUM_GPUS", "0"]
+
+
+def found(overrides: list[str]) -> list[str]:
+    return check(load_config(None, overrides, check_values=False))
+
+
+def test_the_defaults_with_a_data_folder_on_the_cpu_are_sound(sound: list[str]) -> None:
+    assert found(sound) == []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "TRAIN.DATASET imagenet",
+        "TRAIN.MIXED_PRECISION fp16",
+        "TEST.NUM_SPATIAL_CROPS 2",
+        "DATA.SAMPLER every",
+        "MODEL.MODEL_NAME SlowFast",
+        "TIMESFORMER.ATTENTION_TYPE divided",
+        "SOLVER.LR_POLICY poly",
+        "TRAIN.BATCH_SIZE 0",
+        "DATA.NUM_FRAMES -1",
+        "RNG_SEED -1",
+        "SOLVER.BASE_LR 0",
+        "SOLVER.BASE_LR nan",
+        "SOLVER.WEIGHT_DECAY -0.1",
+        "TIMESFORMER.DROP_PATH_RATE 1.0",
+        "DATA.MAX_UNREADABLE 2",
+        "DATA.PATH_TO_DATA_DIR /no/such/folder",
+        "DATA.SPLITS_DIR /no/such/folder",
+        "DATA.INPUT_CHANNEL_NUM [1]",
+        "DATA.MEAN [0.5]",
+        "DATA.STD [1,1,0]",
+        "DATA.PRE_SAMPLING.METHODS ['mirror']",
+        "DATA.PRE_SAMPLING.METHODS ['reverse','reverse']",
+        "DATA.PRE_SAMPLING.METHODS [] DATA.PRE_SAMPLING.ENABLED True",
+        "DATA.PRE_SAMPLING.BRIGHTNESS_FACTORS [0.0]",
+        "TEST.NUM_SPATIAL_CROPS 3 DATA.SPATIAL_MODE resize",
+        "DATA.TRAIN_JITTER_SCALES [320,256]",
+        "DATA.TRAIN_JITTER_SCALES [200,320]",
+        "DATA.TRAIN_JITTER_SCALES [256]",
+        "DATA.TRAIN_CROP_SIZE 220",
+        "TIMESFORMER.EMBED_DIM 100",
+        "TIMESFORMER.VARIANT tiny",
+        "SOLVER.STEPS [] SOLVER.LR_POLICY steps_with_relative_lrs",
+        "SOLVER.STEPS [1,5] SOLVER.LRS [1,0.1] SOLVER.LR_POLICY steps_with_relative_lrs",
+        "SOLVER.STEPS [0,5,5] SOLVER.LRS [1,0.1,0.1] SOLVER.LR_POLICY steps_with_relative_lrs",
+        "SOLVER.LRS [1,0.1] SOLVER.STEPS [0] SOLVER.LR_POLICY steps_with_relative_lrs",
+        "SOLVER.LRS [-1] SOLVER.STEPS [0] SOLVER.LR_POLICY steps_with_relative_lrs",
+        "SOLVER.COSINE_END_LR 0.5",
+        "SOLVER.WARMUP_EPOCHS 300",
+        "SOLVER.WARMUP_START_LR 0.2 SOLVER.WARMUP_EPOCHS 3",
+        "SOLVER.NESTEROV True SOLVER.MOMENTUM 0.0",
+        "GLOBAL_BATCH_SIZE 65",
+        "TRAIN.CHECKPOINT_FILE_PATH none.pyth",
+        "TEST.CHECKPOINT_FILE_PATH none.pyth",
+        "TIMESFORMER.PRETRAINED_MODEL none.pth",
+        "TRAIN.FINETUNE True",
+        "NUM_GPUS 2",
+        "NUM_SHARDS 2",
+        "OUTPUT_DIR ",
+    ],
+)
+def test_a_senseless_value_is_reported_under_its_key(sound: list[str], overrides: str) -> None:
+    key, *rest = overrides.split(" ")
+    assert [problem.split(" ")[0] for problem in found([*sound, key, *rest])] == [key]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "GLOBAL_BATCH_SIZE 8",  # less than the batch: no accumulation
+        "GLOBAL_BATCH_SIZE 128",
+        "DATA.INPUT_CHANNEL_NUM [3]",
+        "DATA.TRAIN_JITTER_SCALES [10,20] DATA.SPATIAL_MODE resize TEST.NUM_SPATIAL_CROPS 1",
+        "TEST.CHECKPOINT_FILE_PATH none.pyth TEST.ENABLE False",
+        "TIMESFORMER.VARIANT tiny MODEL.MODEL_NAME LightTimeSformer",
+        "SOLVER.WARMUP_START_LR 0.2",  # without warm-up it says nothing
+    ],
+)
+def test_a_value_that_has_a_use_is_not_reported(sound: list[str], overrides: str) -> None:
+    assert found([*sound, *overrides.split(" ")]) == []
+
+
+def test_a_wrong_choice_lists_the_choices_and_the_nearest(sound: list[str]) -> None:
+    (problem,) = found([*sound, "SOLVER.OPTIMIZING_METHOD", "AdamV"])
+    assert problem == "SOLVER.OPTIMIZING_METHOD is 'AdamV', expected sgd, adam or adamw; the nearest is adam"
+
+
+def test_one_gpu_without_a_gpu_says_how_to_use_the_cpu(sound: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (problem,) = found([*sound, "NUM_GPUS", "1"])
+    assert "NUM_GPUS 0" in problem
+
+
+def test_keys_types_and_values_are_reported_together_with_their_places(tmp_path: Path, sound: list[str]) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("DATA:\n  SAMPLER: unifrom\n  NUM_FRAME: 8\nSOLVER:\n  MAX_EPOCH: many\n")
+    with pytest.raises(ConfigError) as raised:
+        load_config(path, [*sound, "TRAIN.BATCH_SIZE", "0"])
+    text = str(raised.value)
+    assert len(raised.value.problems) == 4
+    for part in (f"the nearest is uniform ({path}:2)", f"({path}:3)", f"({path}:5)", "TRAIN.BATCH_SIZE is 0"):
+        assert part in text
+
+
+def test_checking_does_not_change_the_configuration() -> None:
+    cfg = get_cfg()
+    check(cfg)
+    assert cfg == get_cfg()

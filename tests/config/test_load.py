@@ -1,0 +1,256 @@
+"""Reading configurations: files, bases, overrides, and what is said about keys and types that are wrong."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from timesformer.config import ConfigError, get_cfg, load_config
+from timesformer.config.retired import RETIRED
+
+# Written as the files of the original are: some keys serve, some are retired.
+OF_THE_ORIGINAL = """\
+TRAIN:
+  ENABLE: True
+  DATASET: kinetics
+  BATCH_SIZE: 8
+  EVAL_PERIOD: 5
+  CHECKPOINT_PERIOD: 5
+  AUTO_RESUME: True
+  CHECKPOINT_TYPE: pytorch
+DATA:
+  PATH_TO_DATA_DIR: /path/to/kinetics
+  NUM_FRAMES: 8
+  SAMPLING_RATE: 32
+  TRAIN_JITTER_SCALES: [256, 320]
+  TRAIN_CROP_SIZE: 224
+  TEST_CROP_SIZE: 224
+  INPUT_CHANNEL_NUM: [3]
+  TARGET_FPS: 30
+TIMESFORMER:
+  ATTENTION_TYPE: 'divided_space_time'
+SOLVER:
+  BASE_LR: 0.005
+  LR_POLICY: steps_with_relative_lrs
+  STEPS: [0, 11, 14]
+  LRS: [1, 0.1, 0.01]
+  MAX_EPOCH: 15
+  MOMENTUM: 0.9
+  WEIGHT_DECAY: 1e-4
+  OPTIMIZING_METHOD: sgd
+MODEL:
+  MODEL_NAME: vit_base_patch16_224
+  NUM_CLASSES: 400
+  ARCH: vit
+  LOSS_FUNC: cross_entropy
+TEST:
+  ENABLE: True
+  DATASET: kinetics
+  BATCH_SIZE: 8
+  NUM_ENSEMBLE_VIEWS: 1
+  NUM_SPATIAL_CROPS: 3
+  CHECKPOINT_TYPE: pytorch
+TENSORBOARD:
+  ENABLE: False
+  CONFUSION_MATRIX:
+    ENABLE: True
+    SUBSET_PATH: ''
+SLOWFAST:
+  ALPHA: 4
+  BETA_INV: 8
+DATA_LOADER:
+  NUM_WORKERS: 8
+  PIN_MEMORY: True
+NUM_GPUS: 8
+NUM_SHARDS: 1
+RNG_SEED: 0
+OUTPUT_DIR: ./somewhere
+"""
+
+
+def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def problems(path: Path | None, *overrides: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as raised:
+        load_config(path, overrides, check_values=False)
+    return raised.value.problems
+
+
+def test_without_a_file_the_defaults_are_returned() -> None:
+    assert load_config(None, check_values=False) == get_cfg()
+
+
+def test_get_cfg_copies_are_independent() -> None:
+    get_cfg().DATA.NUM_FRAMES = 99
+    assert get_cfg().DATA.NUM_FRAMES == 8
+
+
+def test_a_file_of_the_original_loads_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = load_config(write(tmp_path, OF_THE_ORIGINAL), check_values=False)
+    assert (cfg.DATA.SAMPLING_RATE, cfg.SOLVER.STEPS, cfg.NUM_GPUS) == (32, [0, 11, 14], 8)
+    assert cfg.SOLVER.WEIGHT_DECAY == 1e-4  # which YAML reads as text
+    (warning,) = caplog.messages
+    for key in ("MODEL.ARCH", "TEST.CHECKPOINT_TYPE", "TENSORBOARD.CONFUSION_MATRIX", "SLOWFAST", "DATA.TARGET_FPS"):
+        assert key in warning
+
+
+def test_a_file_with_the_options_of_this_project_gives_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_config(write(tmp_path, "DATA:\n  NUM_FRAMES: 16\n"), check_values=False)
+    assert not caplog.messages
+
+
+def test_every_default_of_the_original_is_accepted_with_one_warning(
+    shared: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = load_config(shared / "golden/defaults.yaml", check_values=False)
+    assert len(caplog.messages) == 1
+    assert cfg.MODEL.MODEL_NAME == "SlowFast"
+
+
+def test_defaults_are_those_of_the_original_but_for_the_explained_ones(shared: Path) -> None:
+    theirs = load_config(shared / "golden/defaults.yaml", check_values=False)
+    ours = get_cfg()
+    theirs.MODEL.MODEL_NAME, theirs.MODEL.DROPOUT_RATE = ours.MODEL.MODEL_NAME, ours.MODEL.DROPOUT_RATE
+    theirs.OUTPUT_DIR, theirs.TENSORBOARD.ENABLE = ours.OUTPUT_DIR, ours.TENSORBOARD.ENABLE
+    assert theirs == ours
+
+
+def test_no_option_is_retired_and_read() -> None:
+    sections = {key.split(".")[0] for key in RETIRED if "." not in key}
+    assert not sections & set(get_cfg())
+    for section, name in (key.split(".") for key in RETIRED if "." in key):
+        assert name not in get_cfg()[section]
+
+
+def test_overrides_win_over_the_file_and_are_read_as_literals(tmp_path: Path) -> None:
+    path = write(tmp_path, OF_THE_ORIGINAL)
+    overrides = ["DATA.NUM_FRAMES", "16", "SOLVER.LRS", "(1, .5, .1)", "OUTPUT_DIR", "2024", "TRAIN.ENABLE", "false"]
+    overrides += ["DATA.PATH_LABEL_SEPARATOR", ",", "SOLVER.BASE_LR", "1"]
+    cfg = load_config(path, overrides, check_values=False)
+    assert cfg.DATA.NUM_FRAMES == 16
+    assert cfg.SOLVER.LRS == [1, 0.5, 0.1]
+    assert cfg.OUTPUT_DIR == "2024"
+    assert cfg.TRAIN.ENABLE is False
+    assert cfg.DATA.PATH_LABEL_SEPARATOR == ","
+    assert isinstance(cfg.SOLVER.BASE_LR, float)
+
+
+def test_a_word_that_yaml_reads_as_a_boolean_stays_a_word_where_text_is_expected(tmp_path: Path) -> None:
+    path = write(tmp_path, "TRAIN:\n  MIXED_PRECISION: off\n")
+    assert load_config(path, check_values=False).TRAIN.MIXED_PRECISION == "off"
+
+
+def test_base_files_are_read_first_and_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    write(tmp_path / "base", "DATA:\n  NUM_FRAMES: 4\n  SAMPLING_RATE: 2\n", "a.yaml")
+    write(tmp_path / "base", "_BASE_: a.yaml\nDATA:\n  SAMPLING_RATE: 3\n", "b.yaml")
+    cfg = load_config(write(tmp_path, "LOG_PERIOD: 7\n_BASE_: base/b.yaml\n"), check_values=False)
+    assert (cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.LOG_PERIOD) == (4, 3, 7)
+
+
+def test_of_several_bases_the_later_wins(tmp_path: Path) -> None:
+    write(tmp_path, "LOG_PERIOD: 1\nRNG_SEED: 5\n", "a.yaml")
+    write(tmp_path, "LOG_PERIOD: 2\n", "b.yaml")
+    cfg = load_config(write(tmp_path, "_BASE_: [a.yaml, b.yaml]\n"), check_values=False)
+    assert (cfg.LOG_PERIOD, cfg.RNG_SEED) == (2, 5)
+
+
+def test_a_file_that_is_its_own_base_is_an_error(tmp_path: Path) -> None:
+    assert "among its own _BASE_" in problems(write(tmp_path, "_BASE_: run.yaml\n"))[0]
+
+
+def test_a_missing_base_is_named(tmp_path: Path) -> None:
+    (problem,) = problems(write(tmp_path, "_BASE_: none.yaml\n"))
+    assert "none.yaml cannot be read" in problem
+    assert "_BASE_" in problem
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("DATA.NUM_FRAME", "DATA.NUM_FRAMES"),
+        ("data.num_frames", "DATA.NUM_FRAMES"),
+        ("SOLVR.BASE_LR", "SOLVER.BASE_LR"),
+        ("BATCH_SIZE", "TRAIN.BATCH_SIZE"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
+    assert problems(None, key, "1") == (f"{key} is not an option; the nearest is {nearest} (command line)",)
+
+
+def test_all_problems_of_a_file_and_the_command_line_come_together_with_their_places(tmp_path: Path) -> None:
+    path = write(tmp_path, "DATA:\n  NUM_FRAMES: eight\n  STDD: 3\n")
+    found = problems(path, "TRAIN.ENABLE", "3", "LOG_PERIOD")
+    assert len(found) == 4
+    text = "\n".join(found)
+    assert f"DATA.NUM_FRAMES is 'eight', expected a whole number ({path}:2)" in text
+    assert f"DATA.STDD is not an option; the nearest is DATA.STD ({path}:3)" in text
+    assert "TRAIN.ENABLE is 3, expected true or false (command line)" in text
+    assert "LOG_PERIOD has no value" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("DATA.NUM_FRAMES", "8.0"),
+        ("DATA.NUM_FRAMES", "True"),
+        ("SOLVER.BASE_LR", "fast"),
+        ("SOLVER.BASE_LR", "True"),
+        ("DATA.MEAN", "0.5"),
+        ("DATA.MEAN", "[0.5, 'x', 0.5]"),
+        ("TRAIN.ENABLE", "1"),
+        ("OUTPUT_DIR", "None"),
+        ("DATA.PRE_SAMPLING.METHODS", "reverse"),
+    ],
+)
+def test_a_value_of_another_type_is_an_error_naming_the_key(key: str, value: str) -> None:
+    (problem,) = problems(None, key, value)
+    assert problem.startswith(f"{key} is ")
+    assert "expected" in problem
+
+
+def test_a_value_in_place_of_a_section_is_an_error() -> None:
+    assert "is a section" in problems(None, "DATA", "8")[0]
+
+
+def test_an_empty_section_changes_nothing(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "DATA:\n"), check_values=False) == get_cfg()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("DATA:\n  A: [1\nB: 2\n", 3), ("A: 1\n\tB: 2\n", 2), ("A: !!python/name:os.system ''\n", 1)]
+)
+def test_broken_yaml_is_reported_with_file_and_line(tmp_path: Path, text: str, line: int) -> None:
+    path = write(tmp_path, text)
+    assert problems(path)[0].startswith(f"{path}:{line} is not valid YAML")
+
+
+def test_a_key_given_twice_in_a_file_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, "DATA:\n  NUM_FRAMES: 8\nDATA:\n  SAMPLING_RATE: 4\n")
+    assert problems(path) == (f"{path}:3 is not valid YAML: DATA is given twice",)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just words\n"])
+def test_yaml_that_is_no_mapping_is_an_error(tmp_path: Path, text: str) -> None:
+    assert "not a configuration" in problems(write(tmp_path, text))[0]
+
+
+def test_a_missing_file_and_a_file_that_is_not_text_are_errors(tmp_path: Path) -> None:
+    (tmp_path / "video.mp4").write_bytes(b"\xff\xfe\x00\x81")
+    assert "No such file" in problems(tmp_path / "none.yaml")[0]
+    assert "not a text file" in problems(tmp_path / "video.mp4")[0]
+
+
+def test_resuming_in_the_current_folder_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        load_config(None, ["OUTPUT_DIR", "."], check_values=False)
+    assert "OUTPUT_DIR is the current folder" in caplog.text
