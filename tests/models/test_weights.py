@@ -1,0 +1,266 @@
+"""Loading weights: as the original did in legacy mode, right in the default, and never anything but data."""
+
+import os
+import pickle
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from timesformer.models.vit import VisionTransformer
+from timesformer.models.weights import CheckpointError, LoadReport, load_pretrained, read_state_dict
+
+PRETRAINED_JOBS = (
+    "div_ckpt_to_div_bigger",
+    "div_ckpt_same_size_same_classes",
+    "div_ckpt_fewer_frames_smaller",
+    "div_ckpt_to_joint",
+    "joint_ckpt_to_div",
+    "imagenet_vit_to_div",
+    "imagenet_vit_to_joint",
+    "imagenet_vit_to_space",
+    "deit_style_to_div",
+    "timm_module_prefix_to_div",
+    "imagenet_vit_to_div_1chan",
+    "imagenet_vit_to_div_5chan",
+)
+CHECKPOINT_JOBS = ("same", "other_classes", "other_frames", "other_size")
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> dict:
+    return torch.load(shared / "golden/finetune_loading.pt", weights_only=True)
+
+
+class Named(nn.Module):
+    """A transformer under `model.`, as registered models hold it."""
+
+    def __init__(self, model: VisionTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+
+def build(**changes: object) -> VisionTransformer:
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 4, "num_classes": 5}
+    options |= {"num_frames": 4, "qkv_bias": True, "norm_layer": partial(nn.LayerNorm, eps=1e-6)}
+    torch.manual_seed(0)
+    model = VisionTransformer(**{**options, "drop_path_rate": 0.0, **changes}).eval()
+    for parameter in model.parameters():  # nothing zero or alike, so that a tensor in the wrong place shows
+        nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def save(content: object, folder: Path) -> Path:
+    path = folder / "weights.pyth"
+    torch.save(content, path)
+    return path
+
+
+def clip(model: VisionTransformer, frames: int = 4) -> Tensor:
+    side = model.grid[0] * 8
+    return torch.randn(2, 3, frames, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def names_of(adapted: list[tuple[str, str]]) -> set[str]:
+    return {name for name, _ in adapted}
+
+
+class TestAsTheOriginal:
+    @pytest.mark.parametrize("job", PRETRAINED_JOBS)
+    def test_loading_gives_its_tensors_and_logits(self, golden: dict, shared: Path, job: str) -> None:
+        case = golden["load_pretrained"][job]
+        path = shared / "golden" / case["checkpoint"]
+        source, _ = read_state_dict(path)
+        model = build(**case["target_config"], attention_type=case["attention_type"], pos_embed_interpolation="legacy")
+        model.load_state_dict(case["kept_initial"], strict=False)
+        report = load_pretrained(model, path, "legacy")
+        copied = case["copied_from"]
+        expected = {name: source[name] for name in case["same_as_checkpoint"]}
+        expected |= {name: source[origin] for name, origin in copied.items()}
+        expected |= case["changed"] | case["kept_initial"]
+
+        state = model.state_dict()
+        assert state.keys() == expected.keys()
+        for name, tensor in state.items():
+            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+        with torch.no_grad():
+            logits = model(golden["inputs"][case["input_key"]])
+        torch.testing.assert_close(logits, case["logits"], rtol=0, atol=1e-5)
+
+        assert set(report.loaded) == set(case["same_as_checkpoint"])
+        assert names_of(report.adapted) == set(case["changed"]) | set(copied)
+        assert set(report.new) == set(case["kept_initial"])
+
+    @pytest.mark.parametrize("job", CHECKPOINT_JOBS)
+    def test_starting_from_a_checkpoint_gives_its_embeddings(self, golden: dict, shared: Path, job: str) -> None:
+        case = golden["load_checkpoint"][job]
+        path = shared / "golden" / case["checkpoint"]
+        model = Named(build(**case["target_config"]))
+        report = load_pretrained(model, path, "legacy")
+        assert read_state_dict(path)[1]["epoch"] == case["epoch"]
+        torch.testing.assert_close(model.model.time_embed.data, case["time_embed"], rtol=0, atol=1e-6)
+        # The original dropped position embeddings of another size here and went on from random ones; they are resized.
+        kept = {name.removeprefix("model.") for name in case["kept_initial"]} - {"pos_embed"}
+        assert set(report.new) == kept
+        if job == "other_size":
+            assert "pos_embed" in names_of(report.adapted)
+        else:
+            torch.testing.assert_close(model.model.pos_embed.data, case["pos_embed"], rtol=0, atol=0)
+
+
+class TestAdapting:
+    def test_the_same_model_gives_the_same_logits(self, tmp_path: Path) -> None:
+        trained = build()
+        model = Named(build(init="scratch"))
+        nn.init.zeros_(model.model.head.weight)
+        report = load_pretrained(model, save({"model_state": Named(trained).state_dict()}, tmp_path))
+        torch.testing.assert_close(model.model(clip(trained)), trained(clip(trained)), rtol=0, atol=0)
+        assert len(report.loaded) == len(trained.state_dict())
+        assert (report.adapted, report.new, report.unused) == ([], [], [])
+
+    def test_a_bigger_model_has_the_logits_that_interpolation_at_run_time_gives(self, tmp_path: Path) -> None:
+        trained, bigger = build(), build(img_size=48, num_frames=6)
+        load_pretrained(bigger, save(trained.state_dict(), tmp_path))
+        pictures = clip(bigger, frames=6)
+        torch.testing.assert_close(bigger(pictures), trained(pictures), rtol=0, atol=1e-5)
+
+    def test_resized_position_embeddings_keep_the_grid(self, tmp_path: Path) -> None:
+        trained, bigger = build(), build(img_size=64)
+        rows = torch.arange(4.0).repeat_interleave(4)  # each entry says the row it is in
+        trained.pos_embed.data[0, 1:] = rows.unsqueeze(1)
+        load_pretrained(bigger, save(trained.state_dict(), tmp_path))
+        table = bigger.pos_embed.detach()[0, 1:, 0].unflatten(0, (8, 8))
+        torch.testing.assert_close(table, table[:, :1].expand(-1, 8))
+        assert (table[1:, 0] > table[:-1, 0]).all()
+
+    def test_other_classes_keep_the_fresh_head(self, tmp_path: Path) -> None:
+        trained, model = build(), build(num_classes=7)
+        head = model.head.weight.detach().clone()
+        report = load_pretrained(model, save(trained.state_dict(), tmp_path))
+        assert report.new == report.unused == ["head.weight", "head.bias"]
+        torch.testing.assert_close(model.head.weight.detach(), head, rtol=0, atol=0)
+
+    def test_an_image_model_fills_temporal_attention_from_the_spatial_one(self, tmp_path: Path) -> None:
+        image, model = build(attention_type="space_only"), build()
+        report = load_pretrained(model, save(image.state_dict(), tmp_path))
+        block = model.blocks[1]
+        for copy, origin in ((block.temporal_attn, block.attn), (block.temporal_norm1, block.norm1)):
+            for name, tensor in copy.state_dict().items():
+                torch.testing.assert_close(tensor, origin.state_dict()[name], rtol=0, atol=0)
+        assert set(report.new) == {"time_embed"} | {
+            f"blocks.{b}.temporal_fc.{p}" for b in "01" for p in ("weight", "bias")
+        }
+
+    def test_temporal_attention_of_the_checkpoint_is_used_where_there_is_one(self, tmp_path: Path) -> None:
+        trained, model = build(), build()
+        nn.init.ones_(trained.blocks[0].temporal_attn.qkv.weight)
+        load_pretrained(model, save(trained.state_dict(), tmp_path))
+        assert model.blocks[0].temporal_attn.qkv.weight.eq(1).all()
+
+    def test_tensors_without_a_place_are_reported_as_unused(self, tmp_path: Path) -> None:
+        report = load_pretrained(build(depth=1), save(build().state_dict(), tmp_path))
+        assert report.unused
+        assert all(name.startswith("blocks.1.") for name in report.unused)
+
+    def test_half_precision_weights_keep_the_dtype_of_the_model(self, tmp_path: Path) -> None:
+        model = build(img_size=48, num_frames=8)
+        load_pretrained(model, save(build().half().state_dict(), tmp_path))
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+    @pytest.mark.parametrize("changes", [{"embed_dim": 32}, {"patch_size": 4, "img_size": 16}, {"mlp_ratio": 2.0}])
+    def test_a_model_of_other_widths_is_refused_and_left_alone(self, tmp_path: Path, changes: dict) -> None:
+        model = build(**changes)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.raises(CheckpointError, match=r"does not fit the model .* expected .* and \d+ more|expected"):
+            load_pretrained(model, save(build().state_dict(), tmp_path))
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+    def test_position_embeddings_of_no_square_grid_cannot_be_resized(self, tmp_path: Path) -> None:
+        state = build(img_size=(32, 16)).state_dict()
+        with pytest.raises(CheckpointError, match="pos_embed is 1 x 9 x 24, expected 1 x 17 x 24"):
+            load_pretrained(build(), save(state, tmp_path))
+
+    def test_a_checkpoint_of_another_kind_of_model_is_refused(self, tmp_path: Path) -> None:
+        path = save({"state_dict": {"layer1.conv.weight": torch.zeros(2)}}, tmp_path)
+        with pytest.raises(CheckpointError, match=r"found layer1\.conv\.weight; expected cls_token"):
+            load_pretrained(build(), path)
+
+
+class TestReading:
+    @pytest.mark.parametrize("container", ["model_state", "model", "state_dict", None])
+    @pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "_orig_mod.model."])
+    def test_containers_and_prefixes_are_recognised(self, tmp_path: Path, container: str | None, prefix: str) -> None:
+        state = {f"{prefix}norm.weight": torch.ones(3)}
+        content = {container: state, "epoch": 7} if container else state
+        weights, rest = read_state_dict(save(content, tmp_path))
+        assert list(weights) == ["norm.weight"]
+        assert rest == ({"epoch": 7} if container else {})
+
+    def test_a_pickle_that_would_run_code_is_refused_and_not_run(self, tmp_path: Path) -> None:
+        witness = tmp_path / "it ran"
+
+        class Attack:
+            def __reduce__(self) -> tuple:
+                return os.mkdir, (str(witness),)
+
+        path = save({"model_state": Attack()}, tmp_path)
+        with pytest.raises(CheckpointError, match=r"could run code.*nothing in it was run"):
+            read_state_dict(path)
+        path.write_bytes(pickle.dumps(Attack(), protocol=2))
+        with pytest.raises(CheckpointError, match=r"mkdir.*nothing in it was run"):
+            read_state_dict(path)
+        assert not witness.exists()
+
+    @pytest.mark.parametrize(
+        ("content", "problem"),
+        [
+            (b"", "is empty"),
+            (b"plain words\n" * 9, "is not a checkpoint"),
+            (b"<!DOCTYPE html><html></html>", "is not a checkpoint .*<!DOCTYPE html>"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "is not a checkpoint"),
+        ],
+    )
+    def test_a_file_of_another_kind_is_refused(self, tmp_path: Path, content: bytes, problem: str) -> None:
+        path = tmp_path / "weights.pyth"
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=problem) as raised:
+            read_state_dict(path)
+        assert str(path) in str(raised.value)
+
+    @pytest.mark.parametrize("left_out", [10, 2000, 4000])
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_a_file_cut_short_is_refused(self, tmp_path: Path, left_out: int, zipped: bool) -> None:
+        path = tmp_path / "weights.pyth"
+        torch.save({"w": torch.zeros(1000)}, path, _use_new_zipfile_serialization=zipped)
+        path.write_bytes(path.read_bytes()[:-left_out])
+        with pytest.raises(CheckpointError, match="damaged"):
+            read_state_dict(path)
+
+    def test_a_missing_file_and_a_folder_are_refused(self, tmp_path: Path) -> None:
+        for path in (tmp_path / "none.pyth", tmp_path):
+            with pytest.raises(CheckpointError, match="cannot be read"):
+                read_state_dict(path)
+
+    @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"model_state": {}}, {}])
+    def test_a_file_without_weights_is_refused(self, tmp_path: Path, content: object) -> None:
+        with pytest.raises(CheckpointError, match="holds"):
+            read_state_dict(save(content, tmp_path))
+
+
+def test_the_table_counts_tensors_and_joins_those_of_several_blocks() -> None:
+    report = LoadReport(
+        loaded=["cls_token", "blocks.0.norm1.weight", "blocks.11.norm1.weight"],
+        adapted=[("pos_embed", "14 x 14 to 7 x 7 patches"), ("blocks.3.a", "copied from blocks.3.b")],
+        new=["head.weight"],
+    )
+    rows = [" ".join(line.split()) for line in report.table().splitlines()]
+    assert rows == [
+        "tensors names",
+        "loaded 3 cls_token, blocks.*.norm1.weight",
+        "adapted: 14 x 14 to 7 x 7 patches 1 pos_embed",
+        "adapted: copied from blocks.*.b 1 blocks.*.a",
+        "new (initial values kept) 1 head.weight",
+        "unused (only in the checkpoint) 0 -",
+    ]
