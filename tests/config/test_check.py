@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from timesformer.config import ConfigError, check, get_cfg, load_config
+from timesformer.config.check import CHOICES
+from timesformer.models.build import MODEL_REGISTRY
+from timesformer.models.vit import ATTENTION_TYPES, LIGHT_VARIANTS
 
 
 @pytest.fixture
@@ -94,6 +97,12 @@ def test_a_senseless_value_is_reported_under_its_key(sound: list[str], overrides
 )
 def test_a_value_that_has_a_use_is_not_reported(sound: list[str], overrides: str) -> None:
     assert found([*sound, *overrides.split(" ")]) == []
+
+
+def test_the_choices_of_models_are_the_models_there_are() -> None:
+    assert set(CHOICES["MODEL.MODEL_NAME"]) == {name for name, _ in MODEL_REGISTRY}
+    assert set(CHOICES["TIMESFORMER.VARIANT"]) == {"", *LIGHT_VARIANTS}
+    assert CHOICES["TIMESFORMER.ATTENTION_TYPE"] == ATTENTION_TYPES
 
 
 def test_a_wrong_choice_lists_the_choices_and_the_nearest(sound: list[str]) -> None:
