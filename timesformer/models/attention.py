@@ -97,7 +97,7 @@ class Attention(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016, https://arxiv.org/abs/1603.09382): drops residual branches, sample by sample.
+    """Stochastic depth (Huang et al. 2016, https://arxiv.org/abs/1603.09382): drops a residual branch by sample.
 
     In training, each sample (entry of the first axis) is zeroed with probability `rate` and the others are scaled by
     1 / (1 - rate); in evaluation nothing happens.

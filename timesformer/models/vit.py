@@ -286,14 +286,14 @@ class VisionTransformer(nn.Module):
         """Clips [batch, channels, frames, height, width] to the normalised class token [batch, dim]."""
         cls, patches = self.embed(x)
         if self.attention_type == "divided_space_time":
-            cls = self._divided(cls, patches)
+            tokens = self._divided(cls, patches)
         elif self.attention_type == "joint_space_time":
-            cls = self._together(torch.cat([cls, patches.flatten(1, 2)], dim=1))
+            tokens = self._together(torch.cat([cls, patches.flatten(1, 2)], dim=1))
         else:
             batch, frames = patches.shape[:2]
             tokens = torch.cat([cls.unsqueeze(1).expand(-1, frames, -1, -1), patches], dim=2)
-            cls = self._together(tokens.flatten(0, 1)).unflatten(0, (batch, frames)).mean(dim=1)
-        return self.norm(cls).squeeze(1)
+            tokens = self._together(tokens.flatten(0, 1)).unflatten(0, (batch, frames)).mean(dim=1)
+        return self.norm(tokens)[:, 0]
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens with their position and time embeddings, before the first block.
@@ -315,13 +315,13 @@ class VisionTransformer(nn.Module):
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
             cls, patches = block.forward_divided(cls, patches, cls_only=index == last and self.last_block_cls_only)
-        return cls
+        return cls if patches is None else torch.cat([cls, patches.flatten(1, 2)], dim=1)
 
     def _together(self, tokens: Tensor) -> Tensor:
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, num_outputs=1 if index == last and self.last_block_cls_only else None)
-        return tokens[:, :1]
+        return tokens
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,0 +1,52 @@
+"""Size and cost of a model: parameters, and multiply-adds of one view."""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+
+from timesformer.models.vit import VisionTransformer
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters, trained or frozen."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
+    """Multiply-adds of the model as published, counted by fvcore.
+
+    One multiply-add is one operation, as the field counts "FLOPs". Shortcuts that leave the result unchanged (the last
+    block for the class token alone, folded projections) are switched off, so that figures compare with papers.
+
+    Args:
+        model: on any device; the meta device counts without computing.
+        shape: of the input, [batch, channels, frames, height, width].
+    """
+    transformers = [module for module in model.modules() if isinstance(module, VisionTransformer)]
+    shortcuts = [transformer.last_block_cls_only for transformer in transformers]
+    clip = torch.zeros(*shape, device=next(model.parameters()).device)
+    training = model.training
+    try:
+        for transformer in transformers:
+            transformer.last_block_cls_only = False
+        analysis = FlopCountAnalysis(model.eval(), clip)
+        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_multiply_adds)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
+        with torch.enable_grad():
+            return int(analysis.total())
+    finally:
+        model.train(training)
+        for transformer, shortcut in zip(transformers, shortcuts, strict=True):
+            transformer.last_block_cls_only = shortcut
+
+
+def _attention_multiply_adds(inputs: list[Any], outputs: list[Any]) -> int:
+    """Queries times keys, and weights times values."""
+    q, k, v = (value.type().sizes() for value in inputs[:3])
+    return math.prod(q) * k[-2] + math.prod(q[:-1]) * k[-2] * v[-1]
