@@ -1,0 +1,80 @@
+"""Small clips on disk, and a small configuration that reads them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from fvcore.common.config import CfgNode
+from PIL import Image
+
+from timesformer.config import get_cfg
+
+
+def numbered_frame(number: int, width: int = 32, height: int = 24) -> np.ndarray:
+    """A grey frame whose brightness tells its number: 4 x number."""
+    return np.full((height, width, 3), 4 * number, dtype=np.uint8)
+
+
+@pytest.fixture
+def make_frames() -> Callable[..., Path]:
+    """make_frames(folder, n): a folder of n PNG frames with brightness 0, 4, 8, ..."""
+
+    def make(folder: Path, n: int, width: int = 32, height: int = 24) -> Path:
+        folder.mkdir(parents=True)
+        for number in range(n):
+            Image.fromarray(numbered_frame(number, width, height)).save(folder / f"frame{number}.png")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def make_video() -> Callable[..., Path]:
+    """make_video(file, frames): an MPEG-4 or H.264 file of uint8 (H, W, 3) frames."""
+
+    def make(file: Path, frames: list[np.ndarray], codec: str = "mpeg4", rotation: int = 0, **options: str) -> Path:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        container_options = {"movflags": "faststart"} if file.suffix == ".mp4" else {}
+        with av.open(str(file), "w", options=container_options) as container:
+            stream = container.add_stream(codec, rate=25, options=options)
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt = "yuv420p"
+            if rotation:
+                stream.set_display_rotation(rotation)
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        return file
+
+    return make
+
+
+@pytest.fixture
+def hmdb_root(tmp_path: Path, make_frames: Callable[..., Path]) -> Path:
+    """Layout (b): two classes, of 4 training, 2 validation and 2 test clips of 10 to 13 frames each."""
+    root = tmp_path / "split_by_folder"
+    number = 0
+    for split, clips in {"train": 4, "val": 2, "test": 2}.items():
+        for label in ("wave", "catch"):
+            for _ in range(clips):
+                make_frames(root / split / label / f"clip{number}", 10 + number % 4)
+                number += 1
+    return root
+
+
+@pytest.fixture
+def cfg(hmdb_root: Path) -> CfgNode:
+    """Configuration of `hmdb_root`: 4 frames at stride 2, 16 x 16 pixels, loaded in the main process."""
+    cfg = get_cfg()
+    cfg.TRAIN.DATASET = cfg.TEST.DATASET = "hmdb_simp"
+    cfg.TRAIN.BATCH_SIZE = cfg.TEST.BATCH_SIZE = 3
+    cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS = 2, 3
+    cfg.DATA.PATH_TO_DATA_DIR = str(hmdb_root)
+    cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE = 4, 2
+    cfg.DATA.TRAIN_CROP_SIZE = cfg.DATA.TEST_CROP_SIZE = 16
+    cfg.DATA.TRAIN_JITTER_SCALES = [18, 24]
+    cfg.MODEL.NUM_CLASSES = 2
+    cfg.DATA_LOADER.NUM_WORKERS = 0
+    return cfg

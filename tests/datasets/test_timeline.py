@@ -1,0 +1,114 @@
+"""Stretching of short clips: positions spelt out, and equal pixels to stretching the decoded frames eagerly."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from timesformer.datasets.reader import VideoError
+from timesformer.datasets.timeline import Gain, Mean, Timeline, render
+
+STUDY = {"methods": ["interpolate", "reverse", "brightness"], "factors": [0.6, 0.8, 1.2, 1.4]}
+
+
+def eager(frames: list[np.ndarray], length: int, methods: list[str], factors: list[float]) -> list[np.ndarray]:
+    """The same stretching done to pixels: all frames are made, as float32."""
+    frames = [frame.astype(np.float32) for frame in frames]
+    if len(frames) >= length:
+        return frames
+    while True:
+        before = len(frames)
+        for method in methods:
+            if len(frames) >= length:
+                break
+            if method == "interpolate":
+                between = [(a + b) / 2 for a, b in itertools.pairwise(frames)]
+                frames = [f for pair in zip(frames, [*between, None], strict=True) for f in pair if f is not None]
+            elif method == "reverse":
+                frames = frames + frames[-2::-1]
+            else:
+                frames = frames + [np.clip(f * np.float32(g), 0, 255) for g in factors for f in frames]
+        if len(frames) >= length or len(frames) == before:
+            return frames[:length]
+
+
+def source(n: int) -> np.ndarray:
+    return np.random.default_rng(n).integers(0, 256, (n, 2, 3, 3), dtype=np.uint8)
+
+
+def test_interpolation_puts_one_mean_frame_between_neighbours():
+    assert list(Timeline(3, 5, ["interpolate"])) == [0, Mean(0, 1), 1, Mean(1, 2), 2]
+
+
+def test_reversal_appends_the_frames_backwards_without_the_last():
+    assert list(Timeline(3, 5, ["reverse"])) == [0, 1, 2, 1, 0]
+
+
+def test_brightness_appends_a_copy_of_the_whole_list_per_gain():
+    assert list(Timeline(2, 6, ["brightness"], [0.5, 1.5])) == [0, 1, *(Gain(i, g) for g in (0.5, 1.5) for i in (0, 1))]
+
+
+def test_methods_are_applied_in_turn_until_long_enough_and_cut():
+    # 2 -> 3 by interpolation -> 5 by reversal, of which 4 are wanted; brightness is not needed.
+    assert list(Timeline(2, 4, **STUDY)) == [0, Mean(0, 1), 1, Mean(0, 1)]
+    # 40 -> 79 -> 157 -> 785, cut to 256: the first copy (gain 0.6) starts at 157.
+    timeline = Timeline(40, 256, **STUDY)
+    assert len(timeline) == 256
+    assert timeline[156] == 0
+    assert timeline[157] == Gain(0, 0.6)
+    assert timeline[224] == Gain(Mean(33, 34), 0.6)
+
+
+def test_a_clip_that_is_long_enough_stays_whole():
+    assert list(Timeline(300, 256, **STUDY)) == list(range(300))
+    assert list(Timeline(256, 256, **STUDY)) == list(range(256))
+
+
+@pytest.mark.parametrize("methods", [["interpolate"], ["reverse"], [], ["brightness"]])
+def test_a_clip_that_the_methods_cannot_lengthen_stays_short(methods):
+    assert list(Timeline(1, 8, methods, [])) == [0]
+
+
+def test_a_single_frame_grows_by_brightness_alone():
+    assert list(Timeline(1, 4, **STUDY)) == [0, Gain(0, 0.6), Gain(0, 0.8), Gain(0, 1.2)]
+
+
+def test_an_empty_clip_is_an_error():
+    with pytest.raises(VideoError, match="without frames"):
+        Timeline(0, 8, **STUDY)
+
+
+def test_an_unknown_method_is_an_error():
+    with pytest.raises(ValueError, match="revers'"):
+        Timeline(2, 8, ["revers"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n=st.integers(1, 12),
+    length=st.integers(1, 260),
+    methods=st.permutations(["interpolate", "reverse", "brightness"]).flatmap(
+        lambda names: st.integers(1, 3).map(lambda k: names[:k])
+    ),
+)
+def test_pixels_equal_those_of_stretching_all_frames_over_several_rounds(n, length, methods):
+    frames = source(n)
+    timeline = Timeline(n, length, methods, STUDY["factors"])
+    expected = np.rint(np.stack(eager(list(frames), length, methods, STUDY["factors"]))).astype(np.uint8)
+    assert np.array_equal(render(list(timeline), lambda numbers: frames[list(numbers)]), expected)
+
+
+def test_only_the_frames_behind_the_sampled_positions_are_read_in_one_rising_request():
+    frames, asked = source(40), []
+    timeline = Timeline(40, 256, **STUDY)
+
+    def read(numbers):
+        asked.append(list(numbers))
+        return frames[list(numbers)]
+
+    clip = render([timeline[i] for i in range(0, 256, 32)], read)
+    assert clip.shape == (8, 2, 3, 3)
+    # Positions 0, 32, 64 are frames 0, 16, 32; 96, 128 run backwards: 30, 14; 160, 192, 224 lie in the darker copy.
+    assert asked == [[0, 1, 2, 14, 16, 17, 18, 30, 32, 33, 34]]
