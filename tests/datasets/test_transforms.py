@@ -1,0 +1,65 @@
+"""Scaling, cropping and flipping: the original's results, also from uint8, and clips of the size asked for."""
+
+import numpy as np
+import pytest
+import torch
+
+from timesformer.datasets import transforms
+
+RANDOM = ("random_short_side_scale_jitter", "random_crop", "horizontal_flip", "spatial_sampling")
+
+
+@pytest.fixture(scope="module")
+def golden(shared):
+    return torch.load(shared / "golden/transforms.pt", weights_only=True)
+
+
+def run(case: dict, clip: torch.Tensor) -> torch.Tensor:
+    arguments = {k: v for k, v in case.items() if k not in ("fn", "input", "numpy_seed", "out")}
+    if "prob" in arguments:
+        arguments["probability"] = arguments.pop("prob")
+    if case["fn"] in RANDOM:
+        arguments["rng"] = np.random.RandomState(case.get("numpy_seed"))
+    return getattr(transforms, case["fn"])(clip, **arguments)
+
+
+def test_float_clips_equal_the_originals(golden):
+    cases = [case for case in golden["cases"] if case["fn"] != "uniform_crop_2crops"]  # 2 crops are not offered here
+    assert {case["fn"] for case in cases} == {*RANDOM, "uniform_crop"}
+    for case in cases:
+        found = run(case, golden["inputs"][case["input"]])
+        assert found.shape == case["out"].shape, case
+        assert torch.allclose(found, case["out"], atol=1e-6), case
+
+
+def test_uint8_clips_are_the_float_ones_within_rounding(golden):
+    for case in golden["cases"]:
+        if case["fn"] != "uniform_crop_2crops":
+            clip = ((golden["inputs"][case["input"]] + 1) * 127.5).round()
+            found = run(case, clip.to(torch.uint8))
+            assert found.dtype == torch.uint8
+            assert (found.float() - run(case, clip)).abs().max() <= 1.05, case
+
+
+def test_normalisation_equals_the_originals_and_divides_uint8_by_255(golden):
+    for case in golden["tensor_normalize"]:
+        clip = case["input"].permute(3, 0, 1, 2)  # C, T, H, W
+        found = transforms.tensor_normalize(clip[None], case["mean"], case["std"])[0]
+        assert torch.allclose(found.permute(1, 2, 3, 0), case["out"], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(10, 30), (30, 10), (20, 20), (7, 5)])
+@pytest.mark.parametrize("spatial_idx", [-1, 0, 1, 2])
+def test_a_crop_larger_than_the_frame_enlarges_the_frame(shape, spatial_idx):
+    clip = torch.randint(0, 256, (4, 3, *shape), dtype=torch.uint8)
+    found = transforms.spatial_sampling(clip, spatial_idx, 8, 8, 24, np.random.RandomState(0))
+    assert found.shape == (4, 3, 24, 24)
+
+
+def test_resize_squeezes_the_whole_frame():
+    clip = torch.zeros(2, 3, 10, 40, dtype=torch.uint8)
+    clip[..., :20] = 200
+    found = transforms.resize(clip, (16, 16))
+    assert found.shape == (2, 3, 16, 16)
+    assert (found[..., :7] == 200).all()
+    assert (found[..., 9:] == 0).all()
