@@ -1,0 +1,133 @@
+"""Split a folder of classes into train.csv, val.csv and test.csv: python datasets/hmdb_simp/prepare.py ROOT"""
+
+import argparse
+import csv
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sklearn.model_selection import train_test_split
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a clone, installed or not
+
+from timesformer.datasets.hmdb_simp import CSV_HEADER, list_classes, list_clips
+from timesformer.datasets.reader import VideoError, open_video
+from timesformer.datasets.records import SPLITS, DataError, join_problems
+from timesformer.errors import UserError
+
+Row = tuple[str, str]  # class, video_name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description="Split clips in ROOT/<class>/<video> (folders of frames, or video files) into train.csv, val.csv "
+        "and test.csv, the same share of every class in each, and list the classes in classes.txt. Every clip is "
+        "decoded first; those that cannot be are left out and listed in unreadable.csv."
+    )
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder with one folder per class")
+    parser.add_argument("--output", type=Path, help="folder for the files written (default: ROOT)")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the split (default: 42)")
+    parser.add_argument("--test", type=float, default=0.1, help="share of all clips for test (default: 0.1)")
+    parser.add_argument("--val", type=float, default=0.2, help="share of the remaining clips for val (default: 0.2)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads that decode (default: all cores)")
+    parser.add_argument("--force", action="store_true", help="replace files of an earlier run")
+    options = parser.parse_args(arguments)
+    try:
+        prepare(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Check the clips, split them and write the files; raises DataError."""
+    output = options.output or options.root
+    files = [f"{split}.csv" for split in SPLITS] + ["classes.txt", "unreadable.csv"]
+    present = [name for name in files if (output / name).exists()]
+    if present and not options.force:
+        raise DataError(f"{output} has {', '.join(present)} already: give --force to replace them")
+    clips = find_clips(options.root)
+    unreadable = check_clips(clips, options.workers)
+    rows = [(path.parent.name, path.name) for path in clips if path not in unreadable]
+    if not rows:
+        raise join_problems("no clip can be read", list(unreadable.values()), f"expected clips in {options.root}")
+    splits = split_rows(rows, options.seed, options.test, options.val)
+
+    output.mkdir(parents=True, exist_ok=True)
+    for name, members in splits.items():
+        _write(output / f"{name}.csv", members)
+    classes = sorted({label for label, _ in rows})
+    (output / "classes.txt").write_text("".join(f"{label}\n" for label in classes), encoding="utf-8")
+    (output / "unreadable.csv").unlink(missing_ok=True)
+    if unreadable:
+        _write(output / "unreadable.csv", [(path.parent.name, path.name) for path in unreadable])
+        print(f"{len(unreadable)} of {len(clips)} clips are unreadable and left out (see {output / 'unreadable.csv'}):")
+        print("".join(f"  {reason}\n" for reason in unreadable.values()), end="")
+    counts = ", ".join(f"{name} {len(members)}" for name, members in splits.items())
+    print(f"{len(classes)} classes; {counts}; written to {output}")
+
+
+def find_clips(root: Path) -> list[Path]:
+    """All clips in root/<class>/; raises DataError for a root that is no folder of classes, and for empty classes."""
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder: expected {root}/<class>/<video>")
+    classes = list_classes(root)
+    if not classes:
+        raise DataError(f"{root} holds no class folders: expected {root}/<class>/<video>")
+    if {"train", "test"} <= {path.name for path in classes}:
+        raise DataError(f"{root} holds folders train and test, so it is split already: it can be used as it is")
+    clips = {path: list_clips(path) for path in classes}
+    if empty := [str(path) for path, members in clips.items() if not members]:
+        raise join_problems("classes without clips", empty, "put clips there, or remove these folders")
+    return [path for members in clips.values() for path in members]
+
+
+def check_clips(clips: Sequence[Path], workers: int) -> dict[Path, str]:
+    """Decode every frame of every clip; returns the clips that cannot be read, with the reason."""
+    with ThreadPoolExecutor(workers) as pool:
+        reasons = list(tqdm(pool.map(_why_unreadable, clips), total=len(clips), desc="checking clips", unit="clip"))
+    return {path: reason for path, reason in zip(clips, reasons, strict=True) if reason}
+
+
+def _why_unreadable(path: Path) -> str:
+    try:
+        with open_video(path) as video:
+            video.verify()
+    except VideoError as error:
+        return str(error)
+    return ""
+
+
+def split_rows(rows: Sequence[Row], seed: int, test: float, val: float) -> dict[str, list[Row]]:
+    """Split into train, val and test, stratified by class: first `test` of all, then `val` of the rest.
+
+    The same rows, in any order, and seed give the same split. Raises DataError where there are too few clips.
+    """
+    if small := [f"{label} ({n})" for label, n in Counter(label for label, _ in rows).items() if n < 3]:
+        raise join_problems("classes with fewer than 3 readable clips", small, "add clips, or remove these classes")
+    try:
+        rest, tested = _split(sorted(rows), test, seed)
+        trained, validated = _split(rest, val, seed)
+    except ValueError as error:
+        raise DataError(f"{len(rows)} clips cannot be split so: {error} Give other --test and --val shares") from error
+    return {"train": sorted(trained), "val": sorted(validated), "test": sorted(tested)}
+
+
+def _split(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    kept, taken = train_test_split(rows, test_size=share, random_state=seed, stratify=[label for label, _ in rows])
+    return kept, taken
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([CSV_HEADER, *rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
