@@ -1,0 +1,224 @@
+"""Items of the clip dataset: shape, views, randomness, stretching, and what becomes of clips that cannot be read."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from timesformer.config import get_cfg
+from timesformer.datasets import clips as clips_module
+from timesformer.datasets.clips import ClipDataset
+from timesformer.datasets.reader import VideoError, VideoReader
+from timesformer.datasets.sampling import Sampler
+
+
+def numbers(item: dict) -> list[int]:
+    """Numbers of the frames in a clip of `make_frames`, whose brightness is 4 x number."""
+    clip = item["clip"]
+    assert (clip == clip[:1, :, :1, :1]).all()
+    return (clip[0, :, 0, 0] / 4).tolist()
+
+
+def break_clip(dataset: ClipDataset, video: int) -> None:
+    for file in Path(dataset.records[video].path).iterdir():
+        file.write_bytes(b"no image")
+
+
+def test_a_training_item_is_a_uint8_clip_with_its_label_and_record(cfg):
+    dataset = ClipDataset(cfg, "train")
+    assert len(dataset) == 8
+    item = dataset[5]
+    assert set(item) == {"clip", "label", "video", "view", "error"}
+    assert item["clip"].dtype == torch.uint8
+    assert item["clip"].shape == (3, 4, 16, 16)
+    assert (item["label"], item["video"], item["view"], item["error"]) == (1, 5, 0, "")
+    assert np.diff(numbers(item)).tolist() == [2, 2, 2]
+
+
+def test_validation_takes_the_first_frames_and_the_centre_every_time(cfg):
+    dataset = ClipDataset(cfg, "val")
+    assert len(dataset) == 4
+    assert numbers(dataset[0]) == [0, 2, 4, 6]
+    assert torch.equal(dataset[0]["clip"], dataset[0]["clip"])
+
+
+def test_test_items_run_over_videos_then_views_then_crops(cfg):
+    dataset = ClipDataset(cfg, "test")
+    assert len(dataset) == 4 * 2 * 3
+    items = [dataset[i] for i in range(12)]
+    assert [(item["video"], item["view"]) for item in items] == [(i // 6, i % 6) for i in range(12)]
+    # The first test clip has 10 + 14 % 4 = 12 frames: two views of 8 frames start at 0 and 2.
+    assert [numbers(item)[0] for item in items[:6]] == [0, 0, 0, 2, 2, 2]
+
+
+def test_order_of_views_and_crops_is_the_originals(shared, cfg, monkeypatch):
+    seen = {}
+
+    def positions(sampler, length, rng, view):
+        seen["temporal"] = view
+        return [0, 0, 0, 0]
+
+    def spatial_sampling(clip, spatial_idx, *rest):
+        seen["spatial"] = spatial_idx
+        return clip
+
+    monkeypatch.setattr(Sampler, "positions", positions)
+    monkeypatch.setattr(clips_module, "spatial_sampling", spatial_sampling)
+    for case in json.loads((shared / "golden/sampling.json").read_text())["kinetics_test_views"]:
+        if case["NUM_SPATIAL_CROPS"] == 2:
+            continue  # not offered here
+        cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS = case["NUM_ENSEMBLE_VIEWS"], case["NUM_SPATIAL_CROPS"]
+        ClipDataset(cfg, "test")[case["clip"]]
+        assert seen == {"temporal": case["temporal"], "spatial": case["spatial"]}, case
+
+
+def test_three_crops_show_the_left_the_centre_and_the_right(cfg, tmp_path, make_video):
+    image = np.zeros((32, 64, 3), np.uint8)
+    image[:, :20], image[:, 20:44], image[:, 44:] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            make_video(tmp_path / f"wide/{split}/{label}/{split}.mp4", [image] * (8 + len(split)), codec="libx264")
+    cfg.DATA.PATH_TO_DATA_DIR = str(tmp_path / "wide")
+    dataset = ClipDataset(cfg, "test")
+    strongest = [dataset[i]["clip"].float().mean((1, 2, 3)).argmax().item() for i in range(3)]
+    assert strongest == [0, 1, 2]
+
+
+def test_randomness_depends_on_seed_epoch_video_and_view_alone(cfg):
+    cfg.DATA.SAMPLER = "random"
+    dataset, again = ClipDataset(cfg, "train"), ClipDataset(cfg, "train")
+    torch.manual_seed(1)
+    np.random.seed(1)
+    first = [dataset[3, i]["clip"] for i in range(8)]
+    np.random.seed(2)
+    assert all(torch.equal(again[3, i]["clip"], first[i]) for i in reversed(range(8)))
+    assert not all(torch.equal(dataset[4, i]["clip"], first[i]) for i in range(8))
+    cfg.RNG_SEED += 1
+    assert not all(torch.equal(ClipDataset(cfg, "train")[3, i]["clip"], first[i]) for i in range(8))
+    test = ClipDataset(cfg, "test")
+    assert numbers(test[0]) != numbers(test[3])
+
+
+def test_flips_are_drawn_in_training_only_and_can_be_turned_off(cfg, tmp_path, make_video):
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[:, :16] = 255
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            make_video(tmp_path / f"half/{split}/{label}/{split}.mp4", [image] * (8 + len(split)), codec="libx264")
+    cfg.DATA.PATH_TO_DATA_DIR = str(tmp_path / "half")
+
+    def flipped(split: str) -> list[bool]:
+        dataset = ClipDataset(cfg, split)
+        return [bool(dataset[epoch, 0]["clip"][..., 0].float().mean() < 128) for epoch in range(20)]
+
+    for mode in ("crop", "resize"):
+        cfg.DATA.SPATIAL_MODE, cfg.DATA.RANDOM_FLIP = mode, True
+        assert 4 < sum(flipped("train")) < 16
+        assert not any(flipped("val"))
+        cfg.DATA.RANDOM_FLIP = False
+        assert not any(flipped("train"))
+
+
+def test_resize_mode_keeps_the_whole_frame(cfg):
+    cfg.DATA.SPATIAL_MODE = "resize"
+    assert ClipDataset(cfg, "train")[0]["clip"].shape == (3, 4, 16, 16)
+    cfg.DATA.TEST_CROP_SIZE = 40  # larger than the frames
+    assert ClipDataset(cfg, "test")[0]["clip"].shape == (3, 4, 40, 40)
+
+
+def test_short_clips_are_stretched_before_sampling(cfg):
+    cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.PRE_SAMPLING.ENABLED = 8, 7, True
+    # 12 frames -> 23 by interpolation -> 45 by reversal -> brightness x 0.6 from position 45 on, of which 56 are kept.
+    item = ClipDataset(cfg, "val")[0]
+    assert numbers(item) == [0, 3.5, 7, 10.5, 8, 4.5, 1, pytest.approx(0.6 * 2, abs=0.26)]
+
+
+def test_short_clips_are_stretched_after_sampling_if_asked(cfg):
+    cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE = 8, 5
+    cfg.DATA.PRE_SAMPLING.ENABLED, cfg.DATA.PRE_SAMPLING.ORDER = True, "after_sampling"
+    # Frames 0, 5, 10 of 12 are sampled; 3 -> 5 by interpolation -> 9 by reversal, of which 8 are kept.
+    assert numbers(ClipDataset(cfg, "val")[0]) == [0, 2.5, 5, 7.5, 10, 7.5, 5, 2.5]
+    cfg.DATA.PRE_SAMPLING.METHODS = []  # nothing can stretch: the sampled frames are repeated
+    assert numbers(ClipDataset(cfg, "val")[0]) == [0, 5, 10, 0, 5, 10, 0, 5]
+
+
+def test_clips_are_not_stretched_unless_asked(cfg):
+    cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE = 4, 5
+    assert numbers(ClipDataset(cfg, "val")[0]) == [0, 5, 10, 11]
+
+
+def test_an_unreadable_training_clip_is_replaced_in_the_same_way_each_time_and_named(cfg):
+    dataset = ClipDataset(cfg, "train")
+    break_clip(dataset, 2)
+    item = dataset[0, 2]
+    assert item["video"] != 2
+    assert item["label"] == dataset.records[item["video"]].label
+    assert "catch/clip6" in item["error"]
+    assert "unreadable" in item["error"]
+    assert torch.equal(dataset[0, 2]["clip"], item["clip"])
+    assert torch.equal(dataset[0, item["video"]]["clip"], item["clip"])
+    assert len({dataset[epoch, 2]["video"] for epoch in range(10)}) > 1
+
+
+def test_training_clips_that_are_all_unreadable_are_an_error(cfg):
+    dataset = ClipDataset(cfg, "train")
+    for video in range(8):
+        break_clip(dataset, video)
+    with pytest.raises(VideoError, match="none of several videos could be read"):
+        dataset[0]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_an_unreadable_evaluation_clip_is_zeros_with_its_own_label_and_named(cfg, split):
+    dataset = ClipDataset(cfg, split)
+    break_clip(dataset, 3)
+    item = dataset[3 * dataset.num_views]
+    assert not item["clip"].any()
+    assert item["clip"].shape == (3, 4, 16, 16)
+    assert (item["video"], item["label"]) == (3, 1)
+    assert dataset.records[3].name in item["error"]
+
+
+class PromisesTooMuch(VideoReader):
+    """Promises 40 frames and has 12."""
+
+    num_frames, fps = 40, 25.0
+
+    def read(self, indices):
+        if max(indices) >= 12:
+            self.num_frames = 12
+            raise VideoError(f"{self.path}: frame {max(indices)} is missing")
+        return super().read(indices)
+
+    def _frames(self, wanted, convert=True):
+        return (np.full((20, 30, 3), 4 * number, np.uint8) for number in wanted)
+
+
+def test_a_clip_with_fewer_frames_than_promised_is_sampled_from_those_there_are(cfg, monkeypatch):
+    monkeypatch.setattr(clips_module, "open_video", PromisesTooMuch)
+    cfg.DATA.SAMPLER = "equidistant"
+    item = ClipDataset(cfg, "val")[0]
+    assert item["error"] == ""
+    assert numbers(item) == [0, 3, 6, 9]
+
+
+@pytest.mark.parametrize(
+    ("folder", "suffix", "classes"), [("hosszu_actions", "avi", 3), ("basketball_action", "mp4", 5)]
+)
+def test_real_clips_become_full_clips(shared, tmp_path, folder, suffix, classes):
+    rows = []
+    for label in sorted(path for path in (shared / "videos" / folder).iterdir() if path.is_dir()):
+        rows += [f"{label.name},{path.name}" for path in sorted(label.glob(f"*.{suffix}"))[:1]]
+    (tmp_path / "train.csv").write_text("\n".join(["class,video_name", *rows]))
+    cfg = get_cfg()
+    cfg.TRAIN.DATASET, cfg.MODEL.NUM_CLASSES = "hmdb_simp", classes
+    cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.SPLITS_DIR = str(shared / "videos" / folder), str(tmp_path)
+    cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.PRE_SAMPLING.ENABLED = 8, 32, True
+    dataset = ClipDataset(cfg, "train")
+    items = [dataset[i] for i in range(len(dataset))]
+    assert [item["error"] for item in items] == [""] * classes
+    assert all(item["clip"].shape == (3, 8, 224, 224) for item in items)
+    assert all(item["clip"].float().std() > 5 for item in items)
+    assert all(not torch.equal(item["clip"][:, 0], item["clip"][:, 3]) for item in items)

@@ -1,0 +1,70 @@
+"""Batches of clips in an order that depends on the seed and the epoch alone."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from torch.utils.data import DataLoader, Sampler
+
+from timesformer.datasets.clips import ClipDataset
+
+
+class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of keys (epoch, index); shuffled by (seed, epoch) if asked for. The last batch may be smaller.
+
+    The epoch travels in the keys, because worker processes outlive an epoch and hold a copy of the dataset.
+    """
+
+    def __init__(self, num_items: int, batch_size: int, seed: int, shuffle: bool) -> None:
+        self.num_items, self.batch_size, self.seed, self.shuffle = num_items, batch_size, seed, shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (from 0) of the next iteration; without shuffling every epoch is epoch 0."""
+        if self.shuffle:
+            self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.num_items // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.arange(self.num_items)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+        keys = [(self.epoch, int(index)) for index in order]
+        for start in range(0, self.num_items, self.batch_size):
+            yield keys[start : start + self.batch_size]
+
+
+def construct_loader(cfg: CfgNode, split: str) -> DataLoader:
+    """Loader of a split: "train" is shuffled, "val" and "test" keep the order of records, views and crops.
+
+    Batches are dicts of: clip uint8 (B, 3, T, H, W) RGB, 0..255, not normalised; label, video, view int64 (B,);
+    error, a list of B strings (see ClipDataset). Raises DataError when the split cannot be found.
+    """
+    dataset = ClipDataset(cfg, split)
+    batch_size = cfg.TEST.BATCH_SIZE if split == "test" else cfg.TRAIN.BATCH_SIZE
+    return DataLoader(
+        dataset,
+        batch_sampler=EpochBatchSampler(len(dataset), batch_size, cfg.RNG_SEED, shuffle=split == "train"),
+        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
+        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and torch.cuda.is_available(),
+        persistent_workers=cfg.DATA_LOADER.NUM_WORKERS > 0,
+        collate_fn=collate,
+    )
+
+
+def set_epoch(loader: DataLoader, epoch: int) -> None:
+    """Choose the epoch (from 0) of the loader's next iteration; validation and testing stay at epoch 0."""
+    loader.batch_sampler.set_epoch(epoch)
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join items of a ClipDataset into one batch."""
+    batch: dict[str, Any] = {"clip": torch.stack([item["clip"] for item in items])}
+    for key in ("label", "video", "view"):
+        batch[key] = torch.tensor([item[key] for item in items], dtype=torch.int64)
+    batch["error"] = [item["error"] for item in items]
+    return batch
