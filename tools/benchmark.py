@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -83,9 +84,8 @@ def compare_speed(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(describe_machine(device))
-    print(
-        f"clips: {args.batch_size} x {args.frames} frames x {args.crop} px, base model, 400 classes; {args.rounds} pairs\n"
-    )
+    clips = f"{args.batch_size} x {args.frames} frames x {args.crop} px"
+    print(f"clips: {clips}, base model, 400 classes; {args.rounds} pairs\n")
     print("| what | Hugging Face (s) | this project (s) | ratio | lowest to highest | largest difference of logits |")
     print("|---|---:|---:|---:|---|---:|")
     for attention_type in ("divided_space_time", "joint_space_time"):
@@ -93,9 +93,7 @@ def compare_speed(args: argparse.Namespace) -> int:
         clip = torch.randn(args.batch_size, 3, args.frames, args.crop, args.crop, device=device)
         difference = largest_difference(ours, theirs, clip)
         name = attention_type.split("_")[0]
-        rows: list[tuple[str, Callable[[], None], Callable[[], None]]] = [
-            (f"{name}: forward, fp32", lambda: forward(theirs, clip), lambda: forward(ours, clip)),
-        ]
+        rows = [(f"{name}: forward, fp32", partial(forward, theirs, clip), partial(forward, ours, clip))]
         if attention_type == "divided_space_time":
             step_theirs, step_ours = training_step(theirs, clip, "off"), training_step(ours, clip, "off")
             step_theirs_bf16, step_ours_bf16 = training_step(theirs, clip, "bf16"), training_step(ours, clip, "bf16")

@@ -30,10 +30,10 @@ def test_a_training_item_is_a_uint8_clip_with_its_label_and_record(cfg):
     dataset = ClipDataset(cfg, "train")
     assert len(dataset) == 8
     item = dataset[5]
-    assert set(item) == {"clip", "label", "video", "view", "error"}
+    assert set(item) == {"clip", "label", "video", "view", "errors"}
     assert item["clip"].dtype == torch.uint8
     assert item["clip"].shape == (3, 4, 16, 16)
-    assert (item["label"], item["video"], item["view"], item["error"]) == (1, 5, 0, "")
+    assert (item["label"], item["video"], item["view"], item["errors"]) == (1, 5, 0, {})
     assert np.diff(numbers(item)).tolist() == [2, 2, 2]
 
 
@@ -155,8 +155,8 @@ def test_an_unreadable_training_clip_is_replaced_in_the_same_way_each_time_and_n
     item = dataset[0, 2]
     assert item["video"] != 2
     assert item["label"] == dataset.records[item["video"]].label
-    assert "catch/clip6" in item["error"]
-    assert "unreadable" in item["error"]
+    assert "catch/clip6" in item["errors"]
+    assert "unreadable" in item["errors"]["catch/clip6"]
     assert torch.equal(dataset[0, 2]["clip"], item["clip"])
     assert torch.equal(dataset[0, item["video"]]["clip"], item["clip"])
     assert len({dataset[epoch, 2]["video"] for epoch in range(10)}) > 1
@@ -178,7 +178,7 @@ def test_an_unreadable_evaluation_clip_is_zeros_with_its_own_label_and_named(cfg
     assert not item["clip"].any()
     assert item["clip"].shape == (3, 4, 16, 16)
     assert (item["video"], item["label"]) == (3, 1)
-    assert dataset.records[3].name in item["error"]
+    assert dataset.records[3].name in item["errors"]
 
 
 class PromisesTooMuch(VideoReader):
@@ -200,7 +200,7 @@ def test_a_clip_with_fewer_frames_than_promised_is_sampled_from_those_there_are(
     monkeypatch.setattr(clips_module, "open_video", PromisesTooMuch)
     cfg.DATA.SAMPLER = "equidistant"
     item = ClipDataset(cfg, "val")[0]
-    assert item["error"] == ""
+    assert item["errors"] == {}
     assert numbers(item) == [0, 3, 6, 9]
 
 
@@ -218,7 +218,7 @@ def test_real_clips_become_full_clips(shared, tmp_path, folder, suffix, classes)
     cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.PRE_SAMPLING.ENABLED = 8, 32, True
     dataset = ClipDataset(cfg, "train")
     items = [dataset[i] for i in range(len(dataset))]
-    assert [item["error"] for item in items] == [""] * classes
+    assert [item["errors"] for item in items] == [{}] * classes
     assert all(item["clip"].shape == (3, 8, 224, 224) for item in items)
     assert all(item["clip"].float().std() > 5 for item in items)
     assert all(not torch.equal(item["clip"][:, 0], item["clip"][:, 3]) for item in items)

@@ -23,7 +23,7 @@ def test_batches_are_the_same_with_no_and_with_two_workers_over_several_epochs(c
     cfg.DATA_LOADER.NUM_WORKERS = 2
     for mine, theirs in zip(alone, batches(cfg, split, epochs), strict=True):
         for a, b in zip(mine, theirs, strict=True):
-            assert a["error"] == b["error"]
+            assert a["errors"] == b["errors"]
             assert all(torch.equal(a[key], b[key]) for key in ("clip", "label", "video", "view"))
 
 
@@ -32,7 +32,7 @@ def test_a_batch_holds_uint8_clips_and_int64_numbers(cfg):
     assert first["clip"].shape == (3, 3, 4, 16, 16)
     assert first["clip"].dtype == torch.uint8
     assert all(first[key].dtype == torch.int64 and first[key].shape == (3,) for key in ("label", "video", "view"))
-    assert first["error"] == ["", "", ""]
+    assert first["errors"] == {}
     assert len(last["clip"]) == 2  # 8 clips in batches of 3: none is dropped
 
 

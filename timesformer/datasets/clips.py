@@ -25,8 +25,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
     Everything random about an item depends on (RNG_SEED, epoch, video, view) alone.
 
     Items are dicts of: clip uint8 (3, T, H, W) RGB; label int; video int, the number of the record; view int;
-    error str, empty when all is well. A video that cannot be read is, in training, replaced by another one (label and
-    video are then those of the other one); in validation and testing its clip is zeros. `error` tells of it either way.
+    errors, the reasons why videos could not be read, by name of the record. Such a video is, in training, replaced by
+    another one (label and video are then those of the other one); in validation and testing its clip is zeros.
 
     Raises DataError when the split cannot be found.
     """
@@ -51,19 +51,19 @@ class ClipDataset(Dataset[dict[str, Any]]):
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of a dataset of {len(self)}")
         video, view = divmod(index, self.num_views)
-        errors = []
+        errors: dict[str, str] = {}
         for candidate in self._candidates(epoch, video):
             try:
                 clip = self._load(epoch, candidate, view)
                 break
             except VideoError as error:
-                errors.append(f"{self.records[candidate].name}: {error}")
+                errors[self.records[candidate].name] = str(error)
         else:
             if self.training:
-                raise VideoError("none of several videos could be read:\n  " + "\n  ".join(errors))
+                raise VideoError("\n  ".join(["none of several videos could be read:", *errors.values()]))
             clip, candidate = self._black(), video
         label = self.records[candidate].label
-        return {"clip": clip, "label": label, "video": candidate, "view": view, "error": "; ".join(errors)}
+        return {"clip": clip, "label": label, "video": candidate, "view": view, "errors": errors}
 
     def _candidates(self, epoch: int, video: int) -> list[int]:
         """The video itself, and in training those that may take its place."""
@@ -109,12 +109,11 @@ class ClipDataset(Dataset[dict[str, Any]]):
         if data.SPATIAL_MODE == "resize":
             clip = resize(clip, (size, size))
             return horizontal_flip(clip, 0.5, rng) if self.training and data.RANDOM_FLIP else clip
-        low, high = data.TRAIN_JITTER_SCALES
         if self.training:
-            return spatial_sampling(clip, -1, low, high, size, rng, data.RANDOM_FLIP)
-        if self.num_crops > 1:  # three crops cover the frame: no margin is cut off first
-            return spatial_sampling(clip, view % self.num_crops, size, size, size, rng)
-        return spatial_sampling(clip, CENTER, low, low, size, rng)
+            return spatial_sampling(clip, -1, *data.TRAIN_JITTER_SCALES, size, rng, data.RANDOM_FLIP)
+        # The short side becomes the crop's, so that one crop loses nothing of it and three cover the whole frame.
+        crop = view % self.num_crops if self.num_crops > 1 else CENTER
+        return spatial_sampling(clip, crop, size, size, size, rng)
 
     def _black(self) -> Tensor:
         return torch.zeros(3, self._data.NUM_FRAMES, self.crop_size, self.crop_size, dtype=torch.uint8)

@@ -42,7 +42,7 @@ def construct_loader(cfg: CfgNode, split: str) -> DataLoader:
     """Loader of a split: "train" is shuffled, "val" and "test" keep the order of records, views and crops.
 
     Batches are dicts of: clip uint8 (B, 3, T, H, W) RGB, 0..255, not normalised; label, video, view int64 (B,);
-    error, a list of B strings (see ClipDataset). Raises DataError when the split cannot be found.
+    errors, the reasons why videos could not be read, by name of the record (see ClipDataset). Raises DataError when the split cannot be found.
     """
     dataset = ClipDataset(cfg, split)
     batch_size = cfg.TEST.BATCH_SIZE if split == "test" else cfg.TRAIN.BATCH_SIZE
@@ -66,5 +66,5 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     batch: dict[str, Any] = {"clip": torch.stack([item["clip"] for item in items])}
     for key in ("label", "video", "view"):
         batch[key] = torch.tensor([item[key] for item in items], dtype=torch.int64)
-    batch["error"] = [item["error"] for item in items]
+    batch["errors"] = {name: reason for item in items for name, reason in item["errors"].items()}
     return batch
