@@ -42,7 +42,9 @@ def construct_loader(cfg: CfgNode, split: str) -> DataLoader:
     """Loader of a split: "train" is shuffled, "val" and "test" keep the order of records, views and crops.
 
     Batches are dicts of: clip uint8 (B, 3, T, H, W) RGB, 0..255, not normalised; label, video, view int64 (B,);
-    errors, the reasons why videos could not be read, by name of the record (see ClipDataset). Raises DataError when the split cannot be found.
+    errors, the reasons why videos could not be read, by name of the record (see ClipDataset).
+
+    Raises DataError when the split cannot be found.
     """
     dataset = ClipDataset(cfg, split)
     batch_size = cfg.TEST.BATCH_SIZE if split == "test" else cfg.TRAIN.BATCH_SIZE

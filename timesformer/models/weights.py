@@ -35,17 +35,19 @@ class LoadReport:
         adapted: tensors of the model made from one of another shape or name, and how.
         new: tensors of the model that keep their initial values; a head of another number of classes among them.
         unused: tensors of the checkpoint that found no place.
+        rest: what the file holds beside the weights.
     """
 
     loaded: list[str] = field(default_factory=list)
     adapted: list[tuple[str, str]] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    rest: dict[str, Any] = field(default_factory=dict)
 
     def table(self) -> str:
         """Return a table with a row for what was loaded, each way of adapting, what is new and what was unused.
 
-        Names that differ by the number of their block alone are joined.
+        Names that differ by the number of their block alone are joined; those loaded are counted only.
         """
         rows = [("loaded", self.loaded)]
         ways: dict[str, list[str]] = {}
@@ -56,8 +58,8 @@ class LoadReport:
         width = max(len(what) for what, _ in rows)
         lines = [f"{'':{width}}  tensors  names"]
         for what, names in rows:
-            listed = ", ".join(dict.fromkeys(map(_any_block, names))) or "-"
-            lines.append(f"{what:{width}}  {len(names):7}  {listed}")
+            listed = "" if names is self.loaded else ", ".join(dict.fromkeys(map(_any_block, names))) or "-"
+            lines.append(f"{what:{width}}  {len(names):7}  {listed}".rstrip())
         return "\n".join(lines)
 
 
@@ -108,9 +110,9 @@ def load_pretrained(model: nn.Module, path: str | Path, interpolation: Interpola
     Raises:
         CheckpointError: as `read_state_dict`; and if a tensor's shape cannot be adapted, or no tensor fits.
     """
-    source, _ = read_state_dict(path)
+    source, rest = read_state_dict(path)
     vit = getattr(model, "model", model)
-    report, values, misfits, used = LoadReport(), {}, [], set()
+    report, values, misfits, used = LoadReport(rest=rest), {}, [], set()
     for name, wanted in vit.state_dict().items():
         origin, how = name, []
         if name not in source:

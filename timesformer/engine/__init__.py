@@ -1,0 +1,1 @@
+"""The engine: trains, validates, tests, and writes what came of it."""

@@ -1,0 +1,162 @@
+"""Checkpoints of a run: written whole, found again, and told apart from those of another run."""
+
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from timesformer.engine.atomic import write_atomically
+from timesformer.engine.run_folder import best_path, checkpoint_folder
+from timesformer.errors import UserError
+from timesformer.models.weights import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"checkpoint_epoch_(\d{5,})\.pyth")
+
+
+@dataclass
+class Progress:
+    """How far a training run has come.
+
+    Attributes:
+        epoch: epochs finished.
+        best_top1: highest validation top-1 so far in percent; -1 before the first validation.
+        best_loss: validation loss at that time, which decides between equal top-1.
+        best_epoch: epochs finished at that time.
+        seconds: time spent in training so far, over all interruptions.
+        class_names: names of the classes in label order.
+    """
+
+    epoch: int = 0
+    best_top1: float = -1.0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    seconds: float = 0.0
+    class_names: list[str] = field(default_factory=list)
+
+
+def save_epoch(cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
+    """Writes `checkpoint_epoch_NNNNN.pyth`, numbered by finished epochs, with the original's keys.
+
+    These are `epoch` (the last finished one, from 0), `model_state`, `optimizer_state` and `cfg` (YAML text);
+    `progress` is this project's own.
+    """
+    path = checkpoint_folder(cfg) / f"checkpoint_epoch_{progress.epoch:05d}.pyth"
+    _save(path, cfg, model, progress, {"optimizer_state": optimizer.state_dict()})
+    return path
+
+
+def save_best(cfg: CfgNode, model: nn.Module, progress: Progress) -> None:
+    """Writes `best.pyth`: as an epoch's checkpoint, without the optimizer."""
+    _save(best_path(cfg), cfg, model, progress, {})
+
+
+def _save(path: Path, cfg: CfgNode, model: nn.Module, progress: Progress, more: dict[str, Any]) -> None:
+    content = {
+        "epoch": progress.epoch - 1,
+        "model_state": model.state_dict(),
+        **more,
+        "cfg": cfg.dump(),
+        "progress": vars(progress),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_atomically(path, lambda file: torch.save(content, file))
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise UserError(f"{path} could not be written ({error}); earlier checkpoints are as they were") from error
+
+
+def newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
+    """The whole checkpoint of OUTPUT_DIR with the most epochs, and its content; None where there is none.
+
+    A damaged file is passed over with a warning.
+    """
+    folder = checkpoint_folder(cfg)
+    found = [(int(match[1]), path) for path in folder.glob("*.pyth") if (match := _NAME.fullmatch(path.name))]
+    for _, path in sorted(found, reverse=True):
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if {"epoch", "model_state", "optimizer_state", "cfg"} <= content.keys():
+                return path, content
+            problem = "it does not hold what a run continues from"
+        except Exception as error:  # torch raises whatever the broken bytes lead to
+            problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'unreadable'}"
+        logger.warning("%s is passed over: %s", path, problem)
+    return None
+
+
+def restore(
+    cfg: CfgNode,
+    path: Path,
+    content: dict[str, Any],
+    class_names: tuple[str, ...],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> Progress:
+    """Puts a run back to where its checkpoint was written.
+
+    Raises:
+        UserError: if the checkpoint is of another model or other classes.
+    """
+    then = yaml.safe_load(content["cfg"])
+    now = yaml.safe_load(cfg.dump())
+    changed = sorted(_differences(then, now))
+    ways_out = "choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME False to begin anew (what is there is kept aside)"
+    alien = [change for change in changed if change.startswith(("MODEL.", "TIMESFORMER.", "TRAIN.DATASET"))]
+    if alien:
+        raise UserError(f"{path} is of another run, with other options: {'; '.join(alien)}. To go on, {ways_out}")
+    progress = Progress(**content.get("progress") or {"epoch": content["epoch"] + 1, "class_names": [*class_names]})
+    if progress.class_names != list(class_names):
+        raise UserError(
+            f"{path} is of a run with other classes: {_some(progress.class_names)}, where the data has "
+            f"{_some(class_names)}. To go on, {ways_out}"
+        )
+    try:
+        model.load_state_dict(content["model_state"])
+        optimizer.load_state_dict(content["optimizer_state"])
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{path} does not fit this run: {error}. To go on, {ways_out}") from error
+    if changed:
+        logger.warning("options changed since %s was written: %s", path.name, "; ".join(changed))
+    return progress
+
+
+def continue_from(path: str, model: nn.Module, optimizer: torch.optim.Optimizer, epoch_reset: bool) -> Progress:
+    """Takes over weights, optimizer and epoch of a checkpoint that lies elsewhere (TRAIN.FINETUNE False).
+
+    Raises:
+        CheckpointError: if it lacks one of them or does not fit; names TRAIN.FINETUNE as the way to take weights only.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(content["model_state"])
+        optimizer.load_state_dict(content["optimizer_state"])
+        return Progress(epoch=0 if epoch_reset else int(content["epoch"]) + 1)
+    except Exception as error:  # torch raises whatever the broken bytes lead to
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path} cannot be continued ({reason}); to start from its weights alone, set TRAIN.FINETUNE True"
+        ) from error
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    ignored = {"OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "NUM_GPUS", "TEST", "TENSORBOARD", "DATA_LOADER"}
+    lines = []
+    for key in sorted({*then, *now} - (ignored if not prefix else set())):
+        before, after = then.get(key), now.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key} was {before}, is {after}")
+    return lines
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"

@@ -1,0 +1,119 @@
+"""Scoring every video of a split, and testing a checkpoint."""
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
+from torch import nn
+from torch.utils.data import DataLoader
+
+from timesformer.datasets.loader import construct_loader
+from timesformer.engine.checkpoint import newest_checkpoint
+from timesformer.engine.device import autocast, choose_device, normalized
+from timesformer.engine.logs import STEP, duration, progress_bar
+from timesformer.engine.meters import Pace, ViewEnsemble
+from timesformer.engine.results import Evaluation, write_results
+from timesformer.engine.run_folder import best_path
+from timesformer.errors import UserError
+from timesformer.models import build_model
+from timesformer.models.weights import CheckpointError, load_pretrained
+
+logger = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: str) -> Evaluation:
+    """Scores every view of every video of a loader's split with the model in evaluation mode.
+
+    Args:
+        model: on the device of the run; left in the mode it came in.
+        loader: of the split "val" or "test".
+        cfg: the configuration.
+        description: what the progress is called.
+    """
+    training, device = model.training, choose_device(cfg)
+    model.eval()
+    dataset = loader.dataset
+    ensemble = ViewEnsemble(len(dataset.records), dataset.num_views, cfg.MODEL.NUM_CLASSES, cfg.DATA.ENSEMBLE_METHOD)
+    losses, unreadable = [], {}
+    start, pace, since = time.perf_counter(), Pace(len(loader)), time.perf_counter()
+    for batch in progress_bar(loader, description):
+        waited = time.perf_counter() - since
+        with autocast(cfg, device):
+            scores = model(normalized(batch["clip"], cfg, device)).float()
+        ensemble.update(scores, batch["video"], batch["view"])
+        unreadable |= batch["errors"]
+        failed = torch.tensor([dataset.records[video].name in batch["errors"] for video in batch["video"].tolist()])
+        loss = F.cross_entropy(scores, batch["label"].to(device), reduction="none").cpu()
+        losses.append(loss[~failed])
+        pace.step(len(scores), waited)
+        if pace.done % cfg.LOG_PERIOD == 0:
+            figures = pace.report()
+            logger.log(
+                STEP,
+                "%s: %d/%d, %.1f clips/s, %s to go",
+                description,
+                pace.done,
+                pace.steps,
+                figures["clips_per_second"],
+                duration(figures["eta_seconds"]),
+            )
+        since = time.perf_counter()
+    model.train(training)
+    for name, reason in unreadable.items():
+        logger.warning("%s counts as a miss: %s", name, reason)
+    joined = ensemble.complete()
+    return Evaluation(
+        names=[record.name for record in dataset.records],
+        labels=torch.tensor([record.label for record in dataset.records]),
+        scores=joined,
+        probabilities=(joined / (dataset.num_views if ensemble.method == "sum" else 1)).softmax(dim=1),
+        unreadable=unreadable,
+        loss=torch.cat(losses).mean().item(),
+        num_views=dataset.num_views,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def test(cfg: CfgNode) -> Path:
+    """Tests the checkpoint that the configuration means, and writes the results into OUTPUT_DIR.
+
+    That is TEST.CHECKPOINT_FILE_PATH; else the best checkpoint of OUTPUT_DIR, else its newest; else, where nothing was
+    trained, TRAIN.CHECKPOINT_FILE_PATH.
+
+    Returns:
+        The path of `results.json`.
+
+    Raises:
+        UserError: if there is none, it does not fit the model, or the data cannot be found.
+    """
+    loader = construct_loader(cfg, "test")
+    path = _checkpoint_to_test(cfg)
+    model = build_model(cfg)
+    report = load_pretrained(model, path, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION)
+    logger.info("testing %s\n%s", path, report.table())
+    if report.new:
+        raise CheckpointError(
+            f"{path} cannot be tested: it lacks {', '.join(report.new[:5])} for this model. Check MODEL.NUM_CLASSES "
+            f"({cfg.MODEL.NUM_CLASSES}) and TIMESFORMER.ATTENTION_TYPE ({cfg.TIMESFORMER.ATTENTION_TYPE})"
+        )
+    evaluation = evaluate(model.to(choose_device(cfg)), loader, cfg, "test")
+    return write_results(cfg, evaluation, loader.dataset.class_names, path, report.rest.get("progress") or {})
+
+
+def _checkpoint_to_test(cfg: CfgNode) -> Path:
+    if cfg.TEST.CHECKPOINT_FILE_PATH:
+        return Path(cfg.TEST.CHECKPOINT_FILE_PATH)
+    if best_path(cfg).is_file():
+        return best_path(cfg)
+    if newest := newest_checkpoint(cfg):
+        return newest[0]
+    if cfg.TRAIN.CHECKPOINT_FILE_PATH and not cfg.TRAIN.ENABLE:
+        return Path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
+    raise UserError(
+        f"there is no checkpoint to test: none in {best_path(cfg).parent}; give TEST.CHECKPOINT_FILE_PATH, "
+        "or train first (TRAIN.ENABLE True)"
+    )

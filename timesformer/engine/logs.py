@@ -1,0 +1,103 @@
+"""What a run says: lines on the screen and in `run.log`, figures in `metrics.jsonl` and in TensorBoard's files."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import simplejson
+from fvcore.common.config import CfgNode
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from timesformer.engine.atomic import write_text_atomically
+from timesformer.engine.run_folder import metrics_path, tensorboard_folder
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+Item = TypeVar("Item")
+
+STEP = logging.DEBUG
+"""Level of the lines that come every LOG_PERIOD steps: a terminal has a progress bar instead of them."""
+
+
+def set_up_logging(output_dir: Path) -> None:
+    """Sends the project's log to the screen and to `run.log` in the output folder, which is created."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    screen = logging.StreamHandler(sys.stdout)
+    screen.setLevel(logging.INFO if sys.stdout.isatty() else STEP)
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    file = logging.FileHandler(output_dir / "run.log", encoding="utf-8")
+    file.setLevel(STEP)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    root = logging.getLogger("timesformer")
+    root.setLevel(STEP)
+    root.propagate = False
+    for handler in root.handlers:
+        handler.close()
+    root.handlers = [screen, file]
+
+
+def progress_bar(items: Iterable[Item], description: str) -> Iterator[Item]:
+    """Passes the items on under a bar with rate and time to go, if the screen is a terminal."""
+    if not sys.stdout.isatty():
+        yield from items
+        return
+    with logging_redirect_tqdm([logging.getLogger("timesformer")]):
+        yield from tqdm(items, description, leave=False, dynamic_ncols=True, file=sys.stdout)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+class MetricsWriter:
+    """Figures of a run as lines of JSON in `metrics.jsonl` and, with TENSORBOARD.ENABLE, as TensorBoard scalars.
+
+    Each line has `kind` ("train_step", "train_epoch" or "val_epoch") and `epoch` (finished epochs, fractional within
+    one), and the figures. Lines after `epoch` are dropped on opening: a continued run writes them anew.
+
+    Args:
+        cfg: the configuration.
+        epoch: finished epochs of the run so far.
+        steps_per_epoch: iterations of an epoch, the unit of TensorBoard's axis.
+    """
+
+    def __init__(self, cfg: CfgNode, epoch: int, steps_per_epoch: int) -> None:
+        self._path = metrics_path(cfg)
+        self._steps_per_epoch = steps_per_epoch
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        write_text_atomically(self._path, "".join(f"{line}\n" for line in lines if _epoch_of(line) <= epoch))
+        self._board: SummaryWriter | None = None
+        if cfg.TENSORBOARD.ENABLE:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(tensorboard_folder(cfg)), purge_step=round(epoch * steps_per_epoch) + 1)
+
+    def write(self, kind: str, epoch: float, figures: dict[str, Any]) -> None:
+        """Appends one line and its scalars."""
+        line = simplejson.dumps({"kind": kind, "epoch": round(epoch, 6), **figures}, ignore_nan=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        if self._board is not None:
+            split = kind.split("_")[0]
+            for name, value in figures.items():
+                self._board.add_scalar(f"{split}/{name}", value, round(epoch * self._steps_per_epoch))
+
+    def close(self) -> None:
+        """Flushes what is still in memory."""
+        if self._board is not None:
+            self._board.close()
+
+
+def _epoch_of(line: str) -> float:
+    try:
+        return float(simplejson.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):  # the torn last line of a killed process
+        return float("inf")

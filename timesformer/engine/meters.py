@@ -1,0 +1,136 @@
+"""Measuring a run: top-k accuracy, the scores of a video over its views, and the progress of an epoch."""
+
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def topks_correct(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> list[Tensor]:
+    """How many samples have their label among the k highest scores, for each k.
+
+    Args:
+        scores: [samples, classes], float.
+        labels: [samples], int64, 0 to classes - 1.
+        ks: any numbers from 1; one above the number of classes counts every sample.
+
+    Returns:
+        One number (float, no dimensions) per k.
+
+    Raises:
+        ValueError: if scores and labels differ in number.
+    """
+    if len(scores) != len(labels):
+        raise ValueError(f"{len(scores)} rows of scores for {len(labels)} labels; give one label per row")
+    ranked = scores.topk(min(max(ks), scores.shape[1]), dim=1).indices
+    hits = ranked == labels.unsqueeze(1)
+    return [hits[:, :k].any(dim=1).sum().float() for k in ks]
+
+
+def topk_accuracies(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> list[float]:
+    """Top-k accuracy in percent for each k; see `topks_correct`. Without samples, 0."""
+    return [100.0 * correct.item() / max(len(scores), 1) for correct in topks_correct(scores, labels, ks)]
+
+
+class ViewEnsemble:
+    """Gathers the scores of every video over its views, in whatever order the views come.
+
+    Args:
+        num_videos: number of videos.
+        num_views: views (clips x crops) of each.
+        num_classes: scores of a view.
+        method: "sum" or "max" over the views.
+    """
+
+    def __init__(
+        self, num_videos: int, num_views: int, num_classes: int, method: Literal["sum", "max"] = "sum"
+    ) -> None:
+        self.num_views = num_views
+        self.method = method
+        # A maximum starts below every score: starting from zero would lift negative logits.
+        self.scores = torch.full((num_videos, num_classes), 0.0 if method == "sum" else -torch.inf)
+        self._seen = torch.zeros(num_videos, num_views, dtype=torch.bool)
+
+    def update(self, scores: Tensor, videos: Tensor, views: Tensor) -> None:
+        """Adds the scores [batch, classes] of views `views` [batch] of videos `videos` [batch].
+
+        Raises:
+            ValueError: if a view comes twice.
+        """
+        if self._seen[videos, views].any() or len(set(zip(videos.tolist(), views.tolist(), strict=True))) < len(videos):
+            raise ValueError("a view was counted twice; each view of each video belongs into the result once")
+        self._seen[videos, views] = True
+        scores = scores.detach().float().cpu()
+        if self.method == "sum":
+            self.scores.index_add_(0, videos, scores)
+        else:
+            self.scores.index_reduce_(0, videos, scores, "amax")
+
+    def complete(self) -> Tensor:
+        """The scores [videos, classes].
+
+        Raises:
+            ValueError: if a view is missing, with how many.
+        """
+        missing = int((~self._seen).sum())
+        if missing:
+            raise ValueError(f"{missing} of {self._seen.numel()} views are missing from the result")
+        return self.scores
+
+
+class Average:
+    """A running mean of a quantity, weighted by the number of samples, kept on the quantity's device."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | float = 0.0
+        self.count = 0
+
+    def add(self, total: Tensor | float, count: int) -> None:
+        """Adds the sum of `count` samples."""
+        self.total = self.total + total
+        self.count += count
+
+    def value(self) -> float:
+        """The mean; reads from the device."""
+        return float(self.total) / max(self.count, 1)
+
+
+class Pace:
+    """Rate and time to go of work counted in steps.
+
+    The rate is that of the steps since the last report, so that a slow start does not spoil it.
+
+    Args:
+        steps: how many there are to do.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.done = 0
+        self._clips = 0
+        self._waited = 0.0
+        self._seconds_per_step = 0.0
+        self._steps = 0
+        self._since = time.perf_counter()
+
+    def step(self, clips: int, waited: float) -> None:
+        """Counts one step over `clips` clips of which `waited` seconds were spent waiting for data."""
+        self.done += 1
+        self._steps += 1
+        self._clips += clips
+        self._waited += waited
+
+    def report(self) -> dict[str, float]:
+        """Clips per second, share of the time spent waiting for data, and seconds to go; then starts counting anew."""
+        elapsed = max(time.perf_counter() - self._since, 1e-9)
+        if self._steps:
+            self._seconds_per_step = elapsed / self._steps
+        figures = {
+            "clips_per_second": self._clips / elapsed,
+            "data_share": min(self._waited / elapsed, 1.0),
+            "eta_seconds": (self.steps - self.done) * self._seconds_per_step,
+        }
+        self._clips, self._steps, self._waited, self._since = 0, 0, 0.0, time.perf_counter()
+        return figures

@@ -1,0 +1,177 @@
+"""The outcome of scoring a split, and the files a test leaves: results.json and predictions.csv (docs/results.md)."""
+
+import csv
+import io
+import logging
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import simplejson
+import torch
+import yaml
+from fvcore.common.config import CfgNode
+from torch import Tensor
+
+import timesformer
+from timesformer.engine.atomic import write_atomically, write_text_atomically
+from timesformer.engine.meters import topk_accuracies
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+TOP_LISTED = 5
+
+
+@dataclass
+class Evaluation:
+    """Scores of every video of a split.
+
+    Attributes:
+        names: names of the videos, in the order of the rows of `scores`.
+        labels: [videos], int64.
+        scores: [videos, classes], logits joined over the views.
+        probabilities: [videos, classes], softmax of the scores of a view (their mean for "sum", the largest for "max").
+        unreadable: reason by name of the videos that could not be read; they count as misses.
+        loss: mean cross entropy of the readable clips.
+        num_views: views of each video.
+        seconds: time it took.
+    """
+
+    names: list[str]
+    labels: Tensor
+    scores: Tensor
+    probabilities: Tensor
+    unreadable: dict[str, str]
+    loss: float
+    num_views: int
+    seconds: float
+
+    @property
+    def readable(self) -> Tensor:
+        """[videos], bool."""
+        return torch.tensor([name not in self.unreadable for name in self.names])
+
+    def topk(self, *ks: int) -> list[float]:
+        """Top-k accuracy in percent of all videos, where an unreadable one is a miss for every k."""
+        readable = self.readable
+        share = readable.float().mean().item()
+        return [share * value for value in topk_accuracies(self.scores[readable], self.labels[readable], ks)]
+
+
+def write_results(
+    cfg: CfgNode,
+    evaluation: Evaluation,
+    class_names: tuple[str, ...],
+    checkpoint: Path,
+    progress: dict[str, Any],
+) -> Path:
+    """Writes the results of a test into OUTPUT_DIR and logs a summary.
+
+    Args:
+        cfg: the configuration.
+        evaluation: what `evaluate` found.
+        class_names: names in label order.
+        checkpoint: the file tested.
+        progress: how far training had come there (`Progress`); empty for a checkpoint from elsewhere.
+
+    Returns:
+        The path of `results.json`.
+    """
+    output = Path(cfg.OUTPUT_DIR)
+    output.mkdir(parents=True, exist_ok=True)
+    top1, top5 = evaluation.topk(1, 5)
+    results = {
+        "schema_version": SCHEMA_VERSION,
+        "top1": round(top1, 4),
+        "top5": round(top5, 4),
+        "num_videos": len(evaluation.names),
+        "num_classes": len(class_names),
+        "num_views": evaluation.num_views,
+        "class_names": list(class_names),
+        "per_class": per_class(evaluation, class_names),
+        "unreadable": [{"video": name, "reason": reason} for name, reason in sorted(evaluation.unreadable.items())],
+        "loss": evaluation.loss,
+        "seconds": round(evaluation.seconds, 3),
+        "train_seconds": round(progress["seconds"], 3) if "seconds" in progress else None,
+        "checkpoint": str(checkpoint),
+        "checkpoint_epochs": progress.get("epoch"),
+        "val_top1": progress.get("best_top1"),
+        "config": yaml.safe_load(cfg.dump()),
+        "versions": versions(),
+    }
+    write_text_atomically(output / "predictions.csv", predictions_csv(evaluation, class_names))
+    if cfg.TEST.SAVE_RESULTS_PATH:
+        write_atomically(
+            output / cfg.TEST.SAVE_RESULTS_PATH,
+            lambda file: np.savez_compressed(
+                file,
+                scores=evaluation.scores.numpy(),
+                labels=evaluation.labels.numpy(),
+                names=np.array(evaluation.names),
+            ),
+        )
+    path = output / "results.json"
+    write_text_atomically(path, simplejson.dumps(results, indent=2, ignore_nan=True) + "\n")
+    logger.info(
+        "test: top-1 %.2f %%, top-5 %.2f %% of %d videos (%d unreadable), %d view(s) each, %.1f s\nresults: %s, %s",
+        top1,
+        top5,
+        len(evaluation.names),
+        len(evaluation.unreadable),
+        evaluation.num_views,
+        evaluation.seconds,
+        path,
+        output / "predictions.csv",
+    )
+    return path
+
+
+def per_class(evaluation: Evaluation, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """For each class: its name, how many videos, how many right, and top-1 in percent (None without videos)."""
+    right = (evaluation.scores.argmax(dim=1) == evaluation.labels) & evaluation.readable
+    rows = []
+    for label, name in enumerate(class_names):
+        of_class = evaluation.labels == label
+        total, correct = int(of_class.sum()), int((right & of_class).sum())
+        top1 = round(100.0 * correct / total, 4) if total else None
+        rows.append({"class": name, "num_videos": total, "correct": correct, "top1": top1})
+    return rows
+
+
+def predictions_csv(evaluation: Evaluation, class_names: tuple[str, ...]) -> str:
+    """A line for each video: name, true class, the most probable classes with their probability, and any error.
+
+    The probability is the softmax of the scores of a view: their mean for "sum", the largest for "max".
+    """
+    listed = min(TOP_LISTED, len(class_names))
+    columns = [column for rank in range(1, listed + 1) for column in (f"class_{rank}", f"probability_{rank}")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["video", "label", *columns, "error"])
+    top = evaluation.probabilities.topk(listed, dim=1)
+    for row, (name, label) in enumerate(zip(evaluation.names, evaluation.labels.tolist(), strict=True)):
+        error = evaluation.unreadable.get(name, "")
+        cells: list[str] = [""] * len(columns)
+        if not error:
+            cells[::2] = [class_names[index] for index in top.indices[row].tolist()]
+            cells[1::2] = [f"{value:.6f}" for value in top.values[row].tolist()]
+        writer.writerow([name, class_names[label], *cells, error])
+    return text.getvalue()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    return {
+        "timesformer": timesformer.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "av": av.__version__,
+        "numpy": np.__version__,
+        "cuda": torch.version.cuda or "",
+        "machine": platform.machine(),
+        "system": platform.system(),
+    }

@@ -1,0 +1,53 @@
+"""The folder of a run (OUTPUT_DIR): what lies where, and what to do with what an earlier run left there."""
+
+import logging
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+
+from timesformer.engine.atomic import PARTIAL_SUFFIX
+
+logger = logging.getLogger(__name__)
+
+
+def checkpoint_folder(cfg: CfgNode) -> Path:
+    """Where the checkpoints of a run lie."""
+    return Path(cfg.OUTPUT_DIR) / "checkpoints"
+
+
+def best_path(cfg: CfgNode) -> Path:
+    """The checkpoint with the highest validation top-1."""
+    return checkpoint_folder(cfg) / "best.pyth"
+
+
+def metrics_path(cfg: CfgNode) -> Path:
+    """The figures of training and validation, a line of JSON each."""
+    return Path(cfg.OUTPUT_DIR) / "metrics.jsonl"
+
+
+def tensorboard_folder(cfg: CfgNode) -> Path:
+    """Where TensorBoard's files of a run lie."""
+    return Path(cfg.OUTPUT_DIR) / (cfg.TENSORBOARD.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}")
+
+
+def set_aside(cfg: CfgNode) -> None:
+    """Moves what an earlier run left to `previous_1`, `previous_2`, ... in the folder, so that nothing is lost."""
+    output = Path(cfg.OUTPUT_DIR)
+    of_a_run = [checkpoint_folder(cfg), metrics_path(cfg), tensorboard_folder(cfg)]
+    left = [path for path in (*of_a_run, output / "results.json", output / "predictions.csv") if path.exists()]
+    if not left:
+        return
+    number = 1
+    while (target := output / f"previous_{number}").exists():
+        number += 1
+    target.mkdir()
+    for path in left:
+        path.rename(target / path.name)
+    logger.info("what an earlier run left in %s is now in %s", output, target)
+
+
+def remove_partial_files(cfg: CfgNode) -> None:
+    """Deletes what a killed process left half written."""
+    for folder in (Path(cfg.OUTPUT_DIR), checkpoint_folder(cfg)):
+        for path in folder.glob(f"*{PARTIAL_SUFFIX}"):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""The main job: trains, validates and tests as a configuration says.
+
+python tools/run_net.py --cfg configs/HMDB/TimeSformer_divST_8x32_224.yaml DATA.PATH_TO_DATA_DIR /data/HMDB_simp
+"""
+
+import argparse
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fvcore.common.config import CfgNode
+
+from timesformer.config import load_config
+from timesformer.errors import UserError
+
+logger = logging.getLogger("timesformer.tools.run_net")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Trains, validates and tests as a configuration says.")
+    parser.add_argument("--cfg", dest="cfg_file", metavar="YAML", help="configuration file; without it, the defaults")
+    parser.add_argument("--shard_id", type=int, metavar="N", help="number of this machine, from 0 (SHARD_ID)")
+    parser.add_argument("--num_shards", type=int, metavar="N", help="number of machines (NUM_SHARDS)")
+    parser.add_argument("--init_method", metavar="URL", help="where several machines meet; one machine needs none")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="options that override the file's")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    shards = {"SHARD_ID": args.shard_id, "NUM_SHARDS": args.num_shards}
+    given = [str(part) for key, value in shards.items() if value is not None for part in (key, value)]
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        cfg = load_config(args.cfg_file, [*args.opts, *given])
+        return run(cfg)
+    except UserError as error:
+        logger.error("error: %s", error) if logger.parent.handlers else print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print("interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR", file=sys.stderr)
+        return 128 + (interrupt.args or (signal.SIGINT,))[0]
+
+
+def run(cfg: CfgNode) -> int:
+    """Trains and tests; imported late, so that a mistake in the configuration is reported at once."""
+    from timesformer.engine.atomic import write_text_atomically
+    from timesformer.engine.evaluate import test
+    from timesformer.engine.logs import set_up_logging
+    from timesformer.engine.train import train
+
+    set_up_logging(Path(cfg.OUTPUT_DIR))
+    write_text_atomically(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
+    if cfg.TRAIN.ENABLE:
+        train(cfg)
+    if cfg.TEST.ENABLE:
+        test(cfg)
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
