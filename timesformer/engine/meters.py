@@ -66,7 +66,8 @@ class ViewEnsemble:
         if self.method == "sum":
             self.scores.index_add_(0, videos, scores)
         else:
-            self.scores.index_reduce_(0, videos, scores, "amax")
+            for video, row in zip(videos.tolist(), scores, strict=True):
+                torch.maximum(self.scores[video], row, out=self.scores[video])
 
     def complete(self) -> Tensor:
         """The scores [videos, classes].

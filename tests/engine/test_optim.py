@@ -1,0 +1,78 @@
+"""Optimizers and learning rates, against the original's values where it has the rule."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from fvcore.common.config import CfgNode
+
+from timesformer.config import get_cfg
+from timesformer.engine.optim import construct_optimizer, learning_rate, set_learning_rate
+from timesformer.models.vit import VisionTransformer
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    return get_cfg()
+
+
+def small_model() -> VisionTransformer:
+    return VisionTransformer(img_size=16, patch_size=8, embed_dim=8, depth=1, num_heads=2, num_classes=3)
+
+
+def test_learning_rates_match_the_original(shared: Path, cfg: CfgNode) -> None:
+    for case in json.loads((shared / "golden/lr_policy.json").read_text()):
+        for key, value in case["SOLVER"].items():
+            cfg.SOLVER[key] = value
+        for epoch, expected in case["points"]:
+            assert learning_rate(cfg, epoch) == pytest.approx(expected, rel=1e-9, abs=1e-12), (case["SOLVER"], epoch)
+
+
+def test_steps_change_at_the_epoch_they_name(cfg: CfgNode) -> None:
+    cfg.SOLVER.LR_POLICY, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_EPOCH = "steps_with_relative_lrs", 2.0, 15
+    cfg.SOLVER.STEPS, cfg.SOLVER.LRS = [0, 11, 14], [1, 0.1, 0.01]
+    rates = [learning_rate(cfg, epoch) for epoch in (0, 10.99, 11, 13.99, 14, 15)]
+    assert rates == pytest.approx([2, 2, 0.2, 0.2, 0.02, 0.02])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
+def test_optimizer_has_the_configured_kind_and_decay(cfg: CfgNode, name: str, expected: type) -> None:
+    cfg.SOLVER.OPTIMIZING_METHOD, cfg.SOLVER.WEIGHT_DECAY = name, 0.25
+    optimizer = construct_optimizer(small_model(), cfg)
+    assert type(optimizer) is expected
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.25]
+
+
+def test_sgd_takes_momentum_dampening_and_nesterov(cfg: CfgNode) -> None:
+    cfg.SOLVER.MOMENTUM, cfg.SOLVER.DAMPENING, cfg.SOLVER.NESTEROV = 0.5, 0.25, False
+    group = construct_optimizer(small_model(), cfg).param_groups[0]
+    assert (group["momentum"], group["dampening"], group["nesterov"]) == (0.5, 0.25, False)
+
+
+def test_biases_norms_and_embeddings_can_go_without_decay(cfg: CfgNode) -> None:
+    cfg.SOLVER.ZERO_WEIGHT_DECAY_1D = True
+    model = torch.nn.Sequential(small_model())  # names behind a prefix are found too
+    decayed, free = construct_optimizer(model, cfg).param_groups
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    free_names = {name_of[id(parameter)] for parameter in free["params"]}
+    assert free["weight_decay"] == 0.0
+    assert {"0.pos_embed", "0.time_embed", "0.cls_token", "0.norm.weight", "0.head.bias"} <= free_names
+    assert {name_of[id(parameter)].rsplit(".", 1)[1] for parameter in decayed["params"]} == {"weight"}
+    assert len(decayed["params"]) + len(free["params"]) == len(name_of)
+
+
+def test_frozen_parameters_are_left_out(cfg: CfgNode) -> None:
+    model = small_model()
+    model.patch_embed.requires_grad_(False)
+    taken = {id(parameter) for group in construct_optimizer(model, cfg).param_groups for parameter in group["params"]}
+    assert not taken & {id(parameter) for parameter in model.patch_embed.parameters()}
+
+
+def test_set_learning_rate_reaches_every_group(cfg: CfgNode) -> None:
+    cfg.SOLVER.ZERO_WEIGHT_DECAY_1D = True
+    optimizer = construct_optimizer(small_model(), cfg)
+    set_learning_rate(optimizer, 0.125)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]

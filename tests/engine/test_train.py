@@ -1,0 +1,125 @@
+"""The training loop on clips made in memory."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fvcore.common.config import CfgNode
+from torch.utils.data import DataLoader, Dataset
+
+from timesformer.config import get_cfg
+from timesformer.datasets.loader import EpochBatchSampler, collate
+from timesformer.datasets.records import VideoRecord
+from timesformer.engine.evaluate import evaluate
+from timesformer.engine.logs import MetricsWriter
+from timesformer.engine.optim import construct_optimizer
+from timesformer.engine.train import is_due, train_epoch
+from timesformer.errors import UserError
+from timesformer.models import build_model
+
+
+class Clips(Dataset[dict[str, Any]]):
+    """`num` random clips of 3 classes; those in `broken` cannot be read."""
+
+    class_names, num_views = ("a", "b", "c"), 1
+
+    def __init__(self, num: int, broken: tuple[int, ...] = ()) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.clips = torch.randint(0, 256, (num, 3, 2, 16, 16), dtype=torch.uint8, generator=generator)
+        self.records = tuple(VideoRecord(f"/{n}", n % 3, f"clip{n}") for n in range(num))
+        self.broken = broken
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        _, index = key
+        errors = {f"clip{index}": f"/{index}: broken"} if index in self.broken else {}
+        return {"clip": self.clips[index], "label": index % 3, "video": index, "view": 0, "errors": errors}
+
+
+def loader_of(clips: Clips, batch_size: int) -> DataLoader:
+    return DataLoader(clips, batch_sampler=EpochBatchSampler(len(clips), batch_size, 0, False), collate_fn=collate)
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> CfgNode:
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR, cfg.NUM_GPUS, cfg.TENSORBOARD.ENABLE = str(tmp_path), 0, False
+    cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.NUM_FRAMES, cfg.MODEL.NUM_CLASSES = 16, 2, 3
+    cfg.TIMESFORMER.update(
+        CfgNode(
+            {"EMBED_DIM": 16, "DEPTH": 2, "NUM_HEADS": 2, "PATCH_SIZE": 8, "DROP_PATH_RATE": 0.0, "INIT": "scratch"}
+        )
+    )
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.LR_POLICY, cfg.SOLVER.MAX_EPOCH = 0.1, "cosine", 1
+    return cfg
+
+
+def weights_after_an_epoch(
+    cfg: CfgNode, clips: Clips, batch_size: int, global_batch_size: int
+) -> dict[str, torch.Tensor]:
+    cfg.TRAIN.BATCH_SIZE, cfg.GLOBAL_BATCH_SIZE = batch_size, global_batch_size
+    cfg.SOLVER.LR_POLICY, cfg.SOLVER.STEPS, cfg.SOLVER.LRS = "steps_with_relative_lrs", [0], [1]
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    metrics = MetricsWriter(cfg, 0, 1)
+    train_epoch(cfg, model, construct_optimizer(model, cfg), loader_of(clips, batch_size), 0, metrics, {})
+    return model.state_dict()
+
+
+def test_accumulated_batches_equal_one_large_batch_also_where_the_last_is_smaller(cfg: CfgNode) -> None:
+    clips = Clips(11)  # steps of 4, 4 and 3 clips; in batches of 2, the last of 1
+    at_once = weights_after_an_epoch(cfg, clips, 4, 4)
+    in_parts = weights_after_an_epoch(cfg, clips, 2, 4)
+    for name, value in at_once.items():
+        torch.testing.assert_close(in_parts[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    one_by_one = weights_after_an_epoch(cfg, clips, 1, 1)
+    assert not torch.allclose(one_by_one["model.head.weight"], at_once["model.head.weight"], atol=1e-3)
+
+
+def test_gradient_clipping_bounds_the_step(cfg: CfgNode) -> None:
+    cfg.SOLVER.MOMENTUM, cfg.SOLVER.NESTEROV, cfg.SOLVER.WEIGHT_DECAY = 0.0, False, 0.0
+    torch.manual_seed(0)
+    before = build_model(cfg).state_dict()
+    cfg.SOLVER.CLIP_GRADIENT = 0.01
+    after = weights_after_an_epoch(cfg, Clips(4), 4, 4)
+    moved = torch.cat([(after[name] - before[name]).flatten() for name in after]).norm().item()
+    assert moved == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_advice(cfg: CfgNode) -> None:
+    cfg.SOLVER.BASE_LR = 1e20
+    with pytest.raises(UserError, match=r"loss became (nan|inf).*Lower SOLVER.BASE_LR"):
+        weights_after_an_epoch(cfg, Clips(12), 2, 2)
+
+
+def test_unreadable_training_clips_stop_the_run_above_the_share_allowed(cfg: CfgNode) -> None:
+    cfg.DATA.MAX_UNREADABLE = 0.25
+    weights_after_an_epoch(cfg, Clips(8, broken=(1, 5)), 2, 2)
+    with pytest.raises(UserError, match=r"3 of 8 training clips cannot be read.*DATA.MAX_UNREADABLE 0\.25"):
+        weights_after_an_epoch(cfg, Clips(8, broken=(1, 5, 6)), 2, 2)
+
+
+def test_unreadable_clips_are_misses_in_evaluation(cfg: CfgNode) -> None:
+    clips = Clips(6, broken=(2,))
+    model = build_model(cfg)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.model.head.bias[2] = 1.0  # always says class 2: right for clips 2 and 5
+    evaluation = evaluate(model, loader_of(clips, 4), cfg, "test")
+    assert evaluation.topk(1, 5) == pytest.approx([100 / 6, 500 / 6])
+    assert evaluation.unreadable == {"clip2": "/2: broken"}
+
+
+def test_evaluation_leaves_the_model_in_its_mode(cfg: CfgNode) -> None:
+    model = build_model(cfg).train()
+    evaluate(model, loader_of(Clips(3), 2), cfg, "validation")
+    assert model.training
+
+
+@pytest.mark.parametrize(("epoch", "due"), [(1, False), (2, True), (3, False), (5, True)])
+def test_periodic_work_is_due_every_period_and_at_the_end(epoch: int, due: bool) -> None:
+    assert is_due(epoch, period=2, last=5) is due
