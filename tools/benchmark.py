@@ -114,18 +114,36 @@ def compare_speed(args: argparse.Namespace) -> int:
     return 0
 
 
-def model_pair(attention_type: str, frames: int, crop: int, device: torch.device) -> tuple[nn.Module, nn.Module]:
-    """This project's base model and Hugging Face's with the same random weights."""
+def model_pair(
+    attention_type: str,
+    frames: int,
+    crop: int,
+    device: torch.device,
+    width: int = 768,
+    depth: int = 12,
+    heads: int = 12,
+) -> tuple[nn.Module, nn.Module]:
+    """This project's model and Hugging Face's with the same random weights; the base model by default."""
     try:
         from transformers import TimesformerConfig, TimesformerForVideoClassification
     except ImportError as error:
         raise UserError(f"the comparison needs the package transformers ({error}); pip install transformers") from error
     torch.manual_seed(0)
-    ours = TimeSformer(crop, 16, 400, frames, attention_type, drop_path_rate=0.0)
+    size = {"embed_dim": width, "depth": depth, "num_heads": heads}
+    ours = TimeSformer(crop, 16, 400, frames, attention_type, drop_path_rate=0.0, **size)
     with torch.no_grad():
         for parameter in ours.parameters():  # nothing may be zero, or part of the arithmetic would go unchecked
             parameter.add_(torch.randn_like(parameter) * 0.02)
-    config = TimesformerConfig(image_size=crop, num_frames=frames, num_labels=400, attention_type=attention_type)
+    config = TimesformerConfig(
+        image_size=crop,
+        num_frames=frames,
+        num_labels=400,
+        attention_type=attention_type,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+    )
     theirs = TimesformerForVideoClassification(config)
     theirs.load_state_dict({hugging_face_name(name): value for name, value in ours.model.state_dict().items()})
     return ours.to(device), theirs.to(device)

@@ -92,6 +92,7 @@ class TestAgainstTheOriginal:
     def test_initialisation_has_the_originals_distribution(
         self, shared: Path, golden: dict, attention_type: str
     ) -> None:
+        # Where PyTorch still draws truncated normals as it did then (2.5), the values are the original's to the bit.
         reference = json.loads((shared / "golden/init_stats.json").read_text())
         config = dict(golden["config"])
         norm_layer = partial(nn.LayerNorm, eps=config.pop("norm_eps"))
@@ -105,7 +106,7 @@ class TestAgainstTheOriginal:
                 assert (mean, std) == (stats["mean"], 0.0), name
             else:  # other draws of the same distribution: the spread within the sampling error of small tensors
                 assert std == pytest.approx(stats["std"], rel=0.35 if state[name].numel() < 100 else 0.12), name
-                assert abs(mean) < 4 * std / state[name].numel() ** 0.5, name
+                assert abs(mean) < 6 * std / state[name].numel() ** 0.5, name
 
     @pytest.mark.parametrize(("frames", "crop"), [(8, 224), (16, 448), (96, 224)])
     def test_full_size_keys_shapes_and_count_match(

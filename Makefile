@@ -1,0 +1,32 @@
+# `make demo` and `make test` need nothing but Python 3.10 to 3.13 and the network: both build .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO_CFG := configs/Demo/TimeSformer_divST_8x2_48.yaml
+
+.PHONY: venv demo test lint clean
+
+venv: .venv/installed
+
+.venv/installed: requirements.txt setup.py
+	$(PYTHON) -c 'import sys; assert (3, 10) <= sys.version_info < (3, 14), "Python 3.10 to 3.13 is needed, this is " + sys.version'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[dev]'
+	touch $@
+
+data/demo/demo.json: | venv
+	$(BIN)/python datasets/demo/make.py data/demo
+
+demo: venv data/demo/demo.json
+	$(BIN)/python tools/run_net.py --cfg $(DEMO_CFG)
+
+test: venv lint
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv data/demo output/demo

@@ -1,0 +1,36 @@
+"""Installation: `pip install -e .` for use, `pip install -e '.[dev]'` for the tests and the benchmark's peer as well."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "timesformer/__init__.py").read_text())[1]
+
+setup(
+    name="timesformer",
+    version=VERSION,
+    description="Video action recognition with transformers: TimeSformer and its relatives",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["timesformer", "timesformer.*"]),
+    python_requires=">=3.10,<3.14",
+    # Lower bounds are the oldest versions the test suite was run with, or that have what is used.
+    install_requires=[
+        "torch>=2.5",
+        "numpy>=1.26",
+        "av>=17,<19",
+        "pillow>=10",
+        "fvcore>=0.1.5.post20221221",
+        "pyyaml>=6",
+        "scikit-learn>=1.4",
+        "simplejson>=3.19",
+        "tensorboard>=2.15",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "transformers>=4.46", "safetensors>=0.4"],
+    },
+)
