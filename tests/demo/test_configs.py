@@ -1,0 +1,49 @@
+"""The demo configurations: that they fit the demo dataset, and differ in nothing but what they compare."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from fvcore.common.config import CfgNode
+
+from timesformer.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs" / "Demo"
+
+
+@pytest.fixture(scope="module")
+def demo() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("demo_make", ROOT / "datasets" / "demo" / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["demo_make"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def load(name: str, folder: Path) -> CfgNode:
+    return load_config(CONFIGS / name, ["DATA.PATH_TO_DATA_DIR", str(folder)])
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.yaml")))
+def test_configuration_fits_the_demo_dataset(name: str, tmp_path: Path, demo: ModuleType) -> None:
+    cfg = load(name, tmp_path)
+    assert len(demo.CLASSES) == cfg.MODEL.NUM_CLASSES
+    assert cfg.DATA.NUM_FRAMES * cfg.DATA.SAMPLING_RATE <= demo.FRAMES
+    assert not cfg.DATA.RANDOM_FLIP  # left would become right
+    assert not cfg.DATA.PRE_SAMPLING.ENABLED  # left played backwards would be right
+    assert cfg.NUM_GPUS == 0
+
+
+def test_space_only_sibling_differs_in_attention_alone(tmp_path: Path) -> None:
+    divided, space_only = (
+        load("TimeSformer_divST_8x2_48.yaml", tmp_path),
+        load("TimeSformer_spaceOnly_8x2_48.yaml", tmp_path),
+    )
+    assert divided.OUTPUT_DIR != space_only.OUTPUT_DIR
+    assert divided.TIMESFORMER.ATTENTION_TYPE == "divided_space_time"
+    assert space_only.TIMESFORMER.ATTENTION_TYPE == "space_only"
+    space_only.TIMESFORMER.ATTENTION_TYPE, space_only.OUTPUT_DIR = "divided_space_time", divided.OUTPUT_DIR
+    assert space_only == divided
