@@ -272,7 +272,7 @@ class VisionTransformer(nn.Module):
         by_column = sine_cosine_table(columns, self.embed_dim - half, std=0.3).unsqueeze(0).expand(rows, -1, -1)
         self.pos_embed[0, 1:] = torch.cat([by_row, by_column], dim=-1).flatten(0, 1)
         if self.attention_type != "space_only":
-            # Slower and larger than in space: with it, small models tell the direction of motion in a third of the time.
+            # Slower and larger than in space: small models then learn the direction of motion much sooner.
             table = sine_cosine_table(self.time_embed.shape[1], self.embed_dim, std=0.6, cycles=(0.25, 0.5))
             self.time_embed[0] = table
 
