@@ -66,7 +66,7 @@ def compare_models(configs: list[str], markdown: Path | None) -> int:
         rows.append(
             f"| {path} | {cfg.MODEL.MODEL_NAME} | {cfg.TIMESFORMER.ATTENTION_TYPE} | "
             f"{frames}x{cfg.DATA.SAMPLING_RATE}, {crop} | {cfg.MODEL.NUM_CLASSES} | "
-            f"{count_parameters(model) / 1e6:.2f} | {operations / 1e9:.1f} |"
+            f"{count_parameters(model) / 1e6:.2f} | {operations / 1e9:.2f} |"
         )
     print("\n".join(rows))
     if markdown is not None:

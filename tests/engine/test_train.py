@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from timesformer.config import get_cfg
 from timesformer.datasets.loader import EpochBatchSampler, collate
 from timesformer.datasets.records import VideoRecord
+from timesformer.engine.device import choose_device
 from timesformer.engine.evaluate import evaluate
 from timesformer.engine.logs import MetricsWriter
 from timesformer.engine.optim import construct_optimizer
@@ -63,7 +64,7 @@ def weights_after_an_epoch(
     cfg.TRAIN.BATCH_SIZE, cfg.GLOBAL_BATCH_SIZE = batch_size, global_batch_size
     cfg.SOLVER.LR_POLICY, cfg.SOLVER.STEPS, cfg.SOLVER.LRS = "steps_with_relative_lrs", [0], [1]
     torch.manual_seed(0)
-    model = build_model(cfg)
+    model = build_model(cfg).to(choose_device(cfg))
     metrics = MetricsWriter(cfg, 0, 1)
     train_epoch(cfg, model, construct_optimizer(model, cfg), loader_of(clips, batch_size), 0, metrics, {})
     return model.state_dict()
@@ -77,6 +78,15 @@ def test_accumulated_batches_equal_one_large_batch_also_where_the_last_is_smalle
         torch.testing.assert_close(in_parts[name], value, rtol=1e-4, atol=1e-6, msg=name)
     one_by_one = weights_after_an_epoch(cfg, clips, 1, 1)
     assert not torch.allclose(one_by_one["model.head.weight"], at_once["model.head.weight"], atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_one_gpu_ends_an_epoch_with_the_weights_of_the_cpu(cfg: CfgNode) -> None:
+    clips = Clips(8)
+    on_cpu = weights_after_an_epoch(cfg, clips, 4, 4)
+    cfg.NUM_GPUS = 1
+    for name, value in weights_after_an_epoch(cfg, clips, 4, 4).items():
+        torch.testing.assert_close(value.cpu(), on_cpu[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_gradient_clipping_bounds_the_step(cfg: CfgNode) -> None:

@@ -145,7 +145,7 @@ class Block(nn.Module):
         """Residual of the temporal attention: [batch, frames, places, dim], the same shape out."""
         attn, fc = self.temporal_attn, self.temporal_fc
         x = attn.attend_over_frames(self.temporal_norm1(patches))
-        tokens, dim = x[..., 0].numel(), x.shape[-1]
+        tokens, dim = x.shape[:-1].numel(), x.shape[-1]
         if not self.training and not torch.is_grad_enabled() and tokens >= 2 * dim:
             # Two linear maps in a row are one: the product of the matrices costs less than the tokens it saves.
             weight = fc.weight @ attn.proj.weight
