@@ -84,6 +84,15 @@ def test_frame_folders_and_video_files_are_found_with_or_without_extension(liste
     assert names(listed, "test") == ["wave/w4", "catch/c4"]
 
 
+def test_frames_taken_from_listed_video_files_are_found_under_the_files_names(listed):
+    write(listed / "test.csv", "class,video_name\nwave,w4.avi\nwave,w5.v2\ncatch,c4.AVI\n")
+    (listed / "wave" / "w5.v2").mkdir()
+    paths = [Path(record.path).name for record in load_split(config(listed), "test").records]
+    assert paths == ["w4", "w5.v2", "c4.mp4"]
+    write(listed / "test.csv", "class,video_name\nwave,w4.jpg\ncatch,c4.mp4\n")
+    assert "wave/w4.jpg" in fails(listed, "clips that are not on disk", "test")
+
+
 def test_split_folders_are_read_without_lists(hmdb_root):
     found = load_split(config(hmdb_root), "val")
     assert found.class_names == ("catch", "wave")

@@ -10,6 +10,7 @@ Accepted layouts, with classes found from the data in sorted order:
 
 import csv as csv_format
 import filecmp
+import os
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
@@ -119,7 +120,7 @@ def _from_lists(root: Path, lists: dict[str, Path], split: str) -> DatasetSplit:
     missing, repeated = [], []
     for name, number, label, video in rows:
         place = f"{lists[name].name} line {number}"
-        path = clips[label].get(video)
+        path = _named(clips[label], video)
         if path is None:
             if name == split:
                 missing.append(f"{place}: {root / label / video}")
@@ -168,3 +169,9 @@ def _clips_by_name(class_folder: Path) -> dict[str, Path]:
     clips = list_clips(class_folder) if class_folder.is_dir() else []
     by_stem = {path.stem: path for path in reversed(clips)}
     return by_stem | {path.name: path for path in clips}
+
+
+def _named(clips: dict[str, Path], video: str) -> Path | None:
+    """The clip that a split file calls `video`: frames taken from x.avi, or x.mp4 made from it, go by that name too."""
+    stem, extension = os.path.splitext(video)
+    return clips.get(video) or (clips.get(stem) if extension.lower() in VIDEO_EXTENSIONS else None)
