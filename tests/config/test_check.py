@@ -59,6 +59,7 @@ def test_the_defaults_with_a_data_folder_on_the_cpu_are_sound(sound: list[str]) 
         "DATA.TRAIN_CROP_SIZE 220",
         "TIMESFORMER.EMBED_DIM 100",
         "TIMESFORMER.VARIANT tiny",
+        "TIMESFORMER.DEPTH 6 MODEL.MODEL_NAME LightTimeSformer",
         "SOLVER.STEPS [] SOLVER.LR_POLICY steps_with_relative_lrs",
         "SOLVER.STEPS [1,5] SOLVER.LRS [1,0.1] SOLVER.LR_POLICY steps_with_relative_lrs",
         "SOLVER.STEPS [0,5,5] SOLVER.LRS [1,0.1,0.1] SOLVER.LR_POLICY steps_with_relative_lrs",

@@ -9,6 +9,8 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from timesformer.config.defaults import get_cfg
+
 _DATASETS = ("kinetics", "hmdb_simp")
 _SAMPLERS = ("uniform", "equidistant", "random", "segment")
 _METHODS = ("interpolate", "reverse", "brightness")
@@ -157,6 +159,13 @@ def _model(cfg: CfgNode) -> Iterator[str]:
             yield f"{key} is {size}, expected a multiple of TIMESFORMER.PATCH_SIZE {model.PATCH_SIZE}"
     if heads > 0 and width % heads:
         yield f"TIMESFORMER.EMBED_DIM is {width}, expected a multiple of TIMESFORMER.NUM_HEADS {heads}"
+    if cfg.MODEL.MODEL_NAME == "LightTimeSformer":
+        for key in ("EMBED_DIM", "DEPTH", "NUM_HEADS"):
+            if model[key] != get_cfg().TIMESFORMER[key]:
+                yield (
+                    f"TIMESFORMER.{key} is {model[key]}, but LightTimeSformer takes it from TIMESFORMER.VARIANT; "
+                    "remove it, or choose MODEL.MODEL_NAME TimeSformer"
+                )
     if model.VARIANT and cfg.MODEL.MODEL_NAME != "LightTimeSformer":
         yield (
             f"TIMESFORMER.VARIANT is {model.VARIANT!r}, but it is a preset of LightTimeSformer "

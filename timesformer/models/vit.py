@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from timesformer.models.attention import Attention, DropPath, Mlp
 from timesformer.models.build import MODEL_REGISTRY
 from timesformer.models.embeddings import Interpolation, resize_pos_embed, resize_time_embed, sine_cosine_table
+from timesformer.models.weights import load_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -331,64 +332,11 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
 
 
-class _NamedModel(nn.Module):
-    """A `VisionTransformer` under the key prefix `model.`, where checkpoints expect it."""
-
-    def __init__(self, model: VisionTransformer, pretrained_model: str = "") -> None:
-        super().__init__()
-        self.model = model
-        if pretrained_model:
-            from timesformer.models.weights import load_pretrained
-
-            report = load_pretrained(self, pretrained_model, model.pos_embed_interpolation)
-            logger.info("weights from %s\n%s", pretrained_model, report.table())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Clips [batch, 3, frames, height, width] (float, normalised) to logits [batch, classes]."""
-        return self.model(x)
-
-
-_ViT = partial(VisionTransformer, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6))
-
-
-def _vit_from_config(cfg: CfgNode, **dimensions: int) -> VisionTransformer:
-    options = cfg.TIMESFORMER
-    dimensions = dimensions or {
-        "embed_dim": options.EMBED_DIM,
-        "depth": options.DEPTH,
-        "num_heads": options.NUM_HEADS,
-    }
-    return _ViT(
-        img_size=cfg.DATA.TRAIN_CROP_SIZE,
-        patch_size=options.PATCH_SIZE,
-        num_classes=cfg.MODEL.NUM_CLASSES,
-        mlp_ratio=options.MLP_RATIO,
-        drop_rate=options.DROP_RATE,
-        attn_drop_rate=options.ATTN_DROP_RATE,
-        drop_path_rate=options.DROP_PATH_RATE,
-        num_frames=cfg.DATA.NUM_FRAMES,
-        attention_type=options.ATTENTION_TYPE,
-        dropout=cfg.MODEL.DROPOUT_RATE,
-        pos_embed_interpolation=options.POS_EMBED_INTERPOLATION,
-        init=options.INIT,
-        **dimensions,
-    )
-
-
 @MODEL_REGISTRY.register()
-class vit_base_patch16_224(_NamedModel):
-    """TimeSformer from a configuration, under the original's name.
+class TimeSformer(nn.Module):
+    """TimeSformer of ViT-B's width and depth by default (121 million parameters with divided attention).
 
-    The `TIMESFORMER.*` keys set width, depth and heads; their defaults are ViT-B's.
-    """
-
-    def __init__(self, cfg: CfgNode) -> None:
-        super().__init__(_vit_from_config(cfg), cfg.TIMESFORMER.PRETRAINED_MODEL)
-
-
-@MODEL_REGISTRY.register()
-class TimeSformer(_NamedModel):
-    """TimeSformer of ViT-B's width and depth (121 million parameters with divided attention).
+    The transformer is `.model`, so that names in the state dict begin with `model.`, as in every checkpoint.
 
     Args:
         img_size: height and width in pixels.
@@ -402,7 +350,7 @@ class TimeSformer(_NamedModel):
 
     def __init__(
         self,
-        img_size: int = 224,
+        img_size: int | tuple[int, int] = 224,
         patch_size: int = 16,
         num_classes: int = 400,
         num_frames: int = 8,
@@ -410,20 +358,41 @@ class TimeSformer(_NamedModel):
         pretrained_model: str = "",
         **options: Any,
     ) -> None:
-        model = _ViT(
+        super().__init__()
+        base = {"embed_dim": 768, "depth": 12, "num_heads": 12, "qkv_bias": True}
+        self.model = VisionTransformer(
             img_size=img_size,
             patch_size=patch_size,
             num_classes=num_classes,
             num_frames=num_frames,
             attention_type=attention_type,
-            **{"embed_dim": 768, "depth": 12, "num_heads": 12, **options},
+            **{**base, "norm_layer": partial(nn.LayerNorm, eps=1e-6), **options},
         )
-        super().__init__(model, pretrained_model)
+        if pretrained_model:
+            report = load_pretrained(self, pretrained_model, self.model.pos_embed_interpolation)
+            logger.info("weights from %s\n%s", pretrained_model, report.table())
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> nn.Module:
-        """The model a configuration describes (the same as `vit_base_patch16_224`)."""
-        return vit_base_patch16_224(cfg)
+    def from_config(cls, cfg: CfgNode) -> "TimeSformer":
+        """The model that MODEL.*, DATA.* and TIMESFORMER.* describe."""
+        return cls(**_options(cfg), **_size(cfg))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Clips [batch, 3, frames, height, width] (float, normalised) to logits [batch, classes]."""
+        return self.model(x)
+
+
+@MODEL_REGISTRY.register()
+class vit_base_patch16_224(TimeSformer):
+    """TimeSformer by the name and the constructor it has in the original: from a configuration."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__(**_options(cfg), **_size(cfg))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "vit_base_patch16_224":
+        """The same as the constructor."""
+        return cls(cfg)
 
 
 LIGHT_VARIANTS: dict[str, dict[str, int]] = {
@@ -435,7 +404,7 @@ LIGHT_VARIANTS: dict[str, dict[str, int]] = {
 
 
 @MODEL_REGISTRY.register()
-class LightTimeSformer(_NamedModel):
+class LightTimeSformer(TimeSformer):
     """TimeSformer for short clips and small datasets.
 
     The gesture study (github.com/nguyenthienhy/TimeSformer) keeps ViT-B and shortens the clip: fewer frames, a smaller
@@ -444,43 +413,41 @@ class LightTimeSformer(_NamedModel):
 
     Args:
         variant: a name in `LIGHT_VARIANTS`.
-        img_size: height and width in pixels.
-        patch_size: side of a patch in pixels.
-        num_classes: outputs of the head.
-        num_frames: frames per clip.
-        attention_type: "divided_space_time", "joint_space_time" or "space_only".
-        pretrained_model: file with weights to start from; "" starts without.
+        options: any argument of `TimeSformer`.
 
     Raises:
         ValueError: on an unknown variant.
     """
 
-    def __init__(
-        self,
-        variant: str = "gesture",
-        img_size: int = 224,
-        patch_size: int = 16,
-        num_classes: int = 12,
-        num_frames: int = 8,
-        attention_type: AttentionType = "divided_space_time",
-        pretrained_model: str = "",
-    ) -> None:
+    def __init__(self, variant: str = "gesture", **options: Any) -> None:
         _check_choice("variant", variant, tuple(LIGHT_VARIANTS))
-        model = _ViT(
-            img_size=img_size,
-            patch_size=patch_size,
-            num_classes=num_classes,
-            num_frames=num_frames,
-            attention_type=attention_type,
-            **LIGHT_VARIANTS[variant],
-        )
-        super().__init__(model, pretrained_model)
+        super().__init__(**{**LIGHT_VARIANTS[variant], **options})
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> nn.Module:
-        """The variant that TIMESFORMER.VARIANT names, everything else as configured."""
-        variant = cfg.TIMESFORMER.VARIANT or "gesture"
-        _check_choice("TIMESFORMER.VARIANT", variant, tuple(LIGHT_VARIANTS))
-        model = cls.__new__(cls)
-        _NamedModel.__init__(model, _vit_from_config(cfg, **LIGHT_VARIANTS[variant]), cfg.TIMESFORMER.PRETRAINED_MODEL)
-        return model
+    def from_config(cls, cfg: CfgNode) -> "LightTimeSformer":
+        """The variant that TIMESFORMER.VARIANT names ("gesture" if none), everything else as configured."""
+        return cls(cfg.TIMESFORMER.VARIANT or "gesture", **_options(cfg))
+
+
+def _options(cfg: CfgNode) -> dict[str, Any]:
+    options = cfg.TIMESFORMER
+    return {
+        "img_size": cfg.DATA.TRAIN_CROP_SIZE,
+        "patch_size": options.PATCH_SIZE,
+        "num_classes": cfg.MODEL.NUM_CLASSES,
+        "num_frames": cfg.DATA.NUM_FRAMES,
+        "attention_type": options.ATTENTION_TYPE,
+        "pretrained_model": options.PRETRAINED_MODEL,
+        "mlp_ratio": options.MLP_RATIO,
+        "drop_rate": options.DROP_RATE,
+        "attn_drop_rate": options.ATTN_DROP_RATE,
+        "drop_path_rate": options.DROP_PATH_RATE,
+        "dropout": cfg.MODEL.DROPOUT_RATE,
+        "pos_embed_interpolation": options.POS_EMBED_INTERPOLATION,
+        "init": options.INIT,
+    }
+
+
+def _size(cfg: CfgNode) -> dict[str, int]:
+    options = cfg.TIMESFORMER
+    return {"embed_dim": options.EMBED_DIM, "depth": options.DEPTH, "num_heads": options.NUM_HEADS}
