@@ -1,15 +1,100 @@
-"""What several test files need: the folder of peers' reference numbers and real clips."""
+"""What several test files need: the folder of peers' reference numbers and real clips, and a run of a second."""
 
+import importlib.util
+import logging
 import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TINY_CONFIG = """
+TRAIN: {DATASET: hmdb_simp, BATCH_SIZE: 2, EVAL_PERIOD: 1, CHECKPOINT_PERIOD: 1}
+TEST: {DATASET: hmdb_simp, BATCH_SIZE: 4, NUM_ENSEMBLE_VIEWS: 1, NUM_SPATIAL_CROPS: 1}
+DATA: {NUM_FRAMES: 2, SAMPLING_RATE: 1, TRAIN_CROP_SIZE: 16, TEST_CROP_SIZE: 16, TRAIN_JITTER_SCALES: [16, 20]}
+DATA_LOADER: {NUM_WORKERS: 0}
+MODEL: {MODEL_NAME: TimeSformer, NUM_CLASSES: 3, DROPOUT_RATE: 0.1}
+TIMESFORMER: {EMBED_DIM: 16, DEPTH: 1, NUM_HEADS: 2, PATCH_SIZE: 8, INIT: scratch}
+SOLVER: {BASE_LR: 0.01, MAX_EPOCH: 2}
+NUM_GPUS: 0
+GLOBAL_BATCH_SIZE: 2
+LOG_PERIOD: 1
+"""
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder of reference data ($TIMESFORMER_SHARED, else ../shared beside the checkout); skips where absent."""
-    folder = Path(os.environ.get("TIMESFORMER_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+    folder = Path(os.environ.get("TIMESFORMER_SHARED") or ROOT.parent / "shared")
     if not folder.is_dir():
         pytest.skip(f"reference data not found at {folder}: set TIMESFORMER_SHARED to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 4 training, 2 validation and 2 test clips: folders of 3 JPEG frames. Not to be changed."""
+    root, random = tmp_path_factory.mktemp("tiny_data"), np.random.default_rng(0)
+    for split, clips in {"train": 4, "val": 2, "test": 2}.items():
+        for label in ("catch", "walk", "wave"):
+            for number in range(clips):
+                folder = root / split / label / f"{split}{number}"
+                folder.mkdir(parents=True)
+                for frame in range(3):
+                    image = random.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+                    Image.fromarray(image).save(folder / f"{frame}.jpg")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_command(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Arguments of run_net.py that train two epochs on `tiny_data` and test; OUTPUT_DIR is still to be given."""
+    file = tmp_path_factory.mktemp("tiny_config") / "tiny.yaml"
+    file.write_text(TINY_CONFIG)
+    return ["--cfg", str(file), "DATA.PATH_TO_DATA_DIR", str(tiny_data)]
+
+
+class Outcome(NamedTuple):
+    """How a command ended: exit code, and what it said on stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_net(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> Iterator[Callable[..., Outcome]]:
+    """run_net(arguments): what `python tools/run_net.py arguments` does, without starting a process."""
+    spec = importlib.util.spec_from_file_location("tools_run_net", ROOT / "tools" / "run_net.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    log, handlers = logging.getLogger("timesformer"), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def reset() -> None:
+        for open_handler in log.handlers:
+            open_handler.close()
+        log.handlers, log.propagate = [], True
+        log.setLevel(logging.NOTSET)
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.setattr("sys.argv", ["run_net.py", *arguments])
+        reset()
+        caplog.clear()
+        capsys.readouterr()
+        code = tool.main()
+        said = capsys.readouterr()
+        # Before the run's own log is set up, pytest takes the lines that would go to stderr.
+        return Outcome(code, said.out, said.err + caplog.text)
+
+    yield run
+    reset()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

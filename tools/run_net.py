@@ -9,13 +9,13 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fvcore.common.config import CfgNode
 
 from timesformer.config import load_config
+from timesformer.engine.interrupts import raise_on_signals
 from timesformer.errors import UserError
 
 logger = logging.getLogger("timesformer.tools.run_net")
@@ -35,36 +35,33 @@ def main() -> int:
     args = parse_args()
     shards = {"SHARD_ID": args.shard_id, "NUM_SHARDS": args.num_shards}
     given = [str(part) for key, value in shards.items() if value is not None for part in (key, value)]
-    signal.signal(signal.SIGTERM, _stop)
+    raise_on_signals()
     try:
         cfg = load_config(args.cfg_file, [*args.opts, *given])
         return run(cfg)
     except UserError as error:
-        logger.error("error: %s", error) if logger.parent.handlers else print(f"error: {error}", file=sys.stderr)
+        logger.error("error: %s", error)  # on stderr, also before logging is set up
         return 2
     except KeyboardInterrupt as interrupt:
-        print("interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR", file=sys.stderr)
+        logger.error("interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR")
         return 128 + (interrupt.args or (signal.SIGINT,))[0]
 
 
 def run(cfg: CfgNode) -> int:
     """Trains and tests; imported late, so that a mistake in the configuration is reported at once."""
-    from timesformer.engine.atomic import write_text_atomically
+    from timesformer.datasets.records import load_split
     from timesformer.engine.evaluate import test
     from timesformer.engine.logs import set_up_logging
     from timesformer.engine.train import train
 
     set_up_logging(Path(cfg.OUTPUT_DIR))
-    write_text_atomically(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
     if cfg.TRAIN.ENABLE:
+        if cfg.TEST.ENABLE:
+            load_split(cfg, "test")  # a mistake in it should show now, and not when training is done
         train(cfg)
     if cfg.TEST.ENABLE:
         test(cfg)
     return 0
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
                 errors[self.records[candidate].name] = str(error)
         else:
             if self.training:
-                raise VideoError("\n  ".join(["none of several videos could be read:", *errors.values()]))
+                remedy = "check that the clips in DATA.PATH_TO_DATA_DIR are whole"
+                raise VideoError("\n  ".join(["none of several videos could be read:", *errors.values(), remedy]))
             clip, candidate = self._black(), video
         label = self.records[candidate].label
         return {"clip": clip, "label": label, "video": candidate, "view": view, "errors": errors}

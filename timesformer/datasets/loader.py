@@ -1,6 +1,9 @@
 """Batches of clips in an order that depends on the seed and the epoch alone."""
 
+import signal
+import sys
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -55,7 +58,23 @@ def construct_loader(cfg: CfgNode, split: str) -> DataLoader:
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and torch.cuda.is_available(),
         persistent_workers=cfg.DATA_LOADER.NUM_WORKERS > 0,
         collate_fn=collate,
+        worker_init_fn=_stop_with_the_main_process,
     )
+
+
+def _stop_with_the_main_process(worker: int) -> None:
+    # Ctrl-C and job schedulers signal the whole process group. A worker that dies of it makes the main process fail
+    # with "DataLoader worker was killed" while it stops in good order; it ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.excepthook = _report_unless_cut_off
+
+
+def _report_unless_cut_off(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:  # what a worker's thread for handing over tensors says when the main process is interrupted meanwhile
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def set_epoch(loader: DataLoader, epoch: int) -> None:

@@ -20,6 +20,10 @@ FRAME_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png"})
 class VideoError(UserError):
     """A clip that cannot be read."""
 
+    def __init__(self, message: str) -> None:
+        # DataLoader puts the traceback of its worker process before the message of an error that comes from there.
+        super().__init__(message.rpartition("VideoError: ")[2].strip())
+
 
 class VideoReader(ABC):
     """Frames of one clip, by number in the order shown; use it as a context manager.

@@ -1,9 +1,12 @@
 """Files that are whole or not there: written beside their place and moved onto it when complete."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from timesformer.errors import UserError
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -35,5 +38,26 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Writes UTF-8 text as `write_atomically` does."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """Writes UTF-8 text as `write_atomically` does.
+
+    Raises:
+        UserError: if the file cannot be written; what was at `path` stays.
+    """
+    with explained_failure(path):
+        write_atomically(path, lambda file: file.write(text.encode()))
+
+
+@contextmanager
+def explained_failure(path: Path) -> Iterator[None]:
+    """Turns a failure to write `path` (a full disk, a folder that may not be written) into a UserError that says so."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch.save covers the system's error with a RuntimeError about its own bookkeeping.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise UserError(
+            f"{path} could not be written: {cause.strerror or cause}. What was written before is whole: make room "
+            "there and start the same command again, or choose another OUTPUT_DIR"
+        ) from error

@@ -11,13 +11,22 @@ import yaml
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from timesformer.engine.atomic import write_atomically
+from timesformer.engine.atomic import explained_failure, write_atomically
 from timesformer.engine.run_folder import best_path, checkpoint_folder
 from timesformer.errors import UserError
-from timesformer.models.weights import CheckpointError
+from timesformer.models.weights import CheckpointError, read_state_dict
 
 logger = logging.getLogger(__name__)
 
+_MAKE_ANOTHER_RUN = (
+    "MODEL.",
+    "TIMESFORMER.",
+    "TRAIN.DATASET ",
+    "DATA.NUM_FRAMES ",
+    "DATA.TRAIN_CROP_SIZE ",
+    "SOLVER.OPTIMIZING_METHOD ",
+    "SOLVER.ZERO_WEIGHT_DECAY_1D ",
+)
 _NAME = re.compile(r"checkpoint_epoch_(\d{5,})\.pyth")
 
 
@@ -66,11 +75,9 @@ def _save(path: Path, cfg: CfgNode, model: nn.Module, progress: Progress, more: 
         "cfg": cfg.dump(),
         "progress": vars(progress),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with explained_failure(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: torch.save(content, file))
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise UserError(f"{path} could not be written ({error}); earlier checkpoints are as they were") from error
 
 
 def newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
@@ -85,10 +92,10 @@ def newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
             content = torch.load(path, map_location="cpu", weights_only=True)
             if {"epoch", "model_state", "optimizer_state", "cfg"} <= content.keys():
                 return path, content
-            problem = "it does not hold what a run continues from"
+            problem = "does not hold what a run continues from (epoch, model_state, optimizer_state, cfg)"
         except Exception as error:  # torch raises whatever the broken bytes lead to
-            problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'unreadable'}"
-        logger.warning("%s is passed over: %s", path, problem)
+            problem = f"is damaged or cut short ({type(error).__name__})"
+        logger.warning("%s %s; it is passed over", path, problem)
     return None
 
 
@@ -109,7 +116,7 @@ def restore(
     now = yaml.safe_load(cfg.dump())
     changed = sorted(_differences(then, now))
     ways_out = "choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME False to begin anew (what is there is kept aside)"
-    alien = [change for change in changed if change.startswith(("MODEL.", "TIMESFORMER.", "TRAIN.DATASET"))]
+    alien = [change for change in changed if change.startswith(_MAKE_ANOTHER_RUN)]
     if alien:
         raise UserError(f"{path} is of another run, with other options: {'; '.join(alien)}. To go on, {ways_out}")
     progress = Progress(**content.get("progress") or {"epoch": content["epoch"] + 1, "class_names": [*class_names]})
@@ -120,9 +127,9 @@ def restore(
         )
     try:
         model.load_state_dict(content["model_state"])
-        optimizer.load_state_dict(content["optimizer_state"])
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"{path} does not fit this run: {error}. To go on, {ways_out}") from error
+        _take_over(optimizer, content["optimizer_state"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"{path} does not fit this run: {_one_line(error)}. To go on, {ways_out}") from error
     if changed:
         logger.warning("options changed since %s was written: %s", path.name, "; ".join(changed))
     return progress
@@ -132,18 +139,37 @@ def continue_from(path: str, model: nn.Module, optimizer: torch.optim.Optimizer,
     """Takes over weights, optimizer and epoch of a checkpoint that lies elsewhere (TRAIN.FINETUNE False).
 
     Raises:
-        CheckpointError: if it lacks one of them or does not fit; names TRAIN.FINETUNE as the way to take weights only.
+        CheckpointError: if it is no checkpoint; if it lacks one of them or does not fit, with TRAIN.FINETUNE named as
+            the way to take the weights only.
     """
+    state, rest = read_state_dict(path)
+    reason = ", ".join(f"it has no {key}" for key in ("optimizer_state", "epoch") if key not in rest)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(content["model_state"])
-        optimizer.load_state_dict(content["optimizer_state"])
-        return Progress(epoch=0 if epoch_reset else int(content["epoch"]) + 1)
-    except Exception as error:  # torch raises whatever the broken bytes lead to
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{path} cannot be continued ({reason}); to start from its weights alone, set TRAIN.FINETUNE True"
-        ) from error
+        if not reason:
+            getattr(model, "model", model).load_state_dict(state)
+            _take_over(optimizer, rest["optimizer_state"])
+            return Progress(epoch=0 if epoch_reset else int(rest["epoch"]) + 1)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = _one_line(error)
+    raise CheckpointError(
+        f"{path} cannot be continued: {reason}. To start from its weights alone, set TRAIN.FINETUNE True"
+    )
+
+
+def _take_over(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads the moments of a saved optimizer; momentum, weight decay and the like stay as configured now."""
+    configured = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    saved = state["param_groups"]
+    if any(("betas" in mine) != ("betas" in theirs) for mine, theirs in zip(configured, saved, strict=False)):
+        raise ValueError("its optimizer is of another kind than SOLVER.OPTIMIZING_METHOD")
+    optimizer.load_state_dict(state)
+    for group, options in zip(optimizer.param_groups, configured, strict=True):
+        group.update(options)
+
+
+def _one_line(error: Exception, limit: int = 300) -> str:
+    text = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return text if len(text) <= limit else f"{text[:limit]} ..."
 
 
 def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

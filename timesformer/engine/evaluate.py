@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from timesformer.datasets.loader import construct_loader
+from timesformer.datasets.records import shorten
 from timesformer.engine.checkpoint import newest_checkpoint
 from timesformer.engine.device import autocast, choose_device, normalized
 from timesformer.engine.logs import STEP, duration, progress_bar
@@ -95,9 +96,10 @@ def test(cfg: CfgNode) -> Path:
     model = build_model(cfg)
     report = load_pretrained(model, path, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION)
     logger.info("testing %s\n%s", path, report.table())
-    if report.new:
+    if misfits := report.new or report.unused:
+        problem = "lacks" if report.new else "has, where this model has not,"
         raise CheckpointError(
-            f"{path} cannot be tested: it lacks {', '.join(report.new[:5])} for this model. Check MODEL.NUM_CLASSES "
+            f"{path} cannot be tested: it {problem} {shorten(misfits)}. Check MODEL.NUM_CLASSES "
             f"({cfg.MODEL.NUM_CLASSES}) and TIMESFORMER.ATTENTION_TYPE ({cfg.TIMESFORMER.ATTENTION_TYPE})"
         )
     evaluation = evaluate(model.to(choose_device(cfg)), loader, cfg, "test")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import simplejson
 from fvcore.common.config import CfgNode
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
-from timesformer.engine.atomic import write_text_atomically
+from timesformer.engine.atomic import explained_failure, write_text_atomically
+from timesformer.engine.interrupts import uninterrupted
 from timesformer.engine.run_folder import metrics_path, tensorboard_folder
 
 if TYPE_CHECKING:
@@ -25,21 +25,39 @@ STEP = logging.DEBUG
 """Level of the lines that come every LOG_PERIOD steps: a terminal has a progress bar instead of them."""
 
 
+class _ScreenHandler(logging.StreamHandler):
+    """Lines on the screen, above a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
 def set_up_logging(output_dir: Path) -> None:
-    """Sends the project's log to the screen and to `run.log` in the output folder, which is created."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    screen = logging.StreamHandler(sys.stdout)
+    """Sends the project's log to the screen (errors to stderr) and to `run.log` in the output folder, which is created.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    with explained_failure(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(output_dir / "run.log", encoding="utf-8")
+    screen, errors = _ScreenHandler(sys.stdout), _ScreenHandler(sys.stderr)
     screen.setLevel(logging.INFO if sys.stdout.isatty() else STEP)
-    screen.setFormatter(logging.Formatter("%(message)s"))
-    file = logging.FileHandler(output_dir / "run.log", encoding="utf-8")
+    screen.addFilter(lambda record: record.levelno < logging.ERROR)
+    errors.setLevel(logging.ERROR)
+    for handler in (screen, errors):
+        handler.setFormatter(logging.Formatter("%(message)s"))
     file.setLevel(STEP)
+    # A full disk stops the run where results would be lost; a line of the log is not worth a traceback each.
+    file.handleError = lambda record: None
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     root = logging.getLogger("timesformer")
     root.setLevel(STEP)
     root.propagate = False
     for handler in root.handlers:
         handler.close()
-    root.handlers = [screen, file]
+    root.handlers = [screen, errors, file]
 
 
 def progress_bar(items: Iterable[Item], description: str) -> Iterator[Item]:
@@ -47,8 +65,7 @@ def progress_bar(items: Iterable[Item], description: str) -> Iterator[Item]:
     if not sys.stdout.isatty():
         yield from items
         return
-    with logging_redirect_tqdm([logging.getLogger("timesformer")]):
-        yield from tqdm(items, description, leave=False, dynamic_ncols=True, file=sys.stdout)
+    yield from tqdm(items, description, leave=False, dynamic_ncols=True, file=sys.stdout)
 
 
 def duration(seconds: float) -> str:
@@ -71,6 +88,7 @@ class MetricsWriter:
 
     def __init__(self, cfg: CfgNode, epoch: int, steps_per_epoch: int) -> None:
         self._path = metrics_path(cfg)
+        self._folder = tensorboard_folder(cfg)
         self._steps_per_epoch = steps_per_epoch
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         write_text_atomically(self._path, "".join(f"{line}\n" for line in lines if _epoch_of(line) <= epoch))
@@ -78,22 +96,25 @@ class MetricsWriter:
         if cfg.TENSORBOARD.ENABLE:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(tensorboard_folder(cfg)), purge_step=round(epoch * steps_per_epoch) + 1)
+            with uninterrupted(), explained_failure(self._folder):
+                self._board = SummaryWriter(str(self._folder), purge_step=round(epoch * steps_per_epoch) + 1)
 
     def write(self, kind: str, epoch: float, figures: dict[str, Any]) -> None:
-        """Appends one line and its scalars."""
+        """Appends one line and its scalars; UserError if the disk does not take them."""
         line = simplejson.dumps({"kind": kind, "epoch": round(epoch, 6), **figures}, ignore_nan=True)
-        with self._path.open("a", encoding="utf-8") as file:
+        with uninterrupted(), explained_failure(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         if self._board is not None:
             split = kind.split("_")[0]
-            for name, value in figures.items():
-                self._board.add_scalar(f"{split}/{name}", value, round(epoch * self._steps_per_epoch))
+            with uninterrupted(), explained_failure(self._folder):
+                for name, value in figures.items():
+                    self._board.add_scalar(f"{split}/{name}", value, round(epoch * self._steps_per_epoch))
 
     def close(self) -> None:
         """Flushes what is still in memory."""
         if self._board is not None:
-            self._board.close()
+            with uninterrupted(), explained_failure(self._folder):
+                self._board.close()
 
 
 def _epoch_of(line: str) -> float:

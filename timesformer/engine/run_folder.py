@@ -25,6 +25,11 @@ def metrics_path(cfg: CfgNode) -> Path:
     return Path(cfg.OUTPUT_DIR) / "metrics.jsonl"
 
 
+def config_path(cfg: CfgNode) -> Path:
+    """The whole configuration that training ran with."""
+    return Path(cfg.OUTPUT_DIR) / "config.yaml"
+
+
 def tensorboard_folder(cfg: CfgNode) -> Path:
     """Where TensorBoard's files of a run lie."""
     return Path(cfg.OUTPUT_DIR) / (cfg.TENSORBOARD.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}")
@@ -33,10 +38,13 @@ def tensorboard_folder(cfg: CfgNode) -> Path:
 def set_aside(cfg: CfgNode) -> None:
     """Moves what an earlier run left to `previous_1`, `previous_2`, ... in the folder, so that nothing is lost."""
     output = Path(cfg.OUTPUT_DIR)
-    of_a_run = [checkpoint_folder(cfg), metrics_path(cfg), tensorboard_folder(cfg)]
-    left = [path for path in (*of_a_run, output / "results.json", output / "predictions.csv") if path.exists()]
+    results = [output / name for name in ("results.json", "predictions.csv", cfg.TEST.SAVE_RESULTS_PATH) if name]
+    left = [
+        path for path in (checkpoint_folder(cfg), metrics_path(cfg), tensorboard_folder(cfg), *results) if path.exists()
+    ]
     if not left:
         return
+    left += [path for path in [config_path(cfg)] if path.exists()]
     number = 1
     while (target := output / f"previous_{number}").exists():
         number += 1

@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader
 
 from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.engine import checkpoint
+from timesformer.engine.atomic import write_text_atomically
 from timesformer.engine.device import autocast, choose_device, normalized
 from timesformer.engine.evaluate import evaluate
 from timesformer.engine.logs import STEP, MetricsWriter, duration, progress_bar
 from timesformer.engine.meters import Average, Pace
 from timesformer.engine.optim import construct_optimizer, learning_rate, set_learning_rate
-from timesformer.engine.run_folder import best_path, remove_partial_files, set_aside
+from timesformer.engine.run_folder import best_path, config_path, remove_partial_files, set_aside
 from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
@@ -54,6 +55,10 @@ def train(cfg: CfgNode) -> Path:
     model = model.to(device)
     optimizer = construct_optimizer(model, cfg)
     progress = start_or_resume(cfg, model, optimizer, class_names)
+    if progress.epoch >= cfg.SOLVER.MAX_EPOCH:
+        logger.info("nothing left to train: SOLVER.MAX_EPOCH is %d", cfg.SOLVER.MAX_EPOCH)
+        return best_path(cfg)
+    write_text_atomically(config_path(cfg), cfg.dump())
     logger.info(
         "training on %s: %d clips of %d classes, validating on %d; epochs %d to %d",
         device,
@@ -98,7 +103,6 @@ def start_or_resume(
         progress = checkpoint.restore(cfg, path, content, class_names, model, optimizer)
         logger.info("going on from %s, after epoch %d of %d", path, progress.epoch, cfg.SOLVER.MAX_EPOCH)
         return progress
-    set_aside(cfg)
     source = cfg.TRAIN.CHECKPOINT_FILE_PATH
     progress = checkpoint.Progress()
     if source and cfg.TRAIN.FINETUNE:
@@ -106,7 +110,13 @@ def start_or_resume(
         logger.info("fine-tuning from %s\n%s", source, report.table())
     elif source:
         progress = checkpoint.continue_from(source, model, optimizer, cfg.TRAIN.CHECKPOINT_EPOCH_RESET)
+        if progress.epoch >= cfg.SOLVER.MAX_EPOCH:
+            raise UserError(
+                f"{source} has {progress.epoch} epochs of training already, and SOLVER.MAX_EPOCH is "
+                f"{cfg.SOLVER.MAX_EPOCH}: raise it, or set TRAIN.CHECKPOINT_EPOCH_RESET or TRAIN.FINETUNE True"
+            )
         logger.info("continuing %s after epoch %d", source, progress.epoch)
+    set_aside(cfg)  # only now: what is to be read may lie there, and a mistake so far should move nothing
     progress.class_names = list(class_names)
     return progress
 
