@@ -1,0 +1,424 @@
+"""The command line, driven as a user drives it."""
+
+import csv
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+RunNet = Callable[..., Any]
+
+
+def in_a_process(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    tool = os.path.relpath(ROOT / "tools" / "run_net.py", folder)
+    return subprocess.run(
+        [sys.executable, tool, *arguments],
+        cwd=folder,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a real process leaves in OUTPUT_DIR after training, validating and testing. Not to be changed."""
+    output = tmp_path_factory.mktemp("finished") / "out"
+    views = ["TEST.NUM_ENSEMBLE_VIEWS", "2", "TEST.NUM_SPATIAL_CROPS", "3"]
+    done = in_a_process([*tiny_command, *views, "OUTPUT_DIR", str(output)], ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert f"results: {output / 'results.json'}, {output / 'predictions.csv'}" in done.stdout
+    return output
+
+
+# ---------------------------------------------------------------- what a run leaves
+
+
+def test_results_have_the_documented_schema(finished: Path, tiny_data: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    assert set(results) == {
+        "schema_version",
+        "top1",
+        "top5",
+        "num_videos",
+        "num_classes",
+        "num_views",
+        "class_names",
+        "per_class",
+        "unreadable",
+        "loss",
+        "seconds",
+        "train_seconds",
+        "checkpoint",
+        "checkpoint_epochs",
+        "val_top1",
+        "config",
+        "versions",
+    }
+    assert 0 <= results["top1"] <= 100 == results["top5"]  # three classes are all among the first five
+    assert (results["num_videos"], results["num_classes"], results["num_views"]) == (6, 3, 6)
+    assert [row["class"] for row in results["per_class"]] == ["catch", "walk", "wave"] == results["class_names"]
+    assert sum(row["num_videos"] for row in results["per_class"]) == 6
+    assert sum(row["correct"] for row in results["per_class"]) * 100 / 6 == pytest.approx(results["top1"], abs=1e-3)
+    assert results["unreadable"] == []
+    assert results["config"]["DATA"]["PATH_TO_DATA_DIR"] == str(tiny_data)
+    assert results["versions"]["torch"] == torch.__version__
+    assert results["checkpoint"] == str(finished / "checkpoints" / "best.pyth")
+    assert min(results["seconds"], results["train_seconds"]) > 0
+
+
+def test_predictions_list_every_test_video_with_its_classes_by_probability(finished: Path) -> None:
+    rows = list(csv.DictReader((finished / "predictions.csv").open()))
+    assert [row["video"] for row in rows][:3] == ["catch/test0", "catch/test1", "walk/test0"]
+    assert [row["label"] for row in rows] == ["catch", "catch", "walk", "walk", "wave", "wave"]
+    probabilities = [float(rows[0][f"probability_{rank}"]) for rank in (1, 2, 3)]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+    results = json.loads((finished / "results.json").read_text())
+    assert 100 * sum(row["class_1"] == row["label"] for row in rows) / 6 == pytest.approx(results["top1"], abs=1e-3)
+
+
+def test_curves_log_and_configuration_lie_beside_the_results(finished: Path) -> None:
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    for kind in ("train_epoch", "val_epoch"):
+        assert [line["epoch"] for line in lines if line["kind"] == kind] == [1, 2]
+    assert len([line for line in lines if line["kind"] == "train_step"]) == 12
+    assert [path.name[:19] for path in (finished / "runs-hmdb_simp").iterdir()] == ["events.out.tfevents"]
+    assert "epoch 2: validation loss" in (finished / "run.log").read_text()
+    assert "MAX_EPOCH: 2" in (finished / "config.yaml").read_text()
+
+
+def test_checkpoints_have_the_names_and_keys_of_the_original(finished: Path) -> None:
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == [
+        "best.pyth",
+        "checkpoint_epoch_00001.pyth",
+        "checkpoint_epoch_00002.pyth",
+    ]
+    content = torch.load(finished / "checkpoints" / "checkpoint_epoch_00002.pyth", weights_only=True)
+    assert {"epoch", "model_state", "optimizer_state", "cfg"} <= set(content)
+    assert content["epoch"] == 1
+    assert "model.blocks.0.temporal_attn.qkv.weight" in content["model_state"]
+
+
+def test_the_same_command_elsewhere_only_tests_and_finds_the_same(
+    finished: Path, tiny_command: list[str], tmp_path: Path
+) -> None:
+    output = shutil.copytree(finished, tmp_path / "out")
+    views = ["TEST.NUM_ENSEMBLE_VIEWS", "2", "TEST.NUM_SPATIAL_CROPS", "3"]
+    again = in_a_process([*tiny_command, *views, "OUTPUT_DIR", "out"], tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "nothing left to train" in again.stdout
+    assert (output / "predictions.csv").read_text() == (finished / "predictions.csv").read_text()
+
+
+# ---------------------------------------------------------------- other ways to run
+
+
+def test_a_checkpoint_is_tested_alone(finished: Path, run_net: RunNet, tiny_command: list[str], tmp_path: Path) -> None:
+    checkpoint = str(finished / "checkpoints" / "checkpoint_epoch_00001.pyth")
+    options = ["TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", checkpoint, "OUTPUT_DIR", str(tmp_path)]
+    assert run_net(*tiny_command, *options, "TEST.SAVE_RESULTS_PATH", "scores.npz").code == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert (results["checkpoint"], results["checkpoint_epochs"]) == (checkpoint, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "predictions.csv",
+        "results.json",
+        "run.log",
+        "scores.npz",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("attention", "precision"), [("divided_space_time", "bf16"), ("joint_space_time", "off"), ("space_only", "off")]
+)
+def test_every_attention_type_trains_and_tests(
+    run_net: RunNet, tiny_command: list[str], tmp_path: Path, attention: str, precision: str
+) -> None:
+    options = ["TIMESFORMER.ATTENTION_TYPE", attention, "TRAIN.MIXED_PRECISION", precision, "SOLVER.MAX_EPOCH", "1"]
+    assert run_net(*tiny_command, *options, "OUTPUT_DIR", str(tmp_path)).code == 0
+    assert json.loads((tmp_path / "results.json").read_text())["num_videos"] == 6
+
+
+def test_fine_tuning_on_other_classes_frames_and_size_says_what_became_of_each_weight(
+    finished: Path, run_net: RunNet, tiny_command: list[str], tiny_data: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(tiny_data, tmp_path / "data", ignore=shutil.ignore_patterns("walk"))
+    checkpoint = str(finished / "checkpoints" / "best.pyth")
+    options = ["DATA.PATH_TO_DATA_DIR", str(data), "MODEL.NUM_CLASSES", "2", "SOLVER.MAX_EPOCH", "1"]
+    options += ["DATA.NUM_FRAMES", "3", "DATA.TRAIN_CROP_SIZE", "24", "DATA.TEST_CROP_SIZE", "24"]
+    options += ["DATA.TRAIN_JITTER_SCALES", "[24, 28]", "OUTPUT_DIR", str(tmp_path / "out")]
+    tuned = run_net(*tiny_command, *options, "TRAIN.FINETUNE", "True", "TRAIN.CHECKPOINT_FILE_PATH", checkpoint)
+    assert tuned.code == 0, tuned.err
+    table = tuned.out[tuned.out.index(f"fine-tuning from {checkpoint}") :]
+    rows = {" ".join(line.split()) for line in table.splitlines()}
+    assert "loaded 25" in rows
+    assert "adapted: 2 x 2 to 3 x 3 patches 1 pos_embed" in rows
+    assert "adapted: 2 to 3 frames 1 time_embed" in rows
+    assert "new (initial values kept) 2 head.weight, head.bias" in rows
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.fixture
+def files(tmp_path: Path, tiny_data: Path, finished: Path) -> Path:
+    """A copy of the data, of a finished run (as OUTPUT_DIR), and files that are no checkpoints."""
+    shutil.copytree(tiny_data, tmp_path / "data")
+    shutil.copytree(finished, tmp_path / "out")
+    (tmp_path / "text.pyth").write_text("hello, this is a text")
+    (tmp_path / "page.pyth").write_text("<!DOCTYPE html><html><body>404 Not Found</body></html>")
+    (tmp_path / "code.pyth").write_bytes(pickle.dumps(RunsCode(str(tmp_path / "it_ran")), protocol=2))
+    (tmp_path / "zero.pyth").touch()
+    weights = torch.load(finished / "checkpoints" / "best.pyth", weights_only=True)["model_state"]
+    torch.save({"model_state": weights}, tmp_path / "weights.pyth")
+    return tmp_path
+
+
+class RunsCode:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable, tuple[str]]:
+        return os.mkdir, (self.path,)
+
+
+def state_of(folder: Path) -> dict[str, bytes]:
+    """Every file but the log of the run."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "run.log"
+    }
+
+
+def lists(folder: Path, **splits: str) -> None:
+    """Puts CSV lists into the data folder."""
+    for split in ("train", "val", "test"):
+        text = splits.get(split) or f"class,video_name\ncatch,{split}0\nwalk,{split}0\nwave,{split}0\n"
+        (folder / "data" / f"{split}.csv").write_text(text)
+        for label in ("catch", "walk", "wave"):
+            clip = folder / "data" / split / label / f"{split}0"
+            shutil.copytree(clip, folder / "data" / label / f"{split}0")
+
+
+BAD: dict[str, tuple[Callable[[Path], object] | None, str, list[str]]] = {
+    # what is done to the files, the options ({0}: the folder of the files), what the message must say
+    "no data folder": (None, "DATA.PATH_TO_DATA_DIR {0}/absent", ["DATA.PATH_TO_DATA_DIR is '{0}/absent'", "exists"]),
+    "no split": (
+        lambda f: [shutil.rmtree(f / "data" / split) for split in ("train", "val", "test")],
+        "",
+        ["no split found: {0}/data has neither train.csv", "datasets/hmdb_simp/prepare.py {0}/data"],
+    ),
+    "no test split": (lambda f: shutil.rmtree(f / "data" / "test"), "", ["{0}/data/test not found", "add it"]),
+    "empty class": (
+        lambda f: [shutil.rmtree(clip) for clip in (f / "data" / "train" / "walk").iterdir()],
+        "",
+        ["classes without clips", "{0}/data/train/walk", "put clips there"],
+    ),
+    "bad line": (
+        lambda f: lists(f, train="class,video_name\ncatch,train0\nwalk train0\n"),
+        "",
+        ["{0}/data/train.csv", "line 3: found 'walk train0', expected 'class,video_name'", "mend these lines"],
+    ),
+    "bad line of a list": (
+        lambda f: lists(f, train="catch/train0 0\nwalk/train0 one\n", val="catch/val0 0", test="catch/test0 0"),
+        "TRAIN.DATASET kinetics TEST.DATASET kinetics",
+        ["{0}/data/train.csv", "line 2: found 'walk/train0 one', expected a path, ' ' and a whole number"],
+    ),
+    "label outside": (
+        lambda f: lists(f, train="catch/train0 0\nwalk/train0 3\n", val="catch/val0 0", test="catch/test0 0"),
+        "TRAIN.DATASET kinetics TEST.DATASET kinetics",
+        ["{0}/data/train.csv", "line 2: label 3, but MODEL.NUM_CLASSES is 3 (0 to 2)"],
+    ),
+    "other number of classes": (
+        None,
+        "MODEL.NUM_CLASSES 5",
+        ["{0}/data has 3 classes (catch, walk, wave), but MODEL.NUM_CLASSES is 5: set MODEL.NUM_CLASSES 3"],
+    ),
+    "text as checkpoint": (
+        None,
+        "TRAIN.CHECKPOINT_FILE_PATH {0}/text.pyth",
+        [
+            "{0}/text.pyth is not a checkpoint (it begins with b'hello, this is a')",
+            "expected a file written by torch.save",
+        ],
+    ),
+    "page as checkpoint": (
+        None,
+        "TRAIN.CHECKPOINT_FILE_PATH {0}/page.pyth TRAIN.FINETUNE True",
+        ["{0}/page.pyth is not a checkpoint (it begins with b'<!DOCTYPE html><')"],
+    ),
+    "empty checkpoint": (
+        None,
+        "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH {0}/zero.pyth",
+        ["{0}/zero.pyth is empty (0 bytes)", "copy or download it again"],
+    ),
+    "checkpoint that runs code": (
+        None,
+        "TRAIN.CHECKPOINT_FILE_PATH {0}/code.pyth",
+        ["{0}/code.pyth holds more than tensors and plain values", "nothing in it was run"],
+    ),
+    "checkpoint that runs code, for fine-tuning": (
+        None,
+        "TRAIN.CHECKPOINT_FILE_PATH {0}/code.pyth TRAIN.FINETUNE True",
+        ["{0}/code.pyth holds more than tensors and plain values", "nothing in it was run"],
+    ),
+    "checkpoint that runs code, for testing": (
+        None,
+        "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH {0}/code.pyth",
+        ["{0}/code.pyth holds more than tensors and plain values", "nothing in it was run"],
+    ),
+    "weights alone cannot be continued": (
+        None,
+        "TRAIN.CHECKPOINT_FILE_PATH {0}/weights.pyth",
+        ["{0}/weights.pyth cannot be continued: it has no optimizer_state, it has no epoch", "set TRAIN.FINETUNE True"],
+    ),
+    "checkpoint of another optimizer": (
+        None,
+        "TRAIN.CHECKPOINT_FILE_PATH {0}/out/checkpoints/checkpoint_epoch_00001.pyth SOLVER.OPTIMIZING_METHOD adamw",
+        ["cannot be continued: its optimizer is of another kind than SOLVER.OPTIMIZING_METHOD", "TRAIN.FINETUNE True"],
+    ),
+    "checkpoint trained to the end": (
+        None,
+        "TRAIN.CHECKPOINT_FILE_PATH {0}/out/checkpoints/checkpoint_epoch_00002.pyth",
+        ["has 2 epochs of training already, and SOLVER.MAX_EPOCH is 2: raise it"],
+    ),
+    "checkpoint of another attention": (
+        None,
+        "TRAIN.ENABLE False TIMESFORMER.ATTENTION_TYPE space_only",
+        ["{0}/out/checkpoints/best.pyth cannot be tested: it has, where this model has not, time_embed", "space_only"],
+    ),
+    "checkpoint of another width": (
+        None,
+        "TRAIN.ENABLE False TIMESFORMER.EMBED_DIM 32",
+        ["{0}/out/checkpoints/best.pyth does not fit the model", "is 1 x 5 x 16, expected 1 x 5 x 32"],
+    ),
+    "no GPU": (None, "NUM_GPUS 1", ["NUM_GPUS is 1, but this machine has no GPU", "give NUM_GPUS 0"]),
+    "several GPUs": (None, "NUM_GPUS 4", ["NUM_GPUS is 4, expected 0 or 1: runs on several GPUs are not available"]),
+    "unknown key": (None, "SOLVER.BASE_RL 0.1", ["SOLVER.BASE_RL is not an option; the nearest is SOLVER.BASE_LR"]),
+    "several problems": (
+        None,
+        "TRAIN.BATCH_SIZE 0 SOLVER.BASE_LR much DATA.SAMPLER unifrom",
+        [
+            "the configuration has 3 problems:",
+            "TRAIN.BATCH_SIZE is 0, expected 1 or more (command line)",
+            "SOLVER.BASE_LR is 'much', expected a number (command line)",
+            "DATA.SAMPLER is 'unifrom'",
+            "the nearest is uniform",
+        ],
+    ),
+    "option without a value": (None, "LOG_PERIOD", ["LOG_PERIOD has no value", "KEY VALUE pairs are expected"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_answered_with_one_message_and_touches_nothing(
+    files: Path, run_net: RunNet, tiny_command: list[str], monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    spoil, options, expected = BAD[case]
+    if spoil:
+        spoil(files)
+    before = state_of(files)
+    fixed = ["DATA.PATH_TO_DATA_DIR", str(files / "data"), "OUTPUT_DIR", str(files / "out")]
+    answer = run_net(*tiny_command, *fixed, "TRAIN.AUTO_RESUME", "False", *options.format(files).split())
+    assert answer.code == 2
+    for part in expected:
+        assert part.format(files) in answer.err
+    assert "Traceback" not in answer.out + answer.err
+    assert answer.err.count("error: ") == 1
+    assert "training on" not in answer.out
+    assert state_of(files) == before
+    assert not (files / "it_ran").exists()
+
+
+def test_a_missing_configuration_ends_a_real_process_with_exit_code_2(tmp_path: Path) -> None:
+    answer = in_a_process(["--cfg", "absent.yaml"], tmp_path)
+    assert answer.returncode == 2
+    expected = "error: the configuration has a problem:\n  - absent.yaml cannot be read: No such file or directory\n"
+    assert (answer.stdout, answer.stderr) == ("", expected)
+
+
+def test_several_machines_are_refused_however_they_are_asked_for(run_net: RunNet, tiny_command: list[str]) -> None:
+    for arguments in (["--num_shards", "2", *tiny_command], [*tiny_command, "NUM_SHARDS", "2"]):
+        answer = run_net(*arguments)
+        assert answer.code == 2
+        assert "NUM_SHARDS is 2 and SHARD_ID 0, expected 1 and 0" in answer.err
+
+
+def test_an_output_folder_that_cannot_be_made_is_an_error(
+    run_net: RunNet, tiny_command: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    answer = run_net(*tiny_command, "OUTPUT_DIR", str(tmp_path / "file"))
+    assert answer.code == 2
+    assert f"{tmp_path / 'file'} could not be written: File exists" in answer.err
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+# ---------------------------------------------------------------- clips that cannot be read
+
+
+def test_unreadable_training_clips_are_replaced_and_counted_up_to_a_share(
+    files: Path, run_net: RunNet, tiny_command: list[str]
+) -> None:
+    for frame in (files / "data" / "train" / "walk" / "train1").iterdir():
+        frame.write_bytes(frame.read_bytes()[:100])
+    command = [*tiny_command, "DATA.PATH_TO_DATA_DIR", str(files / "data"), "SOLVER.MAX_EPOCH", "1"]
+    stopped = run_net(*command, "OUTPUT_DIR", str(files / "a"))
+    assert stopped.code == 2
+    assert "1 of 12 training clips cannot be read" in stopped.err
+    assert "DATA.MAX_UNREADABLE 0.01 allows" in stopped.err
+    assert str(files / "data" / "train" / "walk" / "train1") in stopped.err
+
+    done = run_net(*command, "DATA.MAX_UNREADABLE", "0.1", "OUTPUT_DIR", str(files / "b"))
+    assert done.code == 0
+    assert done.out.count("walk/train1 is replaced by another clip") == 1
+    lines = [json.loads(line) for line in (files / "b" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["unreadable"] for line in lines if line["kind"] == "train_epoch"] == [1]
+
+
+def test_training_clips_that_are_all_unreadable_are_named_without_the_loading_process_s_traceback(
+    files: Path, run_net: RunNet, tiny_command: list[str]
+) -> None:
+    for frame in (files / "data" / "train").rglob("*.jpg"):
+        frame.write_bytes(b"")
+    options = ["DATA.PATH_TO_DATA_DIR", str(files / "data"), "DATA_LOADER.NUM_WORKERS", "1"]
+    answer = run_net(*tiny_command, *options, "OUTPUT_DIR", str(files / "a"))
+    assert answer.code == 2
+    assert answer.err.startswith("error: none of several videos could be read:\n  " + str(files / "data" / "train"))
+    assert "Traceback" not in answer.err
+
+
+def test_unreadable_test_clips_are_misses_listed_in_the_results(
+    files: Path, run_net: RunNet, tiny_command: list[str]
+) -> None:
+    folder = files / "data" / "test" / "wave"
+    shutil.rmtree(folder / "test0")
+    (folder / "test0.mp4").touch()
+    options = ["DATA.PATH_TO_DATA_DIR", str(files / "data"), "TRAIN.ENABLE", "False"]
+    done = run_net(*tiny_command, *options, "OUTPUT_DIR", str(files / "out"))
+    assert done.code == 0
+    assert "wave/test0.mp4 counts as a miss" in done.out
+    results = json.loads((files / "out" / "results.json").read_text())
+    assert results["num_videos"] == 6
+    assert [entry["video"] for entry in results["unreadable"]] == ["wave/test0.mp4"]
+    assert "empty (0 bytes)" in results["unreadable"][0]["reason"]
+    assert results["per_class"][2]["correct"] <= 1
+    (row,) = [row for row in csv.DictReader((files / "out" / "predictions.csv").open()) if row["error"]]
+    assert (row["video"], row["class_1"]) == ("wave/test0.mp4", "")
