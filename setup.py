@@ -1,4 +1,4 @@
-"""Installation: `pip install -e .` for use, `pip install -e '.[dev]'` for the tests and the benchmark's peer as well."""
+"""Installation: `pip install -e .` for use, with `.[dev]` for the tests and the peer of the benchmark as well."""
 
 import re
 from pathlib import Path
