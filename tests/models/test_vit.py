@@ -223,3 +223,13 @@ def test_light_variants_have_the_documented_sizes(variant: str, millions: float)
     with torch.device("meta"):
         model = LightTimeSformer(variant, num_classes=51)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+def test_initialisation_for_training_from_scratch_starts_with_order_and_a_temporal_path() -> None:
+    model = VisionTransformer(
+        img_size=64, patch_size=8, embed_dim=64, depth=1, num_heads=2, num_frames=8, init="scratch"
+    )
+    near, far = ((model.time_embed[0, 0] - model.time_embed[0, frame]).norm() for frame in (1, 7))
+    assert far > 3 * near, "the table of time must tell near frames from far ones"
+    assert model.time_embed.std().item() == pytest.approx(0.6, rel=0.05)
+    assert model.blocks[0].temporal_fc.weight.std().item() == pytest.approx(64**-0.5, rel=0.2)

@@ -250,16 +250,16 @@ class VisionTransformer(nn.Module):
     def initialize(self, scheme: Literal["pretrained", "scratch"]) -> None:
         """Sets every parameter but the patch projection (which keeps PyTorch's own).
 
-        "pretrained": truncated normal of standard deviation 0.02 and no temporal residual (`temporal_fc` is zero in
-        every block), so that an image model's weights start as that image model. "scratch": wider weights and smooth
-        sine and cosine embeddings, with which small models learn motion from hundreds of clips.
+        "pretrained": truncated normal weights of standard deviation 0.02 and no temporal residual (`temporal_fc` is
+        zero in every block), so that an image model's weights start as that image model. "scratch": weights that keep
+        the variance (1 / sqrt(inputs)), and smooth sine and cosine tables for place and time, with which small models
+        learn motion from hundreds of clips.
         """
-        linear_std = 0.02 if scheme == "pretrained" else 0.08
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=linear_std)
+                nn.init.trunc_normal_(module.weight, std=0.02 if scheme == "pretrained" else module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         if scheme == "pretrained":
@@ -273,7 +273,8 @@ class VisionTransformer(nn.Module):
         by_column = sine_cosine_table(columns, self.embed_dim - half, std=0.3).unsqueeze(0).expand(rows, -1, -1)
         self.pos_embed[0, 1:] = torch.cat([by_row, by_column], dim=-1).flatten(0, 1)
         if self.attention_type != "space_only":
-            # Slower and larger than in space: small models then learn the direction of motion much sooner.
+            # Direction is a product of place and time. A table of time that is strong and varies slowly lets the first
+            # MLP form it at once; with one like that of place, small models take several times as long.
             table = sine_cosine_table(self.time_embed.shape[1], self.embed_dim, std=0.6, cycles=(0.25, 0.5))
             self.time_embed[0] = table
 
