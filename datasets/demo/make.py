@@ -277,9 +277,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--clips-per-class",
         type=_positive,
         nargs=3,
-        default=(60, 20, 40),
+        default=(120, 20, 40),
         metavar=("TRAIN", "VAL", "TEST"),
-        help="clips of each class in each split (default 60 20 40)",
+        help="clips of each class in each split (default 120 20 40)",
     )
     parser.add_argument("--workers", type=_positive, default=2, help="processes (default 2)")
     options = parser.parse_args(arguments)
