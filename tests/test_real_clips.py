@@ -53,7 +53,6 @@ def configure(clips: Path, splits: Path, output: Path, *overrides: str | int) ->
         "DATA_LOADER.NUM_WORKERS": 0,
         "TENSORBOARD.ENABLE": False,
     }
-    output.mkdir(exist_ok=True)
     given = [str(part) for item in options.items() for part in item]
     return load_config(SHIPPED, [*given, *map(str, overrides)])
 

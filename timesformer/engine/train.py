@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.engine import checkpoint
-from timesformer.engine.atomic import write_text_atomically
+from timesformer.engine.atomic import explained_failure, write_text_atomically
 from timesformer.engine.device import autocast, choose_device, normalized
 from timesformer.engine.evaluate import evaluate
 from timesformer.engine.logs import STEP, MetricsWriter, duration, progress_bar
@@ -58,6 +58,8 @@ def train(cfg: CfgNode) -> Path:
     if progress.epoch >= cfg.SOLVER.MAX_EPOCH:
         logger.info("nothing left to train: SOLVER.MAX_EPOCH is %d", cfg.SOLVER.MAX_EPOCH)
         return best_path(cfg)
+    with explained_failure(Path(cfg.OUTPUT_DIR)):
+        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
     write_text_atomically(config_path(cfg), cfg.dump())
     logger.info(
         "training on %s: %d clips of %d classes, validating on %d; epochs %d to %d",
