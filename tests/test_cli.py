@@ -152,6 +152,19 @@ def test_every_attention_type_trains_and_tests(
     assert json.loads((tmp_path / "results.json").read_text())["num_videos"] == 6
 
 
+@pytest.mark.parametrize(("number", "precision"), [("1", "bf16"), ("2", "off"), ("3", "off")])
+def test_every_vivit_trains_tests_and_keeps_to_its_folder(
+    run_net: RunNet, tiny_command: list[str], tmp_path: Path, number: str, precision: str
+) -> None:
+    options = ["MODEL.MODEL_NAME", "ViViT", "TIMESFORMER.PATCH_SIZE", "16", "VIVIT.TUBELET_SIZE", "[2,8,8]"]
+    options += ["TRAIN.MIXED_PRECISION", precision, "SOLVER.MAX_EPOCH", "1", "OUTPUT_DIR", str(tmp_path)]
+    assert run_net(*tiny_command, *options, "VIVIT.MODEL", number).code == 0
+    assert json.loads((tmp_path / "results.json").read_text())["num_videos"] == 6
+    other = "1" if number == "3" else "3"
+    refused = run_net(*tiny_command, *options, "VIVIT.MODEL", other)
+    assert (refused.code, f"VIVIT.MODEL was {number}, is {other}" in refused.err) == (2, True)
+
+
 def test_fine_tuning_on_other_classes_frames_and_size_says_what_became_of_each_weight(
     finished: Path, run_net: RunNet, tiny_command: list[str], tiny_data: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Which values are refused, and that all of them are reported at once."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ import torch
 from timesformer.config import ConfigError, check, get_cfg, load_config
 from timesformer.config.check import CHOICES
 from timesformer.models.build import MODEL_REGISTRY
+from timesformer.models.patches import TubeletInit
 from timesformer.models.vit import ATTENTION_TYPES, LIGHT_VARIANTS
+from timesformer.models.vivit import VIVIT_MODELS
 
 
 @pytest.fixture
@@ -60,6 +63,17 @@ def test_the_defaults_with_a_data_folder_on_the_cpu_are_sound(sound: list[str]) 
         "TIMESFORMER.EMBED_DIM 100",
         "TIMESFORMER.VARIANT tiny",
         "TIMESFORMER.DEPTH 6 MODEL.MODEL_NAME LightTimeSformer",
+        "TIMESFORMER.PATCH_SIZE 8 MODEL.MODEL_NAME ViViT",
+        "TIMESFORMER.ATTENTION_TYPE space_only MODEL.MODEL_NAME ViViT",
+        "VIVIT.MODEL 4 MODEL.MODEL_NAME ViViT",
+        "VIVIT.MODEL 2",
+        "VIVIT.TUBELET_SIZE [2,16] MODEL.MODEL_NAME ViViT",
+        "VIVIT.TUBELET_SIZE [0,16,16] MODEL.MODEL_NAME ViViT",
+        "VIVIT.TUBELET_INIT first MODEL.MODEL_NAME ViViT",
+        "VIVIT.TEMPORAL_DEPTH 2 MODEL.MODEL_NAME ViViT",
+        "VIVIT.TEMPORAL_DEPTH 0 MODEL.MODEL_NAME ViViT VIVIT.MODEL 2",
+        "DATA.NUM_FRAMES 7 MODEL.MODEL_NAME ViViT",
+        "DATA.TEST_CROP_SIZE 256 MODEL.MODEL_NAME ViViT VIVIT.TUBELET_SIZE [2,28,32]",
         "SOLVER.STEPS [] SOLVER.LR_POLICY steps_with_relative_lrs",
         "SOLVER.STEPS [1,5] SOLVER.LRS [1,0.1] SOLVER.LR_POLICY steps_with_relative_lrs",
         "SOLVER.STEPS [0,5,5] SOLVER.LRS [1,0.1,0.1] SOLVER.LR_POLICY steps_with_relative_lrs",
@@ -94,6 +108,8 @@ def test_a_senseless_value_is_reported_under_its_key(sound: list[str], overrides
         "TEST.CHECKPOINT_FILE_PATH none.pyth TEST.ENABLE False",
         "TIMESFORMER.VARIANT tiny MODEL.MODEL_NAME LightTimeSformer",
         "SOLVER.WARMUP_START_LR 0.2",  # without warm-up it says nothing
+        "VIVIT.TEMPORAL_DEPTH 2 MODEL.MODEL_NAME ViViT VIVIT.MODEL 2",
+        "VIVIT.TUBELET_SIZE [4,32,16] MODEL.MODEL_NAME ViViT",
     ],
 )
 def test_a_value_that_has_a_use_is_not_reported(sound: list[str], overrides: str) -> None:
@@ -104,6 +120,8 @@ def test_the_choices_of_models_are_the_models_there_are() -> None:
     assert set(CHOICES["MODEL.MODEL_NAME"]) == {name for name, _ in MODEL_REGISTRY}
     assert set(CHOICES["TIMESFORMER.VARIANT"]) == {"", *LIGHT_VARIANTS}
     assert CHOICES["TIMESFORMER.ATTENTION_TYPE"] == ATTENTION_TYPES
+    assert CHOICES["VIVIT.MODEL"] == tuple(VIVIT_MODELS)
+    assert CHOICES["VIVIT.TUBELET_INIT"] == get_args(TubeletInit)
 
 
 def test_a_wrong_choice_lists_the_choices_and_the_nearest(sound: list[str]) -> None:

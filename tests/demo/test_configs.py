@@ -47,3 +47,17 @@ def test_space_only_sibling_differs_in_attention_alone(tmp_path: Path) -> None:
     assert space_only.TIMESFORMER.ATTENTION_TYPE == "space_only"
     space_only.TIMESFORMER.ATTENTION_TYPE, space_only.OUTPUT_DIR = "divided_space_time", divided.OUTPUT_DIR
     assert space_only == divided
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_vivit_siblings_differ_in_the_model_alone(tmp_path: Path, number: int) -> None:
+    timesformer = load("TimeSformer_divST_8x2_48.yaml", tmp_path)
+    vivit = load(f"ViViT_model{number}_8x2_48.yaml", tmp_path)
+    assert vivit.MODEL.MODEL_NAME == "ViViT"
+    assert number == vivit.VIVIT.MODEL
+    blocks = vivit.TIMESFORMER.DEPTH + (vivit.VIVIT.TEMPORAL_DEPTH if number == 2 else 0)
+    assert blocks == timesformer.TIMESFORMER.DEPTH
+    assert vivit.OUTPUT_DIR != timesformer.OUTPUT_DIR
+    vivit.MODEL.MODEL_NAME, vivit.OUTPUT_DIR = timesformer.MODEL.MODEL_NAME, timesformer.OUTPUT_DIR
+    vivit.TIMESFORMER.DEPTH, vivit.VIVIT = blocks, timesformer.VIVIT
+    assert vivit == timesformer

@@ -26,12 +26,14 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "DATA.PRE_SAMPLING.ORDER": ("before_sampling", "after_sampling"),
     "DATA.SPATIAL_MODE": ("crop", "resize"),
     "DATA.ENSEMBLE_METHOD": ("sum", "max"),
-    "MODEL.MODEL_NAME": ("vit_base_patch16_224", "TimeSformer", "LightTimeSformer"),
+    "MODEL.MODEL_NAME": ("vit_base_patch16_224", "TimeSformer", "LightTimeSformer", "ViViT"),
     "MODEL.LOSS_FUNC": ("cross_entropy",),
     "TIMESFORMER.ATTENTION_TYPE": ("divided_space_time", "joint_space_time", "space_only"),
     "TIMESFORMER.POS_EMBED_INTERPOLATION": ("bicubic", "legacy"),
     "TIMESFORMER.INIT": ("pretrained", "scratch"),
     "TIMESFORMER.VARIANT": ("", "gesture", "small", "tiny"),
+    "VIVIT.MODEL": (1, 2, 3),
+    "VIVIT.TUBELET_INIT": ("central", "inflate"),
     "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
     "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
 }
@@ -51,6 +53,7 @@ _AT_LEAST_ONE = (
     "TIMESFORMER.DEPTH",
     "TIMESFORMER.NUM_HEADS",
     "TIMESFORMER.PATCH_SIZE",
+    "VIVIT.TEMPORAL_DEPTH",
     "SOLVER.MAX_EPOCH",
     "LOG_PERIOD",
     "GLOBAL_BATCH_SIZE",
@@ -67,6 +70,7 @@ _NOT_NEGATIVE = (
     "NUM_GPUS",
 )
 _ABOVE_ZERO = ("TIMESFORMER.MLP_RATIO", "SOLVER.BASE_LR")
+_CROPS = ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE")
 _BELOW_ONE = (
     "MODEL.DROPOUT_RATE",
     "TIMESFORMER.DROP_RATE",
@@ -152,25 +156,56 @@ def _data(cfg: CfgNode) -> Iterator[str]:
 
 
 def _model(cfg: CfgNode) -> Iterator[str]:
-    model = cfg.TIMESFORMER
-    width, heads = model.EMBED_DIM, model.NUM_HEADS
-    for key in ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE"):
-        if model.PATCH_SIZE > 0 and (size := _get(cfg, key)) % model.PATCH_SIZE:
-            yield f"{key} is {size}, expected a multiple of TIMESFORMER.PATCH_SIZE {model.PATCH_SIZE}"
-    if heads > 0 and width % heads:
-        yield f"TIMESFORMER.EMBED_DIM is {width}, expected a multiple of TIMESFORMER.NUM_HEADS {heads}"
-    if cfg.MODEL.MODEL_NAME == "LightTimeSformer":
-        for key in ("EMBED_DIM", "DEPTH", "NUM_HEADS"):
-            if model[key] != get_cfg().TIMESFORMER[key]:
-                yield (
-                    f"TIMESFORMER.{key} is {model[key]}, but LightTimeSformer takes it from TIMESFORMER.VARIANT; "
-                    "remove it, or choose MODEL.MODEL_NAME TimeSformer"
-                )
-    if model.VARIANT and cfg.MODEL.MODEL_NAME != "LightTimeSformer":
+    model, name = cfg.TIMESFORMER, cfg.MODEL.MODEL_NAME
+    if model.NUM_HEADS > 0 and model.EMBED_DIM % model.NUM_HEADS:
+        yield (
+            f"TIMESFORMER.EMBED_DIM is {model.EMBED_DIM}, "
+            f"expected a multiple of TIMESFORMER.NUM_HEADS {model.NUM_HEADS}"
+        )
+    if name == "ViViT":
+        yield from _vivit(cfg)
+    else:
+        yield from _unread(cfg, *(f"VIVIT.{key}" for key in cfg.VIVIT), why=f"MODEL.MODEL_NAME is {name}, not ViViT")
+        yield from _not_divided(cfg, "TIMESFORMER.PATCH_SIZE", model.PATCH_SIZE, *_CROPS)
+    if name == "LightTimeSformer":
+        yield from _unread(
+            cfg,
+            *("TIMESFORMER.EMBED_DIM", "TIMESFORMER.DEPTH", "TIMESFORMER.NUM_HEADS"),
+            why="LightTimeSformer takes it from TIMESFORMER.VARIANT",
+        )
+    if model.VARIANT and name != "LightTimeSformer":
         yield (
             f"TIMESFORMER.VARIANT is {model.VARIANT!r}, but it is a preset of LightTimeSformer "
-            f"and MODEL.MODEL_NAME is {cfg.MODEL.MODEL_NAME}"
+            f"and MODEL.MODEL_NAME is {name}"
         )
+
+
+def _vivit(cfg: CfgNode) -> Iterator[str]:
+    yield from _unread(cfg, "TIMESFORMER.ATTENTION_TYPE", why="ViViT has VIVIT.MODEL instead")
+    yield from _unread(cfg, "TIMESFORMER.PATCH_SIZE", why="ViViT has VIVIT.TUBELET_SIZE instead")
+    if cfg.VIVIT.MODEL != 2:
+        yield from _unread(
+            cfg, "VIVIT.TEMPORAL_DEPTH", why=f"VIVIT.MODEL is {cfg.VIVIT.MODEL}, and model 2 alone has it"
+        )
+    size = cfg.VIVIT.TUBELET_SIZE
+    if len(size) != 3 or any(side < 1 for side in size):
+        yield f"VIVIT.TUBELET_SIZE is {size}, expected frames, height and width, each 1 or more"
+        return
+    yield from _not_divided(cfg, "the frames of a VIVIT.TUBELET_SIZE", size[0], "DATA.NUM_FRAMES")
+    yield from _not_divided(cfg, "the sides of a VIVIT.TUBELET_SIZE", math.lcm(*size[1:]), *_CROPS)
+
+
+def _not_divided(cfg: CfgNode, what: str, divisor: int, *keys: str) -> Iterator[str]:
+    for key in keys:
+        if divisor > 0 and (value := _get(cfg, key)) % divisor:
+            yield f"{key} is {value}, expected a multiple of {what}, {divisor}"
+
+
+def _unread(cfg: CfgNode, *keys: str, why: str) -> Iterator[str]:
+    """A line for each of the keys that was given a value, where nothing would read it."""
+    for key in keys:
+        if (value := _get(cfg, key)) != _get(get_cfg(), key):
+            yield f"{key} is {value!r}, but {why}; remove it"
 
 
 def _solver(cfg: CfgNode) -> Iterator[str]:

@@ -70,7 +70,7 @@ _C.MODEL.NUM_CLASSES = 400  # outputs of the head
 _C.MODEL.LOSS_FUNC = "cross_entropy"  # training loss
 _C.MODEL.DROPOUT_RATE = 0.0  # dropout before the head; the original's 0.5 reached no layer
 
-_C.TIMESFORMER = CfgNode()
+_C.TIMESFORMER = CfgNode()  # the transformer; of ViViT too, but for ATTENTION_TYPE, VARIANT and PATCH_SIZE
 _C.TIMESFORMER.ATTENTION_TYPE = "divided_space_time"  # or joint_space_time, space_only
 _C.TIMESFORMER.PRETRAINED_MODEL = ""  # weights to start from, e.g. an image ViT; empty: none
 _C.TIMESFORMER.POS_EMBED_INTERPOLATION = "bicubic"  # (new) resizing of embeddings; legacy: the original's nearest
@@ -84,6 +84,12 @@ _C.TIMESFORMER.MLP_RATIO = 4.0  # (new) hidden width of an MLP, in EMBED_DIMs
 _C.TIMESFORMER.DROP_RATE = 0.0  # (new) dropout after embeddings, projections and MLPs
 _C.TIMESFORMER.ATTN_DROP_RATE = 0.0  # (new) dropout of attention weights
 _C.TIMESFORMER.DROP_PATH_RATE = 0.1  # (new) stochastic depth of the last block, growing linearly from 0 at the first
+
+_C.VIVIT = CfgNode()  # (new) what ViViT has beside the options of TIMESFORMER
+_C.VIVIT.MODEL = 1  # number in the paper: 1 joint attention, 2 factorised encoder, 3 factorised self-attention
+_C.VIVIT.TUBELET_SIZE = [2, 16, 16]  # frames, height and width in pixels of a tubelet
+_C.VIVIT.TUBELET_INIT = "central"  # tubelets from an image model's patches: the central frame, or inflate: all alike
+_C.VIVIT.TEMPORAL_DEPTH = 4  # model 2: blocks of the second encoder, over time
 
 # ---------------------------------------------------------------- optimisation
 _C.SOLVER = CfgNode()

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 _MAKE_ANOTHER_RUN = (
     "MODEL.",
     "TIMESFORMER.",
+    "VIVIT.",
     "TRAIN.DATASET ",
     "DATA.NUM_FRAMES ",
     "DATA.TRAIN_CROP_SIZE ",

@@ -1,8 +1,5 @@
 """Multi-head self-attention: one core on PyTorch's fused kernel, for sequences along any axis of the token grid."""
 
-from collections.abc import Sequence
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -94,47 +91,3 @@ class Attention(nn.Module):
 
     def _biases(self, parts: int) -> tuple[Tensor | None, ...]:
         return (None,) * parts if self.qkv.bias is None else self.qkv.bias.chunk(parts)
-
-
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016, https://arxiv.org/abs/1603.09382): drops a residual branch by sample.
-
-    In training, each sample (entry of the first axis) is zeroed with probability `rate` and the others are scaled by
-    1 / (1 - rate); in evaluation nothing happens.
-
-    Args:
-        rate: probability of dropping, in [0, 1).
-    """
-
-    def __init__(self, rate: float = 0.0) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor, axes: tuple[int, ...] = (0,)) -> Tensor:
-        """Drops entries of `x` that lie along `axes`, each by a draw of its own; the shape stays."""
-        factor = self.draw([size if axis in axes else 1 for axis, size in enumerate(x.shape)], x)
-        return x if factor is None else x * factor
-
-    def draw(self, shape: Sequence[int], like: Tensor) -> Tensor | None:
-        """Factors 0 or 1 / (1 - rate), with dtype and device of `like`; None where nothing is dropped."""
-        if not self.training or self.rate == 0.0:
-            return None
-        keep = 1.0 - self.rate
-        return (keep + torch.rand(shape, dtype=like.dtype, device=like.device)).floor_() / keep
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate}"
-
-
-class Mlp(nn.Module):
-    """The two-layer perceptron of a transformer block: [..., dim] to [..., dim] through `hidden_dim` GELU units."""
-
-    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden_dim, dim)
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))

@@ -9,8 +9,6 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from timesformer.models.vit import VisionTransformer
-
 
 def count_parameters(model: nn.Module) -> int:
     """Number of parameters, trained or frozen."""
@@ -27,7 +25,7 @@ def count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
         model: on any device; the meta device counts without computing.
         shape: of the input, [batch, channels, frames, height, width].
     """
-    transformers = [module for module in model.modules() if isinstance(module, VisionTransformer)]
+    transformers = [module for module in model.modules() if hasattr(module, "last_block_cls_only")]
     shortcuts = [transformer.last_block_cls_only for transformer in transformers]
     clip = torch.zeros(*shape, device=next(model.parameters()).device)
     training = model.training

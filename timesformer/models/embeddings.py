@@ -1,5 +1,6 @@
 """Position and time embeddings: fitting trained tables to another input size, and fixed ones to start from."""
 
+import math
 from typing import Literal
 
 import torch
@@ -25,22 +26,57 @@ def resize_pos_embed(
     Returns:
         [1, 1 + grid rows * columns, dim], dtype of `pos_embed`.
     """
-    rows, columns = grid
-    unchanged = rows * columns == pos_embed.shape[1] - 1 if interpolation == "legacy" else grid == trained_grid
-    if unchanged:
+    table = pos_embed[:, 1:]
+    resized = _resize_grid(table, trained_grid, grid, interpolation)
+    return pos_embed if resized is table else torch.cat([pos_embed[:, :1], resized], dim=1)
+
+
+def resize_tubelet_embed(
+    pos_embed: Tensor,
+    trained_grid: tuple[int, int, int],
+    grid: tuple[int, int, int],
+    interpolation: Interpolation = "bicubic",
+) -> Tensor:
+    """Fits position embeddings of tubelets to another grid; the class token's entry, if any, is kept as it is.
+
+    A table of one step, such as an image model's, is repeated over the steps.
+
+    Args:
+        pos_embed: [1, steps * rows * columns, dim] on the trained grid, steps outermost; or one entry more in front.
+        trained_grid: steps, rows and columns the table was trained on.
+        grid: steps, rows and columns wanted.
+        interpolation: as for `resize_pos_embed` and `resize_time_embed`, which act one after the other.
+
+    Returns:
+        [1, (1 +) steps * rows * columns, dim] on the grid, dtype of `pos_embed`.
+    """
+    if grid == trained_grid:
         return pos_embed
-    cls_entry, table = pos_embed[:, :1], pos_embed[:, 1:]
-    table = table.unflatten(1, trained_grid).permute(0, 3, 1, 2)  # [1, dim, rows, columns]
+    extra = pos_embed.shape[1] - math.prod(trained_grid)
+    table = pos_embed[0, extra:].unflatten(0, (trained_grid[0], -1))  # [steps, places, dim]
+    table = _resize_grid(table, trained_grid[1:], grid[1:], interpolation)
+    table = resize_time_embed(table.transpose(0, 1), grid[0], interpolation).transpose(0, 1)
+    return torch.cat([pos_embed[:, :extra], table.flatten(0, 1).unsqueeze(0)], dim=1)
+
+
+def _resize_grid(
+    table: Tensor, trained_grid: tuple[int, int], grid: tuple[int, int], interpolation: Interpolation
+) -> Tensor:
+    """[count, rows * columns, dim] on the trained grid to the wanted one."""
+    unchanged = math.prod(grid) == table.shape[1] if interpolation == "legacy" else grid == trained_grid
+    if unchanged:
+        return table
+    table, dtype = table.unflatten(1, trained_grid).permute(0, 3, 1, 2), table.dtype  # [count, dim, rows, columns]
     if interpolation == "legacy":
         table = F.interpolate(table, size=grid, mode="nearest")
     else:
         # Anti-aliasing acts on reduction only, where plain bicubic would skip entries of the table.
-        table = F.interpolate(table.float(), size=grid, mode="bicubic", antialias=True).to(pos_embed.dtype)
-    return torch.cat([cls_entry, table.flatten(2).transpose(1, 2)], dim=1)
+        table = F.interpolate(table.float(), size=grid, mode="bicubic", antialias=True).to(dtype)
+    return table.flatten(2).transpose(1, 2)
 
 
 def resize_time_embed(time_embed: Tensor, num_frames: int, interpolation: Interpolation = "bicubic") -> Tensor:
-    """Fits time embeddings [1, frames, dim] to `num_frames` frames: linear, or nearest neighbour for "legacy"."""
+    """Fits time embeddings [count, frames, dim] to `num_frames` frames: linear, or nearest neighbour for "legacy"."""
     if time_embed.shape[1] == num_frames:
         return time_embed
     table = time_embed.transpose(1, 2)
@@ -69,3 +105,20 @@ def sine_cosine_table(length: int, dim: int, std: float, cycles: tuple[float, fl
     table = torch.cat([angle.sin(), angle.cos()], dim=1)[:, :dim]
     table = table - table.mean(dim=0)
     return table * (std / table.std().clamp_min(1e-6)) if length > 1 else table
+
+
+def place_table(rows: int, columns: int, dim: int) -> Tensor:
+    """Position embeddings [rows * columns, dim] to train from scratch with: rows in one half, columns in the other."""
+    half = dim // 2
+    by_row = sine_cosine_table(rows, half, std=0.3).unsqueeze(1).expand(-1, columns, -1)
+    by_column = sine_cosine_table(columns, dim - half, std=0.3).unsqueeze(0).expand(rows, -1, -1)
+    return torch.cat([by_row, by_column], dim=-1).flatten(0, 1)
+
+
+def time_table(length: int, dim: int) -> Tensor:
+    """Time embeddings [length, dim] to train from scratch with, strong and slowly varying.
+
+    Direction is a product of place and time, and such a table lets the first MLP form it at once; with one like that
+    of place, small models take several times as long.
+    """
+    return sine_cosine_table(length, dim, std=0.6, cycles=(0.25, 0.5))

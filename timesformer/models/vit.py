@@ -1,8 +1,8 @@
 """TimeSformer: a vision transformer over the patches of several frames (Bertasius et al. 2021,
 https://arxiv.org/abs/2102.05095), with divided, joint or space-only attention.
 
-Read from top to bottom in the order the data flows: patch embedding, blocks, model, named models. Module names are
-those of facebookresearch/TimeSformer, so that its checkpoints fit.
+The transformer first, then the models by name. Module names are those of facebookresearch/TimeSformer, so that its
+checkpoints fit.
 """
 
 import logging
@@ -11,147 +11,25 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from timesformer.models.attention import Attention, DropPath, Mlp
+from timesformer.models.blocks import Init, check_choice, initialize_linear, make_blocks, run_blocks
 from timesformer.models.build import MODEL_REGISTRY
-from timesformer.models.embeddings import Interpolation, resize_pos_embed, resize_time_embed, sine_cosine_table
+from timesformer.models.embeddings import (
+    Interpolation,
+    place_table,
+    resize_pos_embed,
+    resize_time_embed,
+    time_table,
+)
+from timesformer.models.patches import PatchEmbed
 from timesformer.models.weights import load_pretrained
 
 logger = logging.getLogger(__name__)
 
 AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
 ATTENTION_TYPES: tuple[str, ...] = ("divided_space_time", "joint_space_time", "space_only")
-
-
-class PatchEmbed(nn.Module):
-    """Cuts each frame into square patches and projects each to a token.
-
-    Args:
-        patch_size: side of a patch in pixels.
-        in_chans: channels of a frame.
-        embed_dim: width of a token.
-    """
-
-    def __init__(self, patch_size: int = 16, in_chans: int = 3, embed_dim: int = 768) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
-
-    def forward(self, clip: Tensor) -> Tensor:
-        """[batch, channels, frames, height, width] to [batch, frames, rows, columns, dim].
-
-        Raises:
-            ValueError: if height or width is smaller than a patch or not a multiple of it.
-        """
-        height, width = clip.shape[-2:]
-        p = self.patch_size
-        if height % p or width % p or not height or not width:
-            raise ValueError(
-                f"a clip of {height}x{width} pixels cannot be cut into patches of {p}x{p}; resize or crop it"
-            )
-        # A convolution whose stride is its size is one matrix product over the patches' pixels; as such it reads the
-        # frames where they lie in [channels, frames] order and is faster than the convolution kernels.
-        patches = clip.unflatten(-1, (-1, p)).unflatten(-3, (-1, p))  # [batch, channels, frames, rows, p, columns, p]
-        patches = patches.permute(0, 2, 3, 5, 1, 4, 6).flatten(4)  # [batch, frames, rows, columns, channels * p * p]
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
-
-
-class Block(nn.Module):
-    """One transformer block: (temporal attention,) attention, MLP, each normalised before and added after.
-
-    Args:
-        dim: width of a token.
-        num_heads: attention heads.
-        mlp_ratio: hidden units of the MLP per unit of `dim`.
-        qkv_bias: whether queries, keys and values have a bias.
-        drop: dropout rate after projections.
-        attn_drop: dropout rate on attention weights.
-        drop_path: probability of dropping a residual branch.
-        norm_layer: makes the normalisation of a given width.
-        attention_type: "divided_space_time" adds the temporal attention; the others attend once per block.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = False,
-        drop: float = 0.0,
-        attn_drop: float = 0.0,
-        drop_path: float = 0.0,
-        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
-        attention_type: AttentionType = "divided_space_time",
-    ) -> None:
-        super().__init__()
-        self.norm1 = norm_layer(dim)
-        self.attn = Attention(dim, num_heads, qkv_bias, attn_drop, drop)
-        if attention_type == "divided_space_time":
-            self.temporal_norm1 = norm_layer(dim)
-            self.temporal_attn = Attention(dim, num_heads, qkv_bias, attn_drop, drop)
-            self.temporal_fc = nn.Linear(dim, dim)
-        self.drop_path = DropPath(drop_path)
-        self.norm2 = norm_layer(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
-
-    def forward(self, x: Tensor, num_outputs: int | None = None) -> Tensor:
-        """Attention over all tokens together.
-
-        Args:
-            x: [batch, tokens, dim].
-            num_outputs: compute only the first so many tokens of the result.
-
-        Returns:
-            [batch, num_outputs or tokens, dim].
-        """
-        x = x[:, :num_outputs] + self.drop_path(self.attn(self.norm1(x), num_queries=num_outputs))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
-
-    def forward_divided(self, cls: Tensor, patches: Tensor, cls_only: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Divided attention: each patch first attends to its own place in the other frames, then within its frame.
-
-        The class token takes part in every frame's spatial attention, and its results are averaged over the frames.
-
-        Args:
-            cls: [batch, 1, dim], the class token.
-            patches: [batch, frames, places, dim].
-            cls_only: compute the class token alone (all that the last block is asked for).
-
-        Returns:
-            The class token and the patches (None with `cls_only`), shaped as they came.
-        """
-        batch, frames = patches.shape[:2]
-        patches = patches + self._attend_in_time(patches)
-
-        # Every frame's sequence is its patches behind a copy of the class token.
-        x = torch.cat([cls.unsqueeze(1).expand(-1, frames, -1, -1), patches], dim=2).flatten(0, 1)
-        spatial = self.drop_path(self.attn(self.norm1(x), num_queries=1 if cls_only else None))
-        spatial = spatial.unflatten(0, (batch, frames))  # [batch, frames, 1 (+ places), dim]
-        cls = cls + spatial[:, :, 0].mean(dim=1, keepdim=True)
-
-        # One draw per sample drops the MLP of the class token and of the patches together.
-        kept = self.drop_path.draw((batch, 1, 1), cls)
-        mlp = self.mlp(self.norm2(cls))
-        cls = cls + (mlp if kept is None else mlp * kept)
-        if cls_only:
-            return cls, None
-        patches = patches + spatial[:, :, 1:]
-        mlp = self.mlp(self.norm2(patches))
-        return cls, patches + (mlp if kept is None else mlp * kept.unsqueeze(-1))
-
-    def _attend_in_time(self, patches: Tensor) -> Tensor:
-        """Residual of the temporal attention: [batch, frames, places, dim], the same shape out."""
-        attn, fc = self.temporal_attn, self.temporal_fc
-        x = attn.attend_over_frames(self.temporal_norm1(patches))
-        tokens, dim = x.shape[:-1].numel(), x.shape[-1]
-        if not self.training and not torch.is_grad_enabled() and tokens >= 2 * dim:
-            # Two linear maps in a row are one: the product of the matrices costs less than the tokens it saves.
-            weight = fc.weight @ attn.proj.weight
-            return F.linear(x, weight, F.linear(attn.proj.bias, fc.weight, fc.bias))
-        return fc(self.drop_path(attn.project(x), axes=(0, 2)))  # a draw per place, alike in all frames
 
 
 class VisionTransformer(nn.Module):
@@ -206,12 +84,12 @@ class VisionTransformer(nn.Module):
         attention_type: AttentionType = "divided_space_time",
         dropout: float = 0.0,
         pos_embed_interpolation: Interpolation = "bicubic",
-        init: Literal["pretrained", "scratch"] = "pretrained",
+        init: Init = "pretrained",
     ) -> None:
         super().__init__()
-        _check_choice("attention_type", attention_type, ATTENTION_TYPES)
-        _check_choice("pos_embed_interpolation", pos_embed_interpolation, ("bicubic", "legacy"))
-        _check_choice("init", init, ("pretrained", "scratch"))
+        check_choice("attention_type", attention_type, ATTENTION_TYPES)
+        check_choice("pos_embed_interpolation", pos_embed_interpolation, ("bicubic", "legacy"))
+        check_choice("init", init, ("pretrained", "scratch"))
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.attention_type = attention_type
         self.num_classes = num_classes
@@ -227,19 +105,17 @@ class VisionTransformer(nn.Module):
         if attention_type != "space_only":
             self.time_embed = nn.Parameter(torch.zeros(1, num_frames, embed_dim))
             self.time_drop = nn.Dropout(drop_rate)
-        self.blocks = nn.ModuleList(
-            Block(
-                embed_dim,
-                num_heads,
-                mlp_ratio,
-                qkv_bias,
-                drop_rate,
-                attn_drop_rate,
-                rate.item(),
-                norm_layer,
-                attention_type,
-            )
-            for rate in torch.linspace(0, drop_path_rate, depth, device="cpu")
+        self.blocks = make_blocks(
+            depth,
+            drop_path_rate,
+            dim=embed_dim,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            drop=drop_rate,
+            attn_drop=attn_drop_rate,
+            norm_layer=norm_layer,
+            attention_type=attention_type,
         )
         self.norm = norm_layer(embed_dim)
         self.dropout = nn.Dropout(dropout)
@@ -247,7 +123,7 @@ class VisionTransformer(nn.Module):
         self.initialize(init)
 
     @torch.no_grad()
-    def initialize(self, scheme: Literal["pretrained", "scratch"]) -> None:
+    def initialize(self, scheme: Init) -> None:
         """Sets every parameter but the patch projection (which keeps PyTorch's own).
 
         "pretrained": truncated normal weights of standard deviation 0.02 and no temporal residual (`temporal_fc` is
@@ -257,26 +133,15 @@ class VisionTransformer(nn.Module):
         """
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02 if scheme == "pretrained" else module.in_features**-0.5)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialize_linear(self, scheme)
         if scheme == "pretrained":
             for block in self.blocks:
                 if self.attention_type == "divided_space_time":
                     nn.init.zeros_(block.temporal_fc.weight)
             return
-        rows, columns = self.grid
-        half = self.embed_dim // 2
-        by_row = sine_cosine_table(rows, half, std=0.3).unsqueeze(1).expand(-1, columns, -1)
-        by_column = sine_cosine_table(columns, self.embed_dim - half, std=0.3).unsqueeze(0).expand(rows, -1, -1)
-        self.pos_embed[0, 1:] = torch.cat([by_row, by_column], dim=-1).flatten(0, 1)
+        self.pos_embed[0, 1:] = place_table(*self.grid, self.embed_dim)
         if self.attention_type != "space_only":
-            # Direction is a product of place and time. A table of time that is strong and varies slowly lets the first
-            # MLP form it at once; with one like that of place, small models take several times as long.
-            table = sine_cosine_table(self.time_embed.shape[1], self.embed_dim, std=0.6, cycles=(0.25, 0.5))
-            self.time_embed[0] = table
+            self.time_embed[0] = time_table(self.time_embed.shape[1], self.embed_dim)
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that are embeddings, which an optimizer may leave undecayed."""
@@ -322,15 +187,7 @@ class VisionTransformer(nn.Module):
         return cls if patches is None else torch.cat([cls, patches.flatten(1, 2)], dim=1)
 
     def _together(self, tokens: Tensor) -> Tensor:
-        last = len(self.blocks) - 1
-        for index, block in enumerate(self.blocks):
-            tokens = block(tokens, num_outputs=1 if index == last and self.last_block_cls_only else None)
-        return tokens
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+        return run_blocks(self.blocks, tokens, num_outputs=1 if self.last_block_cls_only else None)
 
 
 @MODEL_REGISTRY.register()
@@ -421,7 +278,7 @@ class LightTimeSformer(TimeSformer):
     """
 
     def __init__(self, variant: str = "gesture", **options: Any) -> None:
-        _check_choice("variant", variant, tuple(LIGHT_VARIANTS))
+        check_choice("variant", variant, tuple(LIGHT_VARIANTS))
         super().__init__(**{**LIGHT_VARIANTS[variant], **options})
 
     @classmethod

@@ -1,0 +1,312 @@
+"""ViViT: model 1 against Hugging Face's, models 2 and 3 against plain formulations of the paper's equations."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from timesformer.models.blocks import Block
+from timesformer.models.complexity import count_multiply_adds, count_parameters
+from timesformer.models.embeddings import resize_tubelet_embed
+from timesformer.models.patches import TubeletEmbed
+from timesformer.models.vivit import VIVIT_MODELS, VideoTransformer, ViViT
+
+TOLERANCE = {"rtol": 0.0, "atol": 1e-5}
+each_model = pytest.mark.parametrize("attention_type", VIVIT_MODELS.values())
+
+
+def small_model(attention_type: str, **changes: object) -> VideoTransformer:
+    """A model of 2 steps of 2 x 2 tubelets, with no weight zero or alike, so that a part left out shows."""
+    options = {"img_size": 16, "tubelet_size": (2, 8, 8), "num_frames": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    torch.manual_seed(0)
+    options = {**options, "num_classes": 3, "temporal_depth": 2, "init": "scratch", **changes}
+    model = VideoTransformer(attention_type=attention_type, **options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def from_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of `VivitForVideoClassification` (transformers 5) in ours; queries, keys and values become one tensor."""
+    renamed = {}
+    for name, value in state.items():
+        for theirs, ours in (
+            (r"^vivit\.embeddings\.cls_token", "cls_token"),
+            (r"^vivit\.embeddings\.position_embeddings", "pos_embed"),
+            (r"^vivit\.embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
+            (r"^vivit\.layers\.(\d+)", r"blocks.\1"),
+            (r"layernorm_before", "norm1"),
+            (r"layernorm_after", "norm2"),
+            (r"attention\.o_proj", "attn.proj"),
+            (r"^vivit\.layernorm", "norm"),
+            (r"^classifier", "head"),
+        ):
+            name = re.sub(theirs, ours, name)
+        renamed[name] = value
+    for name in [name for name in renamed if "q_proj" in name]:
+        parts = [renamed.pop(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]
+        renamed[name.replace("attention.q_proj", "attn.qkv")] = torch.cat(parts)
+    return renamed
+
+
+class TestAgainstHuggingFace:
+    def test_logits_match_the_recorded_ones(self, shared: Path) -> None:
+        case = torch.load(shared / "golden/vivit_hf_case.pt", weights_only=True)
+        model = VideoTransformer(32, (2, 8, 8), num_frames=4, embed_dim=48, depth=3, num_heads=4, num_classes=11)
+        model.load_state_dict(from_hugging_face(case["state_dict"]))
+        with torch.no_grad():
+            logits = model.eval()(case["input_btchw"].transpose(1, 2))
+        torch.testing.assert_close(logits, case["logits"], **TOLERANCE)
+
+    def test_logits_and_features_match_with_random_weights(self) -> None:
+        transformers = pytest.importorskip("transformers", reason="compares with Hugging Face's ViViT")
+        torch.manual_seed(0)
+        size = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96}
+        config = transformers.VivitConfig(image_size=48, num_frames=6, tubelet_size=[3, 16, 16], num_labels=5, **size)
+        theirs = transformers.VivitForVideoClassification(config).eval()
+        with torch.no_grad():
+            for parameter in theirs.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+        ours = VideoTransformer(48, (3, 16, 16), num_frames=6, embed_dim=24, depth=2, num_heads=3, num_classes=5).eval()
+        ours.load_state_dict(from_hugging_face(theirs.state_dict()))
+        clip = torch.randn(2, 3, 6, 48, 48)
+        with torch.no_grad():
+            expected = theirs(clip.transpose(1, 2))
+            features = theirs.vivit(clip.transpose(1, 2)).last_hidden_state[:, 0]
+            torch.testing.assert_close(ours(clip), expected.logits, **TOLERANCE)
+            torch.testing.assert_close(ours.forward_features(clip), features, **TOLERANCE)
+
+
+class Plain:
+    """The paper's equations, one sum at a time, on the weights of a model; tokens are [batch, step, place, dim]."""
+
+    def __init__(self, model: VideoTransformer) -> None:
+        self.state = model.state_dict()
+        self.heads, self.tubelet = model.blocks[0].attn.num_heads, model.patch_embed.tubelet_size
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        return torch.einsum("...i,oi->...o", x, self.state[f"{name}.weight"]) + self.state[f"{name}.bias"]
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+        return x * self.state[f"{name}.weight"] + self.state[f"{name}.bias"]
+
+    def attention(self, x: Tensor, name: str, axis: str) -> Tensor:
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)) for part in self.linear(x, f"{name}.qkv").chunk(3, dim=-1)
+        )  # [batch, step, place, head, d]
+        out = {"space": "btqhd,btkhd->bthqk", "time": "bqnhd,bknhd->bnhqk"}[axis]
+        weights = (torch.einsum(out, q, k) / q.shape[-1] ** 0.5).softmax(-1)
+        back = {"space": "bthqk,btkhd->btqhd", "time": "bnhqk,bknhd->bqnhd"}[axis]
+        return self.linear(torch.einsum(back, weights, v).flatten(-2), f"{name}.proj")
+
+    def mlp(self, x: Tensor, name: str) -> Tensor:
+        x = self.linear(x, f"{name}.fc1")
+        x = 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+        return self.linear(x, f"{name}.fc2")
+
+    def block(self, x: Tensor, name: str, axis: str = "space") -> Tensor:
+        x = x + self.attention(self.norm(x, f"{name}.norm1"), f"{name}.attn", axis)
+        if f"{name}.temporal_attn.qkv.weight" in self.state:
+            x = x + self.attention(self.norm(x, f"{name}.temporal_norm1"), f"{name}.temporal_attn", "time")
+        return x + self.mlp(self.norm(x, f"{name}.norm2"), f"{name}.mlp")
+
+    def tubelets(self, clip: Tensor) -> Tensor:
+        weight, bias = self.state["patch_embed.proj.weight"], self.state["patch_embed.proj.bias"]
+        return F.conv3d(clip, weight, bias, stride=self.tubelet).flatten(3).permute(0, 2, 3, 1)
+
+    def encoder(self, x: Tensor, prefix: str, axis: str) -> Tensor:
+        """The class tokens that come out, [batch, step, dim] (space) or [batch, place, dim] (time)."""
+        which = 2 if axis == "space" else 1
+        shape = list(x.shape)
+        shape[which] = 1
+        x = torch.cat([self.state[f"{prefix}cls_token"].expand(shape), x], dim=which)
+        table = self.state[f"{prefix}pos_embed"]
+        x = x + (table.unsqueeze(1) if axis == "space" else table.unsqueeze(2))
+        for index in range(2):
+            x = self.block(x, f"{prefix}blocks.{index}", axis)
+        return self.norm(x.select(which, 0), f"{prefix}norm")
+
+    def factorised_encoder(self, clip: Tensor) -> Tensor:
+        steps = self.encoder(self.tubelets(clip), "", "space")
+        return self.linear(self.encoder(steps.unsqueeze(2), "temporal_", "time")[:, 0], "head")
+
+    def factorised_self_attention(self, clip: Tensor) -> Tensor:
+        x = self.tubelets(clip)
+        x = x + self.state["pos_embed"].view(1, *x.shape[1:])
+        for index in range(2):
+            x = self.block(x, f"blocks.{index}")
+        return self.linear(self.norm(x, "norm").flatten(1, 2).mean(1), "head")
+
+
+@pytest.mark.parametrize("attention_type", ["factorised_encoder", "factorised_self_attention"])
+def test_factorised_models_match_the_plain_formulation(attention_type: str) -> None:
+    model = small_model(attention_type, num_frames=6, img_size=(16, 24)).eval()
+    clip = torch.randn(2, 3, 6, 16, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(model(clip), getattr(Plain(model), attention_type)(clip), **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("attention_type", "parameters"),
+    [("joint", 88_954_000), ("factorised_encoder", 115_062_928), ("factorised_self_attention", 117_319_312)],
+)
+def test_base_model_has_the_published_size(attention_type: str, parameters: int) -> None:
+    """88.9, 115.1 and 117.3 million (ViViT paper, section 4.2)."""
+    with torch.device("meta"):
+        model = ViViT(attention_type=attention_type)
+    assert count_parameters(model) == parameters
+    assert all(name.startswith("model.") for name in model.state_dict())
+
+
+@each_model
+def test_counting_operations_takes_no_shortcut_and_leaves_it_as_it_was(attention_type: str) -> None:
+    model = small_model(attention_type)
+    shortcut = model.last_block_cls_only
+    full = count_multiply_adds(model, (1, 3, 4, 16, 16))
+    assert model.last_block_cls_only is shortcut
+    model.last_block_cls_only = False
+    assert count_multiply_adds(model, (1, 3, 4, 16, 16)) == full
+    linear = 2 * 12 * 16 * 16 * (8 if attention_type != "joint" else 9)  # the first encoder's matrices alone
+    assert full > linear
+
+
+@pytest.mark.parametrize("attention_type", ["joint", "factorised_encoder"])
+def test_last_block_for_the_class_token_alone_changes_neither_logits_nor_gradients(attention_type: str) -> None:
+    clip = torch.randn(2, 3, 4, 16, 16, dtype=torch.float64)
+    results = []
+    for cls_only in (True, False):
+        model = small_model(attention_type, drop_path_rate=0.5).double().train()
+        model.last_block_cls_only = cls_only
+        torch.manual_seed(1)
+        logits = model(clip)
+        logits.square().sum().backward()
+        results.append([logits, *(p.grad for p in model.parameters())])
+    for short, full in zip(*results, strict=True):
+        torch.testing.assert_close(short, full, rtol=1e-9, atol=1e-12)
+
+
+@each_model
+class TestEachModel:
+    @pytest.mark.parametrize("init", ["pretrained", "scratch"])
+    def test_a_gradient_reaches_every_parameter(self, attention_type: str, init: str) -> None:
+        torch.manual_seed(0)
+        model = VideoTransformer(
+            16, (2, 8, 8), 3, 3, 16, 2, 2, num_frames=4, attention_type=attention_type, init=init
+        ).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(2):  # in the second step also through what begins at zero
+            optimizer.zero_grad()
+            F.cross_entropy(model(torch.randn(4, 3, 4, 16, 16)), torch.tensor([0, 1, 2, 0])).backward()
+            optimizer.step()
+        assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+    @pytest.mark.parametrize("shape", [(4, 16, 16), (2, 16, 16), (8, 16, 24), (6, 32, 8)])
+    @pytest.mark.parametrize("interpolation", ["bicubic", "legacy"])
+    def test_clips_of_other_sizes_and_frames_are_taken(
+        self, attention_type: str, shape: tuple[int, int, int], interpolation: str
+    ) -> None:
+        model = small_model(attention_type, pos_embed_interpolation=interpolation).eval()
+        logits = model(torch.randn(2, 3, *shape))
+        assert logits.shape == (2, 3)
+        assert logits.isfinite().all()
+
+    @pytest.mark.parametrize("change", [{"dropout": 0.5}, {"drop_rate": 0.5}, {"drop_path_rate": 0.9}])
+    def test_dropping_acts_in_training_only(self, attention_type: str, change: dict) -> None:
+        model, clip = small_model(attention_type, **change), torch.randn(4, 3, 4, 16, 16)
+        assert not torch.equal(model.train()(clip), model(clip))
+        assert torch.equal(model.eval()(clip), model(clip))
+
+    def test_order_of_frames_matters(self, attention_type: str) -> None:
+        model, clip = small_model(attention_type).eval(), torch.randn(2, 3, 4, 16, 16)
+        assert not torch.allclose(model(clip), model(clip.flip(2)), atol=1e-3)
+
+    def test_embeddings_are_named_for_the_optimizer(self, attention_type: str) -> None:
+        model = small_model(attention_type)
+        embeddings = {name for name, p in model.named_parameters() if "." not in name}
+        assert embeddings == model.no_weight_decay() & set(model.state_dict())
+
+    def test_a_model_without_a_head_gives_its_features(self, attention_type: str) -> None:
+        model, clip = small_model(attention_type, num_classes=0).eval(), torch.randn(2, 3, 4, 16, 16)
+        assert torch.equal(model(clip), model.forward_features(clip))
+
+
+def test_names_in_the_state_dict_are_those_that_checkpoints_use() -> None:
+    inner = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"]
+    common = ["patch_embed.proj", *(f"blocks.0.{name}" for name in inner), "norm", "head"]
+    expected = {
+        "joint": ({"cls_token": (1, 1, 16), "pos_embed": (1, 9, 16)}, common),
+        "factorised_encoder": (
+            {"cls_token": (1, 1, 16), "pos_embed": (1, 5, 16)}
+            | {"temporal_cls_token": (1, 1, 16), "temporal_pos_embed": (1, 3, 16)},
+            [*common, *(f"temporal_blocks.0.{name}" for name in inner), "temporal_norm"],
+        ),
+        "factorised_self_attention": (
+            {"pos_embed": (1, 8, 16)},
+            [*common, *(f"blocks.0.temporal_{name}" for name in inner[:3])],
+        ),
+    }
+    for attention_type, (embeddings, modules) in expected.items():
+        state = small_model(attention_type, depth=1, temporal_depth=1).state_dict()
+        assert {name: tuple(value.shape) for name, value in state.items() if "." not in name} == embeddings
+        assert {name for name in state if "." in name} == {
+            f"{m}.{kind}" for m in modules for kind in ("weight", "bias")
+        }
+
+
+class TestBeginningFromAnImageModel:
+    def test_inflated_tubelets_see_the_mean_frame_and_central_ones_the_central_frame(self) -> None:
+        kernel, clip = torch.randn(6, 3, 8, 8), torch.randn(2, 3, 3, 16, 16)
+        seen = {"central": clip[:, :, 1], "inflate": clip.mean(2)}
+        for init, picture in seen.items():
+            embed = TubeletEmbed((3, 8, 8), embed_dim=6, init=init)
+            embed.proj.weight.data = embed.inflate(kernel)
+            expected = F.conv2d(picture, kernel, embed.proj.bias, stride=8).permute(0, 2, 3, 1)
+            torch.testing.assert_close(embed(clip)[:, 0], expected, **TOLERANCE)
+
+    def test_position_embeddings_of_one_step_are_repeated(self) -> None:
+        table = torch.randn(1, 1 + 4, 8)
+        repeated = resize_tubelet_embed(table, (1, 2, 2), (3, 2, 2))
+        torch.testing.assert_close(repeated, torch.cat([table[:, :1], table[:, 1:].repeat(1, 3, 1)], dim=1))
+
+    def test_blocks_of_factorised_self_attention_start_without_attention_in_time(self) -> None:
+        torch.manual_seed(0)
+        block = VideoTransformer(
+            16, (2, 8, 8), 3, 3, 16, 1, 2, num_frames=4, attention_type="factorised_self_attention"
+        ).blocks[0]
+        image_block = Block(16, 2, qkv_bias=True, attention_type="space_only", act_layer=lambda: block.mlp.act)
+        image_block.load_state_dict({name: v for name, v in block.state_dict().items() if "temporal" not in name})
+        image_block.norm1.eps = image_block.norm2.eps = 1e-6
+        tokens = torch.randn(2, 3, 4, 16)
+        expected = image_block(tokens.flatten(0, 1)).unflatten(0, (2, 3))
+        torch.testing.assert_close(block.forward_factorised(tokens), expected, **TOLERANCE)
+
+
+def test_space_time_embeddings_are_interpolated_in_two_dimensions_and_in_time() -> None:
+    step, row = (axis.expand(4, 8, 6) for axis in (torch.arange(4.0).view(4, 1, 1), torch.arange(8.0).view(1, 8, 1)))
+    table = torch.stack([step, row], dim=-1).reshape(1, -1, 2)
+    resized = resize_tubelet_embed(table, (4, 8, 6), (8, 16, 3)).view(8, 16, 3, 2)
+    torch.testing.assert_close(resized[1:7, 5, 1, 0], torch.arange(6) * 0.5 + 0.25)
+    torch.testing.assert_close(resized[3, 4:12, 1, 1], torch.arange(8) / 2 + 1.75, rtol=0, atol=1e-5)
+    with_class = torch.cat([torch.full((1, 1, 2), 9.0), table], dim=1)
+    again = resize_tubelet_embed(with_class, (4, 8, 6), (8, 16, 3))
+    assert again[0, 0].eq(9.0).all(), "the class token has no place and is not interpolated"
+    torch.testing.assert_close(again[:, 1:], resized.view(1, -1, 2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "problem"), [((3, 16, 16), "3 frames"), ((0, 16, 16), "0 frames"), ((4, 20, 16), "20x16 pixels")]
+)
+def test_a_clip_that_tubelets_do_not_tile_is_refused(shape: tuple[int, int, int], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        small_model("joint")(torch.randn(1, 3, *shape))
+
+
+@pytest.mark.parametrize("option", ["attention_type", "tubelet_init", "pos_embed_interpolation", "init"])
+def test_an_unknown_choice_is_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=rf"{option} is 'other'; it must be one of \w+, "):
+        VideoTransformer(16, (2, 8, 8), **{option: "other"})
