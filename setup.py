@@ -23,14 +23,16 @@ setup(
         "numpy>=1.26",
         "av>=17,<19",
         "pillow>=10",
+        "filelock>=3.12",
         "fvcore>=0.1.5.post20221221",
         "pyyaml>=6",
+        "safetensors>=0.4",
         "scikit-learn>=1.4",
         "simplejson>=3.19",
         "tensorboard>=2.15",
         "tqdm>=4.66",
     ],
     extras_require={
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "transformers>=4.46", "safetensors>=0.4"],
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "transformers>=4.46"],
     },
 )

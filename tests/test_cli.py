@@ -141,6 +141,21 @@ def test_a_checkpoint_is_tested_alone(finished: Path, run_net: RunNet, tiny_comm
     ]
 
 
+def test_a_checkpoint_converted_for_hugging_face_gives_the_same_predictions(
+    finished: Path, run_net: RunNet, tiny_command: list[str], tmp_path: Path
+) -> None:
+    tool, source = ROOT / "tools" / "convert_checkpoint.py", finished / "checkpoints" / "best.pyth"
+    convert = [sys.executable, str(tool), str(source), str(tmp_path / "hf"), "--to", "hf"]
+    done = subprocess.run(convert, capture_output=True, text=True, check=True)
+    assert f"29 tensors of {source} written to {tmp_path / 'hf'}" in done.stderr
+    assert json.loads((tmp_path / "hf/config.json").read_text())["id2label"] == {"0": "catch", "1": "walk", "2": "wave"}
+    views = ["TEST.NUM_ENSEMBLE_VIEWS", "2", "TEST.NUM_SPATIAL_CROPS", "3"]
+    options = [*views, "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "hf")]
+    tested = run_net(*tiny_command, *options, "OUTPUT_DIR", str(tmp_path / "out"))
+    assert tested.code == 0, tested.err
+    assert (tmp_path / "out/predictions.csv").read_text() == (finished / "predictions.csv").read_text()
+
+
 @pytest.mark.parametrize(
     ("attention", "precision"), [("divided_space_time", "bf16"), ("joint_space_time", "off"), ("space_only", "off")]
 )
@@ -195,6 +210,7 @@ def files(tmp_path: Path, tiny_data: Path, finished: Path) -> Path:
     (tmp_path / "page.pyth").write_text("<!DOCTYPE html><html><body>404 Not Found</body></html>")
     (tmp_path / "code.pyth").write_bytes(pickle.dumps(RunsCode(str(tmp_path / "it_ran")), protocol=2))
     (tmp_path / "zero.pyth").touch()
+    (tmp_path / "pointer.pyth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     weights = torch.load(finished / "checkpoints" / "best.pyth", weights_only=True)["model_state"]
     torch.save({"model_state": weights}, tmp_path / "weights.pyth")
     return tmp_path
@@ -268,13 +284,13 @@ BAD: dict[str, tuple[Callable[[Path], object] | None, str, list[str]]] = {
         "TRAIN.CHECKPOINT_FILE_PATH {0}/text.pyth",
         [
             "{0}/text.pyth is not a checkpoint (it begins with b'hello, this is a')",
-            "expected a file written by torch.save",
+            "expected a file of torch.save or safetensors",
         ],
     ),
     "page as checkpoint": (
         None,
         "TRAIN.CHECKPOINT_FILE_PATH {0}/page.pyth TRAIN.FINETUNE True",
-        ["{0}/page.pyth is not a checkpoint (it begins with b'<!DOCTYPE html><')"],
+        ["{0}/page.pyth is a web page, not a checkpoint"],
     ),
     "empty checkpoint": (
         None,
@@ -300,6 +316,30 @@ BAD: dict[str, tuple[Callable[[Path], object] | None, str, list[str]]] = {
         None,
         "TRAIN.CHECKPOINT_FILE_PATH {0}/weights.pyth",
         ["{0}/weights.pyth cannot be continued: it has no optimizer_state, it has no epoch", "set TRAIN.FINETUNE True"],
+    ),
+    "checkpoint that fits in part, where it must fit wholly": (
+        None,
+        "TRAIN.CHECKPOINT_FILE_PATH {0}/weights.pyth TRAIN.FINETUNE True TRAIN.STRICT_LOADING True "
+        "TIMESFORMER.ATTENTION_TYPE joint_space_time",
+        [
+            "{0}/weights.pyth does not fit the model wholly",
+            "new would be nothing, unused blocks.*.temporal_norm1.weight",
+        ],
+    ),
+    "checkpoint that is a pointer of Git LFS": (
+        None,
+        "TRAIN.CHECKPOINT_FILE_PATH {0}/pointer.pyth TRAIN.FINETUNE True",
+        ["{0}/pointer.pyth is a pointer of Git LFS", "`git lfs pull`"],
+    ),
+    "checkpoint of no known name": (
+        None,
+        "TIMESFORMER.PRETRAINED_MODEL zoo:TimeSformer_8x32_K400",
+        ["TIMESFORMER.PRETRAINED_MODEL is 'zoo:TimeSformer_8x32_K400'", "nearest is TimeSformer_divST_8x32_224_K400"],
+    ),
+    "checkpoint by an open connection": (
+        None,
+        "TEST.CHECKPOINT_FILE_PATH http://host.example/model.pyth",
+        ["TEST.CHECKPOINT_FILE_PATH is 'http://host.example/model.pyth', expected an https:// URL"],
     ),
     "checkpoint of another optimizer": (
         None,

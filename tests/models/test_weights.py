@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from timesformer.config import get_cfg
+from timesformer.models import build_model
 from timesformer.models.vit import VisionTransformer
-from timesformer.models.weights import CheckpointError, LoadReport, load_pretrained, read_state_dict
+from timesformer.models.vivit import VideoTransformer
+from timesformer.models.weights import CheckpointError, LoadReport, load_pretrained, read_checkpoint
 
 PRETRAINED_JOBS = (
     "div_ckpt_to_div_bigger",
@@ -52,6 +57,16 @@ def build(**changes: object) -> VisionTransformer:
     return model
 
 
+def build_vivit(attention_type: str = "joint", **changes: object) -> VideoTransformer:
+    options = {"img_size": 32, "tubelet_size": (2, 8, 8), "embed_dim": 24, "depth": 2, "num_heads": 4, "num_frames": 4}
+    torch.manual_seed(1)
+    options = {**options, "num_classes": 5, "temporal_depth": 1, **changes}
+    model = VideoTransformer(**options, attention_type=attention_type).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return model
+
+
 def save(content: object, folder: Path) -> Path:
     path = folder / "weights.pyth"
     torch.save(content, path)
@@ -72,7 +87,7 @@ class TestAsTheOriginal:
     def test_loading_gives_its_tensors_and_logits(self, golden: dict, shared: Path, job: str) -> None:
         case = golden["load_pretrained"][job]
         path = shared / "golden" / case["checkpoint"]
-        source, _ = read_state_dict(path)
+        source = read_checkpoint(path).state
         model = build(**case["target_config"], attention_type=case["attention_type"], pos_embed_interpolation="legacy")
         model.load_state_dict(case["kept_initial"], strict=False)
         report = load_pretrained(model, path, "legacy")
@@ -99,7 +114,7 @@ class TestAsTheOriginal:
         path = shared / "golden" / case["checkpoint"]
         model = Named(build(**case["target_config"]))
         report = load_pretrained(model, path, "legacy")
-        assert read_state_dict(path)[1]["epoch"] == case["epoch"]
+        assert read_checkpoint(path).rest["epoch"] == case["epoch"]
         torch.testing.assert_close(model.model.time_embed.data, case["time_embed"], rtol=0, atol=1e-6)
         # The original dropped position embeddings of another size here and went on from random ones; they are resized.
         kept = {name.removeprefix("model.") for name in case["kept_initial"]} - {"pos_embed"}
@@ -169,7 +184,46 @@ class TestAdapting:
         load_pretrained(model, save(build().half().state_dict(), tmp_path))
         assert {p.dtype for p in model.parameters()} == {torch.float32}
 
-    @pytest.mark.parametrize("changes", [{"embed_dim": 32}, {"patch_size": 4, "img_size": 16}, {"mlp_ratio": 2.0}])
+    @pytest.mark.parametrize("side", [4, 16])
+    def test_patches_of_another_size_keep_the_grid_and_answer_a_resized_picture_alike(
+        self, tmp_path: Path, side: int
+    ) -> None:
+        trained, model = build(), build(patch_size=side, img_size=4 * side)
+        slow = F.interpolate(trained.patch_embed.proj.weight.data[:, :, :3, :3], size=(8, 8), mode="bicubic")
+        trained.patch_embed.proj.weight.data = slow  # detail of two pixels would be lost in small patches
+        report = load_pretrained(model, save(trained.state_dict(), tmp_path), strict=True)
+        how = f"patches of 8 x 8 to {side} x {side} pixels, resampled"
+        assert report.adapted == [("patch_embed.proj.weight", how)]
+        coarse = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0)).flatten(0, 1)
+        sizes = ((32, 32), (4 * side, 4 * side))
+        pictures = [F.interpolate(coarse, size=size, mode="bicubic").unflatten(0, (2, 3)) for size in sizes]
+        with torch.no_grad():
+            expected, answer = trained.patch_embed(pictures[0]), model.patch_embed(pictures[1])
+        assert (answer - expected).norm() < 0.1 * expected.norm()
+
+    def test_a_distilled_vit_gives_up_its_second_token(self, tmp_path: Path) -> None:
+        image, model = build(attention_type="space_only"), build(attention_type="space_only")
+        state = image.state_dict()
+        state["dist_token"] = torch.ones(1, 1, 24)
+        state["pos_embed"] = state["pos_embed"][:, [0, 0, *range(1, 17)]]
+        state["pos_embed"][:, 1] = 7.0
+        report = load_pretrained(model, save(state, tmp_path))
+        torch.testing.assert_close(model.pos_embed.data, image.pos_embed.data, rtol=0, atol=0)
+        assert report.adapted == [("pos_embed", "entry of the distillation token left out")]
+        assert report.unused == ["dist_token"]
+
+    def test_a_distilled_vit_of_another_grid_is_resized_too(self, tmp_path: Path) -> None:
+        image, model = build(attention_type="space_only"), build(attention_type="space_only", img_size=48)
+        state = image.state_dict()
+        load_pretrained(model, save(state, tmp_path))
+        expected = model.pos_embed.detach().clone()
+        state["dist_token"] = torch.ones(1, 1, 24)
+        state["pos_embed"] = state["pos_embed"][:, [0, 0, *range(1, 17)]]
+        report = load_pretrained(model, save(state, tmp_path))
+        torch.testing.assert_close(model.pos_embed.detach(), expected, rtol=0, atol=0)
+        assert report.adapted == [("pos_embed", "entry of the distillation token left out, 4 x 4 to 6 x 6 patches")]
+
+    @pytest.mark.parametrize("changes", [{"embed_dim": 32}, {"mlp_ratio": 2.0}])
     def test_a_model_of_other_widths_is_refused_and_left_alone(self, tmp_path: Path, changes: dict) -> None:
         model = build(**changes)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -188,15 +242,108 @@ class TestAdapting:
             load_pretrained(build(), path)
 
 
+class TestViViT:
+    def test_tubelets_start_as_an_image_models_patches(self, tmp_path: Path) -> None:
+        image = build(attention_type="space_only")
+        path = save(image.state_dict(), tmp_path)
+        for init in ("central", "inflate"):
+            model = build_vivit(tubelet_init=init)
+            report = load_pretrained(model, path)
+            picture = clip(image, frames=1).expand(-1, -1, 4, -1, -1)
+            with torch.no_grad():
+                tokens, expected = model.patch_embed(picture), image.patch_embed(picture[:, :, :2])
+            torch.testing.assert_close(tokens, expected, rtol=0, atol=1e-5)
+            assert ("patch_embed.proj.weight", f"to tubelets of 2 frames ({init})") in report.adapted
+
+    def test_position_embeddings_of_an_image_are_repeated_over_time(self, tmp_path: Path) -> None:
+        image, model = build(attention_type="space_only"), build_vivit(num_frames=6)
+        report = load_pretrained(model, save(image.state_dict(), tmp_path))
+        table = model.pos_embed.detach()
+        torch.testing.assert_close(table[:, 1:], image.pos_embed[:, 1:].detach().repeat(1, 3, 1), rtol=0, atol=1e-6)
+        torch.testing.assert_close(table[:, :1], image.pos_embed[:, :1].detach(), rtol=0, atol=0)
+        assert ("pos_embed", "repeated over 3 steps") in report.adapted
+        assert (report.new, report.unused) == ([], [])
+
+    def test_the_factorised_encoder_takes_the_image_model_for_its_first_part(self, tmp_path: Path) -> None:
+        image, model = build(attention_type="space_only"), build_vivit("factorised_encoder")
+        report = load_pretrained(model, save(image.state_dict(), tmp_path))
+        assert all(name.startswith("temporal_") for name in report.new)
+        torch.testing.assert_close(model.pos_embed.data, image.pos_embed.data, rtol=0, atol=0)
+
+    def test_factorised_self_attention_keeps_its_temporal_attention_fresh(self, tmp_path: Path) -> None:
+        image, model = build(attention_type="space_only"), build_vivit("factorised_self_attention")
+        report = load_pretrained(model, save(image.state_dict(), tmp_path))
+        assert report.new
+        assert all(".temporal_" in name for name in report.new)  # nothing would keep a copy from acting at once
+        how = "entry of the class token left out, repeated over 2 steps"
+        assert ("pos_embed", how) in report.adapted
+        assert report.unused == ["cls_token"]
+        torch.testing.assert_close(model.pos_embed[:, 16:].detach(), image.pos_embed[:, 1:].detach())
+
+    @pytest.mark.parametrize("kind", ["joint", "factorised_encoder", "factorised_self_attention"])
+    @pytest.mark.parametrize("changes", [{"num_frames": 8}, {"img_size": 48}])
+    def test_another_size_gives_the_logits_of_interpolation_at_run_time(
+        self, tmp_path: Path, kind: str, changes: dict
+    ) -> None:
+        trained, model = build_vivit(kind), build_vivit(kind, **changes)
+        load_pretrained(model, save(trained.state_dict(), tmp_path), strict=True)
+        pictures = clip(trained, frames=model.grid[0] * 2)
+        pictures = F.interpolate(pictures, size=(model.grid[0] * 2, model.grid[1] * 8, model.grid[2] * 8))
+        with torch.no_grad():
+            torch.testing.assert_close(model(pictures), trained(pictures), rtol=0, atol=1e-5)
+
+    def test_another_size_and_length_at_once_is_resized_where_the_checkpoint_says_its_own(self, tmp_path: Path) -> None:
+        trained, model = build_vivit(), build_vivit(img_size=48, num_frames=8)
+        with pytest.raises(CheckpointError, match="pos_embed is 1 x 33 x 24, expected 1 x 145 x 24"):
+            load_pretrained(model, save(trained.state_dict(), tmp_path))
+        content = {"model_state": trained.state_dict(), "cfg": "DATA: {TRAIN_CROP_SIZE: 32, NUM_FRAMES: 4}"}
+        report = load_pretrained(model, save(content, tmp_path))
+        assert report.adapted == [("pos_embed", "4 x 4 to 6 x 6 patches, 2 to 4 steps")]
+
+    def test_tokens_of_several_steps_do_not_become_those_of_one_frame(self, tmp_path: Path) -> None:
+        path = save(build_vivit(num_frames=8).state_dict(), tmp_path)
+        with pytest.raises(CheckpointError, match="pos_embed is 1 x 65 x 24, expected 1 x 17 x 24"):
+            load_pretrained(build_vivit("factorised_encoder"), path)
+        with pytest.raises(CheckpointError, match=r"patch_embed\.proj\.weight is 24 x 3 x 2 x 8 x 8"):
+            load_pretrained(build(), path)
+
+
+class TestStrictness:
+    def test_what_is_new_or_unused_is_refused_by_name_and_the_model_left_alone(self, tmp_path: Path) -> None:
+        model = build(num_classes=7)
+        before = model.norm.weight.detach().clone()
+        problem = (
+            r"TRAIN\.STRICT_LOADING asks for: new would be head\.weight, head\.bias, unused head\.weight, head\.bias"
+        )
+        with pytest.raises(CheckpointError, match=problem):
+            load_pretrained(model, save(build().state_dict(), tmp_path), strict=True)
+        torch.testing.assert_close(model.norm.weight.detach(), before, rtol=0, atol=0)
+
+    def test_what_is_adapted_is_taken(self, tmp_path: Path) -> None:
+        report = load_pretrained(build(img_size=48, num_frames=2), save(build().state_dict(), tmp_path), strict=True)
+        assert names_of(report.adapted) == {"pos_embed", "time_embed"}
+
+    def test_the_option_reaches_a_model_that_starts_from_weights(self, tmp_path: Path) -> None:
+        path = str(save(build(num_classes=7).state_dict(), tmp_path))
+        cfg = get_cfg()
+        cfg.merge_from_list(["DATA.TRAIN_CROP_SIZE", 32, "DATA.NUM_FRAMES", 4, "MODEL.NUM_CLASSES", 5])
+        size = {"EMBED_DIM": 24, "DEPTH": 2, "NUM_HEADS": 4, "PATCH_SIZE": 8, "PRETRAINED_MODEL": path}
+        cfg.TIMESFORMER.update(size)
+        build_model(cfg)
+        cfg.TRAIN.STRICT_LOADING = True
+        with pytest.raises(CheckpointError, match="STRICT_LOADING"):
+            build_model(cfg)
+
+
 class TestReading:
     @pytest.mark.parametrize("container", ["model_state", "model", "state_dict", None])
     @pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "_orig_mod.model."])
     def test_containers_and_prefixes_are_recognised(self, tmp_path: Path, container: str | None, prefix: str) -> None:
         state = {f"{prefix}norm.weight": torch.ones(3)}
         content = {container: state, "epoch": 7} if container else state
-        weights, rest = read_state_dict(save(content, tmp_path))
-        assert list(weights) == ["norm.weight"]
-        assert rest == ({"epoch": 7} if container else {})
+        checkpoint = read_checkpoint(save(content, tmp_path))
+        assert list(checkpoint.state) == ["norm.weight"]
+        assert checkpoint.rest == ({"epoch": 7} if container else {})
 
     def test_a_pickle_that_would_run_code_is_refused_and_not_run(self, tmp_path: Path) -> None:
         witness = tmp_path / "it ran"
@@ -207,10 +354,10 @@ class TestReading:
 
         path = save({"model_state": Attack()}, tmp_path)
         with pytest.raises(CheckpointError, match=r"could run code.*nothing in it was run"):
-            read_state_dict(path)
+            read_checkpoint(path)
         path.write_bytes(pickle.dumps(Attack(), protocol=2))
         with pytest.raises(CheckpointError, match=r"mkdir.*nothing in it was run"):
-            read_state_dict(path)
+            read_checkpoint(path)
         assert not witness.exists()
 
     @pytest.mark.parametrize(
@@ -218,15 +365,17 @@ class TestReading:
         [
             (b"", "is empty"),
             (b"plain words\n" * 9, "is not a checkpoint"),
-            (b"<!DOCTYPE html><html></html>", "is not a checkpoint .*<!DOCTYPE html>"),
-            (b"version https://git-lfs.github.com/spec/v1\n", "is not a checkpoint"),
+            (b"\n <!DOCTYPE HTML><html></html>", "is a web page, not a checkpoint"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS .* `git lfs pull`"),
+            (b'{"epoch": 3}', "is JSON without weight_map"),
+            (b'{"epoch": 3', "cannot be read as JSON"),
         ],
     )
     def test_a_file_of_another_kind_is_refused(self, tmp_path: Path, content: bytes, problem: str) -> None:
         path = tmp_path / "weights.pyth"
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=problem) as raised:
-            read_state_dict(path)
+            read_checkpoint(path)
         assert str(path) in str(raised.value)
 
     @pytest.mark.parametrize("left_out", [10, 2000, 4000])
@@ -236,17 +385,23 @@ class TestReading:
         torch.save({"w": torch.zeros(1000)}, path, _use_new_zipfile_serialization=zipped)
         path.write_bytes(path.read_bytes()[:-left_out])
         with pytest.raises(CheckpointError, match="damaged"):
-            read_state_dict(path)
+            read_checkpoint(path)
 
-    def test_a_missing_file_and_a_folder_are_refused(self, tmp_path: Path) -> None:
-        for path in (tmp_path / "none.pyth", tmp_path):
-            with pytest.raises(CheckpointError, match="cannot be read"):
-                read_state_dict(path)
+    def test_what_a_file_is_shows_in_its_bytes_and_not_in_its_name(self, tmp_path: Path) -> None:
+        for write, name in ((torch.save, "model.safetensors"), (save_file, "model.pyth")):
+            write({"norm.weight": torch.ones(3)}, tmp_path / name)
+            assert read_checkpoint(tmp_path / name).state["norm.weight"].eq(1).all()
+
+    def test_a_missing_file_and_an_empty_folder_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"none\.pyth cannot be read as a checkpoint: No such file"):
+            read_checkpoint(tmp_path / "none.pyth")
+        with pytest.raises(CheckpointError, match=r"a folder without weights: expected one of model\.safetensors"):
+            read_checkpoint(tmp_path)
 
     @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"model_state": {}}, {}])
     def test_a_file_without_weights_is_refused(self, tmp_path: Path, content: object) -> None:
         with pytest.raises(CheckpointError, match="holds"):
-            read_state_dict(save(content, tmp_path))
+            read_checkpoint(save(content, tmp_path))
 
 
 def test_the_table_counts_tensors_and_joins_those_of_several_blocks() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from timesformer.config.defaults import get_cfg
+from timesformer.config.sources import source_problem
 
 _DATASETS = ("kinetics", "hmdb_simp")
 _SAMPLERS = ("uniform", "equidistant", "random", "segment")
@@ -238,8 +239,8 @@ def _machine(cfg: CfgNode) -> Iterator[str]:
         ("TEST.CHECKPOINT_FILE_PATH", cfg.TEST.ENABLE),
         ("TIMESFORMER.PRETRAINED_MODEL", True),
     ):
-        if used and (path := _get(cfg, key)) and not Path(path).is_file():
-            yield f"{key} is {path!r}, expected a checkpoint file that exists"
+        if used and (source := _get(cfg, key)) and (problem := source_problem(source)):
+            yield f"{key} is {source!r}, {problem}"
     if (
         cfg.TRAIN.ENABLE
         and cfg.TRAIN.FINETUNE

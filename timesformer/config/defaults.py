@@ -16,9 +16,10 @@ _C.TRAIN.BATCH_SIZE = 64  # clips per forward and backward pass
 _C.TRAIN.EVAL_PERIOD = 10  # validate every so many epochs
 _C.TRAIN.CHECKPOINT_PERIOD = 10  # keep a checkpoint every so many epochs
 _C.TRAIN.AUTO_RESUME = True  # go on from the newest checkpoint in OUTPUT_DIR, if there is one
-_C.TRAIN.CHECKPOINT_FILE_PATH = ""  # checkpoint to start from when there is none to resume
+_C.TRAIN.CHECKPOINT_FILE_PATH = ""  # checkpoint to start from when there is none to resume: file, URL, zoo:<name>, ...
 _C.TRAIN.CHECKPOINT_EPOCH_RESET = False  # start that checkpoint at epoch 0 instead of going on after its own
 _C.TRAIN.FINETUNE = False  # take only the weights of that checkpoint: fresh optimizer, epoch 0
+_C.TRAIN.STRICT_LOADING = False  # (new) refuse weights to start from that leave anything new or unused, a head too
 _C.TRAIN.MIXED_PRECISION = "off"  # (new) off: float32; bf16: forward and loss under bfloat16 autocast
 
 # ---------------------------------------------------------------- testing
@@ -26,7 +27,7 @@ _C.TEST = CfgNode()
 _C.TEST.ENABLE = True  # test after training, or alone
 _C.TEST.DATASET = "kinetics"  # as TRAIN.DATASET, for the test split
 _C.TEST.BATCH_SIZE = 8  # clips per forward pass
-_C.TEST.CHECKPOINT_FILE_PATH = ""  # checkpoint to test; empty: the best of this run
+_C.TEST.CHECKPOINT_FILE_PATH = ""  # checkpoint to test (file, URL, zoo:<name>, ...); empty: the best of this run
 _C.TEST.NUM_ENSEMBLE_VIEWS = 10  # clips taken along the time of each video
 _C.TEST.NUM_SPATIAL_CROPS = 3  # crops of each clip: 1 (centre) or 3 (along the longer side)
 _C.TEST.SAVE_RESULTS_PATH = ""  # file under OUTPUT_DIR for the scores and labels of all videos; empty: none

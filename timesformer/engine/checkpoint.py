@@ -14,7 +14,7 @@ from torch import nn
 from timesformer.engine.atomic import explained_failure, write_atomically
 from timesformer.engine.run_folder import best_path, checkpoint_folder
 from timesformer.errors import UserError
-from timesformer.models.weights import CheckpointError, read_state_dict
+from timesformer.models.weights import CheckpointError, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -143,11 +143,12 @@ def continue_from(path: str, model: nn.Module, optimizer: torch.optim.Optimizer,
         CheckpointError: if it is no checkpoint; if it lacks one of them or does not fit, with TRAIN.FINETUNE named as
             the way to take the weights only.
     """
-    state, rest = read_state_dict(path)
+    given = read_checkpoint(path)
+    rest = given.rest
     reason = ", ".join(f"it has no {key}" for key in ("optimizer_state", "epoch") if key not in rest)
     try:
         if not reason:
-            getattr(model, "model", model).load_state_dict(state)
+            getattr(model, "model", model).load_state_dict(given.state)
             _take_over(optimizer, rest["optimizer_state"])
             return Progress(epoch=0 if epoch_reset else int(rest["epoch"]) + 1)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:

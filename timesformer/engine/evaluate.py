@@ -20,6 +20,7 @@ from timesformer.engine.results import Evaluation, write_results
 from timesformer.engine.run_folder import best_path
 from timesformer.errors import UserError
 from timesformer.models import build_model
+from timesformer.models.download import local_path
 from timesformer.models.weights import CheckpointError, load_pretrained
 
 logger = logging.getLogger(__name__)
@@ -108,13 +109,13 @@ def test(cfg: CfgNode) -> Path:
 
 def _checkpoint_to_test(cfg: CfgNode) -> Path:
     if cfg.TEST.CHECKPOINT_FILE_PATH:
-        return Path(cfg.TEST.CHECKPOINT_FILE_PATH)
+        return local_path(cfg.TEST.CHECKPOINT_FILE_PATH)
     if best_path(cfg).is_file():
         return best_path(cfg)
     if newest := newest_checkpoint(cfg):
         return newest[0]
     if cfg.TRAIN.CHECKPOINT_FILE_PATH and not cfg.TRAIN.ENABLE:
-        return Path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
+        return local_path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
     raise UserError(
         f"there is no checkpoint to test: none in {best_path(cfg).parent}; give TEST.CHECKPOINT_FILE_PATH, "
         "or train first (TRAIN.ENABLE True)"

@@ -108,7 +108,7 @@ def start_or_resume(
     source = cfg.TRAIN.CHECKPOINT_FILE_PATH
     progress = checkpoint.Progress()
     if source and cfg.TRAIN.FINETUNE:
-        report = load_pretrained(model, source, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION)
+        report = load_pretrained(model, source, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION, cfg.TRAIN.STRICT_LOADING)
         logger.info("fine-tuning from %s\n%s", source, report.table())
     elif source:
         progress = checkpoint.continue_from(source, model, optimizer, cfg.TRAIN.CHECKPOINT_EPOCH_RESET)

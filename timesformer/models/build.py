@@ -16,7 +16,8 @@ A registered class is built by its `from_config(cfg)` where it has one, else by 
 def build_model(cfg: CfgNode) -> nn.Module:
     """Builds the model MODEL.MODEL_NAME on the CPU, in training mode.
 
-    Nothing is downloaded. Weights are read only where TIMESFORMER.PRETRAINED_MODEL names a file.
+    Weights are read only where TIMESFORMER.PRETRAINED_MODEL names some, and downloaded only where it names a place that
+    is not on this machine.
 
     Raises:
         UserError: if no model has that name.

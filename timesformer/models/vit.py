@@ -202,7 +202,8 @@ class TimeSformer(nn.Module):
         num_classes: outputs of the head.
         num_frames: frames per clip.
         attention_type: "divided_space_time", "joint_space_time" or "space_only".
-        pretrained_model: file with weights to start from; "" starts without.
+        pretrained_model: weights to start from, as `weights.read_checkpoint` takes them; "" starts without.
+        strict_loading: refuse weights that leave anything new or unused.
         options: any other argument of `VisionTransformer`.
     """
 
@@ -214,6 +215,7 @@ class TimeSformer(nn.Module):
         num_frames: int = 8,
         attention_type: AttentionType = "divided_space_time",
         pretrained_model: str = "",
+        strict_loading: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -227,7 +229,7 @@ class TimeSformer(nn.Module):
             **{**base, "norm_layer": partial(nn.LayerNorm, eps=1e-6), **options},
         )
         if pretrained_model:
-            report = load_pretrained(self, pretrained_model, self.model.pos_embed_interpolation)
+            report = load_pretrained(self, pretrained_model, self.model.pos_embed_interpolation, strict_loading)
             logger.info("weights from %s\n%s", pretrained_model, report.table())
 
     @classmethod
@@ -296,6 +298,7 @@ def _options(cfg: CfgNode) -> dict[str, Any]:
         "num_frames": cfg.DATA.NUM_FRAMES,
         "attention_type": options.ATTENTION_TYPE,
         "pretrained_model": options.PRETRAINED_MODEL,
+        "strict_loading": cfg.TRAIN.STRICT_LOADING,
         "mlp_ratio": options.MLP_RATIO,
         "drop_rate": options.DROP_RATE,
         "attn_drop_rate": options.ATTN_DROP_RATE,

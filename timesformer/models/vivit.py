@@ -232,7 +232,8 @@ class ViViT(nn.Module):
         num_classes: outputs of the head.
         num_frames: frames per clip.
         attention_type: "joint", "factorised_encoder" or "factorised_self_attention".
-        pretrained_model: file with weights to start from; "" starts without.
+        pretrained_model: weights to start from, as `weights.read_checkpoint` takes them; "" starts without.
+        strict_loading: refuse weights that leave anything new or unused.
         options: any other argument of `VideoTransformer`.
     """
 
@@ -244,6 +245,7 @@ class ViViT(nn.Module):
         num_frames: int = 32,
         attention_type: AttentionType = "joint",
         pretrained_model: str = "",
+        strict_loading: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -256,7 +258,7 @@ class ViViT(nn.Module):
             **options,
         )
         if pretrained_model:
-            report = load_pretrained(self, pretrained_model, self.model.pos_embed_interpolation)
+            report = load_pretrained(self, pretrained_model, self.model.pos_embed_interpolation, strict_loading)
             logger.info("weights from %s\n%s", pretrained_model, report.table())
 
     @classmethod
@@ -270,6 +272,7 @@ class ViViT(nn.Module):
             num_frames=cfg.DATA.NUM_FRAMES,
             attention_type=VIVIT_MODELS[vivit.MODEL],
             pretrained_model=shared.PRETRAINED_MODEL,
+            strict_loading=cfg.TRAIN.STRICT_LOADING,
             temporal_depth=vivit.TEMPORAL_DEPTH,
             tubelet_init=vivit.TUBELET_INIT,
             embed_dim=shared.EMBED_DIM,

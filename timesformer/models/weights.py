@@ -1,10 +1,10 @@
 """Reading a checkpoint's weights into a model, also one with other classes, frames, size, channels or attention.
 
-Tensors go by the names of facebookresearch/TimeSformer. Files are data: nothing in them is ever run.
+Whatever library wrote it (`formats.py`) and wherever it lies (`download.py`), a checkpoint arrives here with the names
+of facebookresearch/TimeSformer. Files are data: nothing in them is ever run (`files.py`).
 """
 
 import math
-import pickle
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,15 +15,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from timesformer.errors import UserError
-from timesformer.models.embeddings import Interpolation, resize_pos_embed, resize_time_embed
+from timesformer.models.attention import Attention
+from timesformer.models.download import local_path
+from timesformer.models.embeddings import Interpolation, resize_time_embed, resize_tubelet_embed
+from timesformer.models.files import CheckpointError, read_weights
+from timesformer.models.formats import Facts, facts_of, to_native
+from timesformer.models.kernels import change_channels, resize_kernel
 
 _CONTAINERS = ("model_state", "model", "state_dict")
-_PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")  # of wrappers: DDP, a registered model, torch.compile
 
 
-class CheckpointError(UserError):
-    """A file that is no checkpoint, or one whose weights do not belong to the model."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights of any origin.
+
+    Attributes:
+        state: tensors on the CPU by the names of facebookresearch/TimeSformer, without leading `model.`.
+        rest: what the file holds beside them, such as `epoch` and `optimizer_state`; for Hugging Face also `config`.
+        origin: whose names the tensors had, "" where they had these.
+        facts: what it says about its model.
+    """
+
+    state: dict[str, Tensor]
+    rest: dict[str, Any]
+    origin: str
+    facts: Facts
 
 
 @dataclass
@@ -35,6 +51,7 @@ class LoadReport:
         adapted: tensors of the model made from one of another shape or name, and how.
         new: tensors of the model that keep their initial values; a head of another number of classes among them.
         unused: tensors of the checkpoint that found no place.
+        notes: what else should be known, a line each.
         rest: what the file holds beside the weights.
     """
 
@@ -42,12 +59,13 @@ class LoadReport:
     adapted: list[tuple[str, str]] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     rest: dict[str, Any] = field(default_factory=dict)
 
     def table(self) -> str:
         """Return a table with a row for what was loaded, each way of adapting, what is new and what was unused.
 
-        Names that differ by the number of their block alone are joined; those loaded are counted only.
+        Names that differ by the number of their block alone are joined; those loaded are counted only. Notes follow.
         """
         rows = [("loaded", self.loaded)]
         ways: dict[str, list[str]] = {}
@@ -58,79 +76,84 @@ class LoadReport:
         width = max(len(what) for what, _ in rows)
         lines = [f"{'':{width}}  tensors  names"]
         for what, names in rows:
-            listed = "" if names is self.loaded else ", ".join(dict.fromkeys(map(_any_block, names))) or "-"
+            listed = "" if names is self.loaded else ", ".join(_joined(names)) or "-"
             lines.append(f"{what:{width}}  {len(names):7}  {listed}".rstrip())
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
 
-def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the weights in a file written by `torch.save`, without running anything in it.
+def read_checkpoint(source: str | Path) -> Checkpoint:
+    """Reads weights from any file, folder or place that an option may name, without running anything in them.
 
     Args:
-        path: a file holding a state dict, or a dict with one under `model_state`, `model` or `state_dict`.
-
-    Returns:
-        The tensors (on the CPU) by name, without leading `module.` or `model.`; and the rest of the file, such as
-        `epoch` and `optimizer_state`.
+        source: a path, URL, `zoo:`, `hf:` or `timm:` name (`timesformer.config.sources`). The file holds a state dict,
+            or a dict with one under `model_state`, `model` or `state_dict`, in the format of `torch.save` or
+            safetensors, with the names of the original, timm or transformers.
 
     Raises:
-        CheckpointError: if the file is missing, is not a checkpoint, is damaged, holds anything but tensors and plain
-            values, or has no weights.
+        CheckpointError: if it is missing, is not a checkpoint, is damaged, holds anything but tensors and plain values,
+            or has no weights.
+        DownloadError: if it cannot be fetched.
     """
-    content = _read(Path(path))
+    path = local_path(source)
+    content, config = read_weights(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dict with the weights of a model")
     container = next((name for name in _CONTAINERS if isinstance(content.get(name), dict)), None)
     weights = content[container] if container else content
-    state = {_PREFIX.sub("", str(k)): v for k, v in weights.items() if isinstance(v, Tensor)}
+    state = {str(name): tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
     if not state:
         raise CheckpointError(
             f"{path} holds no weights: expected tensors by name, or a dict of them under "
             f"{', '.join(_CONTAINERS)}, found {_few(map(str, weights)) or 'an empty dict'}"
         )
     rest = {k: v for k, v in content.items() if k != container} if container else {}
-    return state, rest
+    if config:
+        rest["config"] = config
+    state, origin = to_native(state)
+    return Checkpoint(state, rest, origin, facts_of(rest))
 
 
-def load_pretrained(model: nn.Module, path: str | Path, interpolation: Interpolation = "bicubic") -> LoadReport:
-    """Start a TimeSformer from the weights of another, or of an image ViT.
+def load_pretrained(
+    model: nn.Module, source: str | Path, interpolation: Interpolation = "bicubic", strict: bool = False
+) -> LoadReport:
+    """Starts a model from the weights of another, or of an image ViT.
 
-    What is adapted: position embeddings to the model's patch grid (a checkpoint's grid is taken to be square), time
-    embeddings to its frames, the patch projection to its channels. Temporal attention that the checkpoint has not is
-    copied from the spatial one of the same block. A head of another number of classes stays fresh, so a caller that
-    wants to test, and not to fine-tune, looks whether anything is in `new`.
+    What is adapted: position embeddings to the model's grid of patches or tubelets (of an image model repeated over
+    time; an image's grid is taken to be square), time embeddings to its frames, the patch projection to its channels,
+    patch size and tubelets. Temporal attention that a checkpoint has not is copied from the spatial one of the same
+    block where a fresh `temporal_fc` keeps it from acting at first. A head of another number of classes stays fresh, so
+    a caller that wants to test, and not to fine-tune, looks whether anything is in `new`.
 
     Args:
-        model: a `VisionTransformer`, or a registered model that holds one as `.model`; changed in place, and not
-            touched at all when an error is raised.
-        path: see `read_state_dict`.
+        model: a `VisionTransformer`, a `VideoTransformer` or another model, or a registered model that holds one as
+            `.model`; changed in place, and not touched at all when an error is raised.
+        source: see `read_checkpoint`.
         interpolation: "bicubic" (2-D in space, linear in time) or "legacy" (the nearest entry, as the original does
             while loading: with the patches as one line instead of a grid).
+        strict: refuse a checkpoint that leaves anything new or unused.
 
     Raises:
-        CheckpointError: as `read_state_dict`; and if a tensor's shape cannot be adapted, or no tensor fits.
+        CheckpointError: as `read_checkpoint`; and if a tensor's shape cannot be adapted, the number of heads is
+            another, no tensor fits, or, if strict, any is new or unused.
+        DownloadError: as `read_checkpoint`.
     """
-    source, rest = read_state_dict(path)
+    checkpoint = read_checkpoint(source)
     vit = getattr(model, "model", model)
-    report, values, misfits, used = LoadReport(rest=rest), {}, [], set()
-    for name, wanted in vit.state_dict().items():
-        origin, how = name, []
-        if name not in source:
-            origin = name.replace(".temporal_attn.", ".attn.").replace(".temporal_norm1.", ".norm1.")
-            how.append(f"copied from {origin}")
-        if origin not in source:
+    wanted = vit.state_dict()
+    report, values, misfits, used = LoadReport(rest=checkpoint.rest), {}, _other_heads(vit, checkpoint.facts), set()
+    for name, target in wanted.items():
+        origin, how = _origin(name, checkpoint.state, wanted), []
+        if origin is None or _is_other_head(name, checkpoint.state[origin], target):
             report.new.append(name)
             continue
-        value = source[origin]
+        value = checkpoint.state[origin]
         used.add(origin)
-        if value.shape != wanted.shape:
-            if name.startswith("head.") and value.shape[1:] == wanted.shape[1:]:
-                report.new.append(name)
-                used.discard(origin)
-                continue
-            adapted = _adapt(name, value, wanted, vit.grid, interpolation)
+        if origin != name:
+            how.append(f"copied from {origin}")
+        if value.shape != target.shape:
+            adapted = _adapt(name, value, target, vit, checkpoint, interpolation)
             if adapted is None:
-                misfits.append(f"{name} is {_shape(value)}, expected {_shape(wanted)}")
+                misfits.append(f"{name} is {_shape(value)}, expected {_shape(target)}")
                 continue
             value, change = adapted
             how.append(change)
@@ -139,69 +162,157 @@ def load_pretrained(model: nn.Module, path: str | Path, interpolation: Interpola
             report.adapted.append((name, ", ".join(how)))
         else:
             report.loaded.append(name)
-    report.unused = [name for name in source if name not in used]
+    report.unused = [name for name in checkpoint.state if name not in used]
+    report.notes = _notes(vit, checkpoint)
     if misfits:
         raise CheckpointError(
-            f"{path} does not fit the model in {len(misfits)} of its tensors: {_few(misfits, '; ')}. Choose the model "
-            "that the checkpoint was trained as (MODEL.MODEL_NAME, TIMESFORMER.*), or another checkpoint"
+            f"{source} does not fit the model in {len(misfits)} points: {_few(misfits, '; ')}. Choose the model "
+            "that the checkpoint was trained as (MODEL.MODEL_NAME, TIMESFORMER.*, VIVIT.*), or another checkpoint"
         )
     if not values:
         raise CheckpointError(
-            f"{path} has no tensor that this model knows: found {_few(source)}; expected {_few(vit.state_dict())}"
+            f"{source} has no tensor that this model knows: found {_few(checkpoint.state)}; expected {_few(wanted)}"
+        )
+    if strict and (report.new or report.unused):
+        raise CheckpointError(
+            f"{source} does not fit the model wholly, which TRAIN.STRICT_LOADING asks for: new would be "
+            f"{_few(_joined(report.new)) or 'nothing'}, unused {_few(_joined(report.unused)) or 'nothing'}. Choose "
+            "another checkpoint, or set TRAIN.STRICT_LOADING False"
         )
     vit.load_state_dict(values, strict=False)
     return report
 
 
-def _read(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error.strerror}") from error
-    if not head:
-        raise CheckpointError(f"{path} is empty (0 bytes), expected a checkpoint; copy or download it again")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the broken bytes lead to, KeyError and OSError included
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and (refused or head.startswith(b"\x80")):
-            named = f" ({refused[1]})" if refused else ""
-            problem = f"holds more than tensors and plain values{named}, which could run code; it was refused and "
-            problem += "nothing in it was run. Save the state dict alone, or use another checkpoint"
-        elif head.startswith((b"PK", b"\x80")):
-            problem = "is damaged or cut short; copy or download it again"
-        else:
-            problem = f"is not a checkpoint (it begins with {head!r}); expected a file written by torch.save"
-        raise CheckpointError(f"{path} {problem}") from error
+def _origin(name: str, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> str | None:
+    """The tensor of the checkpoint that one of the model is made from."""
+    if name in state:
+        return name
+    block = name.partition(".temporal_")[0]
+    # Only behind a `temporal_fc`, which starts at zero, are copies harmless: the model begins as the image model does.
+    if f"{block}.temporal_fc.weight" not in wanted:
+        return None
+    spatial = name.replace(".temporal_attn.", ".attn.").replace(".temporal_norm1.", ".norm1.")
+    return spatial if spatial in state else None
+
+
+def _is_other_head(name: str, value: Tensor, target: Tensor) -> bool:
+    return name.startswith("head.") and value.shape != target.shape and value.shape[1:] == target.shape[1:]
+
+
+def _other_heads(vit: nn.Module, facts: Facts) -> list[str]:
+    """Attention with another number of heads has tensors of the same shapes, and gives wrong results."""
+    heads = next((module.num_heads for module in vit.modules() if isinstance(module, Attention)), None)
+    if None in (heads, facts.num_heads) or heads == facts.num_heads:
+        return []
+    return [f"its attention has {facts.num_heads} heads, expected {heads} (TIMESFORMER.NUM_HEADS)"]
+
+
+def _notes(vit: nn.Module, checkpoint: Checkpoint) -> list[str]:
+    notes, facts = [], checkpoint.facts
+    if checkpoint.origin:
+        notes.append(f"{checkpoint.origin}: its names were turned into those of this project")
+    gelu = next((module for module in vit.modules() if isinstance(module, nn.GELU)), None)
+    if facts.activation and gelu and (facts.activation != "gelu") != (gelu.approximate == "tanh"):
+        notes.append(f"it was trained with {facts.activation}, the model has GELU ({gelu.approximate or 'exact'})")
+    eps = getattr(getattr(vit, "norm", None), "eps", None)
+    if facts.norm_eps and eps and facts.norm_eps != eps:
+        notes.append(f"it was trained with an epsilon of {facts.norm_eps} in its norms, the model has {eps}")
+    return notes
 
 
 def _adapt(
-    name: str, value: Tensor, wanted: Tensor, grid: tuple[int, int], interpolation: Interpolation
+    name: str, value: Tensor, target: Tensor, vit: nn.Module, checkpoint: Checkpoint, interpolation: Interpolation
 ) -> tuple[Tensor, str] | None:
-    """Return `value` in the shape of `wanted` with a word on how, or None where there is no sound way."""
-    if value.ndim != wanted.ndim:
+    """Return `value` in the shape of `target` with a word on how, or None where there is no sound way."""
+    if not hasattr(vit, "grid"):  # no transformer of this project, so what its tensors mean is not known
         return None
-    same_width = value.shape[::2] == wanted.shape[::2]  # [1, entries, dim]
-    if name == "pos_embed" and same_width:
-        count = value.shape[1] - 1
-        if interpolation == "legacy":
-            line = F.interpolate(value[:, 1:].transpose(1, 2), size=wanted.shape[1] - 1, mode="nearest")
-            return torch.cat([value[:, :1], line.transpose(1, 2)], dim=1), f"{count} to {grid[0] * grid[1]} patches"
-        side = math.isqrt(count)
-        if side * side != count:
-            return None
-        resized = resize_pos_embed(value, (side, side), grid)
-        return resized, f"{side} x {side} to {grid[0]} x {grid[1]} patches"
-    if name == "time_embed" and same_width:
-        frames = wanted.shape[1]
+    if name == "patch_embed.proj.weight":
+        return _adapt_kernel(value, target, vit)
+    if value.ndim != 3 or value.shape[::2] != target.shape[::2]:  # [1, entries, dim]
+        return None
+    if name == "pos_embed":
+        return _adapt_pos_embed(value, target, vit, checkpoint, interpolation)
+    if name == "time_embed":
+        frames = target.shape[1]
         return resize_time_embed(value, frames, interpolation), f"{value.shape[1]} to {frames} frames"
-    if name == "patch_embed.proj.weight" and value.shape[1] == 3 and value[:, 0].shape == wanted[:, 0].shape:
-        # Keeps the response to grey pictures: one channel sums R, G and B; more repeat them, scaled down.
-        channels = wanted.shape[1]
-        repeated = value[:, torch.arange(channels) % 3] * (3 / channels)
-        return value.sum(1, keepdim=True) if channels == 1 else repeated, f"3 to {channels} channels"
+    if name == "temporal_pos_embed":
+        steps = target.shape[1] - 1
+        table = resize_time_embed(value[:, 1:], steps, interpolation)
+        return torch.cat([value[:, :1], table], dim=1), f"{value.shape[1] - 1} to {steps} steps"
     return None
+
+
+def _adapt_kernel(value: Tensor, target: Tensor, vit: nn.Module) -> tuple[Tensor, str] | None:
+    how = []
+    if value.shape[1] == 3 != target.shape[1]:
+        value = change_channels(value, target.shape[1])
+        how.append(f"3 to {target.shape[1]} channels")
+    if (size := tuple(target.shape[-2:])) != (before := tuple(value.shape[-2:])):
+        value = resize_kernel(value, size)
+        how.append(f"patches of {_times(before)} to {_times(size)} pixels, resampled")
+    if value.ndim == 4 and target.ndim == 5:
+        value = vit.patch_embed.inflate(value)
+        how.append(f"to tubelets of {target.shape[2]} frames ({vit.patch_embed.init})")
+    return (value, ", ".join(how)) if value.shape == target.shape else None
+
+
+def _adapt_pos_embed(
+    value: Tensor, target: Tensor, vit: nn.Module, checkpoint: Checkpoint, interpolation: Interpolation
+) -> tuple[Tensor, str] | None:
+    wanted = vit.state_dict().keys()
+    extra, kept = (sum(name in names for name in ("cls_token", "dist_token")) for names in (checkpoint.state, wanted))
+    if kept > extra:
+        return None
+    how = []
+    if dropped := ("class token", "distillation token")[kept:extra]:
+        how.append(f"entry of the {' and the '.join(dropped)} left out")
+    front, table = value[:, :kept], value[:, extra:]
+    entries = target.shape[1] - kept
+    grid = (entries // math.prod(vit.grid[-2:]), *vit.grid[-2:])  # steps, rows, columns
+    trained = _trained_grid(table.shape[1], checkpoint, grid)
+    if interpolation == "legacy" and grid[0] == 1:
+        if table.shape[1] != entries:
+            how.append(f"{table.shape[1]} to {entries} patches")
+            table = F.interpolate(table.transpose(1, 2), size=entries, mode="nearest").transpose(1, 2)
+        return torch.cat([front, table], dim=1), ", ".join(how)
+    if trained is None or (trained[0] > 1 and grid[0] == 1):  # one entry cannot stand for several steps
+        return None
+    if trained[1:] != grid[1:]:
+        how.append(f"{_times(trained[1:])} to {_times(grid[1:])} patches")
+    if trained[0] != grid[0]:
+        how.append(f"repeated over {grid[0]} steps" if trained[0] == 1 else f"{trained[0]} to {grid[0]} steps")
+    table = resize_tubelet_embed(table, trained, grid, interpolation)
+    return torch.cat([front, table], dim=1), ", ".join(how)
+
+
+def _trained_grid(entries: int, checkpoint: Checkpoint, grid: tuple[int, int, int]) -> tuple[int, int, int] | None:
+    """Steps, rows and columns of a checkpoint's position embeddings, None where they cannot be told.
+
+    By the picture that the checkpoint was trained on where it says so; else an image's grid is square, and one of
+    tubelets has the rows and columns of `grid`, or else its steps and is square.
+    """
+    kernel = checkpoint.state.get("patch_embed.proj.weight")
+    guesses = []
+    if checkpoint.facts.image_size and kernel is not None:
+        rows, columns = (n // k for n, k in zip(checkpoint.facts.image_size, kernel.shape[-2:], strict=True))
+        guesses.append((max(1, entries // max(1, rows * columns)), rows, columns))
+    if kernel is not None and kernel.ndim == 5:
+        guesses.append((entries // math.prod(grid[1:]), *grid[1:]))
+        side = math.isqrt(entries // grid[0])
+        guesses.append((grid[0], side, side))
+    else:
+        guesses = [guess for guess in guesses if guess[0] == 1]
+        side = math.isqrt(entries)
+        guesses.append((1, side, side))
+    return next((guess for guess in guesses if math.prod(guess) == entries > 0), None)
+
+
+def _times(sizes: Iterable[int]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def _joined(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(map(_any_block, names)))
 
 
 def _any_block(name: str) -> str:
@@ -209,7 +320,7 @@ def _any_block(name: str) -> str:
 
 
 def _shape(tensor: Tensor) -> str:
-    return " x ".join(map(str, tensor.shape)) or "a number"
+    return _times(tensor.shape) or "a number"
 
 
 def _few(items: Iterable[str], separator: str = ", ", limit: int = 5) -> str:

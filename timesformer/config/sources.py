@@ -1,0 +1,128 @@
+"""What an option that asks for weights may name: a path, a URL, a released model, a model on the Hugging Face hub."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_TIMM_NAME = re.compile(r"[\w-]+\.[\w-]+")
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """A released TimeSformer with divided attention, as published.
+
+    Attributes:
+        dataset: it was trained on.
+        frames: of a clip.
+        sampling_rate: distance in frames between two frames of a clip; None for segments over the whole video.
+        crop: side of a clip in pixels.
+        top1: published accuracy in percent.
+        top5: the same; None where it was not published.
+        url: of the file.
+    """
+
+    dataset: str
+    frames: int
+    sampling_rate: int | None
+    crop: int
+    top1: float
+    top5: float | None
+    url: str
+
+    def facts(self) -> str:
+        """What was published about it, and its licence, in a line."""
+        rate = f" x {self.sampling_rate}" if self.sampling_rate else ""
+        top5 = f", top-5 {self.top5} %" if self.top5 else ""
+        return (
+            f"released by facebookresearch/TimeSformer, trained on {self.dataset}, {self.frames}{rate} frames of "
+            f"{self.crop} x {self.crop}; published top-1 {self.top1} %{top5}; licence CC-BY-NC: no commercial use"
+        )
+
+
+def _zoo(rows: Iterable[tuple]) -> dict[str, ZooModel]:
+    return {
+        name: ZooModel(*facts, url=f"https://www.dropbox.com/s/{folder}/{name}.pyth?dl=1")
+        for name, *facts, folder in rows
+    }
+
+
+ZOO = _zoo(
+    [
+        ("TimeSformer_divST_8x32_224_K400", "K400", 8, 32, 224, 77.9, 93.2, "g5t24we9gl5yk88"),
+        ("TimeSformer_divST_16x16_448_K400", "K400", 16, 16, 448, 79.6, 94.0, "6f0x172lpqy3oxt"),
+        ("TimeSformer_divST_96x4_224_K400", "K400", 96, 4, 224, 80.6, 94.7, "r1iuxahif3sgimo"),
+        ("TimeSformer_divST_8x32_224_K600", "K600", 8, 32, 224, 79.1, 94.4, "4h2qt41m2z3aqrb"),
+        ("TimeSformer_divST_16x16_448_K600", "K600", 16, 16, 448, 81.8, 95.8, "ft1e92g2vhvxecv"),
+        ("TimeSformer_divST_96x4_224_K600", "K600", 96, 4, 224, 82.2, 95.6, "857rx6xeclxfhdg"),
+        ("TimeSformer_divST_8_224_SSv2", "SSv2", 8, None, 224, 59.1, 85.6, "tybhuml57y24wpm"),
+        ("TimeSformer_divST_16_448_SSv2", "SSv2", 16, None, 448, 61.8, 86.9, "9t68uzk8w2fpfnv"),
+        ("TimeSformer_divST_64_224_SSv2", "SSv2", 64, None, 224, 62.0, 87.5, "3f1rm2al8mhprwa"),
+        ("TimeSformer_divST_8x32_224_HowTo100M", "HowTo100M", 8, 32, 224, 56.8, None, "9v8hcm88b9tc6ff"),
+        ("TimeSformer_divST_32x32_224_HowTo100M", "HowTo100M", 32, 32, 224, 61.2, None, "4roflx4q1gscu85"),
+        ("TimeSformer_divST_64x32_224_HowTo100M", "HowTo100M", 64, 32, 448, 62.2, None, "15bvqltl1j5vyp3"),
+        ("TimeSformer_divST_96x32_224_HowTo100M", "HowTo100M", 96, 32, 224, 62.6, None, "t2mzgahnfhgakma"),
+    ]
+)
+"""The released models by name, from the README of facebookresearch/TimeSformer (which gives 448 pixels for HowTo100M
+with 64 frames, where its file name says 224)."""
+
+
+def source_problem(source: str) -> str:
+    """What is wrong with the name of a checkpoint, as far as can be seen without a connection; "" where nothing is.
+
+    Args:
+        source: a path of a file or a folder, an https:// URL with `#sha256=<hex>&size=<bytes>` after it if wanted
+            (http:// from this machine only), `zoo:<name>`, `hf:<owner>/<name>[@<revision>]` or `timm:<model>.<tag>`.
+    """
+    kind, colon, name = source.partition(":")
+    if "://" in source:
+        return _url_problem(source)
+    if colon and kind == "zoo":
+        if name in ZOO:
+            return ""
+        near = get_close_matches(name, ZOO, n=1, cutoff=0.3)
+        return f"expected one of the released models: {', '.join(ZOO)}" + (f"; the nearest is {near[0]}" * bool(near))
+    if colon and kind == "hf":
+        return "" if _HUB_NAME.fullmatch(name) else "expected hf:owner/name, such as hf:google/vivit-b-16x2-kinetics400"
+    if colon and kind == "timm":
+        # The tag says which of several trainings is meant; a default could change under a study.
+        return "" if _TIMM_NAME.fullmatch(name) else "expected timm:model.tag, as in vit_base_patch16_224.augreg_in21k"
+    if not Path(source).exists():
+        return "expected a checkpoint file that exists, a folder of one, an https:// URL, zoo:, hf: or timm:"
+    return ""
+
+
+def url_expectations(url: str) -> dict[str, str]:
+    """What follows `#` in a URL: `sha256` (64 hexadecimal digits) and `size` (bytes), each if given."""
+    return dict(parse_qsl(urlsplit(url).fragment, keep_blank_values=True))
+
+
+def is_allowed(url: str) -> bool:
+    """Whether weights may be taken from there: by https from anywhere, by http from this very machine only."""
+    parts = urlsplit(url)
+    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and _is_here(parts.hostname)))
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _url_problem(url: str) -> str:
+    if not is_allowed(url):
+        return "expected an https:// URL: what comes another way could be changed on its way"
+    expected = url_expectations(url)
+    if unknown := [key for key in expected if key not in ("sha256", "size")]:
+        return f"expected #sha256=<hex> or #size=<bytes> after the URL, found {unknown[0]!r}"
+    if "sha256" in expected and not re.fullmatch(r"[0-9a-fA-F]{64}", expected["sha256"]):
+        return f"expected 64 hexadecimal digits after sha256=, found {len(expected['sha256'])} characters"
+    if "size" in expected and not expected["size"].isdecimal():
+        return f"expected a number of bytes after size=, found {expected['size']!r}"
+    return ""
