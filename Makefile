@@ -15,10 +15,8 @@ venv: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[dev]'
 	touch $@
 
-data/demo/demo.json: | venv
+demo: venv
 	$(BIN)/python datasets/demo/make.py data/demo
-
-demo: venv data/demo/demo.json
 	$(BIN)/python tools/run_net.py --cfg $(DEMO_CFG)
 
 test: venv lint
