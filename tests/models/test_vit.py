@@ -175,6 +175,20 @@ class TestExactShortcuts:
         assert not torch.allclose(before, after)
 
 
+def test_the_folded_projection_is_kept_until_the_weights_change() -> None:
+    model = small_model(img_size=32).eval()
+    clip, block = torch.randn(1, 3, 4, 32, 32), model.blocks[0]
+    with torch.no_grad():
+        model(clip)
+        kept = block._folded[1]
+        model(clip)
+        assert block._folded[1] is kept
+        block.temporal_fc.weight.data[0, 0] += 0.1
+        model(clip)
+        assert block._folded[1] is not kept
+    assert set(model.state_dict()) == set(small_model(img_size=32).state_dict())
+
+
 def test_attention_dropout_acts_in_training_only() -> None:
     model, clip = small_model(attn_drop_rate=0.5), torch.randn(1, 3, 4, 16, 16)
     assert not torch.equal(model.train()(clip), model(clip))

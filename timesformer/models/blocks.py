@@ -101,6 +101,7 @@ class Block(nn.Module):
             self.temporal_attn = Attention(dim, num_heads, qkv_bias, attn_drop, drop)
         if attention_type == "divided_space_time":
             self.temporal_fc = nn.Linear(dim, dim)
+            self._folded: tuple[Tensor, Tensor, Tensor] | None = None
         self.drop_path = DropPath(drop_path)
         self.norm2 = norm_layer(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop, act_layer)
@@ -174,10 +175,34 @@ class Block(nn.Module):
         x = attn.attend_over_frames(self.temporal_norm1(patches))
         tokens, dim = x.shape[:-1].numel(), x.shape[-1]
         if not self.training and not torch.is_grad_enabled() and tokens >= 2 * dim:
-            # Two linear maps in a row are one: the product of the matrices costs less than the tokens it saves.
-            weight = fc.weight @ attn.proj.weight
-            return F.linear(x, weight, F.linear(attn.proj.bias, fc.weight, fc.bias))
+            return F.linear(x, *self._folded_projection())
         return fc(self.drop_path(attn.project(x), axes=(0, 2)))  # a draw per place, alike in all frames
+
+    def _folded_projection(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the temporal projection and `temporal_fc` in one: two linear maps in a row are one.
+
+        On the CPU the product is kept for the next call, as long as the weights give the same response to a fixed
+        probe. (Version counters would not do: they miss what is changed through `.data`.)
+        """
+        first, second = self.temporal_attn.proj, self.temporal_fc
+        with torch.autocast(first.weight.device.type, enabled=False):
+            if (
+                first.weight.device.type != "cpu" or torch.compiler.is_compiling()
+            ):  # looking at values would stall a GPU
+                return _product(first, second)
+            probe = torch.arange(1, first.in_features + 1, dtype=first.weight.dtype).sin_()  # nowhere zero
+            response = torch.stack([first.weight @ probe, first.bias, second.weight @ probe, second.bias])
+            if self._folded is None or not _same(response, self._folded[0]):
+                self._folded = response, *_product(first, second)
+            return self._folded[1:]
+
+
+def _product(first: nn.Linear, second: nn.Linear) -> tuple[Tensor, Tensor]:
+    return second.weight @ first.weight, F.linear(first.bias, second.weight, second.bias)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 def make_blocks(depth: int, drop_path_rate: float, **options: Any) -> nn.ModuleList:
