@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from timesformer.errors import UserError
 from timesformer.models.embeddings import Interpolation, resize_pos_embed, resize_time_embed
+from timesformer.models.parts import head_names
 
 _CONTAINERS = ("model_state", "model", "state_dict")
 _PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")  # of wrappers: DDP, a registered model, torch.compile
@@ -101,8 +102,8 @@ def load_pretrained(model: nn.Module, path: str | Path, interpolation: Interpola
     wants to test, and not to fine-tune, looks whether anything is in `new`.
 
     Args:
-        model: a `VisionTransformer`, or a registered model that holds one as `.model`; changed in place, and not
-            touched at all when an error is raised.
+        model: a `VisionTransformer`, or a registered model that holds one as `.model`, or a baseline, of which nothing
+            but the head may differ; changed in place, and not touched at all when an error is raised.
         path: see `read_state_dict`.
         interpolation: "bicubic" (2-D in space, linear in time) or "legacy" (the nearest entry, as the original does
             while loading: with the patches as one line instead of a grid).
@@ -112,6 +113,7 @@ def load_pretrained(model: nn.Module, path: str | Path, interpolation: Interpola
     """
     source, rest = read_state_dict(path)
     vit = getattr(model, "model", model)
+    heads = tuple(f"{head}." for head in head_names(model))
     report, values, misfits, used = LoadReport(rest=rest), {}, [], set()
     for name, wanted in vit.state_dict().items():
         origin, how = name, []
@@ -124,11 +126,11 @@ def load_pretrained(model: nn.Module, path: str | Path, interpolation: Interpola
         value = source[origin]
         used.add(origin)
         if value.shape != wanted.shape:
-            if name.startswith("head.") and value.shape[1:] == wanted.shape[1:]:
+            if name.startswith(heads) and value.shape[1:] == wanted.shape[1:]:
                 report.new.append(name)
                 used.discard(origin)
                 continue
-            adapted = _adapt(name, value, wanted, vit.grid, interpolation)
+            adapted = _adapt(name, value, wanted, getattr(vit, "grid", None), interpolation)
             if adapted is None:
                 misfits.append(f"{name} is {_shape(value)}, expected {_shape(wanted)}")
                 continue
@@ -177,10 +179,10 @@ def _read(path: Path) -> Any:
 
 
 def _adapt(
-    name: str, value: Tensor, wanted: Tensor, grid: tuple[int, int], interpolation: Interpolation
+    name: str, value: Tensor, wanted: Tensor, grid: tuple[int, int] | None, interpolation: Interpolation
 ) -> tuple[Tensor, str] | None:
     """Return `value` in the shape of `wanted` with a word on how, or None where there is no sound way."""
-    if value.ndim != wanted.ndim:
+    if grid is None or value.ndim != wanted.ndim:
         return None
     same_width = value.shape[::2] == wanted.shape[::2]  # [1, entries, dim]
     if name == "pos_embed" and same_width:
