@@ -1,4 +1,4 @@
-"""Installation: `pip install -e .` for use, with `.[dev]` for the tests and the peer of the benchmark as well."""
+"""Installation: `pip install -e .`; with `.[baselines]` for other libraries' models, with `.[dev]` for the tests."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "timesformer/__init__.py").read_text())[1]
+# Of MODEL.MODEL_NAME torchvision/<name> and timm/<name>, and of SOLVER.LAYER_DECAY; torchvision must match torch.
+BASELINES = ["timm>=1.0.15", "torchvision>=0.20"]
 
 setup(
     name="timesformer",
@@ -33,6 +35,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "transformers>=4.46"],
+        "baselines": BASELINES,
+        "dev": [*BASELINES, "pytest>=8", "hypothesis>=6", "ruff>=0.9", "transformers>=4.46"],
     },
 )

@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from timesformer.models.torchvision_import import repair_torchvision
+
+repair_torchvision()  # before any test imports transformers, which imports torchvision if it is there
+
 ROOT = Path(__file__).resolve().parents[1]
 
 TINY_CONFIG = """

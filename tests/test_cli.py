@@ -1,6 +1,7 @@
 """The command line, driven as a user drives it."""
 
 import csv
+import importlib.util
 import json
 import os
 import pickle
@@ -14,8 +15,14 @@ from typing import Any
 import pytest
 import torch
 
+from timesformer.models.torchvision_import import import_package
+
 ROOT = Path(__file__).resolve().parents[1]
 RunNet = Callable[..., Any]
+needs_baselines = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("timm", "torchvision")),
+    reason="timm or torchvision is not installed",
+)
 
 
 def in_a_process(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -198,6 +205,52 @@ def test_fine_tuning_on_other_classes_frames_and_size_says_what_became_of_each_w
     assert "new (initial values kept) 2 head.weight, head.bias" in rows
 
 
+@needs_baselines
+def test_a_baseline_trains_tests_and_goes_on_through_the_same_command(
+    run_net: RunNet, tiny_command: list[str], tmp_path: Path
+) -> None:
+    options = ["MODEL.MODEL_NAME", "timm/test_resnet", "OUTPUT_DIR", str(tmp_path), "SOLVER.LAYER_DECAY", "0.5"]
+    options += ["DATA.TRAIN_CROP_SIZE", "20", "DATA.TEST_CROP_SIZE", "20", "DATA.TRAIN_JITTER_SCALES", "[20, 24]"]
+    first = run_net(*tiny_command, *options)
+    assert first.code == 0, first.err
+    assert json.loads((tmp_path / "results.json").read_text())["num_videos"] == 6
+    weights = torch.load(tmp_path / "checkpoints" / "best.pyth", weights_only=True)["model_state"]
+    assert "model.layer1.0.conv1.weight" in weights
+    more = run_net(*tiny_command, *options, "SOLVER.MAX_EPOCH", "3")
+    assert more.code == 0, more.err
+    assert "after epoch 2 of 3" in more.out
+
+
+@needs_baselines
+def test_fine_tuning_a_baseline_s_head_keeps_everything_else(
+    run_net: RunNet, tiny_command: list[str], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    timm = import_package("timm", "this test")
+    pretrained = timm.create_model("test_resnet", num_classes=10).state_dict()
+    torch.save(pretrained, tmp_path / "weights.pth")
+    options = ["MODEL.MODEL_NAME", "timm/test_resnet", "MODEL.FREEZE", "backbone", "TRAIN.FINETUNE", "True"]
+    options += ["TRAIN.CHECKPOINT_FILE_PATH", str(tmp_path / "weights.pth"), "OUTPUT_DIR", str(tmp_path / "out")]
+    done = run_net(*tiny_command, *options)
+    assert done.code == 0, done.err
+    head = 3 * (pretrained["fc.weight"].shape[1] + 1)
+    assert f"MODEL.FREEZE backbone: training {head} of" in done.out
+    tuned = torch.load(tmp_path / "out" / "checkpoints" / "best.pyth", weights_only=True)["model_state"]
+    changed = [name for name, value in pretrained.items() if not torch.equal(tuned[f"model.{name}"], value)]
+    assert changed == ["fc.weight", "fc.bias"]
+
+
+def test_freezing_what_the_checkpoint_has_not_is_warned_of(
+    finished: Path, run_net: RunNet, tiny_command: list[str], tmp_path: Path
+) -> None:
+    content = torch.load(finished / "checkpoints" / "best.pyth", weights_only=True)["model_state"]
+    torch.save({name: value for name, value in content.items() if "time_embed" not in name}, tmp_path / "part.pyth")
+    options = ["TRAIN.CHECKPOINT_FILE_PATH", str(tmp_path / "part.pyth"), "TRAIN.FINETUNE", "True"]
+    done = run_net(*tiny_command, *options, "MODEL.FREEZE", "backbone", "OUTPUT_DIR", str(tmp_path / "out"))
+    assert done.code == 0, done.err
+    assert "MODEL.FREEZE keeps parts that are not in the checkpoint: time_embed" in done.out
+
+
 # ---------------------------------------------------------------- bad input
 
 
@@ -360,6 +413,21 @@ BAD: dict[str, tuple[Callable[[Path], object] | None, str, list[str]]] = {
         None,
         "TRAIN.ENABLE False TIMESFORMER.EMBED_DIM 32",
         ["{0}/out/checkpoints/best.pyth does not fit the model", "is 1 x 5 x 16, expected 1 x 5 x 32"],
+    ),
+    "resumed with other layers trained": (
+        None,
+        "MODEL.FREEZE backbone TRAIN.AUTO_RESUME True TRAIN.CHECKPOINT_FILE_PATH {0}/weights.pyth",
+        ["is of another run, with other options: MODEL.FREEZE was none, is backbone"],
+    ),
+    "resumed with learning rates by layer": (
+        None,
+        "SOLVER.LAYER_DECAY 0.5 TRAIN.AUTO_RESUME True",
+        ["is of another run, with other options: SOLVER.LAYER_DECAY was 1.0, is 0.5"],
+    ),
+    "more layers to train than there are": (
+        None,
+        "MODEL.FREEZE all_but_last_9 TRAIN.FINETUNE True TRAIN.CHECKPOINT_FILE_PATH {0}/weights.pyth",
+        ["MODEL.FREEZE is all_but_last_9, but the model has 1 blocks"],
     ),
     "no GPU": (None, "NUM_GPUS 1", ["NUM_GPUS is 1, but this machine has no GPU", "give NUM_GPUS 0"]),
     "several GPUs": (None, "NUM_GPUS 4", ["NUM_GPUS is 4, expected 0 or 1: runs on several GPUs are not available"]),

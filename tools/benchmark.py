@@ -1,30 +1,37 @@
 #!/usr/bin/env python3
-"""Measures models: size and operations (`models`), and speed against Hugging Face's TimeSformer (`speed`).
+"""Measures models: size, operations, time and memory (`models`), and speed against Hugging Face's (`speed`).
 
-python tools/benchmark.py models --cfg configs/HMDB/*.yaml [--markdown docs/models.md]
+python tools/benchmark.py models --cfg configs/HMDB/*.yaml [--time] [--markdown docs/models.md]
 python tools/benchmark.py speed [--batch-size 1] [--rounds 5]
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import platform
+import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from timesformer.config import load_config
+from timesformer.config.check import is_baseline
 from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
+from timesformer.models.torchvision_import import import_package
 from timesformer.models.vit import TimeSformer
 
 
@@ -32,9 +39,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
 
-    models = commands.add_parser("models", help="table of parameters and multiply-adds of configurations")
+    models = commands.add_parser("models", help="configurations side by side: size, operations, time and memory")
     models.add_argument("--cfg", nargs="+", required=True, metavar="YAML")
     models.add_argument("--markdown", type=Path, metavar="FILE", help="replace the table between the markers in FILE")
+    models.add_argument("--time", action="store_true", help="also measure time and memory, each in a fresh process")
+    models.add_argument("--batch-size", type=int, default=1, help="clips at once, with --time")
+    models.add_argument("--rounds", type=int, default=5, help="times each is run after one warm-up, with --time")
+    models.add_argument("--threads", type=int, default=0, help="CPU threads, with --time; 0 takes PyTorch's choice")
+    models.add_argument("--cpu", action="store_true", help="do not use the GPU, with --time")
 
     speed = commands.add_parser("speed", help="forward and training step against Hugging Face, pair by pair")
     speed.add_argument("--batch-size", type=int, default=1)
@@ -44,7 +56,7 @@ def main() -> int:
     speed.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes PyTorch's choice")
     args = parser.parse_args()
     try:
-        return compare_models(args.cfg, args.markdown) if args.command == "models" else compare_speed(args)
+        return compare_models(args) if args.command == "models" else compare_speed(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -53,29 +65,105 @@ def main() -> int:
 TABLE_BEGIN, TABLE_END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
-def compare_models(configs: list[str], markdown: Path | None) -> int:
+def compare_models(args: argparse.Namespace) -> int:
     """Prints one row per configuration; with `markdown`, replaces the table between the markers of that file."""
-    rows = ["| configuration | model | attention | clip | classes | parameters (M) | GFLOPs |"]
-    rows.append("|---|---|---|---|---:|---:|---:|")
-    for path in configs:
+    head = "| configuration | model | attention | clip | classes | parameters (M) | GFLOPs |"
+    rule = "|---|---|---|---|---:|---:|---:|"
+    lines = [head, rule]
+    if args.time:
+        lines = [f"{head} forward (ms/clip) | training step (ms/clip) | peak memory (GB) |", f"{rule}---:|---:|---:|"]
+        device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+        # What is measured, above the table.
+        lines = [measured_how(device, args.batch_size, args.rounds, args.threads), "", *lines]
+    print("\n".join(lines))
+    for path in args.cfg:
         cfg = load_config(path, check_values=False)
-        with torch.device("meta"):
-            model = build_model(cfg)
-        frames, crop = cfg.DATA.NUM_FRAMES, cfg.DATA.TEST_CROP_SIZE
-        operations = count_multiply_adds(model, (1, 3, frames, crop, crop))
-        rows.append(
-            f"| {path} | {cfg.MODEL.MODEL_NAME} | {cfg.TIMESFORMER.ATTENTION_TYPE} | "
-            f"{frames}x{cfg.DATA.SAMPLING_RATE}, {crop} | {cfg.MODEL.NUM_CLASSES} | "
-            f"{count_parameters(model) / 1e6:.2f} | {operations / 1e9:.2f} |"
-        )
-    print("\n".join(rows))
-    if markdown is not None:
-        text = markdown.read_text()
+        row = size_columns(path, cfg)
+        if args.time:
+            row += time_columns(measure_apart(path, cfg, device, args.batch_size, args.rounds, args.threads))
+        print(row, flush=True)
+        lines.append(row)
+    if args.markdown is not None:
+        text = args.markdown.read_text()
         if TABLE_BEGIN not in text or TABLE_END not in text:
-            raise UserError(f"{markdown} has no place for the table; put {TABLE_BEGIN} and {TABLE_END} around it")
+            raise UserError(f"{args.markdown} has no place for the table; put {TABLE_BEGIN} and {TABLE_END} around it")
         before, after = text.split(TABLE_BEGIN)[0], text.split(TABLE_END)[1]
-        markdown.write_text("\n".join([f"{before}{TABLE_BEGIN}", *rows, f"{TABLE_END}{after}"]))
+        args.markdown.write_text("\n".join([f"{before}{TABLE_BEGIN}", *lines, f"{TABLE_END}{after}"]))
     return 0
+
+
+def size_columns(path: str, cfg: CfgNode) -> str:
+    """What a configuration is, and how large; nothing is computed or read."""
+    with torch.device("meta"):
+        model = build_model(cfg, fresh=True)
+    frames, crop = cfg.DATA.NUM_FRAMES, cfg.DATA.TEST_CROP_SIZE
+    operations = count_multiply_adds(model, (1, 3, frames, crop, crop))
+    attention = "-" if is_baseline(cfg) else cfg.TIMESFORMER.ATTENTION_TYPE
+    return (
+        f"| {path} | {cfg.MODEL.MODEL_NAME} | {attention} | "
+        f"{frames}x{cfg.DATA.SAMPLING_RATE}, {crop} | {cfg.MODEL.NUM_CLASSES} | "
+        f"{count_parameters(model) / 1e6:.2f} | {operations / 1e9:.2f} |"
+    )
+
+
+class Cost(NamedTuple):
+    """Seconds of a forward pass and of a training step per clip, medians; and the peak of memory in bytes."""
+
+    forward: float
+    training_step: float
+    memory: int
+
+
+def time_columns(cost: Cost) -> str:
+    return f" {1e3 * cost.forward:.1f} | {1e3 * cost.training_step:.1f} | {cost.memory / 1e9:.2f} |"
+
+
+def measured_how(device: torch.device, batch_size: int, rounds: int, threads: int) -> str:
+    """One line for above the table."""
+    if threads:
+        torch.set_num_threads(threads)
+    memory = "allocated on the GPU" if device.type == "cuda" else "of the whole process, PyTorch included"
+    return (
+        f"{describe_machine(device)}; clips at once: {batch_size}, float32, median of {rounds}; forward at "
+        f"DATA.TEST_CROP_SIZE, training step (SGD) at DATA.TRAIN_CROP_SIZE, peak of memory {memory}."
+    )
+
+
+def measure_apart(path: str, cfg: CfgNode, device: torch.device, batch_size: int, rounds: int, threads: int) -> Cost:
+    """Measures in a process of its own, so that no model's memory or warm caches count for another's."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(measure, cfg, device, batch_size, rounds, threads).result()
+        except (BrokenProcessPool, torch.cuda.OutOfMemoryError) as error:
+            raise UserError(
+                f"{path} could not be measured: {type(error).__name__}, which is most often a lack of memory; "
+                f"lower --batch-size, which is {batch_size}"
+            ) from error
+
+
+def measure(cfg: CfgNode, device: torch.device, batch_size: int, rounds: int, threads: int) -> Cost:
+    """Runs a configuration's model, with random weights and clips, forward and in training."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = build_model(cfg, fresh=True).to(device)
+    medians = []
+    for crop, make in ((cfg.DATA.TEST_CROP_SIZE, forward_of), (cfg.DATA.TRAIN_CROP_SIZE, training_step)):
+        run = make(model, torch.randn(batch_size, 3, cfg.DATA.NUM_FRAMES, crop, crop, device=device))
+        seconds_of(run, device)
+        medians.append(statistics.median(seconds_of(run, device) for _ in range(rounds)) / batch_size)
+    return Cost(*medians, peak_memory(device))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has held at most: on the GPU, or of main memory, with all that PyTorch brings along."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():  # not getrusage here: on Linux its peak begins with that of the parent process
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
 
 
 def compare_speed(args: argparse.Namespace) -> int:
@@ -93,9 +181,9 @@ def compare_speed(args: argparse.Namespace) -> int:
         clip = torch.randn(args.batch_size, 3, args.frames, args.crop, args.crop, device=device)
         difference = largest_difference(ours, theirs, clip)
         name = attention_type.split("_")[0]
-        rows = [(f"{name}: forward, fp32", partial(forward, theirs, clip), partial(forward, ours, clip))]
+        rows = [(f"{name}: forward, fp32", forward_of(theirs, clip), forward_of(ours, clip))]
         if attention_type == "divided_space_time":
-            step_theirs, step_ours = training_step(theirs, clip, "off"), training_step(ours, clip, "off")
+            step_theirs, step_ours = training_step(theirs, clip), training_step(ours, clip)
             step_theirs_bf16, step_ours_bf16 = training_step(theirs, clip, "bf16"), training_step(ours, clip, "bf16")
             rows += [
                 (f"{name}: training step, fp32", step_theirs, step_ours),
@@ -124,17 +212,14 @@ def model_pair(
     heads: int = 12,
 ) -> tuple[nn.Module, nn.Module]:
     """This project's model and Hugging Face's with the same random weights; the base model by default."""
-    try:
-        from transformers import TimesformerConfig, TimesformerForVideoClassification
-    except ImportError as error:
-        raise UserError(f"the comparison needs the package transformers ({error}); pip install transformers") from error
+    transformers = import_package("transformers", "the comparison")
     torch.manual_seed(0)
     size = {"embed_dim": width, "depth": depth, "num_heads": heads}
     ours = TimeSformer(crop, 16, 400, frames, attention_type, drop_path_rate=0.0, **size)
     with torch.no_grad():
         for parameter in ours.parameters():  # nothing may be zero, or part of the arithmetic would go unchecked
             parameter.add_(torch.randn_like(parameter) * 0.02)
-    config = TimesformerConfig(
+    config = transformers.TimesformerConfig(
         image_size=crop,
         num_frames=frames,
         num_labels=400,
@@ -144,7 +229,7 @@ def model_pair(
         num_attention_heads=heads,
         intermediate_size=4 * width,
     )
-    theirs = TimesformerForVideoClassification(config)
+    theirs = transformers.TimesformerForVideoClassification(config)
     theirs.load_state_dict({hugging_face_name(name): value for name, value in ours.model.state_dict().items()})
     return ours.to(device), theirs.to(device)
 
@@ -180,8 +265,8 @@ def hugging_face_name(name: str) -> str:
 
 
 def logits_of(model: nn.Module, clip: Tensor) -> Tensor:
-    """Logits of either model for clips [batch, channels, frames, height, width]."""
-    return model(clip) if isinstance(model, TimeSformer) else model(clip.transpose(1, 2)).logits
+    """Logits for clips [batch, channels, frames, height, width], of Hugging Face's models too."""
+    return model(clip.transpose(1, 2)).logits if hasattr(model, "config") else model(clip)
 
 
 @torch.no_grad()
@@ -189,15 +274,20 @@ def largest_difference(ours: nn.Module, theirs: nn.Module, clip: Tensor) -> floa
     return (logits_of(ours.eval(), clip) - logits_of(theirs.eval(), clip)).abs().max().item()
 
 
-def forward(model: nn.Module, clip: Tensor) -> None:
-    model.eval()
-    with torch.inference_mode():
-        logits_of(model, clip)
+def forward_of(model: nn.Module, clip: Tensor) -> Callable[[], None]:
+    """A forward pass in evaluation mode."""
+
+    def run() -> None:
+        model.eval()
+        with torch.inference_mode():
+            logits_of(model, clip)
+
+    return run
 
 
-def training_step(model: nn.Module, clip: Tensor, mixed_precision: str) -> Callable[[], None]:
+def training_step(model: nn.Module, clip: Tensor, mixed_precision: str = "off") -> Callable[[], None]:
     """A step of SGD with momentum: forward, cross entropy, backward, update."""
-    labels = torch.arange(len(clip), device=clip.device)
+    labels = torch.zeros(len(clip), dtype=torch.long, device=clip.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
 
     def step() -> None:
@@ -215,18 +305,19 @@ def time_in_pairs(
     first: Callable[[], None], second: Callable[[], None], rounds: int, device: torch.device
 ) -> list[tuple[float, float]]:
     """Seconds of each, run in turn (first, second, first, ...) so that a drift of the machine meets both alike."""
+    seconds_of(first, device), seconds_of(second, device)
+    return [(seconds_of(first, device), seconds_of(second, device)) for _ in range(rounds)]
 
-    def seconds(run: Callable[[], None]) -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
 
-    seconds(first), seconds(second)
-    return [(seconds(first), seconds(second)) for _ in range(rounds)]
+def seconds_of(run: Callable[[], None], device: torch.device) -> float:
+    """Seconds until `run` is done, on the GPU too."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def describe_machine(device: torch.device) -> str:

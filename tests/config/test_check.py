@@ -36,6 +36,16 @@ def test_the_defaults_with_a_data_folder_on_the_cpu_are_sound(sound: list[str]) 
         "TEST.NUM_SPATIAL_CROPS 2",
         "DATA.SAMPLER every",
         "MODEL.MODEL_NAME SlowFast",
+        "MODEL.MODEL_NAME hf/timesformer",
+        "MODEL.PRETRAINED True",
+        "MODEL.FREEZE head TRAIN.CHECKPOINT_FILE_PATH {file}",
+        "MODEL.FREEZE all_but_last_0 TRAIN.CHECKPOINT_FILE_PATH {file}",
+        "MODEL.FREEZE backbone",
+        "TIMESFORMER.PRETRAINED_MODEL {file} MODEL.MODEL_NAME timm/resnet18",
+        "SOLVER.LAYER_DECAY 0",
+        "SOLVER.LAYER_DECAY 1.1",
+        "SOLVER.LABEL_SMOOTHING 1.0",
+        "SOLVER.LABEL_SMOOTHING -0.1",
         "TIMESFORMER.ATTENTION_TYPE divided",
         "SOLVER.LR_POLICY poly",
         "TRAIN.BATCH_SIZE 0",
@@ -94,7 +104,7 @@ def test_the_defaults_with_a_data_folder_on_the_cpu_are_sound(sound: list[str]) 
     ],
 )
 def test_a_senseless_value_is_reported_under_its_key(sound: list[str], overrides: str) -> None:
-    key, *rest = overrides.split(" ")
+    key, *rest = overrides.format(file=__file__).split(" ")
     assert [problem.split(" ")[0] for problem in found([*sound, key, *rest])] == [key]
 
 
@@ -110,10 +120,17 @@ def test_a_senseless_value_is_reported_under_its_key(sound: list[str], overrides
         "SOLVER.WARMUP_START_LR 0.2",  # without warm-up it says nothing
         "VIVIT.TEMPORAL_DEPTH 2 MODEL.MODEL_NAME ViViT VIVIT.MODEL 2",
         "VIVIT.TUBELET_SIZE [4,32,16] MODEL.MODEL_NAME ViViT",
+        "MODEL.MODEL_NAME torchvision/r3d_18",  # which names a library has is asked when the model is built
+        "MODEL.MODEL_NAME timm/resnet18 DATA.TRAIN_CROP_SIZE 220",  # no patches
+        "MODEL.MODEL_NAME timm/resnet18 MODEL.PRETRAINED True TRAIN.FINETUNE True MODEL.FREEZE backbone",
+        "MODEL.FREEZE all_but_last_12 TRAIN.CHECKPOINT_FILE_PATH {file}",
+        "MODEL.FREEZE backbone TRAIN.ENABLE False",
+        "SOLVER.LAYER_DECAY 1.0",
+        "SOLVER.LABEL_SMOOTHING 0.9",
     ],
 )
 def test_a_value_that_has_a_use_is_not_reported(sound: list[str], overrides: str) -> None:
-    assert found([*sound, *overrides.split(" ")]) == []
+    assert found([*sound, *overrides.format(file=__file__).split(" ")]) == []
 
 
 def test_the_choices_of_models_are_the_models_there_are() -> None:

@@ -61,3 +61,11 @@ def test_vivit_siblings_differ_in_the_model_alone(tmp_path: Path, number: int) -
     vivit.MODEL.MODEL_NAME, vivit.OUTPUT_DIR = timesformer.MODEL.MODEL_NAME, timesformer.OUTPUT_DIR
     vivit.TIMESFORMER.DEPTH, vivit.VIVIT = blocks, timesformer.VIVIT
     assert vivit == timesformer
+
+
+def test_the_two_resnets_differ_in_the_model_alone(tmp_path: Path) -> None:
+    in_3d, by_frame = load("R3D18_8x2_32.yaml", tmp_path), load("frames_ResNet18_8x2_32.yaml", tmp_path)
+    assert (in_3d.MODEL.MODEL_NAME, by_frame.MODEL.MODEL_NAME) == ("torchvision/r3d_18", "timm/resnet18")
+    assert in_3d.OUTPUT_DIR != by_frame.OUTPUT_DIR
+    by_frame.MODEL.MODEL_NAME, by_frame.OUTPUT_DIR = in_3d.MODEL.MODEL_NAME, in_3d.OUTPUT_DIR
+    assert in_3d == by_frame

@@ -259,3 +259,17 @@ def test_what_the_command_says_of_momentum_and_decay_holds_for_a_resumed_run_too
     assert resumed.param_groups[0]["weight_decay"] == 0.5
     moment = optimizer.state[model.weight]["momentum_buffer"]
     assert torch.equal(resumed.state[model.weight]["momentum_buffer"], moment)
+
+
+def test_a_checkpoint_older_than_an_option_had_its_default(
+    small: tuple[CfgNode, nn.Module, torch.optim.Optimizer], caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg, model, optimizer = small
+    save_epoch(cfg, model, optimizer, Progress(epoch=1))
+    path, content = newest_checkpoint(cfg)
+    content["cfg"] = "\n".join(line for line in content["cfg"].splitlines() if "FREEZE" not in line)
+    restore(cfg, path, content, (), model, optimizer)
+    assert not caplog.messages
+    cfg.MODEL.FREEZE = "backbone"
+    with pytest.raises(UserError, match=r"MODEL\.FREEZE was none, is backbone"):
+        restore(cfg, path, content, (), model, optimizer)

@@ -1,5 +1,6 @@
 """Optimizers and learning rates, against the original's values where it has the rule."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from fvcore.common.config import CfgNode
 
 from timesformer.config import get_cfg
 from timesformer.engine.optim import construct_optimizer, learning_rate, set_learning_rate
+from timesformer.models.parts import freeze
 from timesformer.models.vit import VisionTransformer
+
+needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 
 
 @pytest.fixture
@@ -69,6 +73,57 @@ def test_frozen_parameters_are_left_out(cfg: CfgNode) -> None:
     model.patch_embed.requires_grad_(False)
     taken = {id(parameter) for group in construct_optimizer(model, cfg).param_groups for parameter in group["params"]}
     assert not taken & {id(parameter) for parameter in model.patch_embed.parameters()}
+
+
+class Named(torch.nn.Module):
+    """A network under `model.`, as registered models hold it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = VisionTransformer(img_size=16, patch_size=8, embed_dim=8, depth=2, num_heads=2, num_classes=3)
+
+
+def rates_and_decays(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, tuple[float, float]]:
+    """Learning rate and weight decay by the parameter's name; each in one group only."""
+    found = {}
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            assert name_of[id(parameter)] not in found
+            found[name_of[id(parameter)]] = (group["lr"], group["weight_decay"])
+    return found
+
+
+@needs_timm
+@pytest.mark.parametrize("zero_1d", [True, False])
+def test_learning_rates_decay_from_the_head_to_the_embeddings(cfg: CfgNode, zero_1d: bool) -> None:
+    cfg.SOLVER.LAYER_DECAY, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.ZERO_WEIGHT_DECAY_1D = 0.5, 0.25, zero_1d
+    model = Named()
+    optimizer = construct_optimizer(model, cfg)
+    for rate in (0.5, 1.0):
+        set_learning_rate(optimizer, rate)
+    found = rates_and_decays(model, optimizer)
+    undecayed = 0.0 if zero_1d else 0.25
+    assert set(found) == {name for name, _ in model.named_parameters()}
+    assert found["model.head.weight"] == (1.0, 0.25)
+    assert found["model.norm.weight"] == (0.5, undecayed)
+    assert found["model.blocks.1.temporal_attn.qkv.weight"] == found["model.blocks.1.attn.qkv.weight"] == (0.5, 0.25)
+    assert found["model.blocks.0.temporal_fc.bias"] == (0.25, undecayed)
+    assert found["model.patch_embed.proj.weight"] == (0.125, 0.25)
+    for name in ("cls_token", "pos_embed", "time_embed"):
+        assert found[f"model.{name}"] == (0.125, undecayed)
+
+
+@needs_timm
+def test_frozen_layers_are_left_out_of_the_decaying_groups(cfg: CfgNode) -> None:
+    cfg.SOLVER.LAYER_DECAY = 0.5
+    model = Named()
+    freeze(model, "all_but_last_1")
+    optimizer = construct_optimizer(model, cfg)
+    set_learning_rate(optimizer, 1.0)
+    found = rates_and_decays(model, optimizer)
+    assert set(found) == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {rate for rate, _ in found.values()} == {1.0, 0.5}
 
 
 def test_set_learning_rate_reaches_every_group(cfg: CfgNode) -> None:

@@ -11,13 +11,14 @@ from torch.utils.data import DataLoader, Dataset
 from timesformer.config import get_cfg
 from timesformer.datasets.loader import EpochBatchSampler, collate
 from timesformer.datasets.records import VideoRecord
-from timesformer.engine.device import choose_device
+from timesformer.engine.device import choose_device, normalized
 from timesformer.engine.evaluate import evaluate
 from timesformer.engine.logs import MetricsWriter
 from timesformer.engine.optim import construct_optimizer
 from timesformer.engine.train import is_due, train_epoch
 from timesformer.errors import UserError
 from timesformer.models import build_model
+from timesformer.models.parts import freeze
 
 
 class Clips(Dataset[dict[str, Any]]):
@@ -38,6 +39,20 @@ class Clips(Dataset[dict[str, Any]]):
         _, index = key
         errors = {f"clip{index}": f"/{index}: broken"} if index in self.broken else {}
         return {"clip": self.clips[index], "label": index % 3, "video": index, "view": 0, "errors": errors}
+
+
+class Recorder:
+    """Keeps the figures that a run writes, the last by kind."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, dict[str, float]] = {}
+
+    def write(self, kind: str, epoch: float, figures: dict[str, float]) -> None:
+        self.figures[kind] = figures
+
+
+def tensor_of(clips: Clips, cfg: CfgNode) -> torch.Tensor:
+    return normalized(clips.clips, cfg, choose_device(cfg))
 
 
 def loader_of(clips: Clips, batch_size: int) -> DataLoader:
@@ -97,6 +112,35 @@ def test_gradient_clipping_bounds_the_step(cfg: CfgNode) -> None:
     after = weights_after_an_epoch(cfg, Clips(4), 4, 4)
     moved = torch.cat([(after[name] - before[name]).flatten() for name in after]).norm().item()
     assert moved == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_label_smoothing_is_in_the_training_loss_and_not_in_that_of_evaluation(cfg: CfgNode) -> None:
+    cfg.SOLVER.BASE_LR = 1e-12  # so that the model stays as it is
+    losses = []
+    for smoothing in (0.0, 0.5):
+        cfg.SOLVER.LABEL_SMOOTHING = smoothing
+        torch.manual_seed(0)
+        model = build_model(cfg)
+        metrics = Recorder()
+        train_epoch(cfg, model, construct_optimizer(model, cfg), loader_of(Clips(4), 4), 0, metrics, {})
+        losses.append((metrics.figures["train_epoch"]["loss"], evaluate(model, loader_of(Clips(4), 4), cfg, "").loss))
+    (plain, plain_evaluated), (smooth, smooth_evaluated) = losses
+    with torch.no_grad():
+        log_probabilities = model(tensor_of(Clips(4), cfg)).log_softmax(dim=1)
+    assert plain == pytest.approx(plain_evaluated, abs=1e-5)
+    assert smooth_evaluated == pytest.approx(plain_evaluated, abs=1e-5)
+    assert smooth == pytest.approx(0.5 * plain - 0.5 * log_probabilities.mean().item(), abs=1e-5)
+
+
+def test_what_is_frozen_stays_as_it_is_and_the_rest_learns(cfg: CfgNode) -> None:
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    freeze(model, "backbone")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    cfg.SOLVER.WEIGHT_DECAY = 0.1
+    train_epoch(cfg, model, construct_optimizer(model, cfg), loader_of(Clips(4), 2), 0, Recorder(), {})
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"model.head.weight", "model.head.bias"}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_advice(cfg: CfgNode) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from functools import partial
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from timesformer.models.files import CheckpointError
 from timesformer.models.formats import facts_of, to_native
+from timesformer.models.torchvision_import import import_package
 from timesformer.models.vit import VisionTransformer
 from timesformer.models.vivit import VideoTransformer
 from timesformer.models.weights import load_pretrained, read_checkpoint
@@ -232,14 +234,16 @@ class TestToHuggingFace:
         tool.convert(str(tmp_path / "ours.pyth"), tmp_path / "hf", "hf", num_heads=4, num_frames=4)
         torch.save(clip().transpose(1, 2), tmp_path / "clip.pt")
         script = (
-            "import sys, torch; from transformers import AutoModelForVideoClassification as Model\n"
+            "import sys, torch; from timesformer.models.torchvision_import import repair_torchvision\n"
+            "repair_torchvision(); from transformers import AutoModelForVideoClassification as Model\n"
             "folder = sys.argv[1]\n"
             "model, info = Model.from_pretrained(folder + '/hf', output_loading_info=True)\n"
             "assert not any(info[kind] for kind in ('missing_keys', 'unexpected_keys', 'mismatched_keys')), info\n"
             "with torch.no_grad():\n"
             "    torch.save(model.eval()(torch.load(folder + '/clip.pt')).logits, folder + '/logits.pt')\n"
         )
-        subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, cwd=tmp_path)
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, cwd=tmp_path, env=environment)
         with torch.no_grad():
             expected = ours(clip())
         torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), expected, rtol=0, atol=1e-5)
@@ -348,7 +352,8 @@ class TestCommand:
 class TestFromTimm:
     @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
     def test_an_image_model_gives_its_features_on_one_frame(self, tmp_path: Path, name: str) -> None:
-        timm = pytest.importorskip("timm", exc_type=Exception)
+        pytest.importorskip("timm", exc_type=Exception)
+        timm = import_package("timm", "this test")
         theirs = randomized(timm.create_model(name, img_size=32, embed_dim=32, depth=2, num_heads=4))
         save_file(theirs.state_dict(), tmp_path / "model.safetensors")
         ours = our_timesformer("space_only", patch_size=16, mlp_ratio=4.0, num_classes=1000)

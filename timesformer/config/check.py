@@ -1,6 +1,7 @@
 """Which values of the options make sense, alone and together, on this machine."""
 
 import math
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from itertools import pairwise
@@ -74,6 +75,7 @@ _ABOVE_ZERO = ("TIMESFORMER.MLP_RATIO", "SOLVER.BASE_LR")
 _CROPS = ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE")
 _BELOW_ONE = (
     "MODEL.DROPOUT_RATE",
+    "SOLVER.LABEL_SMOOTHING",
     "TIMESFORMER.DROP_RATE",
     "TIMESFORMER.ATTN_DROP_RATE",
     "TIMESFORMER.DROP_PATH_RATE",
@@ -98,16 +100,20 @@ def _get(cfg: CfgNode, key: str) -> Any:
 def _alone(cfg: CfgNode) -> Iterator[str]:
     for key, choices in CHOICES.items():
         value = _get(cfg, key)
+        if key == "MODEL.MODEL_NAME" and is_baseline(cfg):
+            continue  # its library knows which names it has, and says so when the model is built
         if value not in choices:
             near = get_close_matches(str(value).lower(), [c for c in choices if isinstance(c, str) and c], n=1)
             hint = f"; the nearest is {near[0]}" if near else ""
-            yield f"{key} is {value!r}, expected {_either(choices)}{hint}"
+            or_baseline = "; or torchvision/<name> or timm/<name>" if key == "MODEL.MODEL_NAME" else ""
+            yield f"{key} is {value!r}, expected {_either(choices)}{or_baseline}{hint}"
     for keys, holds, expected in (
         (_AT_LEAST_ONE, lambda v: v >= 1, "1 or more"),
         (_NOT_NEGATIVE, lambda v: 0 <= v < math.inf, "0 or more"),
         (_ABOVE_ZERO, lambda v: 0 < v < math.inf, "more than 0"),
         (_BELOW_ONE, lambda v: 0 <= v < 1, "0 or more and less than 1"),
         (("DATA.MAX_UNREADABLE",), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
+        (("SOLVER.LAYER_DECAY",), lambda v: 0 < v <= 1, "more than 0 and at most 1"),
     ):
         for key in keys:
             if not holds(value := _get(cfg, key)):
@@ -156,7 +162,29 @@ def _data(cfg: CfgNode) -> Iterator[str]:
         )
 
 
+def is_baseline(cfg: CfgNode) -> bool:
+    """Whether MODEL.MODEL_NAME is a model of another library, `torchvision/<name>` or `timm/<name>`."""
+    return re.fullmatch(r"(torchvision|timm)/.+", cfg.MODEL.MODEL_NAME) is not None
+
+
 def _model(cfg: CfgNode) -> Iterator[str]:
+    if re.fullmatch(r"none|backbone|all_but_last_[1-9]\d*", cfg.MODEL.FREEZE) is None:
+        yield (
+            f"MODEL.FREEZE is {cfg.MODEL.FREEZE!r}, expected none, backbone, or all_but_last_N with a number of blocks "
+            "of 1 or more, such as all_but_last_2"
+        )
+    if is_baseline(cfg):
+        if cfg.TIMESFORMER.PRETRAINED_MODEL:
+            yield (
+                f"TIMESFORMER.PRETRAINED_MODEL is for TimeSformer, and MODEL.MODEL_NAME is {cfg.MODEL.MODEL_NAME}; "
+                "set MODEL.PRETRAINED True, or give the file as TRAIN.CHECKPOINT_FILE_PATH"
+            )
+        return
+    if cfg.MODEL.PRETRAINED:
+        yield (
+            f"MODEL.PRETRAINED is for torchvision/ and timm/ models, and MODEL.MODEL_NAME is {cfg.MODEL.MODEL_NAME}; "
+            "name a file with TRAIN.CHECKPOINT_FILE_PATH or TIMESFORMER.PRETRAINED_MODEL"
+        )
     model, name = cfg.TIMESFORMER, cfg.MODEL.MODEL_NAME
     if model.NUM_HEADS > 0 and model.EMBED_DIM % model.NUM_HEADS:
         yield (
@@ -241,14 +269,16 @@ def _machine(cfg: CfgNode) -> Iterator[str]:
     ):
         if used and (source := _get(cfg, key)) and (problem := source_problem(source)):
             yield f"{key} is {source!r}, {problem}"
-    if (
-        cfg.TRAIN.ENABLE
-        and cfg.TRAIN.FINETUNE
-        and not (cfg.TRAIN.CHECKPOINT_FILE_PATH or cfg.TIMESFORMER.PRETRAINED_MODEL)
-    ):
+    weights = cfg.TRAIN.CHECKPOINT_FILE_PATH or cfg.TIMESFORMER.PRETRAINED_MODEL or cfg.MODEL.PRETRAINED
+    if cfg.TRAIN.ENABLE and cfg.TRAIN.FINETUNE and not weights:
         yield (
             "TRAIN.FINETUNE is True, but there are no weights to start from; name a checkpoint with "
             "TRAIN.CHECKPOINT_FILE_PATH, or set TRAIN.FINETUNE False to train from scratch"
+        )
+    if cfg.TRAIN.ENABLE and cfg.MODEL.FREEZE != "none" and not weights:
+        yield (
+            f"MODEL.FREEZE is {cfg.MODEL.FREEZE}, but there are no weights to start from, so that random ones would "
+            "stay; name a checkpoint with TRAIN.CHECKPOINT_FILE_PATH, or set MODEL.FREEZE none"
         )
     if not cfg.OUTPUT_DIR:
         yield "OUTPUT_DIR is empty, expected a folder for the results"

@@ -66,10 +66,12 @@ _C.DATA_LOADER.PIN_MEMORY = True  # page-locked batches, for faster copies to a 
 
 # ---------------------------------------------------------------- model
 _C.MODEL = CfgNode()
-_C.MODEL.MODEL_NAME = "vit_base_patch16_224"  # registered model; the original's default, SlowFast, is not one here
+_C.MODEL.MODEL_NAME = "vit_base_patch16_224"  # or torchvision/<name>, timm/<name>; the original's SlowFast is not here
+_C.MODEL.PRETRAINED = False  # (new) torchvision/ and timm/ models: begin with the library's weights, downloaded once
 _C.MODEL.NUM_CLASSES = 400  # outputs of the head
 _C.MODEL.LOSS_FUNC = "cross_entropy"  # training loss
 _C.MODEL.DROPOUT_RATE = 0.0  # dropout before the head; the original's 0.5 reached no layer
+_C.MODEL.FREEZE = "none"  # (new) what is not trained: none, backbone (all but the head) or all_but_last_N (blocks)
 
 _C.TIMESFORMER = CfgNode()  # the transformer; of ViViT too, but for ATTENTION_TYPE, VARIANT and PATCH_SIZE
 _C.TIMESFORMER.ATTENTION_TYPE = "divided_space_time"  # or joint_space_time, space_only
@@ -108,6 +110,8 @@ _C.SOLVER.DAMPENING = 0.0  # sgd: dampening of momentum
 _C.SOLVER.NESTEROV = True  # sgd: Nesterov momentum
 _C.SOLVER.WEIGHT_DECAY = 1e-4  # L2 penalty (sgd, adam) or decoupled decay (adamw)
 _C.SOLVER.ZERO_WEIGHT_DECAY_1D = False  # (new) no decay on biases, norms and embeddings
+_C.SOLVER.LAYER_DECAY = 1.0  # (new) factor on the learning rate from each layer to the one before it; 1: all alike
+_C.SOLVER.LABEL_SMOOTHING = 0.0  # (new) share of the target, 0 to 1, spread evenly over all classes; training only
 _C.SOLVER.CLIP_GRADIENT = 0.0  # (new) largest norm of the gradient of a step; 0: no clipping
 
 # ---------------------------------------------------------------- the run

@@ -11,6 +11,7 @@ import yaml
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from timesformer.config import get_cfg
 from timesformer.engine.atomic import explained_failure, write_atomically
 from timesformer.engine.run_folder import best_path, checkpoint_folder
 from timesformer.errors import UserError
@@ -27,6 +28,7 @@ _MAKE_ANOTHER_RUN = (
     "DATA.TRAIN_CROP_SIZE ",
     "SOLVER.OPTIMIZING_METHOD ",
     "SOLVER.ZERO_WEIGHT_DECAY_1D ",
+    "SOLVER.LAYER_DECAY ",
 )
 _NAME = re.compile(r"checkpoint_epoch_(\d{5,})\.pyth")
 
@@ -115,7 +117,8 @@ def restore(
     """
     then = yaml.safe_load(content["cfg"])
     now = yaml.safe_load(cfg.dump())
-    changed = sorted(_differences(then, now))
+    defaults = yaml.safe_load(get_cfg().dump())  # an option younger than the checkpoint was as it is by default
+    changed = sorted(_differences(then, now, defaults))
     ways_out = "choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME False to begin anew (what is there is kept aside)"
     alien = [change for change in changed if change.startswith(_MAKE_ANOTHER_RUN)]
     if alien:
@@ -174,13 +177,13 @@ def _one_line(error: Exception, limit: int = 300) -> str:
     return text if len(text) <= limit else f"{text[:limit]} ..."
 
 
-def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+def _differences(then: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> list[str]:
     ignored = {"OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "NUM_GPUS", "TEST", "TENSORBOARD", "DATA_LOADER"}
     lines = []
     for key in sorted({*then, *now} - (ignored if not prefix else set())):
-        before, after = then.get(key), now.get(key)
+        before, after = then.get(key, defaults.get(key)), now.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            lines += _differences(before, after, f"{prefix}{key}.")
+            lines += _differences(before, after, defaults.get(key, {}), f"{prefix}{key}.")
         elif before != after:
             lines.append(f"{prefix}{key} was {before}, is {after}")
     return lines

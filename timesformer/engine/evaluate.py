@@ -94,7 +94,7 @@ def test(cfg: CfgNode) -> Path:
     """
     loader = construct_loader(cfg, "test")
     path = _checkpoint_to_test(cfg)
-    model = build_model(cfg)
+    model = build_model(cfg, fresh=True)
     report = load_pretrained(model, path, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION)
     logger.info("testing %s\n%s", path, report.table())
     if misfits := report.new or report.unused:

@@ -2,28 +2,41 @@
 
 import bisect
 import math
+from collections.abc import Callable
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
 from timesformer.errors import UserError
+from timesformer.models.parts import layer_numbers
+from timesformer.models.torchvision_import import import_package
 
 
 def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     """SOLVER.OPTIMIZING_METHOD over the trainable parameters.
 
-    With SOLVER.ZERO_WEIGHT_DECAY_1D, biases, norms and embeddings have a group of their own without weight decay.
+    With SOLVER.ZERO_WEIGHT_DECAY_1D, biases, norms and embeddings have a group of their own without weight decay. With
+    SOLVER.LAYER_DECAY below 1, each layer has groups of its own, with a factor `lr_scale` on the learning rate.
     """
     solver = cfg.SOLVER
     parameters = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    if solver.ZERO_WEIGHT_DECAY_1D:
-        embeddings = {
-            f"{prefix}.{name}" if prefix else name
-            for prefix, module in model.named_modules()
-            if hasattr(module, "no_weight_decay")
-            for name in module.no_weight_decay()
-        }
+    embeddings = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if hasattr(module, "no_weight_decay")
+        for name in module.no_weight_decay()
+    }
+    if solver.LAYER_DECAY < 1:
+        timm = import_package("timm.optim", f"SOLVER.LAYER_DECAY {solver.LAYER_DECAY}")
+        groups = timm.param_groups_layer_decay(
+            _Layered(model),
+            weight_decay=solver.WEIGHT_DECAY,
+            no_weight_decay_list=embeddings if solver.ZERO_WEIGHT_DECAY_1D else (),
+            weight_decay_exclude_1d=solver.ZERO_WEIGHT_DECAY_1D,
+            layer_decay=solver.LAYER_DECAY,
+        )
+    elif solver.ZERO_WEIGHT_DECAY_1D:
         free = [p for name, p in parameters if p.ndim <= 1 or name in embeddings]
         decayed = [p for name, p in parameters if p.ndim > 1 and name not in embeddings]
         groups = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
@@ -40,6 +53,17 @@ def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer
         )
     optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[solver.OPTIMIZING_METHOD]
     return optimizer_class(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+
+
+class _Layered:
+    """What timm asks of a model to sort its parameters by layer."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.named_parameters = model.named_parameters
+        self.numbers = layer_numbers(model)
+
+    def group_matcher(self, coarse: bool) -> Callable[[str], int]:
+        return self.numbers.__getitem__
 
 
 def learning_rate(cfg: CfgNode, epoch: float) -> float:
@@ -70,6 +94,6 @@ def _policy(cfg: CfgNode, epoch: float) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives every parameter group the learning rate `rate`."""
+    """Gives every parameter group the learning rate `rate`, times its `lr_scale` where it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from timesformer.datasets.loader import construct_loader, set_epoch
+from timesformer.datasets.records import shorten
 from timesformer.engine import checkpoint
 from timesformer.engine.atomic import explained_failure, write_text_atomically
 from timesformer.engine.device import autocast, choose_device, normalized
@@ -25,12 +26,13 @@ from timesformer.engine.run_folder import best_path, config_path, remove_partial
 from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
+from timesformer.models.parts import freeze, train_mode
 from timesformer.models.weights import load_pretrained
 
 logger = logging.getLogger(__name__)
 
 LOSSES = {"cross_entropy": F.cross_entropy}
-"""Training losses by the name that MODEL.LOSS_FUNC gives; called with (scores, labels, reduction)."""
+"""Training losses by the name that MODEL.LOSS_FUNC gives; called with (scores, labels, reduction, label_smoothing)."""
 
 
 def train(cfg: CfgNode) -> Path:
@@ -50,6 +52,7 @@ def train(cfg: CfgNode) -> Path:
     device = choose_device(cfg)
     torch.manual_seed(cfg.RNG_SEED)
     model = build_model(cfg)
+    freeze(model, cfg.MODEL.FREEZE)
     if cfg.LOG_MODEL_INFO:
         log_model_info(cfg, model)
     model = model.to(device)
@@ -61,6 +64,9 @@ def train(cfg: CfgNode) -> Path:
     with explained_failure(Path(cfg.OUTPUT_DIR)):
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
     write_text_atomically(config_path(cfg), cfg.dump())
+    if cfg.MODEL.FREEZE != "none":
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        logger.info("MODEL.FREEZE %s: training %d of %d parameters", cfg.MODEL.FREEZE, trained, count_parameters(model))
     logger.info(
         "training on %s: %d clips of %d classes, validating on %d; epochs %d to %d",
         device,
@@ -110,6 +116,9 @@ def start_or_resume(
     if source and cfg.TRAIN.FINETUNE:
         report = load_pretrained(model, source, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION, cfg.TRAIN.STRICT_LOADING)
         logger.info("fine-tuning from %s\n%s", source, report.table())
+        frozen = {name.removeprefix("model.") for name, p in model.named_parameters() if not p.requires_grad}
+        if untrained := sorted(frozen.intersection(report.new)):
+            logger.warning("MODEL.FREEZE keeps parts that are not in the checkpoint: %s", shorten(untrained))
     elif source:
         progress = checkpoint.continue_from(source, model, optimizer, cfg.TRAIN.CHECKPOINT_EPOCH_RESET)
         if progress.epoch >= cfg.SOLVER.MAX_EPOCH:
@@ -139,7 +148,7 @@ def train_epoch(
 
     Args:
         cfg: the configuration.
-        model: in training, on the device of the run.
+        model: on the device of the run; put in training mode, except for what is frozen.
         optimizer: of the model's parameters.
         loader: of the split "train".
         epoch: from 0.
@@ -147,7 +156,7 @@ def train_epoch(
         unreadable: reason by name of the clips that could not be read so far; added to.
     """
     device = choose_device(cfg)
-    model.train()
+    train_mode(model)
     set_epoch(loader, epoch)
     torch.manual_seed(int(np.random.SeedSequence([cfg.RNG_SEED, epoch]).generate_state(1)[0]))
     num_clips, batches = len(loader.dataset), len(loader)
@@ -162,7 +171,8 @@ def train_epoch(
         clip, label = normalized(batch["clip"], cfg, device), batch["label"].to(device, non_blocking=True)
         with autocast(cfg, device):
             scores = model(clip)
-        losses = LOSSES[cfg.MODEL.LOSS_FUNC](scores.float(), label, reduction="sum")
+        loss_func, smoothing = LOSSES[cfg.MODEL.LOSS_FUNC], cfg.SOLVER.LABEL_SMOOTHING
+        losses = loss_func(scores.float(), label, reduction="sum", label_smoothing=smoothing)
         done = index // accumulate * clips_per_step
         (losses / min(clips_per_step, num_clips - done)).backward()
         if (index + 1) % accumulate == 0 or index + 1 == batches:

@@ -21,6 +21,7 @@ from timesformer.models.embeddings import Interpolation, resize_time_embed, resi
 from timesformer.models.files import CheckpointError, read_weights
 from timesformer.models.formats import Facts, facts_of, to_native
 from timesformer.models.kernels import change_channels, resize_kernel
+from timesformer.models.parts import head_names
 
 _CONTAINERS = ("model_state", "model", "state_dict")
 
@@ -139,11 +140,12 @@ def load_pretrained(
     """
     checkpoint = read_checkpoint(source)
     vit = getattr(model, "model", model)
+    heads = tuple(f"{head}." for head in head_names(model))
     wanted = vit.state_dict()
     report, values, misfits, used = LoadReport(rest=checkpoint.rest), {}, _other_heads(vit, checkpoint.facts), set()
     for name, target in wanted.items():
         origin, how = _origin(name, checkpoint.state, wanted), []
-        if origin is None or _is_other_head(name, checkpoint.state[origin], target):
+        if origin is None or _is_other_head(name, heads, checkpoint.state[origin], target):
             report.new.append(name)
             continue
         value = checkpoint.state[origin]
@@ -195,8 +197,8 @@ def _origin(name: str, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> s
     return spatial if spatial in state else None
 
 
-def _is_other_head(name: str, value: Tensor, target: Tensor) -> bool:
-    return name.startswith("head.") and value.shape != target.shape and value.shape[1:] == target.shape[1:]
+def _is_other_head(name: str, heads: tuple[str, ...], value: Tensor, target: Tensor) -> bool:
+    return name.startswith(heads) and value.shape != target.shape and value.shape[1:] == target.shape[1:]
 
 
 def _other_heads(vit: nn.Module, facts: Facts) -> list[str]:
