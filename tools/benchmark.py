@@ -27,7 +27,6 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from timesformer.config import load_config
-from timesformer.config.check import is_baseline
 from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
@@ -98,7 +97,7 @@ def size_columns(path: str, cfg: CfgNode) -> str:
         model = build_model(cfg, fresh=True)
     frames, crop = cfg.DATA.NUM_FRAMES, cfg.DATA.TEST_CROP_SIZE
     operations = count_multiply_adds(model, (1, 3, frames, crop, crop))
-    attention = "-" if is_baseline(cfg) else cfg.TIMESFORMER.ATTENTION_TYPE
+    attention = getattr(getattr(model, "model", model), "attention_type", "-")
     return (
         f"| {path} | {cfg.MODEL.MODEL_NAME} | {attention} | "
         f"{frames}x{cfg.DATA.SAMPLING_RATE}, {crop} | {cfg.MODEL.NUM_CLASSES} | "
