@@ -419,11 +419,6 @@ BAD: dict[str, tuple[Callable[[Path], object] | None, str, list[str]]] = {
         "MODEL.FREEZE backbone TRAIN.AUTO_RESUME True TRAIN.CHECKPOINT_FILE_PATH {0}/weights.pyth",
         ["is of another run, with other options: MODEL.FREEZE was none, is backbone"],
     ),
-    "resumed with learning rates by layer": (
-        None,
-        "SOLVER.LAYER_DECAY 0.5 TRAIN.AUTO_RESUME True",
-        ["is of another run, with other options: SOLVER.LAYER_DECAY was 1.0, is 0.5"],
-    ),
     "more layers to train than there are": (
         None,
         "MODEL.FREEZE all_but_last_9 TRAIN.FINETUNE True TRAIN.CHECKPOINT_FILE_PATH {0}/weights.pyth",

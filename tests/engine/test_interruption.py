@@ -261,6 +261,16 @@ def test_what_the_command_says_of_momentum_and_decay_holds_for_a_resumed_run_too
     assert torch.equal(resumed.state[model.weight]["momentum_buffer"], moment)
 
 
+def test_learning_rates_by_layer_arrange_the_optimizer_otherwise_and_make_another_run(
+    small: tuple[CfgNode, nn.Module, torch.optim.Optimizer],
+) -> None:
+    cfg, model, optimizer = small
+    save_epoch(cfg, model, optimizer, Progress(epoch=1))
+    cfg.SOLVER.LAYER_DECAY = 0.5
+    with pytest.raises(UserError, match=r"of another run, with other options: SOLVER\.LAYER_DECAY was 1.0, is 0.5"):
+        restore(cfg, *newest_checkpoint(cfg), (), model, optimizer)
+
+
 def test_a_checkpoint_older_than_an_option_had_its_default(
     small: tuple[CfgNode, nn.Module, torch.optim.Optimizer], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,7 +13,10 @@ from timesformer.engine.optim import construct_optimizer, learning_rate, set_lea
 from timesformer.models.parts import freeze
 from timesformer.models.vit import VisionTransformer
 
-needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+needs_timm = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("timm", "torchvision")),
+    reason="timm, or the torchvision that it imports, is not installed",
+)
 
 
 @pytest.fixture

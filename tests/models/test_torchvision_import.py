@@ -64,7 +64,7 @@ def test_what_imports_torchvision_is_imported(name: str) -> None:
 
 
 def test_a_package_that_is_not_installed_is_named_with_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-    monkeypatch.setitem(sys.modules, "timm.optim", None)
+    for name in ("timm", "timm.optim"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=r"SOLVER.LAYER_DECAY 0.5 needs the package timm.*pip install timm"):
         import_package("timm.optim", "SOLVER.LAYER_DECAY 0.5")

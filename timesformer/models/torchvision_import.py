@@ -35,9 +35,9 @@ def import_package(name: str, needed_by: str) -> ModuleType:
         repair_torchvision()
         return importlib.import_module(name)
     except ImportError as error:
-        package = name.split(".")[0]
+        package, missing = name.split(".")[0], (error.name or name).split(".")[0]
         raise UserError(
-            f"{needed_by} needs the package {package}, which cannot be imported ({error}); pip install {package}, "
+            f"{needed_by} needs the package {package}, which cannot be imported ({error}); pip install {missing}, "
             "in the version that goes with the torch that is installed"
         ) from error
 
