@@ -10,7 +10,8 @@ from timesformer.config import ConfigError, check, get_cfg, load_config
 from timesformer.config.check import CHOICES
 from timesformer.models.build import MODEL_REGISTRY
 from timesformer.models.patches import TubeletInit
-from timesformer.models.vit import ATTENTION_TYPES, LIGHT_VARIANTS
+from timesformer.models.variants import LIGHT_VARIANTS
+from timesformer.models.vit import ATTENTION_TYPES
 from timesformer.models.vivit import VIVIT_MODELS
 
 

@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor
 
 from timesformer.models.files import CheckpointError
+from timesformer.models.variants import LIGHT_VARIANTS
 
 _WRAPPERS = re.compile(r"^((module|model|_orig_mod)\.)+")  # DDP, a registered model, torch.compile
 
@@ -161,8 +162,6 @@ def _section(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _heads(cfg: dict[str, Any]) -> int | None:
-    from timesformer.models.vit import LIGHT_VARIANTS  # here, because models read their weights through this module
-
     name, options = _section(cfg, "MODEL").get("MODEL_NAME"), _section(cfg, "TIMESFORMER")
     if name == "LightTimeSformer":
         return LIGHT_VARIANTS.get(options.get("VARIANT") or "gesture", {}).get("num_heads")

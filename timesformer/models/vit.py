@@ -5,7 +5,6 @@ The transformer first, then the models by name. Module names are those of facebo
 checkpoints fit.
 """
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -23,10 +22,9 @@ from timesformer.models.embeddings import (
     resize_time_embed,
     time_table,
 )
+from timesformer.models.named import NamedTransformer, shared_options, size_options
 from timesformer.models.patches import PatchEmbed
-from timesformer.models.weights import load_pretrained
-
-logger = logging.getLogger(__name__)
+from timesformer.models.variants import LIGHT_VARIANTS
 
 AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
 ATTENTION_TYPES: tuple[str, ...] = ("divided_space_time", "joint_space_time", "space_only")
@@ -191,10 +189,8 @@ class VisionTransformer(nn.Module):
 
 
 @MODEL_REGISTRY.register()
-class TimeSformer(nn.Module):
+class TimeSformer(NamedTransformer):
     """TimeSformer of ViT-B's width and depth by default (121 million parameters with divided attention).
-
-    The transformer is `.model`, so that names in the state dict begin with `model.`, as in every checkpoint.
 
     Args:
         img_size: height and width in pixels.
@@ -218,9 +214,8 @@ class TimeSformer(nn.Module):
         strict_loading: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__()
         base = {"embed_dim": 768, "depth": 12, "num_heads": 12, "qkv_bias": True}
-        self.model = VisionTransformer(
+        model = VisionTransformer(
             img_size=img_size,
             patch_size=patch_size,
             num_classes=num_classes,
@@ -228,18 +223,12 @@ class TimeSformer(nn.Module):
             attention_type=attention_type,
             **{**base, "norm_layer": partial(nn.LayerNorm, eps=1e-6), **options},
         )
-        if pretrained_model:
-            report = load_pretrained(self, pretrained_model, self.model.pos_embed_interpolation, strict_loading)
-            logger.info("weights from %s\n%s", pretrained_model, report.table())
+        super().__init__(model, pretrained_model, strict_loading)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "TimeSformer":
         """The model that MODEL.*, DATA.* and TIMESFORMER.* describe."""
-        return cls(**_options(cfg), **_size(cfg))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Clips [batch, 3, frames, height, width] (float, normalised) to logits [batch, classes]."""
-        return self.model(x)
+        return cls(**_options(cfg), **size_options(cfg))
 
 
 @MODEL_REGISTRY.register()
@@ -247,20 +236,12 @@ class vit_base_patch16_224(TimeSformer):
     """TimeSformer by the name and the constructor it has in the original: from a configuration."""
 
     def __init__(self, cfg: CfgNode) -> None:
-        super().__init__(**_options(cfg), **_size(cfg))
+        super().__init__(**_options(cfg), **size_options(cfg))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "vit_base_patch16_224":
         """The same as the constructor."""
         return cls(cfg)
-
-
-LIGHT_VARIANTS: dict[str, dict[str, int]] = {
-    "gesture": {"embed_dim": 768, "depth": 12, "num_heads": 12},
-    "small": {"embed_dim": 384, "depth": 9, "num_heads": 6},
-    "tiny": {"embed_dim": 192, "depth": 9, "num_heads": 3},
-}
-"""Width, depth and heads of LightTimeSformer: ViT-B as in the gesture study, and ViT-S and ViT-Ti with fewer blocks."""
 
 
 @MODEL_REGISTRY.register()
@@ -291,24 +272,4 @@ class LightTimeSformer(TimeSformer):
 
 def _options(cfg: CfgNode) -> dict[str, Any]:
     options = cfg.TIMESFORMER
-    return {
-        "img_size": cfg.DATA.TRAIN_CROP_SIZE,
-        "patch_size": options.PATCH_SIZE,
-        "num_classes": cfg.MODEL.NUM_CLASSES,
-        "num_frames": cfg.DATA.NUM_FRAMES,
-        "attention_type": options.ATTENTION_TYPE,
-        "pretrained_model": options.PRETRAINED_MODEL,
-        "strict_loading": cfg.TRAIN.STRICT_LOADING,
-        "mlp_ratio": options.MLP_RATIO,
-        "drop_rate": options.DROP_RATE,
-        "attn_drop_rate": options.ATTN_DROP_RATE,
-        "drop_path_rate": options.DROP_PATH_RATE,
-        "dropout": cfg.MODEL.DROPOUT_RATE,
-        "pos_embed_interpolation": options.POS_EMBED_INTERPOLATION,
-        "init": options.INIT,
-    }
-
-
-def _size(cfg: CfgNode) -> dict[str, int]:
-    options = cfg.TIMESFORMER
-    return {"embed_dim": options.EMBED_DIM, "depth": options.DEPTH, "num_heads": options.NUM_HEADS}
+    return {**shared_options(cfg), "patch_size": options.PATCH_SIZE, "attention_type": options.ATTENTION_TYPE}

@@ -4,7 +4,6 @@ https://arxiv.org/abs/2103.15691), in three of the paper's models.
 The blocks are TimeSformer's. Parameter names are TimeSformer's too, where a part has a counterpart there.
 """
 
-import logging
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -22,10 +21,8 @@ from timesformer.models.embeddings import (
     resize_tubelet_embed,
     time_table,
 )
+from timesformer.models.named import NamedTransformer, shared_options, size_options
 from timesformer.models.patches import TubeletEmbed, TubeletInit
-from timesformer.models.weights import load_pretrained
-
-logger = logging.getLogger(__name__)
 
 AttentionType = Literal["joint", "factorised_encoder", "factorised_self_attention"]
 VIVIT_MODELS: dict[int, AttentionType] = {1: "joint", 2: "factorised_encoder", 3: "factorised_self_attention"}
@@ -221,10 +218,8 @@ def _behind(cls_token: Tensor, tokens: Tensor) -> Tensor:
 
 
 @MODEL_REGISTRY.register()
-class ViViT(nn.Module):
+class ViViT(NamedTransformer):
     """ViViT-B/16x2 by default, as google/vivit-b-16x2-kinetics400: 32 frames, 88.95 million parameters.
-
-    The transformer is `.model`, so that names in the state dict begin with `model.`, as in every checkpoint.
 
     Args:
         img_size: height and width in pixels.
@@ -248,8 +243,7 @@ class ViViT(nn.Module):
         strict_loading: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__()
-        self.model = VideoTransformer(
+        model = VideoTransformer(
             img_size=img_size,
             tubelet_size=tubelet_size,
             num_classes=num_classes,
@@ -257,36 +251,17 @@ class ViViT(nn.Module):
             attention_type=attention_type,
             **options,
         )
-        if pretrained_model:
-            report = load_pretrained(self, pretrained_model, self.model.pos_embed_interpolation, strict_loading)
-            logger.info("weights from %s\n%s", pretrained_model, report.table())
+        super().__init__(model, pretrained_model, strict_loading)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "ViViT":
         """The model that MODEL.*, DATA.*, VIVIT.* and the size, rates and start of TIMESFORMER.* describe."""
-        vivit, shared = cfg.VIVIT, cfg.TIMESFORMER
+        vivit = cfg.VIVIT
         return cls(
-            img_size=cfg.DATA.TRAIN_CROP_SIZE,
+            **shared_options(cfg),
+            **size_options(cfg),
             tubelet_size=tuple(vivit.TUBELET_SIZE),
-            num_classes=cfg.MODEL.NUM_CLASSES,
-            num_frames=cfg.DATA.NUM_FRAMES,
             attention_type=VIVIT_MODELS[vivit.MODEL],
-            pretrained_model=shared.PRETRAINED_MODEL,
-            strict_loading=cfg.TRAIN.STRICT_LOADING,
             temporal_depth=vivit.TEMPORAL_DEPTH,
             tubelet_init=vivit.TUBELET_INIT,
-            embed_dim=shared.EMBED_DIM,
-            depth=shared.DEPTH,
-            num_heads=shared.NUM_HEADS,
-            mlp_ratio=shared.MLP_RATIO,
-            drop_rate=shared.DROP_RATE,
-            attn_drop_rate=shared.ATTN_DROP_RATE,
-            drop_path_rate=shared.DROP_PATH_RATE,
-            dropout=cfg.MODEL.DROPOUT_RATE,
-            pos_embed_interpolation=shared.POS_EMBED_INTERPOLATION,
-            init=shared.INIT,
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Clips [batch, 3, frames, height, width] (float, normalised) to logits [batch, classes]."""
-        return self.model(x)
