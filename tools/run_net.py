@@ -28,7 +28,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--num_shards", type=int, metavar="N", help="number of machines (NUM_SHARDS)")
     parser.add_argument("--init_method", metavar="URL", help="where several machines meet; one machine needs none")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="options that override the file's")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.cfg_file is None and not args.opts:
+        parser.error("give a configuration, such as --cfg configs/Demo/TimeSformer_divST_8x2_48.yaml")
+    return args
 
 
 def main() -> int:

@@ -251,7 +251,10 @@ def _solver(cfg: CfgNode) -> Iterator[str]:
         yield f"SOLVER.COSINE_END_LR is {solver.COSINE_END_LR}, expected no more than SOLVER.BASE_LR {solver.BASE_LR}"
     if (warmup := solver.WARMUP_EPOCHS) > 0:
         if warmup >= solver.MAX_EPOCH:
-            yield f"SOLVER.WARMUP_EPOCHS is {warmup}, expected less than SOLVER.MAX_EPOCH {solver.MAX_EPOCH}"
+            yield (
+                f"SOLVER.WARMUP_EPOCHS is {warmup}, expected less than SOLVER.MAX_EPOCH {solver.MAX_EPOCH}, "
+                "such as 0 for no warm-up"
+            )
         if (start := solver.WARMUP_START_LR) > solver.BASE_LR:
             yield f"SOLVER.WARMUP_START_LR is {start}, expected no more than SOLVER.BASE_LR {solver.BASE_LR}"
     if solver.OPTIMIZING_METHOD == "sgd" and solver.NESTEROV and (solver.MOMENTUM == 0 or solver.DAMPENING != 0):
@@ -288,7 +291,10 @@ def _machine(cfg: CfgNode) -> Iterator[str]:
             "runs over several machines are not available yet"
         )
     if cfg.NUM_GPUS > 1:
-        yield f"NUM_GPUS is {cfg.NUM_GPUS}, expected 0 or 1: runs on several GPUs are not available yet"
+        yield (
+            f"NUM_GPUS is {cfg.NUM_GPUS}, expected 0 or 1: runs on several GPUs are not available yet; "
+            "give NUM_GPUS 1, or NUM_GPUS 0 for the CPU"
+        )
     elif cfg.NUM_GPUS == 1:
         import torch  # here, because reading a configuration should not have to wait for it
 

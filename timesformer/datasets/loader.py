@@ -1,5 +1,6 @@
 """Batches of clips in an order that depends on the seed and the epoch alone."""
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -50,13 +51,15 @@ def construct_loader(cfg: CfgNode, split: str) -> DataLoader:
     Raises DataError when the split cannot be found.
     """
     dataset = ClipDataset(cfg, split)
+    # More processes than cores only wait for each other; what an item is does not depend on their number.
+    workers = min(cfg.DATA_LOADER.NUM_WORKERS, os.cpu_count() or 1)
     batch_size = cfg.TEST.BATCH_SIZE if split == "test" else cfg.TRAIN.BATCH_SIZE
     return DataLoader(
         dataset,
         batch_sampler=EpochBatchSampler(len(dataset), batch_size, cfg.RNG_SEED, shuffle=split == "train"),
-        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
+        num_workers=workers,
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and torch.cuda.is_available(),
-        persistent_workers=cfg.DATA_LOADER.NUM_WORKERS > 0,
+        persistent_workers=workers > 0,
         collate_fn=collate,
         worker_init_fn=_stop_with_the_main_process,
     )

@@ -52,7 +52,7 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
         loss = F.cross_entropy(scores, batch["label"].to(device), reduction="none").cpu()
         losses.append(loss[~failed])
         pace.step(len(scores), waited)
-        if pace.done % cfg.LOG_PERIOD == 0:
+        if pace.is_due(cfg.LOG_PERIOD):
             figures = pace.report()
             logger.log(
                 STEP,

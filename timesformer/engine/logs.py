@@ -105,10 +105,9 @@ class MetricsWriter:
         with uninterrupted(), explained_failure(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         if self._board is not None:
-            split = kind.split("_")[0]
             with uninterrupted(), explained_failure(self._folder):
                 for name, value in figures.items():
-                    self._board.add_scalar(f"{split}/{name}", value, round(epoch * self._steps_per_epoch))
+                    self._board.add_scalar(f"{kind}/{name}", value, round(epoch * self._steps_per_epoch))
 
     def close(self) -> None:
         """Flushes what is still in memory."""

@@ -123,6 +123,11 @@ class Pace:
         self._clips += clips
         self._waited += waited
 
+    def is_due(self, period: int, seconds: float = 60.0) -> bool:
+        """Whether a report is due: every `period` steps, at the end, and when the last one is `seconds` ago."""
+        waited_long = time.perf_counter() - self._since > seconds
+        return self.done % period == 0 or self.done == self.steps or waited_long
+
     def report(self) -> dict[str, float]:
         """Clips per second, share of the time spent waiting for data, and seconds to go; then starts counting anew."""
         elapsed = max(time.perf_counter() - self._since, 1e-9)

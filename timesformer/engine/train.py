@@ -68,7 +68,9 @@ def train(cfg: CfgNode) -> Path:
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         logger.info("MODEL.FREEZE %s: training %d of %d parameters", cfg.MODEL.FREEZE, trained, count_parameters(model))
     logger.info(
-        "training on %s: %d clips of %d classes, validating on %d; epochs %d to %d",
+        "training %s (%.2f M parameters) on %s: %d clips of %d classes, validating on %d; epochs %d to %d",
+        cfg.MODEL.MODEL_NAME,
+        count_parameters(model) / 1e6,
         device,
         len(train_loader.dataset),
         len(class_names),
@@ -186,7 +188,7 @@ def train_epoch(
         loss_of_period.add(losses.detach(), len(label))
         right_of_epoch.add((scores.detach().argmax(dim=1) == label).sum(), len(label))
         pace.step(len(label), waited)
-        if pace.done % cfg.LOG_PERIOD == 0 or pace.done == batches:
+        if pace.is_due(cfg.LOG_PERIOD):
             log_step(epoch, pace, loss_of_period, rate, metrics)
             loss_of_period = Average()
         since = time.perf_counter()

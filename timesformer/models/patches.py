@@ -27,8 +27,9 @@ class PatchEmbed(nn.Module):
         """[batch, channels, frames, height, width] to [batch, frames, rows, columns, dim].
 
         Raises:
-            ValueError: if height or width is smaller than a patch or not a multiple of it.
+            ValueError: if the clip has other axes, or height or width is smaller than a patch or not a multiple of it.
         """
+        _check_axes(clip, self.proj.in_channels)
         tubelets = _cut(clip, (1, self.patch_size, self.patch_size))
         return F.linear(tubelets, self.proj.weight.flatten(1), self.proj.bias)
 
@@ -61,8 +62,9 @@ class TubeletEmbed(nn.Module):
         """[batch, channels, frames, height, width] to [batch, steps, rows, columns, dim].
 
         Raises:
-            ValueError: if frames, height or width are less than a tubelet's or not a multiple of them.
+            ValueError: if the clip has other axes, or its sizes are less than a tubelet's or not a multiple of them.
         """
+        _check_axes(clip, self.proj.in_channels)
         return F.linear(_cut(clip, self.tubelet_size), self.proj.weight.flatten(1), self.proj.bias)
 
     def inflate(self, kernel: Tensor) -> Tensor:
@@ -83,6 +85,14 @@ class TubeletEmbed(nn.Module):
         inflated = kernel.new_zeros(*kernel.shape[:2], frames, *kernel.shape[2:])
         inflated[:, :, frames // 2] = kernel
         return inflated
+
+
+def _check_axes(clip: Tensor, channels: int) -> None:
+    if clip.ndim != 5 or clip.shape[1] != channels:
+        raise ValueError(
+            f"the clip is {list(clip.shape)}, expected [batch, {channels}, frames, height, width]; transpose it if its "
+            "frames come before its channels"
+        )
 
 
 def _cut(clip: Tensor, size: tuple[int, int, int]) -> Tensor:
