@@ -12,7 +12,7 @@ from timesformer.config import get_cfg
 from timesformer.datasets.loader import EpochBatchSampler, collate
 from timesformer.datasets.records import VideoRecord
 from timesformer.engine.device import choose_device, normalized
-from timesformer.engine.evaluate import evaluate
+from timesformer.engine.evaluate import evaluate, other_clips
 from timesformer.engine.logs import MetricsWriter
 from timesformer.engine.optim import construct_optimizer
 from timesformer.engine.train import is_due, train_epoch
@@ -166,6 +166,14 @@ def test_unreadable_clips_are_misses_in_evaluation(cfg: CfgNode) -> None:
     evaluation = evaluate(model, loader_of(clips, 4), cfg, "test")
     assert evaluation.topk(1, 5) == pytest.approx([100 / 6, 500 / 6])
     assert evaluation.unreadable == {"clip2": "/2: broken"}
+
+
+def test_clips_unlike_those_of_the_checkpoint_are_told(cfg: CfgNode) -> None:
+    content = {"cfg": cfg.dump()}
+    assert other_clips(cfg, content) == []
+    cfg.DATA.SAMPLING_RATE = 3
+    assert other_clips(cfg, content) == ["DATA.SAMPLING_RATE was 8, is 3"]
+    assert other_clips(cfg, {"cfg": "TRAIN:\n  ENABLE: true\n"}) == []
 
 
 def test_evaluation_leaves_the_model_in_its_mode(cfg: CfgNode) -> None:

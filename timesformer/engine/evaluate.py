@@ -3,9 +3,11 @@
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+import yaml
 from fvcore.common.config import CfgNode
 from torch import nn
 from torch.utils.data import DataLoader
@@ -103,8 +105,21 @@ def test(cfg: CfgNode) -> Path:
             f"{path} cannot be tested: it {problem} {shorten(misfits)}. Check MODEL.NUM_CLASSES "
             f"({cfg.MODEL.NUM_CLASSES}) and TIMESFORMER.ATTENTION_TYPE ({cfg.TIMESFORMER.ATTENTION_TYPE})"
         )
+    if changed := other_clips(cfg, report.rest):
+        logger.warning("%s was trained on other clips: %s", path, "; ".join(changed))
     evaluation = evaluate(model.to(choose_device(cfg)), loader, cfg, "test")
     return write_results(cfg, evaluation, loader.dataset.class_names, path, report.rest.get("progress") or {})
+
+
+def other_clips(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
+    """How the clips of a configuration differ from those a checkpoint was trained on, where its content tells them."""
+    text = content.get("cfg")
+    then = yaml.safe_load(text) if isinstance(text, str) else {}
+    data = then.get("DATA", {}) if isinstance(then, dict) else {}
+    keys = ("NUM_FRAMES", "SAMPLING_RATE", "SPATIAL_MODE", "MEAN", "STD")
+    return [
+        f"DATA.{key} was {data[key]}, is {cfg.DATA[key]}" for key in keys if key in data and data[key] != cfg.DATA[key]
+    ]
 
 
 def _checkpoint_to_test(cfg: CfgNode) -> Path:
