@@ -30,6 +30,7 @@ from timesformer.config import load_config
 from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
+from timesformer.models.formats import Facts, describe, huggingface_config, to_huggingface
 from timesformer.models.torchvision_import import import_package
 from timesformer.models.vit import TimeSformer
 
@@ -218,49 +219,12 @@ def model_pair(
     with torch.no_grad():
         for parameter in ours.parameters():  # nothing may be zero, or part of the arithmetic would go unchecked
             parameter.add_(torch.randn_like(parameter) * 0.02)
-    config = transformers.TimesformerConfig(
-        image_size=crop,
-        num_frames=frames,
-        num_labels=400,
-        attention_type=attention_type,
-        hidden_size=width,
-        num_hidden_layers=depth,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-    )
+    state = ours.model.state_dict()
+    description = describe(state, Facts(), num_heads=heads, num_frames=frames)
+    config = transformers.TimesformerConfig.from_dict(huggingface_config(description))
     theirs = transformers.TimesformerForVideoClassification(config)
-    theirs.load_state_dict({hugging_face_name(name): value for name, value in ours.model.state_dict().items()})
+    theirs.load_state_dict(to_huggingface(state, description))
     return ours.to(device), theirs.to(device)
-
-
-def hugging_face_name(name: str) -> str:
-    """The name that Hugging Face's TimeSformer gives to a parameter of ours."""
-    head, _, rest = name.partition(".")
-    outer = {
-        "cls_token": "timesformer.embeddings.cls_token",
-        "pos_embed": "timesformer.embeddings.position_embeddings",
-        "time_embed": "timesformer.embeddings.time_embeddings",
-        "patch_embed": "timesformer.embeddings.patch_embeddings.projection",
-        "norm": "timesformer.layernorm",
-        "head": "classifier",
-    }
-    if head != "blocks":
-        return ".".join([outer[head], *rest.split(".")[-1:]]) if rest else outer[head]
-    index, inner = rest.split(".", 1)
-    layer = {
-        "norm1": "layernorm_before",
-        "norm2": "layernorm_after",
-        "attn.qkv": "attention.attention.qkv",
-        "attn.proj": "attention.output.dense",
-        "temporal_norm1": "temporal_layernorm",
-        "temporal_attn.qkv": "temporal_attention.attention.qkv",
-        "temporal_attn.proj": "temporal_attention.output.dense",
-        "temporal_fc": "temporal_dense",
-        "mlp.fc1": "intermediate.dense",
-        "mlp.fc2": "output.dense",
-    }
-    module, kind = inner.rsplit(".", 1)
-    return f"timesformer.encoder.layer.{index}.{layer[module]}.{kind}"
 
 
 def logits_of(model: nn.Module, clip: Tensor) -> Tensor:
