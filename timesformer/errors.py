@@ -1,4 +1,6 @@
-"""The base of every error that a user can mend."""
+"""The base of every error that a user can mend, and the wording of lists in its message."""
+
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -7,3 +9,10 @@ class UserError(Exception):
     The text is the whole message: it names the file or key, what was found, what was expected and what to do next.
     The command lines in `tools/` print it without a traceback and exit with status 2.
     """
+
+
+def shorten(items: Iterable[str], separator: str = ", ", limit: int = 5) -> str:
+    """Join `items` for a message; past `limit` of them, say how many more there are."""
+    items = list(items)
+    more = [f"and {len(items) - limit} more"] if len(items) > limit else []
+    return separator.join(items[:limit] + more)

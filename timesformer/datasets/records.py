@@ -1,12 +1,11 @@
 """What a dataset is made of: one record per video, and how a configuration is turned into the records of a split."""
 
 import importlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fvcore.common.config import CfgNode
 
-from timesformer.errors import UserError
+from timesformer.errors import UserError, shorten
 
 SPLITS = ("train", "val", "test")
 
@@ -59,16 +58,6 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
     return found
 
 
-def shorten(items: Iterable[str], limit: int = 5) -> str:
-    """Join `items` for a message; past `limit` of them, say how many more there are."""
-    items = list(items)
-    more = [f"and {len(items) - limit} more"] if len(items) > limit else []
-    return ", ".join(items[:limit] + more)
-
-
 def join_problems(what: str, problems: list[str], remedy: str) -> DataError:
     """Make one error out of several `problems` of the same kind, showing the first few."""
-    lines = [f"  {problem}" for problem in problems[:5]]
-    if len(problems) > 5:
-        lines.append(f"  and {len(problems) - 5} more")
-    return DataError("\n".join([f"{what}:", *lines, remedy]))
+    return DataError("\n".join([f"{what}:", "  " + shorten(problems, "\n  "), remedy]))

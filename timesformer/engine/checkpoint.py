@@ -14,7 +14,7 @@ from torch import nn
 from timesformer.config import get_cfg
 from timesformer.engine.atomic import explained_failure, write_atomically
 from timesformer.engine.run_folder import best_path, checkpoint_folder
-from timesformer.errors import UserError
+from timesformer.errors import UserError, shorten
 from timesformer.models.weights import CheckpointError, read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -126,8 +126,8 @@ def restore(
     progress = Progress(**content.get("progress") or {"epoch": content["epoch"] + 1, "class_names": [*class_names]})
     if progress.class_names != list(class_names):
         raise UserError(
-            f"{path} is of a run with other classes: {_some(progress.class_names)}, where the data has "
-            f"{_some(class_names)}. To go on, {ways_out}"
+            f"{path} is of a run with other classes: {len(progress.class_names)} ({shorten(progress.class_names)}), "
+            f"where the data has {len(class_names)} ({shorten(class_names)}). To go on, {ways_out}"
         )
     try:
         model.load_state_dict(content["model_state"])
@@ -187,7 +187,3 @@ def _differences(then: dict[str, Any], now: dict[str, Any], defaults: dict[str, 
         elif before != after:
             lines.append(f"{prefix}{key} was {before}, is {after}")
     return lines
-
-
-def _some(names: list[str] | tuple[str, ...]) -> str:
-    return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"

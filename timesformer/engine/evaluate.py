@@ -13,14 +13,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from timesformer.datasets.loader import construct_loader
-from timesformer.datasets.records import shorten
 from timesformer.engine.checkpoint import newest_checkpoint
 from timesformer.engine.device import autocast, choose_device, normalized
 from timesformer.engine.logs import STEP, duration, progress_bar
 from timesformer.engine.meters import Pace, ViewEnsemble
 from timesformer.engine.results import Evaluation, write_results
 from timesformer.engine.run_folder import best_path
-from timesformer.errors import UserError
+from timesformer.errors import UserError, shorten
 from timesformer.models import build_model
 from timesformer.models.download import local_path
 from timesformer.models.weights import CheckpointError, load_pretrained

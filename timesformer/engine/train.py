@@ -14,7 +14,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from timesformer.datasets.loader import construct_loader, set_epoch
-from timesformer.datasets.records import shorten
 from timesformer.engine import checkpoint
 from timesformer.engine.atomic import explained_failure, write_text_atomically
 from timesformer.engine.device import autocast, choose_device, normalized
@@ -23,7 +22,7 @@ from timesformer.engine.logs import STEP, MetricsWriter, duration, progress_bar
 from timesformer.engine.meters import Average, Pace
 from timesformer.engine.optim import construct_optimizer, learning_rate, set_learning_rate
 from timesformer.engine.run_folder import best_path, config_path, remove_partial_files, set_aside
-from timesformer.errors import UserError
+from timesformer.errors import UserError, shorten
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
 from timesformer.models.parts import freeze, train_mode
@@ -161,6 +160,7 @@ def train_epoch(
     train_mode(model)
     set_epoch(loader, epoch)
     torch.manual_seed(int(np.random.SeedSequence([cfg.RNG_SEED, epoch]).generate_state(1)[0]))
+    loss_func, smoothing = LOSSES[cfg.MODEL.LOSS_FUNC], cfg.SOLVER.LABEL_SMOOTHING
     num_clips, batches = len(loader.dataset), len(loader)
     accumulate = max(1, cfg.GLOBAL_BATCH_SIZE // cfg.TRAIN.BATCH_SIZE)
     clips_per_step = accumulate * cfg.TRAIN.BATCH_SIZE
@@ -173,7 +173,6 @@ def train_epoch(
         clip, label = normalized(batch["clip"], cfg, device), batch["label"].to(device, non_blocking=True)
         with autocast(cfg, device):
             scores = model(clip)
-        loss_func, smoothing = LOSSES[cfg.MODEL.LOSS_FUNC], cfg.SOLVER.LABEL_SMOOTHING
         losses = loss_func(scores.float(), label, reduction="sum", label_smoothing=smoothing)
         done = index // accumulate * clips_per_step
         (losses / min(clips_per_step, num_clips - done)).backward()

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from timesformer.errors import shorten
 from timesformer.models.attention import Attention
 from timesformer.models.download import local_path
 from timesformer.models.embeddings import Interpolation, resize_time_embed, resize_tubelet_embed
@@ -105,7 +106,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     if not state:
         raise CheckpointError(
             f"{path} holds no weights: expected tensors by name, or a dict of them under "
-            f"{', '.join(_CONTAINERS)}, found {_few(map(str, weights)) or 'an empty dict'}"
+            f"{', '.join(_CONTAINERS)}, found {shorten(map(str, weights)) or 'an empty dict'}"
         )
     rest = {k: v for k, v in content.items() if k != container} if container else {}
     if config:
@@ -168,18 +169,19 @@ def load_pretrained(
     report.notes = _notes(vit, checkpoint)
     if misfits:
         raise CheckpointError(
-            f"{source} does not fit the model in {len(misfits)} points: {_few(misfits, '; ')}. Choose the model "
+            f"{source} does not fit the model in {len(misfits)} points: {shorten(misfits, '; ')}. Choose the model "
             "that the checkpoint was trained as (MODEL.MODEL_NAME, TIMESFORMER.*, VIVIT.*), or another checkpoint"
         )
     if not values:
         raise CheckpointError(
-            f"{source} has no tensor that this model knows: found {_few(checkpoint.state)}; expected {_few(wanted)}"
+            f"{source} has no tensor that this model knows: found {shorten(checkpoint.state)}; "
+            f"expected {shorten(wanted)}"
         )
     if strict and (report.new or report.unused):
         raise CheckpointError(
             f"{source} does not fit the model wholly, which TRAIN.STRICT_LOADING asks for: new would be "
-            f"{_few(_joined(report.new)) or 'nothing'}, unused {_few(_joined(report.unused)) or 'nothing'}. Choose "
-            "another checkpoint, or set TRAIN.STRICT_LOADING False"
+            f"{shorten(_joined(report.new)) or 'nothing'}, unused {shorten(_joined(report.unused)) or 'nothing'}. "
+            "Choose another checkpoint, or set TRAIN.STRICT_LOADING False"
         )
     vit.load_state_dict(values, strict=False)
     return report
@@ -323,8 +325,3 @@ def _any_block(name: str) -> str:
 
 def _shape(tensor: Tensor) -> str:
     return _times(tensor.shape) or "a number"
-
-
-def _few(items: Iterable[str], separator: str = ", ", limit: int = 5) -> str:
-    items = list(items)
-    return separator.join(items[:limit]) + (f"{separator}and {len(items) - limit} more" if len(items) > limit else "")
