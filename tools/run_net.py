@@ -48,6 +48,9 @@ def main() -> int:
     except KeyboardInterrupt as interrupt:
         logger.error("interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR")
         return 128 + (interrupt.args or (signal.SIGINT,))[0]
+    except Exception:  # into run.log too; and loading processes are ended in good order only when it is caught
+        logger.exception("the run failed; what it wrote before is as it was")
+        return 1
 
 
 def run(cfg: CfgNode) -> int:

@@ -145,6 +145,25 @@ def test_a_stopped_run_says_so_and_leaves_no_process_behind(
     assert not list((tmp_path / "out").rglob("*.partial"))
 
 
+def test_an_error_nobody_expected_ends_the_run_with_its_traceback_and_its_loading_processes(
+    tiny_command: list[str], tmp_path: Path
+) -> None:
+    program = f"""
+import runpy, sys
+import timesformer.engine.train as train
+def fail(*arguments):
+    raise RuntimeError("nobody expected this")
+train.log_step = fail
+sys.argv = {["run_net.py", *tiny_command, "DATA_LOADER.NUM_WORKERS", "1", "OUTPUT_DIR", str(tmp_path / "out")]!r}
+runpy.run_path({str(ROOT / "tools" / "run_net.py")!r}, run_name="__main__")
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == 1
+    for said in (ended.stderr, (tmp_path / "out" / "run.log").read_text()):
+        assert "the run failed" in said
+        assert "RuntimeError: nobody expected this" in said
+
+
 def test_a_truncated_newest_checkpoint_is_passed_over(
     finished: Path, run_net: Callable, tiny_command: list[str]
 ) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from timesformer.engine.interrupts import raise_on_signals, uninterrupted
+from timesformer.engine.interrupts import raise_if_interrupted, raise_on_signals, uninterrupted
 
 
 @pytest.fixture(autouse=True)
@@ -13,6 +13,7 @@ def _handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     raise_on_signals()
     yield
+    raise_on_signals()  # forgets what came
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -41,6 +42,19 @@ def test_a_signal_waits_for_the_end_of_what_may_not_be_cut_in_two(number: int) -
     assert raised.value.args == (number,)
     with uninterrupted():
         pass  # it is raised once
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_swallowed_by_a_destructor_is_raised_in_the_next_round() -> None:
+    class Swallowing:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    raise_if_interrupted()
+    Swallowing()
+    with pytest.raises(KeyboardInterrupt) as raised:
+        raise_if_interrupted()
+    assert raised.value.args == (signal.SIGTERM,)
 
 
 def test_a_signal_that_the_process_was_started_to_ignore_stays_ignored() -> None:

@@ -7,10 +7,13 @@ from types import FrameType
 
 _depth = 0
 _waiting: int | None = None
+_received: int | None = None
 
 
 def raise_on_signals() -> None:
     """Makes SIGINT (unless the process was started to ignore it) and SIGTERM raise KeyboardInterrupt(number)."""
+    global _waiting, _received
+    _waiting = _received = None
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
@@ -33,8 +36,18 @@ def uninterrupted() -> Iterator[None]:
             raise KeyboardInterrupt(number)
 
 
+def raise_if_interrupted() -> None:
+    """Raises again an interruption that came before, if there was one.
+
+    For loops, once a round: Python swallows the first if it came amid a destructor, and goes on.
+    """
+    if _received is not None:
+        raise KeyboardInterrupt(_received)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
-    global _waiting
+    global _waiting, _received
+    _received = number
     if _depth:
         _waiting = number
     else:

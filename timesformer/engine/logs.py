@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
 from timesformer.engine.atomic import explained_failure, write_text_atomically
-from timesformer.engine.interrupts import uninterrupted
+from timesformer.engine.interrupts import raise_if_interrupted, uninterrupted
 from timesformer.engine.run_folder import metrics_path, tensorboard_folder
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class _ScreenHandler(logging.StreamHandler):
     """Lines on the screen, above a progress bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with tqdm.external_write_mode(file=self.stream):
+        with uninterrupted(), tqdm.external_write_mode(file=self.stream):
             super().emit(record)
 
 
@@ -61,11 +61,14 @@ def set_up_logging(output_dir: Path) -> None:
 
 
 def progress_bar(items: Iterable[Item], description: str) -> Iterator[Item]:
-    """Passes the items on under a bar with rate and time to go, if the screen is a terminal."""
-    if not sys.stdout.isatty():
-        yield from items
-        return
-    yield from tqdm(items, description, leave=False, dynamic_ncols=True, file=sys.stdout)
+    """Passes the items on under a bar with rate and time to go, if the screen is a terminal.
+
+    Stops, too, at an interruption that got lost in somebody's destructor.
+    """
+    hidden = not sys.stdout.isatty()
+    for item in items if hidden else tqdm(items, description, leave=False, dynamic_ncols=True, file=sys.stdout):
+        raise_if_interrupted()
+        yield item
 
 
 def duration(seconds: float) -> str:
