@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from timesformer.config import get_cfg
 from timesformer.datasets.loader import EpochBatchSampler, collate
-from timesformer.datasets.records import VideoRecord
+from timesformer.datasets.records import Records
 from timesformer.engine.device import choose_device, normalized
 from timesformer.engine.evaluate import evaluate, other_clips
 from timesformer.engine.logs import MetricsWriter
@@ -29,7 +29,7 @@ class Clips(Dataset[dict[str, Any]]):
     def __init__(self, num: int, broken: tuple[int, ...] = ()) -> None:
         generator = torch.Generator().manual_seed(0)
         self.clips = torch.randint(0, 256, (num, 3, 2, 16, 16), dtype=torch.uint8, generator=generator)
-        self.records = tuple(VideoRecord(f"/{n}", n % 3, f"clip{n}") for n in range(num))
+        self.records = Records((f"clip{n}" for n in range(num)), (n % 3 for n in range(num)))
         self.broken = broken
 
     def __len__(self) -> int:

@@ -18,7 +18,7 @@ from fvcore.common.config import CfgNode
 from timesformer.datasets import kinetics
 from timesformer.datasets.kinetics import read_lines, splits_folder
 from timesformer.datasets.reader import VIDEO_EXTENSIONS, frame_files
-from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, VideoRecord, join_problems
+from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, VideoRecord, join_problems
 
 CSV_HEADER = ["class", "video_name"]
 
@@ -98,7 +98,7 @@ def _from_folders(folders: dict[str, Path], split: str) -> DatasetSplit:
         for number, label in enumerate(class_names)
         for path in clips[split].get(label, [])
     )
-    return DatasetSplit(tuple(records), class_names)
+    return DatasetSplit(Records.of(records), class_names)
 
 
 def _same_content(first: Path, second: Path) -> bool:
@@ -142,7 +142,7 @@ def _from_lists(root: Path, lists: dict[str, Path], split: str) -> DatasetSplit:
     if "train" in lists and untrained:
         remedy = f"list some in {lists['train']}, or remove these classes from val.csv and test.csv"
         raise join_problems("classes without training clips", untrained, remedy)
-    return DatasetSplit(tuple(records), class_names)
+    return DatasetSplit(Records.of(records), class_names)
 
 
 def _read_rows(path: Path) -> list[tuple[int, tuple[str, str]]]:

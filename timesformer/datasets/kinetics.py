@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.records import DataError, DatasetSplit, VideoRecord, join_problems
+from timesformer.datasets.records import DataError, DatasetSplit, Records, join_problems
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +32,13 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     for other in (folder / f"{name}.csv" for name in others):
         _refuse_shared(csv, entries, other, _read_list(other, cfg) if other.is_file() else {})
 
-    records = tuple(
-        VideoRecord(os.path.join(cfg.DATA.PATH_PREFIX, path), label, path) for path, (_, label) in entries.items()
-    )
-    if not any(os.path.exists(record.path) for record in records[:20]):
+    records = Records(entries, (label for _, label in entries.values()), folder=cfg.DATA.PATH_PREFIX)
+    if not any(os.path.exists(records[number].path) for number in range(min(20, len(records)))):
         raise DataError(
             f"{csv}: none of its first videos exists, e.g. {records[0].path} (line {entries[records[0].name][0]}): "
             "set DATA.PATH_PREFIX to the folder that the paths start from"
         )
-    highest = max(record.label for record in records)
+    highest = int(records.labels.max())
     if split == "train" and highest < cfg.MODEL.NUM_CLASSES - 1:
         logger.warning("%s: labels end at %d, but MODEL.NUM_CLASSES is %d", csv, highest, cfg.MODEL.NUM_CLASSES)
     return DatasetSplit(records, _class_names(folder, cfg.MODEL.NUM_CLASSES))

@@ -1,8 +1,12 @@
 """What a dataset is made of: one record per video, and how a configuration is turned into the records of a split."""
 
 import importlib
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from fvcore.common.config import CfgNode
 
 from timesformer.errors import UserError, shorten
@@ -23,18 +27,118 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class VideoRecord:
-    """One labelled video: `path` is a video file or a folder of frames, `name` a stable id unique in the split."""
+    """One labelled video: `path` is a video file or a folder of frames, `name` a stable id unique in the split.
+
+    num_frames, fps: as a manifest tells them; 0 where none does.
+    problem: why the manifest says that it cannot be read; empty if it can, or nobody looked.
+    """
 
     path: str
     label: int
     name: str
+    num_frames: int = 0
+    fps: float = 0.0
+    problem: str = ""
+
+
+class Strings(Sequence[str]):
+    """Strings that never change, as one buffer: no Python object each, and nothing to copy for a forked process."""
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        text, ends = bytearray(), array("q", [0])
+        for string in strings:
+            text += string.encode("utf-8", "surrogateescape")
+            ends.append(len(text))
+        self._text, self._ends = bytes(text), np.frombuffer(ends, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"string {index} of {len(self)}")
+        index %= len(self)
+        return self._text[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogateescape")
+
+
+class Records(Sequence[VideoRecord]):
+    """The videos of a split as columns: a million take under 100 MB, and loading processes share them.
+
+    Args:
+        names: of the videos, each once.
+        labels: of the videos, int.
+        paths: of the videos, where they are not `folder` joined with the name.
+        folder: put before every name that stands for a path.
+        num_frames, fps: of the videos; 0 where unknown.
+        problems: why some cannot be read, by number.
+
+    Attributes:
+        names: Strings.
+        labels: int64 array (videos,).
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        labels: Iterable[int],
+        paths: Iterable[str] | None = None,
+        folder: str = "",
+        num_frames: Iterable[int] | None = None,
+        fps: Iterable[float] | None = None,
+        problems: dict[int, str] | None = None,
+    ) -> None:
+        self.names = names if isinstance(names, Strings) else Strings(names)
+        self.labels = np.fromiter(labels, np.int64)
+        self._paths = None if paths is None else Strings(paths)
+        self._folder = folder
+        self._num_frames = None if num_frames is None else np.fromiter(num_frames, np.int32)
+        self._fps = None if fps is None else np.fromiter(fps, np.float64)
+        self._problems = problems or {}
+        columns = (self.labels, self._paths, self._num_frames, self._fps)
+        if lengths := {len(column) for column in columns if column is not None} - {len(self.names)}:
+            raise ValueError(f"columns of {sorted(lengths)} values for {len(self.names)} names: give one each")
+
+    @classmethod
+    def of(cls, records: Iterable[VideoRecord]) -> "Records":
+        """The columns of single records."""
+        rows = list(records)
+        return cls(
+            [row.name for row in rows],
+            [row.label for row in rows],
+            [row.path for row in rows],
+            num_frames=[row.num_frames for row in rows],
+            fps=[row.fps for row in rows],
+            problems={number: row.problem for number, row in enumerate(rows) if row.problem},
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> VideoRecord:  # type: ignore[override]  # no slices
+        name = self.names[index]
+        return VideoRecord(
+            path=os.path.join(self._folder, name) if self._paths is None else self._paths[index],
+            label=int(self.labels[index]),
+            name=name,
+            num_frames=0 if self._num_frames is None else int(self._num_frames[index]),
+            fps=0.0 if self._fps is None else float(self._fps[index]),
+            problem=self._problems.get(index % len(self), ""),
+        )
+
+    def __iter__(self) -> Iterator[VideoRecord]:
+        return (self[index] for index in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None
 
 
 @dataclass(frozen=True)
 class DatasetSplit:
     """The videos of one split; a record's `label` is an index into `class_names`, which is the same for all splits."""
 
-    records: tuple[VideoRecord, ...]
+    records: Records
     class_names: tuple[str, ...]
 
 

@@ -70,8 +70,8 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
         logger.warning("%s counts as a miss: %s", name, reason)
     joined = ensemble.complete()
     return Evaluation(
-        names=[record.name for record in dataset.records],
-        labels=torch.tensor([record.label for record in dataset.records]),
+        names=list(dataset.records.names),
+        labels=torch.from_numpy(dataset.records.labels),
         scores=joined,
         probabilities=(joined / (dataset.num_views if ensemble.method == "sum" else 1)).softmax(dim=1),
         unreadable=unreadable,
