@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from timesformer.models.torchvision_import import repair_torchvision
+from timesformer.torchvision_import import repair_torchvision
 
 repair_torchvision()  # before any test imports transformers, which imports torchvision if it is there
 

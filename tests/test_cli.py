@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from timesformer.models.torchvision_import import import_package
+from timesformer.torchvision_import import import_package
 
 ROOT = Path(__file__).resolve().parents[1]
 RunNet = Callable[..., Any]

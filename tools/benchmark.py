@@ -31,8 +31,8 @@ from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
 from timesformer.models.formats import Facts, describe, huggingface_config, to_huggingface
-from timesformer.models.torchvision_import import import_package
 from timesformer.models.vit import TimeSformer
+from timesformer.torchvision_import import import_package
 
 
 def main() -> int:

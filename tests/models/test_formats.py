@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from timesformer.models.files import CheckpointError
 from timesformer.models.formats import facts_of, to_native
-from timesformer.models.torchvision_import import import_package
 from timesformer.models.vit import VisionTransformer
 from timesformer.models.vivit import VideoTransformer
 from timesformer.models.weights import load_pretrained, read_checkpoint
+from timesformer.torchvision_import import import_package
 
 transformers = pytest.importorskip("transformers")
 ROOT = Path(__file__).parents[2]
@@ -234,7 +234,7 @@ class TestToHuggingFace:
         tool.convert(str(tmp_path / "ours.pyth"), tmp_path / "hf", "hf", num_heads=4, num_frames=4)
         torch.save(clip().transpose(1, 2), tmp_path / "clip.pt")
         script = (
-            "import sys, torch; from timesformer.models.torchvision_import import repair_torchvision\n"
+            "import sys, torch; from timesformer.torchvision_import import repair_torchvision\n"
             "repair_torchvision(); from transformers import AutoModelForVideoClassification as Model\n"
             "folder = sys.argv[1]\n"
             "model, info = Model.from_pretrained(folder + '/hf', output_loading_info=True)\n"

@@ -10,7 +10,7 @@ from torch import nn
 
 from timesformer.errors import UserError
 from timesformer.models.parts import layer_numbers
-from timesformer.models.torchvision_import import import_package
+from timesformer.torchvision_import import import_package
 
 
 def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:

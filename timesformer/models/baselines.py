@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from timesformer.errors import UserError
-from timesformer.models.torchvision_import import import_package
+from timesformer.torchvision_import import import_package
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import re
 from torch import nn
 
 from timesformer.errors import UserError
-from timesformer.models.torchvision_import import import_package
+from timesformer.torchvision_import import import_package
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from timesformer import torchvision_import
 from timesformer.errors import UserError
-from timesformer.models import torchvision_import
-from timesformer.models.torchvision_import import import_package
+from timesformer.torchvision_import import import_package
 
 BROKEN = """
 import torch
@@ -21,7 +21,7 @@ ops.loads += 1
 
 
 def in_a_fresh_process(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    root = Path(torchvision_import.__file__).parents[2]
+    root = Path(torchvision_import.__file__).parents[1]
     start = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(root)!r}]\n"
     return subprocess.run([sys.executable, "-c", start + script], capture_output=True, text=True, check=False)
 
@@ -33,7 +33,7 @@ def test_a_torchvision_of_another_build_is_imported_with_its_operators_declared(
     (package / "__init__.py").write_text(BROKEN)
     (package / "ops.py").write_text("loads = 0\n")
     done = in_a_fresh_process(
-        "from timesformer.models.torchvision_import import repair_torchvision\n"
+        "from timesformer.torchvision_import import repair_torchvision\n"
         "repair_torchvision(); repair_torchvision()\n"
         "import torchvision, torch\n"
         "print(torchvision.__file__, torchvision.ops.loads, torch.ops.torchvision.nms.default._schema)\n",
@@ -49,7 +49,7 @@ def test_a_torchvision_of_another_build_is_imported_with_its_operators_declared(
 def test_another_failure_of_torchvision_is_not_hidden(tmp_path: Path) -> None:
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('the disk is full')\n")
     done = in_a_fresh_process(
-        "from timesformer.models.torchvision_import import repair_torchvision; repair_torchvision()", tmp_path
+        "from timesformer.torchvision_import import repair_torchvision; repair_torchvision()", tmp_path
     )
     assert "RuntimeError: the disk is full" in done.stderr
 
