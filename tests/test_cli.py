@@ -240,6 +240,26 @@ def test_fine_tuning_a_baseline_s_head_keeps_everything_else(
     assert changed == ["fc.weight", "fc.bias"]
 
 
+@needs_baselines
+def test_every_augmentation_together_trains_the_same_twice(
+    run_net: RunNet, tiny_command: list[str], tmp_path: Path
+) -> None:
+    options = "DATA.AUTO_AUGMENT rand-m7-n4-mstd0.5-inc1 DATA.COLOR_JITTER 0.4 DATA.LIGHTING_JITTER 0.1"
+    losses = {}
+    for name, more in {
+        "all": "DATA.RE_PROB 0.25 MIXUP.ENABLED True",
+        "again": "DATA.RE_PROB 0.25 MIXUP.ENABLED True",
+        "no_erasing": "MIXUP.ENABLED True",
+        "no_mixup": "DATA.RE_PROB 0.25",
+    }.items():
+        given = [*options.split(), *more.split(), "TEST.ENABLE", "False", "OUTPUT_DIR", str(tmp_path / name)]
+        done = run_net(*tiny_command, *given)
+        assert done.code == 0, done.err
+        losses[name] = [line for line in done.out.splitlines() if "training loss" in line][-1].split("loss")[1]
+    assert losses.pop("all") == losses["again"]
+    assert len(set(losses.values())) == 3
+
+
 def test_freezing_what_the_checkpoint_has_not_is_warned_of(
     finished: Path, run_net: RunNet, tiny_command: list[str], tmp_path: Path
 ) -> None:

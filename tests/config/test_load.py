@@ -141,6 +141,11 @@ def test_overrides_win_over_the_file_and_are_read_as_literals(tmp_path: Path) ->
     assert isinstance(cfg.SOLVER.BASE_LR, float)
 
 
+def test_none_is_an_empty_list(tmp_path: Path) -> None:
+    cfg = load_config(write(tmp_path, "MIXUP: {CUTMIX_MINMAX: null}"), ["SOLVER.STEPS", "None"], check_values=False)
+    assert cfg.MIXUP.CUTMIX_MINMAX == cfg.SOLVER.STEPS == []
+
+
 def test_a_word_that_yaml_reads_as_a_boolean_stays_a_word_where_text_is_expected(tmp_path: Path) -> None:
     path = write(tmp_path, "TRAIN:\n  MIXED_PRECISION: off\n")
     assert load_config(path, check_values=False).TRAIN.MIXED_PRECISION == "off"

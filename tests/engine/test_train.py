@@ -1,5 +1,6 @@
 """The training loop on clips made in memory."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from timesformer.datasets.records import Records
 from timesformer.engine.device import choose_device, normalized
 from timesformer.engine.evaluate import evaluate, other_clips
 from timesformer.engine.logs import MetricsWriter
+from timesformer.engine.mixup import ClipMixup
 from timesformer.engine.optim import construct_optimizer
 from timesformer.engine.train import is_due, train_epoch
 from timesformer.errors import UserError
@@ -130,6 +132,25 @@ def test_label_smoothing_is_in_the_training_loss_and_not_in_that_of_evaluation(c
     assert plain == pytest.approx(plain_evaluated, abs=1e-5)
     assert smooth_evaluated == pytest.approx(plain_evaluated, abs=1e-5)
     assert smooth == pytest.approx(0.5 * plain - 0.5 * log_probabilities.mean().item(), abs=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+def test_mixed_clips_are_scored_against_mixed_labels_also_in_an_odd_last_batch(cfg: CfgNode) -> None:
+    cfg.SOLVER.BASE_LR = 1e-12  # so that the model stays as it is
+    cfg.SOLVER.LABEL_SMOOTHING, cfg.TRAIN.BATCH_SIZE = 0.2, 4
+    cfg.MIXUP.MODE, epoch = "elem", 3
+    torch.manual_seed(0)
+    model, mixup, metrics, clips = build_model(cfg), ClipMixup(cfg), Recorder(), Clips(7)
+    train_epoch(cfg, model, construct_optimizer(model, cfg), loader_of(clips, 4), epoch, metrics, {}, mixup)
+    losses, right = 0.0, 0
+    with torch.no_grad():
+        for iteration, numbers in enumerate((torch.arange(4), torch.arange(4, 7))):
+            clip, target = mixup(tensor_of(clips, cfg)[numbers], numbers % 3, epoch, iteration)
+            scores = model(clip)
+            losses -= (target * scores.log_softmax(dim=1)).sum().item()
+            right += (scores.argmax(dim=1) == target.argmax(dim=1)).sum().item()
+    assert metrics.figures["train_epoch"]["loss"] == pytest.approx(losses / 7, abs=1e-5)
+    assert metrics.figures["train_epoch"]["top1"] == pytest.approx(100 * right / 7, abs=1e-3)
 
 
 def test_what_is_frozen_stays_as_it_is_and_the_rest_learns(cfg: CfgNode) -> None:

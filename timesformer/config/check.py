@@ -17,6 +17,13 @@ _DATASETS = ("kinetics", "hmdb_simp")
 _SAMPLERS = ("uniform", "equidistant", "random", "segment")
 _METHODS = ("interpolate", "reverse", "brightness")
 
+_NUMBER = r"\d+(\.\d+)?"
+_POLICY = re.compile(  # of what timm understands; it would pass over a section that it does not know
+    rf"rand(-((m|n|p|mstd|mmax|inc){_NUMBER}|t(weights|3aw?)))*"
+    rf"|augmix(-(m|w|d|a|b|mstd){_NUMBER})*"
+    rf"|(original|originalr|v0|v0r|3a)(-mstd{_NUMBER})?"
+)
+
 CHOICES: dict[str, tuple[str | int, ...]] = {
     "TRAIN.DATASET": _DATASETS,
     "TRAIN.MIXED_PRECISION": ("off", "bf16"),
@@ -28,6 +35,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "DATA.PRE_SAMPLING.ORDER": ("before_sampling", "after_sampling"),
     "DATA.SPATIAL_MODE": ("crop", "resize"),
     "DATA.ENSEMBLE_METHOD": ("sum", "max"),
+    "MIXUP.MODE": ("batch", "pair", "elem"),
     "MODEL.MODEL_NAME": ("vit_base_patch16_224", "TimeSformer", "LightTimeSformer", "ViViT"),
     "MODEL.LOSS_FUNC": ("cross_entropy",),
     "TIMESFORMER.ATTENTION_TYPE": ("divided_space_time", "joint_space_time", "space_only"),
@@ -61,7 +69,10 @@ _AT_LEAST_ONE = (
     "GLOBAL_BATCH_SIZE",
 )
 _NOT_NEGATIVE = (
+    "DATA.LIGHTING_JITTER",
     "DATA_LOADER.NUM_WORKERS",
+    "MIXUP.ALPHA",
+    "MIXUP.CUTMIX_ALPHA",
     "SOLVER.COSINE_END_LR",
     "SOLVER.WARMUP_EPOCHS",
     "SOLVER.WARMUP_START_LR",
@@ -73,6 +84,7 @@ _NOT_NEGATIVE = (
 )
 _ABOVE_ZERO = ("TIMESFORMER.MLP_RATIO", "SOLVER.BASE_LR")
 _CROPS = ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE")
+_UP_TO_ONE = ("DATA.COLOR_JITTER", "DATA.RE_PROB", "MIXUP.PROB", "MIXUP.SWITCH_PROB")
 _BELOW_ONE = (
     "MODEL.DROPOUT_RATE",
     "SOLVER.LABEL_SMOOTHING",
@@ -88,7 +100,7 @@ def check(cfg: CfgNode) -> list[str]:
 
     Looks at this machine too: that the data folder and checkpoints exist, and that there is a GPU for NUM_GPUS.
     """
-    return [problem for part in (_alone, _data, _model, _solver, _machine) for problem in part(cfg)]
+    return [problem for part in (_alone, _data, _augmentation, _model, _solver, _machine) for problem in part(cfg)]
 
 
 def _get(cfg: CfgNode, key: str) -> Any:
@@ -112,6 +124,7 @@ def _alone(cfg: CfgNode) -> Iterator[str]:
         (_NOT_NEGATIVE, lambda v: 0 <= v < math.inf, "0 or more"),
         (_ABOVE_ZERO, lambda v: 0 < v < math.inf, "more than 0"),
         (_BELOW_ONE, lambda v: 0 <= v < 1, "0 or more and less than 1"),
+        (_UP_TO_ONE, lambda v: 0 <= v <= 1, "0 to 1"),
         (("DATA.MAX_UNREADABLE",), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
         (("SOLVER.LAYER_DECAY",), lambda v: 0 < v <= 1, "more than 0 and at most 1"),
     ):
@@ -160,6 +173,22 @@ def _data(cfg: CfgNode) -> Iterator[str]:
             f"DATA.TRAIN_JITTER_SCALES is {scales}, expected [smallest, largest] short side, "
             f"neither below DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE}"
         )
+
+
+def _augmentation(cfg: CfgNode) -> Iterator[str]:
+    policy, mixup = cfg.DATA.AUTO_AUGMENT, cfg.MIXUP
+    if policy and not _POLICY.fullmatch(policy):
+        yield (
+            f"DATA.AUTO_AUGMENT is {policy!r}, expected a policy of timm's such as rand-m7-n4-mstd0.5-inc1, "
+            "augmix-m3 or original-mstd0.5, or nothing"
+        )
+    sides, size = mixup.CUTMIX_MINMAX, cfg.DATA.TRAIN_CROP_SIZE
+    if sides and not (len(sides) == 2 and sides[0] >= 0 and int(size * sides[0]) < int(size * sides[1]) <= size):
+        yield f"MIXUP.CUTMIX_MINMAX is {sides}, expected [smallest, largest] with 0 <= smallest < largest <= 1, or []"
+    if mixup.ENABLED and not (mixup.ALPHA or mixup.CUTMIX_ALPHA or sides):
+        yield "MIXUP.ENABLED needs MIXUP.ALPHA or MIXUP.CUTMIX_ALPHA above 0; or set it False"
+    if mixup.ENABLED and cfg.TRAIN.ENABLE and cfg.TRAIN.BATCH_SIZE == 1:
+        yield "MIXUP.ENABLED needs a TRAIN.BATCH_SIZE of 2 or more, as clips of a batch are mixed; or set it False"
 
 
 def is_baseline(cfg: CfgNode) -> bool:

@@ -55,6 +55,10 @@ _C.DATA.TRAIN_CROP_SIZE = 224  # side in pixels of a training and validation cli
 _C.DATA.TEST_CROP_SIZE = 256  # side in pixels of a test clip
 _C.DATA.TRAIN_JITTER_SCALES = [256, 320]  # smallest and largest short side in pixels before the training crop
 _C.DATA.RANDOM_FLIP = True  # mirror half of the training clips left to right
+_C.DATA.AUTO_AUGMENT = ""  # training clips: policy of timm's, such as rand-m7-n4-mstd0.5-inc1; empty: none
+_C.DATA.COLOR_JITTER = 0.0  # training clips: largest change of brightness, contrast and saturation, 0 to 1
+_C.DATA.LIGHTING_JITTER = 0.0  # (new) training clips: std of the shift along the principal colours; AlexNet's is 0.1
+_C.DATA.RE_PROB = 0.0  # training clips: share, 0 to 1, in which a rectangle is filled with noise (random erasing)
 _C.DATA.MEAN = [0.45, 0.45, 0.45]  # subtracted from each channel, of values 0 to 1
 _C.DATA.STD = [0.225, 0.225, 0.225]  # then divides each channel
 _C.DATA.INPUT_CHANNEL_NUM = [3, 3]  # channels of each pathway; there is one pathway here, so [3] says the same
@@ -63,6 +67,15 @@ _C.DATA.ENSEMBLE_METHOD = "sum"  # joining the scores of the views of a video: s
 _C.DATA_LOADER = CfgNode()
 _C.DATA_LOADER.NUM_WORKERS = 8  # loading processes; 0: load in the main process
 _C.DATA_LOADER.PIN_MEMORY = True  # page-locked batches, for faster copies to a GPU
+
+_C.MIXUP = CfgNode()  # mixing the clips of a training batch in pairs, and their labels with them
+_C.MIXUP.ENABLED = False  # mix
+_C.MIXUP.ALPHA = 0.8  # mixup (a clip fades over the other): both parameters of the Beta distribution; 0: no mixup
+_C.MIXUP.CUTMIX_ALPHA = 1.0  # CutMix (a rectangle is of the other): the same for its area; 0: no CutMix
+_C.MIXUP.CUTMIX_MINMAX = []  # [smallest, largest] side of that rectangle, shares of the frame's; empty: by the area
+_C.MIXUP.PROB = 1.0  # share of batches (pairs, clips: see MODE) that are mixed, 0 to 1
+_C.MIXUP.SWITCH_PROB = 0.5  # share of those that get CutMix, 0 to 1, where mixup is possible too
+_C.MIXUP.MODE = "batch"  # drawn for each batch, pair or elem (clip)
 
 # ---------------------------------------------------------------- model
 _C.MODEL = CfgNode()

@@ -154,6 +154,8 @@ def _convert(value: Any, text: str | None, default: Any) -> Any:
         if text is not None and text.lower() in ("true", "false"):
             return text.lower() == "true"
     elif isinstance(default, list):
+        if value is None:
+            return []  # how the original says that there is none
         if isinstance(value, list | tuple):
             return [_convert(v, None, default[0] if default else 0.0) for v in value]
     elif isinstance(default, float):

@@ -5,7 +5,6 @@ A key stands for itself and for everything below it. Its files load unchanged: t
 
 _CNN = "an option of convolutional networks, which are not part of this project"
 _DETECTION = "detection of people in AVA is not part of this project"
-_AUGMENTATION = "this augmentation is not available"
 _CAFFE2 = "checkpoints of Caffe2 and inflated 2-D networks are not read"
 _PLOT = "plots are made from the results of a finished run, not during it"
 _UNUSED = "the original reads it nowhere, or only for models that it does not ship"
@@ -21,13 +20,9 @@ RETIRED: dict[str, str] = {
     "RESNET": _CNN,
     "SLOWFAST": _CNN,
     "X3D": _CNN,
-    "MIXUP": _AUGMENTATION,
     "EMA": "averaging of weights is not available",
     "DIST_BACKEND": "a run is one process",
-    "DATA.AUTO_AUGMENT": _AUGMENTATION,
-    "DATA.COLOR_JITTER": _AUGMENTATION,
-    "DATA.DEIT_TRANSFORMS": _AUGMENTATION,
-    "DATA.RE_PROB": _AUGMENTATION,
+    "DATA.DEIT_TRANSFORMS": "DATA.AUTO_AUGMENT, COLOR_JITTER and RE_PROB each switch on what they name",
     "DATA.CROP_SIZE": _UNUSED,
     "DATA.TEMPORAL_EXTENT": _UNUSED,
     "DATA.DECODING_BACKEND": "every video is decoded by PyAV",

@@ -8,6 +8,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from timesformer.datasets.augmentation import Augmentation
 from timesformer.datasets.reader import VideoError, VideoReader, open_video
 from timesformer.datasets.records import load_split
 from timesformer.datasets.sampling import Sampler
@@ -40,6 +41,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         self.num_views = cfg.TEST.NUM_ENSEMBLE_VIEWS * self.num_crops if split == "test" else 1
         self.crop_size = cfg.DATA.TEST_CROP_SIZE if split == "test" else cfg.DATA.TRAIN_CROP_SIZE
         self._sampler = Sampler.from_cfg(cfg, split)
+        self._augment = Augmentation.from_cfg(cfg) if self.training else None
         self._data = cfg.DATA
         self._seed = cfg.RNG_SEED
 
@@ -87,7 +89,10 @@ class ClipDataset(Dataset[dict[str, Any]]):
                 rng = _rng(self._seed, epoch, video, view)
                 frames = self._frames(reader, rng, view)
         clip = torch.from_numpy(frames).permute(0, 3, 1, 2)  # T, 3, H, W: resizing uint8 is fast in this order
-        return self._crop(clip, rng, view).transpose(0, 1).contiguous()
+        clip = self._crop(clip, rng, view)
+        if self._augment:
+            clip = self._augment(clip, rng)
+        return clip.transpose(0, 1).contiguous()
 
     def _frames(self, reader: VideoReader, rng: np.random.RandomState, view: int) -> np.ndarray:
         """Sampled frames, uint8 (T, H, W, 3)."""

@@ -20,6 +20,7 @@ from timesformer.engine.device import autocast, choose_device, normalized
 from timesformer.engine.evaluate import evaluate
 from timesformer.engine.logs import STEP, MetricsWriter, duration, progress_bar
 from timesformer.engine.meters import Average, Pace
+from timesformer.engine.mixup import ClipMixup, heaviest_labels
 from timesformer.engine.optim import construct_optimizer, learning_rate, set_learning_rate
 from timesformer.engine.run_folder import best_path, config_path, remove_partial_files, set_aside
 from timesformer.errors import UserError, shorten
@@ -31,7 +32,8 @@ from timesformer.models.weights import load_pretrained
 logger = logging.getLogger(__name__)
 
 LOSSES = {"cross_entropy": F.cross_entropy}
-"""Training losses by the name that MODEL.LOSS_FUNC gives; called with (scores, labels, reduction, label_smoothing)."""
+"""Training losses by the name that MODEL.LOSS_FUNC gives; called with (scores, labels, reduction, label_smoothing),
+where labels are numbers or, mixed, probabilities of all classes."""
 
 
 def train(cfg: CfgNode) -> Path:
@@ -47,6 +49,7 @@ def train(cfg: CfgNode) -> Path:
             DATA.MAX_UNREADABLE of the training clips cannot be read.
     """
     train_loader, val_loader = construct_loader(cfg, "train"), construct_loader(cfg, "val")
+    mixup = ClipMixup(cfg) if cfg.MIXUP.ENABLED else None
     class_names = train_loader.dataset.class_names
     device = choose_device(cfg)
     torch.manual_seed(cfg.RNG_SEED)
@@ -82,7 +85,7 @@ def train(cfg: CfgNode) -> Path:
     try:
         for epoch in range(progress.epoch, cfg.SOLVER.MAX_EPOCH):
             start = time.perf_counter()
-            train_epoch(cfg, model, optimizer, train_loader, epoch, metrics, unreadable)
+            train_epoch(cfg, model, optimizer, train_loader, epoch, metrics, unreadable, mixup)
             progress.epoch = epoch + 1
             progress.seconds += time.perf_counter() - start
             if is_due(progress.epoch, cfg.TRAIN.EVAL_PERIOD, cfg.SOLVER.MAX_EPOCH):
@@ -141,6 +144,7 @@ def train_epoch(
     epoch: int,
     metrics: MetricsWriter,
     unreadable: dict[str, str],
+    mixup: ClipMixup | None = None,
 ) -> None:
     """One pass over the training clips.
 
@@ -155,12 +159,13 @@ def train_epoch(
         epoch: from 0.
         metrics: takes the figures.
         unreadable: reason by name of the clips that could not be read so far; added to.
+        mixup: mixes the clips of each batch; top-1 is then that of the label with the larger share.
     """
     device = choose_device(cfg)
     train_mode(model)
     set_epoch(loader, epoch)
     torch.manual_seed(int(np.random.SeedSequence([cfg.RNG_SEED, epoch]).generate_state(1)[0]))
-    loss_func, smoothing = LOSSES[cfg.MODEL.LOSS_FUNC], cfg.SOLVER.LABEL_SMOOTHING
+    loss_func, smoothing = LOSSES[cfg.MODEL.LOSS_FUNC], 0.0 if mixup else cfg.SOLVER.LABEL_SMOOTHING
     num_clips, batches = len(loader.dataset), len(loader)
     accumulate = max(1, cfg.GLOBAL_BATCH_SIZE // cfg.TRAIN.BATCH_SIZE)
     clips_per_step = accumulate * cfg.TRAIN.BATCH_SIZE
@@ -171,6 +176,8 @@ def train_epoch(
         rate = learning_rate(cfg, epoch + index / batches)
         set_learning_rate(optimizer, rate)
         clip, label = normalized(batch["clip"], cfg, device), batch["label"].to(device, non_blocking=True)
+        if mixup:
+            clip, label = mixup(clip, label, epoch, index)
         with autocast(cfg, device):
             scores = model(clip)
         losses = loss_func(scores.float(), label, reduction="sum", label_smoothing=smoothing)
@@ -185,7 +192,7 @@ def train_epoch(
         count_unreadable(cfg, batch["errors"], unreadable, len(loader.dataset.records))
         loss_of_epoch.add(losses.detach(), len(label))
         loss_of_period.add(losses.detach(), len(label))
-        right_of_epoch.add((scores.detach().argmax(dim=1) == label).sum(), len(label))
+        right_of_epoch.add((scores.detach().argmax(dim=1) == heaviest_labels(label)).sum(), len(label))
         pace.step(len(label), waited)
         if pace.is_due(cfg.LOG_PERIOD):
             log_step(epoch, pace, loss_of_period, rate, metrics)
