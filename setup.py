@@ -1,4 +1,4 @@
-"""Installation: `pip install -e .`; with `.[baselines]` for other libraries' models, with `.[dev]` for the tests."""
+"""Installation: `pip install -e .`; with `.[baselines]` for what timm and torchvision have, `.[dev]` for the tests."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,8 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "timesformer/__init__.py").read_text())[1]
-# Of MODEL.MODEL_NAME torchvision/<name> and timm/<name>, and of SOLVER.LAYER_DECAY; torchvision must match torch.
+# Of MODEL.MODEL_NAME torchvision/<name> and timm/<name>, SOLVER.LAYER_DECAY, DATA.AUTO_AUGMENT, DATA.RE_PROB and MIXUP;
+# torchvision must match torch.
 BASELINES = ["timm>=1.0.15", "torchvision>=0.20"]
 
 setup(
