@@ -16,7 +16,17 @@ from timesformer.datasets.records import SPLITS, DataError, load_split
 
 # Films of a class; each has two clips. The list is written in this order, which is not that of the classes.
 FILMS = {
-    "wave": ["#437_Hello", "A&B=C;D@E", "Fellowship_2", "Fellowship_5", "x_%d_y", "Farewell", "Queen", "Ship", "_Train_"],
+    "wave": [
+        "#437_Hello",
+        "A&B=C;D@E",
+        "Fellowship_2",
+        "Fellowship_5",
+        "x_%d_y",
+        "Farewell",
+        "Queen",
+        "Ship",
+        "_Train_",
+    ],
     "brush_hair": ["(Rad)Schlag!", "[_NEW_AUDIO_]", "April_09", "Soap", "KATE++", "Home 's", "Star", "Zorro", "21"],
     "ride_bike": ["Alps", "Berlin", "Cuba", "Delft", "Essen", "Fes", "Genf", "Hull", "Izmir"],
 }
@@ -98,7 +108,8 @@ def test_labels_are_the_alphabetical_order_of_the_classes_and_paths_those_on_dis
 def test_films_are_not_divided_between_training_and_validation(root: Path) -> None:
     def films(part: str, split: int) -> set[tuple[str, str]]:
         return {
-            (name.split("/")[0], film(name.split("/")[1], name.split("/")[0])) for name in names(root, part, split=split)
+            (name.split("/")[0], film(name.split("/")[1], name.split("/")[0]))
+            for name in names(root, part, split=split)
         }
 
     for split in (1, 2, 3):
