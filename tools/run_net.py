@@ -2,12 +2,17 @@
 """The main job: trains, validates and tests as a configuration says.
 
 python tools/run_net.py --cfg configs/HMDB/TimeSformer_divST_8x32_224.yaml DATA.PATH_TO_DATA_DIR /data/HMDB_simp
+
+With --splits it does so for several official splits of HMDB51 or UCF101, and takes the mean of their results:
+
+python tools/run_net.py --cfg configs/HMDB51/NAME.yaml --splits 1 2 3 DATA.PATH_TO_DATA_DIR /data/hmdb51
 """
 
 import argparse
 import logging
 import signal
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,14 +29,38 @@ logger = logging.getLogger("timesformer.tools.run_net")
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Trains, validates and tests as a configuration says.")
     parser.add_argument("--cfg", dest="cfg_file", metavar="YAML", help="configuration file; without it, the defaults")
+    parser.add_argument(
+        "--splits",
+        type=numbers,
+        metavar="N...",
+        help="1 2 3: run each of these official splits (DATA.SPLIT) in OUTPUT_DIR/split_N, and write the mean of their "
+        "results to OUTPUT_DIR/splits.json; finished ones are not repeated",
+    )
     parser.add_argument("--shard_id", type=int, metavar="N", help="number of this machine, from 0 (SHARD_ID)")
     parser.add_argument("--num_shards", type=int, metavar="N", help="number of machines (NUM_SHARDS)")
     parser.add_argument("--init_method", metavar="URL", help="where several machines meet; one machine needs none")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="options that override the file's")
-    args = parser.parse_args()
+    args = parser.parse_args(joined_splits(sys.argv[1:]))
     if args.cfg_file is None and not args.opts:
         parser.error("give a configuration, such as --cfg configs/Demo/TimeSformer_divST_8x2_48.yaml")
+    if args.splits and "DATA.SPLIT" in args.opts[::2]:
+        parser.error("--splits sets DATA.SPLIT for each run: leave one of the two out")
     return args
+
+
+def joined_splits(arguments: list[str]) -> list[str]:
+    """Makes `--splits 1 2 3` a single `--splits 1,2,3`, because argparse would take the pairs after it as well."""
+    if "--splits" not in arguments:
+        return arguments
+    start = arguments.index("--splits") + 1
+    splits = list(takewhile(str.isdecimal, arguments[start:]))
+    return [*arguments[:start], *([",".join(splits)] if splits else []), *arguments[start + len(splits) :]]
+
+
+def numbers(text: str) -> list[int]:
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected numbers of splits, such as 1 2 3")
+    return [int(part) for part in text.split(",")]
 
 
 def main() -> int:
@@ -41,7 +70,13 @@ def main() -> int:
     raise_on_signals()
     try:
         cfg = load_config(args.cfg_file, [*args.opts, *given])
-        return run(cfg)
+        if args.splits:
+            from timesformer.engine.splits import run_splits
+
+            run_splits(cfg, args.splits, run)
+        else:
+            run(cfg)
+        return 0
     except UserError as error:
         logger.error("error: %s", error)  # on stderr, also before logging is set up
         return 2
@@ -53,7 +88,7 @@ def main() -> int:
         return 1
 
 
-def run(cfg: CfgNode) -> int:
+def run(cfg: CfgNode) -> None:
     """Trains and tests; imported late, so that a mistake in the configuration is reported at once."""
     from timesformer.datasets.records import load_split
     from timesformer.engine.evaluate import test
@@ -67,7 +102,6 @@ def run(cfg: CfgNode) -> int:
         train(cfg)
     if cfg.TEST.ENABLE:
         test(cfg)
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from fvcore.common.config import CfgNode
 from timesformer.config.defaults import get_cfg
 from timesformer.config.sources import source_problem
 
-_DATASETS = ("kinetics", "hmdb_simp")
+_DATASETS = ("kinetics", "hmdb_simp", "hmdb51", "ucf101")
+WITH_OFFICIAL_SPLITS = ("hmdb51", "ucf101")
+"""Datasets that read DATA.SPLIT."""
 _SAMPLERS = ("uniform", "equidistant", "random", "segment")
 _METHODS = ("interpolate", "reverse", "brightness")
 
@@ -29,6 +31,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "TRAIN.MIXED_PRECISION": ("off", "bf16"),
     "TEST.DATASET": _DATASETS,
     "TEST.NUM_SPATIAL_CROPS": (1, 3),
+    "DATA.SPLIT": (1, 2, 3),
     "DATA.SAMPLER": _SAMPLERS,
     "DATA.SAMPLER_START": ("", "first", "center", "random"),
     "DATA.TEST_SAMPLER": ("", *_SAMPLERS),
@@ -126,6 +129,7 @@ def _alone(cfg: CfgNode) -> Iterator[str]:
         (_BELOW_ONE, lambda v: 0 <= v < 1, "0 or more and less than 1"),
         (_UP_TO_ONE, lambda v: 0 <= v <= 1, "0 to 1"),
         (("DATA.MAX_UNREADABLE",), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
+        (("DATA.VAL_SHARE",), lambda v: 0 < v < 1, "a share above 0 and below 1"),
         (("SOLVER.LAYER_DECAY",), lambda v: 0 < v <= 1, "more than 0 and at most 1"),
     ):
         for key in keys:
@@ -145,6 +149,9 @@ def _data(cfg: CfgNode) -> Iterator[str]:
     for key in ("DATA.PATH_TO_DATA_DIR", "DATA.SPLITS_DIR"):
         if (path := _get(cfg, key)) and not Path(path).is_dir():
             yield f"{key} is {path!r}, expected a folder that exists"
+    if not {cfg.TRAIN.DATASET, cfg.TEST.DATASET}.intersection(WITH_OFFICIAL_SPLITS):
+        why = f"TRAIN.DATASET is {cfg.TRAIN.DATASET}, and {_either(WITH_OFFICIAL_SPLITS)} alone has official splits"
+        yield from _unread(cfg, "DATA.SPLIT", "DATA.VAL_SHARE", why=why)
     if not data.PATH_LABEL_SEPARATOR:
         yield "DATA.PATH_LABEL_SEPARATOR is empty, expected the text between path and label, such as ' ' or ','"
     if data.INPUT_CHANNEL_NUM not in ([3], [3, 3]):

@@ -11,7 +11,7 @@ _C = CfgNode()
 # ---------------------------------------------------------------- training
 _C.TRAIN = CfgNode()
 _C.TRAIN.ENABLE = True  # train before testing
-_C.TRAIN.DATASET = "kinetics"  # kinetics: CSV lists of `path label`; hmdb_simp: folders by class (train and val splits)
+_C.TRAIN.DATASET = "kinetics"  # or hmdb_simp, hmdb51, ucf101: how clips and labels are found (docs/data.md)
 _C.TRAIN.BATCH_SIZE = 64  # clips per forward and backward pass
 _C.TRAIN.EVAL_PERIOD = 10  # validate every so many epochs
 _C.TRAIN.CHECKPOINT_PERIOD = 10  # keep a checkpoint every so many epochs
@@ -35,7 +35,9 @@ _C.TEST.SAVE_RESULTS_PATH = ""  # file under OUTPUT_DIR for the scores and label
 # ---------------------------------------------------------------- data
 _C.DATA = CfgNode()
 _C.DATA.PATH_TO_DATA_DIR = ""  # folder of the dataset or of its CSV lists
-_C.DATA.SPLITS_DIR = ""  # (new) folder of train.csv, val.csv, test.csv when they are not in PATH_TO_DATA_DIR
+_C.DATA.SPLITS_DIR = ""  # (new) folder of the split files when they are not in PATH_TO_DATA_DIR
+_C.DATA.SPLIT = 1  # (new) hmdb51, ucf101: which of the three official splits; run_net.py --splits 1 2 3 runs them all
+_C.DATA.VAL_SHARE = 0.1  # (new) hmdb51, ucf101: share of the official training clips held out for validation, 0 to 1
 _C.DATA.PATH_LABEL_SEPARATOR = " "  # between path and label in a line of a CSV list
 _C.DATA.PATH_PREFIX = ""  # folder put before the paths of a CSV list
 _C.DATA.MAX_UNREADABLE = 0.01  # (new) share of training clips, 0 to 1, that may be unreadable before the run stops

@@ -10,14 +10,14 @@ Accepted layouts, with classes found from the data in sorted order:
 
 import csv as csv_format
 import filecmp
-import os
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets import kinetics
+from timesformer.datasets.clip_files import VIDEO_EXTENSIONS, ClipFolder, list_classes, list_clips
 from timesformer.datasets.kinetics import read_lines, splits_folder
-from timesformer.datasets.reader import VIDEO_EXTENSIONS, frame_files
+from timesformer.datasets.reader import frame_files
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, VideoRecord, join_problems
 
 CSV_HEADER = ["class", "video_name"]
@@ -49,20 +49,6 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     if not root.is_dir():
         raise DataError(f"DATA.PATH_TO_DATA_DIR is {root}, which is not a folder here: set it to the folder of clips")
     return _from_lists(root, lists, split)
-
-
-def list_classes(root: Path) -> list[Path]:
-    """Class folders in `root`, sorted by name; hidden ones are left out."""
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def list_clips(class_folder: Path) -> list[Path]:
-    """Clips of a class, sorted by name: folders (of frames) and video files; hidden and other files are left out."""
-    return sorted(
-        path
-        for path in class_folder.iterdir()
-        if not path.name.startswith(".") and (path.suffix.lower() in VIDEO_EXTENSIONS or path.is_dir())
-    )
 
 
 def _columns(line: str) -> list[str]:
@@ -114,13 +100,13 @@ def _from_lists(root: Path, lists: dict[str, Path], split: str) -> DatasetSplit:
     rows = [(name, number, *row) for name, path in lists.items() for number, row in _read_rows(path)]
     class_names = tuple(sorted({label for _, _, label, _ in rows}))
     index = {label: number for number, label in enumerate(class_names)}
-    clips = {label: _clips_by_name(root / label) for label in class_names}
+    clips = {label: ClipFolder(root / label) for label in class_names}
     records: list[VideoRecord] = []
     places: dict[Path, str] = {}
     missing, repeated = [], []
     for name, number, label, video in rows:
         place = f"{lists[name].name} line {number}"
-        path = _named(clips[label], video)
+        path = clips[label].find(video)
         if path is None:
             if name == split:
                 missing.append(f"{place}: {root / label / video}")
@@ -162,16 +148,3 @@ def _read_rows(path: Path) -> list[tuple[int, tuple[str, str]]]:
     if not rows:
         raise DataError(f"{path} has a header but no clips: expected one line `class,video_name` per clip")
     return rows
-
-
-def _clips_by_name(class_folder: Path) -> dict[str, Path]:
-    """Clips of a class by name, and video files by their name without extension too where that is not taken."""
-    clips = list_clips(class_folder) if class_folder.is_dir() else []
-    by_stem = {path.stem: path for path in reversed(clips)}
-    return by_stem | {path.name: path for path in clips}
-
-
-def _named(clips: dict[str, Path], video: str) -> Path | None:
-    """The clip that a split file calls `video`: frames taken from x.avi, or x.mp4 made from it, go by that name too."""
-    stem, extension = os.path.splitext(video)
-    return clips.get(video) or (clips.get(stem) if extension.lower() in VIDEO_EXTENSIONS else None)

@@ -13,7 +13,6 @@ from PIL import Image
 
 from timesformer.errors import UserError
 
-VIDEO_EXTENSIONS = frozenset({".avi", ".mp4", ".mkv", ".webm", ".mov"})
 FRAME_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png"})
 
 

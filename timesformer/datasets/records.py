@@ -18,6 +18,8 @@ SPLITS = ("train", "val", "test")
 FINDERS = {
     "kinetics": "timesformer.datasets.kinetics",
     "hmdb_simp": "timesformer.datasets.hmdb_simp",
+    "hmdb51": "timesformer.datasets.hmdb51",
+    "ucf101": "timesformer.datasets.ucf101",
 }
 
 

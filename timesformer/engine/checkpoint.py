@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ _MAKE_ANOTHER_RUN = (
     "TIMESFORMER.",
     "VIVIT.",
     "TRAIN.DATASET ",
+    "DATA.SPLIT ",  # one would be tested on clips that it was trained on
+    "DATA.VAL_SHARE ",
     "DATA.NUM_FRAMES ",
     "DATA.TRAIN_CROP_SIZE ",
     "SOLVER.OPTIMIZING_METHOD ",
     "SOLVER.ZERO_WEIGHT_DECAY_1D ",
     "SOLVER.LAYER_DECAY ",
 )
+_MAY_CHANGE = {"OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "NUM_GPUS", "TEST", "TENSORBOARD", "DATA_LOADER"}
 _NAME = re.compile(r"checkpoint_epoch_(\d{5,})\.pyth")
 
 
@@ -118,7 +122,7 @@ def restore(
     then = yaml.safe_load(content["cfg"])
     now = yaml.safe_load(cfg.dump())
     defaults = yaml.safe_load(get_cfg().dump())  # an option younger than the checkpoint was as it is by default
-    changed = sorted(_differences(then, now, defaults))
+    changed = sorted(differences(then, now, defaults, _MAY_CHANGE))
     ways_out = "choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME False to begin anew (what is there is kept aside)"
     alien = [change for change in changed if change.startswith(_MAKE_ANOTHER_RUN)]
     if alien:
@@ -177,13 +181,23 @@ def _one_line(error: Exception, limit: int = 300) -> str:
     return text if len(text) <= limit else f"{text[:limit]} ..."
 
 
-def _differences(then: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> list[str]:
-    ignored = {"OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "NUM_GPUS", "TEST", "TENSORBOARD", "DATA_LOADER"}
+def differences(
+    then: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any], ignored: Collection[str], prefix: str = ""
+) -> list[str]:
+    """How a configuration differs from an earlier one: a line for each option, that begins with its key and a blank.
+
+    Args:
+        then: the earlier configuration, as sections and keys.
+        now: the present one.
+        defaults: values of options that the earlier one does not have yet.
+        ignored: keys and sections that are left out, such as "TEST" and "TRAIN.AUTO_RESUME".
+        prefix: the section that the three are of, with a dot; empty for the whole.
+    """
     lines = []
-    for key in sorted({*then, *now} - (ignored if not prefix else set())):
+    for key in sorted(key for key in {*then, *now} if f"{prefix}{key}" not in ignored):
         before, after = then.get(key, defaults.get(key)), now.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            lines += _differences(before, after, defaults.get(key, {}), f"{prefix}{key}.")
+            lines += differences(before, after, defaults.get(key, {}), ignored, f"{prefix}{key}.")
         elif before != after:
             lines.append(f"{prefix}{key} was {before}, is {after}")
     return lines

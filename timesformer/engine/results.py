@@ -19,6 +19,7 @@ from torch import Tensor
 import timesformer
 from timesformer.engine.atomic import write_atomically, write_text_atomically
 from timesformer.engine.meters import topk_accuracies
+from timesformer.engine.run_folder import results_path
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def write_results(
                 names=np.array(evaluation.names),
             ),
         )
-    path = output / "results.json"
+    path = results_path(cfg)
     write_text_atomically(path, simplejson.dumps(results, indent=2, ignore_nan=True) + "\n")
     logger.info(
         "test: top-1 %.2f %%, top-5 %.2f %% of %d videos (%d unreadable), %d view(s) each, %.1f s\nresults: %s, %s",

@@ -30,6 +30,11 @@ def config_path(cfg: CfgNode) -> Path:
     return Path(cfg.OUTPUT_DIR) / "config.yaml"
 
 
+def results_path(cfg: CfgNode) -> Path:
+    """The result of the test."""
+    return Path(cfg.OUTPUT_DIR) / "results.json"
+
+
 def tensorboard_folder(cfg: CfgNode) -> Path:
     """Where TensorBoard's files of a run lie."""
     return Path(cfg.OUTPUT_DIR) / (cfg.TENSORBOARD.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}")
@@ -38,10 +43,9 @@ def tensorboard_folder(cfg: CfgNode) -> Path:
 def set_aside(cfg: CfgNode) -> None:
     """Moves what an earlier run left to `previous_1`, `previous_2`, ... in the folder, so that nothing is lost."""
     output = Path(cfg.OUTPUT_DIR)
-    results = [output / name for name in ("results.json", "predictions.csv", cfg.TEST.SAVE_RESULTS_PATH) if name]
-    left = [
-        path for path in (checkpoint_folder(cfg), metrics_path(cfg), tensorboard_folder(cfg), *results) if path.exists()
-    ]
+    results = [output / name for name in ("predictions.csv", cfg.TEST.SAVE_RESULTS_PATH) if name]
+    made = (checkpoint_folder(cfg), metrics_path(cfg), tensorboard_folder(cfg), results_path(cfg), *results)
+    left = [path for path in made if path.exists()]
     if not left:
         return
     left += [path for path in [config_path(cfg)] if path.exists()]

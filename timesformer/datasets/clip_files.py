@@ -1,0 +1,56 @@
+"""How clips lie on disk: class folders, clips in them, and the clip that a split file names.
+
+A clip is a video file, or a folder of its frames.
+"""
+
+import os
+from pathlib import Path
+
+VIDEO_EXTENSIONS = frozenset({".avi", ".mp4", ".mkv", ".webm", ".mov"})
+
+
+def list_classes(root: Path) -> list[Path]:
+    """Class folders in `root`, sorted by name; hidden ones are left out."""
+    with os.scandir(root) as entries:
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def list_clips(folder: Path) -> list[Path]:
+    """Clips in `folder`, sorted by name: video files, and folders (of frames); hidden and other files are left out."""
+    with os.scandir(folder) as entries:
+        return sorted(
+            Path(entry.path)
+            for entry in entries
+            if not entry.name.startswith(".") and (is_video_name(entry.name) or entry.is_dir())
+        )
+
+
+def is_video_name(name: str) -> bool:
+    """Whether `name` ends like a video file."""
+    return os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS
+
+
+def stem(name: str) -> str:
+    """`name` without the extension of a video file, if it has one: "a.b.avi" and "a.b" both give "a.b"."""
+    return os.path.splitext(name)[0] if is_video_name(name) else name
+
+
+class ClipFolder:
+    """The clips of one folder, which is listed once, by the names that split files give them.
+
+    Attributes:
+        clips: the clips, as `list_clips` gives them; none where there is no such folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.clips = list_clips(folder) if folder.is_dir() else []
+        # Of several clips of one stem the first in order is meant: the folder of frames, then .avi before .mp4.
+        self._by_stem = {stem(path.name): path for path in reversed(self.clips)}
+        self._by_name = {path.name: path for path in self.clips}
+
+    def find(self, name: str) -> Path | None:
+        """The clip that a split file calls `name`, or None.
+
+        "x.avi" may lie there as x.avi, as the folder x of its frames, or as x.mp4 made from it; so may "x".
+        """
+        return self._by_name.get(name) or self._by_stem.get(stem(name))
