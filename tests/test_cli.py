@@ -10,11 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from timesformer.datasets import hmdb_simp
+from timesformer.datasets.records import FINDERS, DatasetSplit
 from timesformer.torchvision_import import import_package
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +63,7 @@ def test_results_have_the_documented_schema(finished: Path, tiny_data: Path) -> 
         "schema_version",
         "top1",
         "top5",
+        "mean_class_top1",
         "num_videos",
         "num_classes",
         "num_views",
@@ -80,6 +84,9 @@ def test_results_have_the_documented_schema(finished: Path, tiny_data: Path) -> 
     assert [row["class"] for row in results["per_class"]] == ["catch", "walk", "wave"] == results["class_names"]
     assert sum(row["num_videos"] for row in results["per_class"]) == 6
     assert sum(row["correct"] for row in results["per_class"]) * 100 / 6 == pytest.approx(results["top1"], abs=1e-3)
+    assert sum(row["predicted"] for row in results["per_class"]) == 6
+    shares = [row["correct"] / row["num_videos"] for row in results["per_class"]]
+    assert results["mean_class_top1"] == pytest.approx(100 * sum(shares) / 3, abs=1e-3)
     assert results["unreadable"] == []
     assert results["config"]["DATA"]["PATH_TO_DATA_DIR"] == str(tiny_data)
     assert results["versions"]["torch"] == torch.__version__
@@ -524,21 +531,52 @@ def test_unreadable_training_clips_are_replaced_and_counted_up_to_a_share(
 
     done = run_net(*command, "DATA.MAX_UNREADABLE", "0.1", "OUTPUT_DIR", str(files / "b"))
     assert done.code == 0
-    assert done.out.count("walk/train1 is replaced by another clip") == 1
+    assert done.out.count("walk/train1 is replaced by another clip of its class") == 1
+    (row,) = csv.DictReader((files / "b" / "unreadable.csv").open())
+    assert (row["name"], row["split"]) == ("walk/train1", "train")
     lines = [json.loads(line) for line in (files / "b" / "metrics.jsonl").read_text().splitlines()]
     assert [line["unreadable"] for line in lines if line["kind"] == "train_epoch"] == [1]
 
 
-def test_training_clips_that_are_all_unreadable_are_named_without_the_loading_process_s_traceback(
+def test_a_class_without_a_readable_clip_is_an_error_without_the_loading_process_s_traceback(
     files: Path, run_net: RunNet, tiny_command: list[str]
 ) -> None:
-    for frame in (files / "data" / "train").rglob("*.jpg"):
+    for frame in (files / "data" / "train" / "walk").rglob("*.jpg"):
         frame.write_bytes(b"")
-    options = ["DATA.PATH_TO_DATA_DIR", str(files / "data"), "DATA_LOADER.NUM_WORKERS", "1"]
+    options = ["DATA.PATH_TO_DATA_DIR", str(files / "data"), "DATA_LOADER.NUM_WORKERS", "1", "DATA.MAX_UNREADABLE", "1"]
     answer = run_net(*tiny_command, *options, "OUTPUT_DIR", str(files / "a"))
     assert answer.code == 2
-    assert answer.err.startswith("error: none of several videos could be read:\n  " + str(files / "data" / "train"))
+    assert answer.err.startswith("error: walk/train")
+    assert "cannot be read, and none of its class could be read in its place:\n  " + str(files / "data") in answer.err
     assert "Traceback" not in answer.err
+
+
+def test_an_unreadable_clip_stops_the_run_if_asked(files: Path, run_net: RunNet, tiny_command: list[str]) -> None:
+    for frame in (files / "data" / "val" / "walk" / "val1").iterdir():
+        frame.write_bytes(b"")
+    options = ["DATA.PATH_TO_DATA_DIR", str(files / "data"), "DATA.ON_UNREADABLE", "error"]
+    answer = run_net(*tiny_command, *options, "OUTPUT_DIR", str(files / "a"))
+    assert answer.code == 2
+    assert f"error: a clip of the val split cannot be read: {files / 'data' / 'val' / 'walk' / 'val1'}" in answer.err
+
+
+def test_what_is_known_to_be_unreadable_counts_before_training_starts(
+    files: Path, run_net: RunNet, tiny_command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(cfg: Any, split: str) -> DatasetSplit:
+        split = hmdb_simp.find_records(cfg, split)
+        split.records.problems[0] = "its header is torn"
+        return split
+
+    monkeypatch.setitem(FINDERS, "hmdb_simp", "known")
+    monkeypatch.setitem(sys.modules, "known", SimpleNamespace(find_records=found))
+    answer = run_net(*tiny_command, "OUTPUT_DIR", str(files / "a"))
+    assert answer.code == 2
+    assert "1 of 12 training clips cannot be read" in answer.err
+    assert "its header is torn" in answer.err
+    assert "epoch 1" not in answer.out
+    answer = run_net(*tiny_command, "DATA.ON_UNREADABLE", "error", "OUTPUT_DIR", str(files / "b"))
+    assert "error: 1 of 6 clips of the test split cannot be read" in answer.err  # found before training, too
 
 
 def test_unreadable_test_clips_are_misses_listed_in_the_results(
@@ -556,5 +594,8 @@ def test_unreadable_test_clips_are_misses_listed_in_the_results(
     assert [entry["video"] for entry in results["unreadable"]] == ["wave/test0.mp4"]
     assert "empty (0 bytes)" in results["unreadable"][0]["reason"]
     assert results["per_class"][2]["correct"] <= 1
+    assert sum(row["predicted"] for row in results["per_class"]) == 5
+    (row,) = csv.DictReader((files / "out" / "unreadable.csv").open())
+    assert (row["name"], row["split"]) == ("wave/test0.mp4", "test")
     (row,) = [row for row in csv.DictReader((files / "out" / "predictions.csv").open()) if row["error"]]
     assert (row["video"], row["class_1"]) == ("wave/test0.mp4", "")

@@ -1,8 +1,18 @@
-"""Batches: the same with any number of workers, shuffled by seed and epoch, complete."""
+"""Batches: the same with any number of workers and ranks, shuffled by seed and epoch, complete, balanced."""
 
+import shutil
+import tracemalloc
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from fvcore.common.config import CfgNode
 
+from timesformer.datasets import loader as loader_module
+from timesformer.datasets.clips import NO_CLIP
 from timesformer.datasets.loader import EpochBatchSampler, construct_loader, set_epoch
 
 
@@ -15,16 +25,41 @@ def batches(cfg, split, epochs=(0,)):
     return found
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_batches_are_the_same_with_no_and_with_two_workers_over_several_epochs(cfg, split):
+def clips_by_key(cfg: CfgNode, split: str, epochs: Sequence[int], world_size: int = 1) -> dict[tuple, Any]:
+    """Every item of the loaders of all ranks, by epoch, index and repeat."""
+    found = {}
+    for rank in range(world_size):
+        loader = construct_loader(cfg, split, rank, world_size)
+        for epoch in epochs:
+            set_epoch(loader, epoch)
+            for batch, keys in zip(loader, loader.batch_sampler, strict=True):
+                for number, (_, index, repeat) in enumerate(key for key in keys if key != NO_CLIP):
+                    item = {name: batch[name][number] for name in ("clip", "label", "video", "view", "readable")}
+                    assert (epoch, index, repeat) not in found
+                    found[epoch, index, repeat] = item
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 8 worker processes")
+@pytest.mark.parametrize(
+    ("split", "balance", "workers", "world_size"),
+    [("train", "none", 8, 1), ("train", "oversample", 0, 4), ("test", "none", 8, 1), ("test", "none", 2, 4)],
+)
+def test_clips_are_the_same_with_any_number_of_loading_processes_and_of_ranks(
+    cfg, hmdb_root, monkeypatch, split, balance, workers, world_size
+):
+    monkeypatch.setattr(loader_module, "available_cores", lambda: 8)
+    for frame in (hmdb_root / "train/catch/clip4").iterdir():
+        frame.write_bytes(b"no image")
+    shutil.rmtree(hmdb_root / "train/wave/clip0")
+    cfg.DATA.SAMPLER, cfg.DATA.BALANCE, cfg.TEST.NUM_ENSEMBLE_VIEWS = "random", balance, 1
     epochs = (0, 1)
-    cfg.TEST.NUM_ENSEMBLE_VIEWS = 1
-    alone = batches(cfg, split, epochs)
-    cfg.DATA_LOADER.NUM_WORKERS = 2
-    for mine, theirs in zip(alone, batches(cfg, split, epochs), strict=True):
-        for a, b in zip(mine, theirs, strict=True):
-            assert a["errors"] == b["errors"]
-            assert all(torch.equal(a[key], b[key]) for key in ("clip", "label", "video", "view"))
+    alone = clips_by_key(cfg, split, epochs)
+    cfg.DATA_LOADER.NUM_WORKERS = workers
+    several = clips_by_key(cfg, split, epochs, world_size)
+    assert several.keys() == alone.keys()
+    for key, item in alone.items():
+        assert all(torch.equal(several[key][name], value) for name, value in item.items()), key
 
 
 def test_a_batch_holds_uint8_clips_and_int64_numbers(cfg):
@@ -52,9 +87,88 @@ def test_evaluation_keeps_the_order_and_its_clips_in_every_epoch(cfg):
     assert all(torch.equal(a["clip"], b["clip"]) for a, b in zip(first, later, strict=True))
 
 
-def test_batch_sampler_gives_keys_of_epoch_and_index():
+def test_batch_sampler_gives_keys_of_epoch_index_and_repeat():
     sampler = EpochBatchSampler(5, 2, seed=1, shuffle=True)
     sampler.set_epoch(3)
     keys = list(sampler)
     assert len(sampler) == len(keys) == 3
-    assert sorted(key for batch in keys for key in batch) == [(3, i) for i in range(5)]
+    assert sorted(key for batch in keys for key in batch) == [(3, i, 0) for i in range(5)]
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("num_items", [37, 32, 33, 3])
+def test_a_batch_of_all_ranks_together_does_not_depend_on_their_number(num_items, world_size):
+    whole = EpochBatchSampler(num_items, 8, seed=1, shuffle=True)
+    parts = [EpochBatchSampler(num_items, 8, 1, True, rank, world_size) for rank in range(world_size)]
+    assert {len(part) for part in parts} == {len(whole)}
+    for together, *batches in zip(whole, *parts, strict=True):
+        assert [key for batch in batches for key in batch if key != NO_CLIP] == together
+        sizes = [len(batch) for batch in batches]
+        assert min(sizes) == max(1, len(together) // world_size)
+        assert max(sizes) == max(1, -(-len(together) // world_size))
+    assert sorted(index for part in parts for index in part.indices()) == list(range(num_items))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
+def test_ranks_together_evaluate_each_clip_once(world_size):
+    for num_items in (1, 5, 8, 17):
+        parts = [EpochBatchSampler(num_items, 4, 1, False, rank, world_size) for rank in range(world_size)]
+        batches = [list(part) for part in parts]
+        assert [len(part) for part in parts] == [len(found) for found in batches]
+        assert all(batch for found in batches for batch in found)
+        assert sorted(key for found in batches for batch in found for key in batch) == [
+            (0, index, 0) for index in range(num_items)
+        ]
+
+
+def test_a_rank_with_nothing_in_the_last_batch_of_training_gets_a_clip_that_stands_for_none(cfg):
+    loaders = [construct_loader(cfg, "train", rank, 3) for rank in range(3)]  # 8 clips: 3, 3 and 2
+    last = [list(loader)[-1] for loader in loaders]
+    assert sorted(len(batch["clip"]) for batch in last) == [1, 1, 1]
+    (filler,) = [batch for batch in last if batch["video"].tolist() == [-1]]
+    assert filler["clip"].shape == last[1]["clip"].shape
+    assert not filler["clip"].any()
+    assert not filler["readable"].any()
+
+
+def test_a_batch_is_of_all_ranks_of_a_machine_together(cfg):
+    cfg.TRAIN.BATCH_SIZE, cfg.NUM_SHARDS = 2, 2
+    first = next(iter(construct_loader(cfg, "train", 0, 2)))
+    assert len(first["clip"]) == 2  # of the 4 clips of two machines
+
+
+def test_oversampling_shows_each_class_as_often_as_the_largest_and_its_clips_equally_often():
+    labels = np.array([0] * 7 + [2] * 3 + [1])
+    sampler = EpochBatchSampler(len(labels), 4, seed=1, shuffle=True, labels=labels)
+    epochs = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        keys = [key for batch in sampler for key in batch]
+        assert len(keys) == len(set(keys)) == sampler.num_items == 21
+        assert Counter(labels[index] for _, index, _ in keys) == {0: 7, 1: 7, 2: 7}
+        times = Counter(index for _, index, _ in keys)
+        assert {times[index] for index in range(7)} == {1}
+        assert sorted(times[index] for index in (7, 8, 9)) == [2, 2, 3]
+        assert sorted(repeat for _, index, repeat in keys if index == 10) == list(range(7))
+        epochs.append(keys)
+    assert epochs[0] == epochs[2]
+    assert [key[1:] for key in epochs[0]] != [key[1:] for key in epochs[1]]
+
+
+def test_the_repeats_of_an_oversampled_clip_are_sampled_anew(cfg, hmdb_root):
+    for clip in sorted((hmdb_root / "train/wave").iterdir())[1:]:
+        shutil.rmtree(clip)
+    cfg.DATA.BALANCE, cfg.DATA.SAMPLER, cfg.TRAIN.BATCH_SIZE = "oversample", "random", 8
+    (batch,) = construct_loader(cfg, "train")
+    assert batch["label"].sum() == 4
+    assert len({clip.numpy().tobytes() for clip in batch["clip"][batch["label"] == 1]}) > 1
+    (validation, *_) = construct_loader(cfg, "val")
+    assert len(validation["clip"]) == 4
+
+
+def test_a_million_records_are_put_in_order_without_an_object_for_each():
+    sampler = EpochBatchSampler(1_000_000, 64, seed=1, shuffle=True)
+    tracemalloc.start()
+    assert len(next(iter(sampler))) == 64
+    assert tracemalloc.get_traced_memory()[1] < 60e6
+    tracemalloc.stop()

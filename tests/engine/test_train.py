@@ -1,15 +1,19 @@
 """The training loop on clips made in memory."""
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as functional
 from fvcore.common.config import CfgNode
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from timesformer.config import get_cfg
+from timesformer.datasets.clips import NO_CLIP
 from timesformer.datasets.loader import EpochBatchSampler, collate
 from timesformer.datasets.records import Records
 from timesformer.engine.device import choose_device, normalized
@@ -17,7 +21,9 @@ from timesformer.engine.evaluate import evaluate, other_clips
 from timesformer.engine.logs import MetricsWriter
 from timesformer.engine.mixup import ClipMixup
 from timesformer.engine.optim import construct_optimizer
+from timesformer.engine.results import Evaluation
 from timesformer.engine.train import is_due, train_epoch
+from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.parts import freeze
@@ -26,7 +32,7 @@ from timesformer.models.parts import freeze
 class Clips(Dataset[dict[str, Any]]):
     """`num` random clips of 3 classes; those in `broken` cannot be read."""
 
-    class_names, num_views = ("a", "b", "c"), 1
+    split, class_names, num_views = "train", ("a", "b", "c"), 1
 
     def __init__(self, num: int, broken: tuple[int, ...] = ()) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -37,10 +43,12 @@ class Clips(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        _, index = key
-        errors = {f"clip{index}": f"/{index}: broken"} if index in self.broken else {}
-        return {"clip": self.clips[index], "label": index % 3, "video": index, "view": 0, "errors": errors}
+    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
+        _, index, _ = key
+        errors = {index: f"/{index}: broken"} if index in self.broken else {}
+        label, readable = int(self.records.labels[index]), self.split == "train" or not errors
+        item = {"clip": self.clips[index], "label": label, "video": index, "view": 0}
+        return item | {"readable": readable, "errors": errors}
 
 
 class Recorder:
@@ -59,6 +67,17 @@ def tensor_of(clips: Clips, cfg: CfgNode) -> torch.Tensor:
 
 def loader_of(clips: Clips, batch_size: int) -> DataLoader:
     return DataLoader(clips, batch_sampler=EpochBatchSampler(len(clips), batch_size, 0, False), collate_fn=collate)
+
+
+def new_model(cfg: CfgNode) -> nn.Module:
+    """The same model each time."""
+    torch.manual_seed(0)
+    return build_model(cfg).to(choose_device(cfg))
+
+
+def one_epoch(cfg: CfgNode, model: nn.Module, clips: Clips, batch_size: int, metrics: MetricsWriter | Recorder) -> None:
+    unreadable = UnreadableClips(cfg, "train", clips.records)
+    train_epoch(cfg, model, construct_optimizer(model, cfg), loader_of(clips, batch_size), 0, metrics, unreadable)
 
 
 @pytest.fixture
@@ -80,10 +99,9 @@ def weights_after_an_epoch(
 ) -> dict[str, torch.Tensor]:
     cfg.TRAIN.BATCH_SIZE, cfg.GLOBAL_BATCH_SIZE = batch_size, global_batch_size
     cfg.SOLVER.LR_POLICY, cfg.SOLVER.STEPS, cfg.SOLVER.LRS = "steps_with_relative_lrs", [0], [1]
-    torch.manual_seed(0)
-    model = build_model(cfg).to(choose_device(cfg))
+    model = new_model(cfg)
     metrics = MetricsWriter(cfg, 0, 1)
-    train_epoch(cfg, model, construct_optimizer(model, cfg), loader_of(clips, batch_size), 0, metrics, {})
+    one_epoch(cfg, model, clips, batch_size, metrics)
     return model.state_dict()
 
 
@@ -124,7 +142,7 @@ def test_label_smoothing_is_in_the_training_loss_and_not_in_that_of_evaluation(c
         torch.manual_seed(0)
         model = build_model(cfg)
         metrics = Recorder()
-        train_epoch(cfg, model, construct_optimizer(model, cfg), loader_of(Clips(4), 4), 0, metrics, {})
+        one_epoch(cfg, model, Clips(4), 4, metrics)
         losses.append((metrics.figures["train_epoch"]["loss"], evaluate(model, loader_of(Clips(4), 4), cfg, "").loss))
     (plain, plain_evaluated), (smooth, smooth_evaluated) = losses
     with torch.no_grad():
@@ -159,7 +177,7 @@ def test_what_is_frozen_stays_as_it_is_and_the_rest_learns(cfg: CfgNode) -> None
     freeze(model, "backbone")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     cfg.SOLVER.WEIGHT_DECAY = 0.1
-    train_epoch(cfg, model, construct_optimizer(model, cfg), loader_of(Clips(4), 2), 0, Recorder(), {})
+    one_epoch(cfg, model, Clips(4), 2, Recorder())
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"model.head.weight", "model.head.bias"}
 
@@ -170,15 +188,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(cfg: CfgNode) -> No
         weights_after_an_epoch(cfg, Clips(12), 2, 2)
 
 
-def test_unreadable_training_clips_stop_the_run_above_the_share_allowed(cfg: CfgNode) -> None:
-    cfg.DATA.MAX_UNREADABLE = 0.25
-    weights_after_an_epoch(cfg, Clips(8, broken=(1, 5)), 2, 2)
-    with pytest.raises(UserError, match=r"3 of 8 training clips cannot be read.*DATA.MAX_UNREADABLE 0\.25"):
-        weights_after_an_epoch(cfg, Clips(8, broken=(1, 5, 6)), 2, 2)
-
-
 def test_unreadable_clips_are_misses_in_evaluation(cfg: CfgNode) -> None:
     clips = Clips(6, broken=(2,))
+    clips.split = "test"
     model = build_model(cfg)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -187,6 +199,63 @@ def test_unreadable_clips_are_misses_in_evaluation(cfg: CfgNode) -> None:
     evaluation = evaluate(model, loader_of(clips, 4), cfg, "test")
     assert evaluation.topk(1, 5) == pytest.approx([100 / 6, 500 / 6])
     assert evaluation.unreadable == {"clip2": "/2: broken"}
+    assert evaluation.by_class() == [(2, 0, 0), (2, 0, 0), (2, 1, 5)]
+    assert evaluation.mean_class_top1() == pytest.approx(100 / 6)
+
+
+def test_each_class_counts_alike_in_the_mean_over_classes() -> None:
+    labels, predicted = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([0, 0, 0, 1, 1, 0])
+    scores = functional.one_hot(predicted, 3).float()
+    evaluation = Evaluation([*"abcdef"], labels, scores, scores, {"f": "broken"}, 0.0, 1, 0.0)
+    assert evaluation.by_class() == [(4, 3, 3), (2, 1, 2), (0, 0, 0)]
+    assert evaluation.mean_class_top1() == pytest.approx(100 * (3 / 4 + 1 / 2) / 2)
+
+
+def test_a_clip_that_stands_for_none_changes_nothing(cfg: CfgNode) -> None:
+    class Filled(Clips):
+        def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
+            if key == NO_CLIP:
+                return {**super().__getitem__((0, 0, 0)), "video": -1, "readable": False}
+            return super().__getitem__(key)
+
+    class FilledBatches(EpochBatchSampler):
+        def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+            return ([*batch, NO_CLIP] for batch in super().__iter__())
+
+    plain, filled = Recorder(), Recorder()
+    alone, beside = (new_model(cfg), new_model(cfg))
+    one_epoch(cfg, alone, Clips(5), 4, plain)
+    train_epoch(
+        cfg,
+        beside,
+        construct_optimizer(beside, cfg),
+        DataLoader(Filled(5), batch_sampler=FilledBatches(5, 4, 0, False), collate_fn=collate),
+        0,
+        filled,
+        UnreadableClips(cfg, "train", Filled(5).records),
+    )
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(beside.state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    assert filled.figures["train_epoch"] == pytest.approx(plain.figures["train_epoch"], abs=1e-5)
+
+
+def test_clips_of_rare_classes_weigh_more_in_the_training_loss_also_when_accumulated(cfg: CfgNode) -> None:
+    clips = Clips(6)
+    clips.records = Records(clips.records.names, labels := [0, 0, 0, 0, 1, 2])
+    plain = weights_after_an_epoch(cfg, clips, 6, 6)
+    cfg.DATA.BALANCE = "class_weights"
+    at_once, in_parts = (weights_after_an_epoch(cfg, clips, size, 6) for size in (6, 2))
+    for name, value in at_once.items():
+        torch.testing.assert_close(in_parts[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    assert not torch.allclose(plain["model.head.weight"], at_once["model.head.weight"], atol=1e-3)
+
+    cfg.SOLVER.BASE_LR = 1e-12  # so that the model stays as it is
+    model, metrics = new_model(cfg), Recorder()
+    one_epoch(cfg, model, clips, 6, metrics)
+    with torch.no_grad():
+        losses = functional.cross_entropy(model(tensor_of(clips, cfg)), torch.tensor(labels), reduction="none")
+    of_each_class = torch.stack([losses[:4].mean(), losses[4], losses[5]])
+    assert metrics.figures["train_epoch"]["loss"] == pytest.approx(of_each_class.mean().item(), abs=1e-5)
 
 
 def test_clips_unlike_those_of_the_checkpoint_are_told(cfg: CfgNode) -> None:

@@ -32,6 +32,8 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "TEST.DATASET": _DATASETS,
     "TEST.NUM_SPATIAL_CROPS": (1, 3),
     "DATA.SPLIT": (1, 2, 3),
+    "DATA.BALANCE": ("none", "oversample", "class_weights"),
+    "DATA.ON_UNREADABLE": ("continue", "error"),
     "DATA.SAMPLER": _SAMPLERS,
     "DATA.SAMPLER_START": ("", "first", "center", "random"),
     "DATA.TEST_SAMPLER": ("", *_SAMPLERS),
@@ -72,6 +74,7 @@ _AT_LEAST_ONE = (
     "GLOBAL_BATCH_SIZE",
 )
 _NOT_NEGATIVE = (
+    "DATA.DECODE_TIMEOUT",
     "DATA.LIGHTING_JITTER",
     "DATA_LOADER.NUM_WORKERS",
     "MIXUP.ALPHA",

@@ -1,5 +1,7 @@
 """A dataset of clips: each item is one sampled, cropped uint8 clip of one video, the same on every worker and rank."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,30 +12,43 @@ from torch.utils.data import Dataset
 
 from timesformer.datasets.augmentation import Augmentation
 from timesformer.datasets.reader import VideoError, VideoReader, open_video
-from timesformer.datasets.records import load_split
+from timesformer.datasets.records import VideoRecord, load_split
 from timesformer.datasets.sampling import Sampler
+from timesformer.datasets.time_limit import TimeLimit, TookTooLongError
 from timesformer.datasets.timeline import Timeline, render
 from timesformer.datasets.transforms import CENTER, horizontal_flip, resize, spatial_sampling
+from timesformer.datasets.workers import InHand
 
-REPLACEMENT_TRIES = 10  # so many unreadable videos in a row are no accident
+Key = tuple[int, int, int]
+"""What an item is asked for by: epoch, index, and how often that index came before in the epoch."""
+
+NO_CLIP: Key = (-1, -1, -1)
+"""The key of an item that stands for none: a black clip of video -1."""
+
+REPLACEMENT_TRIES = 10  # so many unreadable videos of a class in a row are no accident
 
 
 class ClipDataset(Dataset[dict[str, Any]]):
     """Clips of a split ("train", "val" or "test") as the configuration asks for.
 
-    An item is asked for by (epoch, index), or by index alone for epoch 0. In testing every video gives
-    TEST.NUM_ENSEMBLE_VIEWS x TEST.NUM_SPATIAL_CROPS items: index = video * views + view, and the crop changes fastest.
-    Everything random about an item depends on (RNG_SEED, epoch, video, view) alone.
+    An item is asked for by (epoch, index, repeat), where the last and the first may be missing and are 0 then. In
+    testing every video gives TEST.NUM_ENSEMBLE_VIEWS x TEST.NUM_SPATIAL_CROPS items: index = video * views + view, and
+    the crop changes fastest. Everything random about an item depends on (RNG_SEED, epoch, video, view or repeat) alone.
 
     Items are dicts of: clip uint8 (3, T, H, W) RGB; label int; video int, the number of the record; view int;
-    errors, the reasons why videos could not be read, by name of the record. Such a video is, in training, replaced by
-    another one (label and video are then those of the other one); in validation and testing its clip is zeros.
+    readable bool; errors, the reasons why videos could not be read, by number of the record. Such a video is, in
+    training, replaced by another one of its class (video is then the number of that one). In validation and testing, if
+    no other can be read either, and with DATA.ON_UNREADABLE error, the item is not `readable` and its clip is black:
+    what becomes of that is the main process's to say.
 
     Raises DataError when the split cannot be found.
     """
 
+    in_hand: InHand | None = None  # where a loading process notes what it reads
+
     def __init__(self, cfg: CfgNode, split: str) -> None:
         found = load_split(cfg, split)
+        self.split = split
         self.records = found.records
         self.class_names = found.class_names
         self.training = split == "train"
@@ -44,58 +59,88 @@ class ClipDataset(Dataset[dict[str, Any]]):
         self._augment = Augmentation.from_cfg(cfg) if self.training else None
         self._data = cfg.DATA
         self._seed = cfg.RNG_SEED
+        self._in_time = TimeLimit(cfg.DATA.DECODE_TIMEOUT)
+        self._too_slow: dict[int, str] = {}  # what this process will not wait for again
 
     def __len__(self) -> int:
         return len(self.records) * self.num_views
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+    def __getitem__(self, key: int | tuple[int, ...]) -> dict[str, Any]:
+        if key == NO_CLIP:
+            return self._item(self._black(), 0, -1, 0, False, {})
+        epoch, index, repeat = (*key, 0)[:3] if isinstance(key, tuple) else (0, key, 0)
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of a dataset of {len(self)}")
         video, view = divmod(index, self.num_views)
-        errors: dict[str, str] = {}
-        for candidate in self._candidates(epoch, video):
+        errors: dict[int, str] = {}
+        for candidate in self._candidates(epoch, video, repeat):
+            rng = _rng(self._seed, epoch, candidate, repeat if self.training else view)
             try:
-                clip = self._load(epoch, candidate, view)
-                break
+                clip = self._load(candidate, view, rng)
             except VideoError as error:
-                errors[self.records[candidate].name] = str(error)
-        else:
-            if self.training:
-                remedy = "check that the clips in DATA.PATH_TO_DATA_DIR are whole"
-                raise VideoError("\n  ".join(["none of several videos could be read:", *errors.values(), remedy]))
-            clip, candidate = self._black(), video
-        label = self.records[candidate].label
-        return {"clip": clip, "label": label, "video": candidate, "view": view, "errors": errors}
+                errors[candidate] = str(error)
+                if len(errors) > REPLACEMENT_TRIES:
+                    break
+            else:
+                return self._item(clip, int(self.records.labels[video]), candidate, view, True, errors)
+        return self._item(self._black(), int(self.records.labels[video]), video, view, False, errors)
 
-    def _candidates(self, epoch: int, video: int) -> list[int]:
-        """The video itself, and in training those that may take its place."""
-        if not self.training:
-            return [video]
-        rng = _rng(self._seed, epoch, video)
-        others = rng.randint(0, len(self.records), REPLACEMENT_TRIES).tolist()
-        return [video, *(other for other in others if other != video)]
+    def _item(
+        self, clip: Tensor, label: int, video: int, view: int, readable: bool, errors: dict[int, str]
+    ) -> dict[str, Any]:
+        return {"clip": clip, "label": label, "video": video, "view": view, "readable": readable, "errors": errors}
 
-    def _load(self, epoch: int, video: int, view: int) -> Tensor:
-        with open_video(self.records[video].path) as reader:
-            rng = _rng(self._seed, epoch, video, view)
-            promised = reader.num_frames
-            try:
-                frames = self._frames(reader, rng, view)
-            except VideoError:
-                if reader.num_frames in (0, promised):
-                    raise
-                # The file promised more frames than there are: now that their number is known, sample among those.
-                rng = _rng(self._seed, epoch, video, view)
-                frames = self._frames(reader, rng, view)
+    def _candidates(self, epoch: int, video: int, repeat: int) -> Iterator[int]:
+        """The video itself, and in training those that may take its place, in the order to be tried."""
+        yield video
+        if self.training and self._data.ON_UNREADABLE == "continue":
+            same_class = np.flatnonzero(self.records.labels == self.records.labels[video])
+            others = _rng(self._seed, epoch, video, repeat, 1).permutation(same_class).tolist()
+            yield from (other for other in others if other != video and other not in self.records.problems)
+
+    def _load(self, video: int, view: int, rng: np.random.RandomState) -> Tensor:
+        """A clip of the video, uint8 (3, T, H, W); VideoError if it cannot be read."""
+        record = self.records[video]
+        if record.problem:
+            raise VideoError(f"{record.path}: {record.problem}")
+        if video in self._too_slow:
+            raise VideoError(self._too_slow[video])
+        if self.in_hand:
+            self.in_hand.take(video)
+        try:
+            frames = self._in_time(lambda: self._decode(record, view, rng))
+        except TookTooLongError:
+            seconds = self._data.DECODE_TIMEOUT
+            reason = f"{record.path}: decoding took longer than DATA.DECODE_TIMEOUT {seconds:g} seconds"
+            self._too_slow[video] = reason
+            raise VideoError(reason) from None
         clip = torch.from_numpy(frames).permute(0, 3, 1, 2)  # T, 3, H, W: resizing uint8 is fast in this order
-        clip = self._crop(clip, rng, view)
+        with _blaming(record.path):  # frames of a broken file may have a shape that nothing can be made of
+            clip = self._crop(clip, rng, view)
         if self._augment:
             clip = self._augment(clip, rng)
         return clip.transpose(0, 1).contiguous()
 
-    def _frames(self, reader: VideoReader, rng: np.random.RandomState, view: int) -> np.ndarray:
+    def _decode(self, record: VideoRecord, view: int, rng: np.random.RandomState) -> np.ndarray:
         """Sampled frames, uint8 (T, H, W, 3)."""
+        with _blaming(record.path):
+            reader = open_video(record.path)
+        with reader:
+            promised, before = reader.num_frames, rng.get_state()
+            try:
+                return self._frames(reader, view, rng)
+            except VideoError:
+                if reader.num_frames in (0, promised):
+                    raise
+                # The file promised more frames than there are: now that their number is known, sample among those.
+                rng.set_state(before)
+                return self._frames(reader, view, rng)
+
+    def _frames(self, reader: VideoReader, view: int, rng: np.random.RandomState) -> np.ndarray:
+        def read(numbers: Sequence[int]) -> np.ndarray:
+            with _blaming(reader.path):
+                return reader.read(numbers)
+
         view //= self.num_crops
         options, wanted = self._data.PRE_SAMPLING, self._data.NUM_FRAMES
         stretch = {"methods": options.METHODS, "factors": options.BRIGHTNESS_FACTORS} if options.ENABLED else {}
@@ -104,10 +149,10 @@ class ClipDataset(Dataset[dict[str, Any]]):
             timeline = Timeline(len(sampled), wanted, **stretch)
             # A timeline that the methods could not stretch is repeated from its start.
             frames = [timeline[i % len(timeline)] for i in range(wanted)]
-            return render(frames, lambda numbers: reader.read([sampled[number] for number in numbers]))
+            return render(frames, lambda numbers: read([sampled[number] for number in numbers]))
         timeline = Timeline(reader.num_frames, wanted * self._data.SAMPLING_RATE, **stretch)
         positions = self._sampler.positions(len(timeline), rng, view)
-        return render([timeline[position] for position in positions], reader.read)
+        return render([timeline[position] for position in positions], read)
 
     def _crop(self, clip: Tensor, rng: np.random.RandomState, view: int) -> Tensor:
         """Square clip of `crop_size`, uint8 (T, 3, H, W)."""
@@ -127,3 +172,14 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
 def _rng(*key: int) -> np.random.RandomState:
     return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(key)))
+
+
+@contextmanager
+def _blaming(path: str) -> Iterator[None]:
+    """Turn whatever a broken file makes a library raise into a VideoError, which tells its kind."""
+    try:
+        yield
+    except VideoError:
+        raise
+    except Exception as error:
+        raise VideoError(f"{path}: reading it failed with an unexpected {type(error).__name__}: {error}") from error

@@ -1,10 +1,7 @@
 """Batches of clips in an order that depends on the seed and the epoch alone."""
 
 import os
-import signal
-import sys
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -12,17 +9,49 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Sampler
 
-from timesformer.datasets.clips import ClipDataset
+from timesformer.datasets.clips import NO_CLIP, ClipDataset, Key
+from timesformer.datasets.workers import InHand, start_worker
 
 
-class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of keys (epoch, index); shuffled by (seed, epoch) if asked for. The last batch may be smaller.
+class EpochBatchSampler(Sampler[list[Key]]):
+    """Batches of keys (epoch, index, repeat); shuffled by (seed, epoch) if asked for. The last batch may be smaller.
+
+    The order is cut into batches for all ranks together, and each batch into as many parts as equal as can be, one for
+    each rank: so the batches of a run do not depend on the number of ranks, and each key comes to one rank, once.
+
+    Shuffled, as in training, all ranks have the same number of batches; one that gets nothing of the last gets NO_CLIP.
+    Otherwise, as in evaluation, a rank may have one batch less.
 
     The epoch travels in the keys, because worker processes outlive an epoch and hold a copy of the dataset.
+
+    Args:
+        num_items: items of the dataset, for all ranks together.
+        batch_size: keys of a batch, for all ranks together.
+        seed, shuffle: of the order.
+        rank, world_size: which process of how many gets these batches.
+        labels: of the items, if each class shall come as often as the largest one; int (num_items,).
+
+    Attributes:
+        num_items: keys of an epoch, for all ranks together.
     """
 
-    def __init__(self, num_items: int, batch_size: int, seed: int, shuffle: bool) -> None:
-        self.num_items, self.batch_size, self.seed, self.shuffle = num_items, batch_size, seed, shuffle
+    def __init__(
+        self,
+        num_items: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        rank: int = 0,
+        world_size: int = 1,
+        labels: np.ndarray | None = None,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} of {world_size}: expected 0 to {world_size - 1}")
+        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.rank, self.world_size = rank, world_size
+        self._items, self._labels = num_items, labels
+        counts = np.ones(num_items, np.int64) if labels is None else np.bincount(labels)
+        self.num_items = int(counts.max() * np.count_nonzero(counts))
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -31,53 +60,99 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
             self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.num_items // self.batch_size)
+        return sum(self.shuffle or stop > start for start, stop in self._parts())
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.arange(self.num_items)
+    def __iter__(self) -> Iterator[list[Key]]:
+        order, repeats = self._order()
+        for start, stop in self._parts():
+            indices, times = order[start:stop].tolist(), repeats[start:stop].tolist()
+            keys = [(self.epoch, index, repeat) for index, repeat in zip(indices, times, strict=True)]
+            if keys or self.shuffle:
+                yield keys or [NO_CLIP]
+
+    def indices(self) -> np.ndarray:
+        """Items that come to this rank in the epoch, in their order; int64."""
+        order, _ = self._order()
+        return np.concatenate([order[start:stop] for start, stop in self._parts()])
+
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        """The keys of an epoch for all ranks: items, and how often each of them came before."""
+        order, repeats = np.arange(self._items), np.zeros(self._items, np.int64)
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if self._labels is not None:
+            order, repeats = oversampled(self._labels, rng)
         if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
-        keys = [(self.epoch, int(index)) for index in order]
+            shuffled = rng.permutation(len(order))
+            order, repeats = order[shuffled], repeats[shuffled]
+        return order, repeats
+
+    def _parts(self) -> Iterator[tuple[int, int]]:
+        """Where this rank's part of each batch starts and stops in the order."""
         for start in range(0, self.num_items, self.batch_size):
-            yield keys[start : start + self.batch_size]
+            size = min(self.batch_size, self.num_items - start)
+            yield tuple(start + rank * size // self.world_size for rank in (self.rank, self.rank + 1))
 
 
-def construct_loader(cfg: CfgNode, split: str) -> DataLoader:
+def oversampled(labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """An epoch in which every class comes as often as the largest one.
+
+    All clips of a class come once, in random order, before any comes again. The classes follow one another.
+
+    Args:
+        labels: of the clips, int (clips,).
+        rng: the only source of chance.
+
+    Returns:
+        Numbers of the clips, and how often each of them came before; int64 (classes present x largest class,).
+    """
+    by_label = np.argsort(labels, kind="stable")
+    classes = np.split(by_label, np.flatnonzero(np.diff(labels[by_label])) + 1)
+    largest = max(map(len, classes))
+    clips = [np.resize(rng.permutation(members), largest) for members in classes]
+    repeats = [np.arange(largest) // len(members) for members in classes]
+    return np.concatenate(clips), np.concatenate(repeats)
+
+
+def construct_loader(cfg: CfgNode, split: str, rank: int = 0, world_size: int = 1) -> DataLoader:
     """Loader of a split: "train" is shuffled, "val" and "test" keep the order of records, views and crops.
 
+    TRAIN.BATCH_SIZE (TEST.BATCH_SIZE) clips, for each of the NUM_SHARDS machines, are a batch of all ranks together;
+    each of `world_size` ranks gets its part (see EpochBatchSampler). DATA.BALANCE oversample applies to "train".
+
     Batches are dicts of: clip uint8 (B, 3, T, H, W) RGB, 0..255, not normalised; label, video, view int64 (B,);
-    errors, the reasons why videos could not be read, by name of the record (see ClipDataset).
+    readable bool (B,); errors, the reasons why videos could not be read, by number of the record (see ClipDataset).
+    A rank with nothing to do in the last batch of an epoch of training gets one clip of `video` -1, which must not
+    count: so all ranks make the same number of steps, with clips of the same shape.
 
     Raises DataError when the split cannot be found.
     """
     dataset = ClipDataset(cfg, split)
     # More processes than cores only wait for each other; what an item is does not depend on their number.
-    workers = min(cfg.DATA_LOADER.NUM_WORKERS, os.cpu_count() or 1)
-    batch_size = cfg.TEST.BATCH_SIZE if split == "test" else cfg.TRAIN.BATCH_SIZE
+    workers = min(cfg.DATA_LOADER.NUM_WORKERS, available_cores())
+    dataset.in_hand = InHand(workers)
+    training = split == "train"
     return DataLoader(
         dataset,
-        batch_sampler=EpochBatchSampler(len(dataset), batch_size, cfg.RNG_SEED, shuffle=split == "train"),
+        batch_sampler=EpochBatchSampler(
+            len(dataset),
+            (cfg.TEST.BATCH_SIZE if split == "test" else cfg.TRAIN.BATCH_SIZE) * cfg.NUM_SHARDS,
+            cfg.RNG_SEED,
+            shuffle=training,
+            rank=rank,
+            world_size=world_size,
+            labels=dataset.records.labels if training and cfg.DATA.BALANCE == "oversample" else None,
+        ),
         num_workers=workers,
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and torch.cuda.is_available(),
         persistent_workers=workers > 0,
         collate_fn=collate,
-        worker_init_fn=_stop_with_the_main_process,
+        worker_init_fn=start_worker,
     )
 
 
-def _stop_with_the_main_process(worker: int) -> None:
-    # Ctrl-C and job schedulers signal the whole process group. A worker that dies of it makes the main process fail
-    # with "DataLoader worker was killed" while it stops in good order; it ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.excepthook = _report_unless_cut_off
-
-
-def _report_unless_cut_off(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:  # what a worker's thread for handing over tensors says when the main process is interrupted meanwhile
-    if not issubclass(kind, EOFError | ConnectionError):
-        sys.__excepthook__(kind, error, trace)
+def available_cores() -> int:
+    """Cores that this process may run on, of which a job scheduler may allow a few."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_epoch(loader: DataLoader, epoch: int) -> None:
@@ -90,5 +165,6 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     batch: dict[str, Any] = {"clip": torch.stack([item["clip"] for item in items])}
     for key in ("label", "video", "view"):
         batch[key] = torch.tensor([item[key] for item in items], dtype=torch.int64)
-    batch["errors"] = {name: reason for item in items for name, reason in item["errors"].items()}
+    batch["readable"] = torch.tensor([item["readable"] for item in items])
+    batch["errors"] = {video: reason for item in items for video, reason in item["errors"].items()}
     return batch

@@ -77,6 +77,7 @@ class Records(Sequence[VideoRecord]):
     Attributes:
         names: Strings.
         labels: int64 array (videos,).
+        problems: as given.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Records(Sequence[VideoRecord]):
         self._folder = folder
         self._num_frames = None if num_frames is None else np.fromiter(num_frames, np.int32)
         self._fps = None if fps is None else np.fromiter(fps, np.float64)
-        self._problems = problems or {}
+        self.problems = problems or {}
         columns = (self.labels, self._paths, self._num_frames, self._fps)
         if lengths := {len(column) for column in columns if column is not None} - {len(self.names)}:
             raise ValueError(f"columns of {sorted(lengths)} values for {len(self.names)} names: give one each")
@@ -124,7 +125,7 @@ class Records(Sequence[VideoRecord]):
             name=name,
             num_frames=0 if self._num_frames is None else int(self._num_frames[index]),
             fps=0.0 if self._fps is None else float(self._fps[index]),
-            problem=self._problems.get(index % len(self), ""),
+            problem=self.problems.get(index % len(self), ""),
         )
 
     def __iter__(self) -> Iterator[VideoRecord]:
@@ -160,6 +161,12 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
             f"{cfg.DATA.SPLITS_DIR or cfg.DATA.PATH_TO_DATA_DIR} has {classes} classes ({shorten(found.class_names)}), "
             f"but MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}: set MODEL.NUM_CLASSES {classes}, "
             "or point DATA.PATH_TO_DATA_DIR to the dataset meant"
+        )
+    if cfg.DATA.ON_UNREADABLE == "error" and (problems := found.records.problems):
+        raise join_problems(
+            f"{len(problems)} of {len(found.records)} clips of the {split} split cannot be read",
+            [f"{found.records[number].path}: {problem}" for number, problem in problems.items()],
+            "mend them or take them out of the split, or set DATA.ON_UNREADABLE continue",
         )
     return found
 

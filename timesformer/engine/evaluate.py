@@ -13,12 +13,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from timesformer.datasets.loader import construct_loader
+from timesformer.datasets.workers import explained_death
 from timesformer.engine.checkpoint import newest_checkpoint
 from timesformer.engine.device import autocast, choose_device, normalized
 from timesformer.engine.logs import STEP, duration, progress_bar
 from timesformer.engine.meters import Pace, ViewEnsemble
 from timesformer.engine.results import Evaluation, write_results
 from timesformer.engine.run_folder import best_path
+from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError, shorten
 from timesformer.models import build_model
 from timesformer.models.download import local_path
@@ -36,22 +38,24 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
         loader: of the split "val" or "test".
         cfg: the configuration.
         description: what the progress is called.
+
+    Raises:
+        UserError: if a clip cannot be read and DATA.ON_UNREADABLE is error.
     """
     training, device = model.training, choose_device(cfg)
     model.eval()
     dataset = loader.dataset
     ensemble = ViewEnsemble(len(dataset.records), dataset.num_views, cfg.MODEL.NUM_CLASSES, cfg.DATA.ENSEMBLE_METHOD)
-    losses, unreadable = [], {}
+    losses, unreadable = [], UnreadableClips(cfg, dataset.split, dataset.records)
     start, pace, since = time.perf_counter(), Pace(len(loader)), time.perf_counter()
     for batch in progress_bar(loader, description):
         waited = time.perf_counter() - since
+        unreadable.note(batch["errors"])
         with autocast(cfg, device):
             scores = model(normalized(batch["clip"], cfg, device)).float()
         ensemble.update(scores, batch["video"], batch["view"])
-        unreadable |= batch["errors"]
-        failed = torch.tensor([dataset.records[video].name in batch["errors"] for video in batch["video"].tolist()])
         loss = F.cross_entropy(scores, batch["label"].to(device), reduction="none").cpu()
-        losses.append(loss[~failed])
+        losses.append(loss[batch["readable"]])
         pace.step(len(scores), waited)
         if pace.is_due(cfg.LOG_PERIOD):
             figures = pace.report()
@@ -66,15 +70,13 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
             )
         since = time.perf_counter()
     model.train(training)
-    for name, reason in unreadable.items():
-        logger.warning("%s counts as a miss: %s", name, reason)
     joined = ensemble.complete()
     return Evaluation(
         names=list(dataset.records.names),
         labels=torch.from_numpy(dataset.records.labels),
         scores=joined,
         probabilities=(joined / (dataset.num_views if ensemble.method == "sum" else 1)).softmax(dim=1),
-        unreadable=unreadable,
+        unreadable=unreadable.reasons,
         loss=torch.cat(losses).mean().item(),
         num_views=dataset.num_views,
         seconds=time.perf_counter() - start,
@@ -91,7 +93,8 @@ def test(cfg: CfgNode) -> Path:
         The path of `results.json`.
 
     Raises:
-        UserError: if there is none, it does not fit the model, or the data cannot be found.
+        UserError: if there is none, it does not fit the model, the data cannot be found, a clip cannot be read and
+            DATA.ON_UNREADABLE is error, or a loading process dies.
     """
     loader = construct_loader(cfg, "test")
     path = _checkpoint_to_test(cfg)
@@ -106,7 +109,8 @@ def test(cfg: CfgNode) -> Path:
         )
     if changed := other_clips(cfg, report.rest):
         logger.warning("%s was trained on other clips: %s", path, "; ".join(changed))
-    evaluation = evaluate(model.to(choose_device(cfg)), loader, cfg, "test")
+    with explained_death(loader):
+        evaluation = evaluate(model.to(choose_device(cfg)), loader, cfg, "test")
     return write_results(cfg, evaluation, loader.dataset.class_names, path, report.rest.get("progress") or {})
 
 

@@ -6,7 +6,7 @@ import logging
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -25,6 +25,14 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 TOP_LISTED = 5
+
+
+class Counts(NamedTuple):
+    """Videos of a class: of it, of it and predicted as it, and predicted as it (unreadable ones have no prediction)."""
+
+    videos: int
+    correct: int
+    predicted: int
 
 
 @dataclass
@@ -62,6 +70,18 @@ class Evaluation:
         share = readable.float().mean().item()
         return [share * value for value in topk_accuracies(self.scores[readable], self.labels[readable], ks)]
 
+    def by_class(self) -> list[Counts]:
+        """How the videos of each class fared."""
+        readable, predicted = self.readable, self.scores.argmax(dim=1)
+        classes, right = self.scores.shape[1], self.labels[readable & (predicted == self.labels)]
+        columns = [values.bincount(minlength=classes).tolist() for values in (self.labels, right, predicted[readable])]
+        return [Counts(*counts) for counts in zip(*columns, strict=True)]
+
+    def mean_class_top1(self) -> float:
+        """Mean of the classes' top-1 accuracies in percent, so that each class counts alike, whatever its size."""
+        shares = [counts.correct / counts.videos for counts in self.by_class() if counts.videos]
+        return 100.0 * sum(shares) / len(shares)
+
 
 def write_results(
     cfg: CfgNode,
@@ -84,11 +104,12 @@ def write_results(
     """
     output = Path(cfg.OUTPUT_DIR)
     output.mkdir(parents=True, exist_ok=True)
-    top1, top5 = evaluation.topk(1, 5)
+    (top1, top5), mean_class_top1 = evaluation.topk(1, 5), evaluation.mean_class_top1()
     results = {
         "schema_version": SCHEMA_VERSION,
         "top1": round(top1, 4),
         "top5": round(top5, 4),
+        "mean_class_top1": round(mean_class_top1, 4),
         "num_videos": len(evaluation.names),
         "num_classes": len(class_names),
         "num_views": evaluation.num_views,
@@ -118,9 +139,11 @@ def write_results(
     path = results_path(cfg)
     write_text_atomically(path, simplejson.dumps(results, indent=2, ignore_nan=True) + "\n")
     logger.info(
-        "test: top-1 %.2f %%, top-5 %.2f %% of %d videos (%d unreadable), %d view(s) each, %.1f s\nresults: %s, %s",
+        "test: top-1 %.2f %%, top-5 %.2f %%, mean over classes %.2f %%; %d videos (%d unreadable), %d view(s) each, "
+        "%.1f s\nresults: %s, %s",
         top1,
         top5,
+        mean_class_top1,
         len(evaluation.names),
         len(evaluation.unreadable),
         evaluation.num_views,
@@ -132,15 +155,17 @@ def write_results(
 
 
 def per_class(evaluation: Evaluation, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """For each class: its name, how many videos, how many right, and top-1 in percent (None without videos)."""
-    right = (evaluation.scores.argmax(dim=1) == evaluation.labels) & evaluation.readable
-    rows = []
-    for label, name in enumerate(class_names):
-        of_class = evaluation.labels == label
-        total, correct = int(of_class.sum()), int((right & of_class).sum())
-        top1 = round(100.0 * correct / total, 4) if total else None
-        rows.append({"class": name, "num_videos": total, "correct": correct, "top1": top1})
-    return rows
+    """For each class: its name, the counts of `Counts`, and top-1 in percent (None without videos)."""
+    return [
+        {
+            "class": name,
+            "num_videos": counts.videos,
+            "correct": counts.correct,
+            "predicted": counts.predicted,
+            "top1": round(100.0 * counts.correct / counts.videos, 4) if counts.videos else None,
+        }
+        for name, counts in zip(class_names, evaluation.by_class(), strict=True)
+    ]
 
 
 def predictions_csv(evaluation: Evaluation, class_names: tuple[str, ...]) -> str:

@@ -25,6 +25,11 @@ def metrics_path(cfg: CfgNode) -> Path:
     return Path(cfg.OUTPUT_DIR) / "metrics.jsonl"
 
 
+def unreadable_path(cfg: CfgNode) -> Path:
+    """The clips that the run could not read."""
+    return Path(cfg.OUTPUT_DIR) / "unreadable.csv"
+
+
 def config_path(cfg: CfgNode) -> Path:
     """The whole configuration that training ran with."""
     return Path(cfg.OUTPUT_DIR) / "config.yaml"
@@ -48,7 +53,7 @@ def set_aside(cfg: CfgNode) -> None:
     left = [path for path in made if path.exists()]
     if not left:
         return
-    left += [path for path in [config_path(cfg)] if path.exists()]
+    left += [path for path in (config_path(cfg), unreadable_path(cfg)) if path.exists()]
     number = 1
     while (target := output / f"previous_{number}").exists():
         number += 1

@@ -14,8 +14,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from timesformer.datasets.loader import construct_loader, set_epoch
+from timesformer.datasets.workers import explained_death
 from timesformer.engine import checkpoint
 from timesformer.engine.atomic import explained_failure, write_text_atomically
+from timesformer.engine.balance import class_weights, clip_weights, log_classes
 from timesformer.engine.device import autocast, choose_device, normalized
 from timesformer.engine.evaluate import evaluate
 from timesformer.engine.logs import STEP, MetricsWriter, duration, progress_bar
@@ -23,6 +25,7 @@ from timesformer.engine.meters import Average, Pace
 from timesformer.engine.mixup import ClipMixup, heaviest_labels
 from timesformer.engine.optim import construct_optimizer, learning_rate, set_learning_rate
 from timesformer.engine.run_folder import best_path, config_path, remove_partial_files, set_aside
+from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError, shorten
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
@@ -45,8 +48,8 @@ def train(cfg: CfgNode) -> Path:
         The best checkpoint by validation top-1.
 
     Raises:
-        UserError: if data, checkpoints or options are not as they must be, the loss is not finite, or more than
-            DATA.MAX_UNREADABLE of the training clips cannot be read.
+        UserError: if data, checkpoints or options are not as they must be, the loss is not finite, more than
+            DATA.MAX_UNREADABLE of the training clips cannot be read, or a loading process dies.
     """
     train_loader, val_loader = construct_loader(cfg, "train"), construct_loader(cfg, "val")
     mixup = ClipMixup(cfg) if cfg.MIXUP.ENABLED else None
@@ -80,18 +83,23 @@ def train(cfg: CfgNode) -> Path:
         progress.epoch + 1,
         cfg.SOLVER.MAX_EPOCH,
     )
+    set_epoch(train_loader, progress.epoch)
+    log_classes(cfg, train_loader)
     metrics = MetricsWriter(cfg, progress.epoch, len(train_loader))
-    unreadable: dict[str, str] = {}
     try:
-        for epoch in range(progress.epoch, cfg.SOLVER.MAX_EPOCH):
-            start = time.perf_counter()
-            train_epoch(cfg, model, optimizer, train_loader, epoch, metrics, unreadable, mixup)
-            progress.epoch = epoch + 1
-            progress.seconds += time.perf_counter() - start
-            if is_due(progress.epoch, cfg.TRAIN.EVAL_PERIOD, cfg.SOLVER.MAX_EPOCH):
-                validate(cfg, model, val_loader, progress, metrics)
-            if is_due(progress.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH):
-                checkpoint.save_epoch(cfg, model, optimizer, progress)
+        records = train_loader.dataset.records
+        unreadable = UnreadableClips(cfg, "train", records)
+        unreadable.note({video: f"{records[video].path}: {problem}" for video, problem in records.problems.items()})
+        with explained_death(train_loader, val_loader):
+            for epoch in range(progress.epoch, cfg.SOLVER.MAX_EPOCH):
+                start = time.perf_counter()
+                train_epoch(cfg, model, optimizer, train_loader, epoch, metrics, unreadable, mixup)
+                progress.epoch = epoch + 1
+                progress.seconds += time.perf_counter() - start
+                if is_due(progress.epoch, cfg.TRAIN.EVAL_PERIOD, cfg.SOLVER.MAX_EPOCH):
+                    validate(cfg, model, val_loader, progress, metrics)
+                if is_due(progress.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH):
+                    checkpoint.save_epoch(cfg, model, optimizer, progress)
     finally:
         metrics.close()
     best = best_path(cfg)
@@ -143,7 +151,7 @@ def train_epoch(
     loader: DataLoader,
     epoch: int,
     metrics: MetricsWriter,
-    unreadable: dict[str, str],
+    unreadable: UnreadableClips,
     mixup: ClipMixup | None = None,
 ) -> None:
     """One pass over the training clips.
@@ -158,7 +166,7 @@ def train_epoch(
         loader: of the split "train".
         epoch: from 0.
         metrics: takes the figures.
-        unreadable: reason by name of the clips that could not be read so far; added to.
+        unreadable: takes the clips that cannot be read.
         mixup: mixes the clips of each batch; top-1 is then that of the label with the larger share.
     """
     device = choose_device(cfg)
@@ -166,39 +174,49 @@ def train_epoch(
     set_epoch(loader, epoch)
     torch.manual_seed(int(np.random.SeedSequence([cfg.RNG_SEED, epoch]).generate_state(1)[0]))
     loss_func, smoothing = LOSSES[cfg.MODEL.LOSS_FUNC], 0.0 if mixup else cfg.SOLVER.LABEL_SMOOTHING
-    num_clips, batches = len(loader.dataset), len(loader)
+    weights = class_weights(cfg, loader.dataset.records.labels).to(device)
+    num_clips, batches = loader.batch_sampler.num_items, len(loader)
     accumulate = max(1, cfg.GLOBAL_BATCH_SIZE // cfg.TRAIN.BATCH_SIZE)
     clips_per_step = accumulate * cfg.TRAIN.BATCH_SIZE
     loss_of_epoch, right_of_epoch, loss_of_period = Average(), Average(), Average()
     pace, since = Pace(batches), time.perf_counter()
     for index, batch in enumerate(progress_bar(loader, f"epoch {epoch + 1}")):
         waited = time.perf_counter() - since
+        unreadable.note(batch["errors"])
+        present = batch["video"] >= 0  # the others stand for no clip (construct_loader)
+        if (lost := batch["video"][present & ~batch["readable"]]).numel():
+            unreadable.refuse_unreplaced(int(lost[0]))
         rate = learning_rate(cfg, epoch + index / batches)
         set_learning_rate(optimizer, rate)
         clip, label = normalized(batch["clip"], cfg, device), batch["label"].to(device, non_blocking=True)
+        counted, number = present.to(device, non_blocking=True), int(present.sum())
         if mixup:
             clip, label = mixup(clip, label, epoch, index)
         with autocast(cfg, device):
             scores = model(clip)
-        losses = loss_func(scores.float(), label, reduction="sum", label_smoothing=smoothing)
+        losses = loss_func(scores.float(), label, reduction="none", label_smoothing=smoothing)
+        loss = (losses * clip_weights(label, weights) * counted).sum()
         done = index // accumulate * clips_per_step
-        (losses / min(clips_per_step, num_clips - done)).backward()
+        (loss / min(clips_per_step, num_clips - done)).backward()
         if (index + 1) % accumulate == 0 or index + 1 == batches:
             if cfg.SOLVER.CLIP_GRADIENT > 0:
                 nn.utils.clip_grad_norm_(model.parameters(), cfg.SOLVER.CLIP_GRADIENT)
             optimizer.step()
             optimizer.zero_grad()
 
-        count_unreadable(cfg, batch["errors"], unreadable, len(loader.dataset.records))
-        loss_of_epoch.add(losses.detach(), len(label))
-        loss_of_period.add(losses.detach(), len(label))
-        right_of_epoch.add((scores.detach().argmax(dim=1) == heaviest_labels(label)).sum(), len(label))
-        pace.step(len(label), waited)
+        loss_of_epoch.add(loss.detach(), number)
+        loss_of_period.add(loss.detach(), number)
+        right_of_epoch.add(((scores.detach().argmax(dim=1) == heaviest_labels(label)) & counted).sum(), number)
+        pace.step(number, waited)
         if pace.is_due(cfg.LOG_PERIOD):
             log_step(epoch, pace, loss_of_period, rate, metrics)
             loss_of_period = Average()
         since = time.perf_counter()
-    figures = {"loss": loss_of_epoch.value(), "top1": 100.0 * right_of_epoch.value(), "unreadable": len(unreadable)}
+    figures = {
+        "loss": loss_of_epoch.value(),
+        "top1": 100.0 * right_of_epoch.value(),
+        "unreadable": len(unreadable.reasons),
+    }
     metrics.write("train_epoch", epoch + 1, figures)
     logger.info("epoch %d: training loss %.4f, top-1 %.2f %%", epoch + 1, figures["loss"], figures["top1"])
 
@@ -226,35 +244,28 @@ def log_step(epoch: int, pace: Pace, loss: Average, rate: float, metrics: Metric
     )
 
 
-def count_unreadable(cfg: CfgNode, errors: dict[str, str], unreadable: dict[str, str], num_videos: int) -> None:
-    """Logs each unreadable training clip once, and stops the run when there are too many."""
-    for name, reason in errors.items():
-        if name not in unreadable:
-            logger.warning("%s is replaced by another clip: %s", name, reason)
-            unreadable[name] = reason
-    if len(unreadable) > cfg.DATA.MAX_UNREADABLE * num_videos:
-        reasons = "\n  ".join(unreadable[name] for name in sorted(unreadable))
-        raise UserError(
-            f"{len(unreadable)} of {num_videos} training clips cannot be read, more than the share "
-            f"DATA.MAX_UNREADABLE {cfg.DATA.MAX_UNREADABLE} allows; mend or remove them, or raise it:\n  {reasons}"
-        )
-
-
 def validate(
     cfg: CfgNode, model: nn.Module, loader: DataLoader, progress: checkpoint.Progress, metrics: MetricsWriter
 ) -> None:
     """Scores the validation split and keeps the model if it is the best so far (by top-1, then by loss)."""
     evaluation = evaluate(model, loader, cfg, "validation")
     top1, top5 = evaluation.topk(1, 5)
-    figures = {"loss": evaluation.loss, "top1": top1, "top5": top5, "unreadable": len(evaluation.unreadable)}
+    figures = {
+        "loss": evaluation.loss,
+        "top1": top1,
+        "top5": top5,
+        "mean_class_top1": evaluation.mean_class_top1(),
+        "unreadable": len(evaluation.unreadable),
+    }
     metrics.write("val_epoch", progress.epoch, figures)
     is_best = (top1, -evaluation.loss) > (progress.best_top1, -progress.best_loss)
     logger.info(
-        "epoch %d: validation loss %.4f, top-1 %.2f %%, top-5 %.2f %%%s",
+        "epoch %d: validation loss %.4f, top-1 %.2f %%, top-5 %.2f %%, mean over classes %.2f %%%s",
         progress.epoch,
         evaluation.loss,
         top1,
         top5,
+        figures["mean_class_top1"],
         " (best so far)" if is_best else "",
     )
     if is_best:

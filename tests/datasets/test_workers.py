@@ -1,0 +1,92 @@
+"""Loading processes end with the main process, and their death is explained."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from fvcore.common.config import CfgNode
+
+from timesformer.datasets import clips
+from timesformer.datasets.loader import construct_loader
+from timesformer.datasets.reader import VideoReader, open_video
+from timesformer.datasets.workers import explained_death
+from timesformer.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 60.0  # seconds that something may take on a busy machine
+
+
+def test_the_death_of_a_loading_process_is_told_with_the_video_that_it_was_reading(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg.DATA_LOADER.NUM_WORKERS = 2
+    loader, other = construct_loader(cfg, "train"), construct_loader(cfg, "val")
+    deadly = loader.dataset.records[5].path
+
+    def open_or_die(path: str) -> VideoReader:
+        if path == deadly:
+            os.kill(os.getpid(), signal.SIGKILL)  # as for want of memory
+        return open_video(path)
+
+    monkeypatch.setattr(clips, "open_video", open_or_die)
+    expected = rf"a loading process .* while it read {deadly}\..*DATA_LOADER.NUM_WORKERS"
+    with pytest.raises(UserError, match=expected), explained_death(other, loader):
+        list(loader)
+
+
+def test_a_death_is_told_also_where_it_is_not_known_what_was_read(cfg: CfgNode) -> None:
+    loader = construct_loader(cfg, "train")
+    with (
+        pytest.raises(UserError, match=r"a loading process is killed by signal: Bus error\. If"),
+        explained_death(loader),
+    ):
+        raise RuntimeError("DataLoader worker (pid 123) is killed by signal: Bus error. ")
+
+
+def test_other_errors_pass(cfg: CfgNode) -> None:
+    with pytest.raises(RuntimeError, match="out of memory"), explained_death(construct_loader(cfg, "train")):
+        raise RuntimeError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_process_stays_where_a_decoder_hangs(cfg: CfgNode, tmp_path: Path, workers: int) -> None:
+    cfg.DATA_LOADER.NUM_WORKERS, cfg.DATA.DECODE_TIMEOUT = workers, 0.3
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    program = f"""
+        import os, signal, threading
+        import torch
+        from timesformer.config import get_cfg
+        from timesformer.datasets import clips, workers
+        from timesformer.datasets.loader import construct_loader
+
+        torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = workers.GRACE = 0.2  # so that this takes no longer
+        os.setpgid(0, 0)
+        main, never, opened = os.getpid(), threading.Event(), clips.open_video
+        cfg = get_cfg()
+        cfg.merge_from_file({str(tmp_path / "config.yaml")!r})
+        # It is given up after the limit, and its thread stays behind ...
+        clips.open_video = lambda path: never.wait() if path.endswith("clip4") else opened(path)
+        print([reason for batch in construct_loader(cfg, "train") for reason in batch["errors"].values()], flush=True)
+        # ... and without a limit Ctrl-C ends the wait.
+        cfg.DATA.DECODE_TIMEOUT = 0.0
+        clips.open_video = lambda path: os.killpg(main, signal.SIGINT) or never.wait()
+        list(construct_loader(cfg, "train"))
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said, complained = process.communicate(timeout=PATIENCE)  # which waits for its loading processes too
+    assert said.count("clip4: decoding took longer than DATA.DECODE_TIMEOUT 0.3 seconds") == 1, complained
+    assert complained.rstrip().endswith("KeyboardInterrupt")
+    assert process.returncode == -signal.SIGINT
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)

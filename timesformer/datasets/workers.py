@@ -1,0 +1,89 @@
+"""Loading processes: how they stop with the main process, and what is said when one dies."""
+
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import RawArray
+from types import FrameType, TracebackType
+
+from torch.utils.data import DataLoader, get_worker_info
+
+from timesformer.errors import UserError
+
+GRACE = 2.0  # seconds that a loading process told to end has to do so by itself
+
+
+class InHand:
+    """Which video each loading process is reading, for the main process to name when one of them dies of it.
+
+    Args:
+        workers: number of loading processes.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._table = RawArray("q", 2 * workers)  # process and video + 1 of each, shared with the processes
+
+    def take(self, video: int) -> None:
+        """Note in a loading process that it reads this video now; elsewhere nothing."""
+        if worker := get_worker_info():
+            self._table[2 * worker.id : 2 * worker.id + 2] = [os.getpid(), video + 1]
+
+    def of(self, process: int) -> int | None:
+        """The video that a process read last; None where that is not known."""
+        videos = dict(zip(self._table[::2], self._table[1::2], strict=True))
+        return videos[process] - 1 if videos.get(process) else None
+
+
+def start_worker(worker: int) -> None:
+    """Prepare a loading process, to be given to DataLoader.
+
+    Ctrl-C and job schedulers signal the whole process group. A process that dies of it makes the main process fail with
+    "DataLoader worker was killed" while it stops in good order; it ends its loading processes itself. One that waits
+    for a decoder does not see that, and leaves a little after it is told by SIGTERM.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave_soon)
+    sys.excepthook = _report_unless_cut_off
+
+
+def _leave_soon(number: int, frame: FrameType | None) -> None:
+    timer = threading.Timer(GRACE, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
+
+
+def _report_unless_cut_off(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:  # what a worker's thread for handing over tensors says when the main process is interrupted meanwhile
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)
+
+
+@contextmanager
+def explained_death(*loaders: DataLoader) -> Iterator[None]:
+    """Turn the death of a process of these loaders into a UserError that names the videos it may have died of.
+
+    DataLoader reports it wherever the main process happens to be, so this goes around all that is done while they live.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reported = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error), re.DOTALL)
+        if reported is None:
+            raise
+        paths = [
+            loader.dataset.records[video].path
+            for process in map(int, reported[1].split(","))
+            for loader in loaders
+            if (video := loader.dataset.in_hand.of(process)) is not None
+        ]
+        reading = f" while it read {', '.join(paths)}" if paths else ""
+        raise UserError(
+            f"a loading process {' '.join(reported[2].split()).rstrip('.')}{reading}. If it was short of memory, lower "
+            "DATA_LOADER.NUM_WORKERS or the batch size; if its decoder crashed on this video, mend it, or take it out "
+            "of the dataset. The same command goes on from the last checkpoint"
+        ) from error

@@ -1,0 +1,97 @@
+"""Clips that cannot be read: named once in the log, listed in `unreadable.csv`, and too many of them stop the run."""
+
+import csv
+import io
+import logging
+import math
+
+from fvcore.common.config import CfgNode
+
+from timesformer.datasets.records import Records
+from timesformer.engine.atomic import explained_failure
+from timesformer.engine.interrupts import uninterrupted
+from timesformer.engine.run_folder import unreadable_path
+from timesformer.errors import UserError, shorten
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = ("name", "path", "split", "reason")
+_LISTED = 20  # reasons in an error message; all of them are in the file
+
+
+class UnreadableClips:
+    """The clips of a split that could not be read.
+
+    Each is named in the log and gets a line in OUTPUT_DIR/unreadable.csv as soon as it is found, unless an earlier part
+    of the same run has listed it there.
+
+    Args:
+        cfg: the configuration.
+        split: "train", "val" or "test".
+        records: of that split.
+
+    Attributes:
+        reasons: why, by name.
+    """
+
+    def __init__(self, cfg: CfgNode, split: str, records: Records) -> None:
+        self.reasons: dict[str, str] = {}
+        self._limit, self._stop = cfg.DATA.MAX_UNREADABLE, cfg.DATA.ON_UNREADABLE == "error"
+        self._split, self._records, self._path = split, records, unreadable_path(cfg)
+        self._listed: set[str] = set()
+        if self._path.exists():
+            with self._path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+                self._listed = {row.get("name", "") for row in csv.DictReader(file) if row.get("split") == split}
+
+    def note(self, errors: dict[int, str]) -> None:
+        """Take in the reasons why clips could not be read, by number of the record.
+
+        Raises:
+            UserError: if one is one too many (DATA.ON_UNREADABLE), or in training they are more than the share
+                DATA.MAX_UNREADABLE of the split; or if the file cannot be written.
+        """
+        rows = []
+        for number, reason in errors.items():
+            record = self._records[number]
+            if record.name not in self.reasons and record.name not in self._listed:
+                rows.append([record.name, record.path, self._split, reason.removeprefix(f"{record.path}: ")])
+                outcome = "is replaced by another clip of its class" if self._split == "train" else "counts as a miss"
+                logger.warning("%s %s: %s", record.name, outcome, reason)
+            self.reasons[record.name] = reason
+        if rows:
+            self._append(rows)
+        if errors:
+            self._stop_where_asked(errors)
+
+    def refuse_unreplaced(self, video: int) -> None:
+        """Raises a UserError over a training clip in whose place no other could be read."""
+        record = self._records[video]
+        raise UserError(
+            f"{record.name} cannot be read, and none of its class could be read in its place:\n  "
+            + shorten([self.reasons[record.name], *self.reasons.values()], "\n  ", _LISTED)
+            + "\nmend them or take them out of the split; check that the clips in DATA.PATH_TO_DATA_DIR are whole"
+        )
+
+    def _append(self, rows: list[list[str]]) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows(rows if self._path.exists() else [_COLUMNS, *rows])
+        with uninterrupted(), explained_failure(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:  # in one piece, so that a killed process leaves whole lines
+                file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+
+    def _stop_where_asked(self, errors: dict[int, str]) -> None:
+        if self._stop:
+            raise UserError(
+                f"a clip of the {self._split} split cannot be read: {next(iter(errors.values()))}\nmend it or take it "
+                "out of the split, or set DATA.ON_UNREADABLE continue"
+            )
+        clips, share = len(self._records), len(self.reasons) / len(self._records)
+        if self._split == "train" and share > self._limit:
+            raise UserError(
+                f"{len(self.reasons)} of {clips} training clips cannot be read, more than the share "
+                f"DATA.MAX_UNREADABLE {self._limit} allows; mend them or take them out of the split "
+                f"(they are listed in {self._path}), or set DATA.MAX_UNREADABLE {math.ceil(100 * share) / 100} or more:"
+                "\n  " + shorten(sorted(self.reasons.values()), "\n  ", _LISTED)
+            )
