@@ -155,6 +155,8 @@ class VideoFile(VideoReader):
         return av.open(os.path.abspath(self.path))
 
     def _stream(self, container: "av.container.InputContainer") -> "av.video.stream.VideoStream":
+        if container.format.name == "tty":  # FFmpeg draws text files whose name ends in .txt
+            raise self._error("text, not a video")
         pictures = av.stream.Disposition.attached_pic
         streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
         if not streams:
