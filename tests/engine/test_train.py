@@ -75,9 +75,17 @@ def new_model(cfg: CfgNode) -> nn.Module:
     return build_model(cfg).to(choose_device(cfg))
 
 
-def one_epoch(cfg: CfgNode, model: nn.Module, clips: Clips, batch_size: int, metrics: MetricsWriter | Recorder) -> None:
-    unreadable = UnreadableClips(cfg, "train", clips.records)
-    train_epoch(cfg, model, construct_optimizer(model, cfg), loader_of(clips, batch_size), 0, metrics, unreadable)
+def one_epoch(
+    cfg: CfgNode,
+    model: nn.Module,
+    clips: Clips,
+    batch_size: int,
+    metrics: MetricsWriter | Recorder,
+    epoch: int = 0,
+    mixup: ClipMixup | None = None,
+) -> None:
+    optimizer, loader = construct_optimizer(model, cfg), loader_of(clips, batch_size)
+    train_epoch(cfg, model, optimizer, loader, epoch, metrics, UnreadableClips(cfg, "train", clips.records), mixup)
 
 
 @pytest.fixture
@@ -159,7 +167,7 @@ def test_mixed_clips_are_scored_against_mixed_labels_also_in_an_odd_last_batch(c
     cfg.MIXUP.MODE, epoch = "elem", 3
     torch.manual_seed(0)
     model, mixup, metrics, clips = build_model(cfg), ClipMixup(cfg), Recorder(), Clips(7)
-    train_epoch(cfg, model, construct_optimizer(model, cfg), loader_of(clips, 4), epoch, metrics, {}, mixup)
+    one_epoch(cfg, model, clips, 4, metrics, epoch, mixup)
     losses, right = 0.0, 0
     with torch.no_grad():
         for iteration, numbers in enumerate((torch.arange(4), torch.arange(4, 7))):
