@@ -15,7 +15,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a clone, installed or not
 
 from timesformer.datasets.clip_files import list_classes, list_clips
-from timesformer.datasets.hmdb_simp import CSV_HEADER
+from timesformer.datasets.folder import CSV_HEADER
 from timesformer.datasets.reader import VideoError, open_video
 from timesformer.datasets.records import SPLITS, DataError, join_problems
 from timesformer.errors import UserError

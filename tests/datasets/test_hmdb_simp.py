@@ -90,7 +90,7 @@ def test_frames_taken_from_listed_video_files_are_found_under_the_files_names(li
     paths = [Path(record.path).name for record in load_split(config(listed), "test").records]
     assert paths == ["w4", "w5.v2", "c4.mp4"]
     write(listed / "test.csv", "class,video_name\nwave,w4.jpg\ncatch,c4.mp4\n")
-    assert "wave/w4.jpg" in fails(listed, "clips that are not on disk", "test")
+    assert "wave/w4.jpg" in fails(listed, "1 of 2 clips are not on disk", "test")
 
 
 def test_split_folders_are_read_without_lists(hmdb_root):
@@ -170,7 +170,7 @@ def test_an_empty_list_is_an_error(listed):
 
 def test_clips_that_are_not_on_disk_are_an_error_with_their_lines(listed):
     (listed / "wave/w1").rmdir()
-    fails(listed, f"(?s)clips that are not on disk.*train.csv line 3: {listed}/wave/w1")
+    fails(listed, f"(?s)1 of 4 clips are not on disk.*train.csv line 3: {listed}/wave/w1")
     assert names(listed, "test") == ["wave/w4", "catch/c4"]  # another split can be used
 
 
@@ -230,11 +230,11 @@ def test_kinetics_separator_is_a_setting_and_class_names_come_from_classes_txt(u
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("w1", "line 3: found 'w1', expected a path, ' ' and a whole number"),
+        ("w1", "line 3: found 'w1', expected a path, ' ' and a label"),
         ("w1,0", "line 3: found 'w1,0'"),
-        ("w1 one", "line 3: found 'w1 one'"),
-        ("w1 -1", "line 3: found 'w1 -1'"),
-        ("w1 2", "line 3: label 2, but MODEL.NUM_CLASSES is 2"),
+        ("w1 one", "line 3: found the label 'one', expected 0 to 1"),
+        ("w1 -1", "line 3: found the label '-1'"),
+        ("w1 2", r"line 3: found the label '2', expected 0 to 1 \(MODEL.NUM_CLASSES\)"),
         ("w0 1", "line 3: w0 stands in line 1 already"),
     ],
 )

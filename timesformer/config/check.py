@@ -13,9 +13,15 @@ from fvcore.common.config import CfgNode
 from timesformer.config.defaults import get_cfg
 from timesformer.config.sources import source_problem
 
-_DATASETS = ("kinetics", "hmdb_simp", "hmdb51", "ucf101")
+_DATASETS = ("kinetics", "ssv2", "hmdb51", "ucf101", "hmdb_simp", "muwiges", "folder")
 WITH_OFFICIAL_SPLITS = ("hmdb51", "ucf101")
 """Datasets that read DATA.SPLIT."""
+_READ_BY = {
+    WITH_OFFICIAL_SPLITS: ("DATA.SPLIT",),
+    (*WITH_OFFICIAL_SPLITS, "folder"): ("DATA.VAL_SHARE",),
+    ("folder",): ("DATA.SPLIT_RULE", "DATA.SPLIT_SEED", "DATA.SPLIT_GROUPS", "DATA.TEST_SHARE"),
+    ("muwiges",): ("DATA.PROTOCOL", "DATA.TEST_SUBJECTS", "DATA.VAL_SUBJECTS", "DATA.TEST_SCENES"),
+}
 _SAMPLERS = ("uniform", "equidistant", "random", "segment")
 _METHODS = ("interpolate", "reverse", "brightness")
 
@@ -34,7 +40,9 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "DATA.SPLIT": (1, 2, 3),
     "DATA.BALANCE": ("none", "oversample", "class_weights"),
     "DATA.ON_UNREADABLE": ("continue", "error"),
-    "DATA.SAMPLER": _SAMPLERS,
+    "DATA.SPLIT_RULE": ("auto", "files", "folders", "random"),
+    "DATA.PROTOCOL": ("cross_subject", "cross_scene_subject"),
+    "DATA.SAMPLER": ("", *_SAMPLERS),
     "DATA.SAMPLER_START": ("", "first", "center", "random"),
     "DATA.TEST_SAMPLER": ("", *_SAMPLERS),
     "DATA.PRE_SAMPLING.ORDER": ("before_sampling", "after_sampling"),
@@ -131,8 +139,8 @@ def _alone(cfg: CfgNode) -> Iterator[str]:
         (_ABOVE_ZERO, lambda v: 0 < v < math.inf, "more than 0"),
         (_BELOW_ONE, lambda v: 0 <= v < 1, "0 or more and less than 1"),
         (_UP_TO_ONE, lambda v: 0 <= v <= 1, "0 to 1"),
-        (("DATA.MAX_UNREADABLE",), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
-        (("DATA.VAL_SHARE",), lambda v: 0 < v < 1, "a share above 0 and below 1"),
+        (("DATA.MAX_UNREADABLE", "DATA.MAX_MISSING"), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
+        (("DATA.TEST_SHARE", "DATA.VAL_SHARE"), lambda v: 0 < v < 1, "a share above 0 and below 1"),
         (("SOLVER.LAYER_DECAY",), lambda v: 0 < v <= 1, "more than 0 and at most 1"),
     ):
         for key in keys:
@@ -152,9 +160,7 @@ def _data(cfg: CfgNode) -> Iterator[str]:
     for key in ("DATA.PATH_TO_DATA_DIR", "DATA.SPLITS_DIR"):
         if (path := _get(cfg, key)) and not Path(path).is_dir():
             yield f"{key} is {path!r}, expected a folder that exists"
-    if not {cfg.TRAIN.DATASET, cfg.TEST.DATASET}.intersection(WITH_OFFICIAL_SPLITS):
-        why = f"TRAIN.DATASET is {cfg.TRAIN.DATASET}, and {_either(WITH_OFFICIAL_SPLITS)} alone has official splits"
-        yield from _unread(cfg, "DATA.SPLIT", "DATA.VAL_SHARE", why=why)
+    yield from _dataset(cfg)
     if not data.PATH_LABEL_SEPARATOR:
         yield "DATA.PATH_LABEL_SEPARATOR is empty, expected the text between path and label, such as ' ' or ','"
     if data.INPUT_CHANNEL_NUM not in ([3], [3, 3]):
@@ -199,6 +205,34 @@ def _augmentation(cfg: CfgNode) -> Iterator[str]:
         yield "MIXUP.ENABLED needs MIXUP.ALPHA or MIXUP.CUTMIX_ALPHA above 0; or set it False"
     if mixup.ENABLED and cfg.TRAIN.ENABLE and cfg.TRAIN.BATCH_SIZE == 1:
         yield "MIXUP.ENABLED needs a TRAIN.BATCH_SIZE of 2 or more, as clips of a batch are mixed; or set it False"
+
+
+def _dataset(cfg: CfgNode) -> Iterator[str]:
+    """What only some datasets read, and what they make of it."""
+    data, used = cfg.DATA, {cfg.TRAIN.DATASET, cfg.TEST.DATASET}
+    for datasets, keys in _READ_BY.items():
+        if not used.intersection(datasets):
+            why = f"TRAIN.DATASET is {cfg.TRAIN.DATASET}, and {_either(datasets)} alone reads it"
+            yield from _unread(cfg, *keys, why=why)
+    if "ssv2" in used and data.RANDOM_FLIP:
+        yield (
+            "DATA.RANDOM_FLIP is True, expected False: classes of Something-Something V2 have a direction, and a "
+            "mirrored clip of one would have the label of another"
+        )
+    try:
+        re.compile(data.SPLIT_GROUPS)
+    except re.error as error:
+        yield f"DATA.SPLIT_GROUPS is {data.SPLIT_GROUPS!r}, expected a regular expression ({error})"
+    if data.SPLIT_RULE in ("files", "folders"):
+        keys = ("DATA.SPLIT_SEED", "DATA.SPLIT_GROUPS", "DATA.TEST_SHARE")
+        yield from _unread(cfg, *keys, why=f"DATA.SPLIT_RULE is {data.SPLIT_RULE}, and nothing is drawn at random")
+    if "muwiges" in used:
+        if both := sorted(set(data.TEST_SUBJECTS) & set(data.VAL_SUBJECTS)):
+            yield f"DATA.VAL_SUBJECTS has {both}, expected none of DATA.TEST_SUBJECTS"
+        if data.PROTOCOL == "cross_scene_subject" and not data.TEST_SCENES:
+            yield "DATA.TEST_SCENES is empty, expected the scenes of the test for DATA.PROTOCOL cross_scene_subject"
+        if data.PROTOCOL == "cross_subject":
+            yield from _unread(cfg, "DATA.TEST_SCENES", why="DATA.PROTOCOL is cross_subject")
 
 
 def is_baseline(cfg: CfgNode) -> bool:

@@ -17,9 +17,13 @@ def list_classes(root: Path) -> list[Path]:
 
 def list_clips(folder: Path) -> list[Path]:
     """Clips in `folder`, sorted by name: video files, and folders (of frames); hidden and other files are left out."""
+    return [folder / name for name in _clip_names(folder)]
+
+
+def _clip_names(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         return sorted(
-            Path(entry.path)
+            entry.name
             for entry in entries
             if not entry.name.startswith(".") and (is_video_name(entry.name) or entry.is_dir())
         )
@@ -39,18 +43,21 @@ class ClipFolder:
     """The clips of one folder, which is listed once, by the names that split files give them.
 
     Attributes:
-        clips: the clips, as `list_clips` gives them; none where there is no such folder.
+        folder: the folder.
+        names: the names of the clips in it, sorted; none where there is no such folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.clips = list_clips(folder) if folder.is_dir() else []
+        self.folder = folder
+        self.names = _clip_names(folder) if folder.is_dir() else []
         # Of several clips of one stem the first in order is meant: the folder of frames, then .avi before .mp4.
-        self._by_stem = {stem(path.name): path for path in reversed(self.clips)}
-        self._by_name = {path.name: path for path in self.clips}
+        self._by_stem = {stem(name): name for name in reversed(self.names)}
+        self._whole = set(self.names)
 
     def find(self, name: str) -> Path | None:
         """The clip that a split file calls `name`, or None.
 
         "x.avi" may lie there as x.avi, as the folder x of its frames, or as x.mp4 made from it; so may "x".
         """
-        return self._by_name.get(name) or self._by_stem.get(stem(name))
+        found = name if name in self._whole else self._by_stem.get(stem(name))
+        return self.folder / found if found else None

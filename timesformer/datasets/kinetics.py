@@ -1,115 +1,170 @@
-"""Lists in the manner of Kinetics: train.csv, val.csv and test.csv of lines `path<separator>label`."""
+"""Lists in the manner of Kinetics: train.csv, val.csv and test.csv of lines `path<separator>label`.
+
+The lists may be Kinetics' own annotation files instead: see kinetics_annotations.py.
+"""
 
 import logging
 import os
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.records import DataError, DatasetSplit, Records, join_problems
+from timesformer.datasets import kinetics_annotations
+from timesformer.datasets.matching import matches, repeats
+from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, Strings, join_problems
+from timesformer.datasets.split_files import first_line, iterate_lines, read_class_names, splits_folder
+from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
+
+_PATH_HEADERS = frozenset({"path", "video", "video_name", "video_path", "file", "filename", "name", "clip"})
+
+
+class _List(NamedTuple):
+    """What stands in a list, in columns: a million lines take under 100 MB."""
+
+    csv: Path
+    paths: Strings
+    labels: np.ndarray  # numbers into `texts`, int64 (videos,)
+    texts: tuple[str, ...]  # the different labels as they stand there
+    lines: np.ndarray  # numbers of the lines, int64 (videos,)
+    hashes: np.ndarray  # of the paths, int64 (videos,)
+    problems: dict[int, str]  # lines that are not a path and a label, by number
 
 
 def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     """Read `<split>.csv` of DATA.SPLITS_DIR (else DATA.PATH_TO_DATA_DIR).
 
-    A line holds a path, DATA.PATH_LABEL_SEPARATOR and a label from 0 to MODEL.NUM_CLASSES - 1. The last separator
-    counts, so that paths may hold blanks. DATA.PATH_PREFIX is put before every path; relative paths start at the
-    working directory. Class names are the lines of `classes.txt` beside the list where there is one, else the numbers.
+    A line holds a path, DATA.PATH_LABEL_SEPARATOR and a label; the first may be a header. The last separator counts,
+    so that paths may hold blanks. DATA.PATH_PREFIX is put before every path; relative paths start at the working
+    directory. A label is a number from 0 to MODEL.NUM_CLASSES - 1, or the name of a class. Class names are the lines of
+    `classes.txt` beside the list where there is one, else the numbers, or the names of all lists, sorted.
     A video may stand in both val.csv and test.csv (Kinetics is commonly tested on its validation list), but one that
-    is also trained on is an error. Raises DataError.
+    is also trained on is an error. Videos are not looked for on disk, but for the first ones. Raises DataError.
     """
     folder = splits_folder(cfg)
-    csv = folder / f"{split}.csv"
+    csv = kinetics_annotations.locate(folder, split)
     if not csv.is_file():
         raise DataError(
             f"{csv} not found: expected lines `path{cfg.DATA.PATH_LABEL_SEPARATOR}label`; write it, or point "
             "DATA.PATH_TO_DATA_DIR (or DATA.SPLITS_DIR) to the folder that holds train.csv, val.csv and test.csv"
         )
-    entries = _read_list(csv, cfg)
-    others = ("val", "test") if split == "train" else ("train",)
-    for other in (folder / f"{name}.csv" for name in others):
-        _refuse_shared(csv, entries, other, _read_list(other, cfg) if other.is_file() else {})
+    if kinetics_annotations.is_header(first_line(csv)):
+        return kinetics_annotations.find_records(cfg, split)
 
-    records = Records(entries, (label for _, label in entries.values()), folder=cfg.DATA.PATH_PREFIX)
+    mine, class_names = _read(csv, cfg), read_class_names(folder)
+    # Without classes.txt, labels that are no numbers are the names of the classes.
+    new_names = class_names is None and sum(text.isdecimal() for text in mine.texts) < len(mine.texts) / 2
+    numbers = {} if new_names else _numbers(class_names, cfg)
+    _check(mine, None if new_names else numbers)
+    if new_names and len(mine.texts) > cfg.MODEL.NUM_CLASSES:
+        raise DataError(
+            f"{csv}: {len(mine.texts)} different labels ({shorten(mine.texts)}), but MODEL.NUM_CLASSES is "
+            f"{cfg.MODEL.NUM_CLASSES}: set DATA.PATH_LABEL_SEPARATOR or MODEL.NUM_CLASSES to what the file holds"
+        )
+    names = set(mine.texts)
+    opposite = ("val", "test") if split == "train" else ("train",)
+    for other_csv in (folder / f"{name}.csv" for name in (SPLITS if new_names else opposite) if name != split):
+        if other_csv.is_file():
+            other = _read(other_csv, cfg)
+            _check(other, None if new_names else numbers)
+            names.update(other.texts)
+            if other_csv.stem in opposite:
+                _refuse_shared(mine, other)
+    if new_names:
+        class_names = tuple(sorted(names))
+        numbers = {name: number for number, name in enumerate(class_names)}
+    labels = np.array([_number(text, numbers) for text in mine.texts])[mine.labels]
+
+    records = Records(mine.paths, labels, folder=cfg.DATA.PATH_PREFIX)
     if not any(os.path.exists(records[number].path) for number in range(min(20, len(records)))):
         raise DataError(
-            f"{csv}: none of its first videos exists, e.g. {records[0].path} (line {entries[records[0].name][0]}): "
+            f"{csv}: none of its first videos exists, e.g. {records[0].path} (line {mine.lines[0]}): "
             "set DATA.PATH_PREFIX to the folder that the paths start from"
         )
-    highest = int(records.labels.max())
+    highest = int(labels.max())
     if split == "train" and highest < cfg.MODEL.NUM_CLASSES - 1:
         logger.warning("%s: labels end at %d, but MODEL.NUM_CLASSES is %d", csv, highest, cfg.MODEL.NUM_CLASSES)
-    return DatasetSplit(records, _class_names(folder, cfg.MODEL.NUM_CLASSES))
+    return DatasetSplit(records, class_names or tuple(numbers))
 
 
-def splits_folder(cfg: CfgNode) -> Path:
-    """Folder of the split files: DATA.SPLITS_DIR, else DATA.PATH_TO_DATA_DIR; DataError when it does not exist."""
-    key = "DATA.SPLITS_DIR" if cfg.DATA.SPLITS_DIR else "DATA.PATH_TO_DATA_DIR"
-    folder = Path(cfg.DATA.SPLITS_DIR or cfg.DATA.PATH_TO_DATA_DIR)
-    if not (cfg.DATA.SPLITS_DIR or cfg.DATA.PATH_TO_DATA_DIR):
-        raise DataError("DATA.PATH_TO_DATA_DIR is empty: set it to the folder of the dataset")
-    if not folder.is_dir():
-        raise DataError(f"{key} is {folder}, which is not a folder here: set it to the folder of the dataset")
-    return folder
+def _read(csv: Path, cfg: CfgNode) -> _List:
+    separator = cfg.DATA.PATH_LABEL_SEPARATOR
+    labels, lines, hashes = array("q"), array("q"), array("q")
+    texts: dict[str, int] = {}
+    codes: dict[str, int] = {}  # of labels as the separator leaves them
+    problems: dict[int, str] = {}
+
+    def paths() -> Iterator[str]:
+        for number, line in iterate_lines(csv):
+            path, _, label = line.rpartition(separator)
+            path, code = path.strip(), codes.get(label)
+            if code is None or path[:1] in '"':  # a label not seen yet, a path in quotes, or none: seldom
+                path, text = _unquoted(path), _unquoted(label)
+                if not codes and path.lower() in _PATH_HEADERS:
+                    continue
+                if not (path and text):
+                    problems[number] = f"found {line!r}, expected a path, {separator!r} and a label"
+                    continue
+                code = codes[label] = texts.setdefault(text, len(texts))
+            labels.append(code)
+            lines.append(number)
+            hashes.append(hash(path))
+            yield path
+
+    found = Strings(paths())
+    if not found and not problems:
+        raise DataError(f"{csv} has a header but no videos: expected one line `path{separator}label` per video")
+    columns = (np.asarray(column) for column in (lines, hashes))
+    return _List(csv, found, np.asarray(labels), tuple(texts), *columns, problems)
 
 
-def read_lines(csv: Path) -> list[tuple[int, str]]:
-    """Lines of a text file that are not blank, without outer blanks, each with its number from 1; DataError if none."""
-    try:
-        text = csv.read_text(encoding="utf-8-sig")  # "-sig": spreadsheets like to put a byte order mark first
-    except UnicodeDecodeError as error:
-        line = csv.read_bytes()[: error.start].count(b"\n") + 1
-        raise DataError(f"{csv}, line {line}: not UTF-8 text: save the file as UTF-8 CSV") from error
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if not lines:
-        raise DataError(f"{csv} is empty: expected one line per video")
-    return lines
+def _unquoted(text: str) -> str:
+    text = text.strip()
+    # Spreadsheets put quotes around what holds a comma.
+    return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
-def _read_list(csv: Path, cfg: CfgNode) -> dict[str, tuple[int, int]]:
-    """Map the path of every video in `csv` to (line number, label)."""
-    separator, classes = cfg.DATA.PATH_LABEL_SEPARATOR, cfg.MODEL.NUM_CLASSES
-    entries: dict[str, tuple[int, int]] = {}
-    problems = []
-    for number, line in read_lines(csv):
-        path, found, label = line.rpartition(separator)
-        path = path.strip()
-        if not (found and path and label.strip().isdecimal()):
-            problems.append(f"line {number}: found {line!r}, expected a path, {separator!r} and a whole number")
-        elif int(label) >= classes:
-            problems.append(
-                f"line {number}: label {int(label)}, but MODEL.NUM_CLASSES is {classes} (0 to {classes - 1})"
-            )
-        elif path in entries:
-            problems.append(f"line {number}: {path} stands in line {entries[path][0]} already")
-        else:
-            entries[path] = (number, int(label))
+def _numbers(class_names: tuple[str, ...] | None, cfg: CfgNode) -> dict[str, int]:
+    """The number of the class that each label means: numbers from 0, and names if there is a list of them."""
+    numbers = {str(number): number for number in range(len(class_names) if class_names else cfg.MODEL.NUM_CLASSES)}
+    return numbers | {name: number for number, name in enumerate(class_names or ())}
+
+
+def _number(text: str, numbers: dict[str, int]) -> int | None:
+    return numbers.get(text, numbers.get(str(int(text))) if text.isdecimal() else None)
+
+
+def _check(found: _List, numbers: dict[str, int] | None) -> None:
+    """Raise DataError for bad lines, videos listed twice, and labels that are not in `numbers` (None: all are good)."""
+    problems = dict(found.problems)
+    for code, text in enumerate(found.texts):
+        if numbers is not None and _number(text, numbers) is None:
+            expected = f"expected 0 to {max(numbers.values())} (MODEL.NUM_CLASSES), or a name in classes.txt"
+            wrong = found.lines[found.labels == code].tolist()
+            problems |= dict.fromkeys(wrong, f"found the label {text!r}, {expected}")
+    for number, earlier in repeats(found.paths, found.hashes):
+        line = int(found.lines[number])
+        problems.setdefault(line, f"{found.paths[number]} stands in line {found.lines[earlier]} already")
     if problems:
         remedy = "mend these lines, or set DATA.PATH_LABEL_SEPARATOR or MODEL.NUM_CLASSES to what the file holds"
-        raise join_problems(f"{csv}", problems, remedy)
-    return entries
+        raise join_problems(f"{found.csv}", [f"line {line}: {problems[line]}" for line in sorted(problems)], remedy)
 
 
-def _refuse_shared(
-    csv: Path, entries: dict[str, tuple[int, int]], other: Path, theirs: dict[str, tuple[int, int]]
-) -> None:
+def _refuse_shared(mine: _List, other: _List) -> None:
+    places = matches(mine.paths, mine.hashes, other.paths, other.hashes)
     shared = [
-        f"{path}: {csv.name} line {entries[path][0]}, {other.name} line {theirs[path][0]}"
-        for path in entries
-        if path in theirs
+        f"{mine.paths[number]}: {mine.csv.name} line {mine.lines[number]}, "
+        f"{other.csv.name} line {other.lines[places[number]]}"
+        for number in np.flatnonzero(places >= 0).tolist()
     ]
     if shared:
         raise join_problems(
-            f"{csv.parent}: videos in both {csv.name} and {other.name}",
+            f"{mine.csv.parent}: videos in both {mine.csv.name} and {other.csv.name}",
             shared,
             "take them out of one of the two: accuracy on a video that was trained on means nothing",
         )
-
-
-def _class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
-    listing = folder / "classes.txt"
-    if listing.is_file():
-        return tuple(line for _, line in read_lines(listing))
-    return tuple(str(label) for label in range(num_classes))

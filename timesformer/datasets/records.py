@@ -17,9 +17,12 @@ SPLITS = ("train", "val", "test")
 # They are imported when asked for, because they themselves need the classes below.
 FINDERS = {
     "kinetics": "timesformer.datasets.kinetics",
+    "ssv2": "timesformer.datasets.ssv2",
     "hmdb_simp": "timesformer.datasets.hmdb_simp",
     "hmdb51": "timesformer.datasets.hmdb51",
     "ucf101": "timesformer.datasets.ucf101",
+    "muwiges": "timesformer.datasets.muwiges",
+    "folder": "timesformer.datasets.folder",
 }
 
 
@@ -51,7 +54,7 @@ class Strings(Sequence[str]):
         for string in strings:
             text += string.encode("utf-8", "surrogateescape")
             ends.append(len(text))
-        self._text, self._ends = bytes(text), np.frombuffer(ends, np.int64)
+        self._text, self._ends = text, np.frombuffer(ends, np.int64)
 
     def __len__(self) -> int:
         return len(self._ends) - 1

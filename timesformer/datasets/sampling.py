@@ -44,8 +44,10 @@ class Sampler:
     def from_cfg(cls, cfg: CfgNode, split: str) -> "Sampler":
         """Sampler of `split` ("train", "val" or "test")."""
         training = split == "train"
+        dataset = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
+        name = cfg.DATA.SAMPLER or ("segment" if dataset == "ssv2" else "uniform")
         return cls(
-            name=cfg.DATA.SAMPLER if training else cfg.DATA.TEST_SAMPLER or cfg.DATA.SAMPLER,
+            name=name if training else cfg.DATA.TEST_SAMPLER or name,
             num_frames=cfg.DATA.NUM_FRAMES,
             rate=cfg.DATA.SAMPLING_RATE,
             start=cfg.DATA.SAMPLER_START or ("random" if training else "first"),
