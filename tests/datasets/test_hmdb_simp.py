@@ -1,6 +1,5 @@
 """Finding the clips of a dataset of class folders, in every layout, and what is said when it is not as it should be."""
 
-import logging
 import re
 import shutil
 from pathlib import Path
@@ -204,67 +203,3 @@ def test_the_same_clip_in_two_split_folders_is_an_error_that_names_both(hmdb_roo
 
 def test_num_classes_that_contradicts_the_data_is_an_error_that_gives_the_right_number(listed):
     fails(listed, "has 2 classes .catch, wave.*NUM_CLASSES is 400: set MODEL.NUM_CLASSES 2", num_classes=400)
-
-
-def test_kinetics_paths_may_hold_blanks_and_get_the_prefix(tmp_path):
-    (tmp_path / "my clips").mkdir()
-    (tmp_path / "my clips/a b.mp4").touch()
-    write(tmp_path / "train.csv", "\ufeffmy clips/a b.mp4 1  \r\n\r\nc.mp4 0\r\n")
-    found = load_split(config(tmp_path, dataset="kinetics", PATH_PREFIX=str(tmp_path)), "train")
-    assert found.records == (
-        VideoRecord(str(tmp_path / "my clips/a b.mp4"), 1, "my clips/a b.mp4"),
-        VideoRecord(str(tmp_path / "c.mp4"), 0, "c.mp4"),
-    )
-    assert found.class_names == ("0", "1")
-
-
-def test_kinetics_separator_is_a_setting_and_class_names_come_from_classes_txt(unlisted):
-    write(unlisted / "train.csv", f"{unlisted}/wave/w0,1\n{unlisted}/wave/w1,0\n")
-    write(unlisted / "classes.txt", "yawn\nwink\n")
-    found = load_split(config(unlisted, dataset="kinetics", PATH_LABEL_SEPARATOR=","), "train")
-    assert [record.label for record in found.records] == [1, 0]
-    assert found.class_names == ("yawn", "wink")
-    fails(unlisted, "has 2 classes", num_classes=3, dataset="kinetics", PATH_LABEL_SEPARATOR=",")
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("w1", "line 3: found 'w1', expected a path, ' ' and a label"),
-        ("w1,0", "line 3: found 'w1,0'"),
-        ("w1 one", "line 3: found the label 'one', expected 0 to 1"),
-        ("w1 -1", "line 3: found the label '-1'"),
-        ("w1 2", r"line 3: found the label '2', expected 0 to 1 \(MODEL.NUM_CLASSES\)"),
-        ("w0 1", "line 3: w0 stands in line 1 already"),
-    ],
-)
-def test_a_bad_line_of_a_kinetics_list_is_an_error_with_its_number(listed, line, reason):
-    write(listed / "train.csv", f"w0 1\n\n{line}\nw2 0\n")
-    assert str(listed / "train.csv") in fails(listed, reason, dataset="kinetics", PATH_PREFIX=str(listed / "wave"))
-
-
-def test_a_kinetics_video_may_be_in_val_and_test_but_not_in_train_too(listed):
-    options = {"dataset": "kinetics", "PATH_PREFIX": str(listed / "wave")}
-    write(listed / "train.csv", "w0 0\nw1 1\n")
-    for split in ("val", "test"):
-        write(listed / f"{split}.csv", "w2 0\nw3 1\n")
-    assert [names(listed, split, **options) for split in SPLITS] == [["w0", "w1"], ["w2", "w3"], ["w2", "w3"]]
-    write(listed / "test.csv", "w2 0\nw1 1\n")
-    for split in ("train", "test"):
-        fails(listed, r"(?s)in both .*w1: \w+.csv line 2, \w+.csv line 2", split=split, **options)
-
-
-def test_kinetics_paths_of_which_none_exists_are_an_error_that_names_the_prefix(unlisted):
-    write(unlisted / "train.csv", "clips/w0 0\nclips/w1 1\n")
-    fails(unlisted, r"none of its first videos exists.*DATA\.PATH_PREFIX", dataset="kinetics", PATH_PREFIX="/nowhere")
-
-
-def test_labels_that_end_below_num_classes_are_warned_of(unlisted, caplog):
-    write(unlisted / "train.csv", "w0 0\nw1 1\n")
-    with caplog.at_level(logging.WARNING):
-        names(unlisted, "train", num_classes=400, dataset="kinetics", PATH_PREFIX=str(unlisted / "wave"))
-    assert "labels end at 1, but MODEL.NUM_CLASSES is 400" in caplog.text
-
-
-def test_a_missing_kinetics_list_is_an_error_that_says_what_is_expected(tmp_path):
-    fails(tmp_path, "train.csv not found: expected lines `path label`", dataset="kinetics")

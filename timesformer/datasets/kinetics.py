@@ -60,12 +60,12 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     # Without classes.txt, labels that are no numbers are the names of the classes.
     new_names = class_names is None and sum(text.isdecimal() for text in mine.texts) < len(mine.texts) / 2
     numbers = {} if new_names else _numbers(class_names, cfg)
-    _check(mine, None if new_names else numbers)
     if new_names and len(mine.texts) > cfg.MODEL.NUM_CLASSES:
         raise DataError(
             f"{csv}: {len(mine.texts)} different labels ({shorten(mine.texts)}), but MODEL.NUM_CLASSES is "
             f"{cfg.MODEL.NUM_CLASSES}: set DATA.PATH_LABEL_SEPARATOR or MODEL.NUM_CLASSES to what the file holds"
         )
+    _check(mine, None if new_names else numbers)
     names = set(mine.texts)
     opposite = ("val", "test") if split == "train" else ("train",)
     for other_csv in (folder / f"{name}.csv" for name in (SPLITS if new_names else opposite) if name != split):

@@ -50,7 +50,7 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
         raise DataError(
             f"{csv}: no clips for the {split} split by DATA.PROTOCOL {cfg.DATA.PROTOCOL}; it has the subjects "
             f"{subjects} and the scenes {scenes}: choose among them for DATA.TEST_SUBJECTS {cfg.DATA.TEST_SUBJECTS}, "
-            f"DATA.VAL_SUBJECTS {cfg.DATA.VAL_SUBJECTS} and DATA.TEST_SCENES {cfg.DATA.TEST_SCENES}"
+            f"DATA.VAL_SUBJECTS {cfg.DATA.VAL_SUBJECTS} and DATA.TEST_SCENES {cfg.DATA.TEST_SCENES!r}"
         )
     counts = ", ".join(f"{name} {clips[name]}" for name in ("train", "val", "test"))
     logger.info("%s, %s: %s, left out %d clips", csv, cfg.DATA.PROTOCOL, counts, clips[""])
@@ -112,7 +112,8 @@ def _classes(csv: Path, labels: list[str]) -> tuple[tuple[str, ...], dict[str, i
 def _split(cfg: CfgNode, subject: int, scene: str) -> str:
     """The split of a clip, or "" if it is in none."""
     tested = subject in cfg.DATA.TEST_SUBJECTS
-    if cfg.DATA.PROTOCOL == "cross_scene_subject" and tested != (scene in map(str, cfg.DATA.TEST_SCENES)):
+    scenes = {name.strip() for name in cfg.DATA.TEST_SCENES.split(",")}
+    if cfg.DATA.PROTOCOL == "cross_scene_subject" and tested != (scene in scenes):
         return ""
     if tested:
         return "test"

@@ -159,16 +159,18 @@ def _read_frame_list(csv: Path, prefix: str) -> dict[str, str]:
             path = fields[3].rpartition(b" ")[0] if len(fields) == 4 else b""
             if path == expected and fields[0] == video:
                 last += 1
-            elif fields[0] != video and (match := re.fullmatch(rb"(.*?)(\d+)(\.\w+)", path)):
-                finish()
-                bar.update(file.tell() - bar.n)
-                video, head, tail = fields[0], match[1], match[3]
-                width, first, last = len(match[2]), int(match[2]), int(match[2])
-                if os.fsdecode(video) in paths:
-                    problems.append(f"line {number}: more frames of clip {os.fsdecode(video)}, which has others before")
+            elif match := re.fullmatch(rb"(.*?)(\d+)(\.\w+)", path):
+                if fields[0] == video:
+                    problems.append(_wrong(number, line, expected))
+                else:
+                    finish()
+                    bar.update(file.tell() - bar.n)
+                    video, first = fields[0], int(match[2])
+                    if (name := os.fsdecode(video)) in paths:
+                        problems.append(f"line {number}: more frames of clip {name}, which has others before")
+                head, width, tail, last = match[1], len(match[2]), match[3], int(match[2])
             elif line.strip():
-                problems.append(_wrong(number, line, expected if fields[0] == video else b""))
-                continue
+                problems.append(_wrong(number, line))
             expected = b"%b%0*d%b" % (head, width, last + 1, tail)
     finish()
     if problems:
@@ -178,6 +180,6 @@ def _read_frame_list(csv: Path, prefix: str) -> dict[str, str]:
     return paths
 
 
-def _wrong(number: int, line: bytes, expected: bytes) -> str:
+def _wrong(number: int, line: bytes, expected: bytes = b"") -> str:
     wanted = f"the next frame, {os.fsdecode(expected)}" if expected else f"'{' '.join(_FRAME_LIST)}', blank separated"
     return f"line {number}: found {os.fsdecode(line).strip()!r}, expected {wanted}"
