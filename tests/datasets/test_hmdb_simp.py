@@ -89,7 +89,7 @@ def test_frames_taken_from_listed_video_files_are_found_under_the_files_names(li
     paths = [Path(record.path).name for record in load_split(config(listed), "test").records]
     assert paths == ["w4", "w5.v2", "c4.mp4"]
     write(listed / "test.csv", "class,video_name\nwave,w4.jpg\ncatch,c4.mp4\n")
-    assert "wave/w4.jpg" in fails(listed, "1 of 2 clips are not on disk", "test")
+    assert "wave/w4.jpg" in fails(listed, "1 of 2 listed clips are not on disk", "test")
 
 
 def test_split_folders_are_read_without_lists(hmdb_root):
@@ -169,7 +169,7 @@ def test_an_empty_list_is_an_error(listed):
 
 def test_clips_that_are_not_on_disk_are_an_error_with_their_lines(listed):
     (listed / "wave/w1").rmdir()
-    fails(listed, f"(?s)1 of 4 clips are not on disk.*train.csv line 3: {listed}/wave/w1")
+    fails(listed, f"(?s)1 of 4 listed clips are not on disk.*train.csv line 3: {listed}/wave/w1")
     assert names(listed, "test") == ["wave/w4", "catch/c4"]  # another split can be used
 
 

@@ -99,7 +99,7 @@ def test_labels_may_be_numbers_from_0_or_from_1(root, first):
         ("a.mp4,,7,home", "line 602: found 'a.mp4,,7,home'"),
         ("a.mp4,wave,seven,home", "line 602: subject 'seven', expected a whole number"),
         ("s01/gesture_a.mp4,wave,7,home", "line 602: s01/gesture_a.mp4 stands in line 2 already"),
-        ("a.mp4,gesture_a,7,home", "(?s)1 of 361 clips are not on disk.*line 602: .*a.mp4"),
+        ("a.mp4,gesture_a,7,home", "(?s)1 of 361 listed clips are not on disk.*line 602: .*a.mp4"),
     ],
 )
 def test_a_wrong_file_is_an_error_with_its_line(root, line, message):

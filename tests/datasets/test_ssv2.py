@@ -162,14 +162,14 @@ def test_frames_that_are_not_there_are_an_error_that_names_the_prefix(frames):
 
 def test_clips_that_are_not_there_stop_the_run_or_are_left_out_and_named(videos, frames, caplog):
     (frames / "train.csv").write_text(frame_list(("78687", 3), ("100904", 3)))
-    message = "(?s)1 of 3 clips are not on disk:.*42326.*add their frames"
+    message = "(?s)1 of 3 listed clips are not on disk:.*42326.*add their frames"
     fails(frames, message, PATH_PREFIX=str(frames / "frames"))
     for name in ("train.csv", "val.csv"):
         (frames / name).unlink()
     (videos / "20bn-something-something-v2/9.webm").unlink()
-    fails(videos, "(?s)1 of 2 clips are not on disk:.*9.*DATA.MAX_MISSING 0.5 ", "val")
+    fails(videos, "(?s)1 of 2 listed clips are not on disk:.*9.*DATA.MAX_MISSING 0.5 ", "val")
     assert [record.name for record in load_split(config(videos, MAX_MISSING=0.5), "val").records] == ["74225"]
-    assert "1 of 2 clips are not on disk and left out: 9" in caplog.text
+    assert "1 of 2 listed clips are not on disk and left out: 9" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import re
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.clip_files import stem
-from timesformer.datasets.kinetics import read_lines
 from timesformer.datasets.official_splits import ListedClip, find_lists, find_official_records
 from timesformer.datasets.records import DatasetSplit, join_problems
+from timesformer.datasets.split_files import read_lines
 
 LISTS_FOLDER = "testTrainMulti_7030_splits"
 _LIST = re.compile(r"(.+)_test_split(\d)\.txt")

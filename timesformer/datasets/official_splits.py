@@ -13,8 +13,8 @@ from fvcore.common.config import CfgNode
 
 from timesformer.datasets.clip_files import ClipFolder, is_video_name, list_classes, stem
 from timesformer.datasets.held_out import hold_out
-from timesformer.datasets.kinetics import splits_folder
 from timesformer.datasets.records import DataError, DatasetSplit, Records, VideoRecord, join_problems
+from timesformer.datasets.split_files import leave_out, splits_folder
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def find_official_records(
     DATA.PATH_TO_DATA_DIR, or one level below; names that differ in upper and lower case alone are the same.
 
     Raises DataError for a clip listed twice, a class without training or without test clips, or without a folder, and
-    for clips of the split that are not on disk.
+    for clips of the split that are not on disk (see DATA.MAX_MISSING).
     """
     _refuse_repeated([*trained, *tested])
     for part, clips in (("training", trained), ("test", tested)):
@@ -125,7 +125,7 @@ def _on_disk(cfg: CfgNode, class_names: Sequence[str], clips: Sequence[ListedCli
         raise join_problems(f"{base}: classes without a folder", absent, remedy)
     contents = {label: ClipFolder(folder) for label, folder in folders.items()}
     folded = {
-        label: {stem(path.name).casefold(): path for path in reversed(content.clips)}
+        label: {stem(name).casefold(): content.folder / name for name in reversed(content.names)}
         for label, content in contents.items()
     }
     records, missing = [], []
@@ -135,9 +135,8 @@ def _on_disk(cfg: CfgNode, class_names: Sequence[str], clips: Sequence[ListedCli
             missing.append(f"{folders[clip.label] / clip.name} ({clip.place})")
         else:
             records.append(VideoRecord(str(path), clip.label, f"{class_names[clip.label]}/{clip.name}"))
-    if missing:
-        remedy = "copy or unpack them again; frames in a folder of the same name, or x.mp4 for x.avi, do as well"
-        raise join_problems(f"{len(missing)} of {len(clips)} listed clips are not on disk", missing, remedy)
+    remedy = "copy or unpack them again; frames in a folder of the same name, or x.mp4 for x.avi, do as well"
+    leave_out(cfg, base, missing, len(clips), remedy)
     return records
 
 

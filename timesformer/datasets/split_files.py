@@ -99,7 +99,7 @@ def leave_out(cfg: CfgNode, listed: Path, missing: Sequence[str], total: int, re
     """Log the `missing` ones of the `total` clips of a list that are not on disk; DataError above DATA.MAX_MISSING."""
     if not missing:
         return
-    what = f"{listed}: {len(missing)} of {total} clips are not on disk"
+    what = f"{listed}: {len(missing)} of {total} listed clips are not on disk"
     if len(missing) == total:
         raise join_problems(what, list(missing), remedy)
     share = len(missing) / total

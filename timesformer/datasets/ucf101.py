@@ -12,9 +12,9 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.clip_files import stem
-from timesformer.datasets.kinetics import read_lines
 from timesformer.datasets.official_splits import ListedClip, find_lists, find_official_records
 from timesformer.datasets.records import DataError, DatasetSplit, join_problems
+from timesformer.datasets.split_files import read_lines
 
 LISTS_FOLDER = "ucfTrainTestlist"
 _REMEDY = "mend these lines, or take the file from the official archive (that of the recognition task)"

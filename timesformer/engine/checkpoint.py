@@ -26,7 +26,13 @@ _MAKE_ANOTHER_RUN = (
     "VIVIT.",
     "TRAIN.DATASET ",
     "DATA.SPLIT ",  # one would be tested on clips that it was trained on
+    "DATA.SPLIT_",
+    "DATA.TEST_SHARE ",
     "DATA.VAL_SHARE ",
+    "DATA.PROTOCOL ",
+    "DATA.TEST_SUBJECTS ",
+    "DATA.VAL_SUBJECTS ",
+    "DATA.TEST_SCENES ",
     "DATA.NUM_FRAMES ",
     "DATA.TRAIN_CROP_SIZE ",
     "SOLVER.OPTIMIZING_METHOD ",

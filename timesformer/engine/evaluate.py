@@ -119,7 +119,17 @@ def other_clips(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
     text = content.get("cfg")
     then = yaml.safe_load(text) if isinstance(text, str) else {}
     data = then.get("DATA", {}) if isinstance(then, dict) else {}
-    keys = ("SPLIT", "NUM_FRAMES", "SAMPLING_RATE", "SPATIAL_MODE", "MEAN", "STD")
+    splits = (
+        "SPLIT",
+        "SPLIT_RULE",
+        "SPLIT_SEED",
+        "SPLIT_GROUPS",
+        "TEST_SHARE",
+        "PROTOCOL",
+        "TEST_SUBJECTS",
+        "TEST_SCENES",
+    )
+    keys = (*splits, "NUM_FRAMES", "SAMPLING_RATE", "SPATIAL_MODE", "MEAN", "STD")
     return [
         f"DATA.{key} was {data[key]}, is {cfg.DATA[key]}" for key in keys if key in data and data[key] != cfg.DATA[key]
     ]
