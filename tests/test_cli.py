@@ -347,12 +347,12 @@ BAD: dict[str, tuple[Callable[[Path], object] | None, str, list[str]]] = {
     "bad line of a list": (
         lambda f: lists(f, train="catch/train0 0\nwalk/train0 one\n", val="catch/val0 0", test="catch/test0 0"),
         "TRAIN.DATASET kinetics TEST.DATASET kinetics",
-        ["{0}/data/train.csv", "line 2: found 'walk/train0 one', expected a path, ' ' and a whole number"],
+        ["{0}/data/train.csv", "line 2: found the label 'one', expected 0 to 2"],
     ),
     "label outside": (
         lambda f: lists(f, train="catch/train0 0\nwalk/train0 3\n", val="catch/val0 0", test="catch/test0 0"),
         "TRAIN.DATASET kinetics TEST.DATASET kinetics",
-        ["{0}/data/train.csv", "line 2: label 3, but MODEL.NUM_CLASSES is 3 (0 to 2)"],
+        ["{0}/data/train.csv", "line 2: found the label '3', expected 0 to 2 (MODEL.NUM_CLASSES)"],
     ),
     "other number of classes": (
         None,

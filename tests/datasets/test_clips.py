@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from timesformer.config import get_cfg
 from timesformer.datasets import clips as clips_module
@@ -74,6 +75,34 @@ def test_order_of_views_and_crops_is_the_originals(shared, cfg, monkeypatch):
         cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS = case["NUM_ENSEMBLE_VIEWS"], case["NUM_SPATIAL_CROPS"]
         ClipDataset(cfg, "test")[case["clip"]]
         assert seen == {"temporal": case["temporal"], "spatial": case["spatial"]}, case
+
+
+@pytest.fixture
+def noise(cfg, tmp_path):
+    """Configuration of one class of two clips, 24 x 32 pixels of coloured noise."""
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        (tmp_path / "noise" / split / "a" / "0").mkdir(parents=True)
+        pixels = random.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "noise" / split / "a/0/0.png")
+    cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES = str(tmp_path / "noise"), 1
+    return cfg
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_channels_may_be_reversed(noise, split):
+    clip = ClipDataset(noise, split)[0]["clip"]
+    noise.DATA.REVERSE_INPUT_CHANNEL = True
+    assert torch.equal(ClipDataset(noise, split)[0]["clip"], clip.flip(0))
+    assert not torch.equal(clip, clip.flip(0))
+
+
+def test_the_short_side_may_be_drawn_by_its_inverse_in_training(noise):
+    before = {split: ClipDataset(noise, split)[0]["clip"] for split in ("train", "test")}
+    noise.DATA.INV_UNIFORM_SAMPLE = True
+    after = {split: ClipDataset(noise, split)[0]["clip"] for split in ("train", "test")}
+    assert not torch.equal(before["train"], after["train"])
+    assert torch.equal(before["test"], after["test"])
 
 
 def test_three_crops_show_the_left_the_centre_and_the_right(cfg, tmp_path, make_video):

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from fvcore.common.config import CfgNode
 
-from timesformer.config import get_cfg
+from timesformer.config import get_cfg, load_config
 from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.records import SPLITS, DataError, VideoRecord, load_split
 from timesformer.datasets.sampling import Sampler
+
+ROOT = Path(__file__).parents[2]
 
 CLASSES = ("Closing something", "Holding something next to something", "Pushing something from left to right")
 TEMPLATES = ("Closing [something]", "Holding [something] next to [something]", "Pushing [something] from left to right")
@@ -218,3 +220,30 @@ def test_the_sampler_may_be_another_one(videos):
     assert [Sampler.from_cfg(config(videos), split).name for split in SPLITS] == ["segment"] * 3
     assert Sampler.from_cfg(config(videos, SAMPLER="uniform"), "train").name == "uniform"
     assert Sampler.from_cfg(get_cfg(), "train").name == "uniform"
+
+
+ORIGINAL_FILE = """
+TRAIN: {DATASET: ssv2, BATCH_SIZE: 8}
+TEST: {DATASET: ssv2, BATCH_SIZE: 8, NUM_ENSEMBLE_VIEWS: 1, NUM_SPATIAL_CROPS: 3}
+DATA:
+  NUM_FRAMES: 8
+  TRAIN_JITTER_SCALES: [256, 320]
+  TRAIN_CROP_SIZE: 224
+  TEST_CROP_SIZE: 224
+  INPUT_CHANNEL_NUM: [3]
+  INV_UNIFORM_SAMPLE: True
+  RANDOM_FLIP: False
+  REVERSE_INPUT_CHANNEL: True
+MODEL: {MODEL_NAME: vit_base_patch16_224, NUM_CLASSES: 174, LOSS_FUNC: cross_entropy}
+"""
+
+
+def test_a_file_of_the_original_means_the_clips_of_the_shipped_configuration(frames, tmp_path, caplog):
+    (tmp_path / "original.yaml").write_text(ORIGINAL_FILE)
+    overrides = ["DATA.PATH_TO_DATA_DIR", str(frames), "DATA.PATH_PREFIX", str(frames / "frames"), "NUM_GPUS", "0"]
+    original = load_config(tmp_path / "original.yaml", overrides)
+    shipped = load_config(ROOT / "configs/SSv2/TimeSformer_divST_8_224.yaml", overrides)
+    assert not caplog.messages
+    assert Sampler.from_cfg(original, "train").name == Sampler.from_cfg(shipped, "train").name == "segment"
+    differing = {key for key in original.DATA if original.DATA[key] != shipped.DATA[key]}
+    assert differing == {"SAMPLER", "SAMPLING_RATE"}  # of which segments take no notice

@@ -35,7 +35,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
     testing every video gives TEST.NUM_ENSEMBLE_VIEWS x TEST.NUM_SPATIAL_CROPS items: index = video * views + view, and
     the crop changes fastest. Everything random about an item depends on (RNG_SEED, epoch, video, view or repeat) alone.
 
-    Items are dicts of: clip uint8 (3, T, H, W) RGB; label int; video int, the number of the record; view int;
+    Items are dicts of: clip uint8 (3, T, H, W) RGB or BGR; label int; video int, the number of the record; view int;
     readable bool; errors, the reasons why videos could not be read, by number of the record. Such a video is, in
     training, replaced by another one of its class (video is then the number of that one). In validation and testing, if
     no other can be read either, and with DATA.ON_UNREADABLE error, the item is not `readable` and its clip is black:
@@ -119,7 +119,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
             clip = self._crop(clip, rng, view)
         if self._augment:
             clip = self._augment(clip, rng)
-        return clip.transpose(0, 1).contiguous()
+        data, clip = self._data, clip.transpose(0, 1)
+        return (clip.flip(0) if data.REVERSE_INPUT_CHANNEL else clip).contiguous()
 
     def _decode(self, record: VideoRecord, view: int, rng: np.random.RandomState) -> np.ndarray:
         """Sampled frames, uint8 (T, H, W, 3)."""
@@ -161,7 +162,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
             clip = resize(clip, (size, size))
             return horizontal_flip(clip, 0.5, rng) if self.training and data.RANDOM_FLIP else clip
         if self.training:
-            return spatial_sampling(clip, -1, *data.TRAIN_JITTER_SCALES, size, rng, data.RANDOM_FLIP)
+            scales = data.TRAIN_JITTER_SCALES
+            return spatial_sampling(clip, -1, *scales, size, rng, data.RANDOM_FLIP, data.INV_UNIFORM_SAMPLE)
         # The short side becomes the crop's, so that one crop loses nothing of it and three cover the whole frame.
         crop = view % self.num_crops if self.num_crops > 1 else CENTER
         return spatial_sampling(clip, crop, size, size, size, rng)

@@ -119,7 +119,7 @@ def construct_loader(cfg: CfgNode, split: str, rank: int = 0, world_size: int = 
     TRAIN.BATCH_SIZE (TEST.BATCH_SIZE) clips, for each of the NUM_SHARDS machines, are a batch of all ranks together;
     each of `world_size` ranks gets its part (see EpochBatchSampler). DATA.BALANCE oversample applies to "train".
 
-    Batches are dicts of: clip uint8 (B, 3, T, H, W) RGB, 0..255, not normalised; label, video, view int64 (B,);
+    Batches are dicts of: clip uint8 (B, 3, T, H, W) RGB or BGR, 0..255, not normalised; label, video, view int64 (B,);
     readable bool (B,); errors, the reasons why videos could not be read, by number of the record (see ClipDataset).
     A rank with nothing to do in the last batch of an epoch of training gets one clip of `video` -1, which must not
     count: so all ranks make the same number of steps, with clips of the same shape.

@@ -129,7 +129,7 @@ def other_clips(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
         "TEST_SUBJECTS",
         "TEST_SCENES",
     )
-    keys = (*splits, "NUM_FRAMES", "SAMPLING_RATE", "SPATIAL_MODE", "MEAN", "STD")
+    keys = (*splits, "NUM_FRAMES", "SAMPLING_RATE", "SPATIAL_MODE", "REVERSE_INPUT_CHANNEL", "MEAN", "STD")
     return [
         f"DATA.{key} was {data[key]}, is {cfg.DATA[key]}" for key in keys if key in data and data[key] != cfg.DATA[key]
     ]
