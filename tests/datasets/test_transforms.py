@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from timesformer.datasets import transforms
 
@@ -63,3 +65,46 @@ def test_resize_squeezes_the_whole_frame():
     assert found.shape == (2, 3, 16, 16)
     assert (found[..., :7] == 200).all()
     assert (found[..., 9:] == 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sides=st.tuples(st.integers(2, 50), st.integers(2, 50)),
+    crop_size=st.integers(2, 40),
+    growth=st.floats(1.0, 2.5),
+    spatial_idx=st.sampled_from([-1, 0, 1, 2]),
+    seed=st.integers(0, 2**31),
+)
+def test_cropping_before_scaling_equals_scaling_whole_frames_in_float(sides, crop_size, growth, spatial_idx, seed):
+    clip = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (2, *sides, 3), dtype=np.uint8))
+    clip = clip.permute(0, 3, 1, 2)  # as frames come from the reader
+    lowest, highest = crop_size, round(crop_size * growth)
+    if spatial_idx != -1:
+        lowest = highest
+    found = transforms.spatial_sampling(clip, spatial_idx, lowest, highest, crop_size, np.random.RandomState(seed))
+
+    rng = np.random.RandomState(seed)
+    if spatial_idx == -1:
+        whole = transforms.random_short_side_scale_jitter(clip.float(), lowest, highest, rng)
+        expected = transforms.horizontal_flip(transforms.random_crop(whole, crop_size, rng), 0.5, rng)
+    else:
+        whole = transforms.resize_short_side(clip.float(), highest)
+        expected = transforms.uniform_crop(whole, crop_size, spatial_idx)
+    assert found.dtype == torch.uint8
+    assert (found.float() - expected).abs().max() <= 1.05
+
+
+@pytest.mark.parametrize("place", [(0, 0), (3, 5), (16, 26)])
+def test_a_crop_out_of_scaled_frames_has_the_very_pixels_of_whole_scaled_frames(place):
+    top, left = place
+    for clip in (torch.randint(0, 256, (2, 3, 20, 30), dtype=torch.uint8), torch.rand(2, 3, 20, 30)):
+        for size in [(40, 60), (28, 42), (28, 38), (20, 30)]:
+            rows, columns = min(top, size[0] - 12), min(left, size[1] - 12)
+            found = transforms.resized_crop(clip, size, rows, columns, 12)
+            whole = transforms.resize(clip, size)
+            assert torch.equal(found, whole[..., rows : rows + 12, columns : columns + 12])
+
+
+def test_a_frame_whose_short_side_has_the_size_already_stays_as_it_is():
+    clip = torch.rand(2, 3, 37, 78)  # 78 / 37 * 37 is less than 78 in floating point
+    assert transforms.resize_short_side(clip, 37) is clip

@@ -25,42 +25,46 @@ def resize(clip: Tensor, size: tuple[int, int]) -> Tensor:
 
 def resize_short_side(clip: Tensor, size: int) -> Tensor:
     """Scale every frame so that its shorter side has `size` pixels; the other side is rounded down."""
-    height, width = clip.shape[-2:]
-    short = min(height, width)
-    return resize(clip, (math.floor(height / short * size), math.floor(width / short * size)))
+    return resize(clip, _scaled(clip, size))
+
+
+def resized_crop(clip: Tensor, size: tuple[int, int], top: int, left: int, crop_size: int) -> Tensor:
+    """What `resize` to `size` and then cutting crop_size x crop_size pixels at (top, left) gives, at less cost.
+
+    Source pixels beyond the far corner of the crop are left out. Those before its near corner are not: positions are
+    computed from the corner of the frame, and would not be the same ones from another corner.
+    """
+    if clip.shape[-2:] != size:
+        parts, ends, scales = [], [], []
+        for old, new, end in zip(clip.shape[-2:], size, (top + crop_size, left + crop_size), strict=True):
+            # A pixel is made of two of the source: the second is less than a pixel past where the crop ends.
+            parts.append(min(math.ceil(end * old / new) + 1, old))
+            # PyTorch leaves a side as it is, whatever its scale, if its sizes before and after are equal.
+            ends.append(end + 1 if parts[-1] == end < new else end)
+            scales.append(new / old)
+        # F.interpolate takes either sizes or scales; here the sizes are those of a part, the scales of the whole.
+        part = clip[..., : parts[0], : parts[1]]
+        clip = torch.ops.aten.upsample_bilinear2d(part, ends, False, *scales)
+    return clip[..., top : top + crop_size, left : left + crop_size]
 
 
 def random_short_side_scale_jitter(
     clip: Tensor, min_size: int, max_size: int, rng: np.random.RandomState, inverse_uniform_sampling: bool = False
 ) -> Tensor:
     """Scale the shorter side to a size drawn from min_size..max_size, or from its inverses if that is asked for."""
-    if inverse_uniform_sampling:
-        size = round(1.0 / rng.uniform(1.0 / max_size, 1.0 / min_size))
-    else:
-        size = round(rng.uniform(min_size, max_size))
-    return resize_short_side(clip, size)
+    return resize_short_side(clip, _jittered(min_size, max_size, rng, inverse_uniform_sampling))
 
 
 def random_crop(clip: Tensor, size: int, rng: np.random.RandomState) -> Tensor:
     """Cut a square of `size` pixels from a random place, the same in all frames."""
-    clip = _at_least(clip, size)
-    height, width = clip.shape[-2:]
-    # The last possible place is never drawn; kept, as a seed would otherwise give another crop than the original's.
-    top = int(rng.randint(0, height - size)) if height > size else 0
-    left = int(rng.randint(0, width - size)) if width > size else 0
-    return clip[..., top : top + size, left : left + size]
+    full = _scaled(clip, max(size, min(clip.shape[-2:])))
+    return resized_crop(clip, full, *_random_place(full, size, rng), size)
 
 
 def uniform_crop(clip: Tensor, size: int, spatial_idx: int) -> Tensor:
     """Cut a square of `size` pixels at the left (top if the frame is tall), centre or right (bottom): 0, 1 or 2."""
-    clip = _at_least(clip, size)
-    height, width = clip.shape[-2:]
-    top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
-    if height > width:
-        top = (0, top, height - size)[spatial_idx]
-    else:
-        left = (0, left, width - size)[spatial_idx]
-    return clip[..., top : top + size, left : left + size]
+    full = _scaled(clip, max(size, min(clip.shape[-2:])))
+    return resized_crop(clip, full, *_uniform_place(full, size, spatial_idx), size)
 
 
 def horizontal_flip(clip: Tensor, probability: float, rng: np.random.RandomState) -> Tensor:
@@ -83,19 +87,50 @@ def spatial_sampling(
     spatial_idx -1: training: jitter of the short side in min_scale..max_scale, random crop, random flip.
     spatial_idx 0, 1, 2: testing: short side scaled to min_scale (= max_scale), crop left/top, centre, right/bottom.
     """
-    if spatial_idx == -1:
-        clip = random_short_side_scale_jitter(clip, min_scale, max_scale, rng, inverse_uniform_sampling)
-        clip = random_crop(clip, crop_size, rng)
-        return horizontal_flip(clip, 0.5, rng) if random_horizontal_flip else clip
-    return uniform_crop(resize_short_side(clip, min_scale), crop_size, spatial_idx)
+    training = spatial_idx == -1
+    short = _jittered(min_scale, max_scale, rng, inverse_uniform_sampling) if training else min_scale
+    full = _scaled(clip, max(short, crop_size))
+    place = _random_place(full, crop_size, rng) if training else _uniform_place(full, crop_size, spatial_idx)
+    clip = resized_crop(clip, full, *place, crop_size)
+    return horizontal_flip(clip, 0.5, rng) if training and random_horizontal_flip else clip
 
 
 def tensor_normalize(clip: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x - mean) / std per channel of (..., C, T, H, W), where uint8 values are first divided by 255. Any device."""
-    values = clip.float() / 255.0 if clip.dtype == torch.uint8 else clip
     shape = (-1, 1, 1, 1)
-    return (values - values.new_tensor(mean).view(shape)) / values.new_tensor(std).view(shape)
+    if clip.dtype == torch.uint8:  # scaling these few numbers instead of the clip, in place, takes half the time
+        values = clip.float()
+        mean, std = (values.new_tensor(numbers).mul_(255.0).view(shape) for numbers in (mean, std))
+        return values.sub_(mean).div_(std)
+    return (clip - clip.new_tensor(mean).view(shape)) / clip.new_tensor(std).view(shape)
 
 
-def _at_least(clip: Tensor, size: int) -> Tensor:
-    return resize_short_side(clip, size) if min(clip.shape[-2:]) < size else clip
+def _scaled(clip: Tensor, short_side: int) -> tuple[int, int]:
+    """Height and width with a shorter side of `short_side` pixels; the other side is rounded down."""
+    height, width = clip.shape[-2:]
+    short = min(height, width)
+    if short == short_side:  # else rounding could take a pixel off the other side
+        return height, width
+    return math.floor(height / short * short_side), math.floor(width / short * short_side)
+
+
+def _jittered(min_size: int, max_size: int, rng: np.random.RandomState, inverse: bool) -> int:
+    if inverse:
+        return round(1.0 / rng.uniform(1.0 / max_size, 1.0 / min_size))
+    return round(rng.uniform(min_size, max_size))
+
+
+def _random_place(full: tuple[int, int], size: int, rng: np.random.RandomState) -> tuple[int, int]:
+    """Top and left of a square of `size` in a frame of `full` (height, width) pixels."""
+    # The last possible place is never drawn; kept, as a seed would otherwise give another crop than the original's.
+    top, left = (int(rng.randint(0, side - size)) if side > size else 0 for side in full)
+    return top, left
+
+
+def _uniform_place(full: tuple[int, int], size: int, spatial_idx: int) -> tuple[int, int]:
+    """Top and left of the square of `size` at the start, centre or end (0, 1, 2) of the longer side of a frame."""
+    height, width = full
+    top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
+    if height > width:
+        return (0, top, height - size)[spatial_idx], left
+    return top, (0, left, width - size)[spatial_idx]
