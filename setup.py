@@ -37,6 +37,8 @@ setup(
     ],
     extras_require={
         "baselines": BASELINES,
+        # Other libraries' readers, for `tools/benchmark.py data` to compare with.
+        "benchmark": ["decord>=0.6", "opencv-python-headless>=4.8"],
         "dev": [*BASELINES, "pytest>=8", "hypothesis>=6", "ruff>=0.9", "transformers>=4.46"],
     },
 )
