@@ -1,4 +1,4 @@
-"""Milliseconds from decoded frames to a normalised clip: this project's order of work, and whole float frames first."""
+"""Processor time from decoded frames to a normalised clip: in this project's order, and whole float frames first."""
 
 import statistics
 import time
@@ -31,7 +31,7 @@ def crop_table(rounds: int, num_frames: int = 8, width: int = 340, height: int =
     """Lines of a Markdown table below a line that says what was measured; medians over `rounds`, in turn."""
     yield (
         f"Clips of {num_frames} frames of {width}x{height} pixels, scaled, cropped, in training mirrored half of the "
-        f"time, and normalised, on one core: medians of {rounds} clips, each done in both ways."
+        f"time, and normalised, in processor time of one core: medians of {rounds} clips, each done in both ways."
     )
     yield ""
     yield "| clip | whole float frames first (ms) | this project (ms) | share | largest difference (levels of 255) |"
@@ -55,9 +55,9 @@ def compare(frames: np.ndarray, training: bool, rounds: int) -> tuple[float, flo
     for seed in range(-1, rounds):  # the first one is to warm up
         clips = []
         for transform, times in seconds.items():
-            start = time.perf_counter()
+            start = time.process_time()
             clips.append(transform(frames, training, np.random.RandomState(max(seed, 0))))
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         levels = torch.tensor(_DATA.STD).view(-1, 1, 1, 1) * 255
         difference = max(difference, float(((clips[0] - clips[1]) * levels).abs().max()))
     whole, ours = (statistics.median(times[1:]) for times in seconds.values())

@@ -1,4 +1,7 @@
-"""Clips per second that different readers get out of the same files, after a check that they are the same frames."""
+"""Clips per second that different readers get out of the same files, after a check that they are the same frames.
+
+Seconds are those of the processor, of all threads: other work on the machine counts less than on the clock.
+"""
 
 import statistics
 import time
@@ -43,8 +46,9 @@ def reader_table(
     readers in turn, round after round, on one core; figures are medians over the rounds.
     """
     yield (
-        f"{describe_machine()}, one core; {versions()}. Clips per second, opening the file included, and in brackets "
-        f"how many times those of {ORIGINAL}: medians of {rounds} rounds of {starts} clips with random starts."
+        f"{describe_machine()}, one core; {versions()}. Clips per second of processor time, opening the file included, "
+        f"and in brackets how many times those of {ORIGINAL}: medians of {rounds} rounds of {starts} clips with random "
+        "starts."
     )
     yield ""
     yield f"| file | clip | {' | '.join(readers)} | largest difference |"
@@ -93,10 +97,10 @@ def measure_readers(
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(rounds):
         for name, read in timed.items():  # in turn, so that whatever slows the machine down meets all alike
-            start = time.perf_counter()
+            start = time.process_time()
             for positions in asked:
                 read(path, positions, window)
-            seconds[name].append((time.perf_counter() - start) / len(asked))
+            seconds[name].append((time.process_time() - start) / len(asked))
     for name, times in seconds.items():
         cells[name] = f"{1 / statistics.median(times):.1f}"
         if ORIGINAL in seconds and name != ORIGINAL:
