@@ -29,6 +29,7 @@ setup(
         "filelock>=3.12",
         "fvcore>=0.1.5.post20221221",
         "pyyaml>=6",
+        "rarfile>=4.1",
         "safetensors>=0.4",
         "scikit-learn>=1.4",
         "simplejson>=3.19",

@@ -5,13 +5,16 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.loopback import Server
 from timesformer.torchvision_import import repair_torchvision
 
 repair_torchvision()  # before any test imports transformers, which imports torchvision if it is there
@@ -39,6 +42,16 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference data not found at {folder}: set TIMESFORMER_SHARED to its folder")
     return folder
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A file server on this machine, and no proxy on the way to it."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    with Server() as server:
+        Thread(target=partial(server.serve_forever, poll_interval=0.01), daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 @pytest.fixture(scope="session")

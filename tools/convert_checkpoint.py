@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from safetensors.torch import save
 
-from timesformer.engine.atomic import explained_failure, write_atomically, write_text_atomically
+from timesformer.atomic import explained_failure, write_atomically, write_text_atomically
 from timesformer.errors import UserError
 from timesformer.models.formats import describe, huggingface_config, run_config, to_huggingface
 from timesformer.models.weights import Checkpoint, CheckpointError, read_checkpoint

@@ -6,17 +6,13 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-from sklearn.model_selection import train_test_split
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a clone, installed or not
 
 from timesformer.datasets.clip_files import list_classes, list_clips
 from timesformer.datasets.folder import CSV_HEADER
-from timesformer.datasets.reader import VideoError, open_video
+from timesformer.datasets.preparation.check import check
 from timesformer.datasets.records import SPLITS, DataError, join_problems
 from timesformer.errors import UserError
 
@@ -28,14 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Split clips in ROOT/<class>/<video> (folders of frames, or video files) into train.csv, val.csv "
         "and test.csv, the same share of every class in each, and list the classes in classes.txt. Every clip is "
-        "decoded first; those that cannot be are left out and listed in unreadable.csv."
+        "decoded first; what each one is goes into ROOT/manifest.csv, and those that cannot be read are left out and "
+        "listed in unreadable.csv."
     )
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder with one folder per class")
     parser.add_argument("--output", type=Path, help="folder for the files written (default: ROOT)")
     parser.add_argument("--seed", type=int, default=42, help="seed of the split (default: 42)")
     parser.add_argument("--test", type=float, default=0.1, help="share of all clips for test (default: 0.1)")
     parser.add_argument("--val", type=float, default=0.2, help="share of the remaining clips for val (default: 0.2)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads that decode (default: all cores)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that decode (default: all)")
     parser.add_argument("--force", action="store_true", help="replace files of an earlier run")
     options = parser.parse_args(arguments)
     try:
@@ -54,13 +51,13 @@ def prepare(options: argparse.Namespace) -> None:
     if present and not options.force:
         raise DataError(f"{output} has {', '.join(present)} already: give --force to replace them")
     clips = find_clips(options.root)
-    unreadable = check_clips(clips, options.workers)
+    output.mkdir(parents=True, exist_ok=True)
+    unreadable = check_clips(options.root, clips, options.workers, output)
     rows = [(path.parent.name, path.name) for path in clips if path not in unreadable]
     if not rows:
         raise join_problems("no clip can be read", list(unreadable.values()), f"expected clips in {options.root}")
     splits = split_rows(rows, options.seed, options.test, options.val)
 
-    output.mkdir(parents=True, exist_ok=True)
     for name, members in splits.items():
         _write(output / f"{name}.csv", members)
     classes = sorted({label for label, _ in rows})
@@ -89,20 +86,14 @@ def find_clips(root: Path) -> list[Path]:
     return [path for members in clips.values() for path in members]
 
 
-def check_clips(clips: Sequence[Path], workers: int) -> dict[Path, str]:
-    """Decode every frame of every clip; returns the clips that cannot be read, with the reason."""
-    with ThreadPoolExecutor(workers) as pool:
-        reasons = list(tqdm(pool.map(_why_unreadable, clips), total=len(clips), desc="checking clips", unit="clip"))
-    return {path: reason for path, reason in zip(clips, reasons, strict=True) if reason}
+def check_clips(root: Path, clips: Sequence[Path], workers: int, output: Path) -> dict[Path, str]:
+    """Decode every frame of every clip and write the manifest; returns the clips that cannot be read, and why.
 
-
-def _why_unreadable(path: Path) -> str:
-    try:
-        with open_video(path) as video:
-            video.verify()
-    except VideoError as error:
-        return str(error)
-    return ""
+    The manifest belongs in `root`; where that may not be written, it goes to `output`.
+    """
+    names = [path.relative_to(root).as_posix() for path in clips]
+    rows = check(root, names, workers, folder=root if os.access(root, os.W_OK) else output)
+    return {path: f"{path}: {row.problem}" for path, row in zip(clips, rows, strict=True) if row.problem}
 
 
 def split_rows(rows: Sequence[Row], seed: int, test: float, val: float) -> dict[str, list[Row]]:
@@ -121,6 +112,8 @@ def split_rows(rows: Sequence[Row], seed: int, test: float, val: float) -> dict[
 
 
 def _split(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    from sklearn.model_selection import train_test_split  # here: the processes that decode need not wait for it
+
     kept, taken = train_test_split(rows, test_size=share, random_state=seed, stratify=[label for label, _ in rows])
     return kept, taken
 

@@ -38,7 +38,10 @@ def test_a_sound_name_has_no_problem(source: str) -> None:
         ("https:///model.pyth", "expected an https:// URL"),
         ("https://host.example/m#sha256=12", "expected 64 hexadecimal digits after sha256=, found 2 characters"),
         ("https://host.example/m#size=big", "expected a number of bytes after size=, found 'big'"),
-        ("https://host.example/m#md5=12", "expected #sha256=<hex> or #size=<bytes> after the URL, found 'md5'"),
+        (
+            "https://host.example/m#crc=12",
+            "expected #sha256=<hex>, #md5=<hex> or #size=<bytes> after",
+        ),
         ("zoo:TimeSformer_divST_8x32_K400", "the nearest is TimeSformer_divST_8x32_224_K400"),
         ("hf:vivit", "expected hf:owner/name"),
         ("timm:vit_base_patch16_224", "expected timm:model.tag"),

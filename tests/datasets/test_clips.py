@@ -213,7 +213,7 @@ def test_replacing_a_clip_ends_after_a_bounded_number_of_tries(cfg, monkeypatch)
 
 def test_clips_that_the_manifest_calls_unreadable_are_not_opened(cfg, monkeypatch):
     dataset, opened = ClipDataset(cfg, "train"), set()
-    monkeypatch.setattr(clips_module, "open_video", lambda path: opened.add(path) or open_video(path))
+    monkeypatch.setattr(clips_module, "open_video", lambda path, **_: opened.add(path) or open_video(path))
     dataset.records.problems.update({1: "it is empty", 2: "it is empty"})
     items = [dataset[epoch, 2] for epoch in range(20)]
     assert {item["video"] for item in items} == {0, 3}
@@ -235,7 +235,7 @@ def test_whatever_a_decoder_raises_is_told_with_its_kind_and_the_file(cfg, monke
         def read(self, indices):
             raise MemoryError("14 terabytes")
 
-    monkeypatch.setattr(clips_module, "open_video", Failing)
+    monkeypatch.setattr(clips_module, "open_video", lambda path, **_: Failing(path))
     dataset = ClipDataset(cfg, "val")
     reason = f"{dataset.records[1].path}: reading it failed with an unexpected MemoryError: 14 terabytes"
     assert dataset[1]["errors"] == {1: reason}
@@ -244,7 +244,7 @@ def test_whatever_a_decoder_raises_is_told_with_its_kind_and_the_file(cfg, monke
 def test_a_decoder_that_hangs_is_given_up_and_not_waited_for_again(cfg, monkeypatch):
     never, opened = threading.Event(), []
 
-    def hang(path):
+    def hang(path, **_):
         opened.append(path)
         never.wait()
 
@@ -290,7 +290,7 @@ class PromisesTooMuch(VideoReader):
 
 
 def test_a_clip_with_fewer_frames_than_promised_is_sampled_from_those_there_are(cfg, monkeypatch):
-    monkeypatch.setattr(clips_module, "open_video", PromisesTooMuch)
+    monkeypatch.setattr(clips_module, "open_video", lambda path, **_: PromisesTooMuch(path))
     cfg.DATA.SAMPLER = "equidistant"
     item = ClipDataset(cfg, "val")[0]
     assert item["errors"] == {}

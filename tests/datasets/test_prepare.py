@@ -52,6 +52,10 @@ def test_the_command_splits_by_class_and_leaves_out_and_lists_what_is_unreadable
     assert "checking clips: 100%" in done.stderr
     assert read(clips / "unreadable.csv") == ["class,video_name", "catch,broken.mp4", "wave,none"]
     assert read(clips / "classes.txt") == ["catch", "wave"]
+    assert len(read(clips / "manifest.csv")) == 1 + 52
+    assert "catch/broken.mp4,catch,0,0.0,0,0,0.0,0,the file is empty (0 bytes): copy or download it again" in read(
+        clips / "manifest.csv"
+    )
     rows = {split: read(clips / f"{split}.csv") for split in SPLITS}
     assert all(lines[0] == "class,video_name" for lines in rows.values())
     assert {split: len(lines) - 1 for split, lines in rows.items()} == {"train": 36, "val": 9, "test": 5}
@@ -93,7 +97,7 @@ def test_what_cannot_be_split_is_an_error_that_says_why(tmp_path, hmdb_root, mak
     }.items():
         assert script.main([str(root)]) == 2
         assert message in capsys.readouterr().err
-        assert not list(root.glob("*.csv"))
+        assert {path.name for path in root.glob("*.csv")} <= {"manifest.csv"}
 
 
 def test_25_classes_of_50_clips_give_900_225_125(script):

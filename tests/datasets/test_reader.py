@@ -71,6 +71,13 @@ def test_only_the_frames_asked_for_are_converted_and_decoding_stops_after_the_la
             video.verify()
 
 
+def test_frames_that_are_known_are_not_counted(tmp_path, make_video, monkeypatch):
+    path = make_video(tmp_path / "x.mp4", noise(3))
+    monkeypatch.setattr(reader_module.av, "open", None)
+    with open_video(path, num_frames=3, fps=12.5) as video:
+        assert (video.num_frames, video.fps) == (3, 12.5)
+
+
 def test_numbers_outside_the_clip_are_refused(tmp_path, make_frames):
     with open_video(make_frames(tmp_path / "clip", 3)) as video:
         for numbers in ([3], [-1], []):

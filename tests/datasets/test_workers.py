@@ -27,10 +27,10 @@ def test_the_death_of_a_loading_process_is_told_with_the_video_that_it_was_readi
     loader, other = construct_loader(cfg, "train"), construct_loader(cfg, "val")
     deadly = loader.dataset.records[5].path
 
-    def open_or_die(path: str) -> VideoReader:
+    def open_or_die(path: str, **known: float) -> VideoReader:
         if path == deadly:
             os.kill(os.getpid(), signal.SIGKILL)  # as for want of memory
-        return open_video(path)
+        return open_video(path, **known)
 
     monkeypatch.setattr(clips, "open_video", open_or_die)
     expected = rf"a loading process .* while it read {deadly}\..*DATA_LOADER.NUM_WORKERS"
@@ -69,11 +69,11 @@ def test_no_process_stays_where_a_decoder_hangs(cfg: CfgNode, tmp_path: Path, wo
         cfg = get_cfg()
         cfg.merge_from_file({str(tmp_path / "config.yaml")!r})
         # It is given up after the limit, and its thread stays behind ...
-        clips.open_video = lambda path: never.wait() if path.endswith("clip4") else opened(path)
+        clips.open_video = lambda path, **_: never.wait() if path.endswith("clip4") else opened(path)
         print([reason for batch in construct_loader(cfg, "train") for reason in batch["errors"].values()], flush=True)
         # ... and without a limit Ctrl-C ends the wait.
         cfg.DATA.DECODE_TIMEOUT = 0.0
-        clips.open_video = lambda path: os.killpg(main, signal.SIGINT) or never.wait()
+        clips.open_video = lambda path, **_: os.killpg(main, signal.SIGINT) or never.wait()
         list(construct_loader(cfg, "train"))
     """
     process = subprocess.Popen(

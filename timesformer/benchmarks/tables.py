@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from timesformer.engine.atomic import write_text_atomically
+from timesformer.atomic import write_text_atomically
 from timesformer.errors import UserError
 
 

@@ -17,7 +17,7 @@ _DATASETS = ("kinetics", "ssv2", "hmdb51", "ucf101", "hmdb_simp", "muwiges", "fo
 WITH_OFFICIAL_SPLITS = ("hmdb51", "ucf101")
 """Datasets that read DATA.SPLIT."""
 _READ_BY = {
-    WITH_OFFICIAL_SPLITS: ("DATA.SPLIT",),
+    WITH_OFFICIAL_SPLITS: ("DATA.SPLIT", "DATA.DOWNLOAD", "DATA.DOWNLOAD_URLS"),
     (*WITH_OFFICIAL_SPLITS, "folder"): ("DATA.VAL_SHARE",),
     ("folder",): ("DATA.SPLIT_RULE", "DATA.SPLIT_SEED", "DATA.SPLIT_GROUPS", "DATA.TEST_SHARE"),
     ("muwiges",): ("DATA.PROTOCOL", "DATA.TEST_SUBJECTS", "DATA.VAL_SUBJECTS", "DATA.TEST_SCENES"),
@@ -158,9 +158,12 @@ def _data(cfg: CfgNode) -> Iterator[str]:
     if (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE) and not data.PATH_TO_DATA_DIR:
         yield "DATA.PATH_TO_DATA_DIR is empty, expected the folder of the dataset; add DATA.PATH_TO_DATA_DIR /path"
     for key in ("DATA.PATH_TO_DATA_DIR", "DATA.SPLITS_DIR"):
-        if (path := _get(cfg, key)) and not Path(path).is_dir():
+        path, is_to_come = _get(cfg, key), key == "DATA.PATH_TO_DATA_DIR" and data.DOWNLOAD
+        if path and not Path(path).is_dir() and not is_to_come:
             yield f"{key} is {path!r}, expected a folder that exists"
     yield from _dataset(cfg)
+    if len(data.DOWNLOAD_URLS) != 2:
+        yield f"DATA.DOWNLOAD_URLS is {data.DOWNLOAD_URLS}, expected two: of the archives of videos and of lists"
     if not data.PATH_LABEL_SEPARATOR:
         yield "DATA.PATH_LABEL_SEPARATOR is empty, expected the text between path and label, such as ' ' or ','"
     if data.INPUT_CHANNEL_NUM not in ([3], [3, 3]):

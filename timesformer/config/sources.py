@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _TIMM_NAME = re.compile(r"[\w-]+\.[\w-]+")
+_DIGITS = {"sha256": 64, "md5": 32}
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def source_problem(source: str) -> str:
     """
     kind, colon, name = source.partition(":")
     if "://" in source:
-        return _url_problem(source)
+        return url_problem(source)
     if colon and kind == "zoo":
         if name in ZOO:
             return ""
@@ -98,14 +99,29 @@ def source_problem(source: str) -> str:
 
 
 def url_expectations(url: str) -> dict[str, str]:
-    """What follows `#` in a URL: `sha256` (64 hexadecimal digits) and `size` (bytes), each if given."""
+    """What follows `#` in a URL: `sha256` and `md5` (hexadecimal digits) and `size` (bytes), each if given."""
     return dict(parse_qsl(urlsplit(url).fragment, keep_blank_values=True))
 
 
 def is_allowed(url: str) -> bool:
-    """Whether weights may be taken from there: by https from anywhere, by http from this very machine only."""
+    """Whether a file may be taken from there: by https from anywhere, by http from this very machine only."""
     parts = urlsplit(url)
     return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and _is_here(parts.hostname)))
+
+
+def url_problem(url: str) -> str:
+    """What is wrong with the address of a file and with what it expects of the file; "" where nothing is."""
+    if not is_allowed(url):
+        return "expected an https:// URL: what comes another way could be changed on its way"
+    expected = url_expectations(url)
+    if unknown := [key for key in expected if key not in (*_DIGITS, "size")]:
+        return f"expected #sha256=<hex>, #md5=<hex> or #size=<bytes> after the URL, found {unknown[0]!r}"
+    for key, digits in _DIGITS.items():
+        if key in expected and not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", expected[key]):
+            return f"expected {digits} hexadecimal digits after {key}=, found {len(expected[key])} characters"
+    if "size" in expected and not expected["size"].isdecimal():
+        return f"expected a number of bytes after size=, found {expected['size']!r}"
+    return ""
 
 
 def _is_here(host: str) -> bool:
@@ -113,16 +129,3 @@ def _is_here(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _url_problem(url: str) -> str:
-    if not is_allowed(url):
-        return "expected an https:// URL: what comes another way could be changed on its way"
-    expected = url_expectations(url)
-    if unknown := [key for key in expected if key not in ("sha256", "size")]:
-        return f"expected #sha256=<hex> or #size=<bytes> after the URL, found {unknown[0]!r}"
-    if "sha256" in expected and not re.fullmatch(r"[0-9a-fA-F]{64}", expected["sha256"]):
-        return f"expected 64 hexadecimal digits after sha256=, found {len(expected['sha256'])} characters"
-    if "size" in expected and not expected["size"].isdecimal():
-        return f"expected a number of bytes after size=, found {expected['size']!r}"
-    return ""

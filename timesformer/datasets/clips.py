@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from timesformer.datasets.augmentation import Augmentation
+from timesformer.datasets.manifest import known
 from timesformer.datasets.reader import VideoError, VideoReader, open_video
 from timesformer.datasets.records import VideoRecord, load_split
 from timesformer.datasets.sampling import Sampler
@@ -124,8 +125,9 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     def _decode(self, record: VideoRecord, view: int, rng: np.random.RandomState) -> np.ndarray:
         """Sampled frames, uint8 (T, H, W, 3)."""
+        num_frames, fps = known(record)
         with _blaming(record.path):
-            reader = open_video(record.path)
+            reader = open_video(record.path, num_frames=num_frames, fps=fps)
         with reader:
             promised, before = reader.num_frames, rng.get_state()
             try:

@@ -59,6 +59,10 @@ class VideoReader(ABC):
             raise self._error(f"its frames differ in size ({shapes[0]} and {shapes[-1]} pixels): expected one size")
         return np.stack([frames[int(index)] for index in indices])
 
+    def frames(self) -> Iterator[np.ndarray]:
+        """Yield every frame in order, uint8 (H, W, 3) RGB, one at a time; VideoError as `read` has it."""
+        return self._frames(range(self.num_frames))
+
     def verify(self) -> None:
         """Decode every frame, keeping none; VideoError when one is missing or broken."""
         for _ in self._frames(range(self.num_frames), convert=False):
@@ -75,9 +79,10 @@ class VideoReader(ABC):
         return VideoError(f"{self.path}: {reason}")
 
 
-def open_video(path: str | os.PathLike[str]) -> VideoReader:
+def open_video(path: str | os.PathLike[str], *, num_frames: int = 0, fps: float = 0.0) -> VideoReader:
     """Open a video file or a folder of frames (.jpg, .png; in natural order: frame2 before frame10).
 
+    num_frames, fps: of a video file, where they are known; its frames are then not counted.
     Raises VideoError, naming the file and the reason, when there is nothing to read.
     """
     path = os.fspath(path)
@@ -87,7 +92,7 @@ def open_video(path: str | os.PathLike[str]) -> VideoReader:
         raise VideoError(f"{path}: no such file or folder")
     if os.path.getsize(path) == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes): copy or download it again")
-    return VideoFile(path)
+    return VideoFile(path, num_frames, fps)
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -131,8 +136,13 @@ class VideoFile(VideoReader):
     i is the i-th that the decoder puts out, so reordering (B-frames) and odd timestamps do not matter.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, num_frames: int = 0, fps: float = 0.0) -> None:
         super().__init__(path)
+        self.num_frames, self.fps = num_frames, fps
+        if not num_frames:
+            self._count()
+
+    def _count(self) -> None:
         try:
             with self._open() as container:
                 stream = self._stream(container)
@@ -144,7 +154,7 @@ class VideoFile(VideoReader):
                 broken = any(packet.is_corrupt for packet in packets)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise self._error(f"not a video that can be decoded ({_reason(error)})") from error
-        size = os.path.getsize(path)
+        size = os.path.getsize(self.path)
         if broken or end > size:
             raise self._error(f"cut short: the file ends at byte {size} in the middle of its frames; copy it again")
         if not self.num_frames:

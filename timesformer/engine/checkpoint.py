@@ -12,8 +12,8 @@ import yaml
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from timesformer.atomic import explained_failure, write_atomically
 from timesformer.config import get_cfg
-from timesformer.engine.atomic import explained_failure, write_atomically
 from timesformer.engine.run_folder import best_path, checkpoint_folder
 from timesformer.errors import UserError, shorten
 from timesformer.models.weights import CheckpointError, read_checkpoint

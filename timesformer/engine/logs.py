@@ -12,7 +12,7 @@ import simplejson
 from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
-from timesformer.engine.atomic import explained_failure, write_text_atomically
+from timesformer.atomic import explained_failure, write_text_atomically
 from timesformer.engine.interrupts import raise_if_interrupted, uninterrupted
 from timesformer.engine.run_folder import metrics_path, tensorboard_folder
 

@@ -17,7 +17,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 
 import timesformer
-from timesformer.engine.atomic import write_atomically, write_text_atomically
+from timesformer.atomic import write_atomically, write_text_atomically
 from timesformer.engine.meters import topk_accuracies
 from timesformer.engine.run_folder import results_path
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from timesformer.engine.atomic import PARTIAL_SUFFIX
+from timesformer.atomic import PARTIAL_SUFFIX
 
 logger = logging.getLogger(__name__)
 

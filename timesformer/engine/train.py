@@ -13,10 +13,10 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.utils.data import DataLoader
 
+from timesformer.atomic import explained_failure, write_text_atomically
 from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.datasets.workers import explained_death
 from timesformer.engine import checkpoint
-from timesformer.engine.atomic import explained_failure, write_text_atomically
 from timesformer.engine.balance import class_weights, clip_weights, log_classes
 from timesformer.engine.device import autocast, choose_device, normalized
 from timesformer.engine.evaluate import evaluate

@@ -7,8 +7,8 @@ import math
 
 from fvcore.common.config import CfgNode
 
+from timesformer.atomic import explained_failure
 from timesformer.datasets.records import Records
-from timesformer.engine.atomic import explained_failure
 from timesformer.engine.interrupts import uninterrupted
 from timesformer.engine.run_folder import unreadable_path
 from timesformer.errors import UserError, shorten

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from timesformer.errors import UserError
-from timesformer.models.download import is_web_page
+from timesformer.fetch import is_web_page
 
 HUB_WEIGHTS = (
     "model.safetensors",

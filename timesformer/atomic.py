@@ -48,8 +48,11 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 @contextmanager
-def explained_failure(path: Path) -> Iterator[None]:
-    """Turns a failure to write `path` (a full disk, a folder that may not be written) into a UserError that says so."""
+def explained_failure(path: Path, elsewhere: str = "choose another OUTPUT_DIR") -> Iterator[None]:
+    """Turns a failure to write `path` (a full disk, a folder that may not be written) into a UserError that says so.
+
+    elsewhere: what else than making room would help.
+    """
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -59,5 +62,5 @@ def explained_failure(path: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"{path} could not be written: {cause.strerror or cause}. What was written before is whole: make room "
-            "there and start the same command again, or choose another OUTPUT_DIR"
+            f"there and start the same command again, or {elsewhere}"
         ) from error

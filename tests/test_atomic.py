@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 import pytest
 
-from timesformer.engine.atomic import write_atomically, write_text_atomically
+from timesformer.atomic import write_atomically, write_text_atomically
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

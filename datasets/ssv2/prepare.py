@@ -1,0 +1,11 @@
+"""Re-encode and check Something-Something V2: python datasets/ssv2/prepare.py ROOT"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a clone, installed or not
+
+from timesformer.datasets.preparation.command_line import main
+
+if __name__ == "__main__":
+    sys.exit(main("ssv2", label_by_folder=False))

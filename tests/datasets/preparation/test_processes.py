@@ -1,0 +1,37 @@
+"""Work in processes: every item has an outcome, though some hang, crash or fail."""
+
+import math
+import os
+import signal
+import time
+
+from timesformer.datasets.preparation.processes import in_processes
+
+
+def test_every_item_has_its_outcome() -> None:
+    outcomes = {o.item: (o.result, o.problem) for o in in_processes(math.sqrt, [4.0, -1.0, "x"], 2)}
+    assert outcomes[4.0] == (2.0, "")
+    assert outcomes[-1.0][1].startswith(("math domain error", "expected a nonnegative"))
+    assert "must be real number" in outcomes["x"][1]
+    assert list(in_processes(math.sqrt, [], 2)) == []
+
+
+def test_a_process_that_hangs_is_given_up_and_replaced() -> None:
+    start = time.monotonic()
+    outcomes = list(in_processes(time.sleep, [1000, 0, 0.01], 1, time_limit=1.5))
+    assert [(o.item, o.problem) for o in outcomes] == [(1000, "given up after 1.5 seconds"), (0, ""), (0.01, "")]
+    assert time.monotonic() - start < 30
+
+
+def test_a_process_that_crashes_is_named_and_replaced() -> None:
+    outcomes = list(in_processes(signal.raise_signal, [signal.SIGKILL, 0], 1))
+    assert [o.problem for o in outcomes] == ["the decoder crashed (SIGKILL)", ""]
+    assert [o.problem for o in in_processes(os._exit, [3], 1)] == ["the decoder crashed (exit code 3)"]
+
+
+def test_stopping_early_ends_the_processes() -> None:
+    start = time.monotonic()
+    outcomes = in_processes(time.sleep, [0, 1000, 1000], 2)
+    assert next(outcomes).item == 0
+    outcomes.close()
+    assert time.monotonic() - start < 30

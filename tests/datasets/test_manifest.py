@@ -1,0 +1,174 @@
+"""The manifest: what it holds comes back, reaches the records, and holds for clips that are what they were."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from fvcore.common.config import CfgNode
+
+from timesformer.datasets import clips as clips_module
+from timesformer.datasets.clips import ClipDataset
+from timesformer.datasets.manifest import HEADER, NAME, Manifest, Row, clip_bytes, known, open_manifest, write_manifest
+from timesformer.datasets.preparation.check import check
+from timesformer.datasets.preparation.clips_on_disk import find_clips
+from timesformer.datasets.reader import VideoReader, open_video
+from timesformer.datasets.records import DataError, Records, VideoRecord, load_split
+
+ROWS = [
+    Row("a/x.avi", "a", 75, 29.97003, 340, 256, 2.5, 1000),
+    Row("a/with, comma.avi", "a", 3, 25.0, 32, 24, 0.12, 10),
+    Row('a/"quoted" é.mp4', "a", 4, 25.0, 32, 24, 0.16, 11),
+    Row("a/x", "a", 9, 0.0, 32, 24, 0.0, 12),
+    Row("a/bad.avi", "a", bytes=13, problem="not a video, at all"),
+    Row("a/odd \udcff.avi", "a", 5, 25.0, 32, 24, 0.2, 14),
+]
+
+
+def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    write_manifest(tmp_path / NAME, ROWS)
+    manifest = Manifest(tmp_path / NAME)
+    assert set(manifest) == set(ROWS)
+    assert [manifest.find(row.path) for row in ROWS] == ROWS
+    assert manifest.find("a/x.av") is None
+    assert manifest.find("a/y.avi") is None
+    assert (tmp_path / NAME).read_bytes().startswith(b"path,label,frames,fps,width,height,seconds,bytes,problem\n")
+
+
+def test_an_edited_manifest_in_any_order_is_understood(tmp_path: Path) -> None:
+    lines = [row.format().encode("utf-8", "surrogateescape") for row in ROWS]
+    (tmp_path / NAME).write_bytes(b"\r\n".join([b"\xef\xbb\xbf" + HEADER.encode(), *reversed(lines), b"", b""]))
+    assert [Manifest(tmp_path / NAME).find(row.path) for row in ROWS] == ROWS
+
+
+def test_a_file_that_is_no_manifest_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text("class,video_name\n")
+    with pytest.raises(DataError, match=r"manifest.csv: its first line is 'class,video_name', expected 'path,label,"):
+        open_manifest(tmp_path)
+    (tmp_path / NAME).write_text(f"{HEADER}\na/x.avi,a,many\n")
+    with pytest.raises(DataError, match=r"found 'a/x.avi,a,many', expected path,label.*--check"):
+        open_manifest(tmp_path).find("a/x.avi")
+
+
+def test_a_manifest_is_read_once_as_long_as_it_is_the_same(tmp_path: Path) -> None:
+    assert open_manifest(tmp_path) is None
+    write_manifest(tmp_path / NAME, ROWS)
+    first = open_manifest(tmp_path)
+    assert open_manifest(tmp_path) is first
+    write_manifest(tmp_path / NAME, ROWS[:2])
+    assert len(open_manifest(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("folder", ["{}", "{}/", "{}/a/.."])
+def test_records_get_what_the_manifest_knows(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/bad.avi").write_bytes(b"x" * 13)
+    write_manifest(tmp_path / NAME, ROWS)
+    root = folder.format(tmp_path)
+    paths = [f"{root}/{path}" for path in ("a/bad.avi", "a/new.avi", "a/x.avi", "a/x/%03d.jpg#3-5")]
+    records = Records(map(str, range(4)), [0] * 4, paths).described_by(Manifest(tmp_path / NAME))
+    assert records.problems == {0: "not a video, at all"}
+    assert records[0].problem == "not a video, at all"
+    assert records[1] == VideoRecord(paths[1], 0, "1")
+    assert records[2] == VideoRecord(paths[2], 0, "2", 75, 29.97003, "", 1000)
+    assert records[3] == VideoRecord(paths[3], 0, "3")  # the record's own list says which frames they are
+
+
+def test_a_clip_that_was_replaced_is_not_the_manifests_any_more(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/bad.avi").write_bytes(b"mended")
+    (tmp_path / "a/x.avi").write_bytes(b"other")
+    write_manifest(tmp_path / NAME, ROWS)
+    paths = [str(tmp_path / path) for path in ("a/bad.avi", "a/x.avi")]
+    records = Records(["bad", "x"], [0, 0], paths).described_by(Manifest(tmp_path / NAME))
+    assert records.problems == {}
+    assert known(records[1]) == (0, 0.0)
+    (tmp_path / "a/x.avi").write_bytes(b"x" * 1000)
+    assert known(records[1]) == (75, 29.97003)
+
+
+def test_frames_that_a_dataset_itself_lists_need_no_manifest() -> None:
+    assert known(VideoRecord("x.avi", 0, "x", 40, 12.0)) == (40, 12.0)
+    assert known(VideoRecord("x.avi", 0, "x")) == (0, 0.0)
+
+
+def test_bytes_of_a_folder_are_those_of_its_frames(tmp_path: Path, make_frames: Callable[..., Path]) -> None:
+    folder = make_frames(tmp_path / "clip", 3)
+    total = sum(path.stat().st_size for path in folder.iterdir())
+    (folder / "notes.txt").write_text("none of it")
+    assert clip_bytes(str(folder)) == clip_bytes(f"{folder}/frame%d.png#0-2") == total
+    assert clip_bytes(str(tmp_path / "none")) == 0
+
+
+@pytest.fixture
+def videos(tmp_path: Path, cfg: CfgNode, make_video: Callable[..., Path], make_frames: Callable[..., Path]) -> Path:
+    """Two classes of three clips, split by folder, with a manifest; one clip is broken, one a folder of frames."""
+    root = tmp_path / "videos"
+    frames = [np.full((24, 32, 3), 4 * number, np.uint8) for number in range(12)]
+    for label in ("catch", "wave"):
+        for number, split in enumerate(("train", "val", "test")):
+            make_video(root / split / label / f"{label}{number}.mp4", frames, "libx264")
+    (root / "train/wave/broken.mp4").write_bytes(b"nothing of a video")
+    make_frames(root / "train/wave/frames", 6)
+    check(root, find_clips(root), 1)
+    cfg.DATA.PATH_TO_DATA_DIR = str(root)
+    return root
+
+
+def test_training_on_a_manifest_counts_no_frames_and_opens_nothing_broken(
+    videos: Path, cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: dict[str, tuple[int, float]] = {}
+
+    def noting(path: str, *, num_frames: int, fps: float) -> VideoReader:
+        opened[Path(path).name] = num_frames, fps
+        return open_video(path, num_frames=num_frames, fps=fps)
+
+    monkeypatch.setattr(clips_module, "open_video", noting)
+    dataset = ClipDataset(cfg, "train")
+    assert [record.problem for record in dataset.records if record.problem] == [
+        "not a video that can be decoded (Invalid data found when processing input)"
+    ]
+    items = [dataset[number] for number in range(len(dataset))]
+    assert opened == {"catch0.mp4": (12, 25.0), "wave0.mp4": (12, 25.0), "frames": (0, 0.0)}
+    assert sum(bool(item["errors"]) for item in items) == 1
+    with_manifest = [item["clip"] for item in items]
+    (videos / NAME).unlink()
+    without = [item["clip"] for item in map(ClipDataset(cfg, "train").__getitem__, range(len(dataset)))]
+    assert opened == {"catch0.mp4": (0, 0.0), "wave0.mp4": (0, 0.0), "frames": (0, 0.0), "broken.mp4": (0, 0.0)}
+    assert all(one.equal(other) for one, other in zip(with_manifest, without, strict=True))
+
+
+def test_a_manifest_may_lie_where_the_paths_of_a_list_start(videos: Path, cfg: CfgNode, tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/train.csv").write_text("catch/catch0.mp4 0\nwave/wave0.mp4 1\n")
+    cfg.TRAIN.DATASET, cfg.DATA.PATH_TO_DATA_DIR = "kinetics", str(tmp_path / "lists")
+    cfg.DATA.PATH_PREFIX = str(videos / "train")
+    (videos / NAME).rename(videos / "train" / NAME)
+    text = (videos / "train" / NAME).read_text()
+    (videos / "train" / NAME).write_text(text.replace("\ntrain/", "\n"))
+    assert [record.num_frames for record in load_split(cfg, "train").records] == [12, 12]
+
+
+def test_a_clip_that_changed_since_is_counted_anew(videos: Path, cfg: CfgNode, make_video: Callable[..., Path]) -> None:
+    place = videos / "train/catch/catch0.mp4"
+    make_video(place, [np.full((24, 32, 3), 200, np.uint8)] * 3, "libx264")
+    shutil.copyfile(videos / "val/wave/wave1.mp4", videos / "train/wave/broken.mp4")
+    split = load_split(cfg, "train")
+    assert split.records.problems == {}
+    dataset = ClipDataset(cfg, "train")
+    number = [record.path for record in dataset.records].index(str(place))
+    assert dataset[number]["errors"] == {}
+    assert abs(int(dataset[number]["clip"].float().mean()) - 200) < 5
+    with av.open(str(place)) as container:
+        assert container.streams.video[0].frames == 3
+
+
+def test_one_of_many_clips_is_found(tmp_path: Path) -> None:
+    lines = (f"c/{number:06}.mp4,c,{number % 99 + 1},25.0,32,24,1.0,7,\n" for number in range(10**5))
+    (tmp_path / NAME).write_text("".join([f"{HEADER}\n", *lines]))
+    names = [f"c/{number:06}.mp4" for number in range(0, 10**5, 1000)]
+    records = Records(names, [0] * 100, folder=str(tmp_path)).described_by(Manifest(tmp_path / NAME))
+    assert [record.num_frames for record in records] == [number % 99 + 1 for number in range(0, 10**5, 1000)]

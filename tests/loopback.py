@@ -1,0 +1,70 @@
+"""A file server on this machine that breaks connections and changes files when told to."""
+
+import re
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files` by path, and breaks the connection after so many bytes of an answer where `breaks` says so.
+
+    Attributes:
+        files: content by path.
+        breaks: number of bytes after which each of the next answers ends; taken off the front.
+        etag: of all files; "" for none.
+        asked: path and Range header of each GET so far.
+        redirects: address by path.
+        resumable: whether Range is heeded.
+        content_type: of all files.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.breaks: list[int] = []
+        self.etag = '"one"'
+        self.asked: list[tuple[str, str | None]] = []
+        self.redirects: dict[str, str] = {}
+        self.resumable = True
+        self.content_type = "application/octet-stream"
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.asked.append((self.path, wanted))
+        if self.path in self.server.redirects:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirects[self.path])
+            self.end_headers()
+            return
+        content = self.server.files.get(self.path)
+        if content is None:
+            self.send_error(404)
+            return
+        start, total = 0, len(content)
+        if wanted and self.server.resumable and self.headers.get("If-Range") == self.server.etag:
+            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
+        if start >= total > 0 and start:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{total}")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        if self.server.etag:
+            self.send_header("ETag", self.server.etag)
+        self.send_header("Content-Type", self.server.content_type)
+        self.send_header("Content-Length", str(total - start))
+        self.end_headers()
+        self.wfile.write(content[start : start + self.server.breaks.pop(0) if self.server.breaks else None])
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: the test says what is wrong."""

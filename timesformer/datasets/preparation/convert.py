@@ -1,0 +1,137 @@
+"""A dataset's clips into another form in another folder, many at once, going on where an earlier run was stopped."""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from timesformer.atomic import explained_failure, write_text_atomically
+from timesformer.datasets.manifest import NAME
+from timesformer.datasets.preparation.processes import TIME_LIMIT, in_processes
+from timesformer.datasets.records import DataError, join_problems
+from timesformer.progress import Progress
+
+NOTE = "conversion.json"
+_LISTS = frozenset({".txt", ".csv", ".json"})
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to be converted: paths of the clip and of what is made of it, and how."""
+
+    source: str
+    target: str
+    short_side: int
+    quality: int
+
+
+def convert(
+    root: Path,
+    clips: Sequence[str],
+    output: Path,
+    make: Callable[[Job], None],
+    suffix: str,
+    short_side: int,
+    quality: int,
+    workers: int,
+    time_limit: float = TIME_LIMIT,
+) -> dict[str, str]:
+    """Make of each clip `root`/x.avi a clip `output`/x<suffix>, and put the dataset's lists beside them.
+
+    Nothing in `root` is changed. Clips that are in `output` already are left alone, so that a run that was stopped
+    goes on; whatever `make` does must let a clip appear as a whole. A clip that cannot be converted is copied as it
+    is, so that none vanishes from the dataset: it stays what it was, a clip that cannot be read.
+
+    Args:
+        root, output: folders, neither of them in the other.
+        clips: paths from `root`, with slashes.
+        make: `reencode.reencode` or `jpeg_frames.extract_frames`.
+        suffix: of the clips made: ".mp4", or "" for folders.
+        short_side, quality: see Job.
+        workers: processes, 1 or more.
+        time_limit: seconds after which the work on a clip is given up.
+
+    Returns:
+        Why clips were not converted, by path.
+
+    Raises:
+        DataError: if two clips would become one, the folders lie in each other, or `output` has clips converted
+            otherwise.
+        UserError: if `output` cannot be written.
+    """
+    source, target = root.resolve(), output.resolve()
+    if source == target or source in target.parents or target in source.parents:
+        raise DataError(f"{output} and {root} lie in each other: give --output a folder of its own")
+    targets = {clip: os.path.splitext(clip)[0] + suffix if _is_file(root, clip) else clip + suffix for clip in clips}
+    if twice := [name for name, count in Counter(targets.values()).items() if count > 1]:
+        sources = [" and ".join(clip for clip in clips if targets[clip] == name) for name in twice[:20]]
+        raise join_problems(f"{root}: clips that would become one", sources, "give one of them another name")
+    settings = {"made_by": make.__name__, "short_side": short_side, "quality": quality}
+    with explained_failure(output, "choose another --output"):
+        output.mkdir(parents=True, exist_ok=True)
+        failed = _failed_before(output, settings)
+        write_text_atomically(output / NOTE, _note(settings, failed))
+        _copy_lists(root, output)
+        todo = [clip for clip in clips if clip in failed or not (output / targets[clip]).exists()]
+        jobs = {str(root / clip): clip for clip in todo}
+        outcomes = in_processes(
+            make,
+            [Job(place, str(output / targets[clip]), short_side, quality) for place, clip in jobs.items()],
+            workers,
+            time_limit,
+        )
+        with Progress("converting clips", len(clips), "clip", len(clips) - len(todo)) as progress, closing(outcomes):
+            for outcome in outcomes:
+                clip = jobs[outcome.item.source]
+                if outcome.problem:
+                    failed[clip] = outcome.problem
+                    write_text_atomically(output / NOTE, _note(settings, failed))
+                    _copy(root / clip, output / clip)
+                elif failed.pop(clip, None) is not None and clip != targets[clip]:
+                    _remove(output / clip)
+                progress.advance()
+        write_text_atomically(output / NOTE, _note(settings, failed))
+    return failed
+
+
+def _is_file(root: Path, clip: str) -> bool:
+    return (root / clip).is_file()
+
+
+def _note(settings: dict[str, Any], failed: dict[str, str]) -> str:
+    return json.dumps(settings | {"copied_as_it_was": failed}, indent=2) + "\n"
+
+
+def _failed_before(output: Path, settings: dict[str, Any]) -> dict[str, str]:
+    if not (output / NOTE).is_file():
+        return {}
+    note = json.loads((output / NOTE).read_text())
+    failed = note.pop("copied_as_it_was")
+    if note != settings:
+        raise DataError(f"{output} has clips made with {note}, not {settings}: give another --output, or remove it")
+    return failed
+
+
+def _copy_lists(root: Path, output: Path) -> None:
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if os.path.splitext(name)[1].lower() in _LISTS and name not in (NAME, NOTE) and name[0] != ".":
+                copy = output / os.path.relpath(folder, root) / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(os.path.join(folder, name), copy)
+
+
+def _copy(source: Path, target: Path) -> None:
+    _remove(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
