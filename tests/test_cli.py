@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from timesformer.datasets import hmdb_simp
-from timesformer.datasets.records import FINDERS, DatasetSplit
+from timesformer.datasets.catalog import FINDERS
+from timesformer.datasets.records import DatasetSplit
 from timesformer.torchvision_import import import_package
 
 ROOT = Path(__file__).resolve().parents[1]

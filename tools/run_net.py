@@ -90,7 +90,7 @@ def main() -> int:
 
 def run(cfg: CfgNode) -> None:
     """Trains and tests; imported late, so that a mistake in the configuration is reported at once."""
-    from timesformer.datasets.records import load_split
+    from timesformer.datasets.catalog import load_split
     from timesformer.engine.evaluate import test
     from timesformer.engine.logs import set_up_logging
     from timesformer.engine.train import train

@@ -7,7 +7,8 @@ import pytest
 from fvcore.common.config import CfgNode
 
 from timesformer.config import get_cfg
-from timesformer.datasets.records import SPLITS, DataError, load_split
+from timesformer.datasets.catalog import load_split
+from timesformer.datasets.records import SPLITS, DataError
 
 
 def config(root: Path, num_classes: int = 2, **data: str | float) -> CfgNode:

@@ -10,9 +10,10 @@ import pytest
 from fvcore.common.config import CfgNode
 
 from timesformer.config import get_cfg
+from timesformer.datasets.catalog import load_split
 from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.hmdb51 import film
-from timesformer.datasets.records import SPLITS, DataError, load_split
+from timesformer.datasets.records import SPLITS, DataError
 
 # Films of a class; each has two clips. The list is written in this order, which is not that of the classes.
 FILMS = {

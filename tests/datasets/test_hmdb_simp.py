@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from timesformer.config import get_cfg
-from timesformer.datasets.records import SPLITS, DataError, VideoRecord, load_split
+from timesformer.datasets.catalog import load_split
+from timesformer.datasets.records import SPLITS, DataError, VideoRecord
 
 
 def config(root: Path, num_classes: int = 2, dataset: str = "hmdb_simp", **data: str):

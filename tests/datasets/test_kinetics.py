@@ -11,7 +11,8 @@ from fvcore.common.config import CfgNode
 
 from timesformer.config import get_cfg
 from timesformer.datasets import kinetics, matching
-from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, VideoRecord, load_split
+from timesformer.datasets.catalog import load_split
+from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, VideoRecord
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,8 @@ import pytest
 from fvcore.common.config import CfgNode
 
 from timesformer.config import get_cfg
-from timesformer.datasets.records import SPLITS, DataError, load_split
+from timesformer.datasets.catalog import load_split
+from timesformer.datasets.records import SPLITS, DataError
 
 GESTURES = tuple(f"gesture_{letter}" for letter in "abcdefghijkl")
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from timesformer.config import get_cfg
-from timesformer.datasets.records import SPLITS, load_split
+from timesformer.datasets.catalog import load_split
+from timesformer.datasets.records import SPLITS
 
 CLONE = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,8 @@ import pytest
 from fvcore.common.config import CfgNode
 
 from timesformer.config import get_cfg
-from timesformer.datasets.records import DataError, load_split
+from timesformer.datasets.catalog import load_split
+from timesformer.datasets.records import DataError
 
 CLASSES = ("Archery", "HandstandPushups", "YoYo", "Biking")  # in the order of classInd.txt, which makes the labels
 GROUPS = {1: (1, 2), 2: (3, 4), 3: (5, 6)}  # tested in each split, of 6

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from timesformer.datasets.augmentation import Augmentation
+from timesformer.datasets.catalog import load_split
 from timesformer.datasets.manifest import known
 from timesformer.datasets.reader import VideoError, VideoReader, open_video
-from timesformer.datasets.records import VideoRecord, load_split
+from timesformer.datasets.records import VideoRecord
 from timesformer.datasets.sampling import Sampler
 from timesformer.datasets.time_limit import TimeLimit, TookTooLongError
 from timesformer.datasets.timeline import Timeline, render

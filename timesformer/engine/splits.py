@@ -16,7 +16,7 @@ from fvcore.common.config import CfgNode
 from timesformer.atomic import write_text_atomically
 from timesformer.config import get_cfg
 from timesformer.config.check import CHOICES, WITH_OFFICIAL_SPLITS
-from timesformer.datasets.records import load_split
+from timesformer.datasets.catalog import load_split
 from timesformer.engine.checkpoint import differences
 from timesformer.engine.logs import set_up_logging
 from timesformer.engine.run_folder import results_path
