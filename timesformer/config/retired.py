@@ -25,7 +25,6 @@ RETIRED: dict[str, str] = {
     "DATA.DEIT_TRANSFORMS": "DATA.AUTO_AUGMENT, COLOR_JITTER and RE_PROB each switch on what they name",
     "DATA.CROP_SIZE": _UNUSED,
     "DATA.TEMPORAL_EXTENT": _UNUSED,
-    "DATA.DECODING_BACKEND": "every video is decoded by PyAV",
     "DATA.INV_UNIFORM_SAMPLE": "DATA.SAMPLER segment spreads the frames over the whole clip",
     "DATA.MULTI_LABEL": "a clip has one label",
     "DATA.REVERSE_INPUT_CHANNEL": "frames are RGB",

@@ -77,7 +77,9 @@ class ClipDataset(Dataset[dict[str, Any]]):
         return [video, *(other for other in others if other != video)]
 
     def _load(self, epoch: int, video: int, view: int) -> Tensor:
-        with open_video(self.records[video].path) as reader:
+        record = self.records[video]
+        options = {"backend": self._data.DECODING_BACKEND, "short_side": self._data.DECODE_SHORT_SIDE}
+        with open_video(record.path, num_frames=record.num_frames, fps=record.fps, **options) as reader:
             rng = _rng(self._seed, epoch, video, view)
             promised = reader.num_frames
             try:
