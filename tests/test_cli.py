@@ -595,10 +595,10 @@ def test_a_loading_process_that_dies_is_an_error_that_names_the_clip(
 ) -> None:
     deadly = str(tiny_data / split / "walk" / f"{split}1")
 
-    def open_or_die(path: str) -> VideoReader:
+    def open_or_die(path: str, **options: Any) -> VideoReader:
         if path == deadly:
             os.kill(os.getpid(), signal.SIGKILL)
-        return open_video(path)
+        return open_video(path, **options)
 
     monkeypatch.setattr(clips, "open_video", open_or_die)
     answer = run_net(*tiny_command, "DATA_LOADER.NUM_WORKERS", "1", "OUTPUT_DIR", str(tmp_path))

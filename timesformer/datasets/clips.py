@@ -126,8 +126,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     def _decode(self, record: VideoRecord, view: int, rng: np.random.RandomState) -> np.ndarray:
         """Sampled frames, uint8 (T, H, W, 3)."""
-        num_frames, fps = known(record)
         with _blaming(record.path):
+            num_frames, fps = known(record)
             reader = open_video(record.path, num_frames=num_frames, fps=fps)
         with reader:
             promised, before = reader.num_frames, rng.get_state()
