@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from timesformer.datasets import hmdb_simp
+from timesformer.datasets import clips, hmdb_simp
 from timesformer.datasets.catalog import FINDERS
+from timesformer.datasets.reader import VideoReader, open_video
 from timesformer.datasets.records import DatasetSplit
 from timesformer.torchvision_import import import_package
 
@@ -112,7 +114,9 @@ def test_curves_log_and_configuration_lie_beside_the_results(finished: Path) -> 
         assert [line["epoch"] for line in lines if line["kind"] == kind] == [1, 2]
     assert len([line for line in lines if line["kind"] == "train_step"]) == 12
     assert [path.name[:19] for path in (finished / "runs-hmdb_simp").iterdir()] == ["events.out.tfevents"]
-    assert "epoch 2: validation loss" in (finished / "run.log").read_text()
+    log = (finished / "run.log").read_text()
+    assert "process 0 of 1 sees 12 clips in an epoch, 4 of each class (DATA.BALANCE none)" in log
+    assert "epoch 2: validation loss" in log
     assert "MAX_EPOCH: 2" in (finished / "config.yaml").read_text()
 
 
@@ -578,6 +582,29 @@ def test_what_is_known_to_be_unreadable_counts_before_training_starts(
     assert "epoch 1" not in answer.out
     answer = run_net(*tiny_command, "DATA.ON_UNREADABLE", "error", "OUTPUT_DIR", str(files / "b"))
     assert "error: 1 of 6 clips of the test split cannot be read" in answer.err  # found before training, too
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_loading_process_that_dies_is_an_error_that_names_the_clip(
+    run_net: RunNet,
+    tiny_command: list[str],
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    split: str,
+) -> None:
+    deadly = str(tiny_data / split / "walk" / f"{split}1")
+
+    def open_or_die(path: str, **options: Any) -> VideoReader:
+        if path == deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return open_video(path, **options)
+
+    monkeypatch.setattr(clips, "open_video", open_or_die)
+    answer = run_net(*tiny_command, "DATA_LOADER.NUM_WORKERS", "1", "OUTPUT_DIR", str(tmp_path))
+    assert answer.code == 2, answer.err
+    assert f"while it read {deadly}. If it was short of memory" in answer.err
+    assert (tmp_path / "checkpoints" / "best.pyth").exists() == (split == "test")
 
 
 def test_unreadable_test_clips_are_misses_listed_in_the_results(

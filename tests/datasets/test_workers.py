@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets import clips
+from timesformer.datasets import clips, workers
 from timesformer.datasets.loader import construct_loader
 from timesformer.datasets.reader import VideoReader, open_video
 from timesformer.datasets.workers import explained_death
@@ -47,14 +47,32 @@ def test_a_death_is_told_also_where_it_is_not_known_what_was_read(cfg: CfgNode) 
         raise RuntimeError("DataLoader worker (pid 123) is killed by signal: Bus error. ")
 
 
-def test_other_errors_pass(cfg: CfgNode) -> None:
-    with pytest.raises(RuntimeError, match="out of memory"), explained_death(construct_loader(cfg, "train")):
-        raise RuntimeError("CUDA out of memory")
+def test_a_death_is_told_also_where_it_shows_as_a_broken_connection(cfg: CfgNode) -> None:
+    cfg.DATA_LOADER.NUM_WORKERS = 1
+    loader = construct_loader(cfg, "train")
+    batches = iter(loader)
+    next(batches)
+    (process,) = loader.dataset.in_hand.processes()
+
+    def break_off() -> None:
+        os.kill(process, signal.SIGKILL)
+        raise ConnectionResetError("Connection reset by peer")
+
+    expected = "a loading process .* while it read"
+    with pytest.raises(UserError, match=expected), explained_death(loader):
+        break_off()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_no_process_stays_where_a_decoder_hangs(cfg: CfgNode, tmp_path: Path, workers: int) -> None:
-    cfg.DATA_LOADER.NUM_WORKERS, cfg.DATA.DECODE_TIMEOUT = workers, 0.3
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), FileNotFoundError("no such file")])
+def test_other_errors_pass(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setattr(workers, "PATIENCE", 0.0)
+    with pytest.raises(type(error)), explained_death(construct_loader(cfg, "train")):
+        raise error
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_no_process_stays_where_a_decoder_hangs(cfg: CfgNode, tmp_path: Path, number: int) -> None:
+    cfg.DATA_LOADER.NUM_WORKERS, cfg.DATA.DECODE_TIMEOUT = number, 0.3
     (tmp_path / "config.yaml").write_text(cfg.dump())
     program = f"""
         import os, signal, threading

@@ -223,6 +223,7 @@ def test_other_classes_in_the_folder_of_a_run_are_an_error_that_changes_nothing(
 def test_without_auto_resume_the_earlier_run_is_set_aside_whole(
     finished: Path, run_net: Callable, tiny_command: list[str]
 ) -> None:
+    (finished / "unreadable.csv").write_text("name,path,split,reason\n")
     before = contents(finished)
     anew = run_net(*tiny_command, "TRAIN.AUTO_RESUME", "False", "RNG_SEED", "2", "OUTPUT_DIR", str(finished))
     assert anew.code == 0

@@ -5,9 +5,10 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import RawArray
+from multiprocessing import RawArray, active_children
 from types import FrameType, TracebackType
 
 from torch.utils.data import DataLoader, get_worker_info
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from timesformer.errors import UserError
 
 GRACE = 2.0  # seconds that a loading process told to end has to do so by itself
+PATIENCE = 1.0  # seconds in which a process whose connection broke off should be seen to be dead
 
 
 class InHand:
@@ -31,6 +33,10 @@ class InHand:
         """Note in a loading process that it reads this video now; elsewhere nothing."""
         if worker := get_worker_info():
             self._table[2 * worker.id : 2 * worker.id + 2] = [os.getpid(), video + 1]
+
+    def processes(self) -> set[int]:
+        """Those that have read anything."""
+        return {process for process in self._table[::2] if process}
 
     def of(self, process: int) -> int | None:
         """The video that a process read last; None where that is not known."""
@@ -71,19 +77,43 @@ def explained_death(*loaders: DataLoader) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        reported = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error), re.DOTALL)
-        if reported is None:
+    except (RuntimeError, OSError, EOFError) as error:
+        try:
+            explained = _explanation(error, loaders)
+        except RuntimeError:  # DataLoader's handler of signals raises its report amid this; it does so once
+            explained = _explanation(error, loaders)
+        if explained is None:
             raise
-        paths = [
-            loader.dataset.records[video].path
-            for process in map(int, reported[1].split(","))
-            for loader in loaders
-            if (video := loader.dataset.in_hand.of(process)) is not None
-        ]
-        reading = f" while it read {', '.join(paths)}" if paths else ""
-        raise UserError(
-            f"a loading process {' '.join(reported[2].split()).rstrip('.')}{reading}. If it was short of memory, lower "
-            "DATA_LOADER.NUM_WORKERS or the batch size; if its decoder crashed on this video, mend it, or take it out "
-            "of the dataset. The same command goes on from the last checkpoint"
-        ) from error
+        raise explained from error
+
+
+def _explanation(error: Exception, loaders: tuple[DataLoader, ...]) -> UserError | None:
+    """What to say of an error that means the death of a loading process, None if it means something else."""
+    reported = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error), re.DOTALL)
+    if reported:
+        dead, how = set(map(int, reported[1].split(","))), " ".join(reported[2].split()).rstrip(".")
+    elif isinstance(error, RuntimeError):
+        return None
+    else:  # a connection broke off; perhaps as the process at its other end died this moment
+        dead, how = _dead(loaders), "ended unexpectedly"
+    if not dead:
+        return None
+    videos = [(loader, loader.dataset.in_hand.of(process)) for process in dead for loader in loaders]
+    paths = [loader.dataset.records[video].path for loader, video in videos if video is not None]
+    reading = f" while it read {', '.join(paths)}" if paths else ""
+    return UserError(
+        f"a loading process {how}{reading}. If it was short of memory, lower DATA_LOADER.NUM_WORKERS or the batch size;"
+        " if its decoder crashed on this video, mend it, or take it out of the dataset. The same command goes on from "
+        "the last checkpoint"
+    )
+
+
+def _dead(loaders: tuple[DataLoader, ...]) -> set[int]:
+    """Processes of these loaders that do not live any more, waiting a moment for the first."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        dead = {process for loader in loaders for process in loader.dataset.in_hand.processes()}
+        dead -= {child.pid for child in active_children()}
+        if dead or time.monotonic() > deadline:
+            return dead
+        time.sleep(0.02)
