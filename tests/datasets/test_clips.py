@@ -285,8 +285,8 @@ class PromisesTooMuch(VideoReader):
             raise VideoError(f"{self.path}: frame {max(indices)} is missing")
         return super().read(indices)
 
-    def _frames(self, wanted, convert=True):
-        return (np.full((20, 30, 3), 4 * number, np.uint8) for number in wanted)
+    def _frames(self, wanted):
+        return ((number, np.full((20, 30, 3), 4 * number, np.uint8)) for number in wanted)
 
 
 def test_a_clip_with_fewer_frames_than_promised_is_sampled_from_those_there_are(cfg, monkeypatch):

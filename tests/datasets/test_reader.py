@@ -1,6 +1,8 @@
 """Reading frames: the right one for every number, and a clear error for every kind of broken clip."""
 
 import json
+import sys
+import zlib
 from pathlib import Path
 
 import av
@@ -8,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from timesformer.datasets import reader as reader_module
 from timesformer.datasets.reader import VideoError, open_video
+from timesformer.datasets.reading import frame_files, video_file
+from timesformer.errors import UserError
 
 GOLDEN_VIDEOS = [
     "h264_25fps.mp4",
@@ -33,11 +36,11 @@ def noise(n: int, height: int = 64, width: int = 96) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", GOLDEN_VIDEOS)
-def test_every_frame_of_a_video_is_the_one_of_its_number(shared, name):
+def test_every_frame_of_a_video_is_the_one_of_its_number(shared, name, backend):
     described = {
         Path(v["file"]).name: v for v in json.loads((shared / "golden/video_decode.json").read_text())["videos"]
     }
-    with open_video(shared / "golden/videos" / name) as video:
+    with open_video(shared / "golden/videos" / name, backend=backend) as video:
         assert video.num_frames == described[name]["num_frames"]
         rate = [int(part) for part in described[name]["fps"].split("/")]
         assert video.fps == pytest.approx(rate[0] / (rate[1] if len(rate) == 2 else 1))
@@ -47,17 +50,37 @@ def test_every_frame_of_a_video_is_the_one_of_its_number(shared, name):
     assert [shown_number(frame) for frame in frames] == list(range(len(frames)))
 
 
-def test_frames_may_repeat_and_come_in_any_order(shared):
-    with open_video(shared / "golden/videos/h264_30fps_gop250.mp4") as video:
+def test_frames_may_repeat_and_come_in_any_order(shared, backend):
+    with open_video(shared / "golden/videos/h264_30fps_gop250.mp4", backend=backend) as video:
         assert [shown_number(frame) for frame in video.read([250, 3, 3, 299, 0])] == [250, 3, 3, 299, 0]
         assert [shown_number(frame) for frame in video.read([7])] == [7]
 
 
-def test_only_the_frames_asked_for_are_converted_and_decoding_stops_after_the_last(tmp_path, make_video, monkeypatch):
-    path = make_video(tmp_path / "clip.avi", noise(30), gop="5")
+def test_the_frames_that_the_original_takes_are_taken(shared, backend):
+    """All runs of the original's decoder on the golden videos: the frame numbers it gave back can be read as such."""
+    for described in json.loads((shared / "golden/video_decode.json").read_text())["videos"]:
+        runs = {tuple(run["frames"]) for run in described["runs"]}
+        with open_video(shared / "golden" / described["file"], backend=backend) as video:
+            for numbers in runs:
+                assert tuple(map(shown_number, video.read(numbers))) == numbers
+
+
+def test_only_the_frames_asked_for_are_converted(tmp_path, make_video, monkeypatch):
+    path = make_video(tmp_path / "clip.avi", noise(30), g="5")
     converted = []
-    to_rgb = reader_module._to_rgb
-    monkeypatch.setattr(reader_module, "_to_rgb", lambda frame: converted.append(frame.pts) or to_rgb(frame))
+    to_rgb = video_file.VideoFile._rgb
+    monkeypatch.setattr(
+        video_file.VideoFile, "_rgb", lambda self, frame: converted.append(frame.pts) or to_rgb(self, frame)
+    )
+    with open_video(path) as video:
+        video.read([2, 12, 2])
+        assert len(converted) == 2
+        video.verify()
+        assert len(converted) == 2
+
+
+def test_decoding_from_the_start_stops_after_the_last_frame_and_names_where_it_breaks(tmp_path, make_video):
+    path = make_video(tmp_path / "clip.avi", noise(30), g="30")
     content = bytearray(path.read_bytes())
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
@@ -65,17 +88,9 @@ def test_only_the_frames_asked_for_are_converted_and_decoding_stops_after_the_la
         content[packet.pos + 8 : packet.pos + packet.size] = bytes(packet.size - 8)  # not decodable any more
     path.write_bytes(content)
     with open_video(path) as video:
-        video.read([2, 12])
-        assert len(converted) == 2
-        with pytest.raises(VideoError):
+        assert len(video.read([2, 12])) == 2
+        with pytest.raises(VideoError, match=r"clip\.avi: decoding stops after frame \d+ of 30"):
             video.verify()
-
-
-def test_frames_that_are_known_are_not_counted(tmp_path, make_video, monkeypatch):
-    path = make_video(tmp_path / "x.mp4", noise(3))
-    monkeypatch.setattr(reader_module.av, "open", None)
-    with open_video(path, num_frames=3, fps=12.5) as video:
-        assert (video.num_frames, video.fps) == (3, 12.5)
 
 
 def test_numbers_outside_the_clip_are_refused(tmp_path, make_frames):
@@ -102,11 +117,11 @@ def test_frames_cut_off_by_an_edit_list_are_not_counted(tmp_path, make_video):
         assert np.array_equal(video.read([0, 24]), whole.read([15, 39]))
 
 
-def test_rotation_in_the_metadata_is_applied(tmp_path, make_video):
+def test_rotation_in_the_metadata_is_applied(tmp_path, make_video, backend):
     image = np.zeros((32, 64, 3), np.uint8)
     image[:, :32] = 255  # white left half
     path = make_video(tmp_path / "clip.mp4", [image] * 3, codec="libx264", rotation=90)
-    with open_video(path) as video:
+    with open_video(path, backend=backend) as video:
         frame = video.read([1])[0]
     assert frame.shape == (64, 32, 3)
     assert frame[48:].mean() > 250  # counter-clockwise: the left half lies below
@@ -159,33 +174,113 @@ def write_audio(path: Path) -> None:
         ("zero.mp4", lambda path: path.write_bytes(b""), "empty"),
         ("text.avi", lambda path: path.write_text("I am no video\n" * 99), "not a video"),
         ("audio.mp4", write_audio, "no video stream, only audio"),
+        ("null\0.mp4", lambda path: None, "no such file"),
         ("folder", lambda path: path.mkdir(), "no frames in this folder"),
+        ("frame_%06d.jpg#7-3", lambda path: None, "no frames, as its last number is below its first"),
     ],
 )
-def test_what_is_no_clip_is_an_error_that_names_file_and_reason(tmp_path, name, write, reason):
+def test_what_is_no_clip_is_an_error_that_names_file_and_reason(tmp_path, name, write, reason, backend):
     write(tmp_path / name)
     with pytest.raises(VideoError, match=reason) as caught:
-        open_video(tmp_path / name)
+        open_video(tmp_path / name, backend=backend)
     assert str(tmp_path / name) in str(caught.value)
 
 
 @pytest.mark.parametrize("share", [0.4, 0.98])
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "libx264"), (".avi", "mpeg4")])
-def test_a_truncated_file_is_an_error(tmp_path, make_video, suffix, codec, share):
+def test_a_truncated_file_is_an_error(tmp_path, make_video, suffix, codec, share, backend):
     content = make_video(tmp_path / f"whole{suffix}", noise(20), codec=codec).read_bytes()
     path = tmp_path / f"part{suffix}"
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(VideoError, match=f"part{suffix}: (cut short|not a video|no frames)"):
-        open_video(path)
+        open_video(path, backend=backend)
 
 
-def test_a_video_that_promises_more_frames_than_decode_is_an_error_and_corrects_its_count(tmp_path, make_video):
-    with open_video(make_video(tmp_path / "clip.avi", noise(9))) as video:
-        video.num_frames = 12  # as a container does whose last packets decode to nothing
+def test_a_video_that_promises_more_frames_than_decode_is_an_error_and_corrects_its_count(
+    tmp_path, make_video, backend
+):
+    path = make_video(tmp_path / "clip.avi", noise(9))
+    with open_video(path, backend=backend, num_frames=12) as video:  # as a list says that was made of another file
         assert len(video.read([0, 8])) == 2
         with pytest.raises(VideoError, match="frame 10 is missing: the file promises 12 frames, but 9 decode"):
             video.read([0, 10])
         assert video.num_frames == 9
+
+
+def test_what_is_known_of_a_video_is_believed(tmp_path, make_video):
+    with open_video(make_video(tmp_path / "clip.avi", noise(9)), num_frames=7, fps=12.5) as video:
+        assert (video.num_frames, video.fps) == (7, 12.5)
+        with pytest.raises(IndexError, match="0 to 6"):
+            video.read([7])
+
+
+def test_frames_of_any_claimed_size_are_refused_before_memory_is_taken(tmp_path, make_video, monkeypatch):
+    path = make_video(tmp_path / "clip.mp4", noise(3), codec="libx264")
+    monkeypatch.setattr(video_file, "MAX_PIXELS", 64 * 96 - 1)
+    with pytest.raises(VideoError, match=r"clip\.mp4: its frames claim to be 96x64, more than 6143 pixels"):
+        open_video(path)
+    avi = make_video(tmp_path / "clip.avi", noise(3))
+    monkeypatch.setattr(video_file, "_LIMITS", {"max_pixels": "6143"})  # FFmpeg refuses before it knows a size
+    with open_video(avi) as video, pytest.raises(VideoError, match=r"no size, or claim more than 6143 pixels"):
+        video.read([0])
+
+
+def test_an_image_of_a_huge_claimed_size_is_refused(tmp_path):
+    file = tmp_path / "1.png"
+    Image.new("RGB", (8, 6)).save(file)
+    content = bytearray(file.read_bytes())
+    content[16:24] = (60000).to_bytes(4, "big") * 2  # IHDR
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    file.write_bytes(content)
+    with open_video(tmp_path) as video, pytest.raises(VideoError, match=r"frame 1\.png is unreadable .*pixels"):
+        video.read([0])
+
+
+@pytest.mark.parametrize(("size", "expected"), [((96, 64), (48, 32)), ((64, 96), (32, 48)), ((40, 32), (40, 32))])
+def test_frames_are_scaled_down_while_they_are_converted(tmp_path, make_video, backend, size, expected):
+    gradient = np.linspace(0, 255, size[0], dtype=np.uint8)[None, :, None].repeat(size[1], 0).repeat(3, 2)
+    path = make_video(tmp_path / "clip.mp4", [gradient] * 3, codec="libx264", crf="1")
+    with open_video(path, backend=backend, short_side=32) as video:
+        frame = video.read([1])[0]
+    assert frame.shape == (expected[1], expected[0], 3)
+    whole = np.asarray(Image.fromarray(gradient).resize(expected, Image.Resampling.BILINEAR), int)
+    assert np.abs(frame - whole).max() < 12
+
+
+def test_jpeg_frames_are_decoded_at_a_part_of_their_size(tmp_path):
+    for number in range(2):
+        Image.new("RGB", (320, 240), (number, 90, 160)).save(tmp_path / f"{number}.jpg")
+    for short_side, shape in ((0, (240, 320)), (121, (240, 320)), (120, (120, 160)), (32, (60, 80)), (30, (30, 40))):
+        with open_video(tmp_path, short_side=short_side) as video:
+            frames = video.read([1, 0])
+        assert frames.shape == (2, *shape, 3)
+        assert np.abs(frames[0].astype(int) - (1, 90, 160)).max() <= 2
+
+
+def test_numbered_frames_are_read_without_listing_their_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "100% #1-2"
+    folder.mkdir()
+    for number in range(3, 12):
+        Image.new("RGB", (8, 6), (number, 0, 0)).save(folder / f"v_{number:06d}.png")
+        Image.new("RGB", (8, 6), (number, 0, 0)).save(folder / f"w{number}b.png")
+    monkeypatch.setattr(frame_files.os, "listdir", None)
+    for pattern in ("v_%06d.png", "w%db.png"):
+        with open_video(f"{folder}/{pattern}#9-11", fps=12.0) as video:
+            assert (video.num_frames, video.fps) == (3, 12.0)
+            assert video.read([2, 0, 1])[:, 0, 0, 0].tolist() == [11, 9, 10]
+    with (
+        open_video(f"{folder}/v_%06d.png#11-12") as video,
+        pytest.raises(VideoError, match=r"frame v_000012\.png is unreadable"),
+    ):
+        video.read([0, 1])
+
+
+def test_a_backend_that_cannot_be_imported_is_a_clear_error(tmp_path, make_video, monkeypatch):
+    path = make_video(tmp_path / "clip.avi", noise(2))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    monkeypatch.delitem(sys.modules, "timesformer.datasets.reading.torchcodec_file", raising=False)
+    with pytest.raises(UserError, match=r"torchcodec cannot be imported .* or give pyav"):
+        open_video(path, backend="torchcodec")
 
 
 @pytest.mark.parametrize(
@@ -196,13 +291,15 @@ def test_a_video_that_promises_more_frames_than_decode_is_an_error_and_corrects_
         ("videos/smoke_clips/**/test.*", 2, 164),
     ],
 )
-def test_real_clips_are_read(shared, pattern, count, fewest):
+def test_real_clips_are_read_alike(shared, pattern, count, fewest, backend):
     paths = sorted(shared.glob(pattern))[:count]
     assert len(paths) == count
     for path in paths:
-        with open_video(path) as video:
+        with open_video(path, backend=backend) as video, av.open(str(path)) as container:
             assert video.num_frames >= fewest
             assert video.fps > 0
-            frames = video.read([0, video.num_frames // 2, video.num_frames - 1])
+            indices = [2, video.num_frames // 4, 0]
+            frames = video.read(indices)
+            everything = [frame for frame, _ in zip(container.decode(video=0), range(max(indices) + 1), strict=False)]
+            assert np.array_equal(frames, [everything[index].to_ndarray(format="rgb24") for index in indices])
         assert frames.std() > 5
-        assert len(frames) == 3

@@ -1,5 +1,6 @@
 """Which values of the options make sense, alone and together, on this machine."""
 
+import importlib
 import math
 import re
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "TEST.DATASET": _DATASETS,
     "TEST.NUM_SPATIAL_CROPS": (1, 3),
     "DATA.SPLIT": (1, 2, 3),
+    "DATA.DECODING_BACKEND": ("auto", "pyav", "torchcodec"),
     "DATA.BALANCE": ("none", "oversample", "class_weights"),
     "DATA.ON_UNREADABLE": ("continue", "error"),
     "DATA.SPLIT_RULE": ("auto", "files", "folders", "random"),
@@ -192,6 +194,27 @@ def _data(cfg: CfgNode) -> Iterator[str]:
             f"DATA.TRAIN_JITTER_SCALES is {scales}, expected [smallest, largest] short side, "
             f"neither below DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE}"
         )
+    yield from _decoding(data)
+
+
+def _decoding(data: CfgNode) -> Iterator[str]:
+    # Frames that are decoded smaller than they are needed would be enlarged again.
+    needed = {f"DATA.{key}": data[key] for key in ("TRAIN_CROP_SIZE", "TEST_CROP_SIZE")}
+    if data.SPATIAL_MODE == "crop" and data.TRAIN_JITTER_SCALES:
+        needed["DATA.TRAIN_JITTER_SCALES"] = max(data.TRAIN_JITTER_SCALES)
+    key, least = max(needed.items(), key=lambda item: item[1])
+    if (short_side := data.DECODE_SHORT_SIDE) != 0 and short_side < least:
+        yield f"DATA.DECODE_SHORT_SIDE is {short_side}, expected 0 or at least {least}, for {key}"
+    if data.DECODING_BACKEND == "torchcodec":
+        try:
+            importlib.import_module("torchcodec.decoders")
+        # RuntimeError and OSError: the package is there, but not FFmpeg's libraries, or those of another version.
+        except (ImportError, RuntimeError, OSError) as error:
+            yield (
+                f"DATA.DECODING_BACKEND is torchcodec, which cannot be imported ({str(error).splitlines()[0]}); "
+                "install it with `pip install timesformer[torchcodec]`, and FFmpeg's libraries with the packages of "
+                "your system, or give pyav"
+            )
 
 
 def _augmentation(cfg: CfgNode) -> Iterator[str]:

@@ -25,7 +25,6 @@ RETIRED: dict[str, str] = {
     "DATA.DEIT_TRANSFORMS": "DATA.AUTO_AUGMENT, COLOR_JITTER and RE_PROB each switch on what they name",
     "DATA.CROP_SIZE": _UNUSED,
     "DATA.TEMPORAL_EXTENT": _UNUSED,
-    "DATA.DECODING_BACKEND": "every video is decoded by PyAV",
     "DATA.MULTI_LABEL": "a clip has one label",
     "DATA.TARGET_FPS": "DATA.SAMPLING_RATE counts the frames of the file as they are",
     "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": "each loading process decodes in one thread",

@@ -127,8 +127,10 @@ class ClipDataset(Dataset[dict[str, Any]]):
     def _decode(self, record: VideoRecord, view: int, rng: np.random.RandomState) -> np.ndarray:
         """Sampled frames, uint8 (T, H, W, 3)."""
         num_frames, fps = known(record)
+        data = self._data
+        options = {"backend": data.DECODING_BACKEND, "short_side": data.DECODE_SHORT_SIDE}
         with _blaming(record.path):
-            reader = open_video(record.path, num_frames=num_frames, fps=fps)
+            reader = open_video(record.path, num_frames=num_frames, fps=fps, **options)
         with reader:
             promised, before = reader.num_frames, rng.get_state()
             try:

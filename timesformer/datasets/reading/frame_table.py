@@ -1,0 +1,162 @@
+"""Which packet of a video stream holds which frame, and where decoding may begin: found without decoding anything."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import groupby, pairwise
+from typing import NamedTuple
+
+# One packet is one frame in these (of MPEG-4, once packed B-frames are unpacked), and key packets are marked.
+_CODECS = frozenset({"h264", "hevc", "mpeg4", "mjpeg", "vp8", "vp9", "av1"})
+# Formats that store the time at which a frame is shown. Others, such as AVI, store the order of decoding alone, and
+# the times that FFmpeg makes of it are wrong for these codecs as soon as frames are reordered.
+_FORMATS_WITH_TIMES = frozenset({"mov", "matroska", "webm", "mpegts", "flv"})
+_REORDERING_CODECS = frozenset({"h264", "hevc"})
+
+_VOP_START = b"\x00\x00\x01\xb6"  # begins a picture of MPEG-4 part 2 (ISO/IEC 14496-2); two bits of type follow
+_B_VOP = 2
+_LONGEST_EMPTY_VOP = 19  # bytes: FFmpeg takes no longer packet for one that says "no picture"
+
+
+class PacketFacts(NamedTuple):
+    """What packets say of themselves, in the order of decoding; nothing of it needs decoding.
+
+    times: when each frame is shown, in any unit, None if unknown; keys: whether decoding may begin with it; hidden:
+    whether it is never shown; b_vops: of MPEG-4 part 2, whether it is a B-frame, None if there may be no frame.
+    """
+
+    times: Sequence[int | None]
+    keys: Sequence[bool]
+    hidden: Sequence[bool]
+    b_vops: Sequence[bool | None] = ()
+
+
+class Segment(NamedTuple):
+    """A run of packets to decode, `first` to `last`, for the frames of these numbers, which are in these packets.
+
+    key: number of the frame in the packet `first`, with which decoding begins.
+    """
+
+    first: int
+    last: int
+    packets: frozenset[int]
+    numbers: frozenset[int]
+    key: int | None
+
+
+class FrameTable:
+    """Frames of a stream by number, in the order shown.
+
+    num_frames: frames that are shown, as far as packets tell.
+    sequential: why frames can only be found by decoding from the start and counting; empty where packets tell.
+    """
+
+    def __init__(self, packets: PacketFacts, codec: str, formats: str, reorders: bool) -> None:
+        """codec, formats: names that FFmpeg gives them; reorders: frames are announced to be shown out of order."""
+        self._times, self._keys, hidden = packets.times, packets.keys, packets.hidden
+        order: Sequence[int] = range(len(self._times))
+        if any(packets.b_vops):
+            order = _vop_order(packets.b_vops)
+        shown = [number for number in order if not hidden[number]]
+        self.num_frames = hidden.count(False)
+        self.sequential = self._why_sequential(shown, codec, set(formats.split(",")), reorders, packets.b_vops)
+        if codec != "mpeg4" and not self.sequential:
+            shown.sort(key=lambda number: self._times[number])
+        self._shown = shown
+        self._number = {self._times[packet]: number for number, packet in enumerate(shown)}
+        # A hidden key frame never comes out, so that nothing proves it to be one; the first packet needs no proof.
+        self._begins = [n for n, key in enumerate(packets.keys) if n == 0 or (key and not hidden[n])]
+
+    def _why_sequential(
+        self, shown: Sequence[int], codec: str, formats: set[str], reorders: bool, b_vops: Sequence[bool | None]
+    ) -> str:
+        times = [self._times[number] for number in shown]
+        if codec not in _CODECS:
+            return f"{codec} is not among {', '.join(sorted(_CODECS))}"
+        if not any(self._keys[:1]):
+            return "the first packet is no key frame"
+        if None in times or len(set(times)) < len(times):
+            return "times are missing or not unique"
+        if codec == "mpeg4":  # its order does not depend on times
+            if None in b_vops:
+                return "a packet may hold no frame"
+            return "" if times else "the first B-frame lacks a frame that it refers to"
+        if codec in _REORDERING_CODECS and not formats & _FORMATS_WITH_TIMES:
+            return f"{codec} in a format without times"
+        if reorders and len(times) > 1 and all(before < after for before, after in pairwise(times)):
+            return "frames are said to be reordered, but their times are not"
+        return ""
+
+    def number_at(self, time: int | None) -> int | None:
+        """Number of the frame shown at this time, None where there is none."""
+        return self._number.get(time)
+
+    def time_of(self, number: int) -> int | None:
+        """When the frame of this number is shown."""
+        return self._times[self._shown[number]]
+
+    def is_key(self, number: int) -> bool:
+        """Whether decoding may begin with the frame of this number."""
+        packet = self._shown[number]
+        return packet == self._begin(number)
+
+    def segments(self, wanted: Sequence[int]) -> list[Segment]:
+        """Cut the way to the frames of these numbers (rising) into runs of packets, each begun as late as possible."""
+        runs: list[tuple[int, list[int]]] = []
+        for first, group in groupby(sorted(wanted, key=self._begin), self._begin):
+            numbers = list(group)
+            # A frame that is shown before a key frame, but stored after it, is part of the run before.
+            while runs and first <= max(self._shown[number] for number in runs[-1][1]):
+                first, before = runs.pop()
+                numbers = [*before, *numbers]
+            runs.append((first, numbers))
+        return [self._segment(first, numbers) for first, numbers in runs]
+
+    def _segment(self, first: int, numbers: Sequence[int]) -> Segment:
+        packets = frozenset(self._shown[number] for number in numbers)
+        return Segment(first, max(packets), packets, frozenset(numbers), self.number_at(self._times[first]))
+
+    def _begin(self, number: int) -> int:
+        """Packet at which decoding has to begin for the frame of this number."""
+        packet = self._shown[number]
+        place = bisect_right(self._begins, packet) - 1
+        # What is stored after a key frame, but shown before it, refers to frames before it.
+        while place > 0 and self._number[self._times[self._begins[place]]] > number:
+            place -= 1
+        return self._begins[place]
+
+
+def _vop_order(b_vops: Sequence[bool | None]) -> list[int]:
+    """Packets of MPEG-4 part 2 in the order shown; none if a B-frame comes before the two frames that it refers to.
+
+    A B-frame is shown at once, any other frame when the next such frame has come.
+    """
+    order: list[int] = []
+    held: list[int] = []
+    for number, b_vop in enumerate(b_vops):
+        if not b_vop:
+            order += held
+            held = [number]
+        elif order:
+            order.append(number)
+        else:
+            return []
+    return order + held
+
+
+def is_b_vop(data: bytes) -> bool | None:
+    """Whether a packet of MPEG-4 part 2 holds a B-frame; None if it may hold no frame."""
+    at = data.find(_VOP_START)
+    if at < 0 or len(data) <= _LONGEST_EMPTY_VOP:
+        return None
+    return data[at + 4] >> 6 == _B_VOP
+
+
+def vpx_hidden(codec: str, data: memoryview) -> bool:
+    """Whether a packet of VP8 or VP9 holds nothing but a frame for reference, which is never shown."""
+    if codec == "vp8":  # RFC 6386, section 9.1
+        return not data[0] >> 4 & 1
+    if data[-1] & 0xE0 == 0xC0:  # VP9 bitstream specification, annex B: a superframe, whose last frame is shown
+        return False
+    bits = data[0] >> (data[0] >> 4 & 3 != 3)  # section 6.2; profile 3 has one more bit before these two
+    show_existing_frame, show_frame = bits >> 2 & 1, bits & 1
+    return not (show_existing_frame or show_frame)

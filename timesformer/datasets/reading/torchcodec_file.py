@@ -1,0 +1,68 @@
+"""Frames of a video file by torchcodec, with the checks of PyAV's reader and its table of which frame is which."""
+
+import json
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torchcodec.decoders import VideoDecoder
+
+from timesformer.datasets.reading.base import scaled
+from timesformer.datasets.reading.video_file import UnexpectedFrame, VideoFile
+
+_INTERLACED = 2  # of FFmpeg's AVFieldOrder, this and all above
+
+
+class TorchcodecFile(VideoFile):
+    """A clip in a video container, decoded by torchcodec where its frames are those that PyAV gives.
+
+    Left to PyAV are frames that are to be scaled down, are interlaced or have more than 8 bits, which torchcodec
+    converts in another way, and files that it refuses, or of which it gives other frames than those asked for (MPEG-TS
+    with B-frames): the times of its frames tell.
+    """
+
+    _torchcodec: VideoDecoder | None = None
+    _left_to_pyav = False
+
+    def close(self) -> None:
+        self._torchcodec = None
+        super().close()
+
+    def _jump(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        if not self._left_to_pyav:
+            try:
+                pictures = self._by_torchcodec(wanted)
+            # RuntimeError as a rule, but also what its checks of arguments raise; PyAV finds out what is wrong.
+            except Exception:
+                self._left_to_pyav = True
+            else:
+                yield from zip(wanted, pictures, strict=True)
+                return
+        yield from super()._jump(wanted)
+
+    def _by_torchcodec(self, wanted: Sequence[int]) -> np.ndarray:
+        if self._torchcodec is None:
+            self._torchcodec = self._open_torchcodec()
+        batch = self._torchcodec.get_frames_at(list(wanted))
+        times = torch.round(batch.pts_seconds / float(self._time_base)).tolist()
+        if times != [self._table.time_of(number) for number in wanted]:
+            raise UnexpectedFrame(f"frames {list(wanted)} have times {times}")
+        return batch.data.numpy()
+
+    def _open_torchcodec(self) -> VideoDecoder:
+        decoder = self._decoder
+        size = decoder.width, decoder.height
+        interlaced = getattr(decoder, "field_order", 0) >= _INTERLACED  # PyAV has it from 18 on
+        if interlaced or scaled(*size, self._short_side) != size or any(c.bits > 8 for c in decoder.format.components):
+            raise UnexpectedFrame("frames that torchcodec converts in another way")
+        frames = [
+            {"pts": self._table.time_of(number), "duration": 0, "key_frame": int(self._table.is_key(number))}
+            for number in range(self._table.num_frames)
+        ]
+        return VideoDecoder(
+            self.path,
+            stream_index=self._stream_index,
+            dimension_order="NHWC",
+            num_ffmpeg_threads=1,
+            custom_frame_mappings=json.dumps({"frames": frames}),
+        )
