@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -123,9 +124,9 @@ def test_training_on_a_manifest_counts_no_frames_and_opens_nothing_broken(
 ) -> None:
     opened: dict[str, tuple[int, float]] = {}
 
-    def noting(path: str, *, num_frames: int, fps: float) -> VideoReader:
+    def noting(path: str, *, num_frames: int, fps: float, **options: Any) -> VideoReader:
         opened[Path(path).name] = num_frames, fps
-        return open_video(path, num_frames=num_frames, fps=fps)
+        return open_video(path, num_frames=num_frames, fps=fps, **options)
 
     monkeypatch.setattr(clips_module, "open_video", noting)
     dataset = ClipDataset(cfg, "train")

@@ -92,6 +92,8 @@ class VideoFile(VideoReader):
         streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
         if not streams:
             raise self._error(f"no video stream, only {', '.join(s.type for s in container.streams) or 'nothing'}")
+        if streams[0].codec_context is None:
+            raise self._error("the codec of its video is unknown here: re-encode it")
         return streams[0]
 
     def _demux(self, container: "av.container.InputContainer") -> Iterable[av.Packet]:
