@@ -40,6 +40,7 @@ setup(
         "baselines": BASELINES,
         # Other libraries' readers, for `tools/benchmark.py data` to compare with.
         "benchmark": ["decord>=0.6", "opencv-python-headless>=4.8"],
+        "torchcodec": ["torchcodec>=0.11"],  # and FFmpeg 4 to 8 of the system; the release must match torch
         "dev": [*BASELINES, "pytest>=8", "hypothesis>=6", "ruff>=0.9", "transformers>=4.46"],
     },
 )

@@ -117,8 +117,8 @@ def test_defaults_are_those_of_the_original_but_for_the_explained_ones(shared: P
     theirs = load_config(shared / "golden/defaults.yaml", check_values=False)
     ours = get_cfg()
     theirs.MODEL.MODEL_NAME, theirs.MODEL.DROPOUT_RATE = ours.MODEL.MODEL_NAME, ours.MODEL.DROPOUT_RATE
-    theirs.DATA.DECODING_BACKEND = ours.DATA.DECODING_BACKEND
     theirs.OUTPUT_DIR, theirs.TENSORBOARD.ENABLE = ours.OUTPUT_DIR, ours.TENSORBOARD.ENABLE
+    theirs.DATA.DECODING_BACKEND = ours.DATA.DECODING_BACKEND
     assert theirs == ours
 
 

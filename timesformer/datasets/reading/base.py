@@ -60,15 +60,13 @@ class VideoReader(ABC):
         return clip
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Yield every frame in order, uint8 (H, W, 3) RGB, one at a time; VideoError as `read` has it.
-
-        A picture may change when the next one is asked for.
-        """
-        return (image for _, image in self._frames(range(self.num_frames)))
+        """Yield every frame in order, uint8 (H, W, 3) RGB, one at a time; VideoError as `read` has it."""
+        for number in range(self.num_frames):
+            yield self.read([number])[0]
 
     def verify(self) -> None:
         """Decode every frame, keeping none; VideoError when one is missing or broken."""
-        for _ in self._frames(range(self.num_frames)):
+        for _ in self.frames():
             pass
 
     def close(self) -> None:  # noqa: B027  # not abstract: some readers have nothing to close

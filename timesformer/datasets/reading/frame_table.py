@@ -18,17 +18,16 @@ _LONGEST_EMPTY_VOP = 19  # bytes: FFmpeg takes no longer packet for one that say
 
 
 class PacketFacts(NamedTuple):
-    """What a packet says of itself, nothing of which needs decoding.
+    """What packets say of themselves, in the order of decoding; nothing of it needs decoding.
 
-    time: when its frame is shown, in any unit; hidden: its frame is decoded, but never shown; b_vop: its frame is a
-    B-frame of MPEG-4 part 2; doubt: why it may be no frame, or more than one.
+    times: when each frame is shown, in any unit, None if unknown; keys: whether decoding may begin with it; hidden:
+    whether it is never shown; b_vops: of MPEG-4 part 2, whether it is a B-frame, None if there may be no frame.
     """
 
-    time: int | None
-    key: bool
-    hidden: bool = False
-    b_vop: bool = False
-    doubt: str = ""
+    times: Sequence[int | None]
+    keys: Sequence[bool]
+    hidden: Sequence[bool]
+    b_vops: Sequence[bool | None] = ()
 
 
 class Segment(NamedTuple):
@@ -51,36 +50,36 @@ class FrameTable:
     sequential: why frames can only be found by decoding from the start and counting; empty where packets tell.
     """
 
-    def __init__(self, packets: Sequence[PacketFacts], codec: str, formats: str, reorders: bool, doubt: str) -> None:
-        """codec, formats: names that FFmpeg gives them; reorders: frames are announced to be shown out of order.
-
-        doubt: a reason known beforehand to decode from the start.
-        """
-        self._packets = packets
-        self._shown = [number for number, packet in enumerate(packets) if not packet.hidden]
-        self.num_frames = len(self._shown)
-        order = _vop_order(packets) if codec == "mpeg4" else range(len(packets))
-        self.sequential = doubt or self._why_sequential(codec, set(formats.split(",")), reorders, order)
-        if codec == "mpeg4":
-            self._shown = [number for number in order if not packets[number].hidden]
-        elif not self.sequential:
-            self._shown.sort(key=lambda number: packets[number].time)
-        self._number = {packets[packet].time: number for number, packet in enumerate(self._shown)}
+    def __init__(self, packets: PacketFacts, codec: str, formats: str, reorders: bool) -> None:
+        """codec, formats: names that FFmpeg gives them; reorders: frames are announced to be shown out of order."""
+        self._times, self._keys, hidden = packets.times, packets.keys, packets.hidden
+        order: Sequence[int] = range(len(self._times))
+        if any(packets.b_vops):
+            order = _vop_order(packets.b_vops)
+        shown = [number for number in order if not hidden[number]]
+        self.num_frames = hidden.count(False)
+        self.sequential = self._why_sequential(shown, codec, set(formats.split(",")), reorders, packets.b_vops)
+        if codec != "mpeg4" and not self.sequential:
+            shown.sort(key=lambda number: self._times[number])
+        self._shown = shown
+        self._number = {self._times[packet]: number for number, packet in enumerate(shown)}
         # A hidden key frame never comes out, so that nothing proves it to be one; the first packet needs no proof.
-        self._keys = [n for n, packet in enumerate(packets) if n == 0 or (packet.key and not packet.hidden)]
+        self._begins = [n for n, key in enumerate(packets.keys) if n == 0 or (key and not hidden[n])]
 
-    def _why_sequential(self, codec: str, formats: set[str], reorders: bool, order: Sequence[int]) -> str:
-        times = [self._packets[number].time for number in self._shown]
+    def _why_sequential(
+        self, shown: Sequence[int], codec: str, formats: set[str], reorders: bool, b_vops: Sequence[bool | None]
+    ) -> str:
+        times = [self._times[number] for number in shown]
         if codec not in _CODECS:
             return f"{codec} is not among {', '.join(sorted(_CODECS))}"
-        if doubts := [packet.doubt for packet in self._packets if packet.doubt]:
-            return doubts[0]
-        if not (self._packets and self._packets[0].key):
+        if not any(self._keys[:1]):
             return "the first packet is no key frame"
         if None in times or len(set(times)) < len(times):
             return "times are missing or not unique"
         if codec == "mpeg4":  # its order does not depend on times
-            return "" if order else "the first B-frame lacks a frame that it refers to"
+            if None in b_vops:
+                return "a packet may hold no frame"
+            return "" if times else "the first B-frame lacks a frame that it refers to"
         if codec in _REORDERING_CODECS and not formats & _FORMATS_WITH_TIMES:
             return f"{codec} in a format without times"
         if reorders and len(times) > 1 and all(before < after for before, after in pairwise(times)):
@@ -93,7 +92,7 @@ class FrameTable:
 
     def time_of(self, number: int) -> int | None:
         """When the frame of this number is shown."""
-        return self._packets[self._shown[number]].time
+        return self._times[self._shown[number]]
 
     def is_key(self, number: int) -> bool:
         """Whether decoding may begin with the frame of this number."""
@@ -114,29 +113,27 @@ class FrameTable:
 
     def _segment(self, first: int, numbers: Sequence[int]) -> Segment:
         packets = frozenset(self._shown[number] for number in numbers)
-        return Segment(first, max(packets), packets, frozenset(numbers), self.number_at(self._packets[first].time))
+        return Segment(first, max(packets), packets, frozenset(numbers), self.number_at(self._times[first]))
 
     def _begin(self, number: int) -> int:
         """Packet at which decoding has to begin for the frame of this number."""
         packet = self._shown[number]
-        place = bisect_right(self._keys, packet) - 1
+        place = bisect_right(self._begins, packet) - 1
         # What is stored after a key frame, but shown before it, refers to frames before it.
-        while place > 0 and self.number_at(self._packets[self._keys[place]].time) > number:
+        while place > 0 and self._number[self._times[self._begins[place]]] > number:
             place -= 1
-        return self._keys[place]
+        return self._begins[place]
 
 
-def _vop_order(packets: Sequence[PacketFacts]) -> Sequence[int]:
+def _vop_order(b_vops: Sequence[bool | None]) -> list[int]:
     """Packets of MPEG-4 part 2 in the order shown; none if a B-frame comes before the two frames that it refers to.
 
     A B-frame is shown at once, any other frame when the next such frame has come.
     """
-    if not any(packet.b_vop for packet in packets):
-        return range(len(packets))
     order: list[int] = []
     held: list[int] = []
-    for number, packet in enumerate(packets):
-        if not packet.b_vop:
+    for number, b_vop in enumerate(b_vops):
+        if not b_vop:
             order += held
             held = [number]
         elif order:
@@ -146,14 +143,12 @@ def _vop_order(packets: Sequence[PacketFacts]) -> Sequence[int]:
     return order + held
 
 
-def vop_facts(data: bytes) -> tuple[bool, str]:
-    """Of a packet of MPEG-4 part 2: whether its frame is a B-frame, and why it may be no frame, or more than one."""
+def is_b_vop(data: bytes) -> bool | None:
+    """Whether a packet of MPEG-4 part 2 holds a B-frame; None if it may hold no frame."""
     at = data.find(_VOP_START)
     if at < 0 or len(data) <= _LONGEST_EMPTY_VOP:
-        return False, "a packet may hold no frame"
-    if data.find(_VOP_START, at + 4) >= 0:
-        return False, "a packet holds several frames"
-    return data[at + 4] >> 6 == _B_VOP, ""
+        return None
+    return data[at + 4] >> 6 == _B_VOP
 
 
 def vpx_hidden(codec: str, data: memoryview) -> bool:

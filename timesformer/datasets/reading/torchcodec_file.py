@@ -10,13 +10,15 @@ from torchcodec.decoders import VideoDecoder
 from timesformer.datasets.reading.base import scaled
 from timesformer.datasets.reading.video_file import UnexpectedFrame, VideoFile
 
+_INTERLACED = 2  # of FFmpeg's AVFieldOrder, this and all above
+
 
 class TorchcodecFile(VideoFile):
     """A clip in a video container, decoded by torchcodec where its frames are those that PyAV gives.
 
-    Left to PyAV are frames that are to be scaled down or have more than 8 bits, which torchcodec converts in another
-    way, and files that it refuses, or of which it gives other frames than those asked for (MPEG-TS with B-frames): the
-    times of its frames tell.
+    Left to PyAV are frames that are to be scaled down, are interlaced or have more than 8 bits, which torchcodec
+    converts in another way, and files that it refuses, or of which it gives other frames than those asked for (MPEG-TS
+    with B-frames): the times of its frames tell.
     """
 
     _torchcodec: VideoDecoder | None = None
@@ -48,9 +50,11 @@ class TorchcodecFile(VideoFile):
         return batch.data.numpy()
 
     def _open_torchcodec(self) -> VideoDecoder:
-        size = self._decoder.width, self._decoder.height
-        if scaled(*size, self._short_side) != size or any(part.bits > 8 for part in self._decoder.format.components):
-            raise UnexpectedFrame("frames of another size or depth")
+        decoder = self._decoder
+        size = decoder.width, decoder.height
+        interlaced = getattr(decoder, "field_order", 0) >= _INTERLACED  # PyAV has it from 18 on
+        if interlaced or scaled(*size, self._short_side) != size or any(c.bits > 8 for c in decoder.format.components):
+            raise UnexpectedFrame("frames that torchcodec converts in another way")
         frames = [
             {"pts": self._table.time_of(number), "duration": 0, "key_frame": int(self._table.is_key(number))}
             for number in range(self._table.num_frames)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import av
 import numpy as np
@@ -11,10 +11,9 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from timesformer.datasets.reading.base import MAX_PIXELS, VideoReader, scaled
-from timesformer.datasets.reading.frame_table import FrameTable, PacketFacts, Segment, vop_facts, vpx_hidden
+from timesformer.datasets.reading.frame_table import FrameTable, PacketFacts, Segment, is_b_vop, vpx_hidden
 
 LARGEST_KEPT = 2**26  # bytes; of a larger file the packets are read again when they are needed
-_INTERLACED = 2  # this and all above, of FFmpeg's AVFieldOrder
 _LIMITS = {"max_pixels": str(MAX_PIXELS)}
 # FFmpeg would also draw a text file as pictures, and follow a playlist to other files and to the network.
 _FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,ivf,h264,hevc,m4v,mpegvideo,mjpeg,gif,nut,mxf"
@@ -49,26 +48,21 @@ class VideoFile(VideoReader):
         try:
             with self._open() as container:
                 stream = self._stream(container)
-                packets: Iterable[av.Packet] = self._demux(container)
+                self._stream_index, self._time_base = stream.index, stream.time_base
+                self.fps = fps or float(stream.average_rate or 0)
+                self._decoder = decoder = stream.codec_context
+                decoder.thread_count = 1  # every loading process is a thread already
+                decoder.options = _LIMITS
+                packets = self._demux(container)
                 if size <= LARGEST_KEPT:
                     packets = self._kept = list(packets)
-                self._stream_index, self._time_base = stream.index, stream.time_base
-                self._decoder = stream.codec_context
-                self._decoder.thread_count = 1  # every loading process is a thread already
-                self._decoder.options = _LIMITS
-                self._skips = _can_skip_others(self._decoder)
-                codec = self._decoder.codec.canonical_name
-                facts, broken = [], False
-                for packet in packets:
-                    facts.append(_facts_of(packet, codec))
-                    broken = broken or packet.is_corrupt
-                interlaced = self._decoder.field_order >= _INTERLACED
-                doubt = "interlaced: a packet may hold half a frame" if interlaced else ""
-                self._table = FrameTable(facts, codec, container.format.name, self._decoder.has_b_frames, doubt)
-                self._num_packets = len(facts)
-                if len(stream.index_entries) > len(facts):
+                codec = decoder.codec.canonical_name
+                facts, broken = _facts_of(packets, codec)
+                self._num_packets = len(facts.times)
+                self._table = FrameTable(facts, codec, container.format.name, decoder.has_b_frames)
+                self._skips = _can_skip_others(decoder, facts)
+                if len(stream.index_entries) > self._num_packets:
                     broken = broken or max(entry.pos + entry.size for entry in stream.index_entries) > size
-                self.fps = fps or float(stream.average_rate or 0)
         except _ERRORS as error:
             raise self._error(f"not a video that can be decoded ({_reason(error)})") from error
         if broken:
@@ -83,7 +77,8 @@ class VideoFile(VideoReader):
         self._kept, self._again = [], None
 
     def frames(self) -> Iterator[np.ndarray]:
-        return (self._rgb(frame) for _, frame in self._from_start(range(self.num_frames)))
+        for _, frame in self._from_start(range(self.num_frames)):
+            yield self._rgb(frame)
 
     def verify(self) -> None:
         for _ in self._from_start(range(self.num_frames)):
@@ -98,14 +93,20 @@ class VideoFile(VideoReader):
         streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
         if not streams:
             raise self._error(f"no video stream, only {', '.join(s.type for s in container.streams) or 'nothing'}")
+        if streams[0].codec_context is None:
+            raise self._error("the codec of its video is unknown here: re-encode it")
         return streams[0]
 
-    def _demux(self, container: "av.container.InputContainer") -> Iterator[av.Packet]:
+    def _demux(self, container: "av.container.InputContainer") -> Iterable[av.Packet]:
         stream = self._stream(container)
         packets = (packet for packet in container.demux(stream) if packet.size)
         if stream.codec_context.codec.canonical_name != "mpeg4":
             return packets
-        # Old encoders put a B-frame into the packet of the frame before it, and leave the next packet empty.
+        first = list(islice(packets, 1))
+        packets = chain(first, packets)
+        # Old encoders may put a B-frame into the packet of the frame before it, and leave the next packet empty.
+        if not any(b"DivX" in data for data in (stream.codec_context.extradata or b"", *map(bytes, first))):
+            return packets
         unpack = BitStreamFilterContext("mpeg4_unpack_bframes", stream)
         return (unpacked for packet in packets for unpacked in unpack.filter(packet))
 
@@ -133,6 +134,8 @@ class VideoFile(VideoReader):
             number = self._table.number_at(frame.pts)
             if number is None or number <= last:
                 raise UnexpectedFrame(f"a frame of time {frame.pts} comes after frame {last}")
+            if frame.interlaced_frame:
+                raise UnexpectedFrame("interlaced: a packet may hold half a frame")
             last = number
             if number == segment.key and segment.first:
                 begun = frame.key_frame and frame.pict_type == PictureType.I
@@ -171,9 +174,11 @@ class VideoFile(VideoReader):
         """
         decoder = self._decoder
         decoder.flush_buffers()
+        skipping = ""
         for number, packet in enumerate(self._packets(first, last), first):
-            if self._skips:
-                decoder.skip_frame = "DEFAULT" if only is None or number in only else "NONREF"
+            skip = "NONREF" if self._skips and only is not None and number not in only else "DEFAULT"
+            if skip != skipping:
+                decoder.skip_frame = skipping = skip
             yield from decoder.decode(packet)
         yield from decoder.decode(None)
 
@@ -197,23 +202,29 @@ class VideoFile(VideoReader):
         return np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image  # both turn counter-clockwise
 
 
-def _facts_of(packet: av.Packet, codec: str) -> PacketFacts:
-    hidden, b_vop, doubt = packet.is_discard, False, ""  # discarded: before the start that an edit list sets
-    if codec == "mpeg4":
-        b_vop, doubt = vop_facts(bytes(packet))
-    elif codec in ("vp8", "vp9"):
-        hidden = hidden or vpx_hidden(codec, memoryview(packet))
-    return PacketFacts(packet.pts, packet.is_keyframe, hidden, b_vop, doubt)
+def _facts_of(packets: Iterable[av.Packet], codec: str) -> tuple[PacketFacts, bool]:
+    """What packets say of themselves, and whether one is broken off."""
+    times, keys, hidden, b_vops, broken = [], [], [], [], False
+    for packet in packets:
+        times.append(packet.pts)
+        keys.append(packet.is_keyframe)
+        hidden.append(packet.is_discard)  # shown before the start that an edit list sets
+        broken = broken or packet.is_corrupt
+        if codec == "mpeg4":
+            b_vops.append(is_b_vop(bytes(packet)))
+        elif codec in ("vp8", "vp9") and vpx_hidden(codec, memoryview(packet)):
+            hidden[-1] = True
+    return PacketFacts(times, keys, hidden, b_vops), broken
 
 
-def _can_skip_others(decoder: "av.VideoCodecContext") -> bool:
-    """Whether the decoder can leave out exactly those frames that no other frame refers to."""
+def _can_skip_others(decoder: "av.VideoCodecContext", facts: PacketFacts) -> bool:
+    """Whether there are frames that no other frame refers to, and the decoder can leave out exactly those."""
     codec = decoder.codec.canonical_name
     if codec == "hevc":
         # "Not referred to" holds within one temporal layer. ISO/IEC 14496-15, 8.3.3.1: numTemporalLayers, 0 if unknown.
         extra = decoder.extradata or b""
         return len(extra) > 21 and extra[0] == 1 and extra[21] >> 3 & 7 == 1
-    return codec in ("h264", "mpeg4")
+    return codec == "h264" or any(facts.b_vops)
 
 
 def _reason(error: Exception) -> str:
