@@ -96,7 +96,7 @@ def compare_data(args: argparse.Namespace) -> None:
         table = decoding.reader_table(files, readers.find_readers(), args.rounds, args.starts)
         show(table, args.markdown, "readers")
         print()
-        show(cropping.crop_table(10 * args.rounds), args.markdown, "crops")
+        show(cropping.crop_table(5 * args.rounds), args.markdown, "crops")
         print()
         table = loading.loader_table(made, Path(folder, "datasets"), args.workers, args.rounds, args.clips)
         show(table, args.markdown, "loading")
