@@ -1,5 +1,6 @@
 """Frames stored as one image each, by Pillow: a folder of them, or numbered ones."""
 
+import multiprocessing
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from PIL import Image
 from timesformer.datasets.reading.base import MAX_PIXELS, VideoReader, scaled
 
 FRAME_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png"})
-THREADS = 4  # Pillow lets go of the interpreter while it decodes, and a slow disk answers several requests at once
+MOST_THREADS = 4
 # DIR/NAME_%06d.jpg#FIRST-LAST
 _NUMBERED = re.compile(r"(?P<before>.*)%0?(?P<width>\d*)d(?P<after>[^%/]*)#(?P<first>\d+)-(?P<last>\d+)", re.DOTALL)
 
@@ -35,8 +36,12 @@ class FrameFiles(VideoReader):
         self.fps = fps
 
     def _frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        with ThreadPoolExecutor(min(THREADS, len(wanted))) as threads:
-            yield from zip(wanted, threads.map(self._image, wanted), strict=True)
+        threads = min(_idle_cores(), MOST_THREADS, len(wanted))
+        if threads == 1:
+            yield from ((number, self._image(number)) for number in wanted)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            yield from zip(wanted, pool.map(self._image, wanted), strict=True)
 
     def _image(self, number: int) -> np.ndarray:
         file = self._files[number]
@@ -49,6 +54,13 @@ class FrameFiles(VideoReader):
         # Pillow reports broken images by any of these.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise self._error(f"frame {os.path.basename(file)} is unreadable ({error})") from error
+
+
+def _idle_cores() -> int:
+    """Cores for the threads of this process: one for a loading process, as the others have the rest."""
+    if multiprocessing.parent_process() is not None:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def numbered_frames(path: str) -> list[str] | None:

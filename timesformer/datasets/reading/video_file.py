@@ -41,7 +41,7 @@ class VideoFile(VideoReader):
         """size: bytes of the file. Raises VideoError where it is no video, or is cut short."""
         super().__init__(path)
         self._short_side = short_side
-        self._converter = VideoReformatter()
+        self._scaler, self._converter = VideoReformatter(), VideoReformatter()
         self._kept: list[av.Packet] = []
         self._again: Iterator[av.Packet] | None = None
         self._position = 0
@@ -196,9 +196,12 @@ class VideoFile(VideoReader):
             yield from self._demux(container)
 
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        width, height = scaled(frame.width, frame.height, self._short_side)
+        size = scaled(frame.width, frame.height, self._short_side)
         # threads=1: by default the colour conversion starts a thread for every core, and for every frame.
-        image = self._converter.reformat(frame, width, height, format="rgb24", threads=1).to_ndarray()
+        if size != (frame.width, frame.height):
+            # First the size, in the colours the frame has: both at once take swscale several times as long.
+            frame = self._scaler.reformat(frame, *size, interpolation="AREA", threads=1)
+        image = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image  # both turn counter-clockwise
 
 
