@@ -11,6 +11,22 @@ from timesformer.errors import UserError
 PARTIAL_SUFFIX = ".partial"
 
 
+class WriteError(UserError):
+    """A file could not be written; what was there before is whole.
+
+    Args:
+        problem: which file, and why.
+        elsewhere: what else than making room would help.
+    """
+
+    def __init__(self, problem: str, elsewhere: str) -> None:
+        self.problem = problem
+        super().__init__(
+            f"{problem}. What was written before is whole: make room there and start the same command again, or "
+            f"{elsewhere}"
+        )
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Calls `write` with a file open for bytes, and gives the file its name only once it is safely on disk.
 
@@ -41,7 +57,7 @@ def write_text_atomically(path: Path, text: str) -> None:
     """Writes UTF-8 text as `write_atomically` does.
 
     Raises:
-        UserError: if the file cannot be written; what was at `path` stays.
+        WriteError: if the file cannot be written; what was at `path` stays.
     """
     with explained_failure(path):
         write_atomically(path, lambda file: file.write(text.encode()))
@@ -49,7 +65,7 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def explained_failure(path: Path, elsewhere: str = "choose another OUTPUT_DIR") -> Iterator[None]:
-    """Turns a failure to write `path` (a full disk, a folder that may not be written) into a UserError that says so.
+    """Turns a failure to write `path` (a full disk, a folder that may not be written) into a WriteError.
 
     elsewhere: what else than making room would help.
     """
@@ -60,7 +76,4 @@ def explained_failure(path: Path, elsewhere: str = "choose another OUTPUT_DIR") 
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        raise UserError(
-            f"{path} could not be written: {cause.strerror or cause}. What was written before is whole: make room "
-            f"there and start the same command again, or {elsewhere}"
-        ) from error
+        raise WriteError(f"{path} could not be written: {cause.strerror or cause}", elsewhere) from error

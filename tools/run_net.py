@@ -10,7 +10,6 @@ python tools/run_net.py --cfg configs/HMDB51/NAME.yaml --splits 1 2 3 DATA.PATH_
 
 import argparse
 import logging
-import signal
 import sys
 from itertools import takewhile
 from pathlib import Path
@@ -20,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fvcore.common.config import CfgNode
 
 from timesformer.config import load_config
-from timesformer.engine.interrupts import raise_on_signals
+from timesformer.engine.interrupts import exit_code, raise_on_signals
 from timesformer.errors import UserError
 
 logger = logging.getLogger("timesformer.tools.run_net")
@@ -82,7 +81,7 @@ def main() -> int:
         return 2
     except KeyboardInterrupt as interrupt:
         logger.error("interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR")
-        return 128 + (interrupt.args or (signal.SIGINT,))[0]
+        return exit_code(interrupt)
     except Exception:  # into run.log too; and loading processes are ended in good order only when it is caught
         logger.exception("the run failed; what it wrote before is as it was")
         return 1

@@ -17,7 +17,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from timesformer.config import get_cfg
-from timesformer.engine.checkpoint import Progress, newest_checkpoint, restore, save_epoch
+from timesformer.engine.checkpoint import Progress, newest_checkpoint, restore, save
 from timesformer.engine.optim import construct_optimizer
 from timesformer.errors import UserError
 
@@ -256,12 +256,12 @@ def test_a_full_disk_is_a_clear_error_and_leaves_the_earlier_checkpoint(
     small: tuple[CfgNode, nn.Module, torch.optim.Optimizer],
 ) -> None:
     cfg, model, optimizer = small
-    first = save_epoch(cfg, model, optimizer, Progress(epoch=1))
+    first = save(cfg, {"model": model, "optimizer": optimizer}, Progress(epoch=1))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # files end there, as on a full disk
     try:
         with pytest.raises(UserError, match=r"checkpoint_epoch_00002.pyth could not be written: File too large.*room"):
-            save_epoch(cfg, model, optimizer, Progress(epoch=2))
+            save(cfg, {"model": model, "optimizer": optimizer}, Progress(epoch=2))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(first.parent.iterdir()) == [first]
@@ -272,10 +272,10 @@ def test_what_the_command_says_of_momentum_and_decay_holds_for_a_resumed_run_too
     small: tuple[CfgNode, nn.Module, torch.optim.Optimizer],
 ) -> None:
     cfg, model, optimizer = small
-    save_epoch(cfg, model, optimizer, Progress(epoch=1))
+    save(cfg, {"model": model, "optimizer": optimizer}, Progress(epoch=1))
     cfg.SOLVER.WEIGHT_DECAY = 0.5
     resumed = construct_optimizer(model, cfg)
-    restore(cfg, *newest_checkpoint(cfg), (), model, resumed)
+    restore(cfg, *newest_checkpoint(cfg), (), {"model": model, "optimizer": resumed})
     assert resumed.param_groups[0]["weight_decay"] == 0.5
     moment = optimizer.state[model.weight]["momentum_buffer"]
     assert torch.equal(resumed.state[model.weight]["momentum_buffer"], moment)
@@ -285,21 +285,21 @@ def test_learning_rates_by_layer_arrange_the_optimizer_otherwise_and_make_anothe
     small: tuple[CfgNode, nn.Module, torch.optim.Optimizer],
 ) -> None:
     cfg, model, optimizer = small
-    save_epoch(cfg, model, optimizer, Progress(epoch=1))
+    save(cfg, {"model": model, "optimizer": optimizer}, Progress(epoch=1))
     cfg.SOLVER.LAYER_DECAY = 0.5
     with pytest.raises(UserError, match=r"of another run, with other options: SOLVER\.LAYER_DECAY was 1.0, is 0.5"):
-        restore(cfg, *newest_checkpoint(cfg), (), model, optimizer)
+        restore(cfg, *newest_checkpoint(cfg), (), {"model": model, "optimizer": optimizer})
 
 
 def test_a_checkpoint_older_than_an_option_had_its_default(
     small: tuple[CfgNode, nn.Module, torch.optim.Optimizer], caplog: pytest.LogCaptureFixture
 ) -> None:
     cfg, model, optimizer = small
-    save_epoch(cfg, model, optimizer, Progress(epoch=1))
+    save(cfg, {"model": model, "optimizer": optimizer}, Progress(epoch=1))
     path, content = newest_checkpoint(cfg)
     content["cfg"] = "\n".join(line for line in content["cfg"].splitlines() if "FREEZE" not in line)
-    restore(cfg, path, content, (), model, optimizer)
+    restore(cfg, path, content, (), {"model": model, "optimizer": optimizer})
     assert not caplog.messages
     cfg.MODEL.FREEZE = "backbone"
     with pytest.raises(UserError, match=r"MODEL\.FREEZE was none, is backbone"):
-        restore(cfg, path, content, (), model, optimizer)
+        restore(cfg, path, content, (), {"model": model, "optimizer": optimizer})

@@ -16,13 +16,14 @@ from timesformer.config import get_cfg
 from timesformer.datasets.clips import NO_CLIP
 from timesformer.datasets.loader import EpochBatchSampler, collate
 from timesformer.datasets.records import Records
+from timesformer.engine.checkpoint import Progress
 from timesformer.engine.device import choose_device, normalized
 from timesformer.engine.evaluate import evaluate, other_clips
 from timesformer.engine.logs import MetricsWriter
 from timesformer.engine.mixup import ClipMixup
 from timesformer.engine.optim import construct_optimizer
 from timesformer.engine.results import Evaluation
-from timesformer.engine.train import is_due, train_epoch
+from timesformer.engine.train import Run, is_due, train_epoch
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError
 from timesformer.models import build_model
@@ -85,7 +86,8 @@ def one_epoch(
     mixup: ClipMixup | None = None,
 ) -> None:
     optimizer, loader = construct_optimizer(model, cfg), loader_of(clips, batch_size)
-    train_epoch(cfg, model, optimizer, loader, epoch, metrics, UnreadableClips(cfg, "train", clips.records), mixup)
+    unreadable = UnreadableClips(cfg, "train", clips.records)
+    train_epoch(Run(cfg, model, optimizer, loader, metrics, unreadable, mixup, Progress(epoch)))
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ def weights_after_an_epoch(
     cfg.TRAIN.BATCH_SIZE, cfg.GLOBAL_BATCH_SIZE = batch_size, global_batch_size
     cfg.SOLVER.LR_POLICY, cfg.SOLVER.STEPS, cfg.SOLVER.LRS = "steps_with_relative_lrs", [0], [1]
     model = new_model(cfg)
-    metrics = MetricsWriter(cfg, 0, 1)
+    metrics = MetricsWriter(cfg, 0, 1, 0)
     one_epoch(cfg, model, clips, batch_size, metrics)
     return model.state_dict()
 
@@ -234,13 +236,14 @@ def test_a_clip_that_stands_for_none_changes_nothing(cfg: CfgNode) -> None:
     alone, beside = (new_model(cfg), new_model(cfg))
     one_epoch(cfg, alone, Clips(5), 4, plain)
     train_epoch(
-        cfg,
-        beside,
-        construct_optimizer(beside, cfg),
-        DataLoader(Filled(5), batch_sampler=FilledBatches(5, 4, 0, False), collate_fn=collate),
-        0,
-        filled,
-        UnreadableClips(cfg, "train", Filled(5).records),
+        Run(
+            cfg,
+            beside,
+            construct_optimizer(beside, cfg),
+            DataLoader(Filled(5), batch_sampler=FilledBatches(5, 4, 0, False), collate_fn=collate),
+            filled,
+            UnreadableClips(cfg, "train", Filled(5).records),
+        )
     )
     for name, value in alone.state_dict().items():
         torch.testing.assert_close(beside.state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)

@@ -15,6 +15,7 @@ _C.TRAIN.DATASET = "kinetics"  # or ssv2, hmdb51, ucf101, hmdb_simp, muwiges, fo
 _C.TRAIN.BATCH_SIZE = 64  # clips per forward and backward pass, on all GPUs of a machine together
 _C.TRAIN.EVAL_PERIOD = 10  # validate every so many epochs
 _C.TRAIN.CHECKPOINT_PERIOD = 10  # keep a checkpoint every so many epochs
+_C.TRAIN.CHECKPOINT_MINUTES = 0.0  # (new) and every so many minutes, amid an epoch too; 0: at the ends of epochs alone
 _C.TRAIN.AUTO_RESUME = True  # go on from the newest checkpoint in OUTPUT_DIR, if there is one
 _C.TRAIN.CHECKPOINT_FILE_PATH = ""  # checkpoint to start from when there is none to resume: file, URL, zoo:<name>, ...
 _C.TRAIN.CHECKPOINT_EPOCH_RESET = False  # start that checkpoint at epoch 0 instead of going on after its own

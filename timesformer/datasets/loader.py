@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class EpochBatchSampler(Sampler[list[Key]]):
 
     Attributes:
         num_items: keys of an epoch, for all ranks together.
+        start: batches at the beginning of the next iteration that are left out; its length counts them nonetheless.
     """
 
     def __init__(
@@ -52,10 +54,14 @@ class EpochBatchSampler(Sampler[list[Key]]):
         self._items, self._labels = num_items, labels
         counts = np.ones(num_items, np.int64) if labels is None else np.bincount(labels)
         self.num_items = int(counts.max() * np.count_nonzero(counts))
-        self.epoch = 0
+        self.epoch = self.start = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 0) of the next iteration; without shuffling every epoch is epoch 0."""
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch (from 0) of the next iteration, and the batch that it begins with.
+
+        Without shuffling every epoch is epoch 0.
+        """
+        self.start = start
         if self.shuffle:
             self.epoch = epoch
 
@@ -64,7 +70,7 @@ class EpochBatchSampler(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         order, repeats = self._order()
-        for start, stop in self._parts():
+        for start, stop in islice(self._parts(), self.start, None):
             indices, times = order[start:stop].tolist(), repeats[start:stop].tolist()
             keys = [(self.epoch, index, repeat) for index, repeat in zip(indices, times, strict=True)]
             if keys or self.shuffle:
@@ -155,9 +161,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def set_epoch(loader: DataLoader, epoch: int) -> None:
-    """Choose the epoch (from 0) of the loader's next iteration; validation and testing stay at epoch 0."""
-    loader.batch_sampler.set_epoch(epoch)
+def set_epoch(loader: DataLoader, epoch: int, start: int = 0) -> None:
+    """Choose the epoch (from 0) of the loader's next iteration; validation and testing stay at epoch 0.
+
+    With `start` it begins amid the epoch: the first `start` batches are neither loaded nor given.
+    """
+    loader.batch_sampler.set_epoch(epoch, start)
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:

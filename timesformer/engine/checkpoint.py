@@ -1,11 +1,16 @@
-"""Checkpoints of a run: written whole, found again, and told apart from those of another run."""
+"""Checkpoints of a run: written whole, found again, and told apart from those of another run.
+
+A run is its progress and its parts: objects with `state_dict` and `load_state_dict`, by name. "model" and "optimizer"
+are always among them; a part that a checkpoint lacks, because it is older than that part, begins afresh.
+"""
 
 import logging
 import re
-from collections.abc import Collection
+import zipfile
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import yaml
@@ -40,7 +45,17 @@ _MAKE_ANOTHER_RUN = (
     "SOLVER.LAYER_DECAY ",
 )
 _MAY_CHANGE = {"OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "NUM_GPUS", "TEST", "TENSORBOARD", "DATA_LOADER"}
-_NAME = re.compile(r"checkpoint_epoch_(\d{5,})\.pyth")
+_NAME = re.compile(r"checkpoint_epoch_(\d{5,})(?:_iteration_(\d{8,}))?\.pyth")
+
+
+class Part(Protocol):
+    """What a checkpoint keeps a part of."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The part's state, of tensors and plain values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> object:
+        """Goes back to that state."""
 
 
 @dataclass
@@ -49,6 +64,9 @@ class Progress:
 
     Attributes:
         epoch: epochs finished.
+        iteration: batches done of the next epoch, all of them in optimizer steps that are done.
+        batch_size: clips of such a batch, over all processes.
+        validated: epochs finished at the last validation.
         best_top1: highest validation top-1 so far in percent; -1 before the first validation.
         best_loss: validation loss at that time, which decides between equal top-1.
         best_epoch: epochs finished at that time.
@@ -57,6 +75,9 @@ class Progress:
     """
 
     epoch: int = 0
+    iteration: int = 0
+    batch_size: int = 0
+    validated: int = 0
     best_top1: float = -1.0
     best_loss: float = float("inf")
     best_epoch: int = 0
@@ -64,27 +85,31 @@ class Progress:
     class_names: list[str] = field(default_factory=list)
 
 
-def save_epoch(cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
-    """Writes `checkpoint_epoch_NNNNN.pyth`, numbered by finished epochs, with the original's keys.
+def save(cfg: CfgNode, parts: Mapping[str, Part], progress: Progress) -> Path:
+    """Writes `checkpoint_epoch_NNNNN.pyth`, or amid an epoch `checkpoint_epoch_NNNNN_iteration_NNNNNNNN.pyth`.
 
-    These are `epoch` (the last finished one, from 0), `model_state`, `optimizer_state` and `cfg` (YAML text);
-    `progress` is this project's own.
+    The numbers are those of finished epochs, and of finished iterations of the next. The keys are the original's:
+    `epoch` (the last finished one, from 0), `model_state`, `optimizer_state` and `cfg` (YAML text); and this project's:
+    `progress`, and for each other part `<name>_state`.
+
+    Raises:
+        UserError: if it cannot be written; what was written before stays.
     """
-    path = checkpoint_folder(cfg) / f"checkpoint_epoch_{progress.epoch:05d}.pyth"
-    _save(path, cfg, model, progress, {"optimizer_state": optimizer.state_dict()})
+    amid = f"_iteration_{progress.iteration:08d}" if progress.iteration else ""
+    path = checkpoint_folder(cfg) / f"checkpoint_epoch_{progress.epoch:05d}{amid}.pyth"
+    _save(path, cfg, parts, progress)
     return path
 
 
 def save_best(cfg: CfgNode, model: nn.Module, progress: Progress) -> None:
-    """Writes `best.pyth`: as an epoch's checkpoint, without the optimizer."""
-    _save(best_path(cfg), cfg, model, progress, {})
+    """Writes `best.pyth`: as an epoch's checkpoint, with the model alone; errors as `save`."""
+    _save(best_path(cfg), cfg, {"model": model}, progress)
 
 
-def _save(path: Path, cfg: CfgNode, model: nn.Module, progress: Progress, more: dict[str, Any]) -> None:
+def _save(path: Path, cfg: CfgNode, parts: Mapping[str, Part], progress: Progress) -> None:
     content = {
         "epoch": progress.epoch - 1,
-        "model_state": model.state_dict(),
-        **more,
+        **{f"{name}_state": part.state_dict() for name, part in parts.items()},
         "cfg": cfg.dump(),
         "progress": vars(progress),
     }
@@ -94,14 +119,14 @@ def _save(path: Path, cfg: CfgNode, model: nn.Module, progress: Progress, more: 
 
 
 def newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
-    """The whole checkpoint of OUTPUT_DIR with the most epochs, and its content; None where there is none.
+    """The whole checkpoint of OUTPUT_DIR that is furthest, and its content; None where there is none.
 
     A damaged file is passed over with a warning.
     """
-    folder = checkpoint_folder(cfg)
-    found = [(int(match[1]), path) for path in folder.glob("*.pyth") if (match := _NAME.fullmatch(path.name))]
-    for _, path in sorted(found, reverse=True):
+    for _, path in sorted(_found(cfg), reverse=True):
         try:
+            if not is_undamaged(path):
+                raise ValueError("check sum")
             content = torch.load(path, map_location="cpu", weights_only=True)
             if {"epoch", "model_state", "optimizer_state", "cfg"} <= content.keys():
                 return path, content
@@ -112,13 +137,26 @@ def newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
+def _found(cfg: CfgNode) -> list[tuple[tuple[int, int], Path]]:
+    """The checkpoints of the run, with the epochs and further iterations that are done."""
+    names = ((path, _NAME.fullmatch(path.name)) for path in checkpoint_folder(cfg).glob("*.pyth"))
+    return [((int(match[1]), int(match[2] or 0)), path) for path, match in names if match]
+
+
+def is_undamaged(path: Path) -> bool:
+    """Whether every byte of a checkpoint is as it was written.
+
+    What torch.save writes is a zip archive with a CRC-32 of each tensor and of all else, and torch.load does not look.
+
+    Raises:
+        OSError, zipfile.BadZipFile: if it cannot be read as an archive at all.
+    """
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip() is None
+
+
 def restore(
-    cfg: CfgNode,
-    path: Path,
-    content: dict[str, Any],
-    class_names: tuple[str, ...],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    cfg: CfgNode, path: Path, content: dict[str, Any], class_names: tuple[str, ...], parts: Mapping[str, Part]
 ) -> Progress:
     """Puts a run back to where its checkpoint was written.
 
@@ -133,15 +171,20 @@ def restore(
     alien = [change for change in changed if change.startswith(_MAKE_ANOTHER_RUN)]
     if alien:
         raise UserError(f"{path} is of another run, with other options: {'; '.join(alien)}. To go on, {ways_out}")
-    progress = Progress(**content.get("progress") or {"epoch": content["epoch"] + 1, "class_names": [*class_names]})
+    told = content.get("progress") or {"epoch": content["epoch"] + 1, "class_names": [*class_names]}
+    progress = Progress(**{"validated": told["epoch"], **told})  # those that do not tell were written after it
     if progress.class_names != list(class_names):
         raise UserError(
             f"{path} is of a run with other classes: {len(progress.class_names)} ({shorten(progress.class_names)}), "
             f"where the data has {len(class_names)} ({shorten(class_names)}). To go on, {ways_out}"
         )
     try:
-        model.load_state_dict(content["model_state"])
-        _take_over(optimizer, content["optimizer_state"])
+        for name, part in parts.items():
+            state = content.get(f"{name}_state")
+            if name == "optimizer":
+                _take_over(part, state)
+            elif state is not None:
+                part.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{path} does not fit this run: {_one_line(error)}. To go on, {ways_out}") from error
     if changed:
@@ -163,7 +206,8 @@ def continue_from(path: str, model: nn.Module, optimizer: torch.optim.Optimizer,
         if not reason:
             getattr(model, "model", model).load_state_dict(given.state)
             _take_over(optimizer, rest["optimizer_state"])
-            return Progress(epoch=0 if epoch_reset else int(rest["epoch"]) + 1)
+            epoch = 0 if epoch_reset else int(rest["epoch"]) + 1
+            return Progress(epoch=epoch, validated=epoch)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = _one_line(error)
     raise CheckpointError(

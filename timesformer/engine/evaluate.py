@@ -16,6 +16,7 @@ from timesformer.datasets.loader import construct_loader
 from timesformer.datasets.workers import explained_death
 from timesformer.engine.checkpoint import newest_checkpoint
 from timesformer.engine.device import autocast, choose_device, normalized
+from timesformer.engine.interrupts import stop_if_requested
 from timesformer.engine.logs import STEP, duration, progress_bar
 from timesformer.engine.meters import Pace, ViewEnsemble
 from timesformer.engine.results import Evaluation, write_results
@@ -41,6 +42,7 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
 
     Raises:
         UserError: if a clip cannot be read and DATA.ON_UNREADABLE is error.
+        StopRequested: if a signal waits to be obeyed; it then leaves the model in evaluation mode.
     """
     training, device = model.training, choose_device(cfg)
     model.eval()
@@ -50,6 +52,7 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
     start, pace, since = time.perf_counter(), Pace(len(loader)), time.perf_counter()
     for batch in progress_bar(loader, description):
         waited = time.perf_counter() - since
+        stop_if_requested()
         unreadable.note(batch["errors"])
         with autocast(cfg, device):
             scores = model(normalized(batch["clip"], cfg, device)).float()

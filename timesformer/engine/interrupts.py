@@ -1,22 +1,75 @@
-"""Stopping in good order: Ctrl-C and SIGTERM raise KeyboardInterrupt, though not amid what cannot be left half done."""
+"""Stopping in good order: what becomes of Ctrl-C, of a job scheduler's signals, and of a process that they stop."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+EXIT_REQUEUE = 75
+"""Exit code that asks for the same command to be started again (EX_TEMPFAIL of sysexits.h)."""
+
+_REQUEUE = (signal.SIGUSR1, signal.SIGUSR2)
+_PATIENT = (signal.SIGTERM, *_REQUEUE)  # training ends its step and saves
+
 _depth = 0
 _waiting: int | None = None
 _received: int | None = None
+_patient = False
+_requested: int | None = None
 
 
 def raise_on_signals() -> None:
-    """Makes SIGINT (unless the process was started to ignore it) and SIGTERM raise KeyboardInterrupt(number)."""
-    global _waiting, _received
-    _waiting = _received = None
-    signal.signal(signal.SIGTERM, _stop)
+    """Makes SIGINT (unless the process was started to ignore it), SIGTERM, SIGUSR1 and SIGUSR2 stop the process.
+
+    They raise KeyboardInterrupt(number), at once or where `patient` says.
+    """
+    global _waiting, _received, _requested
+    _waiting = _received = _requested = None
+    for number in _PATIENT:
+        signal.signal(number, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
+
+
+def exit_code(interrupt: KeyboardInterrupt) -> int:
+    """What a process stopped by it exits with: EXIT_REQUEUE for SIGUSR1 and SIGUSR2, else 128 + number."""
+    number = (interrupt.args or (signal.SIGINT,))[0]
+    return EXIT_REQUEUE if number in _REQUEUE else 128 + number
+
+
+class StopRequested(KeyboardInterrupt):
+    """A signal that waited is obeyed: in good order, with time to save."""
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """In this block SIGTERM, SIGUSR1 and SIGUSR2 raise nothing when they come first, but make `is_stop_requested` true.
+
+    The block looks at that where it may be left, and calls `stop_if_requested`, as its end does. SIGINT raises at once
+    as ever, and so does a second signal.
+    """
+    global _patient
+    _patient = True
+    try:
+        yield
+        stop_if_requested()
+    finally:
+        _patient = False
+
+
+def is_stop_requested() -> bool:
+    """Whether a signal came that waits to be obeyed."""
+    return _requested is not None
+
+
+def stop_if_requested() -> None:
+    """Obeys the signal that waits, if there is one.
+
+    Raises:
+        StopRequested: with its number.
+    """
+    if _requested is not None:
+        raise StopRequested(_requested)
 
 
 @contextmanager
@@ -46,7 +99,10 @@ def raise_if_interrupted() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    global _waiting, _received
+    global _waiting, _received, _requested
+    if _patient and _requested is None and number in _PATIENT:
+        _requested = number
+        return
     _received = number
     if _depth:
         _waiting = number

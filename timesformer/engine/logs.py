@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -60,13 +60,18 @@ def set_up_logging(output_dir: Path) -> None:
     root.handlers = [screen, errors, file]
 
 
-def progress_bar(items: Iterable[Item], description: str) -> Iterator[Item]:
+def progress_bar(items: Collection[Item], description: str, done: int = 0) -> Iterator[Item]:
     """Passes the items on under a bar with rate and time to go, if the screen is a terminal.
 
     Stops, too, at an interruption that got lost in somebody's destructor.
+
+    Args:
+        items: what is to be done; its length counts what was done before, too.
+        description: what the bar is called.
+        done: items done before, which do not come again.
     """
-    hidden = not sys.stdout.isatty()
-    for item in items if hidden else tqdm(items, description, leave=False, dynamic_ncols=True, file=sys.stdout):
+    bar = {"initial": done, "total": len(items), "leave": False, "dynamic_ncols": True, "file": sys.stdout}
+    for item in tqdm(items, description, **bar) if sys.stdout.isatty() else items:
         raise_if_interrupted()
         yield item
 
@@ -81,20 +86,23 @@ class MetricsWriter:
     """Figures of a run as lines of JSON in `metrics.jsonl` and, with TENSORBOARD.ENABLE, as TensorBoard scalars.
 
     Each line has `kind` ("train_step", "train_epoch" or "val_epoch") and `epoch` (finished epochs, fractional within
-    one), and the figures. Lines after `epoch` are dropped on opening: a continued run writes them anew.
+    one), and the figures. What a continued run writes anew is dropped on opening: lines after `epoch`, and those of
+    validations after `validated`.
 
     Args:
         cfg: the configuration.
-        epoch: finished epochs of the run so far.
+        epoch: finished epochs of the run so far, fractional within one.
         steps_per_epoch: iterations of an epoch, the unit of TensorBoard's axis.
+        validated: finished epochs at the last validation.
     """
 
-    def __init__(self, cfg: CfgNode, epoch: int, steps_per_epoch: int) -> None:
+    def __init__(self, cfg: CfgNode, epoch: float, steps_per_epoch: int, validated: int) -> None:
         self._path = metrics_path(cfg)
         self._folder = tensorboard_folder(cfg)
         self._steps_per_epoch = steps_per_epoch
         lines = self._path.read_text().splitlines() if self._path.exists() else []
-        write_text_atomically(self._path, "".join(f"{line}\n" for line in lines if _epoch_of(line) <= epoch))
+        kept = [line for line in lines if _is_done(line, _rounded(epoch), validated)]
+        write_text_atomically(self._path, "".join(f"{line}\n" for line in kept))
         self._board: SummaryWriter | None = None
         if cfg.TENSORBOARD.ENABLE:
             from torch.utils.tensorboard import SummaryWriter
@@ -104,7 +112,7 @@ class MetricsWriter:
 
     def write(self, kind: str, epoch: float, figures: dict[str, Any]) -> None:
         """Appends one line and its scalars; UserError if the disk does not take them."""
-        line = simplejson.dumps({"kind": kind, "epoch": round(epoch, 6), **figures}, ignore_nan=True)
+        line = simplejson.dumps({"kind": kind, "epoch": _rounded(epoch), **figures}, ignore_nan=True)
         with uninterrupted(), explained_failure(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         if self._board is not None:
@@ -119,8 +127,13 @@ class MetricsWriter:
                 self._board.close()
 
 
-def _epoch_of(line: str) -> float:
+def _rounded(epoch: float) -> float:
+    return round(epoch, 6)
+
+
+def _is_done(line: str, epoch: float, validated: int) -> bool:
     try:
-        return float(simplejson.loads(line)["epoch"])
+        figures = simplejson.loads(line)
+        return figures["epoch"] <= (min(epoch, validated) if figures["kind"] == "val_epoch" else epoch)
     except (ValueError, KeyError, TypeError):  # the torn last line of a killed process
-        return float("inf")
+        return False

@@ -93,9 +93,47 @@ class Average:
         self.total = self.total + total
         self.count += count
 
+    def clear(self) -> None:
+        """Begins anew."""
+        self.total, self.count = 0.0, 0
+
     def value(self) -> float:
         """The mean; reads from the device."""
         return float(self.total) / max(self.count, 1)
+
+
+class TrainingFigures:
+    """Loss and top-1 of an epoch so far, and the loss since the last report.
+
+    Attributes:
+        loss: over the clips of the epoch.
+        right: share of them whose label was the most likely class.
+        recent_loss: over the clips since the last report.
+    """
+
+    def __init__(self) -> None:
+        self.loss, self.right, self.recent_loss = Average(), Average(), Average()
+
+    def add(self, loss: Tensor, right: Tensor, count: int) -> None:
+        """Adds the summed loss of `count` clips, and how many of them were right; nothing waits for the device."""
+        self.loss.add(loss, count)
+        self.recent_loss.add(loss, count)
+        self.right.add(right, count)
+
+    def clear(self) -> None:
+        """Begins anew."""
+        for mean in vars(self).values():
+            mean.clear()
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """Total and count by name, as plain numbers, which hold every digit; reads from the device."""
+        return {name: [torch.as_tensor(mean.total).item(), mean.count] for name, mean in vars(self).items()}
+
+    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+        """Goes on from what `state_dict` gave."""
+        for name, (total, count) in state.items():
+            mean = getattr(self, name)
+            mean.total, mean.count = total, count
 
 
 class Pace:
@@ -104,12 +142,13 @@ class Pace:
     The rate is that of the steps since the last report, so that a slow start does not spoil it.
 
     Args:
-        steps: how many there are to do.
+        steps: how many there are in all.
+        done: how many of them were done before.
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, done: int = 0) -> None:
         self.steps = steps
-        self.done = 0
+        self.done = done
         self._clips = 0
         self._waited = 0.0
         self._seconds_per_step = 0.0

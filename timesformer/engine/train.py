@@ -1,8 +1,8 @@
 """The training loop: get a batch, forward, backward, step, log; validate; keep the best and the newest."""
 
 import logging
-import math
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,16 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.utils.data import DataLoader
 
-from timesformer.atomic import explained_failure, write_text_atomically
+from timesformer.atomic import WriteError, explained_failure, write_text_atomically
 from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.datasets.workers import explained_death
-from timesformer.engine import checkpoint
+from timesformer.engine import checkpoint, interrupts
 from timesformer.engine.balance import class_weights, clip_weights, log_classes
 from timesformer.engine.device import autocast, choose_device, normalized
 from timesformer.engine.evaluate import evaluate
+from timesformer.engine.finite import LossWatch, refuse_broken_weights
 from timesformer.engine.logs import STEP, MetricsWriter, duration, progress_bar
-from timesformer.engine.meters import Average, Pace
+from timesformer.engine.meters import Pace, TrainingFigures
 from timesformer.engine.mixup import ClipMixup, heaviest_labels
 from timesformer.engine.optim import construct_optimizer, learning_rate, set_learning_rate
 from timesformer.engine.run_folder import best_path, config_path, remove_partial_files, set_aside
@@ -39,10 +40,52 @@ LOSSES = {"cross_entropy": F.cross_entropy}
 where labels are numbers or, mixed, probabilities of all classes."""
 
 
+@dataclass
+class Run:
+    """What a training run works with.
+
+    Attributes:
+        cfg: the configuration.
+        model: on the device of the run.
+        optimizer: of the model's parameters.
+        loader: of the split "train".
+        metrics: takes the figures.
+        unreadable: takes the clips that cannot be read.
+        mixup: mixes the clips of each batch, if not None; top-1 is then that of the label with the larger share.
+        progress: how far the run has come.
+        figures: of the epoch so far.
+        parts: what a checkpoint holds.
+        saved: when the last checkpoint was written, or else the run began; seconds of `time.monotonic`.
+        saved_position: where the run was then.
+        watch: looks at the losses.
+    """
+
+    cfg: CfgNode
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loader: DataLoader
+    metrics: MetricsWriter
+    unreadable: UnreadableClips
+    mixup: ClipMixup | None = None
+    progress: checkpoint.Progress = field(default_factory=checkpoint.Progress)
+    figures: TrainingFigures = field(default_factory=TrainingFigures)
+    parts: dict[str, checkpoint.Part] = field(default_factory=dict)
+    saved: float = field(default_factory=time.monotonic)
+    saved_position: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.watch = LossWatch(self.loader.dataset.records.names)
+
+    @property
+    def position(self) -> tuple[int, ...]:
+        """Where the run is: what changes whenever there is something new to save."""
+        return self.progress.epoch, self.progress.iteration, self.progress.validated
+
+
 def train(cfg: CfgNode) -> Path:
     """Trains as configured, going on from the newest checkpoint in OUTPUT_DIR if there is one (TRAIN.AUTO_RESUME).
 
-    What is random depends on RNG_SEED and the epoch, so a run that was interrupted ends as one that was not.
+    What is random depends on RNG_SEED, epoch and iteration, so a run that was interrupted ends as one that was not.
 
     Returns:
         The best checkpoint by validation top-1.
@@ -50,10 +93,11 @@ def train(cfg: CfgNode) -> Path:
     Raises:
         UserError: if data, checkpoints or options are not as they must be, the loss is not finite, more than
             DATA.MAX_UNREADABLE of the training clips cannot be read, or a loading process dies.
+        KeyboardInterrupt: if a signal stops the run; it was saved before, unless that was SIGINT or a second signal.
     """
     train_loader, val_loader = construct_loader(cfg, "train"), construct_loader(cfg, "val")
     mixup = ClipMixup(cfg) if cfg.MIXUP.ENABLED else None
-    class_names = train_loader.dataset.class_names
+    records, class_names = train_loader.dataset.records, train_loader.dataset.class_names
     device = choose_device(cfg)
     torch.manual_seed(cfg.RNG_SEED)
     model = build_model(cfg)
@@ -61,9 +105,11 @@ def train(cfg: CfgNode) -> Path:
     if cfg.LOG_MODEL_INFO:
         log_model_info(cfg, model)
     model = model.to(device)
-    optimizer = construct_optimizer(model, cfg)
-    progress = start_or_resume(cfg, model, optimizer, class_names)
-    if progress.epoch >= cfg.SOLVER.MAX_EPOCH:
+    optimizer, figures = construct_optimizer(model, cfg), TrainingFigures()
+    unreadable = UnreadableClips(cfg, "train", records)
+    parts = {"model": model, "optimizer": optimizer, "figures": figures, "unreadable": unreadable}
+    progress = start_or_resume(cfg, parts, class_names)
+    if is_finished(cfg, progress):
         logger.info("nothing left to train: SOLVER.MAX_EPOCH is %d", cfg.SOLVER.MAX_EPOCH)
         return best_path(cfg)
     with explained_failure(Path(cfg.OUTPUT_DIR)):
@@ -83,23 +129,20 @@ def train(cfg: CfgNode) -> Path:
         progress.epoch + 1,
         cfg.SOLVER.MAX_EPOCH,
     )
-    set_epoch(train_loader, progress.epoch)
+    set_position(train_loader, progress)
     log_classes(cfg, train_loader)
-    metrics = MetricsWriter(cfg, progress.epoch, len(train_loader))
+    batches = len(train_loader)
+    metrics = MetricsWriter(cfg, progress.epoch + progress.iteration / batches, batches, progress.validated)
+    run = Run(cfg, model, optimizer, train_loader, metrics, unreadable, mixup, progress, figures, parts)
     try:
-        records = train_loader.dataset.records
-        unreadable = UnreadableClips(cfg, "train", records)
         unreadable.note({video: f"{records[video].path}: {problem}" for video, problem in records.problems.items()})
-        with explained_death(train_loader, val_loader):
-            for epoch in range(progress.epoch, cfg.SOLVER.MAX_EPOCH):
-                start = time.perf_counter()
-                train_epoch(cfg, model, optimizer, train_loader, epoch, metrics, unreadable, mixup)
-                progress.epoch = epoch + 1
-                progress.seconds += time.perf_counter() - start
-                if is_due(progress.epoch, cfg.TRAIN.EVAL_PERIOD, cfg.SOLVER.MAX_EPOCH):
-                    validate(cfg, model, val_loader, progress, metrics)
-                if is_due(progress.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH):
-                    checkpoint.save_epoch(cfg, model, optimizer, progress)
+        with explained_death(train_loader, val_loader), interrupts.patient():
+            while not is_finished(cfg, progress):
+                if is_validation_due(cfg, progress):
+                    validate(run, val_loader)
+                else:
+                    train_epoch(run)
+                save_if_due(run, is_due(progress.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH))
     finally:
         metrics.close()
     best = best_path(cfg)
@@ -114,14 +157,16 @@ def train(cfg: CfgNode) -> Path:
 
 
 def start_or_resume(
-    cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer, class_names: tuple[str, ...]
+    cfg: CfgNode, parts: dict[str, checkpoint.Part], class_names: tuple[str, ...]
 ) -> checkpoint.Progress:
-    """Brings model and optimizer to where training begins: this run's newest checkpoint, given weights, or fresh."""
+    """Brings a run's parts to where training begins: this run's newest checkpoint, given weights, or fresh."""
+    model, optimizer = parts["model"], parts["optimizer"]
     remove_partial_files(cfg)
     if cfg.TRAIN.AUTO_RESUME and (newest := checkpoint.newest_checkpoint(cfg)):
         path, content = newest
-        progress = checkpoint.restore(cfg, path, content, class_names, model, optimizer)
-        logger.info("going on from %s, after epoch %d of %d", path, progress.epoch, cfg.SOLVER.MAX_EPOCH)
+        progress = checkpoint.restore(cfg, path, content, class_names, parts)
+        amid = f" and {progress.iteration} iterations" if progress.iteration else ""
+        logger.info("going on from %s, after epoch %d%s of %d", path, progress.epoch, amid, cfg.SOLVER.MAX_EPOCH)
         return progress
     source = cfg.TRAIN.CHECKPOINT_FILE_PATH
     progress = checkpoint.Progress()
@@ -144,92 +189,90 @@ def start_or_resume(
     return progress
 
 
-def train_epoch(
-    cfg: CfgNode,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loader: DataLoader,
-    epoch: int,
-    metrics: MetricsWriter,
-    unreadable: UnreadableClips,
-    mixup: ClipMixup | None = None,
-) -> None:
-    """One pass over the training clips.
+def train_epoch(run: Run) -> None:
+    """One pass over the training clips, or what is left of it.
 
     Gradients accumulate over as many batches as GLOBAL_BATCH_SIZE takes, and are those of the mean loss of all clips in
-    them, also where the last batches of the epoch are fewer or smaller.
-
-    Args:
-        cfg: the configuration.
-        model: on the device of the run; put in training mode, except for what is frozen.
-        optimizer: of the model's parameters.
-        loader: of the split "train".
-        epoch: from 0.
-        metrics: takes the figures.
-        unreadable: takes the clips that cannot be read.
-        mixup: mixes the clips of each batch; top-1 is then that of the label with the larger share.
+    them, also where the last batches of the epoch are fewer or smaller. The model is put in training mode, except for
+    what is frozen.
     """
-    device = choose_device(cfg)
+    cfg, progress, model, optimizer, loader = run.cfg, run.progress, run.model, run.optimizer, run.loader
+    device, epoch, batches = choose_device(cfg), progress.epoch, len(loader)
     train_mode(model)
-    set_epoch(loader, epoch)
-    torch.manual_seed(int(np.random.SeedSequence([cfg.RNG_SEED, epoch]).generate_state(1)[0]))
-    loss_func, smoothing = LOSSES[cfg.MODEL.LOSS_FUNC], 0.0 if mixup else cfg.SOLVER.LABEL_SMOOTHING
+    set_position(loader, progress)
+    loss_func, smoothing = LOSSES[cfg.MODEL.LOSS_FUNC], 0.0 if run.mixup else cfg.SOLVER.LABEL_SMOOTHING
     weights = class_weights(cfg, loader.dataset.records.labels).to(device)
-    num_clips, batches = loader.batch_sampler.num_items, len(loader)
-    accumulate = max(1, cfg.GLOBAL_BATCH_SIZE // cfg.TRAIN.BATCH_SIZE)
-    clips_per_step = accumulate * cfg.TRAIN.BATCH_SIZE
-    loss_of_epoch, right_of_epoch, loss_of_period = Average(), Average(), Average()
-    pace, since = Pace(batches), time.perf_counter()
-    for index, batch in enumerate(progress_bar(loader, f"epoch {epoch + 1}")):
+    accumulate = batches_per_step(cfg)
+    pace, since = Pace(batches, progress.iteration), time.perf_counter()
+    for index, batch in enumerate(progress_bar(loader, f"epoch {epoch + 1}", progress.iteration), progress.iteration):
         waited = time.perf_counter() - since
-        unreadable.note(batch["errors"])
+        run.unreadable.take(batch)
+        seed_step(cfg, epoch, index)
         present = batch["video"] >= 0  # the others stand for no clip (construct_loader)
-        if (lost := batch["video"][present & ~batch["readable"]]).numel():
-            unreadable.refuse_unreplaced(int(lost[0]))
-        rate = learning_rate(cfg, epoch + index / batches)
-        set_learning_rate(optimizer, rate)
         clip, label = normalized(batch["clip"], cfg, device), batch["label"].to(device, non_blocking=True)
         counted, number = present.to(device, non_blocking=True), int(present.sum())
-        if mixup:
-            clip, label = mixup(clip, label, epoch, index)
+        if run.mixup:
+            clip, label = run.mixup(clip, label, epoch, index)
+
         with autocast(cfg, device):
             scores = model(clip)
         losses = loss_func(scores.float(), label, reduction="none", label_smoothing=smoothing)
-        loss = (losses * clip_weights(label, weights) * counted).sum()
-        done = index // accumulate * clips_per_step
-        (loss / min(clips_per_step, num_clips - done)).backward()
-        if (index + 1) % accumulate == 0 or index + 1 == batches:
+        losses = losses * clip_weights(label, weights) * counted
+        (losses.sum() / clips_in_step(cfg, loader, index)).backward()
+
+        rate = learning_rate(cfg, epoch + index / batches)
+        stepped = (index + 1) % accumulate == 0 or index + 1 == batches
+        if stepped:
+            set_learning_rate(optimizer, rate)
             if cfg.SOLVER.CLIP_GRADIENT > 0:
                 nn.utils.clip_grad_norm_(model.parameters(), cfg.SOLVER.CLIP_GRADIENT)
             optimizer.step()
             optimizer.zero_grad()
 
-        loss_of_epoch.add(loss.detach(), number)
-        loss_of_period.add(loss.detach(), number)
-        right_of_epoch.add(((scores.detach().argmax(dim=1) == heaviest_labels(label)) & counted).sum(), number)
+        right = ((scores.detach().argmax(dim=1) == heaviest_labels(label)) & counted).sum()
+        run.figures.add(losses.detach().sum(), right, number)
+        run.watch.add(epoch, index, losses, batch["video"])
         pace.step(number, waited)
         if pace.is_due(cfg.LOG_PERIOD):
-            log_step(epoch, pace, loss_of_period, rate, metrics)
-            loss_of_period = Average()
+            run.watch.check()
+            log_step(run, pace, rate)
+        progress.seconds += time.perf_counter() - since
+        if stepped and index + 1 < batches:
+            progress.iteration = index + 1
+            save_if_due(run)
         since = time.perf_counter()
-    figures = {
-        "loss": loss_of_epoch.value(),
-        "top1": 100.0 * right_of_epoch.value(),
-        "unreadable": len(unreadable.reasons),
-    }
-    metrics.write("train_epoch", epoch + 1, figures)
-    logger.info("epoch %d: training loss %.4f, top-1 %.2f %%", epoch + 1, figures["loss"], figures["top1"])
+    run.watch.check()
+    end_epoch(run)
 
 
-def log_step(epoch: int, pace: Pace, loss: Average, rate: float, metrics: MetricsWriter) -> None:
-    """Writes the figures of the last steps, and stops a run whose loss is not finite."""
-    figures: dict[str, Any] = {"loss": loss.value(), "lr": rate, **pace.report()}
-    if not math.isfinite(figures["loss"]):
-        raise UserError(
-            f"the training loss became {figures['loss']} in epoch {epoch + 1}, iteration {pace.done}; the checkpoints "
-            "before are as they were. Lower SOLVER.BASE_LR, add SOLVER.WARMUP_EPOCHS, or set SOLVER.CLIP_GRADIENT"
-        )
-    metrics.write("train_step", epoch + pace.done / pace.steps, figures)
+def set_position(loader: DataLoader, progress: checkpoint.Progress) -> None:
+    """Lets the loader's next iteration begin where training is."""
+    set_epoch(loader, progress.epoch, progress.iteration)
+
+
+def seed_step(cfg: CfgNode, epoch: int, iteration: int) -> None:
+    """Makes all that is drawn on any device in a step a function of (RNG_SEED, epoch, iteration)."""
+    torch.manual_seed(int(np.random.SeedSequence([cfg.RNG_SEED, epoch, iteration]).generate_state(1)[0]))
+
+
+def batches_per_step(cfg: CfgNode) -> int:
+    """Batches of which the gradients make an optimizer step."""
+    return max(1, cfg.GLOBAL_BATCH_SIZE // cfg.TRAIN.BATCH_SIZE)
+
+
+def clips_in_step(cfg: CfgNode, loader: DataLoader, index: int) -> int:
+    """Clips of the optimizer step that the batch `index` of an epoch, from 0, belongs to."""
+    accumulate = batches_per_step(cfg)
+    size = accumulate * cfg.TRAIN.BATCH_SIZE
+    return min(size, loader.batch_sampler.num_items - index // accumulate * size)
+
+
+def log_step(run: Run, pace: Pace, rate: float) -> None:
+    """Writes the figures of the last steps."""
+    epoch, recent = run.progress.epoch, run.figures.recent_loss
+    figures: dict[str, Any] = {"loss": recent.value(), "lr": rate, **pace.report()}
+    recent.clear()
+    run.metrics.write("train_step", epoch + pace.done / pace.steps, figures)
     logger.log(
         STEP,
         "epoch %d: %d/%d, loss %.4f, lr %.3g, %.1f clips/s, %.0f %% waiting for data, %s to go",
@@ -244,11 +287,58 @@ def log_step(epoch: int, pace: Pace, loss: Average, rate: float, metrics: Metric
     )
 
 
-def validate(
-    cfg: CfgNode, model: nn.Module, loader: DataLoader, progress: checkpoint.Progress, metrics: MetricsWriter
-) -> None:
+def end_epoch(run: Run) -> None:
+    """Writes the figures of an epoch that is done, and counts it."""
+    progress = run.progress
+    figures = {
+        "loss": run.figures.loss.value(),
+        "top1": 100.0 * run.figures.right.value(),
+        "unreadable": len(run.unreadable.reasons),
+    }
+    refuse_broken_weights(run.model, f"the end of epoch {progress.epoch + 1}")
+    progress.epoch, progress.iteration = progress.epoch + 1, 0
+    run.figures.clear()
+    run.metrics.write("train_epoch", progress.epoch, figures)
+    logger.info("epoch %d: training loss %.4f, top-1 %.2f %%", progress.epoch, figures["loss"], figures["top1"])
+
+
+def save_if_due(run: Run, due: bool = False) -> None:
+    """Writes a checkpoint if it is due, TRAIN.CHECKPOINT_MINUTES are over, or a signal waits; then obeys the signal.
+
+    One that is written for the minutes' sake alone and fails is a warning: the run goes on.
+    """
+    minutes, stop = run.cfg.TRAIN.CHECKPOINT_MINUTES, interrupts.is_stop_requested()
+    overdue = 0 < 60 * minutes <= time.monotonic() - run.saved
+    if due or stop:
+        save(run)
+    elif overdue:
+        try:
+            save(run)
+        except WriteError as error:
+            run.saved = time.monotonic()
+            logger.warning("%s. The run goes on, and tries again in %g minutes", error.problem, minutes)
+    interrupts.stop_if_requested()
+
+
+def save(run: Run) -> None:
+    """Writes a checkpoint of where the run is, unless there is one, or the losses or the weights are broken."""
+    if run.saved_position == run.position:
+        return
+    run.watch.check()
+    refuse_broken_weights(run.model, f"epoch {run.progress.epoch + 1}, iteration {run.progress.iteration}")
+    run.progress.batch_size = run.loader.batch_sampler.batch_size
+    checkpoint.save(run.cfg, run.parts, run.progress)
+    run.saved, run.saved_position = time.monotonic(), run.position
+
+
+def validate(run: Run, loader: DataLoader) -> None:
     """Scores the validation split and keeps the model if it is the best so far (by top-1, then by loss)."""
-    evaluation = evaluate(model, loader, cfg, "validation")
+    progress = run.progress
+    try:
+        evaluation = evaluate(run.model, loader, run.cfg, "validation")
+    except interrupts.StopRequested:
+        save(run)
+        raise
     top1, top5 = evaluation.topk(1, 5)
     figures = {
         "loss": evaluation.loss,
@@ -257,7 +347,7 @@ def validate(
         "mean_class_top1": evaluation.mean_class_top1(),
         "unreadable": len(evaluation.unreadable),
     }
-    metrics.write("val_epoch", progress.epoch, figures)
+    run.metrics.write("val_epoch", progress.epoch, figures)
     is_best = (top1, -evaluation.loss) > (progress.best_top1, -progress.best_loss)
     logger.info(
         "epoch %d: validation loss %.4f, top-1 %.2f %%, top-5 %.2f %%, mean over classes %.2f %%%s",
@@ -268,9 +358,21 @@ def validate(
         figures["mean_class_top1"],
         " (best so far)" if is_best else "",
     )
+    progress.validated = progress.epoch
     if is_best:
         progress.best_top1, progress.best_loss, progress.best_epoch = top1, evaluation.loss, progress.epoch
-        checkpoint.save_best(cfg, model, progress)
+        checkpoint.save_best(run.cfg, run.model, progress)
+
+
+def is_validation_due(cfg: CfgNode, progress: checkpoint.Progress) -> bool:
+    """Whether the epochs that are done are to be followed by a validation that is not done yet."""
+    due = is_due(progress.epoch, cfg.TRAIN.EVAL_PERIOD, cfg.SOLVER.MAX_EPOCH)
+    return due and progress.iteration == 0 and progress.validated < progress.epoch
+
+
+def is_finished(cfg: CfgNode, progress: checkpoint.Progress) -> bool:
+    """Whether nothing is left to train or validate."""
+    return progress.epoch >= cfg.SOLVER.MAX_EPOCH and not is_validation_due(cfg, progress)
 
 
 def is_due(epoch: int, period: int, last: int) -> bool:

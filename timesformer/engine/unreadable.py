@@ -4,6 +4,8 @@ import csv
 import io
 import logging
 import math
+from functools import cached_property
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
@@ -38,10 +40,21 @@ class UnreadableClips:
         self.reasons: dict[str, str] = {}
         self._limit, self._stop = cfg.DATA.MAX_UNREADABLE, cfg.DATA.ON_UNREADABLE == "error"
         self._split, self._records, self._path = split, records, unreadable_path(cfg)
-        self._listed: set[str] = set()
-        if self._path.exists():
-            with self._path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-                self._listed = {row.get("name", "") for row in csv.DictReader(file) if row.get("split") == split}
+
+    def state_dict(self) -> dict[str, dict[str, str]]:
+        """What a checkpoint keeps: the reasons by name."""
+        return {"reasons": dict(self.reasons)}
+
+    def load_state_dict(self, state: dict[str, dict[str, str]]) -> None:
+        """Takes the reasons of a checkpoint over."""
+        self.reasons.update(state["reasons"])
+
+    def take(self, batch: dict[str, Any]) -> None:
+        """Takes in what a batch of the loader says; errors as `note` and `refuse_unreplaced`."""
+        self.note(batch["errors"])
+        stands_for_a_clip = batch["video"] >= 0
+        if (lost := batch["video"][stands_for_a_clip & ~batch["readable"]]).numel():
+            self.refuse_unreplaced(int(lost[0]))
 
     def note(self, errors: dict[int, str]) -> None:
         """Take in the reasons why clips could not be read, by number of the record.
@@ -71,6 +84,14 @@ class UnreadableClips:
             + shorten([self.reasons[record.name], *self.reasons.values()], "\n  ", _LISTED)
             + "\nmend them or take them out of the split; check that the clips in DATA.PATH_TO_DATA_DIR are whole"
         )
+
+    @cached_property
+    def _listed(self) -> set[str]:
+        """Names in the file; looked up when first needed, as an earlier run's may be set aside until then."""
+        if not self._path.exists():
+            return set()
+        with self._path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return {row.get("name", "") for row in csv.DictReader(file) if row.get("split") == self._split}
 
     def _append(self, rows: list[list[str]]) -> None:
         text = io.StringIO()
