@@ -19,6 +19,7 @@ from timesformer.torchvision_import import repair_torchvision
 
 repair_torchvision()  # before any test imports transformers, which imports torchvision if it is there
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 ROOT = Path(__file__).resolve().parents[1]
 
 TINY_CONFIG = """
@@ -93,7 +94,7 @@ def run_net(
     spec = importlib.util.spec_from_file_location("tools_run_net", ROOT / "tools" / "run_net.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    log, handlers = logging.getLogger("timesformer"), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    log, handlers = logging.getLogger("timesformer"), {n: signal.getsignal(n) for n in STOPPING}
 
     def reset() -> None:
         for open_handler in log.handlers:

@@ -92,15 +92,17 @@ def run(cfg: CfgNode) -> None:
     from timesformer.datasets.catalog import load_split
     from timesformer.engine.evaluate import test
     from timesformer.engine.logs import set_up_logging
+    from timesformer.engine.run_lock import claimed
     from timesformer.engine.train import train
 
-    set_up_logging(Path(cfg.OUTPUT_DIR))
-    if cfg.TRAIN.ENABLE:
+    with claimed(Path(cfg.OUTPUT_DIR)):
+        set_up_logging(Path(cfg.OUTPUT_DIR))
+        if cfg.TRAIN.ENABLE:
+            if cfg.TEST.ENABLE:
+                load_split(cfg, "test")  # a mistake in it should show now, and not when training is done
+            train(cfg)
         if cfg.TEST.ENABLE:
-            load_split(cfg, "test")  # a mistake in it should show now, and not when training is done
-        train(cfg)
-    if cfg.TEST.ENABLE:
-        test(cfg)
+            test(cfg)
 
 
 if __name__ == "__main__":

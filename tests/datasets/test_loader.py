@@ -95,6 +95,26 @@ def test_batch_sampler_gives_keys_of_epoch_index_and_repeat():
     assert sorted(key for batch in keys for key in batch) == [(3, i, 0) for i in range(5)]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_that_begins_amid_it_gives_the_rest_and_loads_nothing_else(cfg, workers):
+    cfg.DATA_LOADER.NUM_WORKERS = workers
+    whole, asked = batches(cfg, "train", (2, 3)), []
+    loader = construct_loader(cfg, "train")
+    load = type(loader.dataset).__getitem__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(loader.dataset), "__getitem__", lambda self, key: asked.append(key) or load(self, key))
+        set_epoch(loader, 2, start=1)
+        rest = list(loader)
+        set_epoch(loader, 3)
+        after = list(loader)
+    assert len(loader) == 3
+    for one, other in ((rest, whole[0][1:]), (after, whole[1])):
+        assert len(one) == len(other)
+        assert all(torch.equal(a["clip"], b["clip"]) for a, b in zip(one, other, strict=True))
+    if workers == 0:
+        assert len(asked) == 5 + 8  # of 8 clips in batches of 3
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 @pytest.mark.parametrize("num_items", [37, 32, 33, 3])
 def test_a_batch_of_all_ranks_together_does_not_depend_on_their_number(num_items, world_size):

@@ -70,6 +70,24 @@ def test_other_errors_pass(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, error:
         raise error
 
 
+def test_a_loading_process_goes_on_when_a_scheduler_signals_all_processes(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg.DATA_LOADER.NUM_WORKERS = 1
+    monkeypatch.setattr(workers, "GRACE", 0.01)
+    loader = construct_loader(cfg, "train")
+    with explained_death(loader):
+        batches = iter(loader)
+        (worker,) = batches._workers
+        next(batches)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(worker.pid, number)
+        assert 1 + len(list(batches)) == len(loader)
+        assert len(list(loader)) == len(loader)
+    worker.join(PATIENCE)
+    assert worker.exitcode == 0
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_no_process_stays_where_a_decoder_hangs(cfg: CfgNode, tmp_path: Path, number: int) -> None:
     cfg.DATA_LOADER.NUM_WORKERS, cfg.DATA.DECODE_TIMEOUT = number, 0.3

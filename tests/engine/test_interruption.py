@@ -1,47 +1,101 @@
 """Interrupting a run at any time and starting the same command again."""
 
+import dataclasses
+import importlib.util
 import json
+import multiprocessing
 import os
+import random
 import resource
+import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
+from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 import pytest
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
+from torch.utils.data import DataLoader
 
 from timesformer.config import get_cfg
-from timesformer.engine.checkpoint import Progress, newest_checkpoint, restore, save
+from timesformer.engine import train
+from timesformer.engine.checkpoint import Progress, is_undamaged, newest_checkpoint, restore, save
+from timesformer.engine.evaluate import evaluate
+from timesformer.engine.meters import Pace
 from timesformer.engine.optim import construct_optimizer
+from timesformer.engine.results import Evaluation
 from timesformer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+KILLS = 6
 PATIENCE = 60.0  # seconds that something may take on a busy machine
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    """Starts run_net.py as the leader of a process group, as a terminal or a job scheduler does."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "tools" / "run_net.py"), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+class Started:
+    """A run in a process of its own, the leader of a process group, as a terminal or a job scheduler starts it."""
+
+    def __init__(self, arguments: list[str], said: Path, main: Callable | None = None) -> None:
+        self._said = said
+        self.process = forkserver().Process(target=main or run_as_leader, args=(arguments, said))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def wait(self) -> int:
+        """Its exit code, -N where signal N has killed it."""
+        self.process.join(PATIENCE)
+        assert self.process.exitcode is not None, "waited too long"
+        return self.process.exitcode
+
+    @property
+    def stderr(self) -> str:
+        return self._said.read_text() if self._said.exists() else ""
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+@cache
+def forkserver() -> ForkServerContext:
+    """Starts processes that need not import torch each time."""
+    context = multiprocessing.get_context("forkserver")
+    modules = ["conftest", "timm.data.mixup", "timesformer.engine.train", "torch.utils.tensorboard"]
+    context.set_forkserver_preload(modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}", prepend=os.pathsep)
+        ensure_running()
+    return context
+
+
+def run_as_leader(arguments: list[str], said: Path) -> None:
+    """What `python tools/run_net.py` does with these arguments, its stderr in a file."""
+    os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # of loading processes, as in a process started otherwise
+    torch.set_num_threads(1)
+    for number, place in ((1, os.devnull), (2, said)):
+        os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.argv = ["run_net.py", *arguments]
+    runpy.run_path(str(ROOT / "tools" / "run_net.py"), run_name="__main__")
+
+
+def fail_as_leader(arguments: list[str], said: Path) -> None:
+    """As `run_as_leader`, but an error comes that nobody expected."""
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("nobody expected this")
+
+    train.log_step = fail
+    run_as_leader(arguments, said)
+
+
+def wait_until(condition: Callable[[], bool], run: Started | None = None) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        if process is not None and process.poll() is not None:
-            pytest.fail(f"the run ended by itself: {process.stderr.read()}")
+        if run is not None and not run.process.is_alive():
+            pytest.fail(f"the run ended by itself: {run.stderr}")
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.002)
 
@@ -54,17 +108,30 @@ def lines_of(output: Path, kind: str = "") -> list[dict]:
     return [line for line in lines if kind in ("", line["kind"])]
 
 
-def figures(output: Path) -> list[tuple[str, float, float]]:
-    """What is the same in every run of the same command, in the order written."""
-    return [(line["kind"], line["epoch"], line["loss"]) for line in lines_of(output)]
+def figures(output: Path) -> list[dict]:
+    """What metrics.jsonl has in every run of the same command, in the order written."""
+    timed = ("clips_per_second", "data_share", "eta_seconds")
+    return [{name: value for name, value in line.items() if name not in timed} for line in lines_of(output)]
+
+
+def assert_same_checkpoint(one: Path, other: Path) -> None:
+    """All of it, bit for bit, but for the time that training took."""
+    here, there = (torch.load(path, weights_only=True) for path in (one, other))
+    for content in (here, there):
+        del content["progress"]["seconds"], content["cfg"]
+    flat_here, flat_there = (torch.utils._pytree.tree_flatten_with_path(content)[0] for content in (here, there))
+    for (name, value), (other_name, other_value) in zip(flat_here, flat_there, strict=True):
+        assert name == other_name
+        same = torch.equal(value, other_value) if isinstance(value, torch.Tensor) else value == other_value
+        assert same, name
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the log."""
+    """Every file but the log and the lock."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "run.log"
+        if path.is_file() and path.name not in ("run.log", "run.lock")
     }
 
 
@@ -100,66 +167,210 @@ def finished(finished_run: Path, run_net: Callable, tiny_command: list[str], tmp
     return Path(shutil.copytree(finished_run, tmp_path / "out"))
 
 
-def test_a_killed_run_started_again_ends_bit_for_bit_as_one_never_interrupted(
-    run_net: Callable, tiny_command: list[str], tmp_path: Path
-) -> None:
-    output, last = tmp_path / "killed", "checkpoints/checkpoint_epoch_00008.pyth"
-    command = [*tiny_command, "SOLVER.MAX_EPOCH", "8", "OUTPUT_DIR"]
-    process = start([*command, str(output)])
-    wait_until(lambda: any(line["epoch"] > 1 for line in lines_of(output, "train_step")), process)
-    process.kill()
-    assert process.wait(PATIENCE) == -signal.SIGKILL
-    process.stderr.close()
-    assert not (output / last).exists()
-    (output / "checkpoints" / "checkpoint_epoch_00008.pyth.partial").write_bytes(b"half a file")
+LIVELY = [
+    *("SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.BASE_LR", "0.001", "SOLVER.MAX_EPOCH", "4"),
+    *("GLOBAL_BATCH_SIZE", "4", "LOG_PERIOD", "2", "TRAIN.CHECKPOINT_PERIOD", "2", "TENSORBOARD.ENABLE", "False"),
+    *("TIMESFORMER.DEPTH", "2", "TIMESFORMER.DROP_PATH_RATE", "0.5", "TIMESFORMER.DROP_RATE", "0.1"),
+    *("MODEL.DROPOUT_RATE", "0.5", "DATA.BALANCE", "oversample", "MIXUP.ENABLED", "True", "MIXUP.MODE", "elem"),
+]
+"""Options of a run that has chance wherever there is any, gathers gradients, and lasts 12 optimizer steps."""
 
-    resumed = run_net(*command, str(output))
+
+@pytest.fixture(scope="module")
+def uneven_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_data` with a class that has fewer clips, and a clip that cannot be read."""
+    data = shutil.copytree(tiny_data, tmp_path_factory.mktemp("uneven") / "data")
+    shutil.rmtree(data / "train" / "catch" / "train0")
+    for frame in (data / "train" / "wave" / "train1").iterdir():
+        frame.write_bytes(b"no image")
+    return data
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_killed_many_times_ends_bit_for_bit_as_one_never_interrupted(
+    run_net: Callable, tiny_command: list[str], uneven_data: Path, tmp_path: Path, workers: int
+) -> None:
+    command = [*tiny_command, *LIVELY, "DATA.PATH_TO_DATA_DIR", str(uneven_data), "DATA.MAX_UNREADABLE", "0.5"]
+    output, moments = tmp_path / "killed", random.Random(workers)
+    often = [*command, "TRAIN.CHECKPOINT_MINUTES", "0.00001", "DATA_LOADER.NUM_WORKERS", str(workers)]
+    for _ in range(KILLS):
+        run = Started([*often, "OUTPUT_DIR", str(output)], tmp_path / "said")
+        before = len(lines_of(output))
+        wait_until(lambda run=run, before=before: len(lines_of(output)) != before or not run.process.is_alive())
+        time.sleep(moments.uniform(0.0, 0.2))
+        run.process.kill()
+        if run.wait() != -signal.SIGKILL:
+            break
+    (output / "checkpoints" / "checkpoint_epoch_00004.pyth.partial").write_bytes(b"half a file")
+    resumed = run_net(*often, "OUTPUT_DIR", str(output))
     assert resumed.code == 0, resumed.err
-    assert "going on from" in resumed.out
-    assert run_net(*command, str(tmp_path / "whole")).code == 0
+    assert run_net(*command, "OUTPUT_DIR", str(tmp_path / "whole")).code == 0
 
+    log = (output / "run.log").read_text()
+    assert "iterations of 4" in log  # it went on amid an epoch
     assert not list(output.rglob("*.partial"))
-    for name in (last, "checkpoints/best.pyth"):
-        here, there = (torch.load(folder / name, weights_only=True) for folder in (output, tmp_path / "whole"))
-        assert here["progress"]["best_epoch"] == there["progress"]["best_epoch"]
-        for key, value in there["model_state"].items():
-            assert torch.equal(here["model_state"][key], value), key
+    for name in ("checkpoint_epoch_00004.pyth", "best.pyth"):
+        assert_same_checkpoint(output / "checkpoints" / name, tmp_path / "whole" / "checkpoints" / name)
     assert figures(output) == figures(tmp_path / "whole")
-    assert [line["epoch"] for line in lines_of(output, "val_epoch")] == list(range(1, 9))
+    for name in ("predictions.csv", "unreadable.csv"):
+        assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_a_stopped_run_says_so_and_leaves_no_process_behind(
-    tiny_command: list[str], tmp_path: Path, number: int, code: int
+    tiny_command: list[str], tmp_path: Path, number: int
 ) -> None:
-    options = ["SOLVER.MAX_EPOCH", "100000", "DATA_LOADER.NUM_WORKERS", "1", "OUTPUT_DIR", str(tmp_path / "out")]
-    process = start([*tiny_command, *options])
-    wait_until(lambda: any(line["epoch"] > 1 for line in lines_of(tmp_path / "out")), process)
-    workers = children_of(process.pid)
+    options = ["SOLVER.MAX_EPOCH", "100000", "TRAIN.CHECKPOINT_PERIOD", "100000", "DATA_LOADER.NUM_WORKERS", "1"]
+    run = Started([*tiny_command, *options, "OUTPUT_DIR", str(tmp_path / "out")], tmp_path / "said")
+    wait_until(lambda: any(line["epoch"] > 1 for line in lines_of(tmp_path / "out")), run)
+    workers = children_of(run.pid)
     assert workers
-    os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == code
-    assert said == "interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR\n"
+    os.killpg(run.pid, number)
+    assert run.wait() == 128 + number, run.stderr
+    assert run.stderr == "interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR\n"
     wait_until(lambda: not any(map(is_running, workers)))
     assert not list((tmp_path / "out").rglob("*.partial"))
+    assert any((tmp_path / "out" / "checkpoints").glob("checkpoint_*")) == (number == signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGUSR2, 75)])
+def test_a_signal_is_obeyed_after_the_step_and_the_run_goes_on_from_there(
+    run_net: Callable,
+    tiny_command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    code: int,
+) -> None:
+    command = [*tiny_command, "TRAIN.BATCH_SIZE", "1", "OUTPUT_DIR", str(tmp_path / "stopped")]  # as one of 2 at once
+    log_step = train.log_step
+
+    def stop_in_the_third_batch(run: train.Run, pace: Pace, rate: float) -> None:
+        log_step(run, pace, rate)
+        if run.progress.epoch == 1 and pace.done == 3:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(train, "log_step", stop_in_the_third_batch)
+    stopped = run_net(*command)
+    assert stopped.code == code
+    assert "interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR" in stopped.err
+    newest = tmp_path / "stopped" / "checkpoints" / "checkpoint_epoch_00001_iteration_00000004.pyth"
+    assert f"stopped by {signal.Signals(number).name} after epoch 1 and 4 iterations; it is saved" in stopped.out
+    assert lines_of(tmp_path / "stopped")[-1]["epoch"] == pytest.approx(1 + 4 / 12, abs=1e-6)
+
+    monkeypatch.undo()
+    resumed = run_net(*command)
+    assert resumed.code == 0
+    assert f"going on from {newest}, after epoch 1 and 4 iterations of 2" in resumed.out
+    assert not newest.exists()
+    steps = [line["epoch"] for line in lines_of(tmp_path / "stopped", "train_step")]
+    assert steps == pytest.approx([number / 12 for number in range(1, 25)], abs=1e-6)
+
+
+def test_a_signal_in_validation_stops_it_and_it_is_done_first_when_the_run_goes_on(
+    run_net: Callable, tiny_command: list[str], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "stopped"
+    command = [*tiny_command, "TRAIN.CHECKPOINT_PERIOD", "2", "OUTPUT_DIR", str(output)]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "evaluate", lambda *given: signal.raise_signal(signal.SIGUSR1) or evaluate(*given))
+        assert run_net(*command).code == 75
+    assert [line["kind"] for line in lines_of(output)][-1] == "train_epoch"
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["checkpoint_epoch_00001.pyth"]
+    resumed = run_net(*command)
+    assert resumed.code == 0
+    assert figures(output) == figures(finished)
+    assert_same_checkpoint(*(folder / "checkpoints" / "checkpoint_epoch_00002.pyth" for folder in (output, finished)))
+
+
+def test_a_run_that_died_after_saving_and_before_validating_validates(
+    run_net: Callable, tiny_command: list[str], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*given: object) -> None:
+        raise MemoryError
+
+    command = [*tiny_command, "OUTPUT_DIR", str(tmp_path / "died")]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "validate", die)
+        assert run_net(*command).code == 1
+    assert run_net(*command).code == 0
+    assert figures(tmp_path / "died") == figures(finished)
+
+
+def test_a_run_stops_early_and_knows_that_when_started_again(
+    run_net: Callable, tiny_command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = {1: 1.0, 2: 0.9, 3: 0.95, 4: 0.9, 5: 0.5}
+    died = []
+
+    def scripted(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: str) -> Evaluation:
+        found = evaluate(model, loader, cfg, description)
+        if description != "validation":
+            return found
+        epoch = int(lines_of(Path(cfg.OUTPUT_DIR), "train_epoch")[-1]["epoch"])
+        if epoch == 4 and not died:
+            died.append(epoch)
+            raise MemoryError
+        return dataclasses.replace(found, loss=losses[epoch], scores=torch.zeros_like(found.scores))
+
+    monkeypatch.setattr(train, "evaluate", scripted)
+    options = ["SOLVER.MAX_EPOCH", "8", "TRAIN.EARLY_STOP_PATIENCE", "2", "TRAIN.CHECKPOINT_PERIOD", "3"]
+    command = [*tiny_command, *options, "OUTPUT_DIR", str(tmp_path / "out")]
+    assert run_net(*command).code == 1
+    stopped = run_net(*command)
+    assert stopped.code == 0
+    expected = "stopped early after epoch 4 of 8, as 2 validations were no better than that after epoch 2"
+    assert expected in stopped.out
+    assert [line["epoch"] for line in lines_of(tmp_path / "out", "val_epoch")] == [1, 2, 3, 4]
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["checkpoint_epochs"] == 2
+    again = run_net(*command)
+    assert again.code == 0
+    assert f"nothing left to train: {expected}" in again.out
+    assert lines_of(tmp_path / "out", "train_epoch")[-1]["epoch"] == 4
+
+
+def test_fine_tuning_goes_on_from_its_own_checkpoint_and_not_from_that_it_began_with(
+    run_net: Callable, tiny_command: list[str], finished: Path, tmp_path: Path
+) -> None:
+    source = shutil.copy(finished / "checkpoints" / "best.pyth", tmp_path)
+    options = ["TRAIN.FINETUNE", "True", "TRAIN.CHECKPOINT_FILE_PATH", source]
+    command = [*tiny_command, *options, "OUTPUT_DIR", str(tmp_path / "tuned")]
+    assert run_net(*command, "SOLVER.MAX_EPOCH", "1").code == 0
+    resumed = run_net(*command)
+    assert resumed.code == 0
+    assert "after epoch 1 of 2" in resumed.out
+    assert "fine-tuning from" not in resumed.out
+
+
+def test_other_batches_go_on_at_the_step_that_leaves_no_clip_out(
+    run_net: Callable, tiny_command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_step = train.log_step
+
+    def stop_in_the_fifth_batch(run: train.Run, pace: Pace, rate: float) -> None:
+        log_step(run, pace, rate)
+        if pace.done == 5:
+            signal.raise_signal(signal.SIGTERM)
+
+    command = [*tiny_command, "OUTPUT_DIR", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "log_step", stop_in_the_fifth_batch)
+        assert run_net(*command).code == 143  # after 5 batches of 2
+    resumed = run_net(*command, "TRAIN.BATCH_SIZE", "1", "GLOBAL_BATCH_SIZE", "4")
+    assert resumed.code == 0
+    assert "batches have changed since the checkpoint was written: 2 clips come again in its epoch" in resumed.out
+    steps = [line["epoch"] for line in lines_of(tmp_path / "out", "train_step")]
+    assert steps[:8] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 9 / 12, 10 / 12, 11 / 12, 1], abs=1e-6)
 
 
 def test_an_error_nobody_expected_ends_the_run_with_its_traceback_and_its_loading_processes(
     tiny_command: list[str], tmp_path: Path
 ) -> None:
-    program = f"""
-import runpy, sys
-import timesformer.engine.train as train
-def fail(*arguments):
-    raise RuntimeError("nobody expected this")
-train.log_step = fail
-sys.argv = {["run_net.py", *tiny_command, "DATA_LOADER.NUM_WORKERS", "1", "OUTPUT_DIR", str(tmp_path / "out")]!r}
-runpy.run_path({str(ROOT / "tools" / "run_net.py")!r}, run_name="__main__")
-"""
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
-    assert ended.returncode == 1
-    for said in (ended.stderr, (tmp_path / "out" / "run.log").read_text()):
+    options = ["DATA_LOADER.NUM_WORKERS", "1", "OUTPUT_DIR", str(tmp_path / "out")]
+    run = Started([*tiny_command, *options], tmp_path / "said", main=fail_as_leader)
+    assert run.wait() == 1
+    for said in (run.stderr, (tmp_path / "out" / "run.log").read_text()):
         assert "the run failed" in said
         assert "RuntimeError: nobody expected this" in said
 
@@ -220,6 +431,16 @@ def test_other_classes_in_the_folder_of_a_run_are_an_error_that_changes_nothing(
     assert contents(finished) == before
 
 
+def test_a_damaged_best_checkpoint_is_not_tested(finished: Path, run_net: Callable, tiny_command: list[str]) -> None:
+    best = finished / "checkpoints" / "best.pyth"
+    content = bytearray(best.read_bytes())
+    content[len(content) // 2] ^= 1
+    best.write_bytes(content)
+    refused = run_net(*tiny_command, "OUTPUT_DIR", str(finished))
+    assert refused.code == 2
+    assert f"{best} is damaged: test another checkpoint with TEST.CHECKPOINT_FILE_PATH" in refused.err
+
+
 def test_without_auto_resume_the_earlier_run_is_set_aside_whole(
     finished: Path, run_net: Callable, tiny_command: list[str]
 ) -> None:
@@ -266,6 +487,35 @@ def test_a_full_disk_is_a_clear_error_and_leaves_the_earlier_checkpoint(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(first.parent.iterdir()) == [first]
     assert newest_checkpoint(cfg)[0] == first
+
+
+def test_a_checkpoint_for_the_minutes_that_does_not_fit_on_the_disk_is_a_warning_and_others_are_errors(
+    run_net: Callable, tiny_command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    end_epoch, output, ended = train.end_epoch, tmp_path / "out", []
+
+    def end_epoch_and_make_room(run: train.Run) -> None:
+        end_epoch(run)
+        ended.append(sorted(path.name for path in (output / "checkpoints").iterdir()))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft if len(ended) == 1 else 20_000, hard))
+
+    monkeypatch.setattr(train, "end_epoch", end_epoch_and_make_room)
+    minutes = 0.00001
+    options = ["TRAIN.CHECKPOINT_MINUTES", str(minutes), "TENSORBOARD.ENABLE", "False", "OUTPUT_DIR", str(output)]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        stopped = run_net(*tiny_command, *options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        monkeypatch.undo()
+    assert "_00000001.pyth could not be written: File too large. The run goes on, and tries again in" in stopped.out
+    kept = ["checkpoint_epoch_00001.pyth", *(f"checkpoint_epoch_00001_iteration_0000000{n}.pyth" for n in (4, 5))]
+    assert ended == [[], ["best.pyth", *kept]]
+    assert stopped.code == 2
+    assert "checkpoint_epoch_00002.pyth could not be written: File too large. What was written before is" in stopped.err
+    assert all(is_undamaged(output / "checkpoints" / name) for name in kept)
+    assert run_net(*tiny_command, *options).code == 0
 
 
 def test_what_the_command_says_of_momentum_and_decay_holds_for_a_resumed_run_too(

@@ -5,12 +5,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from timesformer.engine.interrupts import raise_if_interrupted, raise_on_signals, uninterrupted
+from timesformer.engine import interrupts
+from timesformer.engine.interrupts import (
+    StopRequested,
+    exit_code,
+    is_stop_requested,
+    patient,
+    raise_if_interrupted,
+    raise_on_signals,
+    stop_if_requested,
+    uninterrupted,
+)
+
+ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+PATIENT = ALL[1:]
 
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in ALL}
     raise_on_signals()
     yield
     raise_on_signals()  # forgets what came
@@ -18,7 +31,7 @@ def _handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", ALL)
 def test_a_signal_raises_at_once_with_its_number(number: int) -> None:
     with pytest.raises(KeyboardInterrupt) as raised:
         signal.raise_signal(number)
@@ -42,6 +55,52 @@ def test_a_signal_waits_for_the_end_of_what_may_not_be_cut_in_two(number: int) -
     assert raised.value.args == (number,)
     with uninterrupted():
         pass  # it is raised once
+
+
+@pytest.mark.parametrize("number", PATIENT)
+def test_a_block_that_is_patient_learns_of_a_signal_and_obeys_it_when_it_may(number: int) -> None:
+    def work() -> None:
+        with patient():
+            stop_if_requested()
+            assert not is_stop_requested()
+            signal.raise_signal(number)
+            assert is_stop_requested()
+            signal.raise_signal(signal.SIGTERM)  # a launcher passes it on, too: still the same request
+            raise_if_interrupted()
+            stop_if_requested()
+
+    with pytest.raises(StopRequested) as raised:
+        work()
+    signal.raise_signal(signal.SIGTERM)  # late, but the same
+    assert raised.value.args == (number,)
+
+
+def test_the_end_of_a_patient_block_obeys_a_signal() -> None:
+    with pytest.raises(StopRequested), patient():
+        signal.raise_signal(signal.SIGUSR1)
+
+
+@pytest.mark.parametrize(("first", "second"), [(signal.SIGUSR1, signal.SIGTERM), (signal.SIGUSR1, signal.SIGINT)])
+def test_a_second_signal_and_ctrl_c_do_not_wait(monkeypatch: pytest.MonkeyPatch, first: int, second: int) -> None:
+    if second != signal.SIGINT:
+        monkeypatch.setattr(interrupts, "REPEATED", 0.0)
+
+    def work() -> None:
+        with patient():
+            signal.raise_signal(first)
+            signal.raise_signal(second)
+            pytest.fail("the second signal did not stop the block")
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        work()
+    assert type(raised.value) is KeyboardInterrupt
+    assert raised.value.args == (second,)
+
+
+def test_the_exit_code_asks_for_another_start_where_the_signal_does() -> None:
+    codes = {number: exit_code(KeyboardInterrupt(number)) for number in ALL}
+    assert codes == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 75, signal.SIGUSR2: 75}
+    assert exit_code(KeyboardInterrupt()) == 130
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

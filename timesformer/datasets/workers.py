@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import RawArray, active_children
-from types import FrameType, TracebackType
+from multiprocessing import RawArray, RawValue, active_children
+from types import TracebackType
 
 from torch.utils.data import DataLoader, get_worker_info
 
@@ -20,14 +20,26 @@ PATIENCE = 1.0  # seconds in which a process whose connection broke off should b
 
 
 class InHand:
-    """Which video each loading process is reading, for the main process to name when one of them dies of it.
+    """What the main process and its loading processes tell each other, in memory that they share.
+
+    Which video each of them is reading, for the main process to name when one dies of it; and whether they are needed.
 
     Args:
         workers: number of loading processes.
     """
 
     def __init__(self, workers: int) -> None:
-        self._table = RawArray("q", 2 * workers)  # process and video + 1 of each, shared with the processes
+        self._table = RawArray("q", 2 * workers)  # process and video + 1 of each
+        self._needed = RawValue("b", 0)
+
+    @property
+    def needed(self) -> bool:
+        """Whether the main process wants more clips, though all may have been told to end."""
+        return bool(self._needed.value)
+
+    @needed.setter
+    def needed(self, value: bool) -> None:
+        self._needed.value = value
 
     def take(self, video: int) -> None:
         """Note in a loading process that it reads this video now; elsewhere nothing."""
@@ -48,18 +60,22 @@ def start_worker(worker: int) -> None:
     """Prepare a loading process, to be given to DataLoader.
 
     Ctrl-C and job schedulers signal the whole process group. A process that dies of it makes the main process fail with
-    "DataLoader worker was killed" while it stops in good order; it ends its loading processes itself. One that waits
-    for a decoder does not see that, and leaves a little after it is told by SIGTERM.
+    "DataLoader worker was killed" while it stops in good order, for which it may need more clips; it ends its loading
+    processes itself. One that waits for a decoder does not see that, and leaves a little after it is told by SIGTERM
+    and is needed no more (`explained_death`).
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave_soon)
+    in_hand, main = get_worker_info().dataset.in_hand, os.getppid()
+
+    def leave() -> None:
+        time.sleep(GRACE)
+        while in_hand.needed and os.getppid() == main:
+            time.sleep(GRACE)
+        os._exit(0)
+
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: threading.Thread(target=leave, daemon=True).start())
     sys.excepthook = _report_unless_cut_off
-
-
-def _leave_soon(number: int, frame: FrameType | None) -> None:
-    timer = threading.Timer(GRACE, os._exit, (0,))
-    timer.daemon = True
-    timer.start()
 
 
 def _report_unless_cut_off(
@@ -74,7 +90,10 @@ def explained_death(*loaders: DataLoader) -> Iterator[None]:
     """Turn the death of a process of these loaders into a UserError that names the videos it may have died of.
 
     DataLoader reports it wherever the main process happens to be, so this goes around all that is done while they live.
+    Until its end they do not leave for SIGTERM.
     """
+    for loader in loaders:
+        loader.dataset.in_hand.needed = True
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:
@@ -85,6 +104,9 @@ def explained_death(*loaders: DataLoader) -> Iterator[None]:
         if explained is None:
             raise
         raise explained from error
+    finally:
+        for loader in loaders:
+            loader.dataset.in_hand.needed = False
 
 
 def _explanation(error: Exception, loaders: tuple[DataLoader, ...]) -> UserError | None:

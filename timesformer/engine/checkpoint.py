@@ -67,6 +67,7 @@ class Progress:
         iteration: batches done of the next epoch, all of them in optimizer steps that are done.
         batch_size: clips of such a batch, over all processes.
         validated: epochs finished at the last validation.
+        not_better: validations since the best one.
         best_top1: highest validation top-1 so far in percent; -1 before the first validation.
         best_loss: validation loss at that time, which decides between equal top-1.
         best_epoch: epochs finished at that time.
@@ -78,11 +79,21 @@ class Progress:
     iteration: int = 0
     batch_size: int = 0
     validated: int = 0
+    not_better: int = 0
     best_top1: float = -1.0
     best_loss: float = float("inf")
     best_epoch: int = 0
     seconds: float = 0.0
     class_names: list[str] = field(default_factory=list)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Epochs finished, and iterations of the next."""
+        return self.epoch, self.iteration
+
+    def told(self) -> str:
+        """The position in words."""
+        return f"epoch {self.epoch}" + (f" and {self.iteration} iterations" if self.iteration else "")
 
 
 def save(cfg: CfgNode, parts: Mapping[str, Part], progress: Progress) -> Path:
@@ -126,15 +137,31 @@ def newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
     for _, path in sorted(_found(cfg), reverse=True):
         try:
             if not is_undamaged(path):
-                raise ValueError("check sum")
+                logger.warning("%s is damaged or cut short; it is passed over", path)
+                continue
             content = torch.load(path, map_location="cpu", weights_only=True)
             if {"epoch", "model_state", "optimizer_state", "cfg"} <= content.keys():
                 return path, content
             problem = "does not hold what a run continues from (epoch, model_state, optimizer_state, cfg)"
-        except Exception as error:  # torch raises whatever the broken bytes lead to
-            problem = f"is damaged or cut short ({type(error).__name__})"
+        except Exception as error:  # torch raises whatever a file that is none of its leads to
+            problem = f"cannot be read ({type(error).__name__}: {_one_line(error)})"
         logger.warning("%s %s; it is passed over", path, problem)
     return None
+
+
+def remove_superseded(cfg: CfgNode, progress: Progress, finished: bool) -> None:
+    """Deletes checkpoints that the one just written at `progress` makes superfluous; best.pyth is never one of them.
+
+    TRAIN.KEEP_CHECKPOINTS of those after whole epochs stay (0: all), the newest. One from amid an epoch stays as long
+    as it is the newest or, lest the newest be damaged, the one before, unless the run is `finished`. Those further
+    ahead were passed over as damaged, and are left alone.
+    """
+    newest_first = sorted((found for found in _found(cfg) if found[0] <= progress.position), reverse=True)
+    of_epochs = [path for (_, iteration), path in newest_first if iteration == 0]
+    superfluous = of_epochs[keep:] if (keep := cfg.TRAIN.KEEP_CHECKPOINTS) else []
+    superfluous += [path for (_, iteration), path in newest_first[1 if finished else 2 :] if iteration > 0]
+    for path in superfluous:
+        path.unlink(missing_ok=True)
 
 
 def _found(cfg: CfgNode) -> list[tuple[tuple[int, int], Path]]:
@@ -144,15 +171,19 @@ def _found(cfg: CfgNode) -> list[tuple[tuple[int, int], Path]]:
 
 
 def is_undamaged(path: Path) -> bool:
-    """Whether every byte of a checkpoint is as it was written.
+    """Whether all that a checkpoint holds is as it was written.
 
-    What torch.save writes is a zip archive with a CRC-32 of each tensor and of all else, and torch.load does not look.
-
-    Raises:
-        OSError, zipfile.BadZipFile: if it cannot be read as an archive at all.
+    What torch.save writes is a zip archive with a CRC-32 of each tensor and of all else, at which torch.load does not
+    look. Files of its older format have none, and count as undamaged.
     """
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip() is None
+    try:
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":
+                return True
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # zipfile, too, raises whatever the broken bytes lead to
+        return False
 
 
 def restore(

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from timesformer.datasets.loader import construct_loader
 from timesformer.datasets.workers import explained_death
-from timesformer.engine.checkpoint import newest_checkpoint
+from timesformer.engine.checkpoint import is_undamaged, newest_checkpoint
 from timesformer.engine.device import autocast, choose_device, normalized
 from timesformer.engine.interrupts import stop_if_requested
 from timesformer.engine.logs import STEP, duration, progress_bar
@@ -141,8 +141,13 @@ def other_clips(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
 def _checkpoint_to_test(cfg: CfgNode) -> Path:
     if cfg.TEST.CHECKPOINT_FILE_PATH:
         return local_path(cfg.TEST.CHECKPOINT_FILE_PATH)
-    if best_path(cfg).is_file():
-        return best_path(cfg)
+    if (best := best_path(cfg)).is_file():
+        if not is_undamaged(best):
+            raise UserError(
+                f"{best} is damaged: test another checkpoint with TEST.CHECKPOINT_FILE_PATH, or delete it to have the "
+                "newest of the run tested"
+            )
+        return best
     if newest := newest_checkpoint(cfg):
         return newest[0]
     if cfg.TRAIN.CHECKPOINT_FILE_PATH and not cfg.TRAIN.ENABLE:

@@ -1,6 +1,7 @@
 """Stopping in good order: what becomes of Ctrl-C, of a job scheduler's signals, and of a process that they stop."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,11 +12,15 @@ EXIT_REQUEUE = 75
 _REQUEUE = (signal.SIGUSR1, signal.SIGUSR2)
 _PATIENT = (signal.SIGTERM, *_REQUEUE)  # training ends its step and saves
 
+REPEATED = 2.0
+"""Seconds in which a second signal says the same as the first: launchers pass on what the scheduler sends to all."""
+
 _depth = 0
 _waiting: int | None = None
 _received: int | None = None
 _patient = False
 _requested: int | None = None
+_requested_at = 0.0
 
 
 def raise_on_signals() -> None:
@@ -46,7 +51,7 @@ def patient() -> Iterator[None]:
     """In this block SIGTERM, SIGUSR1 and SIGUSR2 raise nothing when they come first, but make `is_stop_requested` true.
 
     The block looks at that where it may be left, and calls `stop_if_requested`, as its end does. SIGINT raises at once
-    as ever, and so does a second signal.
+    as ever, and so does a second signal that comes REPEATED seconds or more after the first.
     """
     global _patient
     _patient = True
@@ -99,10 +104,13 @@ def raise_if_interrupted() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    global _waiting, _received, _requested
-    if _patient and _requested is None and number in _PATIENT:
-        _requested = number
-        return
+    global _waiting, _received, _requested, _requested_at
+    if number in _PATIENT:
+        if _patient and _requested is None:
+            _requested, _requested_at = number, time.monotonic()
+            return
+        if _requested is not None and time.monotonic() < _requested_at + REPEATED:
+            return
     _received = number
     if _depth:
         _waiting = number

@@ -4,6 +4,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ class Run:
     @property
     def position(self) -> tuple[int, ...]:
         """Where the run is: what changes whenever there is something new to save."""
-        return self.progress.epoch, self.progress.iteration, self.progress.validated
+        return *self.progress.position, self.progress.validated
 
 
 def train(cfg: CfgNode) -> Path:
@@ -110,7 +111,7 @@ def train(cfg: CfgNode) -> Path:
     parts = {"model": model, "optimizer": optimizer, "figures": figures, "unreadable": unreadable}
     progress = start_or_resume(cfg, parts, class_names)
     if is_finished(cfg, progress):
-        logger.info("nothing left to train: SOLVER.MAX_EPOCH is %d", cfg.SOLVER.MAX_EPOCH)
+        logger.info("nothing left to train: %s", why_finished(cfg, progress))
         return best_path(cfg)
     with explained_failure(Path(cfg.OUTPUT_DIR)):
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
@@ -129,7 +130,9 @@ def train(cfg: CfgNode) -> Path:
         progress.epoch + 1,
         cfg.SOLVER.MAX_EPOCH,
     )
-    set_position(train_loader, progress)
+    progress.iteration = iteration_now(cfg, train_loader, progress)
+    progress.batch_size = train_loader.batch_sampler.batch_size
+    set_epoch(train_loader, progress.epoch)
     log_classes(cfg, train_loader)
     batches = len(train_loader)
     metrics = MetricsWriter(cfg, progress.epoch + progress.iteration / batches, batches, progress.validated)
@@ -142,13 +145,20 @@ def train(cfg: CfgNode) -> Path:
                     validate(run, val_loader)
                 else:
                     train_epoch(run)
-                save_if_due(run, is_due(progress.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH))
+                due = is_due(progress.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH)
+                save_if_due(run, due or is_finished(cfg, progress))
+                interrupts.stop_if_requested()
+    except interrupts.StopRequested as request:
+        save(run)
+        logger.info("stopped by %s after %s; it is saved", Signals(*request.args).name, progress.told())
+        raise
     finally:
         metrics.close()
     best = best_path(cfg)
     logger.info(
-        "training done in %s; best validation top-1 %.2f %% after epoch %d: %s",
+        "training done in %s, %s; best validation top-1 %.2f %% after epoch %d: %s",
         duration(progress.seconds),
+        why_finished(cfg, progress),
         progress.best_top1,
         progress.best_epoch,
         best,
@@ -165,8 +175,7 @@ def start_or_resume(
     if cfg.TRAIN.AUTO_RESUME and (newest := checkpoint.newest_checkpoint(cfg)):
         path, content = newest
         progress = checkpoint.restore(cfg, path, content, class_names, parts)
-        amid = f" and {progress.iteration} iterations" if progress.iteration else ""
-        logger.info("going on from %s, after epoch %d%s of %d", path, progress.epoch, amid, cfg.SOLVER.MAX_EPOCH)
+        logger.info("going on from %s, after %s of %d", path, progress.told(), cfg.SOLVER.MAX_EPOCH)
         return progress
     source = cfg.TRAIN.CHECKPOINT_FILE_PATH
     progress = checkpoint.Progress()
@@ -199,7 +208,7 @@ def train_epoch(run: Run) -> None:
     cfg, progress, model, optimizer, loader = run.cfg, run.progress, run.model, run.optimizer, run.loader
     device, epoch, batches = choose_device(cfg), progress.epoch, len(loader)
     train_mode(model)
-    set_position(loader, progress)
+    set_epoch(loader, epoch, progress.iteration)
     loss_func, smoothing = LOSSES[cfg.MODEL.LOSS_FUNC], 0.0 if run.mixup else cfg.SOLVER.LABEL_SMOOTHING
     weights = class_weights(cfg, loader.dataset.records.labels).to(device)
     accumulate = batches_per_step(cfg)
@@ -240,14 +249,23 @@ def train_epoch(run: Run) -> None:
         if stepped and index + 1 < batches:
             progress.iteration = index + 1
             save_if_due(run)
+            interrupts.stop_if_requested()
         since = time.perf_counter()
     run.watch.check()
     end_epoch(run)
 
 
-def set_position(loader: DataLoader, progress: checkpoint.Progress) -> None:
-    """Lets the loader's next iteration begin where training is."""
-    set_epoch(loader, progress.epoch, progress.iteration)
+def iteration_now(cfg: CfgNode, loader: DataLoader, progress: checkpoint.Progress) -> int:
+    """The iteration to go on from amid an epoch, in the batches of this loader.
+
+    Where they are of another size than before, or make other steps, it is the last step that leaves no clip out.
+    """
+    sampler, accumulate = loader.batch_sampler, batches_per_step(cfg)
+    done = min(progress.iteration * progress.batch_size, sampler.num_items - 1)
+    iteration = done // (sampler.batch_size * accumulate) * accumulate
+    if again := done - iteration * sampler.batch_size:
+        logger.warning("batches have changed since the checkpoint was written: %d clips come again in its epoch", again)
+    return iteration
 
 
 def seed_step(cfg: CfgNode, epoch: int, iteration: int) -> None:
@@ -303,21 +321,19 @@ def end_epoch(run: Run) -> None:
 
 
 def save_if_due(run: Run, due: bool = False) -> None:
-    """Writes a checkpoint if it is due, TRAIN.CHECKPOINT_MINUTES are over, or a signal waits; then obeys the signal.
+    """Writes a checkpoint if it is due, or TRAIN.CHECKPOINT_MINUTES have passed since the last.
 
     One that is written for the minutes' sake alone and fails is a warning: the run goes on.
     """
-    minutes, stop = run.cfg.TRAIN.CHECKPOINT_MINUTES, interrupts.is_stop_requested()
-    overdue = 0 < 60 * minutes <= time.monotonic() - run.saved
-    if due or stop:
+    minutes = run.cfg.TRAIN.CHECKPOINT_MINUTES
+    if due:
         save(run)
-    elif overdue:
+    elif 0 < 60 * minutes <= time.monotonic() - run.saved:
         try:
             save(run)
         except WriteError as error:
             run.saved = time.monotonic()
             logger.warning("%s. The run goes on, and tries again in %g minutes", error.problem, minutes)
-    interrupts.stop_if_requested()
 
 
 def save(run: Run) -> None:
@@ -325,20 +341,16 @@ def save(run: Run) -> None:
     if run.saved_position == run.position:
         return
     run.watch.check()
-    refuse_broken_weights(run.model, f"epoch {run.progress.epoch + 1}, iteration {run.progress.iteration}")
-    run.progress.batch_size = run.loader.batch_sampler.batch_size
+    refuse_broken_weights(run.model, f"the end of {run.progress.told()}")
     checkpoint.save(run.cfg, run.parts, run.progress)
+    checkpoint.remove_superseded(run.cfg, run.progress, is_finished(run.cfg, run.progress))
     run.saved, run.saved_position = time.monotonic(), run.position
 
 
 def validate(run: Run, loader: DataLoader) -> None:
     """Scores the validation split and keeps the model if it is the best so far (by top-1, then by loss)."""
     progress = run.progress
-    try:
-        evaluation = evaluate(run.model, loader, run.cfg, "validation")
-    except interrupts.StopRequested:
-        save(run)
-        raise
+    evaluation = evaluate(run.model, loader, run.cfg, "validation")
     top1, top5 = evaluation.topk(1, 5)
     figures = {
         "loss": evaluation.loss,
@@ -359,6 +371,7 @@ def validate(run: Run, loader: DataLoader) -> None:
         " (best so far)" if is_best else "",
     )
     progress.validated = progress.epoch
+    progress.not_better = 0 if is_best else progress.not_better + 1
     if is_best:
         progress.best_top1, progress.best_loss, progress.best_epoch = top1, evaluation.loss, progress.epoch
         checkpoint.save_best(run.cfg, run.model, progress)
@@ -372,7 +385,23 @@ def is_validation_due(cfg: CfgNode, progress: checkpoint.Progress) -> bool:
 
 def is_finished(cfg: CfgNode, progress: checkpoint.Progress) -> bool:
     """Whether nothing is left to train or validate."""
-    return progress.epoch >= cfg.SOLVER.MAX_EPOCH and not is_validation_due(cfg, progress)
+    ended = progress.epoch >= cfg.SOLVER.MAX_EPOCH or is_hopeless(cfg, progress)
+    return ended and not is_validation_due(cfg, progress)
+
+
+def is_hopeless(cfg: CfgNode, progress: checkpoint.Progress) -> bool:
+    """Whether TRAIN.EARLY_STOP_PATIENCE validations in a row were no better than the best."""
+    return 0 < cfg.TRAIN.EARLY_STOP_PATIENCE <= progress.not_better
+
+
+def why_finished(cfg: CfgNode, progress: checkpoint.Progress) -> str:
+    """The end that a run has come to, in words."""
+    if is_hopeless(cfg, progress):
+        return (
+            f"stopped early after epoch {progress.epoch} of {cfg.SOLVER.MAX_EPOCH}, as {progress.not_better} "
+            f"validations were no better than that after epoch {progress.best_epoch} (TRAIN.EARLY_STOP_PATIENCE)"
+        )
+    return f"SOLVER.MAX_EPOCH is {cfg.SOLVER.MAX_EPOCH}"
 
 
 def is_due(epoch: int, period: int, last: int) -> bool:

@@ -1,0 +1,61 @@
+"""A run stops when its loss or weights are not finite, names the clips, and saves nothing after it."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from timesformer.engine import train
+from timesformer.engine.finite import LossWatch, refuse_broken_weights
+from timesformer.errors import UserError
+
+
+def test_the_first_batch_with_a_loss_that_is_not_finite_is_told_with_its_videos() -> None:
+    watch = LossWatch(["a", "b", "c", "d", "e", "f"])
+    watch.check()
+    watch.add(0, 0, torch.tensor([1.0, 2.0]), torch.tensor([0, 1]))
+    watch.check()
+    watch.add(0, 1, torch.tensor([1.0]), torch.tensor([2]))
+    watch.add(2, 4, torch.tensor([1.0, math.nan, 0.0]), torch.tensor([3, 4, -1]))
+    watch.add(2, 5, torch.tensor([math.inf]), torch.tensor([5]))
+    with pytest.raises(UserError, match="became nan in epoch 3, iteration 5, over the clips d, e; the checkpoints"):
+        watch.check()
+    watch.check()  # told once
+
+
+def test_weights_that_are_not_finite_are_named() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    refuse_broken_weights(model, "then")
+    model[1].running_mean[0] = math.inf
+    with pytest.raises(UserError, match=r"weights became NaN or infinite by then: 1\.running_mean; "):
+        refuse_broken_weights(model, "then")
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_no_checkpoint_is_written_after_a_number_that_is_not_finite_however_often_they_are(
+    run_net: Callable, tiny_command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    calls = []
+
+    def loss(scores: Tensor, labels: Tensor, reduction: str, label_smoothing: float) -> Tensor:
+        calls.append(len(labels))
+        losses = nn.functional.cross_entropy(scores, labels, reduction=reduction, label_smoothing=label_smoothing)
+        if len(calls) == 10:  # the fourth batch of the second epoch, in the middle of a step
+            if broken == "loss":
+                return losses * math.nan
+            scores.register_hook(lambda gradient: gradient * math.inf)
+        return losses
+
+    monkeypatch.setitem(train.LOSSES, "cross_entropy", loss)
+    options = ["GLOBAL_BATCH_SIZE", "6", "LOG_PERIOD", "100", "TRAIN.CHECKPOINT_MINUTES", "0.00001"]
+    stopped = run_net(*tiny_command, *options, "OUTPUT_DIR", str(tmp_path))
+    assert stopped.code == 2
+    if broken == "loss":
+        assert "the training loss became nan in epoch 2, iteration 4, over the clips " in stopped.err
+    else:
+        assert "weights became NaN or infinite by the end of epoch 2: " in stopped.err
+    found = sorted(path.name for path in (tmp_path / "checkpoints").glob("checkpoint*"))
+    assert found == ["checkpoint_epoch_00001.pyth", "checkpoint_epoch_00001_iteration_00000003.pyth"]
