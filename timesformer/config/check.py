@@ -35,7 +35,7 @@ _POLICY = re.compile(  # of what timm understands; it would pass over a section 
 
 CHOICES: dict[str, tuple[str | int, ...]] = {
     "TRAIN.DATASET": _DATASETS,
-    "TRAIN.MIXED_PRECISION": ("off", "bf16"),
+    "TRAIN.MIXED_PRECISION": ("off", "bf16", "fp16"),
     "TEST.DATASET": _DATASETS,
     "TEST.NUM_SPATIAL_CROPS": (1, 3),
     "DATA.SPLIT": (1, 2, 3),
@@ -105,6 +105,7 @@ _ABOVE_ZERO = ("TIMESFORMER.MLP_RATIO", "SOLVER.BASE_LR")
 _CROPS = ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE")
 _UP_TO_ONE = ("DATA.COLOR_JITTER", "DATA.RE_PROB", "MIXUP.PROB", "MIXUP.SWITCH_PROB")
 _BELOW_ONE = (
+    "EMA.DECAY",
     "MODEL.DROPOUT_RATE",
     "SOLVER.LABEL_SMOOTHING",
     "TIMESFORMER.DROP_RATE",
@@ -361,6 +362,13 @@ def _solver(cfg: CfgNode) -> Iterator[str]:
             yield f"SOLVER.WARMUP_START_LR is {start}, expected no more than SOLVER.BASE_LR {solver.BASE_LR}"
     if solver.OPTIMIZING_METHOD == "sgd" and solver.NESTEROV and (solver.MOMENTUM == 0 or solver.DAMPENING != 0):
         yield "SOLVER.NESTEROV needs SOLVER.MOMENTUM above 0 and SOLVER.DAMPENING 0; or set SOLVER.NESTEROV False"
+    if re.fullmatch(r"none|blocks|every_[1-9]\d*", recomputed := cfg.TRAIN.ACTIVATION_CHECKPOINT) is None:
+        yield f"TRAIN.ACTIVATION_CHECKPOINT is {recomputed!r}, expected none, blocks, or every_N such as every_2"
+    if recomputed != "none" and is_baseline(cfg):
+        yield (
+            f"TRAIN.ACTIVATION_CHECKPOINT is {recomputed}, expected none: MODEL.MODEL_NAME is {cfg.MODEL.MODEL_NAME}, "
+            "and it is for this project's transformers"
+        )
     batch, step = cfg.TRAIN.BATCH_SIZE, cfg.GLOBAL_BATCH_SIZE
     if step > batch > 0 and step % batch:
         yield f"GLOBAL_BATCH_SIZE is {step}, expected a multiple of TRAIN.BATCH_SIZE {batch}, or no more than it"
@@ -385,6 +393,8 @@ def _machine(cfg: CfgNode) -> Iterator[str]:
             f"MODEL.FREEZE is {cfg.MODEL.FREEZE}, but there are no weights to start from, so that random ones would "
             "stay; name a checkpoint with TRAIN.CHECKPOINT_FILE_PATH, or set MODEL.FREEZE none"
         )
+    if cfg.TRAIN.MIXED_PRECISION == "fp16" and cfg.NUM_GPUS == 0:
+        yield "TRAIN.MIXED_PRECISION is fp16, which is for GPUs, and NUM_GPUS is 0; on the CPU give bf16 or off"
     if not cfg.OUTPUT_DIR:
         yield "OUTPUT_DIR is empty, expected a folder for the results"
     if cfg.NUM_SHARDS != 1 or cfg.SHARD_ID != 0:

@@ -23,7 +23,10 @@ _C.TRAIN.CHECKPOINT_FILE_PATH = ""  # checkpoint to start from when there is non
 _C.TRAIN.CHECKPOINT_EPOCH_RESET = False  # start that checkpoint at epoch 0 instead of going on after its own
 _C.TRAIN.FINETUNE = False  # take only the weights of that checkpoint: fresh optimizer, epoch 0
 _C.TRAIN.STRICT_LOADING = False  # (new) refuse weights to start from that leave anything new or unused, a head too
-_C.TRAIN.MIXED_PRECISION = "off"  # (new) off: float32; bf16: forward and loss under bfloat16 autocast
+_C.TRAIN.MIXED_PRECISION = "off"  # (new) off: float32; bf16, fp16 (GPU): forward pass under autocast to it
+_C.TRAIN.TF32 = True  # (new) GPU: float32 matrix products in TF32, several times as fast, with 10 bits of mantissa
+_C.TRAIN.COMPILE = False  # (new) compile the training step by torch.compile, which takes minutes at the start
+_C.TRAIN.ACTIVATION_CHECKPOINT = "none"  # (new) blocks, or every_N block: less memory, its forward pass done twice
 
 # ---------------------------------------------------------------- testing
 _C.TEST = CfgNode()
@@ -149,6 +152,10 @@ _C.SOLVER.ZERO_WEIGHT_DECAY_1D = False  # (new) no decay on biases, norms and em
 _C.SOLVER.LAYER_DECAY = 1.0  # (new) factor on the learning rate from each layer to the one before it; 1: all alike
 _C.SOLVER.LABEL_SMOOTHING = 0.0  # (new) share of the target, 0 to 1, spread evenly over all classes; training only
 _C.SOLVER.CLIP_GRADIENT = 0.0  # (new) largest norm of the gradient of a step; 0: no clipping
+
+_C.EMA = CfgNode()  # exponential moving average of the weights
+_C.EMA.ENABLED = False  # average them; then the average is validated, and is what the best checkpoint holds
+_C.EMA.DECAY = 0.9999  # (new) share of the average that stays in a step; in the first steps less
 
 # ---------------------------------------------------------------- the run
 _C.TENSORBOARD = CfgNode()

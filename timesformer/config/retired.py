@@ -20,7 +20,6 @@ RETIRED: dict[str, str] = {
     "RESNET": _CNN,
     "SLOWFAST": _CNN,
     "X3D": _CNN,
-    "EMA": "averaging of weights is not available",
     "DIST_BACKEND": "a run is one process",
     "DATA.DEIT_TRANSFORMS": "DATA.AUTO_AUGMENT, COLOR_JITTER and RE_PROB each switch on what they name",
     "DATA.CROP_SIZE": _UNUSED,

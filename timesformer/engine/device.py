@@ -8,15 +8,36 @@ from torch import Tensor
 
 from timesformer.datasets.transforms import tensor_normalize
 
+_LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def choose_device(cfg: CfgNode) -> torch.device:
     """The CPU for NUM_GPUS 0, else the current GPU."""
     return torch.device("cuda" if cfg.NUM_GPUS > 0 else "cpu")
 
 
+def set_float32_precision(cfg: CfgNode) -> None:
+    """Lets a GPU's float32 matrix products and convolutions compute in TF32, or not, as TRAIN.TF32 says.
+
+    TF32 has float32's range and 10 bits of mantissa where float32 has 23; sums stay float32. CPUs do not have it.
+    """
+    if choose_device(cfg).type == "cuda":
+        torch.set_float32_matmul_precision("high" if cfg.TRAIN.TF32 else "highest")
+        torch.backends.cudnn.allow_tf32 = cfg.TRAIN.TF32
+
+
 def autocast(cfg: CfgNode, device: torch.device) -> AbstractContextManager:
     """The context for forward passes under TRAIN.MIXED_PRECISION."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=cfg.TRAIN.MIXED_PRECISION == "bf16")
+    lower = _LOWER.get(cfg.TRAIN.MIXED_PRECISION)
+    return torch.autocast(device.type, lower, enabled=lower is not None)
+
+
+def gradient_scaler(cfg: CfgNode, device: torch.device) -> torch.amp.GradScaler:
+    """Scales losses for TRAIN.MIXED_PRECISION fp16, whose small gradients would else be 0; passes on all others.
+
+    It skips the optimizer steps whose gradients overflow, and lowers the scale then.
+    """
+    return torch.amp.GradScaler(device.type, enabled=cfg.TRAIN.MIXED_PRECISION == "fp16")
 
 
 def normalized(clip: Tensor, cfg: CfgNode, device: torch.device) -> Tensor:
