@@ -21,10 +21,10 @@ from timesformer.engine.device import choose_device, normalized
 from timesformer.engine.evaluate import evaluate, other_clips
 from timesformer.engine.logs import MetricsWriter
 from timesformer.engine.mixup import ClipMixup
-from timesformer.engine.optim import construct_optimizer
 from timesformer.engine.results import Evaluation
 from timesformer.engine.train import Run, is_due, train_epoch
 from timesformer.engine.unreadable import UnreadableClips
+from timesformer.engine.update import Update
 from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.parts import freeze
@@ -85,9 +85,9 @@ def one_epoch(
     epoch: int = 0,
     mixup: ClipMixup | None = None,
 ) -> None:
-    optimizer, loader = construct_optimizer(model, cfg), loader_of(clips, batch_size)
+    update, loader = Update(cfg, model), loader_of(clips, batch_size)
     unreadable = UnreadableClips(cfg, "train", clips.records)
-    train_epoch(Run(cfg, model, optimizer, loader, metrics, unreadable, mixup, Progress(epoch)))
+    train_epoch(Run(cfg, model, update, loader, metrics, unreadable, mixup, Progress(epoch)))
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def test_a_clip_that_stands_for_none_changes_nothing(cfg: CfgNode) -> None:
         Run(
             cfg,
             beside,
-            construct_optimizer(beside, cfg),
+            Update(cfg, beside),
             DataLoader(Filled(5), batch_sampler=FilledBatches(5, 4, 0, False), collate_fn=collate),
             filled,
             UnreadableClips(cfg, "train", Filled(5).records),

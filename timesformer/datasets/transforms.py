@@ -97,12 +97,15 @@ def spatial_sampling(
 
 def tensor_normalize(clip: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x - mean) / std per channel of (..., C, T, H, W), where uint8 values are first divided by 255. Any device."""
-    shape = (-1, 1, 1, 1)
     if clip.dtype == torch.uint8:  # scaling these few numbers instead of the clip, in place, takes half the time
         values = clip.float()
-        mean, std = (values.new_tensor(numbers).mul_(255.0).view(shape) for numbers in (mean, std))
-        return values.sub_(mean).div_(std)
-    return (clip - clip.new_tensor(mean).view(shape)) / clip.new_tensor(std).view(shape)
+        return values.sub_(_by_channel(mean, values).mul_(255.0)).div_(_by_channel(std, values).mul_(255.0))
+    return (clip - _by_channel(mean, clip)) / _by_channel(std, clip)
+
+
+def _by_channel(numbers: Sequence[float], like: Tensor) -> Tensor:
+    """The numbers as (C, 1, 1, 1). Filled in on the device, because copying them there would wait for it."""
+    return torch.cat([like.new_full((1, 1, 1, 1), number) for number in numbers])
 
 
 def _scaled(clip: Tensor, short_side: int) -> tuple[int, int]:

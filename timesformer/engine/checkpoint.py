@@ -252,7 +252,9 @@ def _take_over(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     saved = state["param_groups"]
     if any(("betas" in mine) != ("betas" in theirs) for mine, theirs in zip(configured, saved, strict=False)):
         raise ValueError("its optimizer is of another kind than SOLVER.OPTIMIZING_METHOD")
-    optimizer.load_state_dict(state)
+    # Where the counts of steps are kept, on the device or not, depends on whether the optimizer is a fused one now.
+    groups = [{**theirs, "fused": mine["fused"]} for mine, theirs in zip(configured, saved, strict=False)]
+    optimizer.load_state_dict({**state, "param_groups": groups})
     for group, options in zip(optimizer.param_groups, configured, strict=True):
         group.update(options)
 

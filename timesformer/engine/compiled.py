@@ -33,8 +33,8 @@ class Compiled:
             return self._compiled(clip)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise UserError(
-                f"TRAIN.COMPILE is True, but the model cannot be compiled here: {_cause(error)}\nInstall a C++ compiler "
-                "(g++, or the one that the variable CXX names; for a GPU, Triton too), or set TRAIN.COMPILE False"
+                f"TRAIN.COMPILE is True, but the model cannot be compiled here: {_cause(error)}\nInstall a C++ "
+                "compiler, g++ or the one that the variable CXX names, and for a GPU Triton; or set TRAIN.COMPILE False"
             ) from error
 
 

@@ -32,14 +32,6 @@ def autocast(cfg: CfgNode, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, lower, enabled=lower is not None)
 
 
-def gradient_scaler(cfg: CfgNode, device: torch.device) -> torch.amp.GradScaler:
-    """Scales losses for TRAIN.MIXED_PRECISION fp16, whose small gradients would else be 0; passes on all others.
-
-    It skips the optimizer steps whose gradients overflow, and lowers the scale then.
-    """
-    return torch.amp.GradScaler(device.type, enabled=cfg.TRAIN.MIXED_PRECISION == "fp16")
-
-
 def normalized(clip: Tensor, cfg: CfgNode, device: torch.device) -> Tensor:
     """A uint8 batch [batch, 3, frames, height, width] moved to the device and normalised there, float32."""
     return tensor_normalize(clip.to(device, non_blocking=True), cfg.DATA.MEAN, cfg.DATA.STD)

@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader
 from timesformer.datasets.loader import construct_loader
 from timesformer.datasets.workers import explained_death
 from timesformer.engine.checkpoint import is_undamaged, newest_checkpoint
-from timesformer.engine.device import autocast, choose_device, normalized
+from timesformer.engine.device import autocast, choose_device, normalized, set_float32_precision
 from timesformer.engine.interrupts import stop_if_requested
 from timesformer.engine.logs import STEP, duration, progress_bar
 from timesformer.engine.meters import Pace, ViewEnsemble
+from timesformer.engine.prefetch import on_device
 from timesformer.engine.results import Evaluation, write_results
 from timesformer.engine.run_folder import best_path
 from timesformer.engine.unreadable import UnreadableClips
@@ -50,14 +51,14 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
     ensemble = ViewEnsemble(len(dataset.records), dataset.num_views, cfg.MODEL.NUM_CLASSES, cfg.DATA.ENSEMBLE_METHOD)
     losses, unreadable = [], UnreadableClips(cfg, dataset.split, dataset.records)
     start, pace, since = time.perf_counter(), Pace(len(loader)), time.perf_counter()
-    for batch in progress_bar(loader, description):
+    for batch in on_device(progress_bar(loader, description), device):
         waited = time.perf_counter() - since
         stop_if_requested()
         unreadable.note(batch["errors"])
         with autocast(cfg, device):
             scores = model(normalized(batch["clip"], cfg, device)).float()
         ensemble.update(scores, batch["video"], batch["view"])
-        loss = F.cross_entropy(scores, batch["label"].to(device), reduction="none").cpu()
+        loss = F.cross_entropy(scores, batch["label"], reduction="none").cpu()
         losses.append(loss[batch["readable"]])
         pace.step(len(scores), waited)
         if pace.is_due(cfg.LOG_PERIOD):
@@ -99,6 +100,7 @@ def test(cfg: CfgNode) -> Path:
         UserError: if there is none, it does not fit the model, the data cannot be found, a clip cannot be read and
             DATA.ON_UNREADABLE is error, or a loading process dies.
     """
+    set_float32_precision(cfg)
     loader = construct_loader(cfg, "test")
     path = _checkpoint_to_test(cfg)
     model = build_model(cfg, fresh=True)

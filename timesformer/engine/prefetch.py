@@ -5,25 +5,24 @@ from typing import Any
 
 import torch
 
-_MOVED = ("clip", "label")
-
 
 def on_device(batches: Iterable[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Any]]:
-    """The batches with their clips and labels on the device, as they are otherwise.
+    """A loader's batches with `clip` and `label` on the device, and there `present`, bool [batch].
+
+    The latter is False where a clip stands for none (see `construct_loader`). All else stays where it is.
 
     To a GPU they are copied on a stream of their own. As the loop that takes them only puts work into the GPU's queue,
     and does not wait for its results, a batch is copied while the GPU still computes the one before. That needs batches
-    in page-locked memory (DATA_LOADER.PIN_MEMORY). On the CPU nothing is copied.
+    in page-locked memory (DATA_LOADER.PIN_MEMORY).
     """
-    if device.type != "cuda":
-        yield from batches
-        return
-    copying = torch.cuda.Stream(device)
+    copying = torch.cuda.Stream(device) if device.type == "cuda" else None
     for batch in batches:
-        with torch.cuda.stream(copying):
-            moved = {name: batch[name].to(device, non_blocking=True) for name in _MOVED}
-        computing = torch.cuda.current_stream(device)
-        computing.wait_stream(copying)
-        for tensor in moved.values():
-            tensor.record_stream(computing)  # or its memory could be given away while it is still in use
-        yield {**batch, **moved}
+        moving = {"clip": batch["clip"], "label": batch["label"], "present": batch["video"]}
+        if copying:
+            computing = torch.cuda.current_stream(device)
+            with torch.cuda.stream(copying):
+                moving = {name: tensor.to(device, non_blocking=True) for name, tensor in moving.items()}
+            computing.wait_stream(copying)
+            for tensor in moving.values():
+                tensor.record_stream(computing)  # or its memory could be given away while it is still in use
+        yield {**batch, **moving, "present": moving["present"] >= 0}

@@ -21,7 +21,7 @@ def recompute_blocks(model: nn.Module, which: str) -> None:
 
     Args:
         model: with blocks of type `Block`.
-        which: TRAIN.ACTIVATION_CHECKPOINT: "none", "blocks" (all of them) or "every_N" (one of N blocks, from the first).
+        which: TRAIN.ACTIVATION_CHECKPOINT: "none", "blocks" (all) or "every_N" (one of N blocks, from the first).
 
     Raises:
         UserError: if the model has no such blocks.

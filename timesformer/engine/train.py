@@ -19,15 +19,19 @@ from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.datasets.workers import explained_death
 from timesformer.engine import checkpoint, interrupts
 from timesformer.engine.balance import class_weights, clip_weights, log_classes
-from timesformer.engine.device import autocast, choose_device, normalized
+from timesformer.engine.compiled import Compiled
+from timesformer.engine.device import autocast, choose_device, normalized, set_float32_precision
 from timesformer.engine.evaluate import evaluate
 from timesformer.engine.finite import LossWatch, refuse_broken_weights
 from timesformer.engine.logs import STEP, MetricsWriter, duration, progress_bar
 from timesformer.engine.meters import Pace, TrainingFigures
 from timesformer.engine.mixup import ClipMixup, heaviest_labels
-from timesformer.engine.optim import construct_optimizer, learning_rate, set_learning_rate
+from timesformer.engine.optim import learning_rate
+from timesformer.engine.prefetch import on_device
+from timesformer.engine.recompute import recompute_blocks
 from timesformer.engine.run_folder import best_path, config_path, remove_partial_files, set_aside
 from timesformer.engine.unreadable import UnreadableClips
+from timesformer.engine.update import Update
 from timesformer.errors import UserError, shorten
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
@@ -48,7 +52,7 @@ class Run:
     Attributes:
         cfg: the configuration.
         model: on the device of the run.
-        optimizer: of the model's parameters.
+        update: changes the model's weights.
         loader: of the split "train".
         metrics: takes the figures.
         unreadable: takes the clips that cannot be read.
@@ -59,11 +63,12 @@ class Run:
         saved: when the last checkpoint was written, or else the run began; seconds of `time.monotonic`.
         saved_position: where the run was then.
         watch: looks at the losses.
+        forward: the model's forward pass in training.
     """
 
     cfg: CfgNode
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    update: Update
     loader: DataLoader
     metrics: MetricsWriter
     unreadable: UnreadableClips
@@ -76,6 +81,8 @@ class Run:
 
     def __post_init__(self) -> None:
         self.watch = LossWatch(self.loader.dataset.records.names)
+        size = self.cfg.TRAIN.BATCH_SIZE
+        self.forward = Compiled(self.model, size) if self.cfg.TRAIN.COMPILE else self.model
 
     @property
     def position(self) -> tuple[int, ...]:
@@ -100,15 +107,16 @@ def train(cfg: CfgNode) -> Path:
     mixup = ClipMixup(cfg) if cfg.MIXUP.ENABLED else None
     records, class_names = train_loader.dataset.records, train_loader.dataset.class_names
     device = choose_device(cfg)
+    set_float32_precision(cfg)
     torch.manual_seed(cfg.RNG_SEED)
     model = build_model(cfg)
     freeze(model, cfg.MODEL.FREEZE)
     if cfg.LOG_MODEL_INFO:
         log_model_info(cfg, model)
+    recompute_blocks(model, cfg.TRAIN.ACTIVATION_CHECKPOINT)
     model = model.to(device)
-    optimizer, figures = construct_optimizer(model, cfg), TrainingFigures()
-    unreadable = UnreadableClips(cfg, "train", records)
-    parts = {"model": model, "optimizer": optimizer, "figures": figures, "unreadable": unreadable}
+    update, figures, unreadable = Update(cfg, model), TrainingFigures(), UnreadableClips(cfg, "train", records)
+    parts = {"model": model, **update.parts, "figures": figures, "unreadable": unreadable}
     progress = start_or_resume(cfg, parts, class_names)
     if is_finished(cfg, progress):
         logger.info("nothing left to train: %s", why_finished(cfg, progress))
@@ -136,7 +144,7 @@ def train(cfg: CfgNode) -> Path:
     log_classes(cfg, train_loader)
     batches = len(train_loader)
     metrics = MetricsWriter(cfg, progress.epoch + progress.iteration / batches, batches, progress.validated)
-    run = Run(cfg, model, optimizer, train_loader, metrics, unreadable, mixup, progress, figures, parts)
+    run = Run(cfg, model, update, train_loader, metrics, unreadable, mixup, progress, figures, parts)
     try:
         unreadable.note({video: f"{records[video].path}: {problem}" for video, problem in records.problems.items()})
         with explained_death(train_loader, val_loader), interrupts.patient():
@@ -205,38 +213,34 @@ def train_epoch(run: Run) -> None:
     them, also where the last batches of the epoch are fewer or smaller. The model is put in training mode, except for
     what is frozen.
     """
-    cfg, progress, model, optimizer, loader = run.cfg, run.progress, run.model, run.optimizer, run.loader
+    cfg, progress, loader = run.cfg, run.progress, run.loader
     device, epoch, batches = choose_device(cfg), progress.epoch, len(loader)
-    train_mode(model)
+    train_mode(run.model)
     set_epoch(loader, epoch, progress.iteration)
     loss_func, smoothing = LOSSES[cfg.MODEL.LOSS_FUNC], 0.0 if run.mixup else cfg.SOLVER.LABEL_SMOOTHING
     weights = class_weights(cfg, loader.dataset.records.labels).to(device)
     accumulate = batches_per_step(cfg)
     pace, since = Pace(batches, progress.iteration), time.perf_counter()
-    for index, batch in enumerate(progress_bar(loader, f"epoch {epoch + 1}", progress.iteration), progress.iteration):
+    loaded = progress_bar(loader, f"epoch {epoch + 1}", progress.iteration)
+    for index, batch in enumerate(on_device(loaded, device), progress.iteration):
         waited = time.perf_counter() - since
         run.unreadable.take(batch)
         seed_step(cfg, epoch, index)
-        present = batch["video"] >= 0  # the others stand for no clip (construct_loader)
-        clip, label = normalized(batch["clip"], cfg, device), batch["label"].to(device, non_blocking=True)
-        counted, number = present.to(device, non_blocking=True), int(present.sum())
+        clip, label, counted = normalized(batch["clip"], cfg, device), batch["label"], batch["present"]
+        number = int((batch["video"] >= 0).sum())
         if run.mixup:
             clip, label = run.mixup(clip, label, epoch, index)
 
         with autocast(cfg, device):
-            scores = model(clip)
+            scores = run.forward(clip)
         losses = loss_func(scores.float(), label, reduction="none", label_smoothing=smoothing)
         losses = losses * clip_weights(label, weights) * counted
-        (losses.sum() / clips_in_step(cfg, loader, index)).backward()
+        run.update.backward(losses.sum() / clips_in_step(cfg, loader, index))
 
         rate = learning_rate(cfg, epoch + index / batches)
         stepped = (index + 1) % accumulate == 0 or index + 1 == batches
         if stepped:
-            set_learning_rate(optimizer, rate)
-            if cfg.SOLVER.CLIP_GRADIENT > 0:
-                nn.utils.clip_grad_norm_(model.parameters(), cfg.SOLVER.CLIP_GRADIENT)
-            optimizer.step()
-            optimizer.zero_grad()
+            run.update.step(rate)
 
         right = ((scores.detach().argmax(dim=1) == heaviest_labels(label)) & counted).sum()
         run.figures.add(losses.detach().sum(), right, number)
@@ -350,7 +354,7 @@ def save(run: Run) -> None:
 def validate(run: Run, loader: DataLoader) -> None:
     """Scores the validation split and keeps the model if it is the best so far (by top-1, then by loss)."""
     progress = run.progress
-    evaluation = evaluate(run.model, loader, run.cfg, "validation")
+    evaluation = evaluate(run.update.outcome(), loader, run.cfg, "validation")
     top1, top5 = evaluation.topk(1, 5)
     figures = {
         "loss": evaluation.loss,
@@ -374,7 +378,7 @@ def validate(run: Run, loader: DataLoader) -> None:
     progress.not_better = 0 if is_best else progress.not_better + 1
     if is_best:
         progress.best_top1, progress.best_loss, progress.best_epoch = top1, evaluation.loss, progress.epoch
-        checkpoint.save_best(run.cfg, run.model, progress)
+        checkpoint.save_best(run.cfg, run.update.outcome(), progress)
 
 
 def is_validation_due(cfg: CfgNode, progress: checkpoint.Progress) -> bool:

@@ -1,0 +1,133 @@
+"""What makes training faster or smaller leaves it as it is: the losses of 20 steps are equal, on the CPU in float32."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fvcore.common.config import CfgNode
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from timesformer.config import get_cfg
+from timesformer.datasets.loader import EpochBatchSampler, collate
+from timesformer.datasets.records import Records
+from timesformer.datasets.transforms import tensor_normalize
+from timesformer.engine.recompute import recompute_blocks
+from timesformer.engine.train import Run, train_epoch
+from timesformer.engine.unreadable import UnreadableClips
+from timesformer.engine.update import Update
+from timesformer.models import build_model
+
+STEPS, BATCH = 20, 4
+
+
+class Clips(Dataset[dict[str, Any]]):
+    """Random clips of 3 classes; uint8, or float32 and normalised already."""
+
+    split, class_names, num_views = "train", ("a", "b", "c"), 1
+
+    def __init__(self, cfg: CfgNode, normalised: bool = False) -> None:
+        number, generator = STEPS * BATCH, torch.Generator().manual_seed(0)
+        self.clips = torch.randint(0, 256, (number, 3, 2, 16, 16), dtype=torch.uint8, generator=generator)
+        if normalised:
+            self.clips = tensor_normalize(self.clips, cfg.DATA.MEAN, cfg.DATA.STD)
+        self.records = Records((f"clip{n}" for n in range(number)), (n % 3 for n in range(number)))
+
+    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
+        index = key[1]
+        item = {"clip": self.clips[index], "label": int(self.records.labels[index]), "video": index, "view": 0}
+        return item | {"readable": True, "errors": {}}
+
+
+class Losses(list[float]):
+    """The loss of each step."""
+
+    def write(self, kind: str, epoch: float, figures: dict[str, float]) -> None:
+        if kind == "train_step":
+            self.append(figures["loss"])
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> CfgNode:
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR, cfg.NUM_GPUS, cfg.LOG_PERIOD = str(tmp_path), 0, 1
+    cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.NUM_FRAMES, cfg.MODEL.NUM_CLASSES = 16, 2, 3
+    cfg.TIMESFORMER.update(CfgNode({"EMBED_DIM": 16, "DEPTH": 3, "NUM_HEADS": 2, "PATCH_SIZE": 8, "INIT": "scratch"}))
+    cfg.TRAIN.BATCH_SIZE = cfg.GLOBAL_BATCH_SIZE = BATCH
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.CLIP_GRADIENT = 0.05, 1, 1.0
+    return cfg
+
+
+def new_model(cfg: CfgNode) -> nn.Module:
+    """The same model each time."""
+    torch.manual_seed(0)
+    return build_model(cfg)
+
+
+def losses_of(
+    cfg: CfgNode, model: nn.Module | None = None, clips: Clips | None = None, workers: int = 0
+) -> list[float]:
+    """The mean loss of each of the 20 steps."""
+    model, clips, losses = model or new_model(cfg), clips or Clips(cfg), Losses()
+    sampler = EpochBatchSampler(STEPS * BATCH, cfg.TRAIN.BATCH_SIZE, 0, shuffle=True)
+    loader = DataLoader(clips, batch_sampler=sampler, collate_fn=collate, num_workers=workers)
+    train_epoch(Run(cfg, model, Update(cfg, model), loader, losses, UnreadableClips(cfg, "train", clips.records)))
+    return torch.tensor(losses).view(STEPS, -1).mean(dim=1).tolist()
+
+
+@pytest.fixture
+def plain(cfg: CfgNode) -> list[float]:
+    losses = losses_of(cfg)
+    assert len(losses) == STEPS
+    assert max(losses) - min(losses) > 0.1
+    return losses
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="there is no C++ compiler")
+def test_compiling_leaves_the_losses_as_they_are(cfg: CfgNode) -> None:
+    cfg.TIMESFORMER.DEPTH = 1  # compiling takes its time
+    plain = losses_of(cfg)
+    cfg.TRAIN.COMPILE = True
+    torch.compiler.reset()
+    assert losses_of(cfg) == pytest.approx(plain, abs=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize(("which", "recomputed"), [("blocks", [0, 1, 2]), ("every_2", [0, 2])])
+def test_recomputing_activations_leaves_the_losses_as_they_are(
+    cfg: CfgNode, plain: list[float], which: str, recomputed: list[int]
+) -> None:
+    cfg.TIMESFORMER.DROP_RATE = 0.1  # what is drawn at random is drawn again alike
+    dropped = losses_of(cfg)
+    assert dropped != plain
+    model, passes = new_model(cfg), []
+    for number, block in enumerate(model.model.blocks):
+        block.temporal_fc.register_forward_hook(lambda *_, number=number: passes.append(number))
+    recompute_blocks(model, which)
+    assert losses_of(cfg, model) == dropped
+    assert sorted(passes) == sorted(STEPS * [0, 1, 2, *recomputed])
+
+
+def test_accumulating_gradients_leaves_the_losses_as_they_are(cfg: CfgNode, plain: list[float]) -> None:
+    cfg.TIMESFORMER.DROP_PATH_RATE = (
+        0.0  # what is drawn depends on the size of the batch, and so does a rate that falls
+    )
+    cfg.SOLVER.LR_POLICY, cfg.SOLVER.STEPS, cfg.SOLVER.LRS = "steps_with_relative_lrs", [0], [1]
+    whole = losses_of(cfg)
+    cfg.TRAIN.BATCH_SIZE = 1
+    assert losses_of(cfg) == pytest.approx(whole, abs=1e-5)
+    assert whole != plain
+
+
+def test_clips_as_bytes_give_the_losses_of_clips_normalised_before(
+    cfg: CfgNode, plain: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timesformer.engine.train.normalized", lambda clip, cfg, device: clip)
+    assert losses_of(cfg, clips=Clips(cfg, normalised=True)) == plain
+
+
+def test_the_number_of_loading_processes_leaves_the_losses_as_they_are(cfg: CfgNode, plain: list[float]) -> None:
+    assert losses_of(cfg, workers=2) == plain
