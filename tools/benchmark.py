@@ -3,6 +3,7 @@
 
 python tools/benchmark.py models --cfg configs/HMDB/*.yaml [--time] [--markdown docs/models.md]
 python tools/benchmark.py speed [--batch-size 1] [--rounds 5]
+python tools/benchmark.py train [--batch-size 1] [--compile] [--recompute blocks] [--memory] [--data] [--large]
 python tools/benchmark.py data [--videos CLIP ...] [--rounds 5] [--markdown docs/performance.md]
 python tools/benchmark.py memory [--clips 20000] [--markdown docs/performance.md]
 """
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from timesformer.benchmarks import cropping, decoding, loading, made_clips, models, readers, speed
+from timesformer.benchmarks import cropping, decoding, loading, made_clips, models, readers, speed, training
 from timesformer.benchmarks.tables import show
 from timesformer.errors import UserError
 
@@ -45,6 +46,24 @@ def main() -> int:
     command.add_argument("--crop", type=int, default=224, help="height and width in pixels")
     command.add_argument("--rounds", type=int, default=5, help="pairs measured per row, after one warm-up")
     command.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes PyTorch's choice")
+    takes_a_page(command)
+
+    command = commands.add_parser("train", help="training and inference beside the original's way and Hugging Face's")
+    command.set_defaults(run=compare_training)
+    command.add_argument("--batch-size", type=int, default=1)
+    command.add_argument("--frames", type=int, default=8)
+    command.add_argument("--crop", type=int, default=224, help="height and width in pixels")
+    command.add_argument("--rounds", type=int, default=5, help="times each is measured, in turn, after one warm-up")
+    command.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes PyTorch's choice")
+    command.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
+    command.add_argument("--compile", action="store_true", help="also this project's model compiled")
+    command.add_argument(
+        "--recompute", default="none", metavar="WHICH", help="also with TRAIN.ACTIVATION_CHECKPOINT so"
+    )
+    command.add_argument("--memory", action="store_true", help="also measure memory, each in a fresh process")
+    command.add_argument("--data", action="store_true", help="also train on made clips, and measure the wait for them")
+    command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="loading processes, with --data")
+    command.add_argument("--large", action="store_true", help="96 frames, and 448 pixels, at batch 8 instead (GPU)")
     takes_a_page(command)
 
     command = commands.add_parser("data", help="reading, cropping and loading clips, on files made for it")
@@ -86,6 +105,21 @@ def compare_models(args: argparse.Namespace) -> None:
 
 def compare_speed(args: argparse.Namespace) -> None:
     show(speed.speed_table(args.batch_size, args.frames, args.crop, args.rounds, args.threads), args.markdown, "speed")
+
+
+def compare_training(args: argparse.Namespace) -> None:
+    if args.large:
+        sizes = (training.Size(8, 96, 224), training.Size(8, 16, 448))
+        show(training.large_table(sizes, args.rounds), args.markdown, "large")
+        return
+    size = training.Size(args.batch_size, args.frames, args.crop)
+    rows = training.contenders(args.precision, args.compile, args.recompute)
+    show(training.training_table(size, rows, args.rounds, args.threads, args.memory), args.markdown, "train")
+    if args.data:
+        with tempfile.TemporaryDirectory(prefix="benchmark") as folder:
+            files = [made_clips.make_clip(Path(folder), made_clips.RECIPES[0])]
+            line = training.data_line(size, files, Path(folder, "set"), args.workers, args.rounds, args.precision[-1])
+            show(["", line], args.markdown, "train data")
 
 
 def compare_data(args: argparse.Namespace) -> None:

@@ -33,7 +33,12 @@ def test_the_defaults_with_a_data_folder_on_the_cpu_are_sound(sound: list[str]) 
     "overrides",
     [
         "TRAIN.DATASET imagenet",
-        "TRAIN.MIXED_PRECISION fp16",
+        "TRAIN.MIXED_PRECISION fp32",
+        "TRAIN.MIXED_PRECISION fp16",  # on the CPU
+        "TRAIN.ACTIVATION_CHECKPOINT every_0",
+        "TRAIN.ACTIVATION_CHECKPOINT all",
+        "TRAIN.ACTIVATION_CHECKPOINT blocks MODEL.MODEL_NAME timm/resnet18",
+        "EMA.DECAY 1.0",
         "TEST.NUM_SPATIAL_CROPS 2",
         "DATA.SAMPLER every",
         "MODEL.MODEL_NAME SlowFast",

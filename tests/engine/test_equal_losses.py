@@ -14,10 +14,12 @@ from timesformer.config import get_cfg
 from timesformer.datasets.loader import EpochBatchSampler, collate
 from timesformer.datasets.records import Records
 from timesformer.datasets.transforms import tensor_normalize
+from timesformer.engine.compiled import Compiled
 from timesformer.engine.recompute import recompute_blocks
 from timesformer.engine.train import Run, train_epoch
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.engine.update import Update
+from timesformer.errors import UserError
 from timesformer.models import build_model
 
 STEPS, BATCH = 20, 4
@@ -109,6 +111,27 @@ def test_recomputing_activations_leaves_the_losses_as_they_are(
     recompute_blocks(model, which)
     assert losses_of(cfg, model) == dropped
     assert sorted(passes) == sorted(STEPS * [0, 1, 2, *recomputed])
+
+
+def test_a_model_without_transformer_blocks_cannot_recompute_them() -> None:
+    with pytest.raises(UserError, match=r"TRAIN\.ACTIVATION_CHECKPOINT is blocks, expected none"):
+        recompute_blocks(nn.Linear(2, 2), "blocks")
+
+
+@pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled")
+def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    monkeypatch.setattr("torch.compiler.config.force_disable_caches", True)
+    torch.compiler.reset()
+    with pytest.raises(UserError, match=r"TRAIN.COMPILE is True.*no-such-compiler.*\n.*or set TRAIN.COMPILE False"):
+        Compiled(nn.GELU(), 3)(torch.ones(3, 2))
+
+
+def test_batches_of_another_size_are_not_compiled() -> None:
+    model = nn.Linear(2, 2)
+    torch._dynamo.utils.counters.clear()
+    assert torch.equal(Compiled(model, 3)(torch.ones(1, 2)), model(torch.ones(1, 2)))
+    assert not torch._dynamo.utils.counters
 
 
 def test_accumulating_gradients_leaves_the_losses_as_they_are(cfg: CfgNode, plain: list[float]) -> None:

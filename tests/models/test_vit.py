@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from timesformer.models.attention import Attention
 from timesformer.models.embeddings import resize_pos_embed, resize_time_embed
 from timesformer.models.vit import ATTENTION_TYPES, LightTimeSformer, TimeSformer, VisionTransformer
 
@@ -187,6 +188,24 @@ def test_the_folded_projection_is_kept_until_the_weights_change() -> None:
         model(clip)
         assert block._folded[1] is not kept
     assert set(model.state_dict()) == set(small_model(img_size=32).state_dict())
+
+
+@pytest.mark.parametrize("over_frames", [False, True])
+def test_attention_in_bfloat16_for_training_on_the_cpu_is_that_of_float32_within_rounding(over_frames: bool) -> None:
+    torch.manual_seed(0)
+    attention = Attention(32, num_heads=2, qkv_bias=True)
+    x = torch.randn(2, 4, 5, 32) if over_frames else torch.randn(2, 9, 32)
+    outcomes = []
+    for mixed in (False, True):
+        x = x.detach().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            y = attention.attend_over_frames(x) if over_frames else attention(x)
+        y.float().square().sum().backward()
+        outcomes.append((y.float(), x.grad))
+    (exact, exact_gradient), (rounded, rounded_gradient) = outcomes
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.01)
+    torch.testing.assert_close(rounded_gradient, exact_gradient, rtol=0.02, atol=0.03 * exact_gradient.abs().max())
 
 
 def test_attention_dropout_acts_in_training_only() -> None:

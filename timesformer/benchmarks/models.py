@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,6 +106,14 @@ def measure(cfg: CfgNode, device: torch.device, batch_size: int, rounds: int, th
         seconds_of(run, device)
         medians.append(statistics.median(seconds_of(run, device) for _ in range(rounds)) / batch_size)
     return Cost(*medians, peak_memory(device))
+
+
+def forget_peak(device: torch.device) -> None:
+    """Lets `peak_memory` begin with what is held now, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: torch.device) -> int:

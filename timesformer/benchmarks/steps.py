@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 
-def forward_of(model: nn.Module, clip: Tensor) -> Callable[[], None]:
+def forward_of(model: nn.Module, clip: Tensor, mixed_precision: str = "off") -> Callable[[], None]:
     """A forward pass in evaluation mode."""
 
     def run() -> None:
         model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), lowered(clip, mixed_precision):
             logits_of(model, clip)
 
     return run
@@ -25,13 +25,18 @@ def training_step(model: nn.Module, clip: Tensor, mixed_precision: str = "off") 
 
     def step() -> None:
         model.train()
-        with torch.autocast(clip.device.type, torch.bfloat16, enabled=mixed_precision == "bf16"):
+        with lowered(clip, mixed_precision):
             logits = logits_of(model, clip)
         nn.functional.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return step
+
+
+def lowered(clip: Tensor, mixed_precision: str) -> torch.autocast:
+    """The context for forward passes under "bf16" or "off"."""
+    return torch.autocast(clip.device.type, torch.bfloat16, enabled=mixed_precision == "bf16")
 
 
 def logits_of(model: nn.Module, clip: Tensor) -> Tensor:
