@@ -14,7 +14,7 @@ from timesformer.torchvision_import import import_package
 
 
 def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
-    """SOLVER.OPTIMIZING_METHOD over the trainable parameters.
+    """SOLVER.OPTIMIZING_METHOD over the trainable parameters, fused: one kernel instead of one for each operation.
 
     With SOLVER.ZERO_WEIGHT_DECAY_1D, biases, norms and embeddings have a group of their own without weight decay. With
     SOLVER.LAYER_DECAY below 1, each layer has groups of its own, with a factor `lr_scale` on the learning rate.
@@ -42,8 +42,6 @@ def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer
         groups = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
     else:
         groups = [{"params": [p for _, p in parameters]}]
-    # On a GPU, one kernel for all weights instead of hundreds; None is PyTorch's choice.
-    fused = all(parameter.is_cuda for _, parameter in parameters) or None
     if solver.OPTIMIZING_METHOD == "sgd":
         return torch.optim.SGD(
             groups,
@@ -52,10 +50,10 @@ def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer
             weight_decay=solver.WEIGHT_DECAY,
             dampening=solver.DAMPENING,
             nesterov=solver.NESTEROV,
-            fused=fused,
+            fused=True,
         )
     optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[solver.OPTIMIZING_METHOD]
-    return optimizer_class(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=fused)
+    return optimizer_class(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True)
 
 
 class _Layered:
