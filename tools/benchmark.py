@@ -54,7 +54,7 @@ def main() -> int:
     command.add_argument("--frames", type=int, default=8)
     command.add_argument("--crop", type=int, default=224, help="height and width in pixels")
     command.add_argument("--rounds", type=int, default=5, help="times each is measured, in turn, after one warm-up")
-    command.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes PyTorch's choice")
+    command.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice, 1: processor time")
     command.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     command.add_argument("--compile", action="store_true", help="also this project's model compiled")
     command.add_argument(

@@ -76,8 +76,9 @@ def training_table(
     """Lines of two Markdown tables, of training steps and of inference, below what was measured.
 
     rounds: times that each contender is measured, all in turn, after a warm-up; threads: of the CPU, 0 for PyTorch's
-    choice; memory: also measure that, of a process with a contender alone. Raises UserError when the contenders do not
-    compute the same, or transformers is not installed.
+    choice, 1 to count processor time, which other work on the machine disturbs less; memory: also measure that, of a
+    process with a contender alone. Raises UserError when the contenders do not compute the same, or transformers is not
+    installed.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -90,8 +91,10 @@ def training_table(
         raise UserError(f"the models do not compute the same, so they are not measured: {differences}")
     peaks = {precision: peak_of(precision, device) for precision in sorted({row.precision for row in rows})}
     yield describe_machine(device)
-    yield f"clips: {size}, base model, 400 classes; {rounds} rounds; largest difference of logits " + ", ".join(
-        f"{difference:.1e} ({who})" for who, difference in differences.items()
+    clock = "processor time" if clock_of(device) is time.process_time else "time"
+    yield (
+        f"clips: {size}, base model, 400 classes; {clock}, medians of {rounds} rounds; largest difference of logits "
+        + ", ".join(f"{difference:.1e} ({who})" for who, difference in differences.items())
     )
     yield "measured peak of a matrix product: " + ", ".join(
         f"{peak / 1e12:.2f} TFLOP/s ({precision})" for precision, peak in peaks.items()
@@ -200,7 +203,7 @@ def in_turn(runs: Sequence[Callable[[], None]], rounds: int, device: torch.devic
             if index in lacking:
                 continue
             try:
-                seconds = seconds_of(run, device)
+                seconds = seconds_of(run, device, clock_of(device))
             except torch.OutOfMemoryError:
                 lacking.add(index)
                 times[index].clear()
@@ -208,6 +211,11 @@ def in_turn(runs: Sequence[Callable[[], None]], rounds: int, device: torch.devic
             if turn:
                 times[index].append(seconds)
     return times
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Of processor time on one thread of the CPU; else of the time."""
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 def synchronize(device: torch.device) -> None:
@@ -256,7 +264,7 @@ def peak_of(precision: str, device: torch.device) -> float:
     """Operations per second of a product of two large square matrices, the best of several."""
     side, dtype = 8192 if device.type == "cuda" else 2048, torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    fastest = min(seconds_of(lambda: left @ right, device) for _ in range(10))
+    fastest = min(seconds_of(lambda: left @ right, device, clock_of(device)) for _ in range(10))
     return 2 * side**3 / fastest
 
 

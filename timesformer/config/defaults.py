@@ -24,7 +24,7 @@ _C.TRAIN.CHECKPOINT_EPOCH_RESET = False  # start that checkpoint at epoch 0 inst
 _C.TRAIN.FINETUNE = False  # take only the weights of that checkpoint: fresh optimizer, epoch 0
 _C.TRAIN.STRICT_LOADING = False  # (new) refuse weights to start from that leave anything new or unused, a head too
 _C.TRAIN.MIXED_PRECISION = "off"  # (new) off: float32; bf16, fp16 (GPU): forward pass under autocast to it
-_C.TRAIN.TF32 = True  # (new) GPU: float32 matrix products in TF32, several times as fast, with 10 bits of mantissa
+_C.TRAIN.TF32 = True  # (new) GPU: float32 matrix products in TF32: faster, with 10 bits of mantissa
 _C.TRAIN.COMPILE = False  # (new) compile the training step by torch.compile, which takes minutes at the start
 _C.TRAIN.ACTIVATION_CHECKPOINT = "none"  # (new) blocks, or every_N block: less memory, its forward pass done twice
 
