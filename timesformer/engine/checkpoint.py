@@ -247,8 +247,11 @@ def continue_from(path: str, model: nn.Module, optimizer: torch.optim.Optimizer,
 
 
 def _take_over(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads the moments of a saved optimizer; momentum, weight decay and the like stay as configured now."""
-    configured = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    """Loads the moments of a saved optimizer; momentum, weight decay and the like stay as configured now.
+
+    The learning rate is that of the last step, which the next step replaces.
+    """
+    configured = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups]
     saved = state["param_groups"]
     if any(("betas" in mine) != ("betas" in theirs) for mine, theirs in zip(configured, saved, strict=False)):
         raise ValueError("its optimizer is of another kind than SOLVER.OPTIMIZING_METHOD")
