@@ -168,7 +168,7 @@ def finished(finished_run: Path, run_net: Callable, tiny_command: list[str], tmp
 
 
 LIVELY = [
-    *("SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.BASE_LR", "0.001", "SOLVER.MAX_EPOCH", "4"),
+    *("SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.BASE_LR", "0.001", "SOLVER.MAX_EPOCH", "4", "EMA.ENABLED", "True"),
     *("GLOBAL_BATCH_SIZE", "4", "LOG_PERIOD", "2", "TRAIN.CHECKPOINT_PERIOD", "2", "TENSORBOARD.ENABLE", "False"),
     *("TIMESFORMER.DEPTH", "2", "TIMESFORMER.DROP_PATH_RATE", "0.5", "TIMESFORMER.DROP_RATE", "0.1"),
     *("MODEL.DROPOUT_RATE", "0.5", "DATA.BALANCE", "oversample", "MIXUP.ENABLED", "True", "MIXUP.MODE", "elem"),
@@ -187,11 +187,12 @@ def uneven_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("workers", "precision"), [(0, "off"), (1, "bf16")])
 def test_a_run_killed_many_times_ends_bit_for_bit_as_one_never_interrupted(
-    run_net: Callable, tiny_command: list[str], uneven_data: Path, tmp_path: Path, workers: int
+    run_net: Callable, tiny_command: list[str], uneven_data: Path, tmp_path: Path, workers: int, precision: str
 ) -> None:
-    command = [*tiny_command, *LIVELY, "DATA.PATH_TO_DATA_DIR", str(uneven_data), "DATA.MAX_UNREADABLE", "0.5"]
+    data = ["DATA.PATH_TO_DATA_DIR", str(uneven_data), "DATA.MAX_UNREADABLE", "0.5"]
+    command = [*tiny_command, *data, *LIVELY, "TRAIN.MIXED_PRECISION", precision]
     output, moments = tmp_path / "killed", random.Random(workers)
     often = [*command, "TRAIN.CHECKPOINT_MINUTES", "0.00001", "DATA_LOADER.NUM_WORKERS", str(workers)]
     for _ in range(KILLS):
