@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,15 @@ def test_training_on_files_tells_the_share_of_time_spent_waiting(tiny_clips: dic
     match = re.search(r"in fp32, 0 loading processes: ([\d.]+) clips/s, ([\d.]+) % of the time waiting", line)
     assert float(match[1]) > 0
     assert 0 < float(match[2]) < 100
+
+
+@needs_peer
+def test_large_models_are_measured_with_activations_kept_and_recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pool(workers: int, mp_context: object) -> ThreadPoolExecutor:  # spares the test the start of a process
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr(training, "ProcessPoolExecutor", pool)
+    rows = [cells_of(line) for line in training.large_table([TINY], rounds=1) if "2 x 4 frames" in line]
+    assert [row[1] for row in rows] == ["kept", "recomputed"]
+    for _, _, seconds, clips, memory in rows:
+        assert min(float(seconds), float(clips), float(memory)) > 0
