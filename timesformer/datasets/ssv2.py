@@ -96,6 +96,8 @@ def _read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) 
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}): download it again") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text: download it again") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: nested more deeply than such a file ever is: download it again") from error
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
