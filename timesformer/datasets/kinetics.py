@@ -40,9 +40,10 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     """Read `<split>.csv` of DATA.SPLITS_DIR (else DATA.PATH_TO_DATA_DIR).
 
     A line holds a path, DATA.PATH_LABEL_SEPARATOR and a label; the first may be a header, such as `path label`, which
-    the log then tells. The last separator counts, so that paths may hold blanks. DATA.PATH_PREFIX is put before every path; relative paths start at the working
-    directory. A label is a number from 0 to MODEL.NUM_CLASSES - 1, or the name of a class. Class names are the lines of
-    `classes.txt` beside the list where there is one, else the numbers, or the names of all lists, sorted.
+    the log then tells. The last separator counts, so that paths may hold blanks. DATA.PATH_PREFIX is put before every
+    path; relative paths start at the working directory. A label is a number from 0 to MODEL.NUM_CLASSES - 1, or the
+    name of a class. Class names are the lines of `classes.txt` beside the list where there is one, else the numbers, or
+    the names of all lists, sorted.
     A video may stand in both val.csv and test.csv (Kinetics is commonly tested on its validation list), but one that
     is also trained on is an error. Videos are not looked for on disk, but for the first ones. Raises DataError.
     """
@@ -134,8 +135,8 @@ def _is_label(text: str, class_names: tuple[str, ...] | None) -> bool:
 
 
 def _plain(path: str) -> str:
-    """The one spelling of paths that differ in `./` and `//` alone."""
-    return os.path.normpath(path) if "./" in path or "//" in path else path
+    """The one spelling of paths that differ in `.`, `..` and repeated slashes alone."""
+    return os.path.normpath(path) if "./" in path or "//" in path or path.endswith("/") else path
 
 
 class _PlainPaths:

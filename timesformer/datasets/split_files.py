@@ -54,6 +54,8 @@ def first_line(path: Path) -> str:
 
 def split_cells(line: str) -> list[str]:
     """Cells of a line of comma-separated values, without outer blanks; quoted ones may hold commas; none if no CSV."""
+    if '"' not in line:
+        return [cell.strip() for cell in line.split(",")]
     try:
         return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
     except csv.Error:
@@ -73,10 +75,11 @@ def read_table(path: Path, columns: Sequence[str], problems: list[str]) -> Itera
     places = [header.index(column) for column in columns]
     for number, line in lines:
         cells = split_cells(line)
-        if len(cells) != len(header) or not all(cells[place] for place in places):
+        wanted = [cells[place] for place in places] if len(cells) == len(header) else [""]
+        if "" in wanted:
             problems.append(f"line {number}: found {line!r}, expected '{','.join(header)}'")
         else:
-            yield number, [cells[place] for place in places]
+            yield number, wanted
 
 
 def read_class_names(folder: Path) -> tuple[str, ...] | None:
