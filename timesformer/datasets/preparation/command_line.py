@@ -1,6 +1,7 @@
 """The command line that datasets/<name>/prepare.py of all datasets have in common."""
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -34,6 +35,8 @@ def main(dataset: str, arguments: Sequence[str] | None = None, label_by_folder: 
         that cannot be reached or written, 130 after Ctrl-C.
     """
     options = _parse(dataset, arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a clip's name need not be text that the screen can show
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         return _prepare(dataset, options, label_by_folder)
