@@ -79,6 +79,7 @@ def test_download_unpack_and_check(server: Server, data: Path, tmp_path: Path) -
     [
         (["ROOT"], "nothing to do: give one or more of --download, --short-side 256"),
         (["ROOT", "--short-side", "0"], "0 found, a whole number from 1 expected"),
+        (["ROOT", "--frames", "--quality", "200"], "200 found, a whole number from 1 to 95 expected"),
         (["nowhere", "--check"], "nowhere is not a folder"),
         (["ROOT", "--frames", "--output", "ROOT/frames"], "give --output a folder of its own"),
     ],

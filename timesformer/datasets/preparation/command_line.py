@@ -74,7 +74,7 @@ def _parse(dataset: str, arguments: Sequence[str] | None) -> argparse.Namespace:
         "enough for training on 224; with --frames, the size of the images",
     )
     parser.add_argument("--frames", action="store_true", help="make a folder of JPEG frames of every clip")
-    parser.add_argument("--quality", type=_positive, default=90, help="of the JPEG frames, 1 to 95 (default: 90)")
+    parser.add_argument("--quality", type=_quality, default=90, help="of the JPEG frames, 1 to 95 (default: 90)")
     parser.add_argument(
         "--output", type=Path, help="folder for the clips made (default: ROOT with _<PIXELS> or _frames after it)"
     )
@@ -102,6 +102,12 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} found, a whole number from 1 expected")
     return number
+
+
+def _quality(text: str) -> int:
+    if _positive(text) > 95:
+        raise argparse.ArgumentTypeError(f"{text} found, a whole number from 1 to 95 expected")
+    return int(text)
 
 
 def _prepare(dataset: str, options: argparse.Namespace, label_by_folder: bool) -> int:
