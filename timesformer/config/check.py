@@ -17,10 +17,14 @@ from timesformer.config.sources import source_problem
 _DATASETS = ("kinetics", "ssv2", "hmdb51", "ucf101", "hmdb_simp", "muwiges", "folder")
 WITH_OFFICIAL_SPLITS = ("hmdb51", "ucf101")
 """Datasets that read DATA.SPLIT."""
+DRAWN_BY = frozenset({"DATA.SPLIT_SEED", "DATA.SPLIT_GROUPS", "DATA.TEST_SHARE", "DATA.VAL_SHARE"})
+"""What the random split of class folders depends on."""
 _READ_BY = {
     WITH_OFFICIAL_SPLITS: ("DATA.SPLIT", "DATA.DOWNLOAD", "DATA.DOWNLOAD_URLS"),
     (*WITH_OFFICIAL_SPLITS, "folder"): ("DATA.VAL_SHARE",),
     ("folder",): ("DATA.SPLIT_RULE", "DATA.SPLIT_SEED", "DATA.SPLIT_GROUPS", "DATA.TEST_SHARE"),
+    ("kinetics", "hmdb_simp", "folder"): ("DATA.PATH_LABEL_SEPARATOR",),
+    ("kinetics", "ssv2", "hmdb_simp", "muwiges", "folder"): ("DATA.PATH_PREFIX",),
     ("muwiges",): ("DATA.PROTOCOL", "DATA.TEST_SUBJECTS", "DATA.VAL_SUBJECTS", "DATA.TEST_SCENES"),
 }
 _SAMPLERS = ("uniform", "equidistant", "random", "segment")
@@ -192,6 +196,8 @@ def _data(cfg: CfgNode) -> Iterator[str]:
 
     if data.SPATIAL_MODE == "resize" and cfg.TEST.NUM_SPATIAL_CROPS == 3:
         yield "TEST.NUM_SPATIAL_CROPS is 3, expected 1: with DATA.SPATIAL_MODE resize the whole frame is the one crop"
+    if data.SPATIAL_MODE == "resize":
+        yield from _unread(cfg, "DATA.INV_UNIFORM_SAMPLE", why="DATA.SPATIAL_MODE is resize, and no size is drawn")
     scales = data.TRAIN_JITTER_SCALES
     if data.SPATIAL_MODE == "crop" and (len(scales) != 2 or not data.TRAIN_CROP_SIZE <= scales[0] <= scales[1]):
         yield (
@@ -254,8 +260,13 @@ def _dataset(cfg: CfgNode) -> Iterator[str]:
     except re.error as error:
         yield f"DATA.SPLIT_GROUPS is {data.SPLIT_GROUPS!r}, expected a regular expression ({error})"
     if data.SPLIT_RULE in ("files", "folders"):
-        keys = ("DATA.SPLIT_SEED", "DATA.SPLIT_GROUPS", "DATA.TEST_SHARE")
-        yield from _unread(cfg, *keys, why=f"DATA.SPLIT_RULE is {data.SPLIT_RULE}, and nothing is drawn at random")
+        keys = DRAWN_BY if used == {"folder"} else DRAWN_BY - {"DATA.VAL_SHARE"}
+        yield from _unread(
+            cfg, *sorted(keys), why=f"DATA.SPLIT_RULE is {data.SPLIT_RULE}, and nothing is drawn at random"
+        )
+    if data.SPLIT_RULE in ("folders", "random") and used == {"folder"}:
+        keys = ("DATA.PATH_LABEL_SEPARATOR", "DATA.PATH_PREFIX")
+        yield from _unread(cfg, *keys, why=f"DATA.SPLIT_RULE is {data.SPLIT_RULE}, and no list of paths is read")
     if "muwiges" in used:
         if both := sorted(set(data.TEST_SUBJECTS) & set(data.VAL_SUBJECTS)):
             yield f"DATA.VAL_SUBJECTS has {both}, expected none of DATA.TEST_SUBJECTS"
