@@ -175,6 +175,7 @@ def test_a_checkpoint_is_tested_alone(finished: Path, run_net: RunNet, tiny_comm
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "predictions.csv",
         "results.json",
+        "run.lock",
         "run.log",
         "scores.npz",
     ]
