@@ -143,7 +143,11 @@ def test_the_defaults_with_a_data_folder_on_the_cpu_are_sound(sound: list[str]) 
         "TIMESFORMER.PRETRAINED_MODEL none.pth",
         "TRAIN.FINETUNE True",
         "NUM_GPUS 2",
-        "NUM_SHARDS 2",
+        "NUM_SHARDS 0",
+        "SHARD_ID 1",
+        "DIST_BACKEND mpi",
+        "DIST_TIMEOUT 0",
+        "SOLVER.LR_SCALE_BATCH_SIZE 8 SOLVER.BASE_LR_SCALE_NUM_SHARDS True",
         "OUTPUT_DIR ",
     ],
 )
