@@ -129,6 +129,15 @@ def test_no_option_is_retired_and_read() -> None:
         assert name not in get_cfg()[section]
 
 
+def test_a_number_for_a_list_of_numbers_is_a_list_of_one() -> None:
+    assert load_config(None, ["DATA.VAL_SUBJECTS", "8"], check_values=False).DATA.VAL_SUBJECTS == [8]
+
+
+def test_an_argument_after_the_pairs_is_sent_before_them() -> None:
+    with pytest.raises(ConfigError, match="--splits belongs before the KEY VALUE pairs"):
+        load_config(None, ["SOLVER.MAX_EPOCH", "1", "--splits", "1"])
+
+
 def test_overrides_win_over_the_file_and_are_read_as_literals(tmp_path: Path) -> None:
     path = write(tmp_path, OF_THE_ORIGINAL)
     overrides = ["DATA.NUM_FRAMES", "16", "SOLVER.LRS", "(1, .5, .1)", "OUTPUT_DIR", "2024", "TRAIN.ENABLE", "false"]

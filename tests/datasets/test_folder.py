@@ -50,6 +50,13 @@ def root(tmp_path: Path) -> Path:
     return touch(tmp_path, *[f"wave/w{n}.mp4" for n in range(50)], *[f"catch/c{n}.avi" for n in range(20)])
 
 
+def test_a_dataset_set_for_training_alone_is_told(tmp_path):
+    cfg = config(tmp_path)
+    cfg.TEST.DATASET = "hmdb_simp"
+    with pytest.raises(DataError, match=r"\(TRAIN.DATASET is folder, but TEST.DATASET hmdb_simp\)"):
+        load_split(cfg, "test")
+
+
 def test_the_rule_is_the_first_that_is_there(root):
     assert sum(map(len, splits(root).values())) == 70
     touch(root, *[f"{split}/{label}/clip_{split}.mp4" for split in SPLITS for label in ("wave", "catch")])

@@ -229,7 +229,10 @@ def test_a_stopped_run_says_so_and_leaves_no_process_behind(
     assert workers
     os.killpg(run.pid, number)
     assert run.wait() == 128 + number, run.stderr
-    assert run.stderr == "interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR\n"
+    assert (
+        run.stderr
+        == "interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR, if there is one yet\n"
+    )
     wait_until(lambda: not any(map(is_running, workers)))
     assert not list((tmp_path / "out").rglob("*.partial"))
     assert any((tmp_path / "out" / "checkpoints").glob("checkpoint_*")) == (number == signal.SIGTERM)
@@ -255,7 +258,10 @@ def test_a_signal_is_obeyed_after_the_step_and_the_run_goes_on_from_there(
     monkeypatch.setattr(train, "log_step", stop_in_the_third_batch)
     stopped = run_net(*command)
     assert stopped.code == code
-    assert "interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR" in stopped.err
+    assert (
+        "interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR, if there is one yet"
+        in stopped.err
+    )
     newest = tmp_path / "stopped" / "checkpoints" / "checkpoint_epoch_00001_iteration_00000004.pyth"
     assert f"stopped by {signal.Signals(number).name} after epoch 1 and 4 iterations; it is saved" in stopped.out
     assert lines_of(tmp_path / "stopped")[-1]["epoch"] == pytest.approx(1 + 4 / 12, abs=1e-6)

@@ -73,12 +73,15 @@ def test_training_stops_above_the_share_allowed_and_says_how_to_go_on(cfg: CfgNo
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_the_first_unreadable_clip_stops_the_run_if_asked(cfg: CfgNode, split: str) -> None:
+def test_the_first_unreadable_clip_stops_the_run_if_asked(
+    cfg: CfgNode, split: str, caplog: pytest.LogCaptureFixture
+) -> None:
     cfg.DATA.ON_UNREADABLE = "error"
     expected = rf"a clip of the {split} split cannot be read: /data/a8/clip, 8: torn.*set DATA.ON_UNREADABLE continue"
     with pytest.raises(UserError, match=expected.replace(".*", r"[\s\S]*")):
         UnreadableClips(cfg, split, RECORDS).note({8: "/data/a8/clip, 8: torn"})
     assert [row["name"] for row in listed(cfg)] == ["a8/clip, 8"]
+    assert not caplog.messages  # none of a replacement that does not come
 
 
 def test_a_clip_in_whose_place_none_could_be_read_is_an_error_that_names_it(cfg: CfgNode) -> None:

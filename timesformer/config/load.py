@@ -159,6 +159,8 @@ def _convert(value: Any, text: str | None, default: Any) -> Any:
     elif isinstance(default, list):
         if value is None:
             return []  # how the original says that there is none
+        if text is not None and type(value) is int and default and type(default[0]) is int:
+            value = [value]  # `8` for a list of one number
         if isinstance(value, list | tuple):
             return [_convert(v, None, default[0] if default else 0.0) for v in value]
     elif isinstance(default, float):
@@ -188,6 +190,8 @@ def _is_section(key: str, defaults: dict[str, Any]) -> bool:
 
 
 def _unknown(key: str, defaults: dict[str, Any]) -> str:
+    if key.startswith("-"):
+        return "belongs before the KEY VALUE pairs"
     if _is_section(key, defaults):
         return "is a section, not an option: set the options in it"
     name = key.upper().rpartition(".")[2]

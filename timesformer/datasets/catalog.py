@@ -37,7 +37,14 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
     if name not in FINDERS:
         raise DataError(f"{key} is {name!r}, which is no known dataset: expected one of {', '.join(sorted(FINDERS))}")
     download_if_asked(cfg, name)
-    found: DatasetSplit = importlib.import_module(FINDERS[name]).find_records(cfg, split)
+    try:
+        found: DatasetSplit = importlib.import_module(FINDERS[name]).find_records(cfg, split)
+    except DataError as error:
+        if cfg.TRAIN.DATASET == cfg.TEST.DATASET:
+            raise
+        # Whoever set one of the two and forgot the other would be sent looking in the wrong place.
+        message = f"{error}\n(TRAIN.DATASET is {cfg.TRAIN.DATASET}, but TEST.DATASET {cfg.TEST.DATASET})"
+        raise DataError(message) from error
     classes = len(found.class_names)
     if classes != cfg.MODEL.NUM_CLASSES:
         raise DataError(

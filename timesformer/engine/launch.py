@@ -299,7 +299,9 @@ def exit_code_of(work: Callable[[], int]) -> int:
         return _fail(2, f"error: {error}", error)
     except KeyboardInterrupt as error:
         return _fail(
-            exit_code(error), "interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR", error
+            exit_code(error),
+            "interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR, if there is one yet",
+            error,
         )
     except Exception as error:  # into run.log too; and loading processes are ended in good order only when it is caught
         return _fail(1, "the run failed; what it wrote before is as it was", error)

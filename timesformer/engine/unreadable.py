@@ -84,8 +84,11 @@ class UnreadableClips:
             record = self._records[number]
             if record.name not in self.reasons and record.name not in self._listed:
                 rows.append([record.name, record.path, self._split, reason.removeprefix(f"{record.path}: ")])
-                outcome = "is replaced by another clip of its class" if self._split == "train" else "counts as a miss"
-                logger.warning("%s %s: %s", record.name, outcome, reason)
+                if not self._stop:
+                    outcome = (
+                        "is replaced by another clip of its class" if self._split == "train" else "counts as a miss"
+                    )
+                    logger.warning("%s %s: %s", record.name, outcome, reason)
             self.reasons[record.name] = reason
         if rows and is_lead():
             self._append(rows)
@@ -138,6 +141,7 @@ class UnreadableClips:
             raise UserError(
                 f"{len(self.reasons)} of {clips} training clips cannot be read, more than the share "
                 f"DATA.MAX_UNREADABLE {self._limit} allows; mend them or take them out of the split "
-                f"(they are listed in {self._path}), or set DATA.MAX_UNREADABLE {math.ceil(100 * share) / 100} or more:"
+                f"(they are listed in {self._path}), or set DATA.MAX_UNREADABLE {math.ceil(100 * share) / 100} or more "
+                "(there may be others: `prepare.py --check` of the dataset looks at all clips at once):"
                 "\n  " + shorten(sorted(self.reasons.values()), "\n  ", _LISTED)
             )
