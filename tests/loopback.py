@@ -10,7 +10,9 @@ class Server(ThreadingHTTPServer):
     Attributes:
         files: content by path.
         breaks: number of bytes after which each of the next answers ends; taken off the front.
-        etag: of all files; "" for none.
+        etag, last_modified: of all files; "" for none.
+        status: of the answers with a file.
+        length: Content-Length of answers; None: what it is.
         asked: path and Range header of each GET so far.
         redirects: address by path.
         resumable: whether Range is heeded.
@@ -24,6 +26,9 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.breaks: list[int] = []
         self.etag = '"one"'
+        self.last_modified = ""
+        self.status = 200
+        self.length: str | None = None
         self.asked: list[tuple[str, str | None]] = []
         self.redirects: dict[str, str] = {}
         self.resumable = True
@@ -49,20 +54,23 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         start, total = 0, len(content)
-        if wanted and self.server.resumable and self.headers.get("If-Range") == self.server.etag:
+        strong = {mark for mark in (self.server.etag, self.server.last_modified) if not mark.startswith("W/")}
+        if wanted and self.server.resumable and self.headers.get("If-Range") in strong:
             start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
         if start >= total > 0 and start:
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{total}")
             self.end_headers()
             return
-        self.send_response(206 if start else 200)
+        self.send_response(206 if start else self.server.status)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
         if self.server.etag:
             self.send_header("ETag", self.server.etag)
+        if self.server.last_modified:
+            self.send_header("Last-Modified", self.server.last_modified)
         self.send_header("Content-Type", self.server.content_type)
-        self.send_header("Content-Length", str(total - start))
+        self.send_header("Content-Length", self.server.length or str(total - start))
         self.end_headers()
         self.wfile.write(content[start : start + self.server.breaks.pop(0) if self.server.breaks else None])
 

@@ -60,6 +60,26 @@ def finished(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) 
 # ---------------------------------------------------------------- what a run leaves
 
 
+def test_names_that_are_no_utf8_come_through_a_whole_run(
+    tiny_command: list[str], tiny_data: Path, run_net: RunNet, tmp_path: Path
+) -> None:
+    root, output = tmp_path / "data", tmp_path / "out"
+    for clip in (tiny_data / "train").glob("*/*"):
+        shutil.copytree(clip, root / clip.parent.name / f"caf\udce9{clip.name}")
+    options = ["TRAIN.DATASET", "folder", "TEST.DATASET", "folder", "DATA.PATH_TO_DATA_DIR", str(root)]
+    options += ["TEST.SAVE_RESULTS_PATH", "scores.npz", "SOLVER.MAX_EPOCH", "1", "OUTPUT_DIR", str(output)]
+    assert run_net(*tiny_command, *options).code == 0
+    for clip in root.glob("walk/*"):
+        (clip / "1.jpg").write_bytes(b"torn")
+    assert run_net(*tiny_command, *options, "TRAIN.ENABLE", "False").code == 0
+    rows = (output / "predictions.csv").read_bytes().splitlines()
+    assert sum(b"walk/caf\xe9train" in row for row in rows) == 1
+    assert b"walk/caf\xe9train" in (output / "unreadable.csv").read_bytes()
+    assert "walk/caf\\udce9train" in (output / "run.log").read_text()
+    (missing,) = json.loads((output / "results.json").read_text())["unreadable"]
+    assert os.fsencode(missing["video"]).startswith(b"walk/caf\xe9train")
+
+
 def test_results_have_the_documented_schema(finished: Path, tiny_data: Path) -> None:
     results = json.loads((finished / "results.json").read_text())
     assert set(results) == {

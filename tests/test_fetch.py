@@ -84,6 +84,31 @@ def test_a_server_that_cannot_go_on_is_asked_from_the_start(
     assert bring("/m") == CONTENT
 
 
+def test_a_mark_that_is_weak_gives_way_to_the_time_of_the_change(server: Server, bring: Callable[[str], bytes]) -> None:
+    server.files["/m"], server.breaks = CONTENT, [1000, 500]
+    server.etag, server.last_modified = 'W/"one"', "Fri, 06 Nov 2015 10:00:00 GMT"
+    assert bring("/m") == CONTENT
+    assert [wanted for _, wanted in server.asked] == [None, "bytes=1000-", "bytes=1500-"]
+
+
+def test_a_length_that_is_no_number_is_none(server: Server, bring: Callable[[str], bytes]) -> None:
+    server.files["/m"], server.length = CONTENT, "abc"
+    assert bring("/m") == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "problem"),
+    [(204, b"", "answers 204 No Content"), (206, CONTENT, "answers 206"), (200, b"", "answers with no bytes")],
+)
+def test_an_answer_without_the_file_is_refused(
+    server: Server, folder: Path, status: int, content: bytes, problem: str, bring: Callable[[str], bytes]
+) -> None:
+    server.files["/m"], server.status = content, status
+    with pytest.raises(DownloadError, match=f"/m {problem}.*, expected the file; check the address. Bring it by hand"):
+        bring("/m")
+    assert not (folder / "m").exists()
+
+
 def test_all_that_was_left_is_the_name(server: Server, folder: Path, bring: Callable[[str], bytes]) -> None:
     server.files["/m"] = CONTENT
     folder.mkdir()  # as if the machine stopped between the last byte and the renaming

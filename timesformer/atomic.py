@@ -54,13 +54,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Writes UTF-8 text as `write_atomically` does.
+    """Writes UTF-8 text as `write_atomically` does; names of files that are no UTF-8 as they are.
 
     Raises:
         WriteError: if the file cannot be written; what was at `path` stays.
     """
     with explained_failure(path):
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
 
 
 @contextmanager

@@ -141,14 +141,22 @@ def _one_connection(url: str, partial: Path, validator: Path, size: int | None, 
         if response.headers.get_content_type() == "text/html":
             raise DownloadError(_WEB_PAGE.format(url))
         goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {done}-") and response.status == 206
+        if response.status != 200 and not goes_on:
+            validator.unlink(missing_ok=True)  # the next call asks for the whole file
+            raise DownloadError(
+                f"{url} answers {response.status} {response.reason}, expected the file; check the address. {otherwise}"
+            )
         done = done if goes_on else 0
-        length = response.headers.get("Content-Length")
-        whole = done + int(length) if length else None
+        length = response.headers.get("Content-Length", "")
+        whole = done + int(length) if length.isdecimal() else None
         if size is not None and whole not in (size, None):
             raise DownloadError(
                 f"{url} has {whole} bytes, expected {size}; correct size=, or find the file that has it"
             )
-        if mark := response.headers.get("ETag") or response.headers.get("Last-Modified"):
+        mark = response.headers.get("ETag", "W/")
+        if (
+            mark := response.headers.get("Last-Modified", "") if mark.startswith("W/") else mark
+        ):  # weak ones do not hold
             validator.write_text(mark)
         else:
             validator.unlink(missing_ok=True)
@@ -158,6 +166,8 @@ def _one_connection(url: str, partial: Path, validator: Path, size: int | None, 
                 done += len(chunk)
                 progress.advance(len(chunk))
             os.fsync(file.fileno())
+        if not done and whole in (0, None) and size != 0 and chunk is not None:
+            raise DownloadError(f"{url} answers with no bytes, expected the file; check the address. {otherwise}")
     return chunk is not None and whole in (done, None)
 
 

@@ -241,24 +241,26 @@ def test_whatever_a_decoder_raises_is_told_with_its_kind_and_the_file(cfg, monke
     assert dataset[1]["errors"] == {1: reason}
 
 
-def test_a_decoder_that_hangs_is_given_up_and_not_waited_for_again(cfg, monkeypatch):
-    never, opened = threading.Event(), []
+@pytest.mark.parametrize("step", ["open_video", "spatial_sampling"])
+def test_a_clip_that_hangs_is_given_up_and_not_waited_for_again(cfg, monkeypatch, step):
+    never, begun = threading.Event(), []
 
-    def hang(path, **_):
-        opened.append(path)
+    def hang(*_, **__):
+        begun.append(step)
         never.wait()
 
     cfg.DATA.DECODE_TIMEOUT = 0.05
     dataset = ClipDataset(cfg, "val")
     with monkeypatch.context() as patched:
-        patched.setattr(clips_module, "open_video", hang)
+        patched.setattr(clips_module, step, hang)
         item, again = dataset[1], dataset[1]
     path = dataset.records[1].path
     assert (
         item["errors"] == again["errors"] == {1: f"{path}: decoding took longer than DATA.DECODE_TIMEOUT 0.05 seconds"}
     )
     assert not item["readable"]
-    assert opened == [path]
+    assert begun == [step]
+    dataset._in_time.seconds = 60
     assert dataset[0]["readable"]
     never.set()
 

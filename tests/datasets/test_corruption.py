@@ -53,8 +53,8 @@ def encoded(file: Path, frames: int = FRAMES, audio: bool = False) -> bytes:
     return file.read_bytes()
 
 
-def picture(kind: str, number: int = 0) -> bytes:
-    file, noise = BytesIO(), np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+def picture(kind: str, number: int = 0, width: int = WIDTH, height: int = HEIGHT) -> bytes:
+    file, noise = BytesIO(), np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(noise).save(file, kind)
     return file.getvalue()
 
@@ -146,6 +146,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Collection:
         rng = np.random.default_rng(0)
         for what, damaged in damages(frames[f"2.{suffix}"], rng):
             made.add(f"{what}_{kind}", folder_of(frames | {f"2.{suffix}": damaged}))
+        for width, height in ((1, 1), (1, 8192), (8192, 1), (8192, 3)):
+            ribbon = {f"0.{suffix}": picture(kind, 0, width, height)}
+            made.add(f"{width}x{height}_{kind}", folder_of(ribbon), readable=True)
         made.add(f"one_frame_{kind}", folder_of({f"0.{suffix}": picture(kind)}), readable=True)
         other = BytesIO()
         Image.new("RGB", (HEIGHT, WIDTH)).save(other, kind)

@@ -168,6 +168,12 @@ def test_a_clip_that_changed_since_is_counted_anew(videos: Path, cfg: CfgNode, m
         assert container.streams.video[0].frames == 3
 
 
+def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / NAME).mkdir()
+    with pytest.raises(DataError, match=r"manifest.csv cannot be read: Is a directory; make it a readable file, or re"):
+        open_manifest(tmp_path)
+
+
 def test_one_of_many_clips_is_found(tmp_path: Path) -> None:
     lines = (f"c/{number:06}.mp4,c,{number % 99 + 1},25.0,32,24,1.0,7,\n" for number in range(10**5))
     (tmp_path / NAME).write_text("".join([f"{HEADER}\n", *lines]))

@@ -108,3 +108,22 @@ def test_a_crop_out_of_scaled_frames_has_the_very_pixels_of_whole_scaled_frames(
 def test_a_frame_whose_short_side_has_the_size_already_stays_as_it_is():
     clip = torch.rand(2, 3, 37, 78)  # 78 / 37 * 37 is less than 78 in floating point
     assert transforms.resize_short_side(clip, 37) is clip
+
+
+@pytest.mark.parametrize("sides", [(1, 300), (300, 1), (3, 200), (40, 2000)])
+def test_a_crop_of_a_ribbon_is_that_of_the_whole_enlarged_ribbon(sides):
+    for clip in (torch.randint(0, 256, (2, 3, *sides), dtype=torch.uint8), torch.rand(2, 3, *sides)):
+        for spatial_idx in (0, 1, 2):
+            found = transforms.spatial_sampling(clip, spatial_idx, 24, 24, 24, np.random.RandomState(0))
+            whole = transforms.uniform_crop(transforms.resize_short_side(clip, 24), 24, spatial_idx)
+            assert found.dtype == clip.dtype
+            # Positions of the whole, thousands of pixels from its corner, are rounded to float32.
+            assert (found.float() - whole.float()).abs().max() <= (1.05 if clip.dtype == torch.uint8 else 1e-3)
+
+
+def test_a_crop_of_a_ribbon_takes_the_memory_of_a_crop():
+    clip = torch.zeros(8, 3, 1, 1024, dtype=torch.uint8)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        found = transforms.spatial_sampling(clip, 2, 64, 64, 64, np.random.RandomState(0))
+    assert found.shape == (8, 3, 64, 64)
+    assert sum(max(event.self_cpu_memory_usage, 0) for event in profile.key_averages()) < 5e6  # whole frames: 100 MB

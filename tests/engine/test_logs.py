@@ -63,6 +63,14 @@ def test_the_log_file_has_every_line_with_its_time(monkeypatch: pytest.MonkeyPat
     assert [line.split(" ", 3)[3] for line in lines] == ["step 0", "step 1", "step 2", "epoch done"]
 
 
+def test_names_that_are_no_utf8_are_escaped(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> None:
+    set_up_logging(tmp_path)
+    logger.warning("caf\udce9.mp4 is torn")
+    expected = b"caf\\udce9.mp4 is torn\n"
+    assert (tmp_path / "run.log").read_bytes().endswith(expected)
+    assert capfdbinary.readouterr() == (expected, b"")
+
+
 def test_errors_go_to_stderr_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     set_up_logging(tmp_path)
     logger.warning("a warning")

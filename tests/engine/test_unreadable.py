@@ -48,6 +48,17 @@ def test_a_clip_is_named_once_in_log_and_list_also_by_a_run_that_goes_on(
     assert caplog.messages[2] == "a7/clip, 7 counts as a miss: /data/a7/clip, 7: empty"
 
 
+def test_a_damaged_list_is_added_to(cfg: CfgNode, caplog: pytest.LogCaptureFixture) -> None:
+    unreadable = UnreadableClips(cfg, "train", RECORDS)
+    unreadable.note({3: "torn"})
+    with (Path(cfg.OUTPUT_DIR) / "unreadable.csv").open("a") as file:
+        file.write('x,"' + "y" * 140_000 + '"\n')
+    UnreadableClips(cfg, "train", RECORDS).note({3: "torn", 7: "empty"})
+    text = (Path(cfg.OUTPUT_DIR) / "unreadable.csv").read_text()
+    assert (text.count("a3/clip"), text.count("a7/clip")) == (2, 2)  # name and path of each
+    assert "unreadable.csv: field larger than field limit (131072); clips that stand after" in caplog.text
+
+
 def test_training_stops_above_the_share_allowed_and_says_how_to_go_on(cfg: CfgNode) -> None:
     unreadable = UnreadableClips(cfg, "train", RECORDS)
     unreadable.note(dict.fromkeys(range(5), "torn"))

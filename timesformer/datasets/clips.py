@@ -110,13 +110,17 @@ class ClipDataset(Dataset[dict[str, Any]]):
         if self.in_hand:
             self.in_hand.take(video)
         try:
-            frames = self._in_time(lambda: self._decode(record, view, rng))
+            return self._in_time(lambda: self._make(record, view, rng))
         except TookTooLongError:
             seconds = self._data.DECODE_TIMEOUT
             reason = f"{record.path}: decoding took longer than DATA.DECODE_TIMEOUT {seconds:g} seconds"
             self._too_slow[video] = reason
             raise VideoError(reason) from None
-        clip = torch.from_numpy(frames).permute(0, 3, 1, 2)  # T, 3, H, W: resizing uint8 is fast in this order
+
+    def _make(self, record: VideoRecord, view: int, rng: np.random.RandomState) -> Tensor:
+        """A clip of the video, decoded, cropped and augmented."""
+        # T, 3, H, W: resizing uint8 is fast in this order
+        clip = torch.from_numpy(self._decode(record, view, rng)).permute(0, 3, 1, 2)
         with _blaming(record.path):  # frames of a broken file may have a shape that nothing can be made of
             clip = self._crop(clip, rng, view)
         if self._augment:

@@ -157,7 +157,8 @@ def _at_random(cfg: CfgNode, root: Path, split: str) -> DatasetSplit:
     split_of: dict[str, str] = {}
     small = []
     for label, groups in by_class.items():
-        order = sorted(groups, key=lambda group: sha256(f"{cfg.DATA.SPLIT_SEED}/{group}".encode()).digest())
+        keys = {group: f"{cfg.DATA.SPLIT_SEED}/{group}".encode("utf-8", "surrogateescape") for group in groups}
+        order = sorted(groups, key=lambda group: sha256(keys[group]).digest())
         if len(order) < 3:
             small.append(f"{label} ({len(order)})")
         else:

@@ -67,13 +67,20 @@ HEADER = ",".join(Row._fields)
 class Manifest(Sequence[Row]):
     """A manifest on disk, read as a whole, parsed line by line when asked: a million lines open in less than a second.
 
-    Raises DataError where the file is not a manifest.
+    Raises DataError where the file is not a manifest, or cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._folder = os.path.join(path.parent, "")
-        header, _, text = path.read_bytes().replace(b"\r\n", b"\n").partition(b"\n")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read: {error.strerror}; make it a readable file, or remove it"
+            ) from error
+        header, _, text = content.replace(b"\r\n", b"\n").partition(b"\n")
+        del content
         if header.decode("utf-8-sig", "replace") != HEADER:
             raise self._error(f"its first line is {header[:200].decode('utf-8', 'replace')!r}, expected {HEADER!r}")
         lines = [line for line in text.split(b"\n") if line]

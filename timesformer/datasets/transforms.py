@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CENTER = 1  # spatial_idx of the centre crop
+_WASTE = 16  # times the pixels of a crop that may be computed beside it; a panorama of 4:1 takes less
 
 
 def resize(clip: Tensor, size: tuple[int, int]) -> Tensor:
@@ -32,9 +33,13 @@ def resized_crop(clip: Tensor, size: tuple[int, int], top: int, left: int, crop_
     """What `resize` to `size` and then cutting crop_size x crop_size pixels at (top, left) gives, at less cost.
 
     Source pixels beyond the far corner of the crop are left out. Those before its near corner are not: positions are
-    computed from the corner of the frame, and would not be the same ones from another corner.
+    computed from the corner of the frame, and would not be the same ones from another corner. Where those would be by
+    far the most, as in a frame that is a thousand times as wide as high, only the crop's pixels are computed, with
+    values that may differ by rounding.
     """
     if clip.shape[-2:] != size:
+        if (top + crop_size) * (left + crop_size) > _WASTE * crop_size**2:
+            return _crop_alone(clip, size, top, left, crop_size)
         parts, ends, scales = [], [], []
         for old, new, end in zip(clip.shape[-2:], size, (top + crop_size, left + crop_size), strict=True):
             # A pixel is made of two of the source: the second is less than a pixel past where the crop ends.
@@ -46,6 +51,20 @@ def resized_crop(clip: Tensor, size: tuple[int, int], top: int, left: int, crop_
         part = clip[..., : parts[0], : parts[1]]
         clip = torch.ops.aten.upsample_bilinear2d(part, ends, False, *scales)
     return clip[..., top : top + crop_size, left : left + crop_size]
+
+
+def _crop_alone(clip: Tensor, size: tuple[int, int], top: int, left: int, crop_size: int) -> Tensor:
+    """The crop of `resized_crop`, at a cost that does not depend on where it lies."""
+    sides = zip((-2, -1), size, (top, left), strict=True)
+    dtype = clip.dtype
+    for dim, new, start in sorted(sides, key=lambda side: -clip.shape[side[0]]):  # the longer one shrinks first
+        old = clip.shape[dim]
+        at = ((torch.arange(start, start + crop_size, dtype=torch.float64) + 0.5) * old / new - 0.5).clamp(0, old - 1)
+        first = at.long()
+        share = (at - first).float().view(-1, *[1] * (-dim - 1))
+        second = clip.index_select(dim, (first + 1).clamp(max=old - 1)).float()
+        clip = clip.index_select(dim, first).float().lerp(second, share)
+    return clip if dtype.is_floating_point else clip.round().to(dtype)
 
 
 def random_short_side_scale_jitter(

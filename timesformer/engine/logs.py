@@ -33,6 +33,13 @@ class _ScreenHandler(logging.StreamHandler):
             super().emit(record)
 
 
+class _Printable(logging.Formatter):
+    """Lines that every file and screen takes, also of names of files that are no UTF-8."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).encode("utf-8", "backslashreplace").decode()
+
+
 def set_up_logging(output_dir: Path) -> None:
     """Sends the project's log to the screen (errors to stderr) and to `run.log` in the output folder, which is created.
 
@@ -47,11 +54,11 @@ def set_up_logging(output_dir: Path) -> None:
     screen.addFilter(lambda record: record.levelno < logging.ERROR)
     errors.setLevel(logging.ERROR)
     for handler in (screen, errors):
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Printable("%(message)s"))
     file.setLevel(STEP)
     # A full disk stops the run where results would be lost; a line of the log is not worth a traceback each.
     file.handleError = lambda record: None
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    file.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     root = logging.getLogger("timesformer")
     root.setLevel(STEP)
     root.propagate = False

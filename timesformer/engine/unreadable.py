@@ -90,8 +90,16 @@ class UnreadableClips:
         """Names in the file; looked up when first needed, as an earlier run's may be set aside until then."""
         if not self._path.exists():
             return set()
-        with self._path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return {row.get("name", "") for row in csv.DictReader(file) if row.get("split") == self._split}
+        listed = set()
+        with (
+            explained_failure(self._path),
+            self._path.open(newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            try:
+                listed.update(row.get("name", "") for row in csv.DictReader(file) if row.get("split") == self._split)
+            except csv.Error as error:
+                logger.warning("%s: %s; clips that stand after that may come twice", self._path, error)
+        return listed
 
     def _append(self, rows: list[list[str]]) -> None:
         text = io.StringIO()

@@ -40,6 +40,13 @@ def test_clips_are_converted_and_checked_in_one_go(data: Path, capsys: pytest.Ca
     assert not (data / NAME).exists()
 
 
+def test_names_that_are_no_utf8_are_shown_escaped(data: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    (data / "wave/caf\udce9.avi").write_bytes(b"")
+    assert main("folder", [str(data), "--short-side", "24", "--check", "--workers", "1"]) == 1
+    assert capfdbinary.readouterr().out.count(b"\n  wave/caf\\udce9.avi: ") == 2
+    assert b"\nwave/caf\xe9.avi,wave,0," in (data.with_name("data_24") / NAME).read_bytes()
+
+
 def test_clips_that_cannot_be_read_are_named_and_told_by_the_status(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +79,7 @@ def test_download_unpack_and_check(server: Server, data: Path, tmp_path: Path) -
     [
         (["ROOT"], "nothing to do: give one or more of --download, --short-side 256"),
         (["ROOT", "--short-side", "0"], "0 found, a whole number from 1 expected"),
+        (["ROOT", "--frames", "--quality", "200"], "200 found, a whole number from 1 to 95 expected"),
         (["nowhere", "--check"], "nowhere is not a folder"),
         (["ROOT", "--frames", "--output", "ROOT/frames"], "give --output a folder of its own"),
     ],

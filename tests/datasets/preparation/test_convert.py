@@ -14,7 +14,7 @@ import pytest
 from timesformer.datasets.preparation import convert as module
 from timesformer.datasets.preparation import reencode as reencode_module
 from timesformer.datasets.preparation.clips_on_disk import find_clips
-from timesformer.datasets.preparation.convert import NOTE, Job, convert
+from timesformer.datasets.preparation.convert import NOTE, SIZES, Job, convert
 from timesformer.datasets.preparation.jpeg_frames import extract_frames
 from timesformer.datasets.preparation.processes import Outcome
 from timesformer.datasets.preparation.reencode import even_size, reencode
@@ -210,8 +210,51 @@ class TestDataset:
         assert len(frames_of(tmp_path / "small/UCF-101/wave/broken.mp4")) == 6
         assert json.loads((tmp_path / "small" / NOTE).read_text())["copied_as_it_was"] == {}
         made.clear()
+        (tmp_path / "small" / SIZES).unlink()  # as of a folder made before sizes were written down
+        self.run(root)
         self.run(root)
         assert made == []
+
+    def test_a_clip_that_changed_is_made_again(
+        self, root: Path, tmp_path: Path, make_video: Callable[..., Path], made: list[str]
+    ) -> None:
+        self.run(root)
+        made.clear()
+        make_video(root / "UCF-101/wave/a.avi", [scene(number) for number in range(9)])
+        (root / "UCF-101/wave/b.mp4").write_bytes(b"torn now")
+        assert sorted(self.run(root)) == ["UCF-101/wave/b.mp4", "UCF-101/wave/broken.mp4"]
+        assert made == ["a.avi", "b.mp4", "broken.mp4"]
+        assert len(frames_of(tmp_path / "small/UCF-101/wave/a.mp4")) == 9
+        (root / "UCF-101/wave/a.avi").write_bytes(b"torn too")
+        self.run(root)
+        assert sorted(path.name for path in (tmp_path / "small/UCF-101/wave").iterdir()) == [
+            *("a.avi", "b.mp4", "broken.mp4")
+        ]
+
+    def test_lists_that_are_there_stay_as_they_are(
+        self, root: Path, tmp_path: Path, made: list[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.run(root)
+        (tmp_path / "small/lists/classInd.txt").write_text("1 my_wave\n")
+        (root / "lists/more.txt").write_text("2 more\n")
+        self.run(root)
+        assert (tmp_path / "small/lists/classInd.txt").read_text() == "1 my_wave\n"
+        assert (tmp_path / "small/lists/more.txt").read_text() == "2 more\n"
+        assert "small/lists/classInd.txt is not what" in caplog.text
+
+    @pytest.mark.parametrize("note", [b"{torn", b"\xff", b"[]", b"{}", b'{"copied_as_it_was": 3}'])
+    def test_a_damaged_note_is_told(self, root: Path, tmp_path: Path, made: list[str], note: bytes) -> None:
+        self.run(root)
+        (tmp_path / "small" / NOTE).write_bytes(note)
+        with pytest.raises(DataError, match=r"small/conversion.json does not say how .* give another --output"):
+            self.run(root)
+
+    def test_the_quality_counts_for_frames_alone(self, root: Path, tmp_path: Path, made: list[str]) -> None:
+        for quality in (90, 80):
+            convert(root, find_clips(root), tmp_path / "small", reencode, ".mp4", 256, quality, 1)
+        convert(root, find_clips(root), tmp_path / "frames", extract_frames, "", 256, 90, 1)
+        with pytest.raises(DataError, match=r"frames has clips made with .*90"):
+            convert(root, find_clips(root), tmp_path / "frames", extract_frames, "", 256, 80, 1)
 
     def test_a_copy_of_a_broken_clip_gives_way_to_its_frames(self, root: Path, tmp_path: Path, made: list[str]) -> None:
         self.run(root, frames=True)

@@ -149,12 +149,20 @@ class TestWhenTrainingStarts:
         download_if_asked(cfg, "ucf101")
         assert server.asked == []
 
-    def test_a_dataset_laid_out_by_hand_is_left_alone(
-        self, server: Server, ucf101: tuple[str, str], cfg: CfgNode, tmp_path: Path
+    def test_a_dataset_laid_out_by_hand_is_left_alone_and_named(
+        self,
+        server: Server,
+        ucf101: tuple[str, str],
+        cfg: CfgNode,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         (tmp_path / "data/Archery").mkdir(parents=True)
-        download_if_asked(cfg, "ucf101")
+        for _ in ("train", "val", "test"):
+            download_if_asked(cfg, "ucf101")
         assert server.asked == []
+        assert len(caplog.messages) == 1
+        assert f"ucf101 is not fetched (DATA.DOWNLOAD), because {tmp_path / 'data'} holds Archery: " in caplog.text
 
     def test_other_addresses_can_be_given(
         self, server: Server, ucf101: tuple[str, str], cfg: CfgNode, tmp_path: Path

@@ -1,6 +1,7 @@
 """The command line that datasets/<name>/prepare.py of all datasets have in common."""
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -34,6 +35,8 @@ def main(dataset: str, arguments: Sequence[str] | None = None, label_by_folder: 
         that cannot be reached or written, 130 after Ctrl-C.
     """
     options = _parse(dataset, arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a clip's name need not be text that the screen can show
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         return _prepare(dataset, options, label_by_folder)
@@ -71,7 +74,7 @@ def _parse(dataset: str, arguments: Sequence[str] | None) -> argparse.Namespace:
         "enough for training on 224; with --frames, the size of the images",
     )
     parser.add_argument("--frames", action="store_true", help="make a folder of JPEG frames of every clip")
-    parser.add_argument("--quality", type=_positive, default=90, help="of the JPEG frames, 1 to 95 (default: 90)")
+    parser.add_argument("--quality", type=_quality, default=90, help="of the JPEG frames, 1 to 95 (default: 90)")
     parser.add_argument(
         "--output", type=Path, help="folder for the clips made (default: ROOT with _<PIXELS> or _frames after it)"
     )
@@ -99,6 +102,12 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} found, a whole number from 1 expected")
     return number
+
+
+def _quality(text: str) -> int:
+    if _positive(text) > 95:
+        raise argparse.ArgumentTypeError(f"{text} found, a whole number from 1 to 95 expected")
+    return int(text)
 
 
 def _prepare(dataset: str, options: argparse.Namespace, label_by_folder: bool) -> int:

@@ -1,6 +1,8 @@
 """A dataset's clips into another form in another folder, many at once, going on where an earlier run was stopped."""
 
+import csv
 import json
+import logging
 import os
 import shutil
 from collections import Counter
@@ -10,13 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timesformer.atomic import explained_failure, write_text_atomically
-from timesformer.datasets.manifest import NAME
+from timesformer.atomic import explained_failure, write_atomically, write_text_atomically
+from timesformer.datasets.manifest import NAME, clip_bytes
 from timesformer.datasets.preparation.processes import TIME_LIMIT, in_processes
 from timesformer.datasets.records import DataError, join_problems
 from timesformer.progress import Progress
 
+logger = logging.getLogger(__name__)
+
 NOTE = "conversion.json"
+SIZES = "conversion.csv"
+"""Path and bytes of every clip that was converted: one that has others now is converted again."""
 _LISTS = frozenset({".txt", ".csv", ".json"})
 
 
@@ -43,16 +49,17 @@ def convert(
 ) -> dict[str, str]:
     """Make of each clip `root`/x.avi a clip `output`/x<suffix>, and put the dataset's lists beside them.
 
-    Nothing in `root` is changed. Clips that are in `output` already are left alone, so that a run that was stopped
-    goes on; whatever `make` does must let a clip appear as a whole. A clip that cannot be converted is copied as it
-    is, so that none vanishes from the dataset: it stays what it was, a clip that cannot be read.
+    Nothing in `root` is changed. Clips that are in `output` already are left alone, unless the source has another size
+    now, so that a run that was stopped goes on; lists that are there stay as they are. Whatever `make` does must let a
+    clip appear as a whole. A clip that cannot be converted is copied as it is, so that none vanishes from the dataset:
+    it stays what it was, a clip that cannot be read.
 
     Args:
         root, output: folders, neither of them in the other.
         clips: paths from `root`, with slashes.
         make: `reencode.reencode` or `jpeg_frames.extract_frames`.
         suffix: of the clips made: ".mp4", or "" for folders.
-        short_side, quality: see Job.
+        short_side, quality: see Job; the quality counts for folders.
         workers: processes, 1 or more.
         time_limit: seconds after which the work on a clip is given up.
 
@@ -71,13 +78,15 @@ def convert(
     if twice := [name for name, count in Counter(targets.values()).items() if count > 1]:
         sources = [" and ".join(clip for clip in clips if targets[clip] == name) for name in twice[:20]]
         raise join_problems(f"{root}: clips that would become one", sources, "give one of them another name")
-    settings = {"made_by": make.__name__, "short_side": short_side, "quality": quality}
+    settings = {"made_by": make.__name__, "short_side": short_side} | ({} if suffix else {"quality": quality})
     with explained_failure(output, "choose another --output"):
         output.mkdir(parents=True, exist_ok=True)
         failed = _failed_before(output, settings)
         write_text_atomically(output / NOTE, _note(settings, failed))
         _copy_lists(root, output)
-        todo = [clip for clip in clips if clip in failed or not (output / targets[clip]).exists()]
+        sizes, before = {clip: clip_bytes(str(root / clip)) for clip in clips}, _sizes_before(output)
+        stale = {clip for clip in clips if before.get(clip, sizes[clip]) != sizes[clip]}
+        todo = [clip for clip in clips if clip in failed or clip in stale or not (output / targets[clip]).exists()]
         jobs = {str(root / clip): clip for clip in todo}
         outcomes = in_processes(
             make,
@@ -85,15 +94,25 @@ def convert(
             workers,
             time_limit,
         )
-        with Progress("converting clips", len(clips), "clip", len(clips) - len(todo)) as progress, closing(outcomes):
+        with (
+            Progress("converting clips", len(clips), "clip", len(clips) - len(todo)) as progress,
+            closing(outcomes),
+            (output / SIZES).open("a", encoding="utf-8", errors="surrogateescape", newline="") as done,
+        ):
+            table = csv.writer(done, lineterminator="\n")
+            table.writerows((clip, sizes[clip]) for clip in clips if clip not in before and clip not in todo)
             for outcome in outcomes:
                 clip = jobs[outcome.item.source]
                 if outcome.problem:
                     failed[clip] = outcome.problem
                     write_text_atomically(output / NOTE, _note(settings, failed))
+                    _remove(output / targets[clip])
                     _copy(root / clip, output / clip)
-                elif failed.pop(clip, None) is not None and clip != targets[clip]:
-                    _remove(output / clip)
+                else:
+                    table.writerow((clip, sizes[clip]))
+                    done.flush()
+                    if failed.pop(clip, None) is not None and clip != targets[clip]:
+                        _remove(output / clip)
                 progress.advance()
         write_text_atomically(output / NOTE, _note(settings, failed))
     return failed
@@ -110,21 +129,37 @@ def _note(settings: dict[str, Any], failed: dict[str, str]) -> str:
 def _failed_before(output: Path, settings: dict[str, Any]) -> dict[str, str]:
     if not (output / NOTE).is_file():
         return {}
-    note = json.loads((output / NOTE).read_text())
-    failed = note.pop("copied_as_it_was")
+    remedy = "give another --output, or remove it"
+    try:
+        note = json.loads((output / NOTE).read_bytes())
+        failed = dict(note.pop("copied_as_it_was"))
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{output / NOTE} does not say how {output} was made ({reason}): {remedy}") from error
     if note != settings:
-        raise DataError(f"{output} has clips made with {note}, not {settings}: give another --output, or remove it")
+        raise DataError(f"{output} has clips made with {note}, not {settings}: {remedy}")
     return failed
+
+
+def _sizes_before(output: Path) -> dict[str, int]:
+    if not (output / SIZES).is_file():
+        return {}
+    with (output / SIZES).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = [line.rstrip("\n").rpartition(",") for line in file if line.endswith("\n")]
+    return {next(csv.reader([path]))[0]: int(size) for path, _, size in rows if path and size.isdecimal()}
 
 
 def _copy_lists(root: Path, output: Path) -> None:
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if os.path.splitext(name)[1].lower() in _LISTS and name not in (NAME, NOTE) and name[0] != ".":
-                copy = output / os.path.relpath(folder, root) / name
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(os.path.join(folder, name), copy)
+            if os.path.splitext(name)[1].lower() in _LISTS and name not in (NAME, NOTE, SIZES) and name[0] != ".":
+                copy, content = output / os.path.relpath(folder, root) / name, Path(folder, name).read_bytes()
+                if not copy.exists():
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    write_atomically(copy, lambda file, content=content: file.write(content))
+                elif copy.read_bytes() != content:
+                    logger.warning("%s is not what %s is; it stays: remove it to have it copied", copy, root)
 
 
 def _copy(source: Path, target: Path) -> None:

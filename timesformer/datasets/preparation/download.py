@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
@@ -19,6 +20,7 @@ from timesformer.atomic import write_text_atomically
 from timesformer.datasets.clip_files import list_classes
 from timesformer.datasets.preparation.unpack import unpack
 from timesformer.datasets.records import DataError
+from timesformer.errors import shorten
 from timesformer.fetch import digest, fetch
 
 logger = logging.getLogger(__name__)
@@ -90,10 +92,22 @@ def download_if_asked(cfg: CfgNode, name: str) -> None:
     root = Path(cfg.DATA.PATH_TO_DATA_DIR)
     wanted = {archive.folder for archive in ARCHIVES[name]}
     there = {path.name for path in list_classes(root)} if root.is_dir() else set()
-    if wanted <= there or there - wanted - {ARCHIVES_FOLDER}:
+    if wanted <= there:
+        return
+    if others := there - wanted - {ARCHIVES_FOLDER}:
+        _warn_of_others(name, root, shorten(sorted(others)))
         return
     logger.info("%s is fetched into %s (DATA.DOWNLOAD)", name, root)
     download(name, root, cfg.DATA.DOWNLOAD_URLS)
+
+
+@cache  # each split asks
+def _warn_of_others(name: str, root: Path, others: str) -> None:
+    logger.warning(
+        "%s is not fetched (DATA.DOWNLOAD), because %s holds %s: a dataset laid out by hand is left alone. If it is "
+        "none, choose another DATA.PATH_TO_DATA_DIR",
+        *(name, root, others),
+    )
 
 
 @contextmanager
