@@ -24,6 +24,8 @@ from timesformer.benchmarks import cropping, decoding, loading, made_clips, mode
 from timesformer.benchmarks.tables import show
 from timesformer.errors import UserError
 
+DATA_TABLES = ("readers", "crops", "loading")
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -68,6 +70,7 @@ def main() -> int:
 
     command = commands.add_parser("data", help="reading, cropping and loading clips, on files made for it")
     command.set_defaults(run=compare_data)
+    command.add_argument("--tables", nargs="+", choices=DATA_TABLES, default=DATA_TABLES, help="which of them")
     command.add_argument(
         "--videos", nargs="+", type=Path, default=[], metavar="CLIP", help="files or frame folders too"
     )
@@ -127,13 +130,14 @@ def compare_data(args: argparse.Namespace) -> None:
         recipes = tqdm(made_clips.RECIPES, "making clips", leave=False, disable=None)
         made = {recipe.title: made_clips.make_clip(Path(folder), recipe) for recipe in recipes}
         files = {**made, **{str(path): path for path in args.videos}}
-        table = decoding.reader_table(files, readers.find_readers(), args.rounds, args.starts)
-        show(table, args.markdown, "readers")
-        print()
-        show(cropping.crop_table(5 * args.rounds), args.markdown, "crops")
-        print()
-        table = loading.loader_table(made, Path(folder, "datasets"), args.workers, args.rounds, args.clips)
-        show(table, args.markdown, "loading")
+        tables = {
+            "readers": decoding.reader_table(files, readers.find_readers(), args.rounds, args.starts),
+            "crops": cropping.crop_table(5 * args.rounds),
+            "loading": loading.loader_table(made, Path(folder, "datasets"), args.workers, args.rounds, args.clips),
+        }
+        for name in args.tables:
+            show(tables[name], args.markdown, name)
+            print()
 
 
 def measure_memory(args: argparse.Namespace) -> None:

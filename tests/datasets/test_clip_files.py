@@ -43,8 +43,7 @@ def test_clips_are_videos_and_folders_in_order_of_name(folder):
     ],
 )
 def test_a_clip_is_found_by_the_name_in_a_split_file(folder, name, expected):
-    found = ClipFolder(folder).find(name)
-    assert (found and found.name) == expected
+    assert ClipFolder(folder).find(name) == expected
 
 
 def test_a_folder_that_is_not_there_has_no_clips(tmp_path):

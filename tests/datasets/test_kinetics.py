@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,11 +71,41 @@ def test_a_header_is_passed_over_and_quotes_are_taken_off(root, header):
     assert rows(root, PATH_LABEL_SEPARATOR=",") == [('w0, "cut"', 1), ("w1", 0), ("w2", 0)]
 
 
+def test_a_header_is_told_of_and_a_clip_that_is_called_like_one_is_kept(root, caplog):
+    with caplog.at_level(logging.INFO):
+        write(root / "train.csv", "", "path label", "w0 0")
+        assert rows(root) == [("w0", 0)]
+    assert "train.csv, line 2: 'path label' is taken for a header" in caplog.text
+    for name in ("clip", "video", "name"):
+        (root / name).mkdir()
+    write(root / "train.csv", "clip 1", "w0 0")
+    assert rows(root) == [("clip", 1), ("w0", 0)]
+    write(root / "train.csv", "path label", "video wink", "w0 0")
+    write(root / "classes.txt", "yawn", "wink")
+    assert rows(root) == [("video", 1), ("w0", 0)]
+    write(root / "train.csv", "name wink", "w0 0")
+    assert rows(root) == [("name", 1), ("w0", 0)]
+
+
 def test_numbers_get_their_names_from_classes_txt(root):
     write(root / "classes.txt", "yawn", "wink")
     assert rows(root) == [("w0", 0), ("w1", 1)]
     assert found(root).class_names == ("yawn", "wink")
     fails(root, "has 2 classes", num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["yawn", "", "yawn", "wink"], "(?s)classes.txt:.*line 3: yawn is the name of class 0 already"),
+        (["1", "0"], "(?s)line 1: the class of number 0 is called 1, .*line 2: the class of number 1 is called 0"),
+    ],
+)
+def test_a_classes_txt_that_shifts_labels_is_an_error(root, names, reason):
+    write(root / "classes.txt", *names)
+    fails(root, reason)
+    write(root / "classes.txt", "0", "1")
+    assert found(root).class_names == ("0", "1")
 
 
 def test_names_get_their_numbers_from_classes_txt_and_may_stand_beside_numbers(root):
@@ -141,8 +172,18 @@ def test_a_video_may_be_in_val_and_test_but_not_in_train_too(root):
         fails(root, r"(?s)in both .*w1: \w+.csv line 2, \w+.csv line 2", split=split)
 
 
+@pytest.mark.parametrize("path", ["./w1", ".//w1", "w0/../w1"])
+def test_a_video_is_known_by_another_spelling_of_its_path(root, path):
+    write(root / "test.csv", "w2 0", f"{path} 1")
+    fails(root, f"(?s)in both .*{re.escape(path)}: test.csv line 2, train.csv line 2", split="test")
+    write(root / "train.csv", "w0 0", "w1 1", f"{path} 1")
+    fails(root, f"line 3: {re.escape(path)} stands in line 2 already")
+
+
 def test_paths_of_which_none_exists_are_an_error_that_names_the_prefix(root):
     fails(root, r"none of its first videos exists.*\(line 1\).*DATA\.PATH_PREFIX", PATH_PREFIX="/nowhere")
+    write(root / "train.csv", "a b/w0,0", "b b/w1,1")  # a path that ends at the blank in it
+    fails(root, r"none of its first videos exists, e.g. .*/a \(line 1\).*DATA.PATH_LABEL_SEPARATOR \(now ' '\)")
 
 
 def test_labels_that_end_below_num_classes_are_warned_of(root, caplog):

@@ -100,6 +100,15 @@ def test_labels_may_be_numbers_from_0_or_from_1(root, first):
         ("a.mp4,,7,home", "line 602: found 'a.mp4,,7,home'"),
         ("a.mp4,wave,seven,home", "line 602: subject 'seven', expected a whole number"),
         ("s01/gesture_a.mp4,wave,7,home", "line 602: s01/gesture_a.mp4 stands in line 2 already"),
+        (
+            "./s01/gesture_a.mp4,gesture_a,36,home",
+            "line 602: ./s01/gesture_a.mp4 stands in line 2 already, as s01/gesture_a.mp4",
+        ),
+        (
+            "s02/../s01/gesture_a.mp4,gesture_a,1,home",
+            "line 602: s02/../s01/gesture_a.mp4 stands in line 2 already, as",
+        ),
+        ("s01/gesture_a.avi,gesture_b,40,home", "line 602: s01/gesture_a.avi stands in line 2 already, as s01/ges"),
         ("a.mp4,gesture_a,7,home", "(?s)1 of 361 listed clips are not on disk.*line 602: .*a.mp4"),
     ],
 )

@@ -12,17 +12,20 @@ A clip is a video file or a folder of frames. Classes are found from the data, i
 import filecmp
 import logging
 import re
-from collections import Counter
+from array import array
+from collections.abc import Iterator
 from hashlib import sha256
+from itertools import compress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets import kinetics
-from timesformer.datasets.clip_files import VIDEO_EXTENSIONS, ClipFolder, list_classes, list_clips, stem
+from timesformer.datasets.clip_files import VIDEO_EXTENSIONS, ClipFolder, clip_names, list_classes, stem
 from timesformer.datasets.reader import frame_files
-from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, join_problems
+from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, Strings, join_problems
 from timesformer.datasets.split_files import (
     check_training,
     first_line,
@@ -67,72 +70,95 @@ def split_on_disk(cfg: CfgNode) -> str:
 def from_files(cfg: CfgNode, split: str) -> DatasetSplit:
     """Clips that `<split>.csv` lists. Raises DataError."""
     folder, root = splits_folder(cfg), Path(cfg.DATA.PATH_TO_DATA_DIR)
-    lists = {name: folder / f"{name}.csv" for name in SPLITS if (folder / f"{name}.csv").is_file()}
-    _require(split, lists, folder / f"{split}.csv")
-    if split_cells(first_line(lists[split])) != CSV_HEADER:
+    files = {name: folder / f"{name}.csv" for name in SPLITS if (folder / f"{name}.csv").is_file()}
+    _require(split, files, folder / f"{split}.csv")
+    if split_cells(first_line(files[split])) != CSV_HEADER:
         return kinetics.find_records(cfg, split)
     if not root.is_dir():
         raise DataError(f"DATA.PATH_TO_DATA_DIR is {root}, which is not a folder here: set it to the folder of clips")
-    rows = [(name, number, *row) for name, path in lists.items() for number, row in _read_rows(path)]
-    class_names = tuple(sorted({label for _, _, label, _ in rows}))
-    index = {label: number for number, label in enumerate(class_names)}
-    clips = {label: ClipFolder(root / label) for label in class_names}
-    names, labels, paths = [], [], []
-    places: dict[Path, str] = {}
-    missing, repeated = [], []
-    for name, number, label, video in rows:
-        place = f"{lists[name].name} line {number}"
-        path = clips[label].find(video)
-        if path is None:
-            if name == split:
-                missing.append(f"{place}: {root / label / video}")
-            continue
-        if path in places:
-            repeated.append(f"{label}/{video}: {places[path]} and {place}")
-        places[path] = place
-        if name == split:
-            names.append(f"{label}/{video}")
-            labels.append(index[label])
-            paths.append(str(path))
+    codes: dict[str, int] = {}
+    lists = {name: _read(csv, codes) for name, csv in files.items()}
+    class_names = tuple(sorted(codes))
+    rows = {name: listed.by_class(len(codes)) for name, listed in lists.items()}
+    found = [""] * len(lists[split].videos)  # what the clips are called on disk
+    repeated = []
+    for label in class_names:  # a class at a time: of a million clips there is no object each for anything but the name
+        clips = ClipFolder(root / label)
+        places: dict[str, str] = {}
+        for name, listed in lists.items():
+            for row in rows[name][codes[label]].tolist():
+                video = listed.videos[row]
+                clip = clips.find(video)
+                if clip is None:
+                    continue
+                place = f"{files[name].name} line {listed.lines[row]}"
+                if clip in places:
+                    repeated.append(f"{label}/{video}: {places[clip]} and {place}")
+                places[clip] = place
+                if name == split:
+                    found[row] = clip
     if repeated:
         raise join_problems(f"{folder}: clips listed twice", repeated, "remove one of each two lines")
+    mine, texts = lists[split], tuple(codes)
+    missing = [
+        f"{split}.csv line {mine.lines[row]}: {root / texts[mine.codes[row]] / mine.videos[row]}"
+        for row, clip in enumerate(found)
+        if not clip
+    ]
     remedy = (
         f"copy these clips there, set DATA.PATH_TO_DATA_DIR to the folder of class folders (now {root}), or make new "
         f"splits with `python datasets/hmdb_simp/prepare.py {root} --force`"
     )
-    leave_out(cfg, lists[split], missing, len(missing) + len(names), remedy)
+    leave_out(cfg, files[split], missing, len(found), remedy)
+    labels = np.array([class_names.index(text) for text in texts])
     if "train" in lists:
-        check_training(lists["train"], class_names, {index[label] for name, _, label, _ in rows if name == "train"})
-    return DatasetSplit(Records(names, labels, paths), class_names)
+        check_training(files["train"], class_names, labels[np.unique(lists["train"].codes)].tolist())
+    records = Records(
+        (f"{texts[code]}/{video}" for code, video, clip in zip(mine.codes, mine.videos, found, strict=True) if clip),
+        labels[mine.codes][np.array(list(map(bool, found)))],
+        (f"{root}/{texts[code]}/{clip}" for code, clip in zip(mine.codes, found, strict=True) if clip),
+    )
+    return DatasetSplit(records, class_names)
 
 
 def from_folders(root: Path, split: str) -> DatasetSplit:
     """Clips in root/<split>/<class>. Raises DataError."""
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
     _require(split, folders, root / split)
-    clips = {name: {path.name: list_clips(path) for path in list_classes(folder)} for name, folder in folders.items()}
-    class_names = tuple(sorted(set().union(*clips.values())))
+    classes = {name: {path.name for path in list_classes(folder)} for name, folder in folders.items()}
+    class_names = tuple(sorted(set().union(*classes.values())))
     if not class_names:
         raise DataError(f"{folders[split]} holds no class folders: expected {folders[split]}/<class>/<video>")
-    empty = [str(folders[name] / label) for name in clips for label, paths in clips[name].items() if not paths]
-    if "train" in folders:
-        empty += [str(folders["train"] / label) for label in class_names if label not in clips["train"]]
+    counts: list[int] = []
+    empty: list[str] = []
+    shared: list[str] = []
+
+    def names() -> Iterator[str]:
+        for label in class_names:
+            clips = {
+                name: clip_names(folder / label) if label in classes[name] else [] for name, folder in folders.items()
+            }
+            is_needed = {name: label in classes[name] or name == "train" for name in folders}
+            empty.extend(str(folders[name] / label) for name in folders if is_needed[name] and not clips[name])
+            mine = clips[split]
+            for other in (name for name in folders if name != split):
+                # The same name may be two clips (numbered anew in each split): a clip is known again by its content.
+                for name in sorted(set(mine).intersection(clips[other])):
+                    pair = folders[split] / label / name, folders[other] / label / name
+                    if _same_content(*pair):
+                        shared.append(" and ".join(map(str, pair)))
+            counts.append(len(mine))
+            yield from (f"{label}/{name}" for name in mine)
+
+    found = Strings(names())
     if empty:
         remedy = f"put clips there ({_KINDS}), or remove the class from all splits"
         raise join_problems("classes without clips", empty, remedy)
-
-    # The same name may be two clips (numbered anew in each split), so a clip is known again by its content.
-    shared = [
-        f"{mine} and {theirs}"
-        for label, paths in clips[split].items()
-        for other in clips
-        if other != split
-        for mine, theirs in ((path, folders[other] / label / path.name) for path in paths)
-        if theirs.exists() and _same_content(mine, theirs)
-    ]
     if shared:
         raise join_problems("the same clip in two splits", shared, "remove one of each pair")
-    return _of_classes(folders[split], {label: clips[split].get(label, []) for label in class_names})
+    return DatasetSplit(
+        Records(found, np.repeat(np.arange(len(counts)), counts), folder=str(folders[split])), class_names
+    )
 
 
 def _at_random(cfg: CfgNode, root: Path, split: str) -> DatasetSplit:
@@ -143,66 +169,103 @@ def _at_random(cfg: CfgNode, root: Path, split: str) -> DatasetSplit:
     most. Clips of a group (DATA.SPLIT_GROUPS) stay together; where a group has clips of several classes, the shares are
     those of all clips.
     """
-    clips = {path.name: list_clips(path) for path in list_classes(root)}
-    if not clips:
-        raise DataError(f"{root} holds no class folders: expected {root}/<class>/<clip>")
-    if empty := [str(root / label) for label, paths in clips.items() if not paths]:
-        raise join_problems("classes without clips", empty, f"put clips there ({_KINDS}), or remove these folders")
-    group_of = _groups(cfg.DATA.SPLIT_GROUPS, [path for paths in clips.values() for path in paths])
-    sizes = Counter(group_of.values())
-    by_class = {label: {group_of[path] for path in paths} for label, paths in clips.items()}
-    if sum(map(len, by_class.values())) > len(sizes):
-        by_class = {str(root): set(sizes)}
+    clips = _read_groups(cfg, root)
+    group_counts = np.bincount(clips.groups, minlength=len(clips.keys))
+    ends = np.cumsum(clips.counts)
+    of_classes = [np.unique(groups) for groups in np.split(clips.groups, ends[:-1])]
+    if sum(map(len, of_classes)) > len(clips.keys):
+        of_classes, pooled = [np.arange(len(clips.keys))], [str(root)]
+    else:
+        pooled = list(clips.class_names)
     test, val = cfg.DATA.TEST_SHARE, (1 - cfg.DATA.TEST_SHARE) * cfg.DATA.VAL_SHARE
-    split_of: dict[str, str] = {}
+    split_of = np.empty(len(clips.keys), np.int8)  # of groups, numbers into SPLITS
     small = []
-    for label, groups in by_class.items():
-        keys = {group: f"{cfg.DATA.SPLIT_SEED}/{group}".encode("utf-8", "surrogateescape") for group in groups}
-        order = sorted(groups, key=lambda group: sha256(keys[group]).digest())
+    for label, groups in zip(pooled, of_classes, strict=True):
+        order = groups[np.argsort(clips.keys[groups], kind="stable")]
         if len(order) < 3:
             small.append(f"{label} ({len(order)})")
         else:
-            split_of |= dict(zip(order, _share_out([sizes[group] for group in order], test, val), strict=True))
+            split_of[order] = _share_out(group_counts[order], test, val)
     if small:
         kind = "groups" if cfg.DATA.SPLIT_GROUPS else "clips"
         raise join_problems(f"classes with fewer than 3 {kind}", small, f"add {kind}, or remove these classes")
 
-    chosen = {label: [path for path in paths if split_of[group_of[path]] == split] for label, paths in clips.items()}
-    if absent := [label for label, paths in chosen.items() if not paths]:
+    chosen = split_of[clips.groups] == SPLITS.index(split)
+    labels = np.repeat(np.arange(len(clips.counts)), clips.counts)[chosen]
+    present = np.bincount(labels, minlength=len(clips.counts))
+    if absent := [label for label, number in zip(clips.class_names, present, strict=True) if not number]:
         if split == "train":
             remedy = "give another DATA.SPLIT_SEED, or other DATA.SPLIT_GROUPS"
             raise join_problems(f"{root}: classes without training clips", absent, remedy)
         logger.warning("%s: no clip of %s in the %s split", root, shorten(absent), split)
-    number = sum(map(len, chosen.values()))
-    logger.info("%s: %d of %d clips for %s, at random", root, number, len(group_of), split)
-    return _of_classes(root, chosen)
+    logger.info("%s: %d of %d clips for %s, at random", root, len(labels), len(chosen), split)
+    names = Strings(compress(clips.names, chosen.tolist()))
+    return DatasetSplit(Records(names, labels, folder=str(root)), clips.class_names)
 
 
-def _groups(pattern: str, clips: list[Path]) -> dict[Path, str]:
-    """The group of every clip: what DATA.SPLIT_GROUPS finds in `<class>/<name>`; without a pattern, each by itself."""
-    names = {path: f"{path.parent.name}/{stem(path.name)}" for path in clips}
-    if not pattern:
-        return names
-    found = {path: re.search(pattern, name) for path, name in names.items()}
-    if strays := [name for path, name in names.items() if not found[path]]:
+class _Clips(NamedTuple):
+    """The clips of all classes in columns, class by class: a million take under 100 MB."""
+
+    class_names: tuple[str, ...]
+    counts: list[int]  # of the clips of each class
+    names: Strings  # <class>/<clip>
+    groups: np.ndarray  # numbers of the clips' groups, int64 (clips,)
+    keys: np.ndarray  # what the groups are put in order by, uint64 (groups,)
+
+
+def _read_groups(cfg: CfgNode, root: Path) -> _Clips:
+    """List the clips with their groups: what DATA.SPLIT_GROUPS finds in `<class>/<name>`, without it each by itself."""
+    pattern = re.compile(cfg.DATA.SPLIT_GROUPS)
+    seed = cfg.DATA.SPLIT_SEED
+    classes = list_classes(root)
+    if not classes:
+        raise DataError(f"{root} holds no class folders: expected {root}/<class>/<clip>")
+    counts: list[int] = []
+    strays: list[str] = []
+    groups, keys = array("q"), array("Q")
+
+    def names() -> Iterator[str]:
+        known: dict[str, int] = {}
+        for folder in classes:
+            if not pattern.pattern:
+                known.clear()  # no two classes have one in common
+            label = folder.name
+            clips = clip_names(folder)
+            counts.append(len(clips))
+            for clip in clips:
+                group = f"{label}/{stem(clip)}"
+                if pattern.pattern:
+                    if match := pattern.search(group):
+                        group = "/".join(map(str, match.groups())) or match.group()
+                    else:
+                        strays.append(group)
+                number = known.get(group)
+                if number is None:
+                    number = known[group] = len(keys)
+                    text = f"{seed}/{group}".encode("utf-8", "surrogateescape")
+                    keys.append(int.from_bytes(sha256(text).digest()[:8], "big"))
+                groups.append(number)
+                yield f"{label}/{clip}"
+
+    found = Strings(names())
+    if empty := [str(folder) for folder, count in zip(classes, counts, strict=True) if not count]:
+        raise join_problems("classes without clips", empty, f"put clips there ({_KINDS}), or remove these folders")
+    if strays:
         remedy = "make the pattern find a group in every <class>/<name without extension>"
-        raise join_problems(f"clips that DATA.SPLIT_GROUPS {pattern!r} finds nothing in", strays, remedy)
-    return {path: "/".join(map(str, match.groups())) or match.group() for path, match in found.items()}
+        raise join_problems(f"clips that DATA.SPLIT_GROUPS {pattern.pattern!r} finds nothing in", strays, remedy)
+    return _Clips(tuple(folder.name for folder in classes), counts, found, np.asarray(groups), np.asarray(keys))
 
 
-def _share_out(sizes: list[int], test: float, val: float) -> list[str]:
-    """The splits of groups of so many clips: the first for test, the next for val, at least one of each."""
-    middles, total = np.cumsum(sizes) - np.array(sizes) / 2, sum(sizes)
+def _share_out(sizes: np.ndarray, test: float, val: float) -> np.ndarray:
+    """The splits, numbers into SPLITS, of groups of so many clips: the first for test, the next for val; one at least.
+
+    sizes: int (groups,).
+    """
+    middles, total = np.cumsum(sizes) - sizes / 2, sizes.sum()
     tested = int(np.clip(np.sum(middles <= test * total), 1, len(sizes) - 2))
     seen = int(np.clip(np.sum(middles <= (test + val) * total), tested + 1, len(sizes) - 1))
-    return ["test"] * tested + ["val"] * (seen - tested) + ["train"] * (len(sizes) - seen)
-
-
-def _of_classes(root: Path, clips: dict[str, list[Path]]) -> DatasetSplit:
-    """Split of the clips root/<class>/<clip>, listed by class in the order of labels."""
-    names = [f"{label}/{path.name}" for label, paths in clips.items() for path in paths]
-    labels = np.repeat(np.arange(len(clips)), [len(paths) for paths in clips.values()])
-    return DatasetSplit(Records(names, labels, folder=str(root)), tuple(clips))
+    numbers = [SPLITS.index(name) for name in ("test", "val", "train")]
+    return np.repeat(numbers, [tested, seen - tested, len(sizes) - seen])
 
 
 def _require(split: str, present: dict[str, Path], absent: Path) -> None:
@@ -223,12 +286,33 @@ def _same_content(first: Path, second: Path) -> bool:
     return False
 
 
-def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Rows (class, video_name) of a split file, each with its line number."""
+class _List(NamedTuple):
+    """What stands in a split file, in columns."""
+
+    codes: np.ndarray  # numbers of the classes, int64 (clips,)
+    videos: Strings
+    lines: np.ndarray  # numbers of the lines, int64 (clips,)
+
+    def by_class(self, classes: int) -> list[np.ndarray]:
+        """For each of the classes the numbers of its rows, rising."""
+        ends = np.cumsum(np.bincount(self.codes, minlength=classes))
+        return np.split(np.argsort(self.codes, kind="stable"), ends[:-1])
+
+
+def _read(csv: Path, codes: dict[str, int]) -> _List:
+    """Read a split file of the columns class and video_name; new classes get the next numbers in `codes`."""
     problems: list[str] = []
-    rows = list(read_table(path, CSV_HEADER, problems))
+    classes, lines = array("q"), array("q")
+
+    def videos() -> Iterator[str]:
+        for number, (label, video) in read_table(csv, CSV_HEADER, problems):
+            classes.append(codes.setdefault(label, len(codes)))
+            lines.append(number)
+            yield video
+
+    found = Strings(videos())
     if problems:
-        raise join_problems(str(path), problems, "mend these lines")
-    if not rows:
-        raise DataError(f"{path} has a header but no clips: expected one line `class,video_name` per clip")
-    return rows
+        raise join_problems(str(csv), problems, "mend these lines")
+    if not found:
+        raise DataError(f"{csv} has a header but no clips: expected one line `class,video_name` per clip")
+    return _List(np.asarray(classes), found, np.asarray(lines))

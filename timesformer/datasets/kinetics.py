@@ -39,10 +39,11 @@ class _List(NamedTuple):
 def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     """Read `<split>.csv` of DATA.SPLITS_DIR (else DATA.PATH_TO_DATA_DIR).
 
-    A line holds a path, DATA.PATH_LABEL_SEPARATOR and a label; the first may be a header. The last separator counts,
-    so that paths may hold blanks. DATA.PATH_PREFIX is put before every path; relative paths start at the working
-    directory. A label is a number from 0 to MODEL.NUM_CLASSES - 1, or the name of a class. Class names are the lines of
-    `classes.txt` beside the list where there is one, else the numbers, or the names of all lists, sorted.
+    A line holds a path, DATA.PATH_LABEL_SEPARATOR and a label; the first may be a header, such as `path label`, which
+    the log then tells. The last separator counts, so that paths may hold blanks. DATA.PATH_PREFIX is put before every
+    path; relative paths start at the working directory. A label is a number from 0 to MODEL.NUM_CLASSES - 1, or the
+    name of a class. Class names are the lines of `classes.txt` beside the list where there is one, else the numbers, or
+    the names of all lists, sorted.
     A video may stand in both val.csv and test.csv (Kinetics is commonly tested on its validation list), but one that
     is also trained on is an error. Videos are not looked for on disk, but for the first ones. Raises DataError.
     """
@@ -56,7 +57,8 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     if kinetics_annotations.is_header(first_line(csv)):
         return kinetics_annotations.find_records(cfg, split)
 
-    mine, class_names = _read(csv, cfg), read_class_names(folder)
+    class_names = read_class_names(folder)
+    mine = _read(csv, cfg, class_names)
     # Without classes.txt, labels that are no numbers are the names of the classes.
     new_names = class_names is None and sum(text.isdecimal() for text in mine.texts) < len(mine.texts) / 2
     numbers = {} if new_names else _numbers(class_names, cfg)
@@ -70,7 +72,7 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     opposite = ("val", "test") if split == "train" else ("train",)
     for other_csv in (folder / f"{name}.csv" for name in (SPLITS if new_names else opposite) if name != split):
         if other_csv.is_file():
-            other = _read(other_csv, cfg)
+            other = _read(other_csv, cfg, class_names)
             _check(other, None if new_names else numbers)
             names.update(other.texts)
             if other_csv.stem in opposite:
@@ -84,7 +86,8 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     if not any(os.path.exists(records[number].path) for number in range(min(20, len(records)))):
         raise DataError(
             f"{csv}: none of its first videos exists, e.g. {records[0].path} (line {mine.lines[0]}): "
-            "set DATA.PATH_PREFIX to the folder that the paths start from"
+            "set DATA.PATH_PREFIX to the folder that the paths start from, or, if the path is not a whole one, "
+            f"DATA.PATH_LABEL_SEPARATOR (now {cfg.DATA.PATH_LABEL_SEPARATOR!r}) to what stands before the label"
         )
     highest = int(labels.max())
     if split == "train" and highest < cfg.MODEL.NUM_CLASSES - 1:
@@ -92,20 +95,24 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     return DatasetSplit(records, class_names or tuple(numbers))
 
 
-def _read(csv: Path, cfg: CfgNode) -> _List:
+def _read(csv: Path, cfg: CfgNode, class_names: tuple[str, ...] | None) -> _List:
     separator = cfg.DATA.PATH_LABEL_SEPARATOR
     labels, lines, hashes = array("q"), array("q"), array("q")
     texts: dict[str, int] = {}
     codes: dict[str, int] = {}  # of labels as the separator leaves them
     problems: dict[int, str] = {}
+    is_first = True
 
     def paths() -> Iterator[str]:
+        nonlocal is_first
         for number, line in iterate_lines(csv):
             path, _, label = line.rpartition(separator)
             path, code = path.strip(), codes.get(label)
             if code is None or path[:1] in '"':  # a label not seen yet, a path in quotes, or none: seldom
                 path, text = _unquoted(path), _unquoted(label)
-                if not codes and path.lower() in _PATH_HEADERS:
+                may_be_header, is_first = is_first, False  # the first line always comes here
+                if may_be_header and path.lower() in _PATH_HEADERS and not _is_label(text, class_names):
+                    logger.info("%s, line %d: %r is taken for a header", csv, number, line)
                     continue
                 if not (path and text):
                     problems[number] = f"found {line!r}, expected a path, {separator!r} and a label"
@@ -113,7 +120,7 @@ def _read(csv: Path, cfg: CfgNode) -> _List:
                 code = codes[label] = texts.setdefault(text, len(texts))
             labels.append(code)
             lines.append(number)
-            hashes.append(hash(path))
+            hashes.append(hash(_plain(path)))
             yield path
 
     found = Strings(paths())
@@ -121,6 +128,23 @@ def _read(csv: Path, cfg: CfgNode) -> _List:
         raise DataError(f"{csv} has a header but no videos: expected one line `path{separator}label` per video")
     columns = (np.asarray(column) for column in (lines, hashes))
     return _List(csv, found, np.asarray(labels), tuple(texts), *columns, problems)
+
+
+def _is_label(text: str, class_names: tuple[str, ...] | None) -> bool:
+    return text.lstrip("-").isdecimal() or text in (class_names or ())
+
+
+def _plain(path: str) -> str:
+    """The one spelling of paths that differ in `.`, `..` and repeated slashes alone."""
+    return os.path.normpath(path) if "./" in path or "//" in path or path.endswith("/") else path
+
+
+class _PlainPaths:
+    def __init__(self, paths: Strings) -> None:
+        self._paths = paths
+
+    def __getitem__(self, index: int) -> str:
+        return _plain(self._paths[index])
 
 
 def _unquoted(text: str) -> str:
@@ -147,7 +171,7 @@ def _check(found: _List, numbers: dict[str, int] | None) -> None:
             expected = f"expected 0 to {max(numbers.values())} (MODEL.NUM_CLASSES), or a name in classes.txt"
             wrong = found.lines[found.labels == code].tolist()
             problems |= dict.fromkeys(wrong, f"found the label {text!r}, {expected}")
-    for number, earlier in repeats(found.paths, found.hashes):
+    for number, earlier in repeats(_PlainPaths(found.paths), found.hashes):
         line = int(found.lines[number])
         problems.setdefault(line, f"{found.paths[number]} stands in line {found.lines[earlier]} already")
     if problems:
@@ -156,7 +180,7 @@ def _check(found: _List, numbers: dict[str, int] | None) -> None:
 
 
 def _refuse_shared(mine: _List, other: _List) -> None:
-    places = matches(mine.paths, mine.hashes, other.paths, other.hashes)
+    places = matches(_PlainPaths(mine.paths), mine.hashes, _PlainPaths(other.paths), other.hashes)
     shared = [
         f"{mine.paths[number]}: {mine.csv.name} line {mine.lines[number]}, "
         f"{other.csv.name} line {other.lines[places[number]]}"

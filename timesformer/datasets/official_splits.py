@@ -125,16 +125,16 @@ def _on_disk(cfg: CfgNode, class_names: Sequence[str], clips: Sequence[ListedCli
         raise join_problems(f"{base}: classes without a folder", absent, remedy)
     contents = {label: ClipFolder(folder) for label, folder in folders.items()}
     folded = {
-        label: {stem(name).casefold(): content.folder / name for name in reversed(content.names)}
-        for label, content in contents.items()
+        label: {stem(name).casefold(): name for name in reversed(content.names)} for label, content in contents.items()
     }
     records, missing = [], []
     for clip in clips:
-        path = contents[clip.label].find(clip.name) or folded[clip.label].get(stem(clip.name).casefold())
-        if path is None:
+        name = contents[clip.label].find(clip.name) or folded[clip.label].get(stem(clip.name).casefold())
+        if name is None:
             missing.append(f"{folders[clip.label] / clip.name} ({clip.place})")
         else:
-            records.append(VideoRecord(str(path), clip.label, f"{class_names[clip.label]}/{clip.name}"))
+            path = str(folders[clip.label] / name)
+            records.append(VideoRecord(path, clip.label, f"{class_names[clip.label]}/{clip.name}"))
     remedy = "copy or unpack them again; frames in a folder of the same name, or x.mp4 for x.avi, do as well"
     leave_out(cfg, base, missing, len(clips), remedy)
     return records

@@ -54,6 +54,8 @@ def first_line(path: Path) -> str:
 
 def split_cells(line: str) -> list[str]:
     """Cells of a line of comma-separated values, without outer blanks; quoted ones may hold commas; none if no CSV."""
+    if '"' not in line:
+        return [cell.strip() for cell in line.split(",")]
     try:
         return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
     except csv.Error:
@@ -73,16 +75,32 @@ def read_table(path: Path, columns: Sequence[str], problems: list[str]) -> Itera
     places = [header.index(column) for column in columns]
     for number, line in lines:
         cells = split_cells(line)
-        if len(cells) != len(header) or not all(cells[place] for place in places):
+        wanted = [cells[place] for place in places] if len(cells) == len(header) else [""]
+        if "" in wanted:
             problems.append(f"line {number}: found {line!r}, expected '{','.join(header)}'")
         else:
-            yield number, [cells[place] for place in places]
+            yield number, wanted
 
 
 def read_class_names(folder: Path) -> tuple[str, ...] | None:
-    """Class names in the order of their labels: the lines of `classes.txt` in `folder`, None where there is none."""
+    """Class names in the order of their labels: the lines of `classes.txt` in `folder`, None where there is none.
+
+    Raises DataError for a name that stands there twice, and for a number that is not that of its class.
+    """
     listing = folder / "classes.txt"
-    return tuple(line for _, line in iterate_lines(listing)) if listing.is_file() else None
+    if not listing.is_file():
+        return None
+    numbers: dict[str, int] = {}
+    problems = []
+    for label, (line, name) in enumerate(iterate_lines(listing)):
+        if name in numbers:
+            problems.append(f"line {line}: {name} is the name of class {numbers[name]} already")
+        elif name.isdecimal() and int(name) != label:
+            problems.append(f"line {line}: the class of number {label} is called {name}, which means another class")
+        numbers.setdefault(name, label)
+    if problems:
+        raise join_problems(str(listing), problems, "give each class one line, in the order of their numbers from 0")
+    return tuple(numbers)
 
 
 def check_training(listed: Path | str, class_names: Sequence[str], trained: Iterable[int]) -> None:

@@ -67,7 +67,7 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
             root /= VIDEO_FOLDER
         clips = ClipFolder(root)
         found = {video: clips.find(f"{video}.webm") for video in labels}
-        paths = {video: str(path) for video, path in found.items() if path}
+        paths = {video: str(root / name) for video, name in found.items() if name}
         remedy = f"unpack the videos into {root}, or set DATA.PATH_PREFIX to the folder of the videos <id>.webm"
     missing = [video for video in labels if video not in paths]
     leave_out(cfg, listed, missing, len(labels), remedy)
@@ -96,6 +96,8 @@ def _read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) 
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}): download it again") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text: download it again") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: nested more deeply than such a file ever is: download it again") from error
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:

@@ -1,0 +1,35 @@
+"""Memory of a process that loads clips: what it has after many of them is what it had after some."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from timesformer.benchmarks.loading import dataset_of, resident_memory
+from timesformer.datasets.clips import ClipDataset
+
+WARM_UP, CLIPS = 200, 600
+ALLOWED = 3e6  # bytes, of what allocators keep at hand; each clip that is not let go of is 0.1e6
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory of a process is asked of Linux")
+@pytest.mark.parametrize("kind", ["mpeg4", "libx264", "frames"])
+def test_memory_does_not_grow_with_the_clips_loaded(
+    tmp_path: Path, make_video: Callable[..., Path], make_frames: Callable[..., Path], kind: str
+) -> None:
+    if kind == "frames":
+        clip = make_frames(tmp_path / "clip", 16, 64, 48)
+    else:
+        frames = [np.full((48, 64, 3), 5 * number, np.uint8) for number in range(16)]
+        clip = make_video(tmp_path / "clip.mp4", frames, kind)
+    cfg = dataset_of([clip, clip], tmp_path / "dataset")
+    cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TRAIN_JITTER_SCALES, cfg.DATA.SAMPLING_RATE = 64, [64, 72], 2
+    dataset = ClipDataset(cfg, "train")
+    for number in range(CLIPS):
+        if number == WARM_UP:
+            before = resident_memory(os.getpid())
+        assert dataset[number, number % 2, 0]["readable"]
+    assert resident_memory(os.getpid()) - before < ALLOWED
