@@ -33,6 +33,7 @@ setup(
         "safetensors>=0.4",
         "scikit-learn>=1.4",
         "simplejson>=3.19",
+        "submitit>=1.5",
         "tensorboard>=2.15",
         "tqdm>=4.66",
     ],

@@ -175,6 +175,7 @@ def test_a_checkpoint_is_tested_alone(finished: Path, run_net: RunNet, tiny_comm
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "predictions.csv",
         "results.json",
+        "run.lock",
         "run.log",
         "scores.npz",
     ]
@@ -477,7 +478,9 @@ BAD: dict[str, tuple[Callable[[Path], object] | None, str, list[str]]] = {
         ["MODEL.FREEZE is all_but_last_9, but the model has 1 blocks"],
     ),
     "no GPU": (None, "NUM_GPUS 1", ["NUM_GPUS is 1, but this machine has no GPU", "give NUM_GPUS 0"]),
-    "several GPUs": (None, "NUM_GPUS 4", ["NUM_GPUS is 4, expected 0 or 1: runs on several GPUs are not available"]),
+    "several GPUs": (None, "NUM_GPUS 4", ["NUM_GPUS is 4, but this machine has no GPU that PyTorch can use"]),
+    "machines that do not meet": (None, "NUM_SHARDS 2", ["NUM_SHARDS is 2, but nothing says where the machines meet"]),
+    "machine outside": (None, "NUM_SHARDS 2 SHARD_ID 2", ["SHARD_ID is 2, expected 0 to 1, for NUM_SHARDS is 2"]),
     "unknown key": (None, "SOLVER.BASE_RL 0.1", ["SOLVER.BASE_RL is not an option; the nearest is SOLVER.BASE_LR"]),
     "several problems": (
         None,
@@ -520,13 +523,6 @@ def test_a_missing_configuration_ends_a_real_process_with_exit_code_2(tmp_path: 
     assert answer.returncode == 2
     expected = "error: the configuration has a problem:\n  - absent.yaml cannot be read: No such file or directory\n"
     assert (answer.stdout, answer.stderr) == ("", expected)
-
-
-def test_several_machines_are_refused_however_they_are_asked_for(run_net: RunNet, tiny_command: list[str]) -> None:
-    for arguments in (["--num_shards", "2", *tiny_command], [*tiny_command, "NUM_SHARDS", "2"]):
-        answer = run_net(*arguments)
-        assert answer.code == 2
-        assert "NUM_SHARDS is 2 and SHARD_ID 0, expected 1 and 0" in answer.err
 
 
 def test_an_output_folder_that_cannot_be_made_is_an_error(

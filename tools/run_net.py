@@ -9,8 +9,9 @@ python tools/run_net.py --cfg configs/HMDB51/NAME.yaml --splits 1 2 3 DATA.PATH_
 """
 
 import argparse
-import logging
 import sys
+from contextlib import nullcontext
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -19,10 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fvcore.common.config import CfgNode
 
 from timesformer.config import load_config
-from timesformer.engine.interrupts import exit_code, raise_on_signals
-from timesformer.errors import UserError
-
-logger = logging.getLogger("timesformer.tools.run_net")
+from timesformer.engine.interrupts import raise_on_signals
+from timesformer.engine.launch import exit_code_of, launch
+from timesformer.engine.ranks import is_lead
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,7 +37,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--shard_id", type=int, metavar="N", help="number of this machine, from 0 (SHARD_ID)")
     parser.add_argument("--num_shards", type=int, metavar="N", help="number of machines (NUM_SHARDS)")
-    parser.add_argument("--init_method", metavar="URL", help="where several machines meet; one machine needs none")
+    parser.add_argument(
+        "--init_method",
+        default="",
+        metavar="URL",
+        help="tcp://HOST:PORT, where several machines meet that were not started by torchrun, srun or tools/submit.py",
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="options that override the file's")
     args = parser.parse_args(joined_splits(sys.argv[1:]))
     if args.cfg_file is None and not args.opts:
@@ -67,24 +72,21 @@ def main() -> int:
     shards = {"SHARD_ID": args.shard_id, "NUM_SHARDS": args.num_shards}
     given = [str(part) for key, value in shards.items() if value is not None for part in (key, value)]
     raise_on_signals()
-    try:
-        cfg = load_config(args.cfg_file, [*args.opts, *given])
-        if args.splits:
-            from timesformer.engine.splits import run_splits
+    return exit_code_of(
+        lambda: launch(
+            load_config(args.cfg_file, [*args.opts, *given]), partial(run_all, splits=args.splits), args.init_method
+        )
+    )
 
-            run_splits(cfg, args.splits, run)
-        else:
-            run(cfg)
-        return 0
-    except UserError as error:
-        logger.error("error: %s", error)  # on stderr, also before logging is set up
-        return 2
-    except KeyboardInterrupt as interrupt:
-        logger.error("interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR")
-        return exit_code(interrupt)
-    except Exception:  # into run.log too; and loading processes are ended in good order only when it is caught
-        logger.exception("the run failed; what it wrote before is as it was")
-        return 1
+
+def run_all(cfg: CfgNode, splits: list[int] | None) -> None:
+    """Runs the configuration, or each of the official splits."""
+    if splits:
+        from timesformer.engine.splits import run_splits
+
+        run_splits(cfg, splits, run)
+    else:
+        run(cfg)
 
 
 def run(cfg: CfgNode) -> None:
@@ -95,7 +97,7 @@ def run(cfg: CfgNode) -> None:
     from timesformer.engine.run_lock import claimed
     from timesformer.engine.train import train
 
-    with claimed(Path(cfg.OUTPUT_DIR)):
+    with claimed(Path(cfg.OUTPUT_DIR)) if is_lead() else nullcontext():
         set_up_logging(Path(cfg.OUTPUT_DIR))
         if cfg.TRAIN.ENABLE:
             if cfg.TEST.ENABLE:

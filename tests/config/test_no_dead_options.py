@@ -11,7 +11,7 @@ from timesformer.config import get_cfg
 
 ROOT = Path(__file__).parents[2]
 # Accepted for the sake of old files: one value is possible, and the check of the configuration says so.
-ONLY_CHECKED = {"DATA.INPUT_CHANNEL_NUM", "NUM_SHARDS", "SHARD_ID"}
+ONLY_CHECKED = {"DATA.INPUT_CHANNEL_NUM"}
 
 
 def options(node: CfgNode, prefix: str = "") -> Iterator[str]:

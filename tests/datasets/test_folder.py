@@ -1,6 +1,10 @@
 """Splits of any folder of classes: by files, by folders, and drawn at random."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,8 @@ from fvcore.common.config import CfgNode
 from timesformer.config import get_cfg
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.records import SPLITS, DataError
+
+ROOT = Path(__file__).parents[2]
 
 
 def config(root: Path, num_classes: int = 2, **data: str | float) -> CfgNode:
@@ -56,6 +62,13 @@ def test_the_rule_is_the_first_that_is_there(root):
     assert splits(root, SPLIT_RULE="folders")["val"] == {"wave/clip_val", "catch/clip_val"}
 
 
+def test_what_a_random_split_depends_on_is_an_error_beside_a_split_on_disk(root):
+    touch(root, *[f"{split}/{label}/clip_{split}.mp4" for split in SPLITS for label in ("wave", "catch")])
+    fails(root, "DATA.SPLIT_SEED is 1, .* split by folders .such as train.: set DATA.SPLIT_RULE random", SPLIT_SEED=1)
+    (root / "train.csv").write_text("class,video_name\nwave,w0\n")
+    fails(root, r"DATA.SPLIT_GROUPS is 'w', .* split by files .such as train.csv.", SPLIT_GROUPS="w")
+
+
 def test_the_rule_that_is_asked_for_must_be_there(root):
     fails(root, "no split files found: .*train.csv is not there.*DATA.SPLIT_RULE", SPLIT_RULE="files")
     fails(root, "no split folders found: .*train is not there", SPLIT_RULE="folders")
@@ -79,6 +92,12 @@ def test_a_random_split_depends_on_the_names_and_its_seed_alone(root, tmp_path_f
     for n in reversed(range(50)):
         touch(elsewhere, f"wave/w{n}/0001.jpg")
     assert splits(elsewhere) == found
+
+
+def test_names_that_are_not_utf8_are_split_like_others(root):
+    for number in range(3):
+        (root / "wave" / os.fsdecode(b"caf\xe9%d.mp4" % number)).touch()
+    assert len(set().union(*splits(root).values())) == 73
 
 
 def test_a_clip_that_is_added_moves_at_most_two_others_of_its_class(root):
@@ -143,3 +162,35 @@ def test_a_class_that_a_split_of_groups_has_no_clip_of_is_named(tmp_path, caplog
         assert "no clip of catch in the test split" in caplog.text
         assert {record.label for record in train} == {0, 1}
     assert "classes without training clips:\n  catch" in refused
+
+
+OPEN_A_MILLION = """
+import json, sys, time
+from timesformer.config import get_cfg
+from timesformer.datasets import folder
+from timesformer.datasets.clips import ClipDataset
+
+def clip_names(path):  # in place of a listing: making so many files takes minutes
+    return [f"{path.name}_{n:06d}_000010_000020.mp4" for n in range(2500)]
+
+folder.clip_names = clip_names
+folder.list_classes = lambda root: [root / f"class_{n:03d}" for n in range(400)]
+cfg = get_cfg()
+cfg.TRAIN.DATASET = "folder"
+cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.SPLIT_RULE = sys.argv[1], "random"
+start = time.process_time()
+dataset = ClipDataset(cfg, "train")
+seconds = time.process_time() - start
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
+print(json.dumps([len(dataset), dataset.records[len(dataset) - 1].path, seconds, peak]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux tells it")
+def test_a_million_clips_are_split_at_random_in_5_s_and_500_mb(tmp_path):
+    command = [sys.executable, "-c", OPEN_A_MILLION, str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    opened, last, seconds, peak = json.loads(said)
+    assert (opened, last) == (810_000, f"{tmp_path}/class_399/class_399_002499_000010_000020.mp4")
+    assert seconds < 5
+    assert peak < 500  # MB of the whole process, of which importing PyTorch takes half

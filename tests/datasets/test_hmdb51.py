@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fvcore.common.config import CfgNode
 
-from timesformer.config import get_cfg
+from tests.datasets.official import OfficialDataset
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.hmdb51 import film
-from timesformer.datasets.records import SPLITS, DataError
+from timesformer.datasets.records import SPLITS
+
+hmdb51 = OfficialDataset("hmdb51", 3)
+config, names, fails = hmdb51.config, hmdb51.names, hmdb51.fails
 
 # Films of a class; each has two clips. The list is written in this order, which is not that of the classes.
 FILMS = {
@@ -60,28 +62,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def config(root: Path, split: int = 1, classes: int = 3, **data: str | float) -> CfgNode:
-    cfg = get_cfg()
-    cfg.TRAIN.DATASET = cfg.TEST.DATASET = "hmdb51"
-    cfg.DATA.PATH_TO_DATA_DIR = str(root)
-    cfg.DATA.SPLIT = split
-    cfg.DATA.update(data)
-    cfg.MODEL.NUM_CLASSES = classes
-    return cfg
-
-
-def names(root: Path, part: str, **options) -> list[str]:
-    return [record.name for record in load_split(config(root, **options), part).records]
-
-
 def list_of(root: Path, label: str, split: int = 1) -> Path:
     return root / "testTrainMulti_7030_splits" / f"{label}_test_split{split}.txt"
-
-
-def fails(root: Path, message: str, part: str = "train", **options) -> str:
-    with pytest.raises(DataError, match=message) as caught:
-        load_split(config(root, **options), part)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("split", [1, 2, 3])

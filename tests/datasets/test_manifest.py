@@ -70,7 +70,7 @@ def test_records_get_what_the_manifest_knows(tmp_path: Path, folder: str) -> Non
     write_manifest(tmp_path / NAME, ROWS)
     root = folder.format(tmp_path)
     paths = [f"{root}/{path}" for path in ("a/bad.avi", "a/new.avi", "a/x.avi", "a/x/%03d.jpg#3-5")]
-    records = Records(map(str, range(4)), [0] * 4, paths).described_by(Manifest(tmp_path / NAME))
+    records = Manifest(tmp_path / NAME).describe_all(Records(map(str, range(4)), [0] * 4, paths))
     assert records.problems == {0: "not a video, at all"}
     assert records[0].problem == "not a video, at all"
     assert records[1] == VideoRecord(paths[1], 0, "1")
@@ -84,7 +84,7 @@ def test_a_clip_that_was_replaced_is_not_the_manifests_any_more(tmp_path: Path) 
     (tmp_path / "a/x.avi").write_bytes(b"other")
     write_manifest(tmp_path / NAME, ROWS)
     paths = [str(tmp_path / path) for path in ("a/bad.avi", "a/x.avi")]
-    records = Records(["bad", "x"], [0, 0], paths).described_by(Manifest(tmp_path / NAME))
+    records = Manifest(tmp_path / NAME).describe_all(Records(["bad", "x"], [0, 0], paths))
     assert records.problems == {}
     assert known(records[1]) == (0, 0.0)
     (tmp_path / "a/x.avi").write_bytes(b"x" * 1000)
@@ -178,5 +178,5 @@ def test_one_of_many_clips_is_found(tmp_path: Path) -> None:
     lines = (f"c/{number:06}.mp4,c,{number % 99 + 1},25.0,32,24,1.0,7,\n" for number in range(10**5))
     (tmp_path / NAME).write_text("".join([f"{HEADER}\n", *lines]))
     names = [f"c/{number:06}.mp4" for number in range(0, 10**5, 1000)]
-    records = Records(names, [0] * 100, folder=str(tmp_path)).described_by(Manifest(tmp_path / NAME))
+    records = Manifest(tmp_path / NAME).describe_all(Records(names, [0] * 100, folder=str(tmp_path)))
     assert [record.num_frames for record in records] == [number % 99 + 1 for number in range(0, 10**5, 1000)]

@@ -6,11 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from fvcore.common.config import CfgNode
 
-from timesformer.config import get_cfg
+from tests.datasets.official import OfficialDataset
 from timesformer.datasets.catalog import load_split
-from timesformer.datasets.records import DataError
+
+ucf101 = OfficialDataset("ucf101", 4)
+config, names, fails = ucf101.config, ucf101.names, ucf101.fails
 
 CLASSES = ("Archery", "HandstandPushups", "YoYo", "Biking")  # in the order of classInd.txt, which makes the labels
 GROUPS = {1: (1, 2), 2: (3, 4), 3: (5, 6)}  # tested in each split, of 6
@@ -47,32 +48,12 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def config(root: Path, split: int = 1, classes: int = 4, **data: str | float) -> CfgNode:
-    cfg = get_cfg()
-    cfg.TRAIN.DATASET = cfg.TEST.DATASET = "ucf101"
-    cfg.DATA.PATH_TO_DATA_DIR = str(root)
-    cfg.DATA.SPLIT = split
-    cfg.DATA.update(data)
-    cfg.MODEL.NUM_CLASSES = classes
-    return cfg
-
-
-def names(root: Path, part: str, **options) -> list[str]:
-    return [record.name for record in load_split(config(root, **options), part).records]
-
-
 def groups(root: Path, part: str, split: int = 1) -> set[tuple[str, int]]:
     return {(name.split("/")[0], int(re.search(r"_g(\d+)_", name)[1])) for name in names(root, part, split=split)}
 
 
 def listing(root: Path, name: str) -> Path:
     return root / "ucfTrainTestlist" / name
-
-
-def fails(root: Path, message: str, part: str = "train", **options) -> str:
-    with pytest.raises(DataError, match=message) as caught:
-        load_split(config(root, **options), part)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("split", [1, 2, 3])

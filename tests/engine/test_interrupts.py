@@ -9,10 +9,10 @@ from timesformer.engine import interrupts
 from timesformer.engine.interrupts import (
     StopRequested,
     exit_code,
-    is_stop_requested,
     patient,
     raise_if_interrupted,
     raise_on_signals,
+    requested,
     stop_if_requested,
     uninterrupted,
 )
@@ -62,9 +62,9 @@ def test_a_block_that_is_patient_learns_of_a_signal_and_obeys_it_when_it_may(num
     def work() -> None:
         with patient():
             stop_if_requested()
-            assert not is_stop_requested()
+            assert requested() == 0
             signal.raise_signal(number)
-            assert is_stop_requested()
+            assert requested() == number
             signal.raise_signal(signal.SIGTERM)  # a launcher passes it on, too: still the same request
             raise_if_interrupted()
             stop_if_requested()
@@ -75,9 +75,10 @@ def test_a_block_that_is_patient_learns_of_a_signal_and_obeys_it_when_it_may(num
     assert raised.value.args == (number,)
 
 
-def test_the_end_of_a_patient_block_obeys_a_signal() -> None:
-    with pytest.raises(StopRequested), patient():
-        signal.raise_signal(signal.SIGUSR1)
+def test_a_signal_that_another_process_got_is_obeyed_too() -> None:
+    with pytest.raises(StopRequested) as raised:
+        stop_if_requested(signal.SIGUSR1)
+    assert raised.value.args == (signal.SIGUSR1,)
 
 
 @pytest.mark.parametrize(("first", "second"), [(signal.SIGUSR1, signal.SIGTERM), (signal.SIGUSR1, signal.SIGINT)])

@@ -9,7 +9,13 @@ import torch
 from fvcore.common.config import CfgNode
 
 from timesformer.config import get_cfg
-from timesformer.engine.optim import construct_optimizer, learning_rate, set_learning_rate
+from timesformer.engine.optim import (
+    batches_per_step,
+    clips_per_step,
+    construct_optimizer,
+    learning_rate,
+    set_learning_rate,
+)
 from timesformer.models.parts import freeze
 from timesformer.models.vit import VisionTransformer
 
@@ -34,6 +40,18 @@ def test_learning_rates_match_the_original(shared: Path, cfg: CfgNode) -> None:
             cfg.SOLVER[key] = value
         for epoch, expected in case["points"]:
             assert learning_rate(cfg, epoch) == pytest.approx(expected, rel=1e-9, abs=1e-12), (case["SOLVER"], epoch)
+
+
+def test_learning_rates_are_scaled_by_machines_or_by_clips_of_a_step(cfg: CfgNode) -> None:
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.WARMUP_EPOCHS, cfg.SOLVER.WARMUP_START_LR = 0.5, 1.0, 0.25
+    cfg.TRAIN.BATCH_SIZE, cfg.GLOBAL_BATCH_SIZE, cfg.NUM_SHARDS = 8, 64, 4
+    assert [learning_rate(cfg, 0), batches_per_step(cfg), clips_per_step(cfg)] == [0.25, 2, 64]
+    cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS = True
+    assert learning_rate(cfg, 0) == 1.0
+    cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS, cfg.SOLVER.LR_SCALE_BATCH_SIZE = False, 32
+    assert learning_rate(cfg, 0) == 0.5
+    cfg.GLOBAL_BATCH_SIZE = 8  # fewer than the machines' batches, which are the step then
+    assert [batches_per_step(cfg), clips_per_step(cfg), learning_rate(cfg, 0)] == [1, 32, 0.25]
 
 
 def test_steps_change_at_the_epoch_they_name(cfg: CfgNode) -> None:

@@ -94,13 +94,13 @@ def measure_readers(
             else:
                 largest = max(largest, difference)
     timed = {name: read for name, read in readers.items() if read is not None and name not in cells}
-    seconds: dict[str, list[float]] = {name: [] for name in timed}
-    for _ in range(rounds):
-        for name, read in timed.items():  # in turn, so that whatever slows the machine down meets all alike
-            start = time.process_time()
-            for positions in asked:
+    seconds = {name: [0.0] * rounds for name in timed}
+    for number in range(rounds):
+        for positions in asked:
+            for name, read in timed.items():  # in turn, so that whatever slows the machine down meets all alike
+                start = time.process_time()
                 read(path, positions, window)
-            seconds[name].append((time.process_time() - start) / len(asked))
+                seconds[name][number] += (time.process_time() - start) / len(asked)
     for name, times in seconds.items():
         cells[name] = f"{1 / statistics.median(times):.1f}"
         if ORIGINAL in seconds and name != ORIGINAL:

@@ -33,8 +33,7 @@ def find_readers() -> dict[str, Read | None]:
         "this project, auto": lambda *clip: _this_project("auto", *clip),
         "torchcodec": torchcodec and (lambda *clip: _torchcodec(torchcodec, *clip)),
         "decord": decord and (lambda *clip: _decord(decord, *clip)),
-        "OpenCV, seeking": cv2 and (lambda *clip: _opencv(cv2, True, *clip)),
-        "OpenCV, reading on": cv2 and (lambda *clip: _opencv(cv2, False, *clip)),
+        "OpenCV": cv2 and (lambda *clip: _opencv(cv2, *clip)),
     }
 
 
@@ -95,17 +94,16 @@ def _decord(decord: ModuleType, path: Path, positions: Sequence[int], window: in
     return decord.VideoReader(str(path), num_threads=1).get_batch(list(positions)).asnumpy()
 
 
-def _opencv(cv2: ModuleType, jump: bool, path: Path, positions: Sequence[int], window: int) -> np.ndarray:
-    """jump: seek to every frame; else to the first, and decode all from there on without looking at them."""
+def _opencv(cv2: ModuleType, path: Path, positions: Sequence[int], window: int) -> np.ndarray:
+    """Seek to the first frame, and decode on from there: seeking to each takes longer in most files."""
     _needs_file(path)
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    found = {}
+    capture.set(cv2.CAP_PROP_POS_FRAMES, positions[0])
+    found, last = {}, positions[0] - 1
     for number in sorted(set(positions)):
-        if jump or not found:
-            capture.set(cv2.CAP_PROP_POS_FRAMES, number)
-        else:
-            for _ in range(max(found) + 1, number):
-                capture.grab()
+        for _ in range(last + 1, number):
+            capture.grab()
+        last = number
         found[number] = capture.read()[1]
     capture.release()
     return np.stack([cv2.cvtColor(found[position], cv2.COLOR_BGR2RGB) for position in positions])

@@ -17,10 +17,14 @@ from timesformer.config.sources import source_problem
 _DATASETS = ("kinetics", "ssv2", "hmdb51", "ucf101", "hmdb_simp", "muwiges", "folder")
 WITH_OFFICIAL_SPLITS = ("hmdb51", "ucf101")
 """Datasets that read DATA.SPLIT."""
+DRAWN_BY = frozenset({"DATA.SPLIT_SEED", "DATA.SPLIT_GROUPS", "DATA.TEST_SHARE", "DATA.VAL_SHARE"})
+"""What the random split of class folders depends on."""
 _READ_BY = {
     WITH_OFFICIAL_SPLITS: ("DATA.SPLIT", "DATA.DOWNLOAD", "DATA.DOWNLOAD_URLS"),
     (*WITH_OFFICIAL_SPLITS, "folder"): ("DATA.VAL_SHARE",),
     ("folder",): ("DATA.SPLIT_RULE", "DATA.SPLIT_SEED", "DATA.SPLIT_GROUPS", "DATA.TEST_SHARE"),
+    ("kinetics", "hmdb_simp", "folder"): ("DATA.PATH_LABEL_SEPARATOR",),
+    ("kinetics", "ssv2", "hmdb_simp", "muwiges", "folder"): ("DATA.PATH_PREFIX",),
     ("muwiges",): ("DATA.PROTOCOL", "DATA.TEST_SUBJECTS", "DATA.VAL_SUBJECTS", "DATA.TEST_SCENES"),
 }
 _SAMPLERS = ("uniform", "equidistant", "random", "segment")
@@ -61,6 +65,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "VIVIT.TUBELET_INIT": ("central", "inflate"),
     "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
     "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
+    "DIST_BACKEND": ("nccl", "gloo"),
 }
 
 _AT_LEAST_ONE = (
@@ -82,6 +87,7 @@ _AT_LEAST_ONE = (
     "SOLVER.MAX_EPOCH",
     "LOG_PERIOD",
     "GLOBAL_BATCH_SIZE",
+    "NUM_SHARDS",
 )
 _NOT_NEGATIVE = (
     "TRAIN.CHECKPOINT_MINUTES",
@@ -100,8 +106,9 @@ _NOT_NEGATIVE = (
     "SOLVER.CLIP_GRADIENT",
     "RNG_SEED",
     "NUM_GPUS",
+    "SOLVER.LR_SCALE_BATCH_SIZE",
 )
-_ABOVE_ZERO = ("TIMESFORMER.MLP_RATIO", "SOLVER.BASE_LR")
+_ABOVE_ZERO = ("TIMESFORMER.MLP_RATIO", "SOLVER.BASE_LR", "DIST_TIMEOUT")
 _CROPS = ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE")
 _UP_TO_ONE = ("DATA.COLOR_JITTER", "DATA.RE_PROB", "MIXUP.PROB", "MIXUP.SWITCH_PROB")
 _BELOW_ONE = (
@@ -115,12 +122,14 @@ _BELOW_ONE = (
 )
 
 
-def check(cfg: CfgNode) -> list[str]:
+def check(cfg: CfgNode, gpus: bool = True) -> list[str]:
     """Return one line for each value that makes no sense, beginning with its key; an empty list when all is well.
 
-    Looks at this machine too: that the data folder and checkpoints exist, and that there is a GPU for NUM_GPUS.
+    Looks at this machine too: that the data folder and checkpoints exist and, with `gpus`, that there is a GPU for
+    NUM_GPUS.
     """
-    return [problem for part in (_alone, _data, _augmentation, _model, _solver, _machine) for problem in part(cfg)]
+    parts = (_alone, _data, _augmentation, _model, _solver, _machine, *([_gpus] if gpus else ()))
+    return [problem for part in parts for problem in part(cfg)]
 
 
 def _get(cfg: CfgNode, key: str) -> Any:
@@ -192,6 +201,8 @@ def _data(cfg: CfgNode) -> Iterator[str]:
 
     if data.SPATIAL_MODE == "resize" and cfg.TEST.NUM_SPATIAL_CROPS == 3:
         yield "TEST.NUM_SPATIAL_CROPS is 3, expected 1: with DATA.SPATIAL_MODE resize the whole frame is the one crop"
+    if data.SPATIAL_MODE == "resize":
+        yield from _unread(cfg, "DATA.INV_UNIFORM_SAMPLE", why="DATA.SPATIAL_MODE is resize, and no size is drawn")
     scales = data.TRAIN_JITTER_SCALES
     if data.SPATIAL_MODE == "crop" and (len(scales) != 2 or not data.TRAIN_CROP_SIZE <= scales[0] <= scales[1]):
         yield (
@@ -254,8 +265,13 @@ def _dataset(cfg: CfgNode) -> Iterator[str]:
     except re.error as error:
         yield f"DATA.SPLIT_GROUPS is {data.SPLIT_GROUPS!r}, expected a regular expression ({error})"
     if data.SPLIT_RULE in ("files", "folders"):
-        keys = ("DATA.SPLIT_SEED", "DATA.SPLIT_GROUPS", "DATA.TEST_SHARE")
-        yield from _unread(cfg, *keys, why=f"DATA.SPLIT_RULE is {data.SPLIT_RULE}, and nothing is drawn at random")
+        keys = DRAWN_BY if used == {"folder"} else DRAWN_BY - {"DATA.VAL_SHARE"}
+        yield from _unread(
+            cfg, *sorted(keys), why=f"DATA.SPLIT_RULE is {data.SPLIT_RULE}, and nothing is drawn at random"
+        )
+    if data.SPLIT_RULE in ("folders", "random") and used == {"folder"}:
+        keys = ("DATA.PATH_LABEL_SEPARATOR", "DATA.PATH_PREFIX")
+        yield from _unread(cfg, *keys, why=f"DATA.SPLIT_RULE is {data.SPLIT_RULE}, and no list of paths is read")
     if "muwiges" in used:
         if both := sorted(set(data.TEST_SUBJECTS) & set(data.VAL_SUBJECTS)):
             yield f"DATA.VAL_SUBJECTS has {both}, expected none of DATA.TEST_SUBJECTS"
@@ -369,9 +385,18 @@ def _solver(cfg: CfgNode) -> Iterator[str]:
             f"TRAIN.ACTIVATION_CHECKPOINT is {recomputed}, expected none: MODEL.MODEL_NAME is {cfg.MODEL.MODEL_NAME}, "
             "and it is for this project's transformers"
         )
-    batch, step = cfg.TRAIN.BATCH_SIZE, cfg.GLOBAL_BATCH_SIZE
+    batch, step = cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS, cfg.GLOBAL_BATCH_SIZE
     if step > batch > 0 and step % batch:
-        yield f"GLOBAL_BATCH_SIZE is {step}, expected a multiple of TRAIN.BATCH_SIZE {batch}, or no more than it"
+        machines = f" on NUM_SHARDS {cfg.NUM_SHARDS} machines" if cfg.NUM_SHARDS > 1 else ""
+        yield (
+            f"GLOBAL_BATCH_SIZE is {step}, expected a multiple of TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}{machines}, "
+            "or no more than it"
+        )
+    if solver.BASE_LR_SCALE_NUM_SHARDS and solver.LR_SCALE_BATCH_SIZE:
+        yield (
+            f"SOLVER.LR_SCALE_BATCH_SIZE is {solver.LR_SCALE_BATCH_SIZE}, expected 0 beside "
+            "SOLVER.BASE_LR_SCALE_NUM_SHARDS True: each scales the learning rates"
+        )
 
 
 def _machine(cfg: CfgNode) -> Iterator[str]:
@@ -397,18 +422,16 @@ def _machine(cfg: CfgNode) -> Iterator[str]:
         yield "TRAIN.MIXED_PRECISION is fp16, which is for GPUs, and NUM_GPUS is 0; on the CPU give bf16 or off"
     if not cfg.OUTPUT_DIR:
         yield "OUTPUT_DIR is empty, expected a folder for the results"
-    if cfg.NUM_SHARDS != 1 or cfg.SHARD_ID != 0:
-        yield (
-            f"NUM_SHARDS is {cfg.NUM_SHARDS} and SHARD_ID {cfg.SHARD_ID}, expected 1 and 0: "
-            "runs over several machines are not available yet"
-        )
-    if cfg.NUM_GPUS > 1:
-        yield (
-            f"NUM_GPUS is {cfg.NUM_GPUS}, expected 0 or 1: runs on several GPUs are not available yet; "
-            "give NUM_GPUS 1, or NUM_GPUS 0 for the CPU"
-        )
-    elif cfg.NUM_GPUS == 1:
+    if not 0 <= cfg.SHARD_ID < max(1, cfg.NUM_SHARDS):
+        yield f"SHARD_ID is {cfg.SHARD_ID}, expected 0 to {cfg.NUM_SHARDS - 1}, for NUM_SHARDS is {cfg.NUM_SHARDS}"
+
+
+def _gpus(cfg: CfgNode) -> Iterator[str]:
+    if cfg.NUM_GPUS >= 1:
         import torch  # here, because reading a configuration should not have to wait for it
 
         if not torch.cuda.is_available():
-            yield "NUM_GPUS is 1, but this machine has no GPU that PyTorch can use; give NUM_GPUS 0 to run on the CPU"
+            yield (
+                f"NUM_GPUS is {cfg.NUM_GPUS}, but this machine has no GPU that PyTorch can use; give NUM_GPUS 0 to run "
+                "on the CPU"
+            )

@@ -136,6 +136,8 @@ _C.VIVIT.TEMPORAL_DEPTH = 4  # model 2: blocks of the second encoder, over time
 # ---------------------------------------------------------------- optimisation
 _C.SOLVER = CfgNode()
 _C.SOLVER.BASE_LR = 0.1  # learning rate after warm-up
+_C.SOLVER.BASE_LR_SCALE_NUM_SHARDS = False  # multiply all learning rates by NUM_SHARDS
+_C.SOLVER.LR_SCALE_BATCH_SIZE = 0  # (new) clips per step that the learning rates are meant for, to scale them; 0: off
 _C.SOLVER.LR_POLICY = "cosine"  # or steps_with_relative_lrs
 _C.SOLVER.COSINE_END_LR = 0.0  # cosine: learning rate at the end
 _C.SOLVER.STEPS = []  # steps_with_relative_lrs: epochs at which a step starts, the first at 0
@@ -163,13 +165,15 @@ _C.TENSORBOARD.ENABLE = True  # write curves; False in the original, but a run w
 _C.TENSORBOARD.LOG_DIR = ""  # folder of the curves under OUTPUT_DIR; empty: one named after the dataset
 
 _C.NUM_GPUS = 1  # GPUs of each machine; 0: run on the CPU
-_C.NUM_SHARDS = 1  # machines
+_C.NUM_SHARDS = 1  # machines; torchrun and srun know their number
 _C.SHARD_ID = 0  # number of this machine, from 0
+_C.DIST_BACKEND = "nccl"  # how GPUs exchange gradients: nccl or gloo; between CPUs it is always gloo
+_C.DIST_TIMEOUT = 900.0  # (new) seconds that processes wait for one another before the run fails
 _C.OUTPUT_DIR = "./output"  # folder of all results; not the original's "./tmp", a name that invites deletion
 _C.RNG_SEED = 1  # the one seed of everything random
 _C.LOG_PERIOD = 10  # log every so many iterations
 _C.LOG_MODEL_INFO = False  # log parameters and FLOPs of the model before training; False as in the original
-_C.GLOBAL_BATCH_SIZE = 64  # clips per optimizer step: when above TRAIN.BATCH_SIZE, gradients are accumulated
+_C.GLOBAL_BATCH_SIZE = 64  # clips per optimizer step: gradients are accumulated when it is above all machines' batches
 
 
 def get_cfg() -> CfgNode:

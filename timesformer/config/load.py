@@ -36,13 +36,16 @@ class _Setting:
     where: str  # "file:line" or "command line"
 
 
-def load_config(path: str | Path | None, overrides: Sequence[str] = (), check_values: bool = True) -> CfgNode:
+def load_config(
+    path: str | Path | None, overrides: Sequence[str] = (), check_values: bool = True, check_gpus: bool = True
+) -> CfgNode:
     """Return the defaults, changed by a YAML file and then by overrides.
 
     Args:
         path: YAML file; None for the defaults. Its `_BASE_` (a path relative to it, or a list) is read first.
         overrides: KEY VALUE KEY VALUE ...; values are Python literals, or else text.
         check_values: also apply `check`, which looks at this machine (data folder, checkpoints, GPUs).
+        check_gpus: whether the GPUs must be on this machine, where the run may not be.
 
     Keys that only the original had are accepted, with one warning for all of them.
 
@@ -76,7 +79,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = (), check_va
         node[name] = value
         where[key] = setting.where
     if check_values:
-        for problem in check(cfg):
+        for problem in check(cfg, check_gpus):
             key = problem.split(" ", 1)[0]
             problems.append(f"{problem} ({where[key]})" if key in where else problem)
     if problems:

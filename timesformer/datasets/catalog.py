@@ -47,7 +47,7 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
         )
     manifests = (open_manifest(Path(folder)) for folder in (cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.PATH_PREFIX) if folder)
     if manifest := next(filter(None, manifests), None):
-        found = replace(found, records=found.records.described_by(manifest))
+        found = replace(found, records=manifest.describe_all(found.records))
     if cfg.DATA.ON_UNREADABLE == "error" and (problems := found.records.problems):
         raise join_problems(
             f"{len(problems)} of {len(found.records)} clips of the {split} split cannot be read",

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 VIDEO_EXTENSIONS = frozenset({".avi", ".mp4", ".mkv", ".webm", ".mov"})
-_ENDINGS = tuple(VIDEO_EXTENSIONS)
+_ENDINGS = frozenset(extension[1:] for extension in VIDEO_EXTENSIONS)
 
 
 def list_classes(root: Path) -> list[Path]:
@@ -34,13 +34,14 @@ def clip_names(folder: Path) -> list[str]:
 
 def is_video_name(name: str) -> bool:
     """Whether `name` ends like a video file."""
-    name = name.lower()
-    return name.endswith(_ENDINGS) and name not in VIDEO_EXTENSIONS
+    beginning, _, ending = name.rpartition(".")
+    return bool(beginning) and ending.lower() in _ENDINGS
 
 
 def stem(name: str) -> str:
     """`name` without the extension of a video file, if it has one: "a.b.avi" and "a.b" both give "a.b"."""
-    return name[: name.rindex(".")] if is_video_name(name) else name
+    beginning, _, ending = name.rpartition(".")
+    return beginning if beginning and ending.lower() in _ENDINGS else name
 
 
 class ClipFolder:

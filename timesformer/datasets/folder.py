@@ -15,13 +15,13 @@ import re
 from array import array
 from collections.abc import Iterator
 from hashlib import sha256
-from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from fvcore.common.config import CfgNode
 
+from timesformer.config.defaults import get_cfg
 from timesformer.datasets import kinetics
 from timesformer.datasets.clip_files import VIDEO_EXTENSIONS, ClipFolder, clip_names, list_classes, stem
 from timesformer.datasets.reader import frame_files
@@ -52,11 +52,24 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     root, rule = Path(cfg.DATA.PATH_TO_DATA_DIR), cfg.DATA.SPLIT_RULE
     if rule == "auto":
         rule = split_on_disk(cfg) or "random"
+        _refuse_unread(cfg, rule)
     if rule == "files":
         return from_files(cfg, split)
     if not root.is_dir():
         raise DataError(f"DATA.PATH_TO_DATA_DIR is {root}, which is not a folder here: set it to the folder of clips")
     return from_folders(root, split) if rule == "folders" else _at_random(cfg, root, split)
+
+
+def _refuse_unread(cfg: CfgNode, rule: str) -> None:
+    """Raise DataError where a random split is configured, and another one was found on disk."""
+    default = get_cfg().DATA
+    given = [key for key in ("SPLIT_SEED", "SPLIT_GROUPS", "TEST_SHARE") if cfg.DATA[key] != default[key]]
+    if rule != "random" and given:
+        raise DataError(
+            f"DATA.{given[0]} is {cfg.DATA[given[0]]!r}, which is for a split at random, but {splits_folder(cfg)} has "
+            f"a split by {rule} (such as train{'.csv' if rule == 'files' else ''}): set DATA.SPLIT_RULE random, or "
+            f"DATA.SPLIT_RULE {rule} and remove DATA.{given[0]}"
+        )
 
 
 def split_on_disk(cfg: CfgNode) -> str:
@@ -82,26 +95,29 @@ def from_files(cfg: CfgNode, split: str) -> DatasetSplit:
     rows = {name: listed.by_class(len(codes)) for name, listed in lists.items()}
     found = [""] * len(lists[split].videos)  # what the clips are called on disk
     repeated = []
+
+    def place(name: str, row: int) -> str:
+        return f"{name}.csv line {lists[name].lines[row]}"
+
     for label in class_names:  # a class at a time: of a million clips there is no object each for anything but the name
         clips = ClipFolder(root / label)
-        places: dict[str, str] = {}
+        places: dict[str, tuple[str, int]] = {}
         for name, listed in lists.items():
-            for row in rows[name][codes[label]].tolist():
-                video = listed.videos[row]
+            own = rows[name][codes[label]]
+            for row, video in zip(own.tolist(), listed.videos.at(own), strict=True):
                 clip = clips.find(video)
                 if clip is None:
                     continue
-                place = f"{files[name].name} line {listed.lines[row]}"
                 if clip in places:
-                    repeated.append(f"{label}/{video}: {places[clip]} and {place}")
-                places[clip] = place
+                    repeated.append(f"{label}/{video}: {place(*places[clip])} and {place(name, row)}")
+                places[clip] = name, row
                 if name == split:
                     found[row] = clip
     if repeated:
         raise join_problems(f"{folder}: clips listed twice", repeated, "remove one of each two lines")
     mine, texts = lists[split], tuple(codes)
     missing = [
-        f"{split}.csv line {mine.lines[row]}: {root / texts[mine.codes[row]] / mine.videos[row]}"
+        f"{place(split, row)}: {root / texts[mine.codes[row]] / mine.videos[row]}"
         for row, clip in enumerate(found)
         if not clip
     ]
@@ -199,7 +215,7 @@ def _at_random(cfg: CfgNode, root: Path, split: str) -> DatasetSplit:
             raise join_problems(f"{root}: classes without training clips", absent, remedy)
         logger.warning("%s: no clip of %s in the %s split", root, shorten(absent), split)
     logger.info("%s: %d of %d clips for %s, at random", root, len(labels), len(chosen), split)
-    names = Strings(compress(clips.names, chosen.tolist()))
+    names = clips.names.at(np.flatnonzero(chosen))
     return DatasetSplit(Records(names, labels, folder=str(root)), clips.class_names)
 
 
@@ -215,8 +231,8 @@ class _Clips(NamedTuple):
 
 def _read_groups(cfg: CfgNode, root: Path) -> _Clips:
     """List the clips with their groups: what DATA.SPLIT_GROUPS finds in `<class>/<name>`, without it each by itself."""
-    pattern = re.compile(cfg.DATA.SPLIT_GROUPS)
-    seed = cfg.DATA.SPLIT_SEED
+    pattern, seed = cfg.DATA.SPLIT_GROUPS, cfg.DATA.SPLIT_SEED
+    search = re.compile(pattern).search
     classes = list_classes(root)
     if not classes:
         raise DataError(f"{root} holds no class folders: expected {root}/<class>/<clip>")
@@ -227,15 +243,15 @@ def _read_groups(cfg: CfgNode, root: Path) -> _Clips:
     def names() -> Iterator[str]:
         known: dict[str, int] = {}
         for folder in classes:
-            if not pattern.pattern:
+            if not pattern:
                 known.clear()  # no two classes have one in common
             label = folder.name
             clips = clip_names(folder)
             counts.append(len(clips))
             for clip in clips:
                 group = f"{label}/{stem(clip)}"
-                if pattern.pattern:
-                    if match := pattern.search(group):
+                if pattern:
+                    if match := search(group):
                         group = "/".join(map(str, match.groups())) or match.group()
                     else:
                         strays.append(group)
@@ -252,7 +268,7 @@ def _read_groups(cfg: CfgNode, root: Path) -> _Clips:
         raise join_problems("classes without clips", empty, f"put clips there ({_KINDS}), or remove these folders")
     if strays:
         remedy = "make the pattern find a group in every <class>/<name without extension>"
-        raise join_problems(f"clips that DATA.SPLIT_GROUPS {pattern.pattern!r} finds nothing in", strays, remedy)
+        raise join_problems(f"clips that DATA.SPLIT_GROUPS {pattern!r} finds nothing in", strays, remedy)
     return _Clips(tuple(folder.name for folder in classes), counts, found, np.asarray(groups), np.asarray(keys))
 
 

@@ -76,6 +76,12 @@ class EpochBatchSampler(Sampler[list[Key]]):
             if keys or self.shuffle:
                 yield keys or [NO_CLIP]
 
+    @property
+    def part_size(self) -> int:
+        """Keys that come to this rank of each batch, but for a smaller last one."""
+        start, stop = next(self._parts())
+        return stop - start
+
     def indices(self) -> np.ndarray:
         """Items that come to this rank in the epoch, in their order; int64."""
         order, _ = self._order()

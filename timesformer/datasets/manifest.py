@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from timesformer.atomic import write_atomically
 from timesformer.datasets.reader import FRAME_EXTENSIONS
-from timesformer.datasets.records import DataError, VideoRecord
+from timesformer.datasets.records import DataError, Records, VideoRecord
 
 NAME = "manifest.csv"
 
@@ -112,6 +112,10 @@ class Manifest(Sequence[Row]):
         path, is_numbered = _location(record.path)
         row = None if is_numbered else self.find(self._relative(path))  # how many frames are listed, the record knows
         return record if row is None else replace(record, num_frames=row.frames, fps=row.fps, bytes=row.bytes)
+
+    def describe_all(self, records: Records) -> Records:
+        """The records with what the manifest knows of them; what cannot be read is known at once."""
+        return records.described_by(self.describe, self.problems(records.paths()))
 
     def problems(self, paths: Iterable[str]) -> dict[int, str]:
         """Why clips cannot be read, by their number among `paths`; of those alone that are still what they were."""

@@ -125,16 +125,16 @@ def _on_disk(root: Path, paths: Iterable[str]) -> Iterator[str]:
             folders[beginning] = ClipFolder(root / beginning)
         clips = folders[beginning]
         clip = clips.find(name)
-        yield os.path.join(clips.folder, clip) if clip else ""
+        yield f"{clips.folder}/{clip}" if clip else ""
 
 
 def _refuse_repeated(csv: Path, clips: _Clips, found: Strings) -> None:
     """Raise DataError for clips that are listed twice, be it under another name or in another spelling."""
     real = functools.cache(os.path.realpath)
-    places = map(os.path.split, found)
+    places = (clip.rpartition("/") for clip in found)
     # What is nowhere is known by its path.
     whole = Strings(
-        f"{real(folder)}/{name}" if name else path for (folder, name), path in zip(places, clips.paths, strict=True)
+        f"{real(folder)}/{name}" if name else path for (folder, _, name), path in zip(places, clips.paths, strict=True)
     )
     problems = [
         f"line {clips.lines[row]}: {clips.paths[row]} stands in line {clips.lines[earlier]} already"

@@ -3,17 +3,13 @@
 import copy
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from itertools import islice, pairwise
 
 import numpy as np
 
 from timesformer.errors import UserError, shorten
-
-if TYPE_CHECKING:
-    from timesformer.datasets.manifest import Manifest
 
 SPLITS = ("train", "val", "test")
 
@@ -44,11 +40,12 @@ class Strings(Sequence[str]):
     """Strings that never change, as one buffer: no Python object each, and nothing to copy for a forked process."""
 
     def __init__(self, strings: Iterable[str]) -> None:
-        text, ends = bytearray(), array("q", [0])
-        for string in strings:
-            text += string.encode("utf-8", "surrogateescape")
-            ends.append(len(text))
-        self._text, self._ends = text, np.frombuffer(ends, np.int64)
+        text, lengths = bytearray(), array("q", [0])
+        remaining = iter(strings)
+        while some := [string.encode("utf-8", "surrogateescape") for string in islice(remaining, 4096)]:
+            text += b"".join(some)
+            lengths.extend(map(len, some))
+        self._text, self._ends = text, np.cumsum(lengths, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -62,6 +59,13 @@ class Strings(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         ends = self._ends.tolist()  # ten times as fast as one number after the other
         return (self._text[begin:end].decode("utf-8", "surrogateescape") for begin, end in pairwise(ends))
+
+    def at(self, indices: np.ndarray) -> Iterator[str]:
+        """The strings of these indices, int (strings,) of 0 or more: three times as fast as one by one."""
+        begins, ends = self._ends[indices].tolist(), self._ends[1:][indices].tolist()
+        return (
+            self._text[begin:end].decode("utf-8", "surrogateescape") for begin, end in zip(begins, ends, strict=True)
+        )
 
 
 class Records(Sequence[VideoRecord]):
@@ -98,7 +102,7 @@ class Records(Sequence[VideoRecord]):
         self._num_frames = None if num_frames is None else np.fromiter(num_frames, np.int32)
         self._fps = None if fps is None else np.fromiter(fps, np.float64)
         self.problems = problems or {}
-        self._manifest: Manifest | None = None
+        self._describe: Callable[[VideoRecord], VideoRecord] | None = None
         columns = (self.labels, self._paths, self._num_frames, self._fps)
         if lengths := {len(column) for column in columns if column is not None} - {len(self.names)}:
             raise ValueError(f"columns of {sorted(lengths)} values for {len(self.names)} names: give one each")
@@ -129,7 +133,7 @@ class Records(Sequence[VideoRecord]):
             fps=0.0 if self._fps is None else float(self._fps[index]),
             problem=self.problems.get(index % len(self), ""),
         )
-        return record if self._manifest is None else self._manifest.describe(record)
+        return record if self._describe is None else self._describe(record)
 
     def paths(self) -> Iterator[str]:
         """The paths of all videos, a million in less than a second."""
@@ -137,12 +141,12 @@ class Records(Sequence[VideoRecord]):
             return (os.path.join(self._folder, name) for name in self.names)
         return iter(self._paths)
 
-    def described_by(self, manifest: "Manifest") -> "Records":
-        """These records, with what the manifest knows of each: frames and fps are looked up when a record is asked for,
-        what cannot be read is known at once."""
+    def described_by(self, describe: Callable[[VideoRecord], VideoRecord], problems: dict[int, str]) -> "Records":
+        """These records with what else is known of them: `describe` is called for each when it is asked for, `problems`
+        come on top of those there are."""
         described = copy.copy(self)
-        described._manifest = manifest
-        described.problems = self.problems | manifest.problems(self.paths())
+        described._describe = describe
+        described.problems = self.problems | problems
         return described
 
     def __iter__(self) -> Iterator[VideoRecord]:

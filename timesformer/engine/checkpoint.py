@@ -19,6 +19,8 @@ from torch import nn
 
 from timesformer.atomic import explained_failure, write_atomically
 from timesformer.config import get_cfg
+from timesformer.engine.distributed import from_lead
+from timesformer.engine.ranks import is_lead, world
 from timesformer.engine.run_folder import best_path, checkpoint_folder
 from timesformer.errors import UserError, shorten
 from timesformer.models.weights import CheckpointError, read_checkpoint
@@ -44,7 +46,8 @@ _MAKE_ANOTHER_RUN = (
     "SOLVER.ZERO_WEIGHT_DECAY_1D ",
     "SOLVER.LAYER_DECAY ",
 )
-_MAY_CHANGE = {"OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "NUM_GPUS", "TEST", "TENSORBOARD", "DATA_LOADER"}
+_MAY_CHANGE = {"OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "TEST", "TENSORBOARD", "DATA_LOADER"}
+_MAY_CHANGE |= {"NUM_GPUS", "SHARD_ID", "DIST_BACKEND", "DIST_TIMEOUT"}
 _NAME = re.compile(r"checkpoint_epoch_(\d{5,})(?:_iteration_(\d{8,}))?\.pyth")
 
 
@@ -101,7 +104,8 @@ def save(cfg: CfgNode, parts: Mapping[str, Part], progress: Progress) -> Path:
 
     The numbers are those of finished epochs, and of finished iterations of the next. The keys are the original's:
     `epoch` (the last finished one, from 0), `model_state`, `optimizer_state` and `cfg` (YAML text); and this project's:
-    `progress`, and for each other part `<name>_state`.
+    `progress`, and for each other part `<name>_state`. Of several processes, each of which must call this, the lead
+    writes.
 
     Raises:
         UserError: if it cannot be written; what was written before stays.
@@ -118,9 +122,12 @@ def save_best(cfg: CfgNode, model: nn.Module, progress: Progress) -> None:
 
 
 def _save(path: Path, cfg: CfgNode, parts: Mapping[str, Part], progress: Progress) -> None:
+    states = {f"{name}_state": part.state_dict() for name, part in parts.items()}  # some are joined of all processes'
+    if not is_lead():
+        return
     content = {
         "epoch": progress.epoch - 1,
-        **{f"{name}_state": part.state_dict() for name, part in parts.items()},
+        **states,
         "cfg": cfg.dump(),
         "progress": vars(progress),
     }
@@ -132,8 +139,26 @@ def _save(path: Path, cfg: CfgNode, parts: Mapping[str, Part], progress: Progres
 def newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
     """The whole checkpoint of OUTPUT_DIR that is furthest, and its content; None where there is none.
 
-    A damaged file is passed over with a warning.
+    A damaged file is passed over with a warning. Of several processes, each of which must call this, all get the one
+    that the lead has found.
+
+    Raises:
+        UserError: if it is not there for this process.
     """
+    found = _newest_checkpoint(cfg) if is_lead() else None
+    path = from_lead(lambda: found and found[0])
+    if is_lead() or path is None:
+        return found
+    try:
+        return path, torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} is not on this machine, where process {world().rank} needs it to go on: give an OUTPUT_DIR on a "
+            "disk that all machines see"
+        ) from error
+
+
+def _newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
     for _, path in sorted(_found(cfg), reverse=True):
         try:
             if not is_undamaged(path):
@@ -156,6 +181,8 @@ def remove_superseded(cfg: CfgNode, progress: Progress, finished: bool) -> None:
     as it is the newest or, lest the newest be damaged, the one before, unless the run is `finished`. Those further
     ahead were passed over as damaged, and are left alone.
     """
+    if not is_lead():
+        return
     newest_first = sorted((found for found in _found(cfg) if found[0] <= progress.position), reverse=True)
     of_epochs = [path for (_, iteration), path in newest_first if iteration == 0]
     superfluous = of_epochs[keep:] if (keep := cfg.TRAIN.KEEP_CHECKPOINTS) else []

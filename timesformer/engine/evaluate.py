@@ -14,14 +14,16 @@ from torch.utils.data import DataLoader
 
 from timesformer.datasets.loader import construct_loader
 from timesformer.datasets.workers import explained_death
+from timesformer.engine import distributed
 from timesformer.engine.checkpoint import is_undamaged, newest_checkpoint
 from timesformer.engine.device import autocast, choose_device, normalized, set_float32_precision
-from timesformer.engine.interrupts import stop_if_requested
+from timesformer.engine.interrupts import requested, stop_if_requested
 from timesformer.engine.logs import STEP, duration, progress_bar
-from timesformer.engine.meters import Pace, ViewEnsemble
+from timesformer.engine.meters import Average, Pace, ViewEnsemble
 from timesformer.engine.prefetch import on_device
+from timesformer.engine.ranks import is_lead, world
 from timesformer.engine.results import Evaluation, write_results
-from timesformer.engine.run_folder import best_path
+from timesformer.engine.run_folder import best_path, results_path
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError, shorten
 from timesformer.models import build_model
@@ -44,22 +46,28 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
     Raises:
         UserError: if a clip cannot be read and DATA.ON_UNREADABLE is error.
         StopRequested: if a signal waits to be obeyed; it then leaves the model in evaluation mode.
+
+    Of several processes, each of which must call this, each scores the views that its loader has, and all get the whole
+    outcome.
     """
     training, device = model.training, choose_device(cfg)
+    distributed.share_buffers(model)
     model.eval()
     dataset = loader.dataset
     ensemble = ViewEnsemble(len(dataset.records), dataset.num_views, cfg.MODEL.NUM_CLASSES, cfg.DATA.ENSEMBLE_METHOD)
-    losses, unreadable = [], UnreadableClips(cfg, dataset.split, dataset.records)
+    losses, unreadable = Average(), UnreadableClips(cfg, dataset.split, dataset.records)
     start, pace, since = time.perf_counter(), Pace(len(loader)), time.perf_counter()
-    for batch in on_device(progress_bar(loader, description), device):
+    agreement, common = distributed.Agreement(), -distributed.most(-len(loader))
+    for index, batch in enumerate(on_device(progress_bar(loader, description), device)):
         waited = time.perf_counter() - since
-        stop_if_requested()
+        if index < common:
+            stop_if_requested(agreement.largest(requested()))
         unreadable.note(batch["errors"])
         with autocast(cfg, device):
             scores = model(normalized(batch["clip"], cfg, device)).float()
         ensemble.update(scores, batch["video"], batch["view"])
         loss = F.cross_entropy(scores, batch["label"], reduction="none").cpu()
-        losses.append(loss[batch["readable"]])
+        losses.add(loss[batch["readable"]].double().sum(), int(batch["readable"].sum()))
         pace.step(len(scores), waited)
         if pace.is_due(cfg.LOG_PERIOD):
             figures = pace.report()
@@ -69,11 +77,13 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
                 description,
                 pace.done,
                 pace.steps,
-                figures["clips_per_second"],
+                figures["clips_per_second"] * world().size,
                 duration(figures["eta_seconds"]),
             )
         since = time.perf_counter()
     model.train(training)
+    agreement.end()
+    unreadable.exchange()
     joined = ensemble.complete()
     return Evaluation(
         names=list(dataset.records.names),
@@ -81,7 +91,7 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
         scores=joined,
         probabilities=(joined / (dataset.num_views if ensemble.method == "sum" else 1)).softmax(dim=1),
         unreadable=unreadable.reasons,
-        loss=torch.cat(losses).mean().item(),
+        loss=losses.value(),
         num_views=dataset.num_views,
         seconds=time.perf_counter() - start,
     )
@@ -101,7 +111,7 @@ def test(cfg: CfgNode) -> Path:
             DATA.ON_UNREADABLE is error, or a loading process dies.
     """
     set_float32_precision(cfg)
-    loader = construct_loader(cfg, "test")
+    loader = construct_loader(cfg, "test", world().rank, world().size)
     path = _checkpoint_to_test(cfg)
     model = build_model(cfg, fresh=True)
     report = load_pretrained(model, path, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION)
@@ -116,7 +126,10 @@ def test(cfg: CfgNode) -> Path:
         logger.warning("%s was trained on other clips: %s", path, "; ".join(changed))
     with explained_death(loader):
         evaluation = evaluate(model.to(choose_device(cfg)), loader, cfg, "test")
-    return write_results(cfg, evaluation, loader.dataset.class_names, path, report.rest.get("progress") or {})
+    if is_lead():
+        write_results(cfg, evaluation, loader.dataset.class_names, path, report.rest.get("progress") or {})
+    distributed.barrier()
+    return results_path(cfg)
 
 
 def other_clips(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
@@ -143,8 +156,9 @@ def other_clips(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
 def _checkpoint_to_test(cfg: CfgNode) -> Path:
     if cfg.TEST.CHECKPOINT_FILE_PATH:
         return local_path(cfg.TEST.CHECKPOINT_FILE_PATH)
-    if (best := best_path(cfg)).is_file():
-        if not is_undamaged(best):
+    best = best_path(cfg)
+    if distributed.from_lead(best.is_file):
+        if is_lead() and not is_undamaged(best):
             raise UserError(
                 f"{best} is damaged: test another checkpoint with TEST.CHECKPOINT_FILE_PATH, or delete it to have the "
                 "newest of the run tested"

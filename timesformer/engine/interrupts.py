@@ -12,6 +12,9 @@ EXIT_REQUEUE = 75
 _REQUEUE = (signal.SIGUSR1, signal.SIGUSR2)
 _PATIENT = (signal.SIGTERM, *_REQUEUE)  # training ends its step and saves
 
+STOPPING = (signal.SIGINT, *_PATIENT)
+"""The signals that stop a process."""
+
 REPEATED = 2.0
 """Seconds in which a second signal says the same as the first: launchers pass on what the scheduler sends to all."""
 
@@ -48,33 +51,35 @@ class StopRequested(KeyboardInterrupt):
 
 @contextmanager
 def patient() -> Iterator[None]:
-    """In this block SIGTERM, SIGUSR1 and SIGUSR2 raise nothing when they come first, but make `is_stop_requested` true.
+    """In this block SIGTERM, SIGUSR1 and SIGUSR2 raise nothing when they come first, but are `requested`.
 
-    The block looks at that where it may be left, and calls `stop_if_requested`, as its end does. SIGINT raises at once
-    as ever, and so does a second signal that comes REPEATED seconds or more after the first.
+    The block looks at that where it may be left, its end among them, and calls `stop_if_requested`. SIGINT raises at
+    once as ever, and so does a second signal that comes REPEATED seconds or more after the first.
     """
     global _patient
     _patient = True
     try:
         yield
-        stop_if_requested()
     finally:
         _patient = False
 
 
-def is_stop_requested() -> bool:
-    """Whether a signal came that waits to be obeyed."""
-    return _requested is not None
+def requested() -> int:
+    """The signal that came and waits to be obeyed; 0 if there is none."""
+    return _requested or 0
 
 
-def stop_if_requested() -> None:
+def stop_if_requested(number: int | None = None) -> None:
     """Obeys the signal that waits, if there is one.
+
+    Args:
+        number: of the signal, if that is not `requested`: what the processes of a run have agreed upon.
 
     Raises:
         StopRequested: with its number.
     """
-    if _requested is not None:
-        raise StopRequested(_requested)
+    if number := requested() if number is None else number:
+        raise StopRequested(number)
 
 
 @contextmanager

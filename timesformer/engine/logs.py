@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from timesformer.atomic import explained_failure, write_text_atomically
 from timesformer.engine.interrupts import raise_if_interrupted, uninterrupted
+from timesformer.engine.ranks import is_lead, world
 from timesformer.engine.run_folder import metrics_path, tensorboard_folder
 
 if TYPE_CHECKING:
@@ -43,18 +44,24 @@ class _Printable(logging.Formatter):
 def set_up_logging(output_dir: Path) -> None:
     """Sends the project's log to the screen (errors to stderr) and to `run.log` in the output folder, which is created.
 
+    Of several processes, only the lead's is on the screen; of another one, N, there are only errors, while the rest is
+    in `log/rank_N.log`.
+
     Raises:
         UserError: if the folder cannot be written.
     """
-    with explained_failure(output_dir):
-        output_dir.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(output_dir / "run.log", encoding="utf-8")
+    path, prefix = output_dir / "run.log", ""
+    if not is_lead():
+        path, prefix = output_dir / "log" / f"rank_{world().rank}.log", f"[rank {world().rank}] "
+    with explained_failure(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(path, encoding="utf-8")
     screen, errors = _ScreenHandler(sys.stdout), _ScreenHandler(sys.stderr)
     screen.setLevel(logging.INFO if sys.stdout.isatty() else STEP)
-    screen.addFilter(lambda record: record.levelno < logging.ERROR)
+    screen.addFilter(lambda record: record.levelno < logging.ERROR and is_lead())
     errors.setLevel(logging.ERROR)
     for handler in (screen, errors):
-        handler.setFormatter(_Printable("%(message)s"))
+        handler.setFormatter(_Printable(f"{prefix}%(message)s"))
     file.setLevel(STEP)
     # A full disk stops the run where results would be lost; a line of the log is not worth a traceback each.
     file.handleError = lambda record: None
@@ -78,7 +85,7 @@ def progress_bar(items: Collection[Item], description: str, done: int = 0) -> It
         done: items done before, which do not come again.
     """
     bar = {"initial": done, "total": len(items), "leave": False, "dynamic_ncols": True, "file": sys.stdout}
-    for item in tqdm(items, description, **bar) if sys.stdout.isatty() else items:
+    for item in tqdm(items, description, **bar) if sys.stdout.isatty() and is_lead() else items:
         raise_if_interrupted()
         yield item
 
@@ -94,7 +101,7 @@ class MetricsWriter:
 
     Each line has `kind` ("train_step", "train_epoch" or "val_epoch") and `epoch` (finished epochs, fractional within
     one), and the figures. What a continued run writes anew is dropped on opening: lines after `epoch`, and those of
-    validations after `validated`.
+    validations after `validated`. Of several processes, only the lead writes.
 
     Args:
         cfg: the configuration.
@@ -107,10 +114,12 @@ class MetricsWriter:
         self._path = metrics_path(cfg)
         self._folder = tensorboard_folder(cfg)
         self._steps_per_epoch = steps_per_epoch
+        self._board: SummaryWriter | None = None
+        if not is_lead():
+            return
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         kept = [line for line in lines if _is_done(line, _rounded(epoch), validated)]
         write_text_atomically(self._path, "".join(f"{line}\n" for line in kept))
-        self._board: SummaryWriter | None = None
         if cfg.TENSORBOARD.ENABLE:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -119,6 +128,8 @@ class MetricsWriter:
 
     def write(self, kind: str, epoch: float, figures: dict[str, Any]) -> None:
         """Appends one line and its scalars; UserError if the disk does not take them."""
+        if not is_lead():
+            return
         line = simplejson.dumps({"kind": kind, "epoch": _rounded(epoch), **figures}, ignore_nan=True)
         with uninterrupted(), explained_failure(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -7,6 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from timesformer.engine.distributed import merge, totals
+from timesformer.engine.ranks import is_lead, world
+
 
 def topks_correct(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> list[Tensor]:
     """How many samples have their label among the k highest scores, for each k.
@@ -50,7 +53,9 @@ class ViewEnsemble:
         self.num_views = num_views
         self.method = method
         # A maximum starts below every score: starting from zero would lift negative logits.
-        self.scores = torch.full((num_videos, num_classes), 0.0 if method == "sum" else -torch.inf)
+        # In doubled precision the sum of a few single numbers is the same in any order, and so on any number of ranks.
+        start = 0.0 if method == "sum" else -torch.inf
+        self.scores = torch.full((num_videos, num_classes), start, dtype=torch.float64)
         self._seen = torch.zeros(num_videos, num_views, dtype=torch.bool)
 
     def update(self, scores: Tensor, videos: Tensor, views: Tensor) -> None:
@@ -62,7 +67,7 @@ class ViewEnsemble:
         if self._seen[videos, views].any() or len(set(zip(videos.tolist(), views.tolist(), strict=True))) < len(videos):
             raise ValueError("a view was counted twice; each view of each video belongs into the result once")
         self._seen[videos, views] = True
-        scores = scores.detach().float().cpu()
+        scores = scores.detach().cpu().double()
         if self.method == "sum":
             self.scores.index_add_(0, videos, scores)
         else:
@@ -70,15 +75,19 @@ class ViewEnsemble:
                 torch.maximum(self.scores[video], row, out=self.scores[video])
 
     def complete(self) -> Tensor:
-        """The scores [videos, classes].
+        """The scores [videos, classes], float, of the views of all processes, each of which must ask for them.
 
         Raises:
-            ValueError: if a view is missing, with how many.
+            ValueError: if a view is missing, with how many, or came in two processes.
         """
-        missing = int((~self._seen).sum())
-        if missing:
-            raise ValueError(f"{missing} of {self._seen.numel()} views are missing from the result")
-        return self.scores
+        seen = self._seen.int()
+        merge(seen, by="sum")
+        merge(self.scores, by=self.method)
+        if missing := int((seen == 0).sum()):
+            raise ValueError(f"{missing} of {seen.numel()} views are missing from the result")
+        if doubled := int((seen > 1).sum()):
+            raise ValueError(f"{doubled} of {seen.numel()} views were counted in several processes")
+        return self.scores.float()
 
 
 class Average:
@@ -98,8 +107,9 @@ class Average:
         self.total, self.count = 0.0, 0
 
     def value(self) -> float:
-        """The mean; reads from the device."""
-        return float(self.total) / max(self.count, 1)
+        """The mean over the samples of all processes, each of which must ask for it; reads from the device."""
+        total, count = totals(self.total, self.count)
+        return total / max(count, 1)
 
 
 class TrainingFigures:
@@ -126,12 +136,15 @@ class TrainingFigures:
             mean.clear()
 
     def state_dict(self) -> dict[str, list[float]]:
-        """Total and count by name, as plain numbers, which hold every digit; reads from the device."""
-        return {name: [torch.as_tensor(mean.total).item(), mean.count] for name, mean in vars(self).items()}
+        """Total and count by name, over all processes, as plain numbers, which hold every digit; reads from the device.
+
+        Each process must ask for it.
+        """
+        return {name: [*totals(mean.total, mean.count)] for name, mean in vars(self).items()}
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
-        """Goes on from what `state_dict` gave."""
-        for name, (total, count) in state.items():
+        """Goes on from what `state_dict` gave, which is the lead's to count."""
+        for name, (total, count) in state.items() if is_lead() else ():
             mean = getattr(self, name)
             mean.total, mean.count = total, count
 
@@ -163,8 +176,11 @@ class Pace:
         self._waited += waited
 
     def is_due(self, period: int, seconds: float = 60.0) -> bool:
-        """Whether a report is due: every `period` steps, at the end, and when the last one is `seconds` ago."""
-        waited_long = time.perf_counter() - self._since > seconds
+        """Whether a report is due: every `period` steps, at the end, and when the last one is `seconds` ago.
+
+        Several processes report together, and so by the steps alone, for their clocks differ.
+        """
+        waited_long = world().size == 1 and time.perf_counter() - self._since > seconds
         return self.done % period == 0 or self.done == self.steps or waited_long
 
     def report(self) -> dict[str, float]:

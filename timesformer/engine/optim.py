@@ -67,8 +67,30 @@ class _Layered:
         return self.numbers.__getitem__
 
 
+def batches_per_step(cfg: CfgNode) -> int:
+    """How many batches of TRAIN.BATCH_SIZE clips on each of the NUM_SHARDS machines are a step of the optimizer."""
+    return max(1, cfg.GLOBAL_BATCH_SIZE // (cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS))
+
+
+def clips_per_step(cfg: CfgNode) -> int:
+    """How many clips, on all machines together, are a step of the optimizer."""
+    return batches_per_step(cfg) * cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS
+
+
+def learning_rate_scale(cfg: CfgNode) -> float:
+    """What all learning rates are multiplied by.
+
+    It is the number of machines with SOLVER.BASE_LR_SCALE_NUM_SHARDS; with SOLVER.LR_SCALE_BATCH_SIZE, how many times
+    as many clips a step has (Goyal et al. 2017, https://arxiv.org/abs/1706.02677).
+    """
+    if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS:
+        return float(cfg.NUM_SHARDS)
+    reference = cfg.SOLVER.LR_SCALE_BATCH_SIZE
+    return clips_per_step(cfg) / reference if reference else 1.0
+
+
 def learning_rate(cfg: CfgNode, epoch: float) -> float:
-    """The learning rate at a fractional epoch, 0 to SOLVER.MAX_EPOCH.
+    """The learning rate at a fractional epoch, 0 to SOLVER.MAX_EPOCH, times `learning_rate_scale`.
 
     "cosine" falls from BASE_LR to COSINE_END_LR along half a cosine; "steps_with_relative_lrs" is BASE_LR times the
     entry of LRS whose STEPS has been reached. Over the first WARMUP_EPOCHS it rises linearly from WARMUP_START_LR to
@@ -77,11 +99,11 @@ def learning_rate(cfg: CfgNode, epoch: float) -> float:
     Raises:
         UserError: if SOLVER.LR_POLICY is unknown.
     """
-    warmup = cfg.SOLVER.WARMUP_EPOCHS
+    warmup, scale = cfg.SOLVER.WARMUP_EPOCHS, learning_rate_scale(cfg)
     if epoch < warmup:
         start, end = cfg.SOLVER.WARMUP_START_LR, _policy(cfg, warmup)
-        return start + (end - start) * epoch / warmup
-    return _policy(cfg, epoch)
+        return scale * (start + (end - start) * epoch / warmup)
+    return scale * _policy(cfg, epoch)
 
 
 def _policy(cfg: CfgNode, epoch: float) -> float:

@@ -19,6 +19,7 @@ from timesformer.config.check import CHOICES, WITH_OFFICIAL_SPLITS
 from timesformer.datasets.catalog import load_split
 from timesformer.engine.checkpoint import differences
 from timesformer.engine.logs import set_up_logging
+from timesformer.engine.ranks import is_lead
 from timesformer.engine.run_folder import results_path
 from timesformer.errors import UserError
 
@@ -31,6 +32,9 @@ _OF_NO_WEIGHT = {
     "LOG_PERIOD",
     "LOG_MODEL_INFO",
     "NUM_GPUS",
+    "SHARD_ID",
+    "DIST_BACKEND",
+    "DIST_TIMEOUT",
     "TENSORBOARD",
     "DATA_LOADER",
     "TRAIN.AUTO_RESUME",
@@ -71,7 +75,8 @@ def run_splits(cfg: CfgNode, splits: Sequence[int], run: Callable[[CfgNode], obj
     results = {split: simplejson.loads(results_path(of_split).read_text()) for split, of_split in runs.items()}
     path = output / "splits.json"
     summary = summarize(cfg, results)
-    write_text_atomically(path, simplejson.dumps(summary, indent=2, ignore_nan=True) + "\n")
+    if is_lead():
+        write_text_atomically(path, simplejson.dumps(summary, indent=2, ignore_nan=True) + "\n")
     logger.info("%s\nresults: %s", table(summary), path)
     return path
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 from timesformer.atomic import WriteError, explained_failure, write_text_atomically
 from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.datasets.workers import explained_death
-from timesformer.engine import checkpoint, interrupts
+from timesformer.engine import checkpoint, distributed, interrupts
 from timesformer.engine.balance import class_weights, clip_weights, log_classes
 from timesformer.engine.compiled import Compiled
 from timesformer.engine.device import autocast, choose_device, normalized, set_float32_precision
@@ -26,8 +27,9 @@ from timesformer.engine.finite import LossWatch, refuse_broken_weights
 from timesformer.engine.logs import STEP, MetricsWriter, duration, progress_bar
 from timesformer.engine.meters import Pace, TrainingFigures
 from timesformer.engine.mixup import ClipMixup, heaviest_labels
-from timesformer.engine.optim import learning_rate
+from timesformer.engine.optim import batches_per_step, clips_per_step, learning_rate, learning_rate_scale
 from timesformer.engine.prefetch import on_device
+from timesformer.engine.ranks import is_lead, world
 from timesformer.engine.recompute import recompute_blocks
 from timesformer.engine.run_folder import best_path, config_path, remove_partial_files, set_aside
 from timesformer.engine.unreadable import UnreadableClips
@@ -43,6 +45,8 @@ logger = logging.getLogger(__name__)
 LOSSES = {"cross_entropy": F.cross_entropy}
 """Training losses by the name that MODEL.LOSS_FUNC gives; called with (scores, labels, reduction, label_smoothing),
 where labels are numbers or, mixed, probabilities of all classes."""
+
+_SAVE = 1  # the wish for a checkpoint, among numbers of signals; those that training waits with have others
 
 
 @dataclass
@@ -63,7 +67,8 @@ class Run:
         saved: when the last checkpoint was written, or else the run began; seconds of `time.monotonic`.
         saved_position: where the run was then.
         watch: looks at the losses.
-        forward: the model's forward pass in training.
+        forward: the model's forward pass in training, with gradients averaged over all processes.
+        agreement: on when to save and when to stop.
     """
 
     cfg: CfgNode
@@ -81,8 +86,10 @@ class Run:
 
     def __post_init__(self) -> None:
         self.watch = LossWatch(self.loader.dataset.records.names)
-        size = self.cfg.TRAIN.BATCH_SIZE
-        self.forward = Compiled(self.model, size) if self.cfg.TRAIN.COMPILE else self.model
+        size = self.loader.batch_sampler.part_size
+        forward = Compiled(self.model, size) if self.cfg.TRAIN.COMPILE else self.model
+        self.forward = distributed.parallel(self.model, forward)
+        self.agreement = distributed.Agreement()
 
     @property
     def position(self) -> tuple[int, ...]:
@@ -93,7 +100,8 @@ class Run:
 def train(cfg: CfgNode) -> Path:
     """Trains as configured, going on from the newest checkpoint in OUTPUT_DIR if there is one (TRAIN.AUTO_RESUME).
 
-    What is random depends on RNG_SEED, epoch and iteration, so a run that was interrupted ends as one that was not.
+    What is random depends on RNG_SEED, epoch, iteration and rank, so a run that was interrupted ends as one that was
+    not. Of several processes, each calls this with its part of the clips, and all end with the same weights.
 
     Returns:
         The best checkpoint by validation top-1.
@@ -103,7 +111,7 @@ def train(cfg: CfgNode) -> Path:
             DATA.MAX_UNREADABLE of the training clips cannot be read, or a loading process dies.
         KeyboardInterrupt: if a signal stops the run; it was saved before, unless that was SIGINT or a second signal.
     """
-    train_loader, val_loader = construct_loader(cfg, "train"), construct_loader(cfg, "val")
+    train_loader, val_loader = (construct_loader(cfg, split, world().rank, world().size) for split in ("train", "val"))
     mixup = ClipMixup(cfg) if cfg.MIXUP.ENABLED else None
     records, class_names = train_loader.dataset.records, train_loader.dataset.class_names
     device = choose_device(cfg)
@@ -121,9 +129,10 @@ def train(cfg: CfgNode) -> Path:
     if is_finished(cfg, progress):
         logger.info("nothing left to train: %s", why_finished(cfg, progress))
         return best_path(cfg)
-    with explained_failure(Path(cfg.OUTPUT_DIR)):
-        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-    write_text_atomically(config_path(cfg), cfg.dump())
+    if is_lead():
+        with explained_failure(Path(cfg.OUTPUT_DIR)):
+            Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        write_text_atomically(config_path(cfg), cfg.dump())
     if cfg.MODEL.FREEZE != "none":
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         logger.info("MODEL.FREEZE %s: training %d of %d parameters", cfg.MODEL.FREEZE, trained, count_parameters(model))
@@ -140,6 +149,7 @@ def train(cfg: CfgNode) -> Path:
     )
     progress.iteration = iteration_now(cfg, train_loader, progress)
     progress.batch_size = train_loader.batch_sampler.batch_size
+    log_step_size(cfg)
     set_epoch(train_loader, progress.epoch)
     log_classes(cfg, train_loader)
     batches = len(train_loader)
@@ -147,6 +157,7 @@ def train(cfg: CfgNode) -> Path:
     run = Run(cfg, model, update, train_loader, metrics, unreadable, mixup, progress, figures, parts)
     try:
         unreadable.note({video: f"{records[video].path}: {problem}" for video, problem in records.problems.items()})
+        unreadable.exchange()
         with explained_death(train_loader, val_loader), interrupts.patient():
             while not is_finished(cfg, progress):
                 if is_validation_due(cfg, progress):
@@ -154,10 +165,13 @@ def train(cfg: CfgNode) -> Path:
                 else:
                     train_epoch(run)
                 due = is_due(progress.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH)
-                save_if_due(run, due or is_finished(cfg, progress))
-                interrupts.stop_if_requested()
+                save_and_stop_where_due(run, due or is_finished(cfg, progress))
+            run.agreement.end()
+            interrupts.stop_if_requested(distributed.most(interrupts.requested()))
     except interrupts.StopRequested as request:
+        run.agreement.end()
         save(run)
+        distributed.barrier()  # or the end of one process would have the lead killed while it writes
         logger.info("stopped by %s after %s; it is saved", Signals(*request.args).name, progress.told())
         raise
     finally:
@@ -179,7 +193,8 @@ def start_or_resume(
 ) -> checkpoint.Progress:
     """Brings a run's parts to where training begins: this run's newest checkpoint, given weights, or fresh."""
     model, optimizer = parts["model"], parts["optimizer"]
-    remove_partial_files(cfg)
+    if is_lead():
+        remove_partial_files(cfg)
     if cfg.TRAIN.AUTO_RESUME and (newest := checkpoint.newest_checkpoint(cfg)):
         path, content = newest
         progress = checkpoint.restore(cfg, path, content, class_names, parts)
@@ -201,7 +216,9 @@ def start_or_resume(
                 f"{cfg.SOLVER.MAX_EPOCH}: raise it, or set TRAIN.CHECKPOINT_EPOCH_RESET or TRAIN.FINETUNE True"
             )
         logger.info("continuing %s after epoch %d", source, progress.epoch)
-    set_aside(cfg)  # only now: what is to be read may lie there, and a mistake so far should move nothing
+    distributed.barrier()
+    if is_lead():
+        set_aside(cfg)  # only now: what is to be read may lie there, and a mistake so far should move nothing
     progress.class_names = list(class_names)
     return progress
 
@@ -231,29 +248,31 @@ def train_epoch(run: Run) -> None:
         if run.mixup:
             clip, label = run.mixup(clip, label, epoch, index)
 
-        with autocast(cfg, device):
-            scores = run.forward(clip)
-        losses = loss_func(scores.float(), label, reduction="none", label_smoothing=smoothing)
-        losses = losses * clip_weights(label, weights) * counted
-        run.update.backward(losses.sum() / clips_in_step(cfg, loader, index))
+        stepped = (index + 1) % accumulate == 0 or index + 1 == batches
+        with nullcontext() if stepped else distributed.accumulating(run.forward):
+            with autocast(cfg, device):
+                scores = run.forward(clip)
+            losses = loss_func(scores.float(), label, reduction="none", label_smoothing=smoothing)
+            losses = losses * clip_weights(label, weights) * counted
+            # What the processes' gradients are averaged to is that of the mean over all clips of the step.
+            run.update.backward(losses.sum() * world().size / clips_in_step(cfg, loader, index))
 
         rate = learning_rate(cfg, epoch + index / batches)
-        stepped = (index + 1) % accumulate == 0 or index + 1 == batches
         if stepped:
             run.update.step(rate)
 
         right = ((scores.detach().argmax(dim=1) == heaviest_labels(label)) & counted).sum()
         run.figures.add(losses.detach().sum(), right, number)
         run.watch.add(epoch, index, losses, batch["video"])
-        pace.step(number, waited)
+        pace.step(clips_in_batch(loader, index), waited)
         if pace.is_due(cfg.LOG_PERIOD):
             run.watch.check()
+            run.unreadable.exchange()
             log_step(run, pace, rate)
         progress.seconds += time.perf_counter() - since
         if stepped and index + 1 < batches:
             progress.iteration = index + 1
-            save_if_due(run)
-            interrupts.stop_if_requested()
+            save_and_stop_where_due(run)
         since = time.perf_counter()
     run.watch.check()
     end_epoch(run)
@@ -273,20 +292,35 @@ def iteration_now(cfg: CfgNode, loader: DataLoader, progress: checkpoint.Progres
 
 
 def seed_step(cfg: CfgNode, epoch: int, iteration: int) -> None:
-    """Makes all that is drawn on any device in a step a function of (RNG_SEED, epoch, iteration)."""
-    torch.manual_seed(int(np.random.SeedSequence([cfg.RNG_SEED, epoch, iteration]).generate_state(1)[0]))
-
-
-def batches_per_step(cfg: CfgNode) -> int:
-    """Batches of which the gradients make an optimizer step."""
-    return max(1, cfg.GLOBAL_BATCH_SIZE // cfg.TRAIN.BATCH_SIZE)
+    """Makes all that is drawn on any device in a step a function of (RNG_SEED, epoch, iteration, rank)."""
+    key = [cfg.RNG_SEED, epoch, iteration, world().rank]
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
 def clips_in_step(cfg: CfgNode, loader: DataLoader, index: int) -> int:
-    """Clips of the optimizer step that the batch `index` of an epoch, from 0, belongs to."""
-    accumulate = batches_per_step(cfg)
-    size = accumulate * cfg.TRAIN.BATCH_SIZE
-    return min(size, loader.batch_sampler.num_items - index // accumulate * size)
+    """Clips, over all processes, of the optimizer step that the batch `index` of an epoch, from 0, belongs to."""
+    size = clips_per_step(cfg)
+    return min(size, loader.batch_sampler.num_items - index // batches_per_step(cfg) * size)
+
+
+def clips_in_batch(loader: DataLoader, index: int) -> int:
+    """Clips, over all processes, of the batch `index` of an epoch, from 0."""
+    sampler = loader.batch_sampler
+    return min(sampler.batch_size, sampler.num_items - index * sampler.batch_size)
+
+
+def log_step_size(cfg: CfgNode) -> None:
+    """Logs how many clips are a step, where they are computed, and the learning rate that goes with that."""
+    scale, base = learning_rate_scale(cfg), cfg.SOLVER.BASE_LR
+    logger.info(
+        "a step: %d clips in %d batch(es) of %d on %d machine(s) with %d process(es); learning rate %s",
+        clips_per_step(cfg),
+        batches_per_step(cfg),
+        cfg.TRAIN.BATCH_SIZE,
+        cfg.NUM_SHARDS,
+        world().local_size,
+        f"{base:g}" if scale == 1 else f"{base * scale:g}, {scale:g} times SOLVER.BASE_LR {base:g}",
+    )
 
 
 def log_step(run: Run, pace: Pace, rate: float) -> None:
@@ -324,20 +358,27 @@ def end_epoch(run: Run) -> None:
     logger.info("epoch %d: training loss %.4f, top-1 %.2f %%", progress.epoch, figures["loss"], figures["top1"])
 
 
-def save_if_due(run: Run, due: bool = False) -> None:
-    """Writes a checkpoint if it is due, or TRAIN.CHECKPOINT_MINUTES have passed since the last.
+def save_and_stop_where_due(run: Run, due: bool = False) -> None:
+    """Writes a checkpoint if it is due, or TRAIN.CHECKPOINT_MINUTES have passed since the last; obeys a signal.
 
-    One that is written for the minutes' sake alone and fails is a warning: the run goes on.
+    One that is written for the minutes' sake alone and fails is a warning: the run goes on. Of several processes, all
+    do so when one got a signal, or the lead's minutes are over: a step later, when they know.
+
+    Raises:
+        StopRequested: to obey a signal.
     """
     minutes = run.cfg.TRAIN.CHECKPOINT_MINUTES
+    waited_long = 0 < 60 * minutes <= time.monotonic() - run.saved
+    wish = run.agreement.largest(interrupts.requested() or (_SAVE if waited_long and is_lead() else 0))
     if due:
         save(run)
-    elif 0 < 60 * minutes <= time.monotonic() - run.saved:
+    elif wish == _SAVE:
         try:
             save(run)
         except WriteError as error:
             run.saved = time.monotonic()
             logger.warning("%s. The run goes on, and tries again in %g minutes", error.problem, minutes)
+    interrupts.stop_if_requested(0 if wish == _SAVE else wish)
 
 
 def save(run: Run) -> None:
@@ -345,6 +386,7 @@ def save(run: Run) -> None:
     if run.saved_position == run.position:
         return
     run.watch.check()
+    run.unreadable.exchange()
     refuse_broken_weights(run.model, f"the end of {run.progress.told()}")
     checkpoint.save(run.cfg, run.parts, run.progress)
     checkpoint.remove_superseded(run.cfg, run.progress, is_finished(run.cfg, run.progress))

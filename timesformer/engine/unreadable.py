@@ -11,7 +11,9 @@ from fvcore.common.config import CfgNode
 
 from timesformer.atomic import explained_failure
 from timesformer.datasets.records import Records
+from timesformer.engine.distributed import gathered
 from timesformer.engine.interrupts import uninterrupted
+from timesformer.engine.ranks import is_lead, world
 from timesformer.engine.run_folder import unreadable_path
 from timesformer.errors import UserError, shorten
 
@@ -25,7 +27,8 @@ class UnreadableClips:
     """The clips of a split that could not be read.
 
     Each is named in the log and gets a line in OUTPUT_DIR/unreadable.csv as soon as it is found, unless an earlier part
-    of the same run has listed it there.
+    of the same run has listed it there. Of several processes, the lead does so for all, when they `exchange` what they
+    found.
 
     Args:
         cfg: the configuration.
@@ -40,6 +43,7 @@ class UnreadableClips:
         self.reasons: dict[str, str] = {}
         self._limit, self._stop = cfg.DATA.MAX_UNREADABLE, cfg.DATA.ON_UNREADABLE == "error"
         self._split, self._records, self._path = split, records, unreadable_path(cfg)
+        self._found: dict[int, str] = {}  # not yet told to the other processes
 
     def state_dict(self) -> dict[str, dict[str, str]]:
         """What a checkpoint keeps: the reasons by name."""
@@ -59,10 +63,22 @@ class UnreadableClips:
     def note(self, errors: dict[int, str]) -> None:
         """Take in the reasons why clips could not be read, by number of the record.
 
-        Raises:
+        Raises (of several processes, in `exchange`):
             UserError: if one is one too many (DATA.ON_UNREADABLE), or in training they are more than the share
                 DATA.MAX_UNREADABLE of the split; or if the file cannot be written.
         """
+        if world().size > 1:
+            self._found |= errors
+        else:
+            self._take(errors)
+
+    def exchange(self) -> None:
+        """Take in what all processes have found since the last time, each of which must call this; raises as `note`."""
+        if world().size > 1:
+            found, self._found = gathered(self._found), {}
+            self._take({number: reason for errors in found for number, reason in errors.items()})
+
+    def _take(self, errors: dict[int, str]) -> None:
         rows = []
         for number, reason in errors.items():
             record = self._records[number]
@@ -71,13 +87,14 @@ class UnreadableClips:
                 outcome = "is replaced by another clip of its class" if self._split == "train" else "counts as a miss"
                 logger.warning("%s %s: %s", record.name, outcome, reason)
             self.reasons[record.name] = reason
-        if rows:
+        if rows and is_lead():
             self._append(rows)
         if errors:
             self._stop_where_asked(errors)
 
     def refuse_unreplaced(self, video: int) -> None:
         """Raises a UserError over a training clip in whose place no other could be read."""
+        self._take(self._found)
         record = self._records[video]
         raise UserError(
             f"{record.name} cannot be read, and none of its class could be read in its place:\n  "

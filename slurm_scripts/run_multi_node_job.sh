@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# A run on several machines of a Slurm cluster, a task for each GPU (docs/slurm.md):
+#
+#   sbatch [SBATCH OPTIONS] slurm_scripts/run_multi_node_job.sh [KEY VALUE ...]
+#
+# Options of sbatch win over the lines below; CFG and PYTHON over the settings after them. When the time is nearly over,
+# when it is preempted and when a machine fails, the job goes back into the queue, and goes on from its last checkpoint.
+
+#SBATCH --job-name=timesformer
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=10
+#SBATCH --time=24:00:00
+#SBATCH --signal=USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+
+set -euo pipefail
+
+CFG=${CFG:-configs/Kinetics/TimeSformer_divST_8x32_224.yaml}
+PYTHON=${PYTHON:-python}
+# Which network the machines talk over, if it is not found by itself: the name of the interface, from `ip addr`.
+# export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
+
+code=0
+srun --label --kill-on-bad-exit=1 "$PYTHON" -u tools/run_net.py --cfg "$CFG" "$@" || code=$?
+
+# A run that a signal stopped has saved: 75 before its time is over, 143 when told to make way, or to end by scancel.
+if [ "$code" -eq 75 ] || [ "$code" -eq 143 ]; then
+    if [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ]; then
+        scontrol requeue "$SLURM_JOB_ID"
+    fi
+fi
+exit "$code"

@@ -1,0 +1,389 @@
+"""Several processes: what they tell each other, and that they train and evaluate as one does."""
+
+import csv
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+from timesformer.config import get_cfg
+from timesformer.engine import distributed, train
+from timesformer.engine.launch import exit_code_of, launch
+from timesformer.engine.meters import ViewEnsemble
+from timesformer.engine.ranks import world
+from timesformer.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+Ranks = Callable[..., list]
+WITHOUT_CHANCE = ["MODEL.DROPOUT_RATE", "0.0", "TIMESFORMER.DROP_PATH_RATE", "0.0", "TENSORBOARD.ENABLE", "False"]
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("run_net_of_ranks", ROOT / "tools" / "run_net.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+def in_ranks(main: Callable[[], object]) -> Callable[[int], int]:
+    """What runs `main` in processes that have met."""
+    cfg = get_cfg()
+    cfg.NUM_GPUS, cfg.TRAIN.ENABLE, cfg.TEST.ENABLE = 0, False, False
+    return lambda rank: exit_code_of(lambda: launch(cfg, lambda _: main()))
+
+
+def command(tool: ModuleType, *arguments: str) -> Callable[[int], int]:
+    """What `python tools/run_net.py arguments` does."""
+
+    def run(rank: int) -> int:
+        sys.argv = ["run_net.py", *arguments]
+        return tool.main()
+
+    return run
+
+
+def curve(output: Path) -> list[tuple[str, float, float]]:
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [(line["kind"], line["epoch"], line["loss"]) for line in lines]
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    """Both runs have the same losses, to 1e-5, and the same weights under the same names."""
+    for (kind, epoch, loss), (*where, other_loss) in zip(curve(one), curve(other), strict=True):
+        assert where == [kind, epoch]
+        assert other_loss == pytest.approx(loss, abs=1e-5), (kind, epoch)
+    name = "checkpoints/checkpoint_epoch_00002.pyth"
+    here, there = (torch.load(folder / name, weights_only=True)["model_state"] for folder in (one, other))
+    assert list(here) == list(there)
+    for key, value in here.items():
+        torch.testing.assert_close(there[key], value, rtol=0, atol=1e-5)
+
+
+# ---------------------------------------------------------------- what they tell each other
+
+
+def test_processes_sum_gather_and_follow_the_lead(ranks: Ranks) -> None:
+    def main() -> None:
+        rank = world().rank
+        distributed.barrier()
+        largest = torch.tensor([rank, -rank])
+        distributed.merge(largest, by="max")
+        said = [distributed.totals(torch.tensor(rank), 0.5), distributed.gathered({rank: "x" * rank}), largest.tolist()]
+        print(json.dumps([*said, distributed.from_lead(lambda: f"of {rank}")]))
+
+    for ended in ranks(3, in_ranks(main)):
+        assert (ended.code, ended.err) == (0, "")
+        assert json.loads(ended.out) == [[3.0, 1.5], [{"0": ""}, {"1": "x"}, {"2": "xx"}], [2, 0], "of 0"]
+
+
+def test_a_wish_of_one_process_is_known_to_all_one_call_later(ranks: Ranks) -> None:
+    def main() -> None:
+        agreement = distributed.Agreement()
+        wishes = [0, 3 if world().rank == 1 else 0, 1, 0]
+        print([*map(agreement.largest, wishes), agreement.end(), distributed.most(-world().rank)])
+
+    assert [ended.out for ended in ranks(3, in_ranks(main))] == ["[0, 0, 3, 1, 0, 0]\n"] * 3
+
+
+@pytest.mark.parametrize("method", ["sum", "max"])
+def test_scores_joined_by_three_processes_are_bit_for_bit_those_of_one(
+    ranks: Ranks, tmp_path: Path, method: str
+) -> None:
+    scores = torch.randn(7 * 5, 4, generator=torch.Generator().manual_seed(0))
+    videos, views = torch.arange(7 * 5) // 5, torch.arange(7 * 5) % 5
+    alone = ViewEnsemble(7, 5, 4, method)
+    alone.update(scores, videos, views)
+
+    def main() -> None:
+        ensemble = ViewEnsemble(7, 5, 4, method)
+        part = slice(None) if world().size == 1 else slice(world().rank, None, 3)
+        ensemble.update(scores[part], videos[part], views[part])
+        torch.save(ensemble.complete(), tmp_path / f"{world().rank}.pt")
+        ensemble = ViewEnsemble(7, 5, 4, method)
+        ensemble.update(scores[:1], videos[:1], views[:1])
+        try:
+            ensemble.complete()
+        except ValueError as error:
+            print(error)
+
+    for rank, ended in enumerate(ranks(3, in_ranks(main))):
+        assert ended.code == 0, ended.err
+        assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), alone.complete())
+        assert ended.out == "34 of 35 views are missing from the result\n"
+
+
+def test_a_view_that_two_processes_have_is_not_counted_twice(ranks: Ranks) -> None:
+    def main() -> None:
+        ensemble = ViewEnsemble(1, 1, 2)
+        ensemble.update(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([0]))
+        ensemble.complete()
+
+    ended = ranks(2, in_ranks(main))
+    assert [end.code for end in ended] == [1, 1]
+    assert "ValueError: 1 of 1 views were counted in several processes" in ended[0].err + ended[1].err
+
+
+class Partly(nn.Module):
+    """Has parameters that are trained, frozen, and never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.frozen, self.unused, self.last = (nn.Linear(4, 4) for _ in range(4))
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.frozen(self.first(x)).relu())
+
+
+def train_partly(model: nn.Module, part: slice) -> list[torch.Tensor]:
+    """Weights after four steps of three batches each."""
+    forward = distributed.parallel(model, model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(4):
+        for _ in range(2):
+            with distributed.accumulating(forward):
+                (forward(torch.randn(6, 4, generator=generator)[part]).square().sum() * world().size / 18).backward()
+        (forward(torch.randn(6, 4, generator=generator)[part]).square().sum() * world().size / 18).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return list(model.parameters())
+
+
+def test_accumulated_gradients_are_those_of_one_process_with_frozen_and_unused_parameters(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    def main() -> None:
+        part = slice(0, 2) if world().rank == 0 else slice(2, 6)
+        torch.save(train_partly(Partly(), part), tmp_path / "weights.pt")
+
+    ended = ranks(2, in_ranks(main))
+    assert [end.code for end in ended] == [0, 0], ended[0].err + ended[1].err
+    for mine, theirs in zip(train_partly(Partly(), slice(None)), torch.load(tmp_path / "weights.pt"), strict=True):
+        torch.testing.assert_close(theirs, mine, rtol=0, atol=1e-6)
+
+
+def test_every_process_evaluates_with_the_statistics_of_the_lead(ranks: Ranks) -> None:
+    def main() -> None:
+        norm = nn.BatchNorm1d(2)
+        norm.running_mean.fill_(world().rank + 1.0)
+        distributed.share_buffers(norm)
+        print(norm.running_mean.tolist())
+
+    assert [ended.out for ended in ranks(2, in_ranks(main))] == ["[1.0, 1.0]\n"] * 2
+
+
+# ---------------------------------------------------------------- training and evaluation
+
+
+def test_two_and_four_processes_train_as_one_does(
+    ranks: Ranks, tool: ModuleType, tiny_command: list[str], tmp_path: Path
+) -> None:
+    options = [*tiny_command, *WITHOUT_CHANCE, "TRAIN.BATCH_SIZE", "8", "GLOBAL_BATCH_SIZE", "8"]
+    for number in (1, 2, 4):
+        for ended in ranks(number, command(tool, *options, "OUTPUT_DIR", str(tmp_path / str(number)))):
+            assert (ended.code, ended.err) == (0, "")
+    for number in (2, 4):
+        assert_alike(tmp_path / "1", tmp_path / str(number))
+        results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("1", str(number))]
+        assert results[0]["top1"] == results[1]["top1"]
+        assert results[0]["loss"] == pytest.approx(results[1]["loss"], abs=1e-5)
+    names = sorted(path.name for path in (tmp_path / "4").iterdir())
+    assert names == sorted({path.name for path in (tmp_path / "1").iterdir()} | {"log"})
+    assert sorted(path.name for path in (tmp_path / "4" / "log").iterdir()) == [f"rank_{n}.log" for n in (1, 2, 3)]
+
+
+def test_two_machines_with_accumulation_train_as_one_process_does(
+    ranks: Ranks, tool: ModuleType, tiny_command: list[str], tmp_path: Path
+) -> None:
+    options = [*tiny_command, *WITHOUT_CHANCE, "GLOBAL_BATCH_SIZE", "8", "TEST.ENABLE", "False"]
+    one = [*options, "TRAIN.BATCH_SIZE", "4", "OUTPUT_DIR", str(tmp_path / "one")]
+    two = [*options, "TRAIN.BATCH_SIZE", "2", "OUTPUT_DIR", str(tmp_path / "two")]
+    assert ranks(1, command(tool, *one))[0].code == 0
+    for ended in ranks(2, command(tool, *two), LOCAL_WORLD_SIZE="1", LOCAL_RANK="0"):
+        assert (ended.code, ended.err) == (0, "")
+    assert_alike(tmp_path / "one", tmp_path / "two")
+    log = (tmp_path / "two" / "run.log").read_text()
+    assert "a step: 8 clips in 2 batch(es) of 2 on 2 machine(s) with 1 process(es); learning rate 0.01" in log
+
+
+def test_three_processes_score_seven_videos_once_each_and_find_the_same(
+    ranks: Ranks, tool: ModuleType, tiny_command: list[str], tiny_data: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    shutil.copytree(data / "test/walk/test0", data / "test/walk/test2")
+    for frame in (data / "test/wave/test0").iterdir():
+        frame.write_bytes(b"")
+    checkpoint = str(tmp_path / "one/checkpoints/best.pyth")
+    options = [*tiny_command, *WITHOUT_CHANCE, "DATA.PATH_TO_DATA_DIR", str(data), "TEST.BATCH_SIZE", "4"]
+    options += ["TEST.NUM_ENSEMBLE_VIEWS", "2"]
+    one = [*options, "SOLVER.MAX_EPOCH", "1", "OUTPUT_DIR", str(tmp_path / "one")]
+    assert ranks(1, command(tool, *one))[0].code == 0
+    three = [*options, "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", checkpoint]
+    for ended in ranks(3, command(tool, *three, "OUTPUT_DIR", str(tmp_path / "three"))):
+        assert (ended.code, ended.err) == (0, "")
+    rows = [list(csv.DictReader((tmp_path / name / "predictions.csv").open())) for name in ("one", "three")]
+    assert [row["video"] for row in rows[1]] == [row["video"] for row in rows[0]]
+    for one_row, row in zip(*rows, strict=True):
+        for rank in "123":
+            assert row[f"class_{rank}"] == one_row[f"class_{rank}"]
+            assert float(row[f"probability_{rank}"] or 0) == pytest.approx(
+                float(one_row[f"probability_{rank}"] or 0), abs=2e-6
+            )
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "three")]
+    assert results[1]["num_videos"] == 7
+    for key in ("top1", "top5", "per_class", "unreadable"):
+        assert results[0][key] == results[1][key]
+    with (tmp_path / "three/unreadable.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["wave/test0"]
+
+
+def test_clips_that_no_process_can_read_are_counted_once_over_all(
+    ranks: Ranks, tool: ModuleType, tiny_command: list[str], tiny_data: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    for name in ("catch/train0", "walk/train1", "wave/train2"):
+        for frame in (data / "train" / name).iterdir():
+            frame.write_bytes(b"")
+    options = [*tiny_command, "DATA.PATH_TO_DATA_DIR", str(data), "SOLVER.MAX_EPOCH", "1", "TEST.ENABLE", "False"]
+    done = ranks(
+        3,
+        command(tool, *options, "DATA.MAX_UNREADABLE", "0.25", "OUTPUT_DIR", str(tmp_path / "a")),
+        LOCAL_WORLD_SIZE="1",
+        LOCAL_RANK="0",
+    )
+    assert [end.code for end in done] == [0, 0, 0], done[0].err
+    lines = [json.loads(line) for line in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
+    assert [line["unreadable"] for line in lines if line["kind"] == "train_epoch"] == [3]
+    with (tmp_path / "a/unreadable.csv").open() as file:
+        assert sorted(row["name"] for row in csv.DictReader(file)) == ["catch/train0", "walk/train1", "wave/train2"]
+    stopped = ranks(
+        3,
+        command(tool, *options, "DATA.MAX_UNREADABLE", "0.2", "OUTPUT_DIR", str(tmp_path / "b")),
+        LOCAL_WORLD_SIZE="1",
+        LOCAL_RANK="0",
+    )
+    assert [end.code for end in stopped] == [2, 2, 2]
+    assert stopped[0].err.startswith("error: 3 of 12 training clips cannot be read, more than the share")
+    assert stopped[1].err == stopped[2].err == ""
+
+
+def test_a_run_of_two_processes_goes_on_with_another_number(
+    ranks: Ranks, tool: ModuleType, tiny_command: list[str], tmp_path: Path
+) -> None:
+    options = [
+        *tiny_command,
+        *WITHOUT_CHANCE,
+        "TRAIN.BATCH_SIZE",
+        "4",
+        "GLOBAL_BATCH_SIZE",
+        "4",
+        "TEST.ENABLE",
+        "False",
+    ]
+    moved = [*options, "OUTPUT_DIR", str(tmp_path / "moved")]
+    assert ranks(2, command(tool, *moved, "SOLVER.MAX_EPOCH", "1"))[0].code == 0
+    for ended in ranks(3, command(tool, *moved)):
+        assert (ended.code, ended.err) == (0, "")
+    log = (tmp_path / "moved" / "run.log").read_text()
+    assert "going on from" in log
+    assert "NUM_GPUS was" not in log
+    assert "NUM_SHARDS was" not in log
+    assert [line[1] for line in curve(tmp_path / "moved") if line[0] == "val_epoch"] == [1, 2]
+
+
+# ---------------------------------------------------------------- failures
+
+
+def test_the_first_failure_is_the_one_on_the_screen_and_ends_all(ranks: Ranks) -> None:
+    def main() -> None:
+        if world().rank == 1:
+            raise ValueError("nobody expected this")
+        distributed.barrier()
+
+    start = time.monotonic()
+    ended = ranks(3, in_ranks(main))
+    assert [end.code for end in ended] == [1, 1, 1]
+    assert ended[1].err.splitlines()[0] == "the run failed; what it wrote before is as it was"
+    assert ended[1].err.splitlines()[-1] == "ValueError: nobody expected this"
+    assert ended[0].err == ended[2].err == ""
+    assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_failure_amid_training_is_told_by_the_one_that_has_it_alone(
+    ranks: Ranks, tool: ModuleType, tiny_command: list[str], tmp_path: Path, victim: int
+) -> None:
+    def work(rank: int) -> int:
+        def fail(*arguments: object) -> None:
+            raise OSError("nobody expected this")
+
+        if rank == victim:
+            train.seed_step = fail
+        return command(tool, *tiny_command, "OUTPUT_DIR", str(tmp_path / "out"))(rank)
+
+    ended = ranks(2, work)
+    assert [end.code for end in ended] == [1, 1]
+    assert ended[victim].err.splitlines()[-1] == "OSError: nobody expected this"
+    assert ended[1 - victim].err == ""
+    log = tmp_path / "out" / ("run.log" if victim else "log/rank_1.log")
+    assert "ended after another process: the run failed" in log.read_text()
+
+
+def test_an_error_of_all_processes_is_told_once_by_the_lead(ranks: Ranks) -> None:
+    def main() -> None:
+        raise UserError("do better")
+
+    ended = ranks(3, in_ranks(main))
+    assert [(end.code, end.err) for end in ended] == [(2, "error: do better\n"), (2, ""), (2, "")]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_others(ranks: Ranks, victim: int) -> None:
+    def main() -> None:
+        if world().rank == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+        distributed.barrier()
+
+    ended = ranks(2, in_ranks(main))
+    assert ended[victim].code == -signal.SIGKILL
+    assert ended[1 - victim].code == 1
+    assert ("cannot be reached any more" if victim == 0 else "RuntimeError") in ended[1 - victim].err
+
+
+def test_a_process_that_hangs_is_not_waited_for_longer_than_the_limit(ranks: Ranks) -> None:
+    cfg = get_cfg()
+    cfg.NUM_GPUS, cfg.TRAIN.ENABLE, cfg.TEST.ENABLE, cfg.DIST_TIMEOUT = 0, False, False, 1.0
+
+    def work(rank: int) -> int:
+        def main(_: object) -> None:
+            if rank == 1:
+                time.sleep(3.0)
+            distributed.barrier()
+
+        return exit_code_of(lambda: launch(cfg, main))
+
+    ended = ranks(2, work)
+    assert ended[0].code == 1
+    assert "imed out" in ended[0].err
+
+
+def test_processes_that_do_not_come_are_an_error_that_says_where_they_were_awaited(ranks: Ranks) -> None:
+    cfg = get_cfg()
+    cfg.NUM_GPUS, cfg.TRAIN.ENABLE, cfg.TEST.ENABLE, cfg.DIST_TIMEOUT = 0, False, False, 1.0
+    (ended,) = ranks(1, lambda rank: exit_code_of(lambda: launch(cfg, print)), WORLD_SIZE="2", LOCAL_WORLD_SIZE="1")
+    assert ended.code == 2
+    assert ended.err.splitlines()[-1].startswith("error: process 0 of 2 could not meet the others at tcp://127.0.0.1:")
+    assert "docs/slurm.md" in ended.err
