@@ -5,70 +5,92 @@ import csv
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a clone, installed or not
 
-from timesformer.datasets.clip_files import list_classes, list_clips
-from timesformer.datasets.folder import CSV_HEADER
-from timesformer.datasets.preparation.check import check
-from timesformer.datasets.records import SPLITS, DataError, join_problems
-from timesformer.errors import UserError
+try:
+    from timesformer.datasets.clip_files import list_classes, list_clips
+    from timesformer.datasets.folder import CSV_HEADER
+    from timesformer.datasets.preparation.check import check
+    from timesformer.datasets.preparation.command_line import INTERRUPTED, whole_number
+    from timesformer.datasets.records import SPLITS, DataError, join_problems
+    from timesformer.errors import UserError
+except KeyboardInterrupt:  # nothing is begun yet
+    sys.exit(130)
 
 Row = tuple[str, str]  # class, video_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; returns the exit status: 1 if clips cannot be read, else as the other prepare.py do."""
     parser = argparse.ArgumentParser(
         description="Split clips in ROOT/<class>/<video> (folders of frames, or video files) into train.csv, val.csv "
         "and test.csv, the same share of every class in each, and list the classes in classes.txt. Every clip is "
         "decoded first; what each one is goes into ROOT/manifest.csv, and those that cannot be read are left out and "
-        "listed in unreadable.csv."
+        "listed in unreadable.csv with the reason."
     )
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder with one folder per class")
     parser.add_argument("--output", type=Path, help="folder for the files written (default: ROOT)")
     parser.add_argument("--seed", type=int, default=42, help="seed of the split (default: 42)")
-    parser.add_argument("--test", type=float, default=0.1, help="share of all clips for test (default: 0.1)")
-    parser.add_argument("--val", type=float, default=0.2, help="share of the remaining clips for val (default: 0.2)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that decode (default: all)")
+    parser.add_argument("--test", type=_share, default=0.1, help="share of all clips for test (default: 0.1)")
+    parser.add_argument("--val", type=_share, default=0.2, help="share of the remaining clips for val (default: 0.2)")
+    parser.add_argument(
+        "--workers", type=whole_number(1), default=os.cpu_count(), help="that decode (default: all cores)"
+    )
     parser.add_argument("--force", action="store_true", help="replace files of an earlier run")
     options = parser.parse_args(arguments)
     try:
-        prepare(options)
+        return 1 if prepare(options) else 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return 130
 
 
-def prepare(options: argparse.Namespace) -> None:
-    """Check the clips, split them and write the files; raises DataError."""
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} found, a share above 0 and below 1 expected")
+    return share
+
+
+def prepare(options: argparse.Namespace) -> dict[Path, str]:
+    """Check the clips, split them and write the files; returns those left out, and why. Raises DataError."""
     output = options.output or options.root
     files = [f"{split}.csv" for split in SPLITS] + ["classes.txt", "unreadable.csv"]
     present = [name for name in files if (output / name).exists()]
     if present and not options.force:
         raise DataError(f"{output} has {', '.join(present)} already: give --force to replace them")
     clips = find_clips(options.root)
+    split_rows([(path.parent.name, path.name) for path in clips], options.seed, options.test, options.val)
     output.mkdir(parents=True, exist_ok=True)
     unreadable = check_clips(options.root, clips, options.workers, output)
     rows = [(path.parent.name, path.name) for path in clips if path not in unreadable]
     if not rows:
-        raise join_problems("no clip can be read", list(unreadable.values()), f"expected clips in {options.root}")
+        problems = [f"{path}: {problem}" for path, problem in unreadable.items()]
+        raise join_problems("no clip can be read", problems, f"expected clips in {options.root}")
     splits = split_rows(rows, options.seed, options.test, options.val)
 
     for name, members in splits.items():
-        _write(output / f"{name}.csv", members)
+        _write(output / f"{name}.csv", CSV_HEADER, members)
     classes = sorted({label for label, _ in rows})
     (output / "classes.txt").write_text("".join(f"{label}\n" for label in classes), encoding="utf-8")
     (output / "unreadable.csv").unlink(missing_ok=True)
     if unreadable:
-        _write(output / "unreadable.csv", [(path.parent.name, path.name) for path in unreadable])
+        rows_left_out = [(path.parent.name, path.name, problem) for path, problem in unreadable.items()]
+        _write(output / "unreadable.csv", [*CSV_HEADER, "reason"], rows_left_out)
         print(f"{len(unreadable)} of {len(clips)} clips are unreadable and left out (see {output / 'unreadable.csv'}):")
-        print("".join(f"  {reason}\n" for reason in unreadable.values()), end="")
+        print("".join(f"  {path}: {problem}\n" for path, problem in unreadable.items()), end="")
     counts = ", ".join(f"{name} {len(members)}" for name, members in splits.items())
     print(f"{len(classes)} classes; {counts}; written to {output}")
+    return unreadable
 
 
 def find_clips(root: Path) -> list[Path]:
@@ -93,7 +115,7 @@ def check_clips(root: Path, clips: Sequence[Path], workers: int, output: Path) -
     """
     names = [path.relative_to(root).as_posix() for path in clips]
     rows = check(root, names, workers, folder=root if os.access(root, os.W_OK) else output)
-    return {path: f"{path}: {row.problem}" for path, row in zip(clips, rows, strict=True) if row.problem}
+    return {path: row.problem for path, row in zip(clips, rows, strict=True) if row.problem}
 
 
 def split_rows(rows: Sequence[Row], seed: int, test: float, val: float) -> dict[str, list[Row]]:
@@ -101,13 +123,17 @@ def split_rows(rows: Sequence[Row], seed: int, test: float, val: float) -> dict[
 
     The same rows, in any order, and seed give the same split. Raises DataError where there are too few clips.
     """
-    if small := [f"{label} ({n})" for label, n in Counter(label for label, _ in rows).items() if n < 3]:
+    sizes = Counter(label for label, _ in rows)
+    if small := [f"{label} ({n})" for label, n in sizes.items() if n < 3]:
         raise join_problems("classes with fewer than 3 readable clips", small, "add clips, or remove these classes")
     try:
         rest, tested = _split(sorted(rows), test, seed)
         trained, validated = _split(rest, val, seed)
     except ValueError as error:
-        raise DataError(f"{len(rows)} clips cannot be split so: {error} Give other --test and --val shares") from error
+        raise DataError(
+            f"{len(rows)} clips of {len(sizes)} classes cannot be split into {test:g} of all for test, {val:g} of the "
+            "rest for val and the others for train, each with clips of every class: give other --test and --val shares"
+        ) from error
     return {"train": sorted(trained), "val": sorted(validated), "test": sorted(tested)}
 
 
@@ -118,9 +144,9 @@ def _split(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Ro
     return kept, taken
 
 
-def _write(path: Path, rows: Sequence[Row]) -> None:
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     with open(path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([CSV_HEADER, *rows])
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
 if __name__ == "__main__":

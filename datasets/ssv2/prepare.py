@@ -5,7 +5,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a clone, installed or not
 
-from timesformer.datasets.preparation.command_line import main
+try:
+    from timesformer.datasets.preparation.command_line import main
+except KeyboardInterrupt:  # nothing is begun yet
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main("ssv2", label_by_folder=False))

@@ -46,12 +46,16 @@ def test_the_command_splits_by_class_and_leaves_out_and_lists_what_is_unreadable
     command = [sys.executable, "datasets/hmdb_simp/prepare.py", str(clips)]
     environment = {"PATH": "/usr/bin:/bin"}  # without PYTHONPATH
     done = subprocess.run(command, cwd=CLONE, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     assert "2 classes; train 36, val 9, test 5" in done.stdout
     assert "2 of 52 clips are unreadable" in done.stdout
     assert "broken.mp4: the file is empty" in done.stdout
     assert "checking clips: 100%" in done.stderr
-    assert read(clips / "unreadable.csv") == ["class,video_name", "catch,broken.mp4", "wave,none"]
+    assert read(clips / "unreadable.csv") == [
+        "class,video_name,reason",
+        "catch,broken.mp4,the file is empty (0 bytes): copy or download it again",
+        'wave,none,"no frames in this folder: expected .jpeg, .jpg, .png files"',
+    ]
     assert read(clips / "classes.txt") == ["catch", "wave"]
     assert len(read(clips / "manifest.csv")) == 1 + 52
     assert "catch/broken.mp4,catch,0,0.0,0,0,0.0,0,the file is empty (0 bytes): copy or download it again" in read(
@@ -87,7 +91,8 @@ def test_what_cannot_be_split_is_an_error_that_says_why(tmp_path, hmdb_root, mak
     make_frames(tmp_path / "few/wave/w0", 1)
     make_frames(tmp_path / "empty/wave/w0", 1)
     (tmp_path / "empty/yawn").mkdir()
-    (tmp_path / "broken/wave/w0").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / f"broken/wave/w{number}").mkdir(parents=True)
     for root, message in {
         tmp_path / "nowhere": "nowhere is not a folder",
         tmp_path / "few/wave/w0": "holds no class folders",
@@ -99,6 +104,26 @@ def test_what_cannot_be_split_is_an_error_that_says_why(tmp_path, hmdb_root, mak
         assert script.main([str(root)]) == 2
         assert message in capsys.readouterr().err
         assert {path.name for path in root.glob("*.csv")} <= {"manifest.csv"}
+
+
+def test_shares_are_looked_at_before_any_clip(clips, script, capsys, monkeypatch):
+    monkeypatch.delattr(script, "check")
+    for share in ("20", "0", "abc", "nan"):
+        with pytest.raises(SystemExit) as stopped:
+            script.main([str(clips), "--test", share])
+        assert stopped.value.code == 2
+        assert f"{share!r} found, a share above 0 and below 1 expected" in capsys.readouterr().err
+    assert script.main([str(clips), "--val", "0.99"]) == 2
+    assert "50 clips of 2 classes cannot be split into 0.1 of all for test, 0.99 of the rest" in capsys.readouterr().err
+
+
+def test_an_interruption_is_told_in_one_line(clips, script, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "check", interrupted)
+    assert script.main([str(clips)]) == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
 
 
 def test_25_classes_of_50_clips_give_900_225_125(script):

@@ -2,6 +2,7 @@
 
 import io
 import runpy
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -43,7 +44,7 @@ def test_clips_are_converted_and_checked_in_one_go(data: Path, capsys: pytest.Ca
 def test_names_that_are_no_utf8_are_shown_escaped(data: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     (data / "wave/caf\udce9.avi").write_bytes(b"")
     assert main("folder", [str(data), "--short-side", "24", "--check", "--workers", "1"]) == 1
-    assert capfdbinary.readouterr().out.count(b"\n  wave/caf\\udce9.avi: ") == 2
+    assert capfdbinary.readouterr().out.count(b"\n  wave/caf\\udce9.avi: ") == 1
     assert b"\nwave/caf\xe9.avi,wave,0," in (data.with_name("data_24") / NAME).read_bytes()
 
 
@@ -63,23 +64,68 @@ def test_clips_that_cannot_be_read_are_named_and_told_by_the_status(
 
 
 def test_download_unpack_and_check(server: Server, data: Path, tmp_path: Path) -> None:
+    shutil.copyfile(data / "wave/b.avi", data / "wave/c.avi")
     clips = {f"wave/{path.name}": path.read_bytes() for path in (data / "wave").iterdir()}
     lists = io.BytesIO()
     with zipfile.ZipFile(lists, "w") as archive:
-        archive.writestr("testTrainMulti_7030_splits/wave_test_split1.txt", "a.avi 1\n")
+        archive.writestr("testTrainMulti_7030_splits/wave_test_split1.txt", "a.avi 1\nb.avi 1\nc.avi 2\n")
     server.files |= {"/v.rar": rar({"wave.rar": rar(clips)}), "/l.zip": lists.getvalue()}
     arguments = [str(tmp_path / "hmdb"), "--download", "--url", server.url("/v.rar"), server.url("/l.zip"), "--check"]
     assert main("hmdb51", [*arguments, "--workers", "1"]) == 0
-    assert find_clips(tmp_path / "hmdb") == ["hmdb51_org/wave/a.avi", "hmdb51_org/wave/b.avi"]
+    assert find_clips(tmp_path / "hmdb") == [f"hmdb51_org/wave/{name}.avi" for name in "abc"]
     assert {row.label for row in Manifest(tmp_path / "hmdb" / NAME)} == {"wave"}
+
+
+def test_a_clip_is_named_once(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "wave/c.avi").write_bytes(b"")
+    assert main("folder", [str(data), "--frames", "--short-side", "24", "--check", "--workers", "1"]) == 1
+    said = capsys.readouterr().out
+    assert said.count("c.avi") == 1
+    assert f"{data.with_name('data_24_frames') / NAME}: 3 clips" in said
+    assert said.endswith("; 1 cannot be read, 1 of them listed above\n")
+
+
+def test_empty_folders_are_clips_without_frames_or_classes_without_clips(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "wave/lost").mkdir()
+    (data / "run").mkdir()
+    assert main("folder", [str(data), "--short-side", "24", "--check", "--workers", "1"]) == 1
+    said = capsys.readouterr().out
+    assert "  wave/lost: no frames in this folder" in said
+    assert f"{data}: classes without clips: run; put clips there" in said
+    assert {row.path for row in Manifest(data.with_name("data_24") / NAME) if row.problem} == {"wave/lost"}
+    (data / "wave/lost").rmdir()
+    assert main("folder", [str(data), "--check", "--workers", "1"]) == 1
+    assert "all can be read" in capsys.readouterr().out
+
+
+def test_lists_are_held_against_the_clips(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [str(data), "--check", "--workers", "1"]
+    assert main("hmdb51", command) == 1
+    assert "all can be read\ntraining would refuse the dataset: " in (said := capsys.readouterr().out)
+    assert said.count("has no official split files") == 1
+    assert main("muwiges", command) == 1
+    assert "clips.csv not found" in capsys.readouterr().out
+    shutil.copyfile(data / "wave/b.avi", data / "wave/c.avi")
+    (data / "ucfTrainTestlist").mkdir()
+    (data / "ucfTrainTestlist/classInd.txt").write_text("1 wave\n")
+    (data / "ucfTrainTestlist/trainlist01.txt").write_text("wave/a.avi 1\nwave/b.avi 1\n")
+    (data / "ucfTrainTestlist/testlist01.txt").write_text("wave/c.avi\n")
+    assert main("ucf101", command) == 0
+    (data / "wave/c.avi").unlink()
+    assert main("ucf101", command) == 1
+    assert "1 of 1 listed clips are not on disk" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["ROOT"], "nothing to do: give one or more of --download, --short-side 256"),
-        (["ROOT", "--short-side", "0"], "0 found, a whole number from 1 expected"),
-        (["ROOT", "--frames", "--quality", "200"], "200 found, a whole number from 1 to 95 expected"),
+        (["ROOT", "--short-side", "0"], "'0' found, a whole number from 16 expected"),
+        (["ROOT", "--short-side", "abc"], "'abc' found, a whole number from 16 expected"),
+        (["ROOT", "--short-side", "25"], "25 found, an even number expected"),
+        (["ROOT", "--frames", "--quality", "200"], "'200' found, a whole number from 1 to 95 expected"),
         (["nowhere", "--check"], "nowhere is not a folder"),
         (["ROOT", "--frames", "--output", "ROOT/frames"], "give --output a folder of its own"),
     ],

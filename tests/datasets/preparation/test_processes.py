@@ -1,9 +1,12 @@
 """Work in processes: every item has an outcome, though some hang, crash or fail."""
 
 import math
+import multiprocessing
 import os
 import signal
 import time
+
+import pytest
 
 from timesformer.datasets.preparation.processes import in_processes
 
@@ -27,6 +30,14 @@ def test_a_process_that_crashes_is_named_and_replaced() -> None:
     outcomes = list(in_processes(signal.raise_signal, [signal.SIGKILL, 0], 1))
     assert [o.problem for o in outcomes] == ["the decoder crashed (SIGKILL)", ""]
     assert [o.problem for o in in_processes(os._exit, [3], 1)] == ["the decoder crashed (exit code 3)"]
+
+
+def test_a_process_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: object) -> None:
+        raise EOFError("interrupted")
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", start)
+    assert [o.problem for o in in_processes(math.sqrt, [4.0], 1)] == ["could not be handed to a process (interrupted)"]
 
 
 def test_stopping_early_ends_the_processes() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from timesformer.atomic import explained_failure
 from timesformer.datasets.manifest import NAME, Row, clip_bytes, rows_of, write_manifest
-from timesformer.datasets.preparation.processes import TIME_LIMIT, in_processes
+from timesformer.datasets.preparation.processes import TIME_LIMIT, in_processes, without_path
 from timesformer.datasets.reader import open_video
 from timesformer.progress import Progress
 
@@ -52,7 +52,7 @@ def check(
             outcomes = in_processes(partial(_measure, str(root)), todo, workers, time_limit)
             with Progress("checking clips", len(clips), "clip", len(rows)) as progress, closing(outcomes):
                 for outcome in outcomes:
-                    problem = _short(outcome.problem, os.path.join(root, outcome.item))
+                    problem = without_path(outcome.problem, os.path.join(root, outcome.item))
                     row = outcome.result or Row(outcome.item, problem=problem)
                     row = row._replace(bytes=sizes[row.path], label=_label(row.path) if label_by_folder else "")
                     rows[row.path] = row
@@ -75,7 +75,3 @@ def _measure(root: str, clip: str) -> Row:
 
 def _label(clip: str) -> str:
     return clip.rpartition("/")[0].rpartition("/")[2]
-
-
-def _short(problem: str, path: str) -> str:
-    return " ".join(problem.removeprefix(f"{path}: ").split())

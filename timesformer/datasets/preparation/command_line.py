@@ -5,19 +5,23 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from timesformer.datasets.manifest import NAME, Row
 from timesformer.datasets.preparation.check import check
-from timesformer.datasets.preparation.clips_on_disk import find_clips
+from timesformer.datasets.preparation.clips_on_disk import find_clips, find_empty_classes
 from timesformer.datasets.preparation.convert import NOTE, convert
 from timesformer.datasets.preparation.download import ARCHIVES, download
 from timesformer.datasets.preparation.jpeg_frames import extract_frames
+from timesformer.datasets.preparation.lists import LISTED, find_problems
 from timesformer.datasets.preparation.processes import TIME_LIMIT
 from timesformer.datasets.preparation.reencode import reencode
 from timesformer.errors import UserError, shorten
 
+INTERRUPTED = "interrupted; the same command goes on from here"
+SMALLEST = 16
+"""Short side, in pixels, that clips can be scaled down to."""
 SHOWN = 20
 """Clips that a summary on the screen names; the file it points to names all."""
 
@@ -31,8 +35,8 @@ def main(dataset: str, arguments: Sequence[str] | None = None, label_by_folder: 
         label_by_folder: whether clips lie in folders named after their classes.
 
     Returns:
-        The exit status: 0 if all was done and every clip is readable, 1 if some are not, 2 for a mistake or a place
-        that cannot be reached or written, 130 after Ctrl-C.
+        The exit status: 0 if all was done and every clip is readable, 1 if some are not, a class has none or the
+        lists do not fit, 2 for a mistake or a place that cannot be reached or written, 130 after Ctrl-C.
     """
     options = _parse(dataset, arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a clip's name need not be text that the screen can show
@@ -44,7 +48,7 @@ def main(dataset: str, arguments: Sequence[str] | None = None, label_by_folder: 
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
 
 
@@ -68,22 +72,29 @@ def _parse(dataset: str, arguments: Sequence[str] | None) -> argparse.Namespace:
         )
     parser.add_argument(
         "--short-side",
-        type=_positive,
+        type=whole_number(SMALLEST),
         metavar="PIXELS",
         help="re-encode every clip as H.264 with closely spaced key frames, the short side scaled down to this: 256 is "
         "enough for training on 224; with --frames, the size of the images",
     )
     parser.add_argument("--frames", action="store_true", help="make a folder of JPEG frames of every clip")
-    parser.add_argument("--quality", type=_quality, default=90, help="of the JPEG frames, 1 to 95 (default: 90)")
     parser.add_argument(
-        "--output", type=Path, help="folder for the clips made (default: ROOT with _<PIXELS> or _frames after it)"
+        "--quality", type=whole_number(1, 95), default=90, help="of the JPEG frames, 1 to 95 (default: 90)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder for the clips made (default: ROOT with _<PIXELS>, _frames or _<PIXELS>_frames after it)",
     )
     parser.add_argument(
         "--check",
         action="store_true",
-        help=f"decode every clip (those made, if any are) and write {NAME}, which training uses",
+        help=f"decode every clip (those made, if any are) and write {NAME}, which training uses"
+        + ("; see whether the dataset's lists fit the clips" if dataset in LISTED else ""),
     )
-    parser.add_argument("--workers", type=_positive, default=os.cpu_count(), help="processes (default: all cores)")
+    parser.add_argument(
+        "--workers", type=whole_number(1), default=os.cpu_count(), help="processes (default: all cores)"
+    )
     parser.add_argument(
         "--time-limit",
         type=float,
@@ -94,28 +105,31 @@ def _parse(dataset: str, arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not (getattr(options, "download", False) or options.short_side or options.frames or options.check):
         parser.error("nothing to do: give one or more of --download, --short-side 256, --frames and --check")
+    if options.short_side and options.short_side % 2 and not options.frames:
+        parser.error(f"argument --short-side: {options.short_side} found, an even number expected, as H.264 has no odd")
     return options
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} found, a whole number from 1 expected")
-    return number
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of an option that is a number from `least` to `most`."""
 
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            limits = f"from {least}" + (f" to {most}" if most is not None else "")
+            raise argparse.ArgumentTypeError(f"{text!r} found, a whole number {limits} expected")
+        return int(text)
 
-def _quality(text: str) -> int:
-    if _positive(text) > 95:
-        raise argparse.ArgumentTypeError(f"{text} found, a whole number from 1 to 95 expected")
-    return int(text)
+    return parse
 
 
 def _prepare(dataset: str, options: argparse.Namespace, label_by_folder: bool) -> int:
-    folder, failed = options.root, {}
+    folder, failed, remarks = options.root, {}, []
     if getattr(options, "download", False):
         download(dataset, folder, options.url)
         print(f"{folder} has the videos and lists of {dataset}")
     clips = find_clips(folder) if options.short_side or options.frames or options.check else []
+    if label_by_folder and (empty := find_empty_classes(folder, clips)):
+        remarks.append(f"{folder}: classes without clips: {shorten(empty)}; put clips there, or remove these folders")
     if options.short_side or options.frames:
         names = [str(part) for part in (options.short_side, "frames" * options.frames) if part]
         output = options.output or folder.with_name("_".join([folder.resolve().name, *names]))
@@ -133,19 +147,25 @@ def _prepare(dataset: str, options: argparse.Namespace, label_by_folder: bool) -
     if options.check:
         rows = check(folder, find_clips(folder), options.workers, options.time_limit, label_by_folder=label_by_folder)
         broken = [row for row in rows if row.problem]
-        print(summary(folder, rows))
-    return 1 if failed or broken else 0
+        print(summary(folder, rows, failed))
+        if dataset in LISTED:
+            remarks += [f"training would refuse the dataset: {text}" for text in find_problems(dataset, folder)]
+    for remark in remarks:
+        print(remark)
+    return 1 if failed or broken or remarks else 0
 
 
-def summary(folder: Path, rows: Sequence[Row]) -> str:
-    """What a check found, and the first of the clips that cannot be read, for the screen."""
+def summary(folder: Path, rows: Sequence[Row], told: Collection[str] = ()) -> str:
+    """What a check found, and the first of the clips that cannot be read but those `told` before, for the screen."""
     good = [row for row in rows if not row.problem]
     frames, hours = sum(row.frames for row in good), sum(row.seconds for row in good) / 3600
     size = sum(row.bytes for row in rows) / 1e9
-    lines = [
-        f"{folder / NAME}: {len(rows)} clips, {frames} frames, {hours:.2f} hours, {size:.2f} GB; "
-        + (f"{len(rows) - len(good)} cannot be read:" if len(good) < len(rows) else "all can be read")
-    ]
-    if len(good) < len(rows):
-        lines.append("  " + shorten((f"{row.path}: {row.problem}" for row in rows if row.problem), "\n  ", SHOWN))
-    return "\n".join(lines)
+    line = f"{folder / NAME}: {len(rows)} clips, {frames} frames, {hours:.2f} hours, {size:.2f} GB; "
+    if len(good) == len(rows):
+        return line + "all can be read"
+    broken = [row for row in rows if row.problem]
+    news = [f"{row.path}: {row.problem}" for row in broken if row.path not in told]
+    line += f"{len(broken)} cannot be read"
+    if len(news) < len(broken):
+        line += f", {len(broken) - len(news)} of them listed above"
+    return line + ":\n  " + shorten(news, "\n  ", SHOWN) if news else line

@@ -14,7 +14,7 @@ from typing import Any
 
 from timesformer.atomic import explained_failure, write_atomically, write_text_atomically
 from timesformer.datasets.manifest import NAME, clip_bytes
-from timesformer.datasets.preparation.processes import TIME_LIMIT, in_processes
+from timesformer.datasets.preparation.processes import TIME_LIMIT, in_processes, without_path
 from timesformer.datasets.records import DataError, join_problems
 from timesformer.progress import Progress
 
@@ -104,7 +104,7 @@ def convert(
             for outcome in outcomes:
                 clip = jobs[outcome.item.source]
                 if outcome.problem:
-                    failed[clip] = outcome.problem
+                    failed[clip] = without_path(outcome.problem, outcome.item.source)
                     write_text_atomically(output / NOTE, _note(settings, failed))
                     _remove(output / targets[clip])
                     _copy(root / clip, output / clip)

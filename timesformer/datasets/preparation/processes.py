@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -49,7 +50,13 @@ def in_processes(
         for keeper in keepers:
             keeper.stop()
         for keeper in keepers:
-            keeper.join()
+            if keeper.is_alive():
+                keeper.join()
+
+
+def without_path(problem: str, path: str) -> str:
+    """What is wrong with the clip of this path, in one line, for places that name the clip themselves."""
+    return " ".join(problem.removeprefix(f"{path}: ").split())
 
 
 class _Keeper(threading.Thread):
@@ -107,10 +114,12 @@ class _Keeper(threading.Thread):
         has_server = "forkserver" in multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if has_server else "spawn")
         context.set_forkserver_preload(["__main__", __name__, "timesformer.datasets.reader"])
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(self._function, theirs), daemon=True)
-        self._process.start()
-        theirs.close()
+        _leave_interrupts_to_main_thread()
+        connection, theirs = context.Pipe()
+        with theirs:
+            process = context.Process(target=_serve, args=(self._function, theirs), daemon=True)
+            process.start()
+        self._connection, self._process = connection, process  # only now is there something to end
 
     def _end(self) -> None:
         if self._process is not None:
@@ -118,6 +127,13 @@ class _Keeper(threading.Thread):
             self._process.join()
             self._connection.close()
             self._process = None
+
+
+def _leave_interrupts_to_main_thread() -> None:
+    """Keeps Ctrl-C from this thread and the processes that it starts, which would die of it amid their imports."""
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # it would undo this when it is started later on
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _exit(code: int | None) -> str:
