@@ -333,11 +333,11 @@ class RunsCode:
 
 
 def state_of(folder: Path) -> dict[str, bytes]:
-    """Every file but the log of the run."""
+    """Every file but the log and the lock of the run."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "run.log"
+        if path.is_file() and path.name not in ("run.log", "run.lock")
     }
 
 
