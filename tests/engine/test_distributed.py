@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from fvcore.common.config import CfgNode
 from torch import nn
 
 from timesformer.config import get_cfg
@@ -302,6 +303,70 @@ def test_a_run_of_two_processes_goes_on_with_another_number(
     assert "NUM_GPUS was" not in log
     assert "NUM_SHARDS was" not in log
     assert [line[1] for line in curve(tmp_path / "moved") if line[0] == "val_epoch"] == [1, 2]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
+def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_from_there_exactly(
+    ranks: Ranks, tool: ModuleType, tiny_command: list[str], tmp_path: Path, number: int, code: int
+) -> None:
+    options = [*tiny_command, "TENSORBOARD.ENABLE", "False", "TEST.ENABLE", "False", "OUTPUT_DIR"]
+    seed = train.seed_step
+
+    def work(rank: int) -> int:
+        def seed_and_stop(cfg: CfgNode, epoch: int, iteration: int) -> None:
+            seed(cfg, epoch, iteration)
+            if rank == 1 and (epoch, iteration) == (1, 1):
+                os.kill(os.getpid(), number)
+
+        train.seed_step = seed_and_stop
+        return command(tool, *options, str(tmp_path / "stopped"))(rank)
+
+    said = "interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR\n"
+    stopped = ranks(2, work)
+    assert [(end.code, end.err) for end in stopped] == [(code, said), (code, "")]
+    names = {path.name for path in (tmp_path / "stopped/checkpoints").iterdir()}
+    assert "checkpoint_epoch_00001_iteration_00000003.pyth" in names  # the wish is known to all a step later
+    for name in ("stopped", "whole"):
+        assert [end.code for end in ranks(2, command(tool, *options, str(tmp_path / name)))] == [0, 0]
+    assert curve(tmp_path / "stopped") == curve(tmp_path / "whole")
+    weights = [
+        torch.load(tmp_path / name / "checkpoints/checkpoint_epoch_00002.pyth", weights_only=True)["model_state"]
+        for name in ("stopped", "whole")
+    ]
+    assert all(torch.equal(weights[0][key], value) for key, value in weights[1].items())
+
+
+def test_a_signal_to_one_process_in_validation_stops_all_and_the_validation_is_done_again(
+    ranks: Ranks, tool: ModuleType, tiny_command: list[str], tmp_path: Path
+) -> None:
+    options = [*tiny_command, *WITHOUT_CHANCE, "TEST.ENABLE", "False", "OUTPUT_DIR", str(tmp_path / "out")]
+    score = train.evaluate
+
+    def work(rank: int) -> int:
+        def stop_and_score(*arguments: object) -> object:
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGUSR2)
+            return score(*arguments)
+
+        train.evaluate = stop_and_score
+        return command(tool, *options)(rank)
+
+    assert [end.code for end in ranks(2, work)] == [75, 75]
+    assert [line[0] for line in curve(tmp_path / "out")] == ["train_step"] * 6 + ["train_epoch"]
+    assert [end.code for end in ranks(2, command(tool, *options))] == [0, 0]
+    assert [line[1] for line in curve(tmp_path / "out") if line[0] == "val_epoch"] == [1, 2]
+
+
+def test_minutes_between_checkpoints_are_those_of_the_lead(
+    ranks: Ranks, tool: ModuleType, tiny_command: list[str], tmp_path: Path
+) -> None:
+    options = [*tiny_command, "SOLVER.MAX_EPOCH", "1", "TEST.ENABLE", "False", "TRAIN.CHECKPOINT_MINUTES", "1e-6"]
+    ended = ranks(2, command(tool, *options, "OUTPUT_DIR", str(tmp_path / "out")))
+    assert [(end.code, end.err) for end in ended] == [(0, ""), (0, "")]
+    assert sorted(path.name for path in (tmp_path / "out/checkpoints").iterdir()) == [
+        "best.pyth",
+        "checkpoint_epoch_00001.pyth",
+    ]
 
 
 # ---------------------------------------------------------------- failures

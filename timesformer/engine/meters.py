@@ -91,7 +91,10 @@ class ViewEnsemble:
 
 
 class Average:
-    """A running mean of a quantity, weighted by the number of samples, kept on the quantity's device."""
+    """A running mean of a quantity, weighted by the number of samples, kept on the quantity's device.
+
+    Sums are in double precision, and so do not show how they were divided: among processes, or by an interruption.
+    """
 
     def __init__(self) -> None:
         self.total: Tensor | float = 0.0
@@ -99,7 +102,7 @@ class Average:
 
     def add(self, total: Tensor | float, count: int) -> None:
         """Adds the sum of `count` samples."""
-        self.total = self.total + total
+        self.total = self.total + (total.double() if isinstance(total, Tensor) else total)
         self.count += count
 
     def clear(self) -> None:
