@@ -321,7 +321,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_fr
         train.seed_step = seed_and_stop
         return command(tool, *options, str(tmp_path / "stopped"))(rank)
 
-    said = "interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR\n"
+    said = "interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR, if there is one yet\n"
     stopped = ranks(2, work)
     assert [(end.code, end.err) for end in stopped] == [(code, said), (code, "")]
     names = {path.name for path in (tmp_path / "stopped/checkpoints").iterdir()}
