@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
+from timesformer.config import get_cfg
 from timesformer.engine import train
 from timesformer.engine.finite import LossWatch, refuse_broken_weights
+from timesformer.engine.launch import exit_code_of, launch
+from timesformer.engine.ranks import world
 from timesformer.errors import UserError
 
 
@@ -24,6 +28,23 @@ def test_the_first_batch_with_a_loss_that_is_not_finite_is_told_with_its_videos(
     with pytest.raises(UserError, match="became nan in epoch 3, iteration 5, over the clips d, e; the checkpoints"):
         watch.check()
     watch.check()  # told once
+
+
+def test_the_clips_that_broke_the_weights_of_all_processes_are_told_and_not_those_that_came_after(
+    ranks: Callable[..., list],
+) -> None:
+    cfg = get_cfg()
+    cfg.NUM_GPUS, cfg.TRAIN.ENABLE, cfg.TEST.ENABLE = 0, False, False
+
+    def main(_: CfgNode) -> None:
+        watch, rank = LossWatch(["a", "b", "c", "d"]), world().rank
+        watch.add(0, 7, torch.tensor([math.inf if rank == 1 else 1.0]), torch.tensor([rank]))
+        watch.add(0, 8, torch.tensor([math.nan]), torch.tensor([2 + rank]))
+        watch.check()
+
+    for ended in ranks(2, lambda rank: exit_code_of(lambda: launch(cfg, main))):
+        assert ended.code == 2
+        assert not ended.err or "became inf in epoch 1, iteration 8, over the clips b; the" in ended.err
 
 
 def test_weights_that_are_not_finite_are_named() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from timesformer.engine.distributed import gathered
 from timesformer.errors import UserError, shorten
 
 _LISTED = 16
@@ -39,22 +40,29 @@ class LossWatch:
         self._batches.append((epoch, iteration, videos))
 
     def check(self) -> None:
-        """Looks at what was taken in since the last time; reads from the device.
+        """Looks at what was taken in since the last time; reads from the device. All processes must do so at once.
 
         Raises:
-            UserError: if a loss is NaN or infinite, with the videos of the first batch that has one.
+            UserError: if a loss is NaN or infinite, with the videos of the first batch that has one: in a later one it
+                may come of the weights that the first has left, in all processes.
         """
+        if broken := [found for found in gathered(self._first_broken()) if found]:
+            epoch, iteration, loss, names = min(broken, key=lambda found: found[:2])
+            raise UserError(
+                f"the training loss became {loss} in epoch {epoch + 1}, iteration {iteration + 1}, over the clips "
+                f"{names}; {_ADVICE}"
+            )
+
+    def _first_broken(self) -> tuple[int, int, float, str] | None:
+        """Epoch, iteration, loss and clips of the first batch whose loss is not finite; forgets all of them."""
         losses, batches = self._losses, self._batches
         self._losses, self._batches = [], []
-        if not losses or torch.cat(losses).isfinite().all():
-            return
-        for values, (epoch, iteration, videos) in zip(losses, batches, strict=True):
-            if not values.isfinite().all():
-                names = shorten((self._names[video] for video in videos.tolist() if video >= 0), limit=_LISTED)
-                raise UserError(
-                    f"the training loss became {values.sum().item()} in epoch {epoch + 1}, iteration {iteration + 1}, "
-                    f"over the clips {names}; {_ADVICE}"
-                )
+        if losses and not torch.cat(losses).isfinite().all():
+            for values, (epoch, iteration, videos) in zip(losses, batches, strict=True):
+                if not values.isfinite().all():
+                    names = (self._names[video] for video in videos.tolist() if video >= 0)
+                    return epoch, iteration, values.sum().item(), shorten(names, limit=_LISTED)
+        return None
 
 
 def refuse_broken_weights(model: nn.Module, when: str) -> None:

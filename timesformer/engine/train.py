@@ -383,7 +383,7 @@ def save_and_stop_where_due(run: Run, due: bool = False) -> None:
 
 def save(run: Run) -> None:
     """Writes a checkpoint of where the run is, unless there is one, or the losses or the weights are broken."""
-    if run.saved_position == run.position:
+    if distributed.from_lead(lambda: run.saved_position == run.position):
         return
     run.watch.check()
     run.unreadable.exchange()
