@@ -50,7 +50,9 @@ class Started:
     def wait(self) -> int:
         """Its exit code, -N where signal N has killed it."""
         self.process.join(PATIENCE)
-        assert self.process.exitcode is not None, "waited too long"
+        if self.process.exitcode is None:
+            self.process.kill()
+            pytest.fail("waited too long")
         return self.process.exitcode
 
     @property
@@ -73,6 +75,7 @@ def forkserver() -> ForkServerContext:
 def run_as_leader(arguments: list[str], said: Path) -> None:
     """What `python tools/run_net.py` does with these arguments, its stderr in a file."""
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # whoever started the server first may have blocked it
     multiprocessing.set_start_method("fork", force=True)  # of loading processes, as in a process started otherwise
     torch.set_num_threads(1)
     for number, place in ((1, os.devnull), (2, said)):
