@@ -75,8 +75,9 @@ def test_readers_take_turns_round_after_round(tiny_clips: dict[str, Path]) -> No
 
         return read
 
-    cells_for(tiny_clips["MPEG-4"], noting("a"), noting("b"), rounds=2)
-    assert calls == ["a", "b"] * 3  # once to check the frames
+    cells_for(tiny_clips["MPEG-4"], noting("a"), noting("b"), rounds=8)
+    turns = [set(calls[place : place + 2]) for place in range(0, len(calls), 2)]
+    assert turns == [{"a", "b"}] * 9  # once to check the frames, and in each of the rounds
 
 
 def test_both_orders_of_cropping_give_the_same_clip_within_rounding() -> None:

@@ -3,6 +3,8 @@
 Seconds are those of the processor, of all threads: other work on the machine counts less than on the clock.
 """
 
+import itertools
+import random
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,12 +97,14 @@ def measure_readers(
                 largest = max(largest, difference)
     timed = {name: read for name, read in readers.items() if read is not None and name not in cells}
     seconds = {name: [0.0] * rounds for name in timed}
-    for number in range(rounds):
-        for positions in asked:
-            for name, read in timed.items():  # in turn, so that whatever slows the machine down meets all alike
-                start = time.process_time()
-                read(path, positions, window)
-                seconds[name][number] += (time.process_time() - start) / len(asked)
+    order = random.Random(0)
+    for number, positions in itertools.product(range(rounds), asked):
+        # In turn, so that whatever slows the machine down meets all alike, and in changing order, as the one before
+        # leaves the caches and the free memory to the one after it.
+        for name in order.sample(list(timed), len(timed)):
+            start = time.process_time()
+            timed[name](path, positions, window)
+            seconds[name][number] += (time.process_time() - start) / len(asked)
     for name, times in seconds.items():
         cells[name] = f"{1 / statistics.median(times):.1f}"
         if ORIGINAL in seconds and name != ORIGINAL:
