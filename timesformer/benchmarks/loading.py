@@ -6,12 +6,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from fvcore.common.config import CfgNode
 
 from timesformer.benchmarks.machine import describe_machine
 from timesformer.config import get_cfg
-from timesformer.datasets.loader import construct_loader, set_epoch
+from timesformer.datasets.loader import available_cores, construct_loader, set_epoch
 from timesformer.errors import UserError
 
 
@@ -24,8 +23,8 @@ def loader_table(
     loading processes; 0 loads in the main one. Figures are medians over `rounds` epochs, after one to start them.
     """
     yield (
-        f"{describe_machine(torch.device('cpu'))}. Training batches of 8 clips of 8x32 frames, 224x224 pixels, from "
-        f"files to uint8 tensors: clips per second, medians of {rounds} epochs of {clips} clips."
+        f"{describe_machine()}; cores: {available_cores()}. Training batches of 8 clips of 8x32 frames, 224x224 "
+        f"pixels, from files to uint8 tensors: clips per second, medians of {rounds} epochs of {clips} clips."
     )
     yield ""
     titles = ["in the main process" if number == 0 else f"{number} loading" for number in workers]
