@@ -28,6 +28,7 @@ setup(
         "pillow>=10",
         "filelock>=3.12",
         "fvcore>=0.1.5.post20221221",
+        "matplotlib>=3.8",
         "pyyaml>=6",
         "rarfile>=4.1",
         "safetensors>=0.4",
@@ -41,7 +42,16 @@ setup(
         "baselines": BASELINES,
         # Other libraries' readers, for `tools/benchmark.py data` to compare with.
         "benchmark": ["decord>=0.6", "opencv-python-headless>=4.8"],
+        "app": ["streamlit>=1.40"],  # the web page, tools/app.py
         "torchcodec": ["torchcodec>=0.11"],  # and FFmpeg 4 to 8 of the system; the release must match torch
-        "dev": [*BASELINES, "pytest>=8", "hypothesis>=6", "ruff>=0.9", "transformers>=4.46"],
+        "dev": [
+            *BASELINES,
+            "pytest>=8",
+            "hypothesis>=6",
+            "ruff>=0.9",
+            "transformers>=4.46",
+            "streamlit>=1.40",
+            "playwright>=1.48",
+        ],
     },
 )
