@@ -122,6 +122,36 @@ _BELOW_ONE = (
 )
 
 
+_OF_USE = (
+    "MODEL.MODEL_NAME",
+    "MODEL.NUM_CLASSES",
+    "TIMESFORMER.",
+    "VIVIT.",
+    "DATA.NUM_FRAMES",
+    "DATA.SAMPL",
+    "DATA.TEST_SAMPLER",
+    "DATA.PRE_SAMPLING.",
+    "DATA.SPATIAL_MODE",
+    "DATA.TEST_CROP_SIZE",
+    "DATA.TRAIN_CROP_SIZE",
+    "DATA.DECOD",
+    "DATA.ENSEMBLE_METHOD",
+    "DATA.MEAN",
+    "DATA.STD",
+    "TEST.BATCH_SIZE",
+    "TEST.NUM_",
+    "TRAIN.MIXED_PRECISION",
+    "RNG_SEED",
+)
+
+
+def check_use(cfg: CfgNode) -> list[str]:
+    """Return what `check` says of the options that using a trained model depends on."""
+    cfg = cfg.clone()
+    cfg.TIMESFORMER.PRETRAINED_MODEL = ""  # where training began
+    return [problem for part in (_alone, _data, _model) for problem in part(cfg) if problem.startswith(_OF_USE)]
+
+
 def check(cfg: CfgNode, gpus: bool = True) -> list[str]:
     """Return one line for each value that makes no sense, beginning with its key; an empty list when all is well.
 

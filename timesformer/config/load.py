@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from fvcore.common.config import BASE_KEY, CfgNode
 
-from timesformer.config.check import check
+from timesformer.config.check import check, check_use
 from timesformer.config.defaults import get_cfg
 from timesformer.config.retired import retired_by
 from timesformer.errors import UserError
@@ -53,39 +53,95 @@ def load_config(
         ConfigError: with every problem found: unknown keys, values of another type, values that make no sense. A file
             that is missing or not YAML is reported alone.
     """
+    problems: list[str] = []
+    settings = [*(_read_yaml(Path(path)) if path else ()), *_read_overrides(overrides, problems)]
+    read = _settle(settings)
+    problems += [f"{problem} ({setting.where})" for setting, problem in read.problems]
+    if check_values:
+        problems += read.placed(check(read.cfg, check_gpus))
+    if problems:
+        raise ConfigError(problems)
+    _warn(read.cfg, read.retired)
+    return read.cfg
+
+
+def load_for_use(
+    saved: str, source: str, path: str | Path | None = None, overrides: Sequence[str] = ()
+) -> tuple[CfgNode, list[str]]:
+    """Return the configuration that a trained model is used with, and notes on what of it was left out, a line each.
+
+    A checkpoint may be older than this version, or the original's: of what it says, options that are unknown here or
+    of another type are left out with a note, and values that have no part in using a model are not looked at.
+
+    Args:
+        saved: the configuration as YAML, as a checkpoint carries it; may be empty.
+        source: where it is from, for messages.
+        path: YAML file that takes its place.
+        overrides: KEY VALUE KEY VALUE ...
+
+    Raises:
+        ConfigError: if `saved` is not YAML, a file or an override is wrong, or values that count make no sense.
+    """
+    problems: list[str] = []
+    given = [*(_read_yaml(Path(path)) if path else ()), *_read_overrides(overrides, problems)]
+    then = [] if path else _parse(saved, source)
+    read = _settle([*then, *given])
+    left_out = [problem for setting, problem in read.problems if setting in then]
+    problems += [f"{problem} ({setting.where})" for setting, problem in read.problems if setting not in then]
+    problems += read.placed(check_use(read.cfg))
+    if problems:
+        raise ConfigError(problems)
+    notes = [f"left out of its configuration: {'; '.join(left_out)}"] if left_out else []
+    notes += [f"{', '.join(dict.fromkeys(keys))}: without effect, as {why}" for why, keys in read.retired.items()]
+    return read.cfg, notes
+
+
+@dataclass
+class _Settled:
+    """What settings amount to: the configuration, and of which settings it could not be made.
+
+    retired: keys that only the original had, by the reason.
+    where: the place of each key that was set.
+    """
+
+    cfg: CfgNode
+    problems: list[tuple[_Setting, str]]
+    retired: dict[str, list[str]]
+    where: dict[str, str]
+
+    def placed(self, problems: Sequence[str]) -> Iterator[str]:
+        """Problems that begin with a key, with the place where it was set."""
+        for problem in problems:
+            key = problem.split(" ", 1)[0]
+            yield f"{problem} ({self.where[key]})" if key in self.where else problem
+
+
+def _settle(settings: Sequence[_Setting]) -> _Settled:
+    """Change the defaults by settings, of which the last of a key counts."""
     cfg = get_cfg()
     defaults = dict(_options(cfg))
-    problems: list[str] = []
-    retired: dict[str, list[str]] = {}
-    where: dict[str, str] = {}
-    for setting in [*(_read_yaml(Path(path)) if path else ()), *_read_overrides(overrides, problems)]:
+    read = _Settled(cfg, [], {}, {})
+    for setting in settings:
         key = setting.key
         if key not in defaults:
             if entry := retired_by(key):
-                retired.setdefault(entry[1], []).append(entry[0])
+                read.retired.setdefault(entry[1], []).append(entry[0])
             elif setting.value is not None or not _is_section(key, defaults):  # an empty section says nothing
-                problems.append(f"{key} {_unknown(key, defaults)} ({setting.where})")
+                read.problems.append((setting, f"{key} {_unknown(key, defaults)}"))
             continue
         try:
             value = _convert(setting.value, setting.text, defaults[key])
         except ValueError:
             expected = _kind(defaults[key])
-            problems.append(f"{key} is {setting.value!r}, expected {expected} ({setting.where})")
+            read.problems.append((setting, f"{key} is {setting.value!r}, expected {expected}"))
             continue
         section, _, name = key.rpartition(".")
         node = cfg
         for part in section.split(".") if section else ():
             node = node[part]
         node[name] = value
-        where[key] = setting.where
-    if check_values:
-        for problem in check(cfg, check_gpus):
-            key = problem.split(" ", 1)[0]
-            problems.append(f"{problem} ({where[key]})" if key in where else problem)
-    if problems:
-        raise ConfigError(problems)
-    _warn(cfg, retired)
-    return cfg
+        read.where[key] = setting.where
+    return read
 
 
 def _read_yaml(path: Path, including: tuple[Path, ...] = ()) -> Iterator[_Setting]:
@@ -93,20 +149,11 @@ def _read_yaml(path: Path, including: tuple[Path, ...] = ()) -> Iterator[_Settin
     if path.resolve() in including:
         raise ConfigError([f"{path} is among its own {BASE_KEY} files"])
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        root = loader.get_single_node()
-        if root is not None and not isinstance(root, yaml.MappingNode):
-            raise ConfigError([f"{path} is not a configuration: expected a YAML mapping such as `DATA: ...`"])
-        settings = list(_walk(loader, root, "", path)) if root else []
+        settings = _parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         named = f", named by {BASE_KEY} of another" if including else ""
         raise ConfigError([f"{path} cannot be read{named}: {reason}"]) from error
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError([f"{path}{line} is not valid YAML: {error.problem}"]) from error
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{path} is not valid YAML: {error}"]) from error
     for setting in settings:
         if setting.key == BASE_KEY:
             for base in setting.value if isinstance(setting.value, list) else [setting.value]:
@@ -114,7 +161,22 @@ def _read_yaml(path: Path, including: tuple[Path, ...] = ()) -> Iterator[_Settin
     yield from (s for s in settings if s.key != BASE_KEY)
 
 
-def _walk(loader: yaml.SafeLoader, node: yaml.MappingNode, prefix: str, path: Path) -> Iterator[_Setting]:
+def _parse(text: str, source: str) -> list[_Setting]:
+    """The settings of a YAML text, in order."""
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is not None and not isinstance(root, yaml.MappingNode):
+            raise ConfigError([f"{source} is not a configuration: expected a YAML mapping such as `DATA: ...`"])
+        return list(_walk(loader, root, "", source)) if root else []
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError([f"{source}{line} is not valid YAML: {error.problem}"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{source} is not valid YAML: {error}"]) from error
+
+
+def _walk(loader: yaml.SafeLoader, node: yaml.MappingNode, prefix: str, source: str) -> Iterator[_Setting]:
     """Yield the leaves of a YAML mapping; the nodes are used, not the plain dict, because they know their lines."""
     seen: set[str] = set()
     for name_node, _ in node.value:
@@ -126,11 +188,11 @@ def _walk(loader: yaml.SafeLoader, node: yaml.MappingNode, prefix: str, path: Pa
     for name_node, value_node in node.value:
         key = f"{prefix}{name_node.value}"
         if isinstance(value_node, yaml.MappingNode):
-            yield from _walk(loader, value_node, f"{key}.", path)
+            yield from _walk(loader, value_node, f"{key}.", source)
         else:
             text = value_node.value if isinstance(value_node, yaml.ScalarNode) else None
             value = loader.construct_object(value_node, deep=True)
-            yield _Setting(key, value, text, f"{path}:{name_node.start_mark.line + 1}")
+            yield _Setting(key, value, text, f"{source}:{name_node.start_mark.line + 1}")
 
 
 def _read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[_Setting]:

@@ -1,7 +1,9 @@
-"""A dataset of clips: each item is one sampled, cropped uint8 clip of one video, the same on every worker and rank."""
+"""From videos to sampled, cropped uint8 clips, and a dataset of them that is the same on every worker and rank."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from timesformer.datasets.reader import VideoError, VideoReader, open_video
 from timesformer.datasets.records import VideoRecord
 from timesformer.datasets.sampling import Sampler
 from timesformer.datasets.time_limit import TimeLimit, TookTooLongError
-from timesformer.datasets.timeline import Timeline, render
+from timesformer.datasets.timeline import Timeline, render, source_numbers
 from timesformer.datasets.transforms import CENTER, horizontal_flip, resize, spatial_sampling
 from timesformer.datasets.workers import InHand
 
@@ -28,6 +30,149 @@ NO_CLIP: Key = (-1, -1, -1)
 """The key of an item that stands for none: a black clip of video -1."""
 
 REPLACEMENT_TRIES = 10  # so many unreadable videos of a class in a row are no accident
+
+
+@dataclass(frozen=True, eq=False)
+class SampledClip:
+    """One view of a video, as the model gets it and as a person sees it.
+
+    Attributes:
+        clip: uint8 (3, T, H, W), 0..255, sampled and cropped; BGR with DATA.REVERSE_INPUT_CHANNEL, else RGB.
+        frames: the same pixels, uint8 (T, H, W, 3) RGB; not to be changed, as it may share the clip's memory.
+        numbers: of the T frames in the video, from 0; of a frame that stretching made of several, the first of those.
+        times: seconds from the start of the video to each frame, by the mean frame rate; NaN where the video does not
+            tell it, as a folder of frames.
+        view: number of the view, as `ClipDataset` counts them: crops change fastest.
+    """
+
+    clip: Tensor
+    frames: np.ndarray
+    numbers: tuple[int, ...]
+    times: tuple[float, ...]
+    view: int
+
+
+class ClipMaker:
+    """Makes clips of videos as the configuration asks for in a split ("train", "val" or "test").
+
+    Attributes:
+        training: whether the split is the one that is trained on.
+        num_crops, num_views: crops of a clip, and views (clips along the time x crops) of a video; 1 unless in testing.
+        crop_size: side of a clip in pixels.
+    """
+
+    def __init__(self, cfg: CfgNode, split: str) -> None:
+        self.training = split == "train"
+        self.num_crops = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
+        self.num_views = cfg.TEST.NUM_ENSEMBLE_VIEWS * self.num_crops if split == "test" else 1
+        self.crop_size = cfg.DATA.TEST_CROP_SIZE if split == "test" else cfg.DATA.TRAIN_CROP_SIZE
+        self._sampler = Sampler.from_cfg(cfg, split)
+        self._augment = Augmentation.from_cfg(cfg) if self.training else None
+        self._data = cfg.DATA
+
+    def make(
+        self, record: VideoRecord, views: Sequence[int], rngs: Sequence[np.random.RandomState]
+    ) -> list[SampledClip]:
+        """These views of the video, opened once for all of them, decoded, cropped and augmented.
+
+        Args:
+            record: of the video.
+            views: numbers from 0 to num_views - 1; in training and validation 0.
+            rngs: the source of all chance, for each view.
+
+        Raises:
+            VideoError: if the video cannot be read.
+        """
+        data = self._data
+        options = {"backend": data.DECODING_BACKEND, "short_side": data.DECODE_SHORT_SIDE}
+        with _blaming(record.path):
+            num_frames, fps = known(record)
+            reader = open_video(record.path, num_frames=num_frames, fps=fps, **options)
+        with reader:
+            read, promised = _Reading(reader), reader.num_frames
+            made = []
+            for view, rng in zip(views, rngs, strict=True):
+                reader.num_frames = promised  # what one view finds out must not change what the next one is
+                made.append(self._make(reader, read, view, rng))
+            return made
+
+    def black(self) -> Tensor:
+        """What stands for a clip that there is not, uint8 (3, T, H, W)."""
+        return torch.zeros(3, self._data.NUM_FRAMES, self.crop_size, self.crop_size, dtype=torch.uint8)
+
+    def _make(self, reader: VideoReader, read: "_Reading", view: int, rng: np.random.RandomState) -> SampledClip:
+        pixels, numbers = self._sample(reader, read, view, rng)
+        # T, 3, H, W: resizing uint8 is fast in this order
+        clip = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        with _blaming(reader.path):  # frames of a broken file may have a shape that nothing can be made of
+            clip = self._crop(clip, rng, view)
+        if self._augment:
+            clip = self._augment(clip, rng)
+        data, clip = self._data, clip.transpose(0, 1)
+        given = (clip.flip(0) if data.REVERSE_INPUT_CHANNEL else clip).contiguous()
+        shown = given.flip(0) if data.REVERSE_INPUT_CHANNEL else given
+        times = tuple(number / reader.fps if reader.fps else math.nan for number in numbers)
+        return SampledClip(given, shown.permute(1, 2, 3, 0).numpy(), numbers, times, view)
+
+    def _sample(
+        self, reader: VideoReader, read: "_Reading", view: int, rng: np.random.RandomState
+    ) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Sampled frames, uint8 (T, H, W, 3), and their numbers."""
+        promised, before = reader.num_frames, rng.get_state()
+        try:
+            return self._frames(reader, read, view, rng)
+        except VideoError:
+            if reader.num_frames in (0, promised):
+                raise
+            # The file promised more frames than there are: now that their number is known, sample among those.
+            rng.set_state(before)
+            return self._frames(reader, read, view, rng)
+
+    def _frames(
+        self, reader: VideoReader, read: "_Reading", view: int, rng: np.random.RandomState
+    ) -> tuple[np.ndarray, tuple[int, ...]]:
+        view //= self.num_crops
+        options, wanted = self._data.PRE_SAMPLING, self._data.NUM_FRAMES
+        stretch = {"methods": options.METHODS, "factors": options.BRIGHTNESS_FACTORS} if options.ENABLED else {}
+        if options.ENABLED and options.ORDER == "after_sampling":
+            sampled = self._sampler.available(reader.num_frames, rng, view)
+            timeline = Timeline(len(sampled), wanted, **stretch)
+            # A timeline that the methods could not stretch is repeated from its start.
+            frames = [timeline[i % len(timeline)] for i in range(wanted)]
+            pixels = render(frames, lambda numbers: read([sampled[number] for number in numbers]))
+            return pixels, tuple(sampled[number] for number in source_numbers(frames))
+        timeline = Timeline(reader.num_frames, wanted * self._data.SAMPLING_RATE, **stretch)
+        frames = [timeline[position] for position in self._sampler.positions(len(timeline), rng, view)]
+        return render(frames, read), source_numbers(frames)
+
+    def _crop(self, clip: Tensor, rng: np.random.RandomState, view: int) -> Tensor:
+        """Square clip of `crop_size`, uint8 (T, 3, H, W)."""
+        data, size = self._data, self.crop_size
+        if data.SPATIAL_MODE == "resize":
+            clip = resize(clip, (size, size))
+            return horizontal_flip(clip, 0.5, rng) if self.training and data.RANDOM_FLIP else clip
+        if self.training:
+            scales = data.TRAIN_JITTER_SCALES
+            return spatial_sampling(clip, -1, *scales, size, rng, data.RANDOM_FLIP, data.INV_UNIFORM_SAMPLE)
+        # The short side becomes the crop's, so that one crop loses nothing of it and three cover the whole frame.
+        crop = view % self.num_crops if self.num_crops > 1 else CENTER
+        return spatial_sampling(clip, crop, size, size, size, rng)
+
+
+class _Reading:
+    """Reads frames, and gives those that were read last again: all crops of a clip are cut from the same ones."""
+
+    def __init__(self, reader: VideoReader) -> None:
+        self._reader = reader
+        self._numbers: tuple[int, ...] = ()
+        self._pixels = np.empty(0, np.uint8)
+
+    def __call__(self, numbers: Sequence[int]) -> np.ndarray:
+        if tuple(numbers) != self._numbers:
+            with _blaming(self._reader.path):
+                self._pixels = self._reader.read(numbers)
+            self._numbers = tuple(numbers)
+        return self._pixels
 
 
 class ClipDataset(Dataset[dict[str, Any]]):
@@ -54,11 +199,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
         self.records = found.records
         self.class_names = found.class_names
         self.training = split == "train"
-        self.num_crops = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
-        self.num_views = cfg.TEST.NUM_ENSEMBLE_VIEWS * self.num_crops if split == "test" else 1
-        self.crop_size = cfg.DATA.TEST_CROP_SIZE if split == "test" else cfg.DATA.TRAIN_CROP_SIZE
-        self._sampler = Sampler.from_cfg(cfg, split)
-        self._augment = Augmentation.from_cfg(cfg) if self.training else None
+        self._maker = ClipMaker(cfg, split)
+        self.num_views = self._maker.num_views
         self._data = cfg.DATA
         self._seed = cfg.RNG_SEED
         self._in_time = TimeLimit(cfg.DATA.DECODE_TIMEOUT)
@@ -69,14 +211,14 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: int | tuple[int, ...]) -> dict[str, Any]:
         if key == NO_CLIP:
-            return self._item(self._black(), 0, -1, 0, False, {})
+            return self._item(self._maker.black(), 0, -1, 0, False, {})
         epoch, index, repeat = (*key, 0)[:3] if isinstance(key, tuple) else (0, key, 0)
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of a dataset of {len(self)}")
         video, view = divmod(index, self.num_views)
         errors: dict[int, str] = {}
         for candidate in self._candidates(epoch, video, repeat):
-            rng = _rng(self._seed, epoch, candidate, repeat if self.training else view)
+            rng = rng_of(self._seed, epoch, candidate, repeat if self.training else view)
             try:
                 clip = self._load(candidate, view, rng)
             except VideoError as error:
@@ -85,7 +227,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
                     break
             else:
                 return self._item(clip, int(self.records.labels[video]), candidate, view, True, errors)
-        return self._item(self._black(), int(self.records.labels[video]), video, view, False, errors)
+        return self._item(self._maker.black(), int(self.records.labels[video]), video, view, False, errors)
 
     def _item(
         self, clip: Tensor, label: int, video: int, view: int, readable: bool, errors: dict[int, str]
@@ -97,7 +239,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         yield video
         if self.training and self._data.ON_UNREADABLE == "continue":
             same_class = np.flatnonzero(self.records.labels == self.records.labels[video])
-            others = _rng(self._seed, epoch, video, repeat, 1).permutation(same_class).tolist()
+            others = rng_of(self._seed, epoch, video, repeat, 1).permutation(same_class).tolist()
             yield from (other for other in others if other != video and other not in self.records.problems)
 
     def _load(self, video: int, view: int, rng: np.random.RandomState) -> Tensor:
@@ -110,78 +252,16 @@ class ClipDataset(Dataset[dict[str, Any]]):
         if self.in_hand:
             self.in_hand.take(video)
         try:
-            return self._in_time(lambda: self._make(record, view, rng))
+            return self._in_time(lambda: self._maker.make(record, [view], [rng])[0].clip)
         except TookTooLongError:
             seconds = self._data.DECODE_TIMEOUT
             reason = f"{record.path}: decoding took longer than DATA.DECODE_TIMEOUT {seconds:g} seconds"
             self._too_slow[video] = reason
             raise VideoError(reason) from None
 
-    def _make(self, record: VideoRecord, view: int, rng: np.random.RandomState) -> Tensor:
-        """A clip of the video, decoded, cropped and augmented."""
-        # T, 3, H, W: resizing uint8 is fast in this order
-        clip = torch.from_numpy(self._decode(record, view, rng)).permute(0, 3, 1, 2)
-        with _blaming(record.path):  # frames of a broken file may have a shape that nothing can be made of
-            clip = self._crop(clip, rng, view)
-        if self._augment:
-            clip = self._augment(clip, rng)
-        data, clip = self._data, clip.transpose(0, 1)
-        return (clip.flip(0) if data.REVERSE_INPUT_CHANNEL else clip).contiguous()
 
-    def _decode(self, record: VideoRecord, view: int, rng: np.random.RandomState) -> np.ndarray:
-        """Sampled frames, uint8 (T, H, W, 3)."""
-        data = self._data
-        options = {"backend": data.DECODING_BACKEND, "short_side": data.DECODE_SHORT_SIDE}
-        with _blaming(record.path):
-            num_frames, fps = known(record)
-            reader = open_video(record.path, num_frames=num_frames, fps=fps, **options)
-        with reader:
-            promised, before = reader.num_frames, rng.get_state()
-            try:
-                return self._frames(reader, view, rng)
-            except VideoError:
-                if reader.num_frames in (0, promised):
-                    raise
-                # The file promised more frames than there are: now that their number is known, sample among those.
-                rng.set_state(before)
-                return self._frames(reader, view, rng)
-
-    def _frames(self, reader: VideoReader, view: int, rng: np.random.RandomState) -> np.ndarray:
-        def read(numbers: Sequence[int]) -> np.ndarray:
-            with _blaming(reader.path):
-                return reader.read(numbers)
-
-        view //= self.num_crops
-        options, wanted = self._data.PRE_SAMPLING, self._data.NUM_FRAMES
-        stretch = {"methods": options.METHODS, "factors": options.BRIGHTNESS_FACTORS} if options.ENABLED else {}
-        if options.ENABLED and options.ORDER == "after_sampling":
-            sampled = self._sampler.available(reader.num_frames, rng, view)
-            timeline = Timeline(len(sampled), wanted, **stretch)
-            # A timeline that the methods could not stretch is repeated from its start.
-            frames = [timeline[i % len(timeline)] for i in range(wanted)]
-            return render(frames, lambda numbers: read([sampled[number] for number in numbers]))
-        timeline = Timeline(reader.num_frames, wanted * self._data.SAMPLING_RATE, **stretch)
-        positions = self._sampler.positions(len(timeline), rng, view)
-        return render([timeline[position] for position in positions], read)
-
-    def _crop(self, clip: Tensor, rng: np.random.RandomState, view: int) -> Tensor:
-        """Square clip of `crop_size`, uint8 (T, 3, H, W)."""
-        data, size = self._data, self.crop_size
-        if data.SPATIAL_MODE == "resize":
-            clip = resize(clip, (size, size))
-            return horizontal_flip(clip, 0.5, rng) if self.training and data.RANDOM_FLIP else clip
-        if self.training:
-            scales = data.TRAIN_JITTER_SCALES
-            return spatial_sampling(clip, -1, *scales, size, rng, data.RANDOM_FLIP, data.INV_UNIFORM_SAMPLE)
-        # The short side becomes the crop's, so that one crop loses nothing of it and three cover the whole frame.
-        crop = view % self.num_crops if self.num_crops > 1 else CENTER
-        return spatial_sampling(clip, crop, size, size, size, rng)
-
-    def _black(self) -> Tensor:
-        return torch.zeros(3, self._data.NUM_FRAMES, self.crop_size, self.crop_size, dtype=torch.uint8)
-
-
-def _rng(*key: int) -> np.random.RandomState:
+def rng_of(*key: int) -> np.random.RandomState:
+    """The source of chance of a clip: of (RNG_SEED, epoch, video, view or repeat)."""
     return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(key)))
 
 

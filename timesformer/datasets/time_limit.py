@@ -45,6 +45,12 @@ class TimeLimit:
         self._helper = helper
         return answer.result()
 
+    def close(self) -> None:
+        """Ends the helper thread; the next call starts another."""
+        helper, self._helper = self._helper, None
+        if helper:
+            helper.tasks.put(None)
+
     def _wait(self, answer: "Future[Any]") -> None:
         # In parts: the clock runs on while a process is suspended, and that should not cost a readable clip; and an
         # interruption that another thread happened to receive should not have to wait for long either.

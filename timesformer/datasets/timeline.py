@@ -107,6 +107,11 @@ def render(frames: Sequence[Frame], read: Callable[[Sequence[int]], np.ndarray])
     return np.stack([_round(_pixels(frame, pixels)) for frame in frames])
 
 
+def source_numbers(frames: Sequence[Frame]) -> tuple[int, ...]:
+    """The number of the source frame that each of `frames` is, or of the first that it is made of."""
+    return tuple(next(_sources(frame)) for frame in frames)
+
+
 def _sources(frame: Frame) -> Iterator[int]:
     if isinstance(frame, Mean):
         yield from _sources(frame.first)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from fvcore.common.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from timesformer.datasets.loader import construct_loader
@@ -22,13 +22,13 @@ from timesformer.engine.logs import STEP, duration, progress_bar
 from timesformer.engine.meters import Average, Pace, ViewEnsemble
 from timesformer.engine.prefetch import on_device
 from timesformer.engine.ranks import is_lead, world
-from timesformer.engine.results import Evaluation, write_results
+from timesformer.engine.results import Evaluation, probabilities_of, write_results
 from timesformer.engine.run_folder import best_path, results_path
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError, shorten
 from timesformer.models import build_model
 from timesformer.models.download import local_path
-from timesformer.models.weights import CheckpointError, load_pretrained
+from timesformer.models.weights import Checkpoint, CheckpointError, LoadReport, load_pretrained, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,7 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
         if index < common:
             stop_if_requested(agreement.largest(requested()))
         unreadable.note(batch["errors"])
-        with autocast(cfg, device):
-            scores = model(normalized(batch["clip"], cfg, device)).float()
+        scores = score_views(model, batch["clip"], cfg, device)
         ensemble.update(scores, batch["video"], batch["view"])
         loss = F.cross_entropy(scores, batch["label"], reduction="none").cpu()
         losses.add(loss[batch["readable"]].double().sum(), int(batch["readable"].sum()))
@@ -89,12 +88,36 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
         names=list(dataset.records.names),
         labels=torch.from_numpy(dataset.records.labels),
         scores=joined,
-        probabilities=(joined / (dataset.num_views if ensemble.method == "sum" else 1)).softmax(dim=1),
+        probabilities=probabilities_of(joined, dataset.num_views, ensemble.method),
         unreadable=unreadable.reasons,
         loss=losses.value(),
         num_views=dataset.num_views,
         seconds=time.perf_counter() - start,
     )
+
+
+@torch.no_grad()
+def score_views(model: nn.Module, clips: Tensor, cfg: CfgNode, device: torch.device) -> Tensor:
+    """Logits, float32 [batch, classes], of uint8 clips [batch, 3, frames, height, width]."""
+    with autocast(cfg, device):
+        return model(normalized(clips, cfg, device)).float()
+
+
+def load_whole(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Module, LoadReport]:
+    """The model of a configuration with all its weights from a checkpoint, on the CPU, and what became of those.
+
+    Raises:
+        UserError: if they do not fit, or any is missing or left over.
+    """
+    model = build_model(cfg, fresh=True)
+    report = load_pretrained(model, checkpoint, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION)
+    if misfits := report.new or report.unused:
+        problem = "lacks" if report.new else "has, where this model has not,"
+        raise CheckpointError(
+            f"{checkpoint.source} does not fit: it {problem} {shorten(misfits)}. Check MODEL.NUM_CLASSES "
+            f"({cfg.MODEL.NUM_CLASSES}) and TIMESFORMER.ATTENTION_TYPE ({cfg.TIMESFORMER.ATTENTION_TYPE})"
+        )
+    return model, report
 
 
 def test(cfg: CfgNode) -> Path:
@@ -113,15 +136,8 @@ def test(cfg: CfgNode) -> Path:
     set_float32_precision(cfg)
     loader = construct_loader(cfg, "test", world().rank, world().size)
     path = _checkpoint_to_test(cfg)
-    model = build_model(cfg, fresh=True)
-    report = load_pretrained(model, path, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION)
+    model, report = load_whole(cfg, read_checkpoint(path))
     logger.info("testing %s\n%s", path, report.table())
-    if misfits := report.new or report.unused:
-        problem = "lacks" if report.new else "has, where this model has not,"
-        raise CheckpointError(
-            f"{path} cannot be tested: it {problem} {shorten(misfits)}. Check MODEL.NUM_CLASSES "
-            f"({cfg.MODEL.NUM_CLASSES}) and TIMESFORMER.ATTENTION_TYPE ({cfg.TIMESFORMER.ATTENTION_TYPE})"
-        )
     if changed := other_clips(cfg, report.rest):
         logger.warning("%s was trained on other clips: %s", path, "; ".join(changed))
     with explained_death(loader):

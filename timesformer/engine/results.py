@@ -35,6 +35,11 @@ class Counts(NamedTuple):
     predicted: int
 
 
+def probabilities_of(scores: Tensor, num_views: int, method: str) -> Tensor:
+    """Softmax [videos, classes] of logits joined over the views: of their mean for "sum", of the largest for "max"."""
+    return (scores / (num_views if method == "sum" else 1)).softmax(dim=1)
+
+
 @dataclass
 class Evaluation:
     """Scores of every video of a split.

@@ -36,12 +36,14 @@ class Checkpoint:
         rest: what the file holds beside them, such as `epoch` and `optimizer_state`; for Hugging Face also `config`.
         origin: whose names the tensors had, "" where they had these.
         facts: what it says about its model.
+        source: what it was asked for by.
     """
 
     state: dict[str, Tensor]
     rest: dict[str, Any]
     origin: str
     facts: Facts
+    source: str = ""
 
 
 @dataclass
@@ -112,11 +114,11 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     if config:
         rest["config"] = config
     state, origin = to_native(state)
-    return Checkpoint(state, rest, origin, facts_of(rest))
+    return Checkpoint(state, rest, origin, facts_of(rest), str(source))
 
 
 def load_pretrained(
-    model: nn.Module, source: str | Path, interpolation: Interpolation = "bicubic", strict: bool = False
+    model: nn.Module, source: str | Path | Checkpoint, interpolation: Interpolation = "bicubic", strict: bool = False
 ) -> LoadReport:
     """Starts a model from the weights of another, or of an image ViT.
 
@@ -129,7 +131,7 @@ def load_pretrained(
     Args:
         model: a `VisionTransformer`, a `VideoTransformer` or another model, or a registered model that holds one as
             `.model`; changed in place, and not touched at all when an error is raised.
-        source: see `read_checkpoint`.
+        source: see `read_checkpoint`; or what that returned.
         interpolation: "bicubic" (2-D in space, linear in time) or "legacy" (the nearest entry, as the original does
             while loading: with the patches as one line instead of a grid).
         strict: refuse a checkpoint that leaves anything new or unused.
@@ -139,7 +141,8 @@ def load_pretrained(
             another, no tensor fits, or, if strict, any is new or unused.
         DownloadError: as `read_checkpoint`.
     """
-    checkpoint = read_checkpoint(source)
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
+    source = checkpoint.source
     vit = getattr(model, "model", model)
     heads = tuple(f"{head}." for head in head_names(model))
     wanted = vit.state_dict()

@@ -1,0 +1,361 @@
+"""Using a trained model: a checkpoint is loaded with all it says of itself, and tells what is to be seen in videos."""
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from timesformer.config.check import check_use
+from timesformer.config.load import ConfigError, load_for_use
+from timesformer.datasets.clips import ClipMaker, SampledClip, rng_of
+from timesformer.datasets.reader import VideoError
+from timesformer.datasets.records import VideoRecord
+from timesformer.datasets.time_limit import TimeLimit, TookTooLongError
+from timesformer.engine.device import set_float32_precision
+from timesformer.engine.evaluate import load_whole, score_views
+from timesformer.engine.meters import ViewEnsemble
+from timesformer.engine.results import probabilities_of
+from timesformer.errors import UserError, shorten
+from timesformer.models.parts import head_names
+from timesformer.models.weights import CheckpointError, read_checkpoint
+from timesformer.torchvision_import import import_package
+
+logger = logging.getLogger(__name__)
+
+Video = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model sees in a video.
+
+    Attributes:
+        video: its path, as given.
+        top: the most probable classes with their probability, falling.
+        probabilities: float32 [classes], of all of them, in the order of the class names; they add up to 1.
+        num_views: views of the video that were joined.
+        embedding: float32 [dim], what goes into the model's head, mean over the views; None where not asked for.
+        clips: the views, where they were to be kept.
+        seconds: the time it took.
+        error: why there is no prediction, all else then being empty; "" where there is one.
+    """
+
+    video: str
+    top: list[tuple[str, float]] = field(default_factory=list)
+    probabilities: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    num_views: int = 0
+    embedding: np.ndarray | None = None
+    clips: list[SampledClip] = field(default_factory=list)
+    seconds: float = 0.0
+    error: str = ""
+
+    def __str__(self) -> str:
+        classes = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in self.top)
+        return f"{self.video}: {self.error or classes}"
+
+
+def load_model(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    cfg_opts: Sequence[str] = (),
+    *,
+    cfg: str | Path | None = None,
+) -> "Classifier":
+    """Loads a trained model from its checkpoint alone, ready to be used.
+
+    A checkpoint of this project holds its configuration and the names of its classes. For others: 400 classes without
+    names are Kinetics-400's, where torchvision is there to tell them; other classes are called by their number.
+
+    Args:
+        path: of the checkpoint, or another place that `timesformer.config.sources` knows.
+        device: to compute on; None: the GPU where there is one, else the CPU.
+        cfg_opts: KEY VALUE KEY VALUE ..., which override the checkpoint's configuration.
+        cfg: a YAML file that takes the place of the checkpoint's configuration, for checkpoints that have none.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, or it does not fit the configuration, or has none.
+        ConfigError: if an option is unknown or makes no sense.
+        UserError: if there is no such device, or a package is missing.
+    """
+    chosen = _device(device)
+    checkpoint = read_checkpoint(path)
+    saved = checkpoint.rest.get("cfg")
+    if cfg is None and not isinstance(saved, str):
+        raise CheckpointError(
+            f"{path} holds no configuration, as this project's and the original's checkpoints do: give the YAML file "
+            "that its model was trained with (--cfg FILE, or cfg=FILE in Python)"
+        )
+    options, notes = load_for_use(saved if isinstance(saved, str) else "", f"configuration in {path}", cfg, cfg_opts)
+    options.NUM_GPUS = int(chosen.type == "cuda")
+    if chosen.type == "cpu" and options.TRAIN.MIXED_PRECISION == "fp16":
+        options.TRAIN.MIXED_PRECISION = "off"
+        notes.append("it was trained in half precision (fp16), which CPUs do not have: computed in float32")
+    set_float32_precision(options)
+    model, report = load_whole(options, checkpoint)
+    notes += report.notes
+    names, note = _class_names(checkpoint.rest, options)
+    if note:
+        notes.append(note)
+    return Classifier(options, model.to(chosen).eval(), names, chosen, path, notes)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the device {device} cannot be used ({reason}); choose cpu, or leave it out") from error
+    return chosen
+
+
+def _class_names(rest: dict[str, Any], cfg: CfgNode) -> tuple[tuple[str, ...], str]:
+    """Names of the classes, and a note where they are not the checkpoint's own."""
+    progress, wanted = rest.get("progress"), cfg.MODEL.NUM_CLASSES
+    names = tuple(map(str, progress.get("class_names") or ())) if isinstance(progress, dict) else ()
+    if len(names) == wanted:
+        return names, ""
+    numbered = tuple(f"class {number}" for number in range(wanted))
+    if wanted == 400 and cfg.TRAIN.DATASET == "kinetics":
+        try:
+            models = import_package("torchvision.models.video", "names of Kinetics-400's classes")
+            return tuple(models.R3D_18_Weights.DEFAULT.meta["categories"]), "its classes are taken for Kinetics-400's"
+        except UserError as error:
+            return numbered, f"its classes have no names ({error})"
+    return numbered, "its classes have no names: it was saved without them"
+
+
+class Classifier:
+    """A trained model with all that is needed to use it.
+
+    Attributes:
+        cfg: its configuration, changed by the overrides.
+        model: in evaluation mode, on the device; clips [batch, 3, T, H, W] (float, normalised) to logits.
+        class_names: in the order of the model's outputs.
+        device: that it computes on.
+        path: of its checkpoint.
+        notes: what else should be known of it, a line each.
+        lock: held while the model computes, so that several threads can use it; whoever hooks into the model for a
+            while takes it, too.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        model: nn.Module,
+        class_names: tuple[str, ...],
+        device: torch.device,
+        path: str | Path,
+        notes: list[str],
+    ) -> None:
+        self.cfg, self.model, self.class_names, self.device = cfg, model, class_names, device
+        self.path, self.notes, self.lock = path, notes, RLock()
+
+    def __repr__(self) -> str:
+        data, test = self.cfg.DATA, self.cfg.TEST
+        views = test.NUM_ENSEMBLE_VIEWS * test.NUM_SPATIAL_CROPS
+        size = f"{data.NUM_FRAMES} frames of {data.TEST_CROP_SIZE} x {data.TEST_CROP_SIZE} pixels"
+        lines = [
+            f"Classifier of {len(self.class_names)} classes: {shorten(self.class_names)}",
+            f"  {self.cfg.MODEL.MODEL_NAME}, {size}, {views} view{'s' * (views > 1)} of a video, on {self.device}",
+            f"  from {self.path}",
+        ]
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def predict(
+        self,
+        video: Video,
+        *,
+        top_k: int = 5,
+        views: int | None = None,
+        crops: int | None = None,
+        sampler: str | None = None,
+        keep_clips: bool = False,
+        features: bool = False,
+    ) -> Prediction:
+        """What is to be seen in a video, as a test of the same checkpoint would have it.
+
+        Args:
+            video: path of a video file or a folder of frames.
+            top_k: classes in `Prediction.top`.
+            views: clips taken along the time; None: TEST.NUM_ENSEMBLE_VIEWS of the checkpoint.
+            crops: of each clip, 1 (centre) or 3 (along the longer side); None: TEST.NUM_SPATIAL_CROPS.
+            sampler: uniform, equidistant, random or segment; None: that of the checkpoint's tests. What is random
+                depends on RNG_SEED alone.
+            keep_clips: keep the views in `Prediction.clips`.
+            features: fill `Prediction.embedding`.
+
+        Raises:
+            VideoError: if the video cannot be read.
+            ConfigError: if there is no such sampler or number of views or crops.
+        """
+        start = time.perf_counter()
+        cfg = self.options(views, crops, sampler)
+        summary, kept = Summary(cfg), []
+        for clips in self._chunks(cfg, video):
+            scores, embeddings = self.compute(torch.stack([clip.clip for clip in clips]), features)
+            summary.add(scores, embeddings, [clip.view for clip in clips])
+            kept += clips if keep_clips else []
+        return self.prediction(os.fspath(video), summary, top_k, kept, time.perf_counter() - start)
+
+    def predict_many(
+        self,
+        videos: Iterable[Video],
+        *,
+        top_k: int = 5,
+        views: int | None = None,
+        crops: int | None = None,
+        sampler: str | None = None,
+        keep_clips: bool = False,
+        features: bool = False,
+        workers: int | None = None,
+    ) -> Iterator[Prediction]:
+        """`predict` for many videos, in their order; one that cannot be read has its reason in `Prediction.error`."""
+        for video in videos:
+            try:
+                yield self.predict(
+                    video,
+                    top_k=top_k,
+                    views=views,
+                    crops=crops,
+                    sampler=sampler,
+                    keep_clips=keep_clips,
+                    features=features,
+                )
+            except VideoError as error:
+                yield Prediction(os.fspath(video), error=str(error))
+
+    def embed(
+        self, video: Video, *, views: int | None = None, crops: int | None = None, sampler: str | None = None
+    ) -> np.ndarray:
+        """What goes into the model's head, mean over the views of a video, float32 [dim]; arguments as `predict`."""
+        embedding = self.predict(video, views=views, crops=crops, sampler=sampler, features=True).embedding
+        assert embedding is not None
+        return embedding
+
+    def clips(
+        self, video: Video, views: int | None = None, crops: int | None = None, sampler: str | None = None
+    ) -> list[SampledClip]:
+        """All views of a video, as the model gets them; arguments and errors as `predict`."""
+        return [clip for clips in self._chunks(self.options(views, crops, sampler), video) for clip in clips]
+
+    def options(self, views: int | None = None, crops: int | None = None, sampler: str | None = None) -> CfgNode:
+        """The configuration with other views; arguments and errors as `predict`."""
+        cfg = self.cfg.clone()
+        given = (("TEST.NUM_ENSEMBLE_VIEWS", views), ("TEST.NUM_SPATIAL_CROPS", crops), ("DATA.TEST_SAMPLER", sampler))
+        changes = [part for key, value in given if value is not None for part in (key, value)]
+        cfg.merge_from_list(changes)
+        if changes and (problems := check_use(cfg)):
+            raise ConfigError(problems)
+        return cfg
+
+    def compute(self, clips: Tensor, features: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Logits of clips and, if asked for, what goes into the head.
+
+        Args:
+            clips: uint8 [batch, 3, T, H, W], as `SampledClip.clip`.
+            features: give embeddings too.
+
+        Returns:
+            float32 [batch, classes], and float32 [batch, dim] or None, both on the CPU.
+        """
+        with self.lock, _HeadInput(self.model) if features else nullcontext() as seen:
+            scores = score_views(self.model, clips, self.cfg, self.device)
+        return scores.cpu(), seen.embeddings(len(clips)).cpu() if seen else None
+
+    def prediction(
+        self, video: str, summary: "Summary", top_k: int, clips: list[SampledClip], seconds: float
+    ) -> Prediction:
+        """What the views of a video amount to."""
+        probabilities = summary.probabilities()
+        best = probabilities.topk(min(top_k, len(self.class_names)))
+        top = [(self.class_names[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+        return Prediction(video, top, probabilities.numpy(), summary.num_views, summary.embedding(), clips, seconds)
+
+    def _chunks(self, cfg: CfgNode, video: Video) -> Iterator[list[SampledClip]]:
+        """The views of a video, TEST.BATCH_SIZE at a time."""
+        maker, record, size = ClipMaker(cfg, "test"), VideoRecord(os.fspath(video), 0, ""), cfg.TEST.BATCH_SIZE
+        seconds = cfg.DATA.DECODE_TIMEOUT
+        with closing(TimeLimit(seconds)) as in_time:
+            for start in range(0, maker.num_views, size):
+                views = range(start, min(start + size, maker.num_views))
+                try:
+                    yield in_time(lambda views=views: make_views(maker, record, views, cfg.RNG_SEED))
+                except TookTooLongError:
+                    raise VideoError(too_slow(record.path, seconds)) from None
+
+
+def make_views(maker: ClipMaker, record: VideoRecord, views: Sequence[int], seed: int) -> list[SampledClip]:
+    """Views of a video, in which chance depends on the seed and the view alone: not on which videos are its company."""
+    return maker.make(record, views, [rng_of(seed, 0, 0, view) for view in views])
+
+
+def too_slow(path: str, seconds: float) -> str:
+    """What is said of a video that was given up."""
+    return f"{path}: decoding took longer than DATA.DECODE_TIMEOUT {seconds:g} seconds"
+
+
+class Summary:
+    """The views of one video, joined as a test joins them, in whatever order they come."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.num_views = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
+        self._views = ViewEnsemble(1, self.num_views, cfg.MODEL.NUM_CLASSES, cfg.DATA.ENSEMBLE_METHOD)
+        self._embeddings: Tensor | None = None
+        self._missing = self.num_views
+
+    def add(self, scores: Tensor, embeddings: Tensor | None, views: Sequence[int]) -> bool:
+        """Takes in the scores [n, classes] and embeddings [n, dim] of views; whether these were the last ones."""
+        self._views.update(scores, torch.zeros(len(scores), dtype=torch.int64), torch.tensor(views))
+        if embeddings is not None:
+            total = embeddings.double().sum(dim=0)
+            self._embeddings = total if self._embeddings is None else self._embeddings + total
+        self._missing -= len(scores)
+        return not self._missing
+
+    def probabilities(self) -> Tensor:
+        """float32 [classes]."""
+        return probabilities_of(self._views.complete(), self.num_views, self._views.method)[0]
+
+    def embedding(self) -> np.ndarray | None:
+        """float32 [dim]; None where there was none."""
+        return None if self._embeddings is None else (self._embeddings / self.num_views).float().numpy()
+
+
+class _HeadInput:
+    """Notes what goes into the head of a model during a forward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._head = model.model.get_submodule(head_names(model)[0])
+        self._seen: Tensor | None = None
+
+    def __enter__(self) -> "_HeadInput":
+        self._hook = self._head.register_forward_pre_hook(self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hook.remove()
+
+    def _note(self, head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._seen = inputs[0].detach()
+
+    def embeddings(self, batch: int) -> Tensor:
+        """float32 [batch, dim]: mean over places, where the head is applied to each, and over frames."""
+        assert self._seen is not None
+        seen = self._seen.float()
+        if seen.ndim > 2:
+            channels_first = isinstance(self._head, nn.Conv2d | nn.Conv3d)
+            seen = seen.flatten(2).mean(dim=2) if channels_first else seen.flatten(1, -2).mean(dim=1)
+        return seen.unflatten(0, (batch, -1)).mean(dim=1)
