@@ -19,6 +19,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["timesformer", "timesformer.*"]),
+    package_data={"timesformer.visualization": ["templates/*"]},
     python_requires=">=3.10,<3.14",
     # Lower bounds are the oldest versions the test suite was run with, or that have what is used.
     install_requires=[
@@ -28,11 +29,13 @@ setup(
         "pillow>=10",
         "filelock>=3.12",
         "fvcore>=0.1.5.post20221221",
+        "jinja2>=3.1",
         "matplotlib>=3.8",
         "pyyaml>=6",
         "rarfile>=4.1",
         "safetensors>=0.4",
         "scikit-learn>=1.4",
+        "scipy>=1.11",
         "simplejson>=3.19",
         "submitit>=1.5",
         "tensorboard>=2.15",

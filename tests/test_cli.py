@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,6 +93,7 @@ def test_results_have_the_documented_schema(finished: Path, tiny_data: Path) -> 
         "num_views",
         "class_names",
         "per_class",
+        "class_counts",
         "unreadable",
         "loss",
         "seconds",
@@ -99,6 +101,8 @@ def test_results_have_the_documented_schema(finished: Path, tiny_data: Path) -> 
         "checkpoint",
         "checkpoint_epochs",
         "val_top1",
+        "finished",
+        "device",
         "config",
         "versions",
     }
@@ -111,6 +115,9 @@ def test_results_have_the_documented_schema(finished: Path, tiny_data: Path) -> 
     shares = [row["correct"] / row["num_videos"] for row in results["per_class"]]
     assert results["mean_class_top1"] == pytest.approx(100 * sum(shares) / 3, abs=1e-3)
     assert results["unreadable"] == []
+    assert results["class_counts"] == {"train": [4, 4, 4], "val": [2, 2, 2], "test": [2, 2, 2]}
+    assert results["device"] == "CPU"
+    assert datetime.fromisoformat(results["finished"]).utcoffset() is not None
     assert results["config"]["DATA"]["PATH_TO_DATA_DIR"] == str(tiny_data)
     assert results["versions"]["torch"] == torch.__version__
     assert results["checkpoint"] == str(finished / "checkpoints" / "best.pyth")

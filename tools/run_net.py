@@ -85,6 +85,10 @@ def run_all(cfg: CfgNode, splits: list[int] | None) -> None:
         from timesformer.engine.splits import run_splits
 
         run_splits(cfg, splits, run)
+        if is_lead() and cfg.TEST.REPORT:
+            from timesformer.visualization.report import compare_after_splits
+
+            compare_after_splits(cfg, splits)
     else:
         run(cfg)
 
@@ -105,6 +109,10 @@ def run(cfg: CfgNode) -> None:
             train(cfg)
         if cfg.TEST.ENABLE:
             test(cfg)
+            if is_lead() and cfg.TEST.REPORT:
+                from timesformer.visualization.report import report_after_test
+
+                report_after_test(cfg)
 
 
 if __name__ == "__main__":

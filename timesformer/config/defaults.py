@@ -36,6 +36,7 @@ _C.TEST.BATCH_SIZE = 8  # clips per forward pass, on all GPUs of a machine toget
 _C.TEST.CHECKPOINT_FILE_PATH = ""  # checkpoint to test (file, URL, zoo:<name>, ...); empty: the best of this run
 _C.TEST.NUM_ENSEMBLE_VIEWS = 10  # clips taken along the time of each video
 _C.TEST.NUM_SPATIAL_CROPS = 3  # crops of each clip: 1 (centre) or 3 (along the longer side)
+_C.TEST.REPORT = True  # (new) then write report.html, and its pictures for TensorBoard
 _C.TEST.SAVE_RESULTS_PATH = ""  # file under OUTPUT_DIR for the scores and labels of all videos; empty: none
 
 # ---------------------------------------------------------------- data

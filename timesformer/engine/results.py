@@ -5,6 +5,7 @@ import io
 import logging
 import platform
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,11 @@ from torch import Tensor
 
 import timesformer
 from timesformer.atomic import write_atomically, write_text_atomically
+from timesformer.datasets.catalog import load_split
+from timesformer.engine.device import choose_device
 from timesformer.engine.meters import topk_accuracies
 from timesformer.engine.run_folder import results_path
+from timesformer.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +124,7 @@ def write_results(
         "num_views": evaluation.num_views,
         "class_names": list(class_names),
         "per_class": per_class(evaluation, class_names),
+        "class_counts": class_counts(cfg, evaluation),
         "unreadable": [{"video": name, "reason": reason} for name, reason in sorted(evaluation.unreadable.items())],
         "loss": evaluation.loss,
         "seconds": round(evaluation.seconds, 3),
@@ -127,6 +132,8 @@ def write_results(
         "checkpoint": str(checkpoint),
         "checkpoint_epochs": progress.get("epoch"),
         "val_top1": progress.get("best_top1"),
+        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "device": device_name(cfg),
         "config": yaml.safe_load(cfg.dump()),
         "versions": versions(),
     }
@@ -171,6 +178,30 @@ def per_class(evaluation: Evaluation, class_names: tuple[str, ...]) -> list[dict
         }
         for name, counts in zip(class_names, evaluation.by_class(), strict=True)
     ]
+
+
+def class_counts(cfg: CfgNode, evaluation: Evaluation) -> dict[str, list[int] | None]:
+    """Videos of each class in "train", "val" and "test", in label order; None for a split that is not at hand."""
+    counts: dict[str, list[int] | None] = {}
+    datasets = logging.getLogger("timesformer.datasets")
+    level = datasets.level
+    datasets.setLevel(logging.ERROR)  # training has said what there is to say of these splits
+    for split in ("train", "val"):
+        try:
+            labels = load_split(cfg, split).records.labels
+        except UserError as error:  # to test a checkpoint needs no training data
+            logger.debug("the clips of the %s split are not counted: %s", split, error)
+            counts[split] = None
+        else:
+            counts[split] = np.bincount(labels, minlength=cfg.MODEL.NUM_CLASSES).tolist()
+    datasets.setLevel(level)
+    return counts | {"test": [counts_of_class.videos for counts_of_class in evaluation.by_class()]}
+
+
+def device_name(cfg: CfgNode) -> str:
+    """What the run computes on, such as "NVIDIA H200" or "CPU"."""
+    device = choose_device(cfg)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
 
 
 def predictions_csv(evaluation: Evaluation, class_names: tuple[str, ...]) -> str:

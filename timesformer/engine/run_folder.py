@@ -40,6 +40,16 @@ def results_path(cfg: CfgNode) -> Path:
     return Path(cfg.OUTPUT_DIR) / "results.json"
 
 
+def report_path(cfg: CfgNode) -> Path:
+    """The page about the run."""
+    return Path(cfg.OUTPUT_DIR) / "report.html"
+
+
+def pictures_path(cfg: CfgNode) -> Path:
+    """The frames that the report shows."""
+    return Path(cfg.OUTPUT_DIR) / "report_frames.zip"
+
+
 def tensorboard_folder(cfg: CfgNode) -> Path:
     """Where TensorBoard's files of a run lie."""
     return Path(cfg.OUTPUT_DIR) / (cfg.TENSORBOARD.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}")
@@ -53,7 +63,8 @@ def set_aside(cfg: CfgNode) -> None:
     left = [path for path in made if path.exists()]
     if not left:
         return
-    left += [path for path in (config_path(cfg), unreadable_path(cfg)) if path.exists()]
+    others = (config_path(cfg), unreadable_path(cfg), report_path(cfg), pictures_path(cfg))
+    left += [path for path in others if path.exists()]
     number = 1
     while (target := output / f"previous_{number}").exists():
         number += 1

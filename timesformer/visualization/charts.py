@@ -163,6 +163,29 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> Fi
     return figure
 
 
+def spread(accuracy: Sequence[float], title: str) -> Figure:
+    """How many classes have which accuracy, in percent: a histogram in steps of 5."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure((4.4, 2.9))
+        axes.hist(accuracy, bins=np.arange(0, 105, 5), color=SERIES[0], rwidth=0.92)
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlim(0, 100)
+        axes.set_title(title)
+        axes.set_xlabel("top-1 (%)")
+        axes.set_ylabel("classes")
+    return figure
+
+
+def dots(x: Sequence[float], y: Sequence[float], title: str, x_label: str) -> Figure:
+    """A dot for each pair of values."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure((4.4, 2.9))
+        axes.scatter(x, y, s=16, color=SERIES[0], alpha=0.55, linewidths=0)
+        axes.set_title(title)
+        axes.set_xlabel(x_label)
+    return figure
+
+
 def per_class(names: Sequence[str], accuracy: Sequence[float], title: str = "Top-1 by class") -> Figure:
     """Accuracy of each class in percent, as bars sorted from the lowest; NaN for a class without videos is left out.
 

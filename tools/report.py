@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""Makes the report of a finished run from its files, or one page that compares several runs.
+
+python tools/report.py output/demo
+python tools/report.py output/demo output/demo_space_only --output comparison.html
+
+Neither videos nor checkpoints are needed. A folder with runs of several official splits counts as those runs.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from timesformer.errors import UserError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="OUTPUT_DIR of a run")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="HTML",
+        help="the page; without it, report.html in the folder of the run, or comparison.html here for several runs",
+    )
+    args = parser.parse_args()
+    try:
+        from timesformer.visualization.report import write_report
+
+        folders = [folder for given in args.runs for folder in runs_in(given)]
+        beside = args.runs[0] / "report.html" if len(args.runs) == 1 else Path("comparison.html")
+        path = write_report(folders, args.output or beside)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(path)
+    return 0
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The folder, or those of the splits that were run in it."""
+    if folder.name == "results.json":
+        return [folder.parent]
+    splits = sorted(path.parent for path in folder.glob("split_*/results.json"))
+    return splits if splits and not (folder / "results.json").is_file() else [folder]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
