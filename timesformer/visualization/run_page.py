@@ -315,7 +315,7 @@ def _classes(run: FinishedRun) -> Content:
     absent = len(rows) - len(known)
     hint = "A click on a heading sorts by it."
     if absent:
-        hint += f" {absent} of the {len(rows)} classes have no test video, and no accuracy."
+        hint += f" Without a test video, and so without accuracy: {absent} of {len(rows)}."
     figures = []
     if known and len(rows) > _FEW:
         figures.append(charts.spread(known, "Classes by top-1"))

@@ -47,31 +47,30 @@ addEventListener("afterprint", () => opened.forEach(part => (part.open = false))
   const data = JSON.parse(document.getElementById("confusions").textContent);
   const space = box.firstElementChild, canvas = space.firstElementChild, tip = document.getElementById("tip");
   const order = document.getElementById("order"), size = data.names.length, paint = canvas.getContext("2d");
+  paint.font = "11px system-ui, sans-serif";
   const counts = new Map(data.counts.map(([row, column, count]) => [row * size + column, count]));
-  let cell = 0, margin = 0, place = [], left = 0;
-  const fit = () => (box.clientWidth - left) / size;
-  const largest = () => Math.max(34, fit());
+  let cell = 0, level = 1, margin = 0, place = [], left = 0;
   const share = (row, count) => count / data.totals[row];
   const written = () => cell >= 10;
 
+  // At level 1 the whole matrix fits the box, with the names of the classes where they are legible.
   function layout() {
-    const height = Math.min(box.clientWidth, Math.max(320, innerHeight * 0.8));
-    paint.font = "11px system-ui, sans-serif";
     const longest = Math.max(...data.names.map(name => paint.measureText(name).width));
-    margin = Math.min(longest + 12, box.clientWidth * 0.3, 180);
-    left = 22;
-    if (!cell || cell < fit()) cell = fit();
-    if (written()) { left = margin + 16; if (cell * size < box.clientWidth - left) cell = fit(); }
-    cell = Math.min(cell, largest(), 64);
-    box.style.height = Math.min(height, left + cell * size + 2) + "px";
-    space.style.width = left + cell * size + "px";
-    space.style.height = left + cell * size + "px";
+    margin = Math.min(longest + 12, box.clientWidth * 0.28, 180);
+    const bare = (box.clientWidth - 22) / size, named = (box.clientWidth - margin - 16) / size;
+    const fitting = Math.min(named >= 10 ? named : bare, 64);
+    level = Math.max(1, Math.min(level, 34 / fitting));
+    cell = fitting * level;
+    left = written() ? margin + 16 : 22;
+    box.style.height = Math.min(Math.max(320, innerHeight * 0.8), left + cell * size + 2) + "px";
+    space.style.width = space.style.height = left + cell * size + "px";
     const ratio = devicePixelRatio || 1, width = box.clientWidth, high = box.clientHeight;
     canvas.style.width = width + "px";
     canvas.style.height = high + "px";
     canvas.width = width * ratio;
     canvas.height = high * ratio;
     paint.setTransform(ratio, 0, 0, ratio, 0, 0);
+    paint.font = "11px system-ui, sans-serif";
     draw();
   }
 
@@ -153,8 +152,8 @@ addEventListener("afterprint", () => opened.forEach(part => (part.open = false))
   }
 
   function zoom(factor) {
-    const middle = [(box.scrollLeft + box.clientWidth / 2 - left) / cell, (box.scrollTop + box.clientHeight / 2 - left) / cell];
-    cell = factor ? Math.min(largest(), cell * factor) : 0;
+    const middle = [box.scrollLeft + box.clientWidth / 2, box.scrollTop + box.clientHeight / 2].map(at => (at - left) / cell);
+    level *= factor;
     layout();
     box.scrollTo(middle[0] * cell + left - box.clientWidth / 2, middle[1] * cell + left - box.clientHeight / 2);
   }
