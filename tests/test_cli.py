@@ -467,7 +467,7 @@ BAD: dict[str, tuple[Callable[[Path], object] | None, str, list[str]]] = {
     "checkpoint of another attention": (
         None,
         "TRAIN.ENABLE False TIMESFORMER.ATTENTION_TYPE space_only",
-        ["{0}/out/checkpoints/best.pyth cannot be tested: it has, where this model has not, time_embed", "space_only"],
+        ["{0}/out/checkpoints/best.pyth does not fit: it has, where this model has not, time_embed", "space_only"],
     ),
     "checkpoint of another width": (
         None,

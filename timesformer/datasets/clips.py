@@ -51,6 +51,13 @@ class SampledClip:
     times: tuple[float, ...]
     view: int
 
+    @classmethod
+    def of(
+        cls, clip: Tensor, numbers: tuple[int, ...], times: tuple[float, ...], view: int, is_bgr: bool
+    ) -> "SampledClip":
+        """With the frames of this clip."""
+        return cls(clip, (clip.flip(0) if is_bgr else clip).permute(1, 2, 3, 0).numpy(), numbers, times, view)
+
 
 class ClipMaker:
     """Makes clips of videos as the configuration asks for in a split ("train", "val" or "test").
@@ -109,10 +116,9 @@ class ClipMaker:
         if self._augment:
             clip = self._augment(clip, rng)
         data, clip = self._data, clip.transpose(0, 1)
-        given = (clip.flip(0) if data.REVERSE_INPUT_CHANNEL else clip).contiguous()
-        shown = given.flip(0) if data.REVERSE_INPUT_CHANNEL else given
+        clip = (clip.flip(0) if data.REVERSE_INPUT_CHANNEL else clip).contiguous()
         times = tuple(number / reader.fps if reader.fps else math.nan for number in numbers)
-        return SampledClip(given, shown.permute(1, 2, 3, 0).numpy(), numbers, times, view)
+        return SampledClip.of(clip, numbers, times, view, data.REVERSE_INPUT_CHANNEL)
 
     def _sample(
         self, reader: VideoReader, read: "_Reading", view: int, rng: np.random.RandomState

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from timesformer.config.check import check_use
 from timesformer.config.load import ConfigError, load_for_use
-from timesformer.datasets.clips import ClipMaker, SampledClip, rng_of
-from timesformer.datasets.reader import VideoError
-from timesformer.datasets.records import VideoRecord
-from timesformer.datasets.time_limit import TimeLimit, TookTooLongError
+from timesformer.datasets.clip_batches import ClipBatches, views_in_time
+from timesformer.datasets.clips import SampledClip
+from timesformer.datasets.loader import available_cores
 from timesformer.engine.device import set_float32_precision
 from timesformer.engine.evaluate import load_whole, score_views
 from timesformer.engine.meters import ViewEnsemble
@@ -61,7 +60,7 @@ class Prediction:
 
     def __str__(self) -> str:
         classes = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in self.top)
-        return f"{self.video}: {self.error or classes}"
+        return self.error or f"{self.video}: {classes}"
 
 
 def load_model(
@@ -204,7 +203,7 @@ class Classifier:
         start = time.perf_counter()
         cfg = self.options(views, crops, sampler)
         summary, kept = Summary(cfg), []
-        for clips in self._chunks(cfg, video):
+        for clips in views_in_time(cfg, os.fspath(video)):
             scores, embeddings = self.compute(torch.stack([clip.clip for clip in clips]), features)
             summary.add(scores, embeddings, [clip.view for clip in clips])
             kept += clips if keep_clips else []
@@ -222,20 +221,72 @@ class Classifier:
         features: bool = False,
         workers: int | None = None,
     ) -> Iterator[Prediction]:
-        """`predict` for many videos, in their order; one that cannot be read has its reason in `Prediction.error`."""
-        for video in videos:
-            try:
-                yield self.predict(
-                    video,
-                    top_k=top_k,
-                    views=views,
-                    crops=crops,
-                    sampler=sampler,
-                    keep_clips=keep_clips,
-                    features=features,
-                )
-            except VideoError as error:
-                yield Prediction(os.fspath(video), error=str(error))
+        """`predict` for many videos, read by several processes and computed in batches.
+
+        Predictions come in the order of the videos. One that cannot be read has its reason in `Prediction.error`; so
+        has one that makes the decoder hang or crash. Memory does not grow with their number.
+
+        Args:
+            videos: paths of video files or folders of frames.
+            workers: processes that read; None: one for each core; 0: read in this process.
+
+        Other arguments and errors are those of `predict`.
+        """
+        paths = [os.fspath(video) for video in videos]
+        cfg = self.options(views, crops, sampler)
+        come: dict[int, Prediction] = {}
+        following = 0
+        with closing(self.as_completed(cfg, paths, top_k, keep_clips, features, workers)) as predictions:
+            for number, prediction in predictions:
+                come[number] = prediction
+                while following in come:
+                    yield come.pop(following)
+                    following += 1
+
+    def as_completed(
+        self,
+        cfg: CfgNode,
+        paths: Sequence[str],
+        top_k: int = 5,
+        keep_clips: bool = False,
+        features: bool = False,
+        workers: int | None = None,
+        finished: Container[int] = (),
+    ) -> Iterator[tuple[int, Prediction]]:
+        """`predict_many` in the order in which predictions get complete, each with the number of its path.
+
+        Args:
+            cfg: what `options` returned.
+            paths: of the videos.
+            finished: numbers of those that are not wanted. The others get the very predictions that they get with them.
+        """
+        workers = available_cores() if workers is None else workers
+        batches = iter(ClipBatches(cfg, paths, workers, keep_clips, finished))
+        begun: dict[int, _Begun] = {}
+        failed: set[int] = set()  # those of which some views may still come
+        with closing(batches):
+            for batch in batches:
+                for number, error in batch.errors.items():
+                    begun.pop(number, None)
+                    if number not in failed:
+                        failed.add(number)
+                        yield number, Prediction(paths[number], error=error)
+                if not batch.parts:
+                    continue
+                start = time.perf_counter()
+                scores, embeddings = self.compute(batch.clips, features)
+                share = (time.perf_counter() - start) / len(batch.clips)
+                for index, part in enumerate(batch.parts):
+                    if part.video in failed:
+                        continue
+                    video = begun.setdefault(part.video, _Begun(Summary(cfg)))
+                    video.seconds += batch.seconds[index] + share * len(part.views)
+                    video.clips += batch.sampled[index] if keep_clips else []
+                    rows = part.rows
+                    if video.summary.add(scores[rows], None if embeddings is None else embeddings[rows], part.views):
+                        del begun[part.video]
+                        clips = sorted(video.clips, key=lambda clip: clip.view)
+                        yield part.video, self.prediction(part.path, video.summary, top_k, clips, video.seconds)
 
     def embed(
         self, video: Video, *, views: int | None = None, crops: int | None = None, sampler: str | None = None
@@ -249,7 +300,9 @@ class Classifier:
         self, video: Video, views: int | None = None, crops: int | None = None, sampler: str | None = None
     ) -> list[SampledClip]:
         """All views of a video, as the model gets them; arguments and errors as `predict`."""
-        return [clip for clips in self._chunks(self.options(views, crops, sampler), video) for clip in clips]
+        return [
+            clip for clips in views_in_time(self.options(views, crops, sampler), os.fspath(video)) for clip in clips
+        ]
 
     def options(self, views: int | None = None, crops: int | None = None, sampler: str | None = None) -> CfgNode:
         """The configuration with other views; arguments and errors as `predict`."""
@@ -284,28 +337,6 @@ class Classifier:
         top = [(self.class_names[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
         return Prediction(video, top, probabilities.numpy(), summary.num_views, summary.embedding(), clips, seconds)
 
-    def _chunks(self, cfg: CfgNode, video: Video) -> Iterator[list[SampledClip]]:
-        """The views of a video, TEST.BATCH_SIZE at a time."""
-        maker, record, size = ClipMaker(cfg, "test"), VideoRecord(os.fspath(video), 0, ""), cfg.TEST.BATCH_SIZE
-        seconds = cfg.DATA.DECODE_TIMEOUT
-        with closing(TimeLimit(seconds)) as in_time:
-            for start in range(0, maker.num_views, size):
-                views = range(start, min(start + size, maker.num_views))
-                try:
-                    yield in_time(lambda views=views: make_views(maker, record, views, cfg.RNG_SEED))
-                except TookTooLongError:
-                    raise VideoError(too_slow(record.path, seconds)) from None
-
-
-def make_views(maker: ClipMaker, record: VideoRecord, views: Sequence[int], seed: int) -> list[SampledClip]:
-    """Views of a video, in which chance depends on the seed and the view alone: not on which videos are its company."""
-    return maker.make(record, views, [rng_of(seed, 0, 0, view) for view in views])
-
-
-def too_slow(path: str, seconds: float) -> str:
-    """What is said of a video that was given up."""
-    return f"{path}: decoding took longer than DATA.DECODE_TIMEOUT {seconds:g} seconds"
-
 
 class Summary:
     """The views of one video, joined as a test joins them, in whatever order they come."""
@@ -332,6 +363,15 @@ class Summary:
     def embedding(self) -> np.ndarray | None:
         """float32 [dim]; None where there was none."""
         return None if self._embeddings is None else (self._embeddings / self.num_views).float().numpy()
+
+
+@dataclass
+class _Begun:
+    """A video some views of which have come."""
+
+    summary: Summary
+    clips: list[SampledClip] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 class _HeadInput:

@@ -11,7 +11,7 @@ from timesformer.datasets.manifest import NAME, Manifest, Row
 from timesformer.datasets.preparation import check as module
 from timesformer.datasets.preparation.check import check
 from timesformer.datasets.preparation.clips_on_disk import find_clips
-from timesformer.datasets.preparation.processes import Outcome
+from timesformer.datasets.processes import Outcome
 from timesformer.datasets.records import DataError
 from timesformer.errors import UserError
 

@@ -16,8 +16,8 @@ from timesformer.datasets.preparation import reencode as reencode_module
 from timesformer.datasets.preparation.clips_on_disk import find_clips
 from timesformer.datasets.preparation.convert import NOTE, SIZES, Job, convert
 from timesformer.datasets.preparation.jpeg_frames import extract_frames
-from timesformer.datasets.preparation.processes import Outcome
 from timesformer.datasets.preparation.reencode import even_size, reencode
+from timesformer.datasets.processes import Outcome
 from timesformer.datasets.reader import VideoError, open_video
 from timesformer.datasets.records import DataError
 

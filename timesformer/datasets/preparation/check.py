@@ -8,7 +8,7 @@ from pathlib import Path
 
 from timesformer.atomic import explained_failure
 from timesformer.datasets.manifest import NAME, Row, clip_bytes, rows_of, write_manifest
-from timesformer.datasets.preparation.processes import TIME_LIMIT, in_processes, without_path
+from timesformer.datasets.processes import TIME_LIMIT, in_processes, without_path
 from timesformer.datasets.reader import open_video
 from timesformer.progress import Progress
 

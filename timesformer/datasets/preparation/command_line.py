@@ -15,8 +15,8 @@ from timesformer.datasets.preparation.convert import NOTE, convert
 from timesformer.datasets.preparation.download import ARCHIVES, download
 from timesformer.datasets.preparation.jpeg_frames import extract_frames
 from timesformer.datasets.preparation.lists import LISTED, find_problems
-from timesformer.datasets.preparation.processes import TIME_LIMIT
 from timesformer.datasets.preparation.reencode import reencode
+from timesformer.datasets.processes import TIME_LIMIT
 from timesformer.errors import UserError, shorten
 
 INTERRUPTED = "interrupted; the same command goes on from here"

@@ -14,7 +14,7 @@ from typing import Any
 
 from timesformer.atomic import explained_failure, write_atomically, write_text_atomically
 from timesformer.datasets.manifest import NAME, clip_bytes
-from timesformer.datasets.preparation.processes import TIME_LIMIT, in_processes, without_path
+from timesformer.datasets.processes import TIME_LIMIT, in_processes, without_path
 from timesformer.datasets.records import DataError, join_problems
 from timesformer.progress import Progress
 

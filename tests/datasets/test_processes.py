@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from timesformer.datasets.preparation.processes import in_processes
+from timesformer.datasets.processes import in_processes
 
 
 def test_every_item_has_its_outcome() -> None:
