@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Measures models, their speed beside Hugging Face's, and the way of the data beside other libraries' readers.
+"""Measures models, their speed beside Hugging Face's, the way of the data beside other libraries' readers, checkpoints.
 
 python tools/benchmark.py models --cfg configs/HMDB/*.yaml [--time] [--markdown docs/models.md]
 python tools/benchmark.py speed [--batch-size 1] [--rounds 5]
 python tools/benchmark.py train [--batch-size 1] [--compile] [--recompute blocks] [--memory] [--data] [--large]
 python tools/benchmark.py data [--videos CLIP ...] [--rounds 5] [--markdown docs/performance.md]
 python tools/benchmark.py memory [--clips 20000] [--markdown docs/performance.md]
+python tools/benchmark.py checkpoint [--rounds 3] [--markdown docs/checkpoints.md]
 """
 
 from __future__ import annotations
@@ -20,7 +21,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from timesformer.benchmarks import cropping, decoding, loading, made_clips, models, readers, speed, training
+from timesformer.benchmarks import (
+    checkpoints,
+    cropping,
+    decoding,
+    loading,
+    made_clips,
+    models,
+    readers,
+    speed,
+    training,
+)
 from timesformer.benchmarks.tables import show
 from timesformer.errors import UserError
 
@@ -88,6 +99,12 @@ def main() -> int:
     command.add_argument("--files", type=int, default=200, help="small videos to load them from")
     takes_a_page(command)
 
+    command = commands.add_parser("checkpoint", help="writing, checking and loading the base model's checkpoints")
+    command.set_defaults(run=measure_checkpoints)
+    command.add_argument("--rounds", type=int, default=3, help="times everything is measured")
+    command.add_argument("--folder", type=Path, help="on the disk that is meant; without it, where temporary files are")
+    takes_a_page(command)
+
     args = parser.parse_args()
     try:
         args.run(args)
@@ -146,6 +163,12 @@ def measure_memory(args: argparse.Namespace) -> None:
         paths = [made_clips.make_clip(Path(folder), recipe, seed) for seed, recipe in enumerate(recipes)]
         table = loading.memory_table(paths, Path(folder, "dataset"), args.clips, args.every)
         show(table, args.markdown, "memory")
+
+
+def measure_checkpoints(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(prefix="benchmark", dir=args.folder) as folder:
+        table = checkpoints.checkpoint_table(checkpoints.default_run(Path(folder)), args.rounds)
+        show(table, args.markdown, "checkpoint")
 
 
 if __name__ == "__main__":
