@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Measures models, their speed beside Hugging Face's, and the way of the data beside other libraries' readers.
+"""Measures models, their speed beside Hugging Face's, the way of the data beside other libraries' readers, checkpoints.
 
 python tools/benchmark.py models --cfg configs/HMDB/*.yaml [--time] [--markdown docs/models.md]
 python tools/benchmark.py speed [--batch-size 1] [--rounds 5]
-python tools/benchmark.py train [--batch-size 1] [--compile] [--recompute blocks] [--memory] [--data] [--large]
+python tools/benchmark.py train [--batch-size 1] [--compile] [--recompute blocks] [--memory]
+python tools/benchmark.py train --data [--rounds 20] [--workers 8]
+python tools/benchmark.py train --large --batch-size 8
 python tools/benchmark.py data [--videos CLIP ...] [--rounds 5] [--markdown docs/performance.md]
 python tools/benchmark.py memory [--clips 20000] [--markdown docs/performance.md]
+python tools/benchmark.py checkpoint [--rounds 3] [--markdown docs/checkpoints.md]
 """
 
 from __future__ import annotations
@@ -20,7 +23,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from timesformer.benchmarks import cropping, decoding, loading, made_clips, models, readers, speed, training
+from timesformer.benchmarks import (
+    checkpoints,
+    cropping,
+    decoding,
+    loading,
+    made_clips,
+    models,
+    readers,
+    speed,
+    training,
+)
 from timesformer.benchmarks.tables import show
 from timesformer.errors import UserError
 
@@ -63,9 +76,9 @@ def main() -> int:
         "--recompute", default="none", metavar="WHICH", help="also with TRAIN.ACTIVATION_CHECKPOINT so"
     )
     command.add_argument("--memory", action="store_true", help="also measure memory, each in a fresh process")
-    command.add_argument("--data", action="store_true", help="also train on made clips, and measure the wait for them")
+    command.add_argument("--data", action="store_true", help="train on made clips instead, and time the wait for them")
     command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="loading processes, with --data")
-    command.add_argument("--large", action="store_true", help="96 frames, and 448 pixels, at batch 8 instead (GPU)")
+    command.add_argument("--large", action="store_true", help="96 frames, and 448 pixels, in bf16 instead")
     takes_a_page(command)
 
     command = commands.add_parser("data", help="reading, cropping and loading clips, on files made for it")
@@ -86,6 +99,12 @@ def main() -> int:
     command.add_argument("--clips", type=int, default=20_000)
     command.add_argument("--every", type=int, default=1_000, help="clips from one figure to the next")
     command.add_argument("--files", type=int, default=200, help="small videos to load them from")
+    takes_a_page(command)
+
+    command = commands.add_parser("checkpoint", help="writing, checking and loading the base model's checkpoints")
+    command.set_defaults(run=measure_checkpoints)
+    command.add_argument("--rounds", type=int, default=3, help="times everything is measured")
+    command.add_argument("--folder", type=Path, help="on the disk that is meant; without it, where temporary files are")
     takes_a_page(command)
 
     args = parser.parse_args()
@@ -111,18 +130,21 @@ def compare_speed(args: argparse.Namespace) -> None:
 
 
 def compare_training(args: argparse.Namespace) -> None:
-    if args.large:
-        sizes = (training.Size(8, 96, 224), training.Size(8, 16, 448))
-        show(training.large_table(sizes, args.rounds), args.markdown, "large")
-        return
     size = training.Size(args.batch_size, args.frames, args.crop)
-    rows = training.contenders(args.precision, args.compile, args.recompute)
-    show(training.training_table(size, rows, args.rounds, args.threads, args.memory), args.markdown, "train")
-    if args.data:
+    if args.large:
+        sizes = (training.Size(args.batch_size, 96, 224), training.Size(args.batch_size, 16, 448))
+        ways = ("none", "blocks") if args.recompute == "none" else (args.recompute,)
+        show(training.large_table(sizes, ways, args.rounds, args.threads), args.markdown, "large")
+    elif args.data:
         with tempfile.TemporaryDirectory(prefix="benchmark") as folder:
             files = [made_clips.make_clip(Path(folder), made_clips.RECIPES[0])]
-            line = training.data_line(size, files, Path(folder, "set"), args.workers, args.rounds, args.precision[-1])
-            show(["", line], args.markdown, "train data")
+            lines = training.data_lines(
+                size, files, Path(folder, "set"), args.workers, args.rounds, args.precision[-1], args.threads
+            )
+            show(lines, args.markdown, "train data")
+    else:
+        rows = training.contenders(args.precision, args.compile, args.recompute)
+        show(training.training_table(size, rows, args.rounds, args.threads, args.memory), args.markdown, "train")
 
 
 def compare_data(args: argparse.Namespace) -> None:
@@ -146,6 +168,12 @@ def measure_memory(args: argparse.Namespace) -> None:
         paths = [made_clips.make_clip(Path(folder), recipe, seed) for seed, recipe in enumerate(recipes)]
         table = loading.memory_table(paths, Path(folder, "dataset"), args.clips, args.every)
         show(table, args.markdown, "memory")
+
+
+def measure_checkpoints(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(prefix="benchmark", dir=args.folder) as folder:
+        table = checkpoints.checkpoint_table(checkpoints.default_run(Path(folder)), args.rounds)
+        show(table, args.markdown, "checkpoint")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
 """Loading processes end with the main process, and their death is explained."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from multiprocessing import parent_process
 from pathlib import Path
 
 import pytest
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets import clips, workers
+from timesformer.datasets import clips, loader, workers
 from timesformer.datasets.loader import construct_loader
 from timesformer.datasets.reader import VideoReader, open_video
-from timesformer.datasets.workers import explained_death
+from timesformer.datasets.workers import explained_death, start_worker
 from timesformer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,6 +89,41 @@ def test_a_loading_process_goes_on_when_a_scheduler_signals_all_processes(
         assert len(list(loader)) == len(loader)
     worker.join(PATIENCE)
     assert worker.exitcode == 0
+
+
+@pytest.mark.parametrize("moment", ["as they start", "while they read"])
+def test_loading_processes_end_when_the_main_process_is_killed(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    cfg.DATA_LOADER.NUM_WORKERS, cfg.DATA.DECODE_TIMEOUT = 2, 0.0
+    reading, forking = threading.Event(), multiprocessing.get_context("fork")
+    read_end, write_end = forking.Pipe(duplex=False)
+
+    def start_too_late(worker: int) -> None:
+        parent_process().join()
+        start_worker(worker)
+
+    def read(path: str, **_: float) -> VideoReader:
+        os.kill(parent_process().pid, signal.SIGKILL)
+        reading.wait()
+
+    def main() -> None:
+        loaded = iter(construct_loader(cfg, "train"))
+        if moment == "while they read":
+            next(loaded)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if moment == "as they start":
+        monkeypatch.setattr(loader, "start_worker", start_too_late)
+    monkeypatch.setattr(clips, "open_video", read)
+    process = forking.Process(target=main)
+    process.start()
+    process.join(PATIENCE)
+    assert process.exitcode == -signal.SIGKILL
+    write_end.close()
+    assert read_end.poll(PATIENCE)  # as it is when nobody is left who could write
+    with pytest.raises(EOFError):
+        read_end.recv()
 
 
 @pytest.mark.parametrize("number", [0, 1])

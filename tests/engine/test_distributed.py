@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -334,6 +335,40 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_fr
         for name in ("stopped", "whole")
     ]
     assert all(torch.equal(weights[0][key], value) for key, value in weights[1].items())
+
+
+def test_compiled_processes_train_as_others_do_and_go_on_amid_an_epoch(
+    ranks: Ranks, tool: ModuleType, tiny_command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All that torch.compile does but to write and compile C++, which takes half a minute in each process.
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="aot_eager"))
+    options = [*tiny_command, *WITHOUT_CHANCE, "TRAIN.BATCH_SIZE", "4", "GLOBAL_BATCH_SIZE", "4"]
+    options += ["TEST.ENABLE", "False", "OUTPUT_DIR"]
+    compiled = [*options, str(tmp_path / "compiled"), "TRAIN.COMPILE", "True"]
+    seed = train.seed_step
+
+    def stop_in_the_second_epoch(rank: int) -> int:
+        def seed_and_stop(cfg: CfgNode, epoch: int, iteration: int) -> None:
+            seed(cfg, epoch, iteration)
+            if rank == 1 and (epoch, iteration) == (1, 0):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        train.seed_step = seed_and_stop
+        return go_on(rank)
+
+    def go_on(rank: int) -> int:
+        code = command(tool, *compiled)(rank)
+        print(torch._dynamo.utils.counters["stats"]["unique_graphs"], "graph(s)")
+        return code
+
+    for code, work in ((143, stop_in_the_second_epoch), (0, go_on)):
+        for ended in ranks(2, work):
+            assert ended.code == code, ended.err
+            assert ended.out.endswith("1 graph(s)\n")
+    assert [end.code for end in ranks(2, command(tool, *options, str(tmp_path / "plain")))] == [0, 0]
+    assert_alike(tmp_path / "plain", tmp_path / "compiled")
+    log = (tmp_path / "compiled" / "run.log").read_text()
+    assert "checkpoint_epoch_00001_iteration_00000002.pyth, after epoch 1 and 2 iterations of 2" in log
 
 
 def test_a_signal_to_one_process_in_validation_stops_all_and_the_validation_is_done_again(

@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 
 from timesformer.config import get_cfg
+from timesformer.engine import splits
 from timesformer.engine.splits import summarize, table
 
 RunNet = Callable[..., Any]
+Ranks = Callable[..., list]
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,40 @@ def test_finished_splits_are_not_repeated_and_an_unfinished_one_goes_on(
     again = json.loads((finished / "splits.json").read_text())
     assert again == json.loads(summary)
     assert [path for path, content in before.items() if path.read_bytes() != content and path.parents[1] != half] == []
+
+
+def test_several_processes_run_the_splits_that_the_lead_finds_unfinished(
+    ranks: Ranks, command: list[str], run_net: RunNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alike = ["MODEL.DROPOUT_RATE", "0.0", "TIMESFORMER.DROP_PATH_RATE", "0.0"]
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    is_finished = splits._is_finished
+
+    def work(rank: int) -> int:
+        # A disk may show a machine late what another has written.
+        monkeypatch.setattr(splits, "_is_finished", is_finished if rank == 0 else lambda cfg: False)
+        return run_net("--splits", "1", "2", *command, *alike, "OUTPUT_DIR", str(out if size == 2 else alone)).code
+
+    size = 1
+    assert [ended.code for ended in ranks(size, work)] == [0]
+    size = 2
+    assert [ended.code for ended in ranks(2, work)] == [0, 0]
+    summary = (out / "splits.json").read_text()
+    assert json.loads(summary)["mean"] == json.loads((alone / "splits.json").read_text())["mean"]
+    for split in ("split_1", "split_2"):
+        for name, value in weights(alone / split).items():
+            torch.testing.assert_close(weights(out / split)[name], value, rtol=0, atol=1e-5)
+
+    half = out / "split_2"
+    (half / "checkpoints" / "checkpoint_epoch_00002.pyth").unlink()
+    (half / "results.json").unlink()
+    (out / "splits.json").unlink()
+    assert [ended.code for ended in ranks(2, work)] == [0, 0]
+    assert (out / "splits.json").read_text() == summary
+    assert "split 1 is finished" in (out / "run.log").read_text()
+    logs = [(out / split / "log" / "rank_1.log").read_text() for split in ("split_1", "split_2")]
+    assert [log.count("training TimeSformer") for log in logs] == [1, 2]
+    assert "after epoch 1 of 2" in logs[1]
 
 
 def test_options_of_the_test_test_again_and_others_are_refused(

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import RawArray, RawValue, active_children
+from multiprocessing import RawArray, RawValue, active_children, parent_process
 from types import TracebackType
 
 from torch.utils.data import DataLoader, get_worker_info
@@ -62,15 +62,22 @@ def start_worker(worker: int) -> None:
     Ctrl-C and job schedulers signal the whole process group. A process that dies of it makes the main process fail with
     "DataLoader worker was killed" while it stops in good order, for which it may need more clips; it ends its loading
     processes itself. One that waits for a decoder does not see that, and leaves a little after it is told by SIGTERM
-    and is needed no more (`explained_death`).
+    and is needed no more (`explained_death`); it leaves at once when the main process is killed, be that before it came
+    here.
     """
-    in_hand, main = get_worker_info().dataset.in_hand, os.getppid()
+    in_hand = get_worker_info().dataset.in_hand
 
     def leave() -> None:
         time.sleep(GRACE)
-        while in_hand.needed and os.getppid() == main:
+        while in_hand.needed:
             time.sleep(GRACE)
         os._exit(0)
+
+    def leave_with_main() -> None:
+        parent_process().join()
+        os._exit(0)
+
+    threading.Thread(target=leave_with_main, daemon=True).start()
 
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

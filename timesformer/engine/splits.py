@@ -18,6 +18,7 @@ from timesformer.config import get_cfg
 from timesformer.config.check import CHOICES, WITH_OFFICIAL_SPLITS
 from timesformer.datasets.catalog import load_split
 from timesformer.engine.checkpoint import differences
+from timesformer.engine.distributed import from_lead
 from timesformer.engine.logs import set_up_logging
 from timesformer.engine.ranks import is_lead
 from timesformer.engine.run_folder import results_path
@@ -46,7 +47,8 @@ def run_splits(cfg: CfgNode, splits: Sequence[int], run: Callable[[CfgNode], obj
     """Runs the splits one after the other, and writes OUTPUT_DIR/splits.json (docs/results.md).
 
     A split that is finished is not run again, unless TRAIN.AUTO_RESUME is off; one that was interrupted goes on. The
-    data of all splits are looked for before the first begins.
+    data of all splits are looked for before the first begins. Of several processes, each of which must call this, the
+    lead says what is finished, and writes.
 
     Args:
         cfg: the configuration; its DATA.SPLIT and OUTPUT_DIR are replaced for each split.
@@ -64,7 +66,7 @@ def run_splits(cfg: CfgNode, splits: Sequence[int], run: Callable[[CfgNode], obj
     for of_split in runs.values():
         for part in ("train", "val", "test") if cfg.TRAIN.ENABLE else ("test",):
             load_split(of_split, part)
-    finished = [split for split, of_split in runs.items() if cfg.TRAIN.AUTO_RESUME and _is_finished(of_split)]
+    finished = from_lead(lambda: _finished(runs) if cfg.TRAIN.AUTO_RESUME else [])
     for split, of_split in runs.items():
         if split in finished:
             logger.info("split %d is finished: %s", split, results_path(of_split))
@@ -72,9 +74,8 @@ def run_splits(cfg: CfgNode, splits: Sequence[int], run: Callable[[CfgNode], obj
             logger.info("split %d runs in %s", split, of_split.OUTPUT_DIR)
             run(of_split)
             set_up_logging(output)
-    results = {split: simplejson.loads(results_path(of_split).read_text()) for split, of_split in runs.items()}
     path = output / "splits.json"
-    summary = summarize(cfg, results)
+    summary = from_lead(lambda: summarize(cfg, _results(runs)))
     if is_lead():
         write_text_atomically(path, simplejson.dumps(summary, indent=2, ignore_nan=True) + "\n")
     logger.info("%s\nresults: %s", table(summary), path)
@@ -131,6 +132,14 @@ def _of_split(cfg: CfgNode, split: int) -> CfgNode:
     of_split.DATA.SPLIT = split
     of_split.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / f"split_{split}")
     return of_split
+
+
+def _finished(runs: dict[int, CfgNode]) -> list[int]:
+    return [split for split, of_split in runs.items() if _is_finished(of_split)]
+
+
+def _results(runs: dict[int, CfgNode]) -> dict[int, dict[str, Any]]:
+    return {split: simplejson.loads(results_path(of_split).read_text()) for split, of_split in runs.items()}
 
 
 def _is_finished(cfg: CfgNode) -> bool:

@@ -1,0 +1,74 @@
+"""What a checkpoint costs: its size, and the seconds to write, check and load it."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from fvcore.common.config import CfgNode
+
+from timesformer.benchmarks.machine import describe_machine
+from timesformer.config import get_cfg
+from timesformer.engine.checkpoint import Progress, is_undamaged, save
+from timesformer.engine.update import Update
+from timesformer.models import build_model
+from timesformer.models.complexity import count_parameters
+
+_KINDS = {"SGD with momentum": "sgd", "AdamW": "adamw", "AdamW, average of the weights": "adamw"}
+
+
+def checkpoint_table(cfg: CfgNode, rounds: int) -> Iterator[str]:
+    """Lines of a Markdown table of the checkpoints of a configuration's model with several optimizers.
+
+    They are written to its OUTPUT_DIR, `rounds` times each; the seconds are medians. "Without sums" is the same file
+    written without the check sums of its tensors.
+    """
+    cfg = cfg.clone()
+    cfg.NUM_GPUS = 0
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    yield describe_machine()
+    yield ""
+    parameters = f"{count_parameters(model) / 1e6:.0f} M parameters"
+    yield f"| {parameters} | MB | write (s) | without sums (s) | check (s) | load (s) |"
+    yield "|---|---:|---:|---:|---:|---:|"
+    for kind, method in _KINDS.items():
+        cfg.SOLVER.OPTIMIZING_METHOD, cfg.EMA.ENABLED = method, "average" in kind
+        update = Update(cfg, model)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        update.step(0.0)  # so that there are moments
+        parts = {"model": model, **update.parts}
+        path = save(cfg, parts, Progress(epoch=1))
+        ways: list[Callable[[], object]] = [
+            lambda parts=parts: save(cfg, parts, Progress(epoch=1)),
+            lambda parts=parts: _save_without_sums(cfg, parts),
+            lambda path=path: is_undamaged(path),
+            lambda path=path: torch.load(path, map_location="cpu", weights_only=True),
+        ]
+        seconds = [statistics.median(_seconds(way) for _ in range(rounds)) for way in ways]
+        figures = " | ".join(f"{figure:.2f}" for figure in seconds)
+        yield f"| {kind} | {path.stat().st_size / 1e6:.0f} | {figures} |"
+        path.unlink()
+
+
+def default_run(folder: Path) -> CfgNode:
+    """The base model of the defaults, which is saved in this folder."""
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = str(folder)
+    return cfg
+
+
+def _save_without_sums(cfg: CfgNode, parts: dict) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        save(cfg, parts, Progress(epoch=1))
+    finally:
+        torch.serialization.set_crc32_options(True)
+
+
+def _seconds(way: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    way()
+    return time.perf_counter() - start
