@@ -6,7 +6,7 @@ on which of them cannot be read, and not on which of them were done before, for 
 """
 
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -103,14 +103,14 @@ class ClipBatches:
         paths: of the videos.
         workers: processes that read; 0: read in this one.
         keep: give the clips one by one, too.
-        finished: numbers of videos that are left out.
+        finished: of each video, 1 where it is left out; empty: none is.
     """
 
     def __init__(
-        self, cfg: CfgNode, paths: Sequence[str], workers: int, keep: bool = False, finished: Container[int] = ()
+        self, cfg: CfgNode, paths: Sequence[str], workers: int, keep: bool = False, finished: bytes | bytearray = b""
     ) -> None:
         self._cfg, self._paths, self._workers, self._keep = cfg, paths, workers, keep
-        self._finished = bytearray(number in finished for number in range(len(paths)))  # as it is now, for all threads
+        self._finished = bytes(finished) or bytes(len(paths))  # as it is now, for all threads
         self._maker = ClipMaker(cfg, "test")
         self._views, self._size = self._maker.num_views, cfg.TEST.BATCH_SIZE
         self._items = len(paths) * self._views

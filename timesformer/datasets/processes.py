@@ -225,17 +225,17 @@ def _serve(function: Callable[[Any], Any], connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that started this one ends it
     if hasattr(select, "poll"):
         threading.Thread(target=_leave_with_starter, args=(connection.fileno(),), daemon=True).start()
-    connection.send("ready")
-    while True:
-        try:
+    try:
+        connection.send("ready")
+        while True:
             item = connection.recv()
-        except EOFError:
-            return
-        try:
-            answer = function(item), ""
-        except Exception as error:
-            answer = None, str(error) or type(error).__name__
-        connection.send(answer)
+            try:
+                answer = function(item), ""
+            except Exception as error:
+                answer = None, str(error) or type(error).__name__
+            connection.send(answer)
+    except (EOFError, ConnectionError):
+        return  # nobody is there any more
 
 
 def _leave_with_starter(connection: int) -> None:

@@ -1,9 +1,10 @@
 """Using a trained model: a checkpoint is loaded with all it says of itself, and tells what is to be seen in videos."""
 
+import hashlib
 import logging
 import os
 import time
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,6 +174,14 @@ class Classifier:
         ]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
+    def fingerprint(self) -> str:
+        """A number, in hexadecimal digits, that another model has not: of its weights and the names of its classes."""
+        digest = hashlib.blake2b(repr(self.class_names).encode(), digest_size=16)
+        for name, value in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
     def predict(
         self,
         video: Video,
@@ -251,14 +260,15 @@ class Classifier:
         keep_clips: bool = False,
         features: bool = False,
         workers: int | None = None,
-        finished: Container[int] = (),
+        finished: bytes | bytearray = b"",
     ) -> Iterator[tuple[int, Prediction]]:
         """`predict_many` in the order in which predictions get complete, each with the number of its path.
 
         Args:
             cfg: what `options` returned.
             paths: of the videos.
-            finished: numbers of those that are not wanted. The others get the very predictions that they get with them.
+            finished: of each path, 1 where it is not wanted; empty: all are. The others get the very predictions that
+                they get together with those.
         """
         workers = available_cores() if workers is None else workers
         batches = iter(ClipBatches(cfg, paths, workers, keep_clips, finished))

@@ -10,15 +10,12 @@ from timesformer.datasets.reader import FRAME_EXTENSIONS
 from timesformer.datasets.records import DataError
 
 
-def find_clips(root: Path) -> list[str]:
+def clips_below(root: Path) -> list[str]:
     """Paths from `root`, with slashes and sorted, of all video files and all folders that hold frames and no video.
 
     A folder without anything in it that lies as deep as clips do is a clip, too: one that lost its frames. Hidden files
-    and folders are left out. Raises DataError where there is no clip, and for a line break in a name, which no list of
-    clips could hold.
+    and folders are left out.
     """
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder: expected the folder of a dataset")
     clips, empty = [], []
     for place, folders, files in _folders(root):
         kinds = [(os.path.splitext(name)[1].lower(), name) for name in files]
@@ -29,7 +26,17 @@ def find_clips(root: Path) -> list[str]:
         elif place != "." and not folders and not files:
             empty.append(place)
     depths = {clip.count("/") for clip in clips}
-    clips = sorted([*clips, *(place for place in empty if place.count("/") in depths)])
+    return sorted([*clips, *(place for place in empty if place.count("/") in depths)])
+
+
+def find_clips(root: Path) -> list[str]:
+    """The clips of a dataset: `clips_below` its folder.
+
+    Raises DataError where there is none, and for a line break in a name, which no list of clips could hold.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder: expected the folder of a dataset")
+    clips = clips_below(root)
     if not clips:
         kinds = " ".join(sorted(VIDEO_EXTENSIONS))
         raise DataError(f"{root} holds no clips: expected {kinds} files or folders of frames in it, at any depth")
