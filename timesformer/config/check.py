@@ -88,6 +88,8 @@ _AT_LEAST_ONE = (
     "LOG_PERIOD",
     "GLOBAL_BATCH_SIZE",
     "NUM_SHARDS",
+    "TENSORBOARD.HISTOGRAM.TOPK",
+    "TENSORBOARD.MODEL_VIS.TOPK_PREDS",
 )
 _NOT_NEGATIVE = (
     "TRAIN.CHECKPOINT_MINUTES",
@@ -107,6 +109,7 @@ _NOT_NEGATIVE = (
     "RNG_SEED",
     "NUM_GPUS",
     "SOLVER.LR_SCALE_BATCH_SIZE",
+    "TENSORBOARD.EMBEDDINGS",
 )
 _ABOVE_ZERO = ("TIMESFORMER.MLP_RATIO", "SOLVER.BASE_LR", "DIST_TIMEOUT")
 _CROPS = ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE")
@@ -158,7 +161,7 @@ def check(cfg: CfgNode, gpus: bool = True) -> list[str]:
     Looks at this machine too: that the data folder and checkpoints exist and, with `gpus`, that there is a GPU for
     NUM_GPUS.
     """
-    parts = (_alone, _data, _augmentation, _model, _solver, _machine, *([_gpus] if gpus else ()))
+    parts = (_alone, _data, _augmentation, _model, _solver, _tensorboard, _machine, *([_gpus] if gpus else ()))
     return [problem for part in parts for problem in part(cfg)]
 
 
@@ -427,6 +430,24 @@ def _solver(cfg: CfgNode) -> Iterator[str]:
             f"SOLVER.LR_SCALE_BATCH_SIZE is {solver.LR_SCALE_BATCH_SIZE}, expected 0 beside "
             "SOLVER.BASE_LR_SCALE_NUM_SHARDS True: each scales the learning rates"
         )
+
+
+def _tensorboard(cfg: CfgNode) -> Iterator[str]:
+    for key in ("TENSORBOARD.CONFUSION_MATRIX.FIGSIZE", "TENSORBOARD.HISTOGRAM.FIGSIZE"):
+        size = _get(cfg, key)
+        if len(size) != 2 or not all(1 <= side <= 100 for side in size):
+            yield f"{key} is {size}, expected width and height in inches, 1 to 100"
+    drawing = cfg.TENSORBOARD.ENABLE and cfg.TEST.ENABLE and cfg.TEST.REPORT
+    for key in (
+        "TENSORBOARD.CATEGORIES_PATH",
+        "TENSORBOARD.CONFUSION_MATRIX.SUBSET_PATH",
+        "TENSORBOARD.HISTOGRAM.SUBSET_PATH",
+        "TENSORBOARD.WRONG_PRED_VIS.SUBSET_PATH",
+    ):
+        if drawing and (path := _get(cfg, key)) and not Path(path).is_file():
+            yield f"{key} is {path!r}, expected a file that exists"
+    if not cfg.TENSORBOARD.WRONG_PRED_VIS.TAG:
+        yield "TENSORBOARD.WRONG_PRED_VIS.TAG is empty, expected what the clips are to be listed under"
 
 
 def _machine(cfg: CfgNode) -> Iterator[str]:

@@ -6,7 +6,7 @@ A key stands for itself and for everything below it. Its files load unchanged: t
 _CNN = "an option of convolutional networks, which are not part of this project"
 _DETECTION = "detection of people in AVA is not part of this project"
 _CAFFE2 = "checkpoints of Caffe2 and inflated 2-D networks are not read"
-_PLOT = "plots are made from the results of a finished run, not during it"
+_ATTENTION = "tools/visualize.py draws what a model attends to"
 _UNUSED = "the original reads it nowhere, or only for models that it does not ship"
 
 RETIRED: dict[str, str] = {
@@ -35,13 +35,12 @@ RETIRED: dict[str, str] = {
     "SOLVER.GAMMA": _UNUSED,
     "SOLVER.STEP_SIZE": _UNUSED,
     "SOLVER.WARMUP_FACTOR": _UNUSED,
-    "TENSORBOARD.CATEGORIES_PATH": _PLOT,
-    "TENSORBOARD.CLASS_NAMES_PATH": _PLOT,
-    "TENSORBOARD.CONFUSION_MATRIX": _PLOT,
-    "TENSORBOARD.HISTOGRAM": _PLOT,
-    "TENSORBOARD.MODEL_VIS": _PLOT,
-    "TENSORBOARD.PREDICTIONS_PATH": _PLOT,
-    "TENSORBOARD.WRONG_PRED_VIS": _PLOT,
+    "TENSORBOARD.CLASS_NAMES_PATH": "the dataset itself names its classes",
+    "TENSORBOARD.MODEL_VIS.ACTIVATIONS": _ATTENTION,
+    "TENSORBOARD.MODEL_VIS.COLORMAP": _ATTENTION,
+    "TENSORBOARD.MODEL_VIS.GRAD_CAM": _ATTENTION,
+    "TENSORBOARD.MODEL_VIS.LAYER_LIST": "TENSORBOARD.MODEL_VIS.MODEL_WEIGHTS is of all layers",
+    "TENSORBOARD.PREDICTIONS_PATH": "tools/report.py draws a finished test again from its files",
     "TEST.CHECKPOINT_TYPE": _CAFFE2,
     "TRAIN.CHECKPOINT_TYPE": _CAFFE2,
     "TRAIN.CHECKPOINT_INFLATE": _CAFFE2,

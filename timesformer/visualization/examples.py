@@ -2,8 +2,11 @@
 
 import io
 import json
+import logging
+import math
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +15,13 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 
 from timesformer.atomic import explained_failure, write_atomically
-from timesformer.datasets.clips import ClipDataset
+from timesformer.datasets.catalog import load_split
+from timesformer.datasets.clips import ClipMaker, SampledClip, rng_of
+from timesformer.datasets.reader import VideoError
+from timesformer.datasets.time_limit import TimeLimit, TookTooLongError
 from timesformer.visualization.run_files import Predictions
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 12
 """Videos of each kind."""
@@ -30,18 +38,23 @@ class Strip:
 
     Attributes:
         jpeg: the picture.
-        count: frames in it.
         sampled: frames of the clip, of which those in the picture are evenly spaced.
+        numbers: of the frames in the picture, counted in the video from 0.
+        times: of them, in seconds from the start of the video; None where that is not known.
     """
 
     jpeg: bytes
-    count: int
     sampled: int
+    numbers: list[int]
+    times: list[float | None]
 
 
-def surest_mistakes(predictions: Predictions, limit: int = SHOWN) -> list[int]:
-    """Numbers of the videos that were taken for a wrong class with the highest probability, the surest first."""
-    wrong = np.flatnonzero(predictions.readable & ~predictions.right)
+def surest_mistakes(predictions: Predictions, limit: int = SHOWN, among: np.ndarray | None = None) -> list[int]:
+    """Numbers of the videos that were taken for a wrong class with the highest probability, the surest first.
+
+    among: bool (videos,), those that may be chosen; None: all.
+    """
+    wrong = np.flatnonzero(predictions.readable & ~predictions.right & (True if among is None else among))
     return _first(wrong, -predictions.confidence[wrong], limit)
 
 
@@ -51,27 +64,28 @@ def least_sure_hits(predictions: Predictions, limit: int = SHOWN) -> list[int]:
     return _first(right, predictions.confidence[right], limit)
 
 
-def clips_of(cfg: CfgNode, videos: Iterable[str]) -> dict[str, np.ndarray]:
-    """Frames of test videos as the model saw them, uint8 (T, H, W, 3) RGB, by name.
+def clips_of(cfg: CfgNode, videos: Iterable[str]) -> Iterator[tuple[str, SampledClip]]:
+    """Names and clips of test videos as the model saw them: the middle crop of the middle one of the clips of each.
 
-    It is the middle crop of the middle one of the clips that the test takes of a video. Those that cannot be read any
-    more, or are not in the split, are left out.
+    They come in the order of the split. Those that cannot be read any more, or are not in the split, are left out.
 
     Raises:
         DataError: if the split cannot be found.
     """
-    dataset = ClipDataset(cfg, "test")
+    records, maker = load_split(cfg, "test").records, ClipMaker(cfg, "test")
     wanted = set(videos)
-    numbers = {name: number for number, name in enumerate(dataset.records.names) if name in wanted}
-    clips = dataset.num_views // dataset.num_crops
-    view = clips // 2 * dataset.num_crops + dataset.num_crops // 2
-    found = {}
-    for name, number in numbers.items():
-        item = dataset[number * dataset.num_views + view]
-        if item["readable"]:
-            clip = item["clip"].flip(0) if cfg.DATA.REVERSE_INPUT_CHANNEL else item["clip"]
-            found[name] = clip.permute(1, 2, 3, 0).numpy()
-    return found
+    view = maker.num_views // maker.num_crops // 2 * maker.num_crops + maker.num_crops // 2
+    with closing(TimeLimit(cfg.DATA.DECODE_TIMEOUT)) as in_time:
+        for number, name in enumerate(records.names):
+            if name not in wanted:
+                continue
+            record, rng = records[number], rng_of(cfg.RNG_SEED, 0, number, view)
+            try:
+                (clip,) = in_time(lambda record=record, rng=rng: maker.make(record, [view], [rng]))
+            except (VideoError, TookTooLongError) as error:
+                logger.warning("%s cannot be shown: %s", name, error)
+            else:
+                yield name, clip
 
 
 def shrunk(frames: np.ndarray, side: int = _SIDE) -> list[Image.Image]:
@@ -82,23 +96,31 @@ def shrunk(frames: np.ndarray, side: int = _SIDE) -> list[Image.Image]:
     return [Image.fromarray(frame).resize(size, Image.Resampling.BOX) for frame in frames]
 
 
-def strip(frames: np.ndarray) -> Strip:
-    """Up to 8 of the frames, uint8 (T, H, W, 3), evenly spaced, side by side and small."""
-    chosen = np.linspace(0, len(frames) - 1, min(_FRAMES, len(frames))).round().astype(int)
-    images = shrunk(frames[chosen])
+def strip(clip: SampledClip) -> Strip:
+    """Up to 8 frames of a clip, evenly spaced, side by side and small."""
+    frames = len(clip.frames)
+    chosen = np.linspace(0, frames - 1, min(_FRAMES, frames)).round().astype(int).tolist()
+    images = shrunk(clip.frames[chosen])
     width, height = images[0].size
     picture = Image.new("RGB", (len(images) * (width + _GAP) - _GAP, height), "white")
     for number, image in enumerate(images):
         picture.paste(image, (number * (width + _GAP), 0))
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=82)
-    return Strip(file.getvalue(), len(images), len(frames))
+    times = [None if math.isnan(clip.times[number]) else round(clip.times[number], 3) for number in chosen]
+    return Strip(file.getvalue(), frames, [clip.numbers[number] for number in chosen], times)
 
 
 def keep_strips(path: Path, strips: dict[str, Strip]) -> None:
     """Writes strips, by the names of their videos, into a zip archive of JPEG files; WriteError if it fails."""
     index = [
-        {"video": video, "file": f"{number:02d}.jpg", "count": one.count, "sampled": one.sampled}
+        {
+            "video": video,
+            "file": f"{number:02d}.jpg",
+            "sampled": one.sampled,
+            "numbers": one.numbers,
+            "times": one.times,
+        }
         for number, (video, one) in enumerate(strips.items())
     ]
     file = io.BytesIO()
@@ -115,7 +137,9 @@ def kept_strips(path: Path) -> dict[str, Strip]:
     try:
         with zipfile.ZipFile(path) as archive:
             return {
-                entry["video"]: Strip(archive.read(entry["file"]), int(entry["count"]), int(entry["sampled"]))
+                entry["video"]: Strip(
+                    archive.read(entry["file"]), int(entry["sampled"]), entry["numbers"], entry["times"]
+                )
                 for entry in json.loads(archive.read(_INDEX))
             }
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -56,45 +57,47 @@ def write_report(run_dirs: Sequence[Path], path: Path) -> Path:
 
 
 def report_after_test(cfg: CfgNode) -> None:
-    """Writes the report of a run whose test is done, with frames of its examples, into OUTPUT_DIR.
+    """Writes the report of a run whose test is done, with frames of its examples, and its pictures for TensorBoard.
 
-    A failure is told in a warning and raises nothing: the results are there, and the report can be made again.
+    What fails is told in a warning and raises nothing: the results are there, and the report can be made again.
     """
-    folder, path = Path(cfg.OUTPUT_DIR), report_path(cfg)
+    folder, path, clips = Path(cfg.OUTPUT_DIR), report_path(cfg), {}
     start = time.perf_counter()
-    try:
-        try:
-            keep_frames(cfg, read_run(folder))
-        except Exception as error:  # whatever a video makes a decoder raise: the report is worth having without frames
-            logger.warning("the report is without frames of its examples: %s", error, exc_info=True)
+    with _no_fault_of("frames of examples for the report"):
+        clips = dict(clips_of(cfg, _videos_shown(read_run(folder))))
+        keep_strips(pictures_path(cfg), {name: strip(clip) for name, clip in clips.items()})
+    with _no_fault_of("the report", f"; `python tools/report.py {folder}` makes it again"):
         write_report([folder], path)
         logger.info("report: %s (%.1f s)", path, time.perf_counter() - start)
-    except Exception as error:  # the report is an extra: no fault of it may cost a finished run its success
-        logger.warning(
-            "the report could not be written, the results are whole: %s\n`python tools/report.py %s` makes it again",
-            error,
-            folder,
-            exc_info=True,
-        )
+    if cfg.TENSORBOARD.ENABLE:
+        with _no_fault_of("the pictures for TensorBoard"):
+            from timesformer.visualization.board import write_pictures  # late: TensorBoard takes seconds to import
+
+            write_pictures(cfg, read_run(folder), clips)
 
 
 def compare_after_splits(cfg: CfgNode, splits: Sequence[int]) -> None:
     """Writes the page that compares the runs of official splits as OUTPUT_DIR/report.html; failures as above."""
-    folders, path = [Path(cfg.OUTPUT_DIR) / f"split_{split}" for split in splits], report_path(cfg)
-    try:
-        write_report(folders, path)
+    folder, path = Path(cfg.OUTPUT_DIR), report_path(cfg)
+    with _no_fault_of("the report on the splits", f"; `python tools/report.py {folder}` makes it again"):
+        write_report([folder / f"split_{split}" for split in splits], path)
         logger.info("report: %s", path)
+
+
+@contextmanager
+def _no_fault_of(what: str, remedy: str = "") -> Iterator[None]:
+    """Makes a warning of whatever is raised in the block: what is an extra may not cost a run its success."""
+    try:
+        yield
     except Exception as error:
-        logger.warning("the report on the splits could not be written: %s", error, exc_info=True)
+        logger.warning("%s could not be made, the results are whole: %s%s", what, error, remedy, exc_info=True)
 
 
-def keep_frames(cfg: CfgNode, run: FinishedRun) -> None:
-    """Decodes the videos that the report shows, and keeps their frames beside it."""
+def _videos_shown(run: FinishedRun) -> list[str]:
     if run.predictions is None:
-        return
-    shown = [*surest_mistakes(run.predictions), *least_sure_hits(run.predictions)]
-    videos = [run.predictions.videos[number] for number in shown]
-    keep_strips(pictures_path(cfg), {name: strip(frames) for name, frames in clips_of(cfg, videos).items()})
+        return []
+    numbers = [*surest_mistakes(run.predictions), *least_sure_hits(run.predictions)]
+    return [run.predictions.videos[number] for number in numbers]
 
 
 def named_apart(runs: list[FinishedRun]) -> list[FinishedRun]:

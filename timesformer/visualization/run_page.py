@@ -334,7 +334,8 @@ def _examples(run: FinishedRun, strips: dict[str, Strip]) -> Content:
     one = next(iter(strips.values()), None)
     hint = f"At most {SHOWN} of each kind are shown."
     if one:
-        frames = "Frames" if one.count == one.sampled else f"{one.count} of the {one.sampled} frames"
+        shown_frames = len(one.numbers)
+        frames = "Frames" if shown_frames == one.sampled else f"{shown_frames} of the {one.sampled} frames"
         hint = f"{frames} as the model saw them: those sampled, cropped, at its size. {hint}"
     return {
         "mistakes": [_example(run, number, strips) for number in surest_mistakes(run.predictions)],
@@ -350,6 +351,7 @@ def _example(run: FinishedRun, number: int, strips: dict[str, Strip]) -> Content
     ranked = list(zip(predictions.classes[number].tolist(), predictions.probabilities[number].tolist(), strict=True))
     others = [f"{names[index]} {100 * value:.1f} %" for index, value in ranked[1:3] if index >= 0]
     kept = strips.get(video)
+    times = [] if kept is None or None in kept.times else [f"{seconds:.2f}" for seconds in kept.times]
     return {
         "video": video,
         "label": names[predictions.labels[number]],
@@ -357,6 +359,7 @@ def _example(run: FinishedRun, number: int, strips: dict[str, Strip]) -> Content
         "confidence": f"{100 * ranked[0][1]:.1f} %",
         "right": bool(predictions.right[number]),
         "others": ", ".join(others),
+        "times": f"at {', '.join(times)} s" if times else "",
         "picture": Markup(f"data:image/jpeg;base64,{base64.b64encode(kept.jpeg).decode()}") if kept else None,
     }
 
