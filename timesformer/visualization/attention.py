@@ -1,7 +1,5 @@
-from __future__ import annotations
 """What a transformer attends to: the weights of its own attention modules, and maps of them over the frames."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -10,11 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from matplotlib import colormaps
+from matplotlib.colors import Normalize, PowerNorm
 from torch import Tensor, nn
 
-#from timesformer.datasets.clips import SampledClip
+from timesformer.datasets.clips import SampledClip
 from timesformer.engine.device import normalized
-#from timesformer.engine.predict import Classifier
+from timesformer.engine.predict import Classifier
 from timesformer.errors import UserError
 from timesformer.models.attention import Attention, attention_weights
 from timesformer.models.vit import VisionTransformer
@@ -27,7 +27,10 @@ factorised one, the frames' class tokens behind one of their own."""
 Method = Literal["rollout", "cls"]
 METHODS: tuple[Method, ...] = ("rollout", "cls")
 
-_RECORDING = threading.RLock()
+COLOURS = colormaps["inferno"]
+"""Colours of attention, from little to much: in an order of brightness, which people with any colour vision see alike."""
+
+_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,11 @@ class AttentionRecord:
 
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[AttentionRecord]:
-    """Records the attention of every block in forward passes of this thread within the context.
+    """Records the attention of every block in forward passes within the context.
 
     The model computes as it always does; its last block, too, for all tokens. Queries and keys are kept, and weights
     computed from them when asked for: for a ViT-B with divided attention over 8 frames these are 0.2 GB per clip.
-    One thread records at a time, others wait; forward passes of other threads are not recorded.
+    Several threads that share a model must not use it meanwhile.
 
     Args:
         model: a TimeSformer or ViViT, or a network that has one inside, in evaluation mode.
@@ -107,20 +110,17 @@ def record_attention(model: nn.Module) -> Iterator[AttentionRecord]:
     transformer = _transformer(model)
     kind = transformer.attention_type
     record = AttentionRecord(kind, has_cls=hasattr(transformer, "cls_token"))
-    thread = threading.get_ident()
 
     def begin(_: nn.Module, __: Any, tokens: Tensor) -> None:
-        if threading.get_ident() == thread:
-            record.grid = tuple(tokens.shape[:4])
-            record.steps.clear()
+        record.grid = tuple(tokens.shape[:4])
+        record.steps.clear()
 
     def note(name: str, block: int, kind: Kind, q: Tensor, k: Tensor) -> None:
-        if threading.get_ident() == thread:
-            # A copy: queries and keys are views of a tensor that holds the values too.
-            parts = (_grouped(t.detach(), kind, record.grid).clone() for t in (q, k))
-            record.steps.append(RecordedAttention(name, block, kind, *parts))
+        # A copy: queries and keys are views of a tensor that holds the values too.
+        parts = (_grouped(t.detach(), kind, record.grid).clone() for t in (q, k))
+        record.steps.append(RecordedAttention(name, block, kind, *parts))
 
-    with _RECORDING, ExitStack() as restored:
+    with ExitStack() as restored:
         handle = transformer.patch_embed.register_forward_hook(begin)
         restored.callback(handle.remove)
         restored.callback(setattr, transformer, "last_block_cls_only", transformer.last_block_cls_only)
@@ -268,6 +268,35 @@ def maps_of(record: AttentionRecord, frames: int, method: Method, block: int = -
         raise UserError(f"attention maps are made by {' or '.join(METHODS)}, not by {method!r}")
     maps = rollout(record) if method == "rollout" else cls_to_patches(record, block, head)
     return maps[0].repeat_interleave(frames // record.grid[1], dim=0).cpu().numpy()
+
+
+def overlay(frames: np.ndarray, maps: np.ndarray, scale: Normalize | None = None) -> np.ndarray:
+    """Frames with maps of their patches over them: grey and dark where little attention is, bright colours where much.
+
+    Every pixel has the colour of its own patch: a model knows nothing finer.
+
+    Args:
+        frames: uint8 [frames, height, width, 3], RGB.
+        maps: float [frames, rows, columns]; each value belongs to a patch of height / rows x width / columns pixels.
+        scale: from values to 0 .. 1; None takes `colour_scale` of the maps, all together.
+
+    Returns:
+        uint8, the shape of `frames`.
+    """
+    (height, width), (rows, columns) = frames.shape[1:3], maps.shape[1:]
+    strength = np.asarray((scale or colour_scale(maps))(maps), np.float32)
+    strength = strength[:, np.arange(height) * rows // height][:, :, np.arange(width) * columns // width, np.newaxis]
+    colours = COLOURS(strength[..., 0])[..., :3].astype(np.float32)
+    grey = frames.astype(np.float32) @ np.array(_LUMA, np.float32)[:, np.newaxis] / 255
+    share = 0.35 + 0.35 * strength
+    return (((1 - share) * grey + share * colours) * 255).round().astype(np.uint8)
+
+
+def colour_scale(maps: np.ndarray) -> PowerNorm:
+    """From values of maps to 0 (the least of all) .. 1 (the greatest), a little raised in between, since few patches
+    often have so much that the others could not be told apart. Maps that are alike but for rounding are 0."""
+    low, high = float(maps.min()), float(maps.max())
+    return PowerNorm(0.7, low, max(high, low + 1e-4 * abs(low) + 1e-12), clip=True)
 
 
 def attention_of(
