@@ -271,8 +271,9 @@ class TestMaps:
             time_curves(recorded, 2, 0)
         with pytest.raises(UserError, match=r"space_only.*none over time"):
             time_curves(record(make_model("space_only")), 0, 0)
-        with pytest.raises(UserError, match=r"torchvision/r3d_18 has no attention.*ViViT"), record_attention(
-            TorchvisionModel("r3d_18", 3)
+        with (
+            pytest.raises(UserError, match=r"torchvision/r3d_18 has no attention.*ViViT"),
+            record_attention(TorchvisionModel("r3d_18", 3)),
         ):
             pass
 

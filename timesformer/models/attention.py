@@ -23,7 +23,7 @@ class Attention(nn.Module):
 
     Attributes:
         observer: called with the queries and keys of every use, from which `attention_weights` computes the weights:
-            [batch, heads, tokens, d], over frames [batch, places * heads, frames, d]. None, as it begins, costs nothing.
+            [batch, heads, tokens, d], over frames [batch, places * heads, frames, d]. None costs nothing.
 
     Raises:
         ValueError: if `num_heads` does not divide `dim`.

@@ -8,27 +8,27 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from fvcore.common.config import CfgNode
 from matplotlib import colormaps
 from matplotlib.colors import Normalize, PowerNorm
 from torch import Tensor, nn
 
 from timesformer.datasets.clips import SampledClip
-from timesformer.engine.device import normalized
-from timesformer.engine.predict import Classifier
+from timesformer.engine.predict import Classifier, Video
 from timesformer.errors import UserError
 from timesformer.models.attention import Attention, attention_weights
 from timesformer.models.vit import VisionTransformer
 from timesformer.models.vivit import VideoTransformer
 
 Kind = Literal["space", "time", "space_time", "steps"]
-"""Among what an attention goes: the tokens of a frame; a place in all frames; all tokens; or, in the second encoder of a
-factorised one, the frames' class tokens behind one of their own."""
+"""Among what an attention goes: the tokens of a frame; a place in all frames; all tokens; or, in the second encoder of
+a factorised one, the frames' class tokens behind one of their own."""
 
 Method = Literal["rollout", "cls"]
 METHODS: tuple[Method, ...] = ("rollout", "cls")
 
 COLOURS = colormaps["inferno"]
-"""Colours of attention, from little to much: in an order of brightness, which people with any colour vision see alike."""
+"""Colours of attention, from little to much, in an order of brightness: people with any colour vision see it."""
 
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
 
@@ -90,6 +90,22 @@ class AttentionRecord:
         return found[block % len(found)]
 
 
+def transformer_of(model: nn.Module) -> VisionTransformer | VideoTransformer:
+    """The TimeSformer or ViViT that a model is or has inside.
+
+    Raises:
+        UserError: if there is none, and so no attention that could be recorded.
+    """
+    for module in model.modules():
+        if isinstance(module, VisionTransformer | VideoTransformer):
+            return module
+    name = getattr(model, "name", type(model).__name__)
+    raise UserError(
+        f"{name} has no attention to show: maps are made for TimeSformer, LightTimeSformer and ViViT, "
+        "not for the models of other libraries. Give the checkpoint of one of those"
+    )
+
+
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[AttentionRecord]:
     """Records the attention of every block in forward passes within the context.
@@ -107,7 +123,7 @@ def record_attention(model: nn.Module) -> Iterator[AttentionRecord]:
     Raises:
         UserError: if there is no such transformer in the model.
     """
-    transformer = _transformer(model)
+    transformer = transformer_of(model)
     kind = transformer.attention_type
     record = AttentionRecord(kind, has_cls=hasattr(transformer, "cls_token"))
 
@@ -199,9 +215,7 @@ def rollout(record: AttentionRecord) -> Tensor:
     return shares[..., cls:].unflatten(-1, (rows, columns))
 
 
-def time_curves(
-    record: AttentionRecord, row: int, column: int, block: int = -1, head: int | None = None
-) -> Tensor:
+def time_curves(record: AttentionRecord, row: int, column: int, block: int = -1, head: int | None = None) -> Tensor:
     """How much a patch attends to each frame, in one block: in divided attention to its own place there, in joint
     attention to all of the frame's patches.
 
@@ -245,13 +259,14 @@ def record_clip(classifier: Classifier, clip: SampledClip) -> AttentionRecord:
     Raises:
         UserError: if the model has no attention that can be recorded.
     """
-    batch = normalized(clip.clip.unsqueeze(0), classifier.cfg, classifier.device)
-    with record_attention(classifier.model) as record, torch.inference_mode():
-        classifier.model(batch)
+    with classifier.lock, record_attention(classifier.model) as record:
+        classifier.compute(clip.clip.unsqueeze(0))
     return record
 
 
-def maps_of(record: AttentionRecord, frames: int, method: Method, block: int = -1, head: int | None = None) -> np.ndarray:
+def maps_of(
+    record: AttentionRecord, frames: int, method: Method, block: int = -1, head: int | None = None
+) -> np.ndarray:
     """Maps for each of the `frames` of the first clip of a record, float32 [frames, rows, columns].
 
     Args:
@@ -271,7 +286,7 @@ def maps_of(record: AttentionRecord, frames: int, method: Method, block: int = -
 
 
 def overlay(frames: np.ndarray, maps: np.ndarray, scale: Normalize | None = None) -> np.ndarray:
-    """Frames with maps of their patches over them: grey and dark where little attention is, bright colours where much.
+    """Frames with maps of their patches over them: dark grey where little attention is, bright colours where much.
 
     Every pixel has the colour of its own patch: a model knows nothing finer.
 
@@ -294,30 +309,36 @@ def overlay(frames: np.ndarray, maps: np.ndarray, scale: Normalize | None = None
 
 def colour_scale(maps: np.ndarray) -> PowerNorm:
     """From values of maps to 0 (the least of all) .. 1 (the greatest), a little raised in between, since few patches
-    often have so much that the others could not be told apart. Maps that are alike but for rounding are 0."""
+    often have so much that the others could not be told apart. Maps that differ by less than a thousandth are all 0."""
     low, high = float(maps.min()), float(maps.max())
-    return PowerNorm(0.7, low, max(high, low + 1e-4 * abs(low) + 1e-12), clip=True)
+    return PowerNorm(0.7, low, max(high, low + 1e-3 * abs(low) + 1e-12), clip=True)
 
 
 def attention_of(
-    classifier: Classifier, video: str, method: Method = "rollout", view: int | None = None
+    classifier: Classifier, video: Video, method: Method = "rollout", block: int = -1, head: int | None = None
 ) -> tuple[SampledClip, np.ndarray]:
-    """A clip of a video as the classifier's model sees it, and where in it the model looks.
+    """The middle clip of a video as the classifier's model sees it, and where in it the model looks.
 
     Args:
         classifier: from `load_model`.
-        video: file or folder of frames.
-        method: as in `maps_of`.
-        view: number of the view, from 0; None takes the middle one, and of its crops the middle one.
+        video: path of a video file or a folder of frames.
+        method: as in `maps_of`, like `block` and `head`.
 
     Returns:
         The clip, and maps [frames, rows, columns], float32.
 
     Raises:
-        UserError: if the video cannot be read, has no such view, or the model no attention that can be recorded.
+        UserError: if the video cannot be read, the model has no attention that can be recorded, or no such block.
     """
-    clip = middle_clip(classifier.clips(video))
-    return clip, maps_of(record_clip(classifier, clip), len(clip.frames), method)
+    clips = classifier.clips(video)
+    clip = clips[middle_view(classifier.cfg)]
+    return clip, maps_of(record_clip(classifier, clip), len(clip.frames), method, block, head)
+
+
+def middle_view(cfg: CfgNode) -> int:
+    """Number of the view in the middle of a video: of its clips the middle one, and of that one's crops."""
+    crops = cfg.TEST.NUM_SPATIAL_CROPS
+    return (cfg.TEST.NUM_ENSEMBLE_VIEWS - 1) // 2 * crops + crops // 2
 
 
 def _attentions(transformer: VisionTransformer | VideoTransformer) -> Iterator[tuple[str, int, Kind, Attention]]:
@@ -327,17 +348,6 @@ def _attentions(transformer: VisionTransformer | VideoTransformer) -> Iterator[t
             encoder, block, attention = name.split(".")
             kind = "steps" if encoder == "temporal_blocks" else "time" if attention == "temporal_attn" else spatial
             yield name, int(block), kind, module
-
-
-def _transformer(model: nn.Module) -> VisionTransformer | VideoTransformer:
-    for module in model.modules():
-        if isinstance(module, VisionTransformer | VideoTransformer):
-            return module
-    name = getattr(model, "name", type(model).__name__)
-    raise UserError(
-        f"{name} has no attention to show: maps are made for TimeSformer, LightTimeSformer and ViViT, "
-        "not for the models of other libraries. Give the checkpoint of one of those"
-    )
 
 
 def _grouped(x: Tensor, kind: Kind, grid: tuple[int, int, int, int]) -> Tensor:

@@ -23,6 +23,7 @@ _DOTS = 100  # pixels per inch
 _MARGIN, _GAP = 0.25, 0.05  # inches
 _HEAD, _BAR = 0.3, 0.26  # inches: the word above the bars, and each of them
 _CURVES = 2.6  # inches
+_SPACE = 0.2
 _TIMES = "#2a0a5e", "#b5367a", "#fb9a3c"  # colours from the first to the last frame's line
 
 
@@ -77,14 +78,19 @@ def attention_strip(
     bars_tall = _HEAD + _BAR * len(top)
     beside = page > 10
     parts = [bars_tall, *([_CURVES] if curves else [])]
-    body = below + (max(parts) if beside else sum(parts))
+    body = below + (max(parts) if beside else sum(parts) + _SPACE * bool(curves))
     figure = Figure((page + 2 * _MARGIN, body + 2 * _MARGIN), dpi=_DOTS, facecolor="white")
     FigureCanvasAgg(figure)
 
     def place(left: float, top_: float, wide: float, high: float) -> Axes:
         """Axes at inches from the left and the top of the page."""
         full_wide, full_high = figure.get_size_inches()
-        box = ((_MARGIN + left) / full_wide, 1 - (_MARGIN + top_ + high) / full_high, wide / full_wide, high / full_high)
+        box = (
+            (_MARGIN + left) / full_wide,
+            1 - (_MARGIN + top_ + high) / full_high,
+            wide / full_wide,
+            high / full_high,
+        )
         return figure.add_axes(box)
 
     heading = place(0, 0, page, 0.7)
@@ -93,7 +99,9 @@ def attention_strip(
     _write(heading, 0, 0.5, subtitle, size=9, color=MUTED, va="top")
 
     size = round(cell * _DOTS), round(tall * _DOTS)
-    frames = np.stack([np.asarray(Image.fromarray(clip.frames[number]).resize(size, Image.LANCZOS)) for number in shown])
+    frames = np.stack(
+        [np.asarray(Image.fromarray(clip.frames[number]).resize(size, Image.Resampling.LANCZOS)) for number in shown]
+    )
     # Colours of all frames, not only of those shown: they are the moving picture's.
     over = overlay(frames, maps[shown], colour_scale(maps))
     for line in range(lines):
@@ -118,12 +126,12 @@ def attention_strip(
     wide = page * 0.45 if beside else page
     _bars(place(0, below, wide, bars_tall), top, wide)
     if curves:
-        left, down = (page * 0.5, below) if beside else (0, below + bars_tall)
+        left, down = (page * 0.5, below) if beside else (0, below + bars_tall + _SPACE)
         room = 0.55, 0.3, 0.95, 0.5  # for what stands around the axes
         axes = place(left + room[0], down + room[1], page - left - room[0] - room[2], _CURVES - room[1] - room[3])
         _curves(axes, clip, curves)
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=_DOTS)
+    figure.savefig(file, format="png", dpi=_DOTS, pil_kwargs={"optimize": True})
     return file.getvalue()
 
 
@@ -148,7 +156,7 @@ def _colour_bar(axes: Axes, maps: np.ndarray) -> None:
     bar.outline.set_visible(False)
     low, high = bar.norm.vmin, bar.norm.vmax
     ticks = [low, *(value for value in (1.0, high / 2) if low < value < high), high]
-    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+    bar.set_ticks(ticks, labels=[f"{tick:.2g}" if tick >= 0.01 else "0" for tick in ticks])
     axes.tick_params(labelsize=8, colors=MUTED, length=0)
     for label, side in zip(axes.get_xticklabels()[:: len(ticks) - 1], ("left", "right"), strict=True):
         label.set_horizontalalignment(side)
