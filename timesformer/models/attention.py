@@ -1,5 +1,7 @@
 """Multi-head self-attention: one core on PyTorch's fused kernel, for sequences along any axis of the token grid."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,10 @@ class Attention(nn.Module):
         attn_drop: dropout rate on the attention weights, in [0, 1].
         proj_drop: dropout rate on the output, in [0, 1].
 
+    Attributes:
+        observer: called with the queries and keys of every use, from which `attention_weights` computes the weights:
+            [batch, heads, tokens, d], over frames [batch, places * heads, frames, d]. None costs nothing.
+
     Raises:
         ValueError: if `num_heads` does not divide `dim`.
     """
@@ -31,6 +37,7 @@ class Attention(nn.Module):
             raise ValueError(f"attention width {dim} is not divisible by {num_heads} heads; choose a divisor of {dim}")
         self.num_heads = num_heads
         self.attn_drop = attn_drop
+        self.observer: Callable[[Tensor, Tensor], None] | None = None
         self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
@@ -84,11 +91,12 @@ class Attention(nn.Module):
         # [batch, tokens, heads, d] in and out; the kernel wants the heads before the tokens.
         dropout = self.attn_drop if self.training else 0.0
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if self.observer is not None:
+            self.observer(q, k)
         if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and k.shape[2] <= _SHORT:
             # Where the weights of all pairs are small enough to be kept, PyTorch's fused kernel takes twice the time of
             # plain products, because it computes them again for the gradients.
-            weights = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(dim=-1)
-            return (F.dropout(weights, dropout) @ v).transpose(1, 2)
+            return (F.dropout(attention_weights(q, k), dropout) @ v).transpose(1, 2)
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2)
 
     def _split_projection(self, x_q: Tensor, x_kv: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,3 +107,16 @@ class Attention(nn.Module):
 
     def _biases(self, parts: int) -> tuple[Tensor | None, ...]:
         return (None,) * parts if self.qkv.bias is None else self.qkv.bias.chunk(parts)
+
+
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """How much each query attends to each key: softmax over the keys of scaled products.
+
+    Args:
+        q: queries [..., queries, d], float.
+        k: keys [..., keys, d], of the same dtype.
+
+    Returns:
+        [..., queries, keys], from 0 to 1; each row sums to 1.
+    """
+    return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)

@@ -1,0 +1,67 @@
+"""Maps lie on the patches they belong to: from a video through the model onto the frames."""
+
+import numpy as np
+import pytest
+
+from tests.visualization.conftest import MakeCheckpoint, MakeVideo
+from timesformer.engine.predict import load_model
+from timesformer.visualization.attention import METHODS, attention_of, overlay
+
+CELLS = [(0, 2), (1, 3), (3, 4), (2, 5)]  # in a grid of 4 x 8; the middle of the frame
+
+
+def tinted(pictures: np.ndarray) -> np.ndarray:
+    """Where grey pictures have a colour of much attention, bool [frames, height, width]."""
+    return pictures[..., 0].astype(int) - pictures[..., 2] > 30
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        pytest.param([], [(row, column - 2) for row, column in CELLS], id="centre crop"),
+        pytest.param(["DATA.REVERSE_INPUT_CHANNEL", True], [(row, column - 2) for row, column in CELLS], id="BGR"),
+        pytest.param(["DATA.SPATIAL_MODE", "resize"], [(row, column // 2) for row, column in CELLS], id="resized"),
+        pytest.param(["TEST.NUM_SPATIAL_CROPS", 3], [(row, column - 2) for row, column in CELLS], id="middle of three"),
+        pytest.param(
+            ["TIMESFORMER.ATTENTION_TYPE", "joint_space_time"],
+            [(row, column - 2) for row, column in CELLS],
+            id="joint attention",
+        ),
+    ],
+)
+def test_attention_of_a_model_that_seeks_brightness_lies_on_the_moving_patch(
+    options: list[object],
+    expected: list[tuple[int, int]],
+    method: str,
+    moving_patch: MakeVideo,
+    bright_seeker: MakeCheckpoint,
+) -> None:
+    classifier = load_model(bright_seeker(*options), device="cpu")
+    clip, maps = attention_of(classifier, moving_patch(CELLS), method)
+    assert maps.shape == (4, 4, 4)
+    assert [np.unravel_index(frame.argmax(), frame.shape) for frame in maps] == expected
+    seen = tinted(overlay(clip.frames, maps))
+    for frame, (row, column) in enumerate(expected):
+        patch = np.zeros((32, 32), bool)
+        patch[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = True
+        assert np.array_equal(seen[frame], patch)
+        bright = clip.frames[frame].mean(axis=2) > 200
+        assert patch[bright].all()
+
+
+def test_each_pixel_has_the_colour_of_its_patch_in_frames_that_are_not_square() -> None:
+    maps = np.zeros((2, 2, 3), np.float32)
+    maps[0, 1, 2] = maps[1, 0, 0] = 1.0
+    seen = tinted(overlay(np.full((2, 10, 24, 3), 100, np.uint8), maps))
+    assert seen[0, 5:, 16:].all()
+    assert seen[1, :5, :8].all()
+    assert seen.sum() == 2 * 5 * 8
+
+
+@pytest.mark.parametrize("value", [0.0, 0.125, 1.0])
+def test_maps_that_are_even_but_for_rounding_have_one_colour(value: float) -> None:
+    maps = np.full((2, 3, 3), value, np.float32) * (1 + 1e-7 * np.arange(18, dtype=np.float32).reshape(2, 3, 3))
+    pictures = overlay(np.full((2, 9, 9, 3), 100, np.uint8), maps)
+    assert np.ptp(pictures.astype(int), axis=(0, 1, 2)).max() <= 3
+    assert not tinted(pictures).any()

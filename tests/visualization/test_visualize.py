@@ -1,0 +1,157 @@
+"""tools/visualize.py: the pictures it writes, and what it says where it cannot."""
+
+import importlib.util
+import io
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import ROOT
+from tests.visualization.conftest import MakeCheckpoint, MakeVideo
+from timesformer.datasets.clips import SampledClip
+from timesformer.visualization.animation import animation
+from timesformer.visualization.attention_strip import PatchCurves, attention_strip
+
+Visualize = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def visualize(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> Visualize:
+    """visualize(arguments): exit code and what was said, by the tool in an empty folder."""
+    spec = importlib.util.spec_from_file_location("tools_visualize", ROOT / "tools" / "visualize.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    caplog.set_level(logging.INFO)
+
+    def run(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["visualize.py", *map(str, arguments)])
+        caplog.clear()
+        try:
+            code = tool.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, caplog.text + capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def video(moving_patch: MakeVideo) -> Path:
+    return moving_patch([(0, 2), (1, 3), (2, 4), (3, 5)])
+
+
+def test_picture_and_overlays_are_written(visualize: Visualize, video: Path, bright_seeker: MakeCheckpoint) -> None:
+    checkpoint = bright_seeker()
+    code, said = visualize("--checkpoint", checkpoint, video, "--overlay", "new/over.gif", "--time-of-patch", 1, 2)
+    assert code == 0, said
+    assert "still 78" in said
+    with Image.open("moving_attention.png") as picture:
+        assert picture.width > 700
+    with Image.open("new/over.gif") as moving:
+        assert (moving.n_frames, moving.size, moving.info["duration"], moving.info["loop"]) == (4, (256, 256), 250, 0)
+    arguments = ["--method", "cls", "--block", 0, "--head", 0, "--overlay", "over.mp4", "--fps", 2, "--output", "x.png"]
+    assert visualize("--checkpoint", checkpoint, video, "TEST.NUM_SPATIAL_CROPS", 3, "--view", 2, *arguments)[0] == 0
+    with av.open("over.mp4") as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert container.streams.video[0].average_rate == 2
+    assert [frame.shape for frame in frames] == [(256, 256, 3)] * 4
+    # Of the crop at the right, the bright patch of the third frame is the first one in the third row.
+    assert frames[2][128:192, :64].mean() > frames[2][128:192, 64:].mean() + 100
+    assert not list(Path().rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "strip.jpg"], "strip.jpg.*ends in .png"),
+        (["--overlay", "over.avi"], "over.avi.*ends in .gif or .mp4"),
+        (["--frames", "0"], "--frames is 0, expected 1 or more"),
+        (["--fps", "nan"], "--fps is nan"),
+        (["--view", "1"], "--view is 1.*1 view"),
+        (["--block", "1"], "--block and --head are for --method cls"),
+        (["--method", "cls", "--block", "7"], "no block 7"),
+        (["--method", "cls", "--head", "3"], "no head 3"),
+        (["--time-of-patch", "4", "0"], "no patch in row 4"),
+        (["DATA.NUM_FRAME", "4"], "DATA.NUM_FRAME"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_named(
+    arguments: list[str], message: str, visualize: Visualize, video: Path, bright_seeker: MakeCheckpoint
+) -> None:
+    code, said = visualize("--checkpoint", bright_seeker(), video, *arguments)
+    assert code == 2
+    assert re.search(message, said)
+    assert not list(Path().iterdir())
+
+
+def test_what_cannot_be_shown_is_named(
+    visualize: Visualize, video: Path, bright_seeker: MakeCheckpoint, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.mp4"
+    text.write_text("no video")
+    checkpoint = bright_seeker()
+    assert visualize("--checkpoint", checkpoint, text)[0] == 2
+    assert visualize("--checkpoint", tmp_path / "none.pyth", video)[0] == 2
+    code, said = visualize("--checkpoint", checkpoint, text, "--overlay", text)
+    assert code == 2
+    assert "text.mp4 is the video itself" in said
+    assert text.read_text() == "no video"
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("total", "tubelet", "most", "expected"),
+    [(2, 1, 16, [0, 1]), (4, 2, 3, [0, 2, 3]), (96, 1, 16, np.linspace(0, 95, 16).round().astype(int).tolist())],
+)
+def test_strips_of_few_and_many_frames_show_them_evenly_on_a_page_of_bounded_width(
+    total: int, tubelet: int, most: int, expected: list[int]
+) -> None:
+    colours = np.array([(10 + number, 200, 120) for number in range(total)], np.uint8)
+    frames = np.broadcast_to(colours[:, None, None], (total, 32, 48, 3))
+    times = tuple(np.arange(total) / 25) if total != 4 else (float("nan"),) * 4
+    clip = SampledClip(torch.zeros(0), frames, tuple(range(total)), times, 0)
+    curves = PatchCurves(1, 0, np.full((total // tubelet, total // tubelet), tubelet / total), "over time")
+    maps = np.random.default_rng(1).random((total, 2, 3))
+    heights = []
+    for asked in (None, curves):
+        content = attention_strip(clip, maps, [("a$b$", 0.9)], "title", "", most, asked)
+        picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        found, counts = np.unique(picture.reshape(-1, 3) @ [1 << 16, 1 << 8, 1], return_counts=True)
+        shown = np.flatnonzero(np.isin(colours @ [1 << 16, 1 << 8, 1], found[counts > 2000])).tolist()
+        assert shown == expected
+        assert picture.shape[1] <= 1300
+        margin = np.concatenate([picture[:, :10].ravel(), picture[:, -5:].ravel(), picture[-10:].ravel()])
+        assert (margin == 255).all()
+        heights.append(len(picture))
+    assert heights[1] > heights[0]
+
+
+def test_moving_pictures_hold_every_frame_in_order() -> None:
+    frames = np.zeros((5, 33, 21, 3), np.uint8)
+    for number, frame in enumerate(frames):
+        frame[:] = 40 * number
+    with Image.open(io.BytesIO(animation(frames, ".gif", 10))) as moving:
+        grey = []
+        for number in range(moving.n_frames):
+            moving.seek(number)
+            grey.append(int(np.asarray(moving.convert("L")).mean()))
+    assert grey == [0, 40, 80, 120, 160]
+    with av.open(io.BytesIO(animation(frames, ".mp4", 10))) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert [picture.shape for picture in pictures] == [(34, 22, 3)] * 5
+    np.testing.assert_allclose([picture.mean() for picture in pictures], grey, atol=4)
