@@ -199,7 +199,8 @@ class Planner:
             options = {**demo.setting.set, **run.setting.set}
             options["DATA.PATH_TO_DATA_DIR"] = str(self._demo_folder(run.data))
             weights = run.setting.weights or "none"
-            cfg, parent = self._starting(options, run.setting.config or demo.setting.config or self._study.setting.config, weights, where)
+            config = run.setting.config or demo.setting.config or self._study.setting.config
+            cfg, parent = self._starting(options, config, weights, where)
             self._pretraining[name] = self._cell(cfg, parent, 1, where)
         return self._pretraining[name]
 
