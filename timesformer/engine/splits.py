@@ -38,7 +38,12 @@ OF_NO_WEIGHT = {
     "TENSORBOARD",
     "DATA_LOADER",
     "TRAIN.AUTO_RESUME",
+    "TRAIN.CHECKPOINT_PERIOD",
+    "TRAIN.CHECKPOINT_MINUTES",
+    "TRAIN.KEEP_CHECKPOINTS",
+    "TEST.REPORT",
 }
+"""Options and sections on which no result depends."""
 _TESTED_AGAIN = ("TEST.", "TRAIN.ENABLE ", "DATA.PATH_TO_DATA_DIR ", "DATA.SPLITS_DIR ")
 
 

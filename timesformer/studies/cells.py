@@ -175,33 +175,26 @@ class Planner:
             options["DATA.SPLITS_DIR"] = str(lists_folder(self._choices.output, self.data, row.rarest))
         config = next(setting.config for setting in reversed(settings) if setting.config)
         weights = next((s.weights for s in reversed(settings) if s.weights is not None), "none")
-        return self._starting(options, config, weights, where)
-
-    def _starting(self, options: dict[str, Any], config: Path, weights: str, where: str) -> tuple[CfgNode, Cell | None]:
         parent = None
-        if weights != "none":
-            options = {**options, "TRAIN.FINETUNE": True}
-            if self._choices.is_demo:
+        if weights == "none":
+            options |= {"TRAIN.FINETUNE": False} if demo else {}
+        else:
+            options["TRAIN.FINETUNE"] = True
+            if demo:
                 parent = self._pretrain(weights)
                 options[STARTS_AT] = str(parent.folder / "checkpoints" / "best.pyth")
             elif source := (self._choices.weights or {}).get(weights):
                 options[STARTS_AT] = str(Path(source).resolve()) if Path(source).exists() else source
             else:
                 self.missing_weights.setdefault(weights, []).append(where)
-        elif self._choices.is_demo:
-            options = {**options, "TRAIN.FINETUNE": False}
         return self._load(config, options, where), parent
 
     def _pretrain(self, name: str) -> Cell:
         if name not in self._pretraining:
-            run, demo = self._study.demo.pretrained[name], self._study.demo
-            where = f"weights {name}"
-            options = {**demo.setting.set, **run.setting.set}
+            run, where = self._study.demo.pretrained[name], f"weights {name}"
+            options = {**run.setting.set, "TRAIN.FINETUNE": False}
             options["DATA.PATH_TO_DATA_DIR"] = str(self._demo_folder(run.data))
-            weights = run.setting.weights or "none"
-            config = run.setting.config or demo.setting.config or self._study.setting.config
-            cfg, parent = self._starting(options, config, weights, where)
-            self._pretraining[name] = self._cell(cfg, parent, 1, where)
+            self._pretraining[name] = self._cell(self._load(run.setting.config, options, where), None, 1, where)
         return self._pretraining[name]
 
     def _demo_folder(self, data: DemoData) -> Path:

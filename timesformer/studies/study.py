@@ -55,7 +55,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """A run of the demo whose best checkpoint stands for published weights."""
+    """A run of the demo whose best checkpoint stands for published weights: from scratch, and the whole setting."""
 
     data: DemoData
     setting: Setting
@@ -204,6 +204,7 @@ class _Reader:
             self._table(table, f"tables[{number}]")
             for number, table in enumerate(self._list(given["tables"], "tables"))
         )
+        setting = self._setting(given, "")
         study = Study(
             name=self._path.stem,
             file=self._path,
@@ -212,14 +213,14 @@ class _Reader:
             note=self._text(given.get("note", ""), "note"),
             prepare=self._text(given["prepare"], "prepare"),
             seeds=self._count(given.get("seeds", 3), "seeds"),
-            setting=self._setting(given, ""),
+            setting=setting,
             pretrained={
                 name: self._text(place, f"pretrained.{name}")
                 for name, place in self._mapping(given.get("pretrained", {}), "pretrained").items()
             },
             tables=tables,
             figures=self._figures(given.get("figures", {}), tables),
-            demo=self._demo(given["demo"]),
+            demo=self._demo(given["demo"], setting.config),
         )
         self._check_weights(study)
         return study
@@ -285,24 +286,35 @@ class _Reader:
                 self._fail(where, f"{name!r} is no row of the table: expected one of {', '.join(names)}")
         return Finding(given["row"], other, "beats" in given)
 
-    def _demo(self, content: Any) -> Demo:
+    def _demo(self, content: Any, study_config: Path) -> Demo:
         given = self._keys(
             content, "demo", required=("data",), optional=("config", "seeds", "set", "weights", "pretrained", "note")
         )
-        pretrained = {}
-        for name, run in self._mapping(given.get("pretrained", {}), "demo.pretrained").items():
-            where = f"demo.pretrained.{name}"
-            keys = self._keys(run, where, required=("data",), optional=("config", "set", "weights"))
-            pretrained[name] = Pretraining(
-                self._demo_data(keys["data"], f"{where}.data"), self._setting(keys, f"{where}.")
-            )
+        setting = self._setting(given, "demo.")
+        pretrained = {
+            name: self._pretraining(name, run, setting, study_config)
+            for name, run in self._mapping(given.get("pretrained", {}), "demo.pretrained").items()
+        }
         return Demo(
             data=self._demo_data(given["data"], "demo.data"),
             seeds=self._count(given.get("seeds", 1), "demo.seeds"),
-            setting=self._setting(given, "demo."),
+            setting=setting,
             pretrained=pretrained,
             note=self._text(given.get("note", ""), "demo.note"),
         )
+
+    def _pretraining(self, name: str, content: Any, demo: Setting, study_config: Path) -> Pretraining:
+        where = f"demo.pretrained.{name}"
+        if isinstance(content, str):
+            other = self._path.with_name(f"{content}.yaml")
+            found = {} if content == self._path.stem else read_study(other).demo.pretrained
+            if name not in found:
+                self._fail(where, f"{other} has no pretraining of that name in its demo")
+            return found[name]
+        keys = self._keys(content, where, required=("data",), optional=("config", "set"))
+        own = self._setting(keys, f"{where}.")
+        config = own.config or demo.config or study_config
+        return Pretraining(self._demo_data(keys["data"], f"{where}.data"), Setting(config, {**demo.set, **own.set}))
 
     def _demo_data(self, content: Any, where: str) -> DemoData:
         given = self._keys(content, where, required=("seed", "clips"), optional=("classes", "layout"))

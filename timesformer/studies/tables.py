@@ -81,7 +81,7 @@ def _section(table: PlannedTable) -> Section:
         outcome = outcome_of(row)
         shown = [_option(row.cfg, key) for key in columns.values()]
         known = [row.row.facts.get(name, NOTHING) for name in facts]
-        published = [NOTHING if value is None else f"{value:g}" for value in row.row.published]
+        published = [NOTHING if value is None else _as_published(value) for value in row.row.published]
         validation = [_figure(outcome.val_top1)] if by_validation else []
         ours = [_figure(outcome.top1), _figure(outcome.top5)] if row.row.setting else ["as published", NOTHING]
         rows.append(
@@ -92,6 +92,10 @@ def _section(table: PlannedTable) -> Section:
     header += ["our top-1", "our top-5", "seeds", "time", "memory (MiB)"]
     points = [judge(finding, table).text for finding in table.findings]
     return Section(title, table.note, header, rows, 1, points)
+
+
+def _as_published(value: float) -> str:
+    return f"{value:.2f}".removesuffix("0")
 
 
 def _option(cfg: CfgNode | None, key: str) -> str:
