@@ -217,8 +217,12 @@ def _make_clip(job: tuple[int, int, int, int, Path]) -> None:
     encode(render(scene, tuple(CLASSES)[label]), path)
 
 
-def make(out_dir: Path, seed: int, clips_per_class: Sequence[int], workers: int) -> bool:
+def make(
+    out_dir: Path, seed: int, clips_per_class: Sequence[int], workers: int, classes: Sequence[str] = tuple(CLASSES)
+) -> bool:
     """Make the set at out_dir; clips_per_class: for train, val and test. Returns False when it was there already.
+
+    The clips of a class do not depend on which other `classes` there are.
 
     The set is built beside out_dir and renamed when it is whole. Raises FileExistsError when out_dir holds something
     that is not a demo set.
@@ -228,7 +232,7 @@ def make(out_dir: Path, seed: int, clips_per_class: Sequence[int], workers: int)
         "version": VERSION,
         "seed": seed,
         "clips_per_class": dict(zip(SPLITS, clips_per_class, strict=True)),
-        "classes": list(CLASSES),
+        "classes": [name for name in CLASSES if name in classes],
         "frames": FRAMES,
         "fps": FPS,
         "side": SIDE,
@@ -248,6 +252,8 @@ def make(out_dir: Path, seed: int, clips_per_class: Sequence[int], workers: int)
     jobs = []
     for split, count in enumerate(clips_per_class):
         for label, name in enumerate(CLASSES):
+            if name not in classes:
+                continue
             folder = partial / SPLITS[split] / name
             folder.mkdir(parents=True)
             jobs += [(seed, split, label, number, folder / f"{name}_{number:04d}.mp4") for number in range(count)]
@@ -281,17 +287,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar=("TRAIN", "VAL", "TEST"),
         help="clips of each class in each split (default 120 20 40)",
     )
+    parser.add_argument(
+        "--classes", nargs="+", choices=CLASSES, default=list(CLASSES), help="some of them (default all)"
+    )
     parser.add_argument("--workers", type=_positive, default=2, help="processes (default 2)")
     options = parser.parse_args(arguments)
     start = time.perf_counter()
     try:
-        made = make(options.out_dir, options.seed, options.clips_per_class, options.workers)
+        made = make(options.out_dir, options.seed, options.clips_per_class, options.workers, options.classes)
     except FileExistsError as error:
         print(error, file=sys.stderr)
         return 2
     if made:
-        count = len(CLASSES) * sum(options.clips_per_class)
-        print(f"{options.out_dir}: {count} clips of {len(CLASSES)} classes in {time.perf_counter() - start:.1f} s")
+        classes, seconds = len(set(options.classes)), time.perf_counter() - start
+        count = classes * sum(options.clips_per_class)
+        print(f"{options.out_dir}: {count} clips of {classes} classes in {seconds:.1f} s")
     else:
         print(f"{options.out_dir}: this very set is there already")
     return 0

@@ -1,13 +1,10 @@
 """Configurations side by side: size, operations, time and memory of each one's model."""
 
 import multiprocessing
-import resource
 import statistics
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,6 +13,7 @@ from fvcore.common.config import CfgNode
 from timesformer.benchmarks.machine import describe_machine
 from timesformer.benchmarks.steps import forward_of, seconds_of, training_step
 from timesformer.config import load_config
+from timesformer.engine.memory import peak_memory
 from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
@@ -106,22 +104,3 @@ def measure(cfg: CfgNode, device: torch.device, batch_size: int, rounds: int, th
         seconds_of(run, device)
         medians.append(statistics.median(seconds_of(run, device) for _ in range(rounds)) / batch_size)
     return Cost(*medians, peak_memory(device))
-
-
-def forget_peak(device: torch.device) -> None:
-    """Lets `peak_memory` begin with what is held now, where the system can."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes that this process has held at most: on the GPU, or of main memory, with all that PyTorch brings along."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():  # not getrusage here: on Linux its peak begins with that of the parent process
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS

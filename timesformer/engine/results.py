@@ -21,6 +21,7 @@ import timesformer
 from timesformer.atomic import write_atomically, write_text_atomically
 from timesformer.datasets.catalog import load_split
 from timesformer.engine.device import choose_device
+from timesformer.engine.memory import peak_memory
 from timesformer.engine.meters import topk_accuracies
 from timesformer.engine.run_folder import results_path
 from timesformer.errors import UserError
@@ -129,6 +130,7 @@ def write_results(
         "loss": evaluation.loss,
         "seconds": round(evaluation.seconds, 3),
         "train_seconds": round(progress["seconds"], 3) if "seconds" in progress else None,
+        "peak_memory_bytes": peak_memory(choose_device(cfg)),
         "checkpoint": str(checkpoint),
         "checkpoint_epochs": progress.get("epoch"),
         "val_top1": progress.get("best_top1"),

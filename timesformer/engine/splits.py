@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 FIGURES = ("top1", "top5")
-_OF_NO_WEIGHT = {
+OF_NO_WEIGHT = {
     "OUTPUT_DIR",
     "LOG_PERIOD",
     "LOG_MODEL_INFO",
@@ -39,7 +39,12 @@ _OF_NO_WEIGHT = {
     "TENSORBOARD",
     "DATA_LOADER",
     "TRAIN.AUTO_RESUME",
+    "TRAIN.CHECKPOINT_PERIOD",
+    "TRAIN.CHECKPOINT_MINUTES",
+    "TRAIN.KEEP_CHECKPOINTS",
+    "TEST.REPORT",
 }
+"""Options and sections on which no result depends."""
 _TESTED_AGAIN = ("TEST.", "TRAIN.ENABLE ", "DATA.PATH_TO_DATA_DIR ", "DATA.SPLITS_DIR ")
 
 
@@ -153,7 +158,7 @@ def _is_finished(cfg: CfgNode) -> bool:
         logger.warning("%s is damaged; it is written anew", path)
         return False
     now, defaults = yaml.safe_load(cfg.dump()), yaml.safe_load(get_cfg().dump())
-    changed = differences(then, now, defaults, _OF_NO_WEIGHT)
+    changed = differences(then, now, defaults, OF_NO_WEIGHT)
     if alien := [change for change in changed if not change.startswith(_TESTED_AGAIN)]:
         raise UserError(
             f"{path} is of other options: {'; '.join(alien)}. Choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME "
