@@ -173,7 +173,7 @@ def data_lines(
     speed, share = steps * size.batch_size / seconds, 100 * waited / seconds
     yield describe_machine(device)
     yield (
-        f"Training on files, {size}, in {precision}, with {workers} loading processes: {speed:.2f} clips/s over {steps} "
+        f"Training on files, {size}, in {precision}, {workers} loading processes: {speed:.2f} clips/s over {steps} "
         f"steps, {share:.1f} % of the time waiting for data."
     )
 
