@@ -103,6 +103,7 @@ def test_results_have_the_documented_schema(finished: Path, tiny_data: Path) -> 
         "val_top1",
         "finished",
         "device",
+        "peak_memory_bytes",
         "config",
         "versions",
     }
@@ -117,6 +118,7 @@ def test_results_have_the_documented_schema(finished: Path, tiny_data: Path) -> 
     assert results["unreadable"] == []
     assert results["class_counts"] == {"train": [4, 4, 4], "val": [2, 2, 2], "test": [2, 2, 2]}
     assert results["device"] == "CPU"
+    assert 100e6 < results["peak_memory_bytes"] < 10e9  # PyTorch alone takes more than the one
     assert datetime.fromisoformat(results["finished"]).utcoffset() is not None
     assert results["config"]["DATA"]["PATH_TO_DATA_DIR"] == str(tiny_data)
     assert results["versions"]["torch"] == torch.__version__
