@@ -3,7 +3,9 @@
 
 python tools/benchmark.py models --cfg configs/HMDB/*.yaml [--time] [--markdown docs/models.md]
 python tools/benchmark.py speed [--batch-size 1] [--rounds 5]
-python tools/benchmark.py train [--batch-size 1] [--compile] [--recompute blocks] [--memory] [--data] [--large]
+python tools/benchmark.py train [--batch-size 1] [--compile] [--recompute blocks] [--memory]
+python tools/benchmark.py train --data [--rounds 20] [--workers 8]
+python tools/benchmark.py train --large --batch-size 8
 python tools/benchmark.py data [--videos CLIP ...] [--rounds 5] [--markdown docs/performance.md]
 python tools/benchmark.py memory [--clips 20000] [--markdown docs/performance.md]
 python tools/benchmark.py checkpoint [--rounds 3] [--markdown docs/checkpoints.md]
@@ -74,9 +76,9 @@ def main() -> int:
         "--recompute", default="none", metavar="WHICH", help="also with TRAIN.ACTIVATION_CHECKPOINT so"
     )
     command.add_argument("--memory", action="store_true", help="also measure memory, each in a fresh process")
-    command.add_argument("--data", action="store_true", help="also train on made clips, and measure the wait for them")
+    command.add_argument("--data", action="store_true", help="train on made clips instead, and time the wait for them")
     command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="loading processes, with --data")
-    command.add_argument("--large", action="store_true", help="96 frames, and 448 pixels, at batch 8 instead (GPU)")
+    command.add_argument("--large", action="store_true", help="96 frames, and 448 pixels, in bf16 instead")
     takes_a_page(command)
 
     command = commands.add_parser("data", help="reading, cropping and loading clips, on files made for it")
@@ -128,18 +130,21 @@ def compare_speed(args: argparse.Namespace) -> None:
 
 
 def compare_training(args: argparse.Namespace) -> None:
-    if args.large:
-        sizes = (training.Size(8, 96, 224), training.Size(8, 16, 448))
-        show(training.large_table(sizes, args.rounds), args.markdown, "large")
-        return
     size = training.Size(args.batch_size, args.frames, args.crop)
-    rows = training.contenders(args.precision, args.compile, args.recompute)
-    show(training.training_table(size, rows, args.rounds, args.threads, args.memory), args.markdown, "train")
-    if args.data:
+    if args.large:
+        sizes = (training.Size(args.batch_size, 96, 224), training.Size(args.batch_size, 16, 448))
+        ways = ("none", "blocks") if args.recompute == "none" else (args.recompute,)
+        show(training.large_table(sizes, ways, args.rounds, args.threads), args.markdown, "large")
+    elif args.data:
         with tempfile.TemporaryDirectory(prefix="benchmark") as folder:
             files = [made_clips.make_clip(Path(folder), made_clips.RECIPES[0])]
-            line = training.data_line(size, files, Path(folder, "set"), args.workers, args.rounds, args.precision[-1])
-            show(["", line], args.markdown, "train data")
+            lines = training.data_lines(
+                size, files, Path(folder, "set"), args.workers, args.rounds, args.precision[-1], args.threads
+            )
+            show(lines, args.markdown, "train data")
+    else:
+        rows = training.contenders(args.precision, args.compile, args.recompute)
+        show(training.training_table(size, rows, args.rounds, args.threads, args.memory), args.markdown, "train")
 
 
 def compare_data(args: argparse.Namespace) -> None:

@@ -110,8 +110,8 @@ def test_a_contender_that_is_short_of_memory_has_no_figures_and_the_others_go_on
 
 @needs_peer
 def test_training_on_files_tells_the_share_of_time_spent_waiting(tiny_clips: dict[str, Path], tmp_path: Path) -> None:
-    line = training.data_line(TINY, list(tiny_clips.values())[:2], tmp_path / "set", 0, 2, "fp32")
-    match = re.search(r"in fp32, 0 loading processes: ([\d.]+) clips/s, ([\d.]+) % of the time waiting", line)
+    *_, line = training.data_lines(TINY, list(tiny_clips.values())[:2], tmp_path / "set", 0, 2, "fp32")
+    match = re.search(r"with 0 loading processes: ([\d.]+) clips/s over 2 steps, ([\d.]+) % of the time waiting", line)
     assert float(match[1]) > 0
     assert 0 < float(match[2]) < 100
 
@@ -122,7 +122,8 @@ def test_large_models_are_measured_with_activations_kept_and_recomputed(monkeypa
         return ThreadPoolExecutor(workers)
 
     monkeypatch.setattr(training, "ProcessPoolExecutor", pool)
-    rows = [cells_of(line) for line in training.large_table([TINY], rounds=1) if "2 x 4 frames" in line]
-    assert [row[1] for row in rows] == ["kept", "recomputed"]
+    lines = training.large_table([TINY], ("none", "blocks"), rounds=1)
+    rows = [cells_of(line) for line in lines if "2 x 4 frames" in line]
+    assert [row[1] for row in rows] == ["kept", "recomputed, blocks"]
     for _, _, seconds, clips, memory in rows:
         assert min(float(seconds), float(clips), float(memory)) > 0

@@ -118,25 +118,34 @@ def training_table(
             )
 
 
-def large_table(sizes: Sequence[Size], rounds: int) -> Iterator[str]:
-    """Lines of a Markdown table: whether this project trains at these sizes in bf16, how fast, in how much memory."""
+def large_table(sizes: Sequence[Size], ways: Sequence[str], rounds: int, threads: int = 0) -> Iterator[str]:
+    """Lines of a Markdown table: whether this project trains at these sizes in bf16, how fast, in how much memory.
+
+    ways: of keeping activations, as TRAIN.ACTIVATION_CHECKPOINT; rounds and threads as in `training_table`.
+    """
+    if threads:
+        torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     yield describe_machine(device)
     yield ""
     yield "| training step, bf16 | activations | seconds | clips/s | memory (GB) |"
     yield "|---|---|---:|---:|---:|"
-    for size, recompute in product(sizes, ("none", "blocks")):
+    for size, recompute in product(sizes, ways):
         row = Contender(OURS, "bf16", recompute=recompute)
-        kept = "kept" if recompute == "none" else "recomputed"
+        kept = "kept" if recompute == "none" else f"recomputed, {recompute}"
         seconds, memory = measure_apart(size, row, True, rounds)
         yield f"| {size} | {kept} | {cell(seconds)} | {clips_per_second(seconds, size)} | {memory} |"
 
 
-def data_line(size: Size, files: Sequence[Path], folder: Path, workers: int, steps: int, precision: str) -> str:
-    """A line that says what share of the time training waits for clips of these files, which `workers` processes load.
+def data_lines(
+    size: Size, files: Sequence[Path], folder: Path, workers: int, steps: int, precision: str, threads: int = 0
+) -> Iterator[str]:
+    """Lines that say what share of the time training waits for clips of these files, which `workers` processes load.
 
-    steps: measured, after one that starts the processes.
+    steps: measured, after one that starts the processes; threads: of the CPU, 0 for PyTorch's choice.
     """
+    if threads:
+        torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     number = (steps + 1) * size.batch_size
     cfg = dataset_of([files[index % len(files)] for index in range(number)], folder)
@@ -149,22 +158,23 @@ def data_line(size: Size, files: Sequence[Path], folder: Path, workers: int, ste
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
     waited = started = since = 0.0
     for index, batch in enumerate(on_device(loader, device)):
-        if index == 0:
-            synchronize(device)
-            started = time.perf_counter()
-        else:
-            waited += time.perf_counter() - since
+        waited += time.perf_counter() - since
         with lowered(batch["clip"], precision):
             logits = model(normalized(batch["clip"], cfg, device))
         nn.functional.cross_entropy(logits.float(), batch["label"]).backward()
         optimizer.step()
         optimizer.zero_grad()
+        if index == 0:
+            synchronize(device)
+            waited, started = 0.0, time.perf_counter()
         since = time.perf_counter()
     synchronize(device)
     seconds = time.perf_counter() - started
-    return (
-        f"Training on files in {precision}, {workers} loading processes: {number / seconds:.2f} clips/s, "
-        f"{100 * waited / seconds:.1f} % of the time waiting for data."
+    speed, share = steps * size.batch_size / seconds, 100 * waited / seconds
+    yield describe_machine(device)
+    yield (
+        f"Training on files, {size}, in {precision}, with {workers} loading processes: {speed:.2f} clips/s over "
+        f"{steps} steps, {share:.1f} % of the time waiting for data."
     )
 
 
