@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as functional
 from fvcore.common.config import CfgNode
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
 from timesformer.config import get_cfg
@@ -132,6 +133,32 @@ def test_one_gpu_ends_an_epoch_with_the_weights_of_the_cpu(cfg: CfgNode) -> None
     cfg.NUM_GPUS = 1
     for name, value in weights_after_an_epoch(cfg, clips, 4, 4).items():
         torch.testing.assert_close(value.cpu(), on_cpu[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the numbers that are read from tensors; on a GPU, whoever reads waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_nothing_from_the_device_until_it_is_time_to_log(cfg: CfgNode) -> None:
+    cfg.SOLVER.CLIP_GRADIENT, cfg.EMA.ENABLED, cfg.GLOBAL_BATCH_SIZE, cfg.TRAIN.BATCH_SIZE = 1.0, True, 1, 1
+
+    def reads(batches: int, log_period: int) -> int:
+        cfg.LOG_PERIOD = log_period
+        with Reads() as counted:
+            one_epoch(cfg, new_model(cfg), Clips(batches), 1, Recorder())
+        return counted.number
+
+    # The one number of a step is how many of its clips count, which the loading processes say.
+    assert reads(12, 1000) - reads(4, 1000) == 8
+    assert reads(12, 1) > reads(12, 1000)
 
 
 def test_gradient_clipping_bounds_the_step(cfg: CfgNode) -> None:
