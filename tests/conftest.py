@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.loopback import Server
@@ -76,6 +77,22 @@ def tiny_command(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> l
     file = tmp_path_factory.mktemp("tiny_config") / "tiny.yaml"
     file.write_text(TINY_CONFIG)
     return ["--cfg", str(file), "DATA.PATH_TO_DATA_DIR", str(tiny_data)]
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `save_best` writes, of a model of `tiny_command` that has not been trained."""
+    from timesformer.config import load_config
+    from timesformer.models import build_model
+
+    cfg = load_config(tiny_command[1], tiny_command[2:])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(cfg)
+    path = tmp_path_factory.mktemp("tiny_checkpoint") / "best.pyth"
+    progress = {"epoch": 2, "class_names": ["catch", "walk", "wave"]}
+    torch.save({"epoch": 1, "model_state": model.state_dict(), "cfg": cfg.dump(), "progress": progress}, path)
+    return path
 
 
 class Outcome(NamedTuple):

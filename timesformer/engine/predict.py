@@ -334,7 +334,7 @@ class Classifier:
         Returns:
             float32 [batch, classes], and float32 [batch, dim] or None, both on the CPU.
         """
-        with self.lock, _HeadInput(self.model) if features else nullcontext() as seen:
+        with self.lock, HeadInput(self.model) if features else nullcontext() as seen:
             scores = score_views(self.model, clips, self.cfg, self.device)
         return scores.cpu(), seen.embeddings(len(clips)).cpu() if seen else None
 
@@ -384,14 +384,14 @@ class _Begun:
     seconds: float = 0.0
 
 
-class _HeadInput:
+class HeadInput:
     """Notes what goes into the head of a model during a forward pass."""
 
     def __init__(self, model: nn.Module) -> None:
         self._head = model.model.get_submodule(head_names(model)[0])
         self._seen: Tensor | None = None
 
-    def __enter__(self) -> "_HeadInput":
+    def __enter__(self) -> "HeadInput":
         self._hook = self._head.register_forward_pre_hook(self._note)
         return self
 
