@@ -59,7 +59,7 @@ def test_colours_are_those_of_the_page_around(drawn: dict[str, Figure]) -> None:
 
 
 def test_the_same_chart_is_the_same_text() -> None:
-    assert charts.svg(every_chart()["curves"]) == charts.svg(every_chart()["curves"])
+    assert len({charts.svg(charts.curves([Curve("a", [1, 2], [1.0, 2.0])], "t")) for _ in range(2)}) == 1
 
 
 def test_long_lines_are_thinned_to_means() -> None:
