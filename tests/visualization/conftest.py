@@ -1,11 +1,15 @@
-"""A model that looks at what is bright, and videos in which something bright moves."""
+"""Made-up finished runs; a model that looks at what is bright, and videos in which something bright moves."""
 
+import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from timesformer.config.load import get_cfg
@@ -13,6 +17,7 @@ from timesformer.models import build_model
 
 CELL = 12  # pixels of a frame's grid of 4 x 8
 
+MakeRun = Callable[..., Path]
 MakeVideo = Callable[[list[tuple[int, int]]], Path]
 MakeCheckpoint = Callable[..., Path]
 
@@ -67,5 +72,84 @@ def bright_seeker(tmp_path: Path) -> MakeCheckpoint:
             {"model_state": model.state_dict(), "cfg": cfg.dump(), "progress": {"class_names": names}, "epoch": 1}, path
         )
         return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
+    """make_run(name, classes, ...): the folder of a run as training and testing leave it, with made-up figures."""
+
+    def make(
+        name: str,
+        classes: int | list[str],
+        videos: int = 60,
+        seed: int = 0,
+        unreadable: int = 0,
+        epochs: int = 3,
+        options: dict[str, Any] | None = None,
+    ) -> Path:
+        folder, random = tmp_path_factory.mktemp("runs") / name, np.random.default_rng(seed)
+        folder.mkdir()
+        names = [f"class{number}" for number in range(classes)] if isinstance(classes, int) else classes
+        labels = np.arange(videos) % max(1, len(names) - 1)  # the last class has no videos
+        predicted = np.where(random.random(videos) < 0.7, labels, random.integers(0, len(names), videos))
+        listed = min(5, len(names))
+        columns = [part for rank in range(1, listed + 1) for part in (f"class_{rank}", f"probability_{rank}")]
+        rows = [["video", "label", *columns, "error"]]
+        for video in range(videos):
+            others = [number for number in range(len(names)) if number != predicted[video]][: listed - 1]
+            shares = [0.5 + 0.4 * random.random(), *[0.1 / listed] * (listed - 1)]
+            ranked = zip([predicted[video], *others], shares, strict=True)
+            cells = [part for number, share in ranked for part in (names[number], f"{share:.6f}")]
+            lost = video < unreadable
+            cells = [""] * len(cells) if lost else cells
+            rows.append([f"v{video:03d}", names[labels[video]], *cells, "torn" if lost else ""])
+        with (folder / "predictions.csv").open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+        read = np.arange(videos) >= unreadable
+        right = (predicted == labels) & read
+        per_class = []
+        for number, class_name in enumerate(names):
+            of_class = labels == number
+            total, correct = int(of_class.sum()), int((right & of_class).sum())
+            row = {"class": class_name, "num_videos": total, "correct": correct}
+            row["predicted"] = int((predicted[read] == number).sum())
+            per_class.append({**row, "top1": 100 * correct / total if total else None})
+        cfg = get_cfg()
+        cfg.merge_from_list([part for pair in (options or {}).items() for part in pair])
+        results = {
+            "schema_version": 1,
+            "top1": 100.0 * right.mean(),
+            "top5": 100.0,
+            "mean_class_top1": 60.0,
+            "num_videos": videos,
+            "num_classes": len(names),
+            "num_views": 2,
+            "class_names": names,
+            "per_class": per_class,
+            "class_counts": {"train": [*range(7, 7 + len(names))], "val": None, "test": np.bincount(labels).tolist()},
+            "unreadable": [{"video": f"v{video:03d}", "reason": "torn"} for video in range(unreadable)],
+            "loss": 0.5,
+            "seconds": 4.0,
+            "train_seconds": 65.0,
+            "checkpoint": str(folder / "checkpoints/best.pyth"),
+            "checkpoint_epochs": epochs,
+            "val_top1": 70.0,
+            "finished": "2026-01-02T03:04:05+00:00",
+            "device": "CPU",
+            "config": yaml.safe_load(cfg.dump()),
+            "versions": {"torch": "2.13.0"},
+        }
+        (folder / "results.json").write_text(json.dumps(results))
+        metrics = []
+        for epoch in range(1, epochs + 1):
+            figures = {"loss": 2.0 / epoch, "top1": 30.0 * epoch}
+            step = {"loss": 2.0 / epoch, "lr": 0.1, "clips_per_second": 9.0, "data_share": 0.1}
+            metrics.append({"kind": "train_step", "epoch": epoch, **step})
+            metrics.append({"kind": "train_epoch", "epoch": epoch, **figures})
+            metrics.append({"kind": "val_epoch", "epoch": epoch, **figures, "top5": 99.0, "mean_class_top1": 20.0})
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
+        return folder
 
     return make

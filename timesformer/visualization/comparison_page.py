@@ -13,10 +13,11 @@ from timesformer.engine.logs import duration
 from timesformer.visualization import charts
 from timesformer.visualization.charts import SERIES, Curve
 from timesformer.visualization.run_files import FinishedRun
-from timesformer.visualization.run_page import Content, count_right, interval, shown
+from timesformer.visualization.run_page import Content, count_right, default_options, interval, shown
 
 _PAIRED = 6  # runs up to which each is held against each other one
 _FIGURES = {"top1": "top-1", "top5": "top-5", "mean_class_top1": "mean over classes", "val_top1": "validation top-1"}
+_OF_ONE_KIND = ("RNG_SEED", "DATA.SPLIT")  # options in which runs may differ whose mean says something
 _NOT_COMPARED = ("OUTPUT_DIR", "SHARD_ID", "LOG_PERIOD")
 
 
@@ -36,7 +37,7 @@ def comparison_page(runs: Sequence[FinishedRun]) -> Content:
         "runs": rows,
         "figures": _FIGURES,
         "best": best,
-        "mean": _mean(rows),
+        "mean": _mean(rows, differing),
         "curves": _curves(runs),
         "agreements": agreements,
         "why_no_agreements": why_none,
@@ -50,11 +51,15 @@ def comparison_page(runs: Sequence[FinishedRun]) -> Content:
 
 
 def options_that_differ(runs: Sequence[FinishedRun]) -> list[Content]:
-    """The options that are not the same in all runs, with the value of each; None where a run does not have it."""
+    """The options that are not the same in all runs, with the value of each.
+
+    One that is younger than a run was as it is by default; None where there is no such default.
+    """
+    defaults = {key: shown(value) for key, value in default_options().items()}
     keys = sorted({key for run in runs for key in run.config} - set(_NOT_COMPARED))
     found = []
     for key in keys:
-        values = [shown(run.config[key]) if key in run.config else None for run in runs]
+        values = [shown(run.config[key]) if key in run.config else defaults.get(key) for run in runs]
         if len(set(values)) > 1:
             found.append({"key": key, "values": values})
     return found
@@ -92,9 +97,9 @@ def _lead(runs: Sequence[FinishedRun]) -> str:
     )
 
 
-def _mean(rows: Sequence[Content]) -> Content | None:
-    """Mean and standard deviation (n - 1) of the figures that all runs have, as for the splits of a dataset."""
-    if len(rows) < 3:
+def _mean(rows: Sequence[Content], differing: Sequence[Content]) -> Content | None:
+    """Mean and standard deviation (n - 1) of the figures that all runs have; None where they are not of one kind."""
+    if len(rows) < 2 or any(option["key"] not in _OF_ONE_KIND for option in differing):
         return None
     mean: Content = {}
     for key in _FIGURES:

@@ -47,6 +47,7 @@ def run_page(run: FinishedRun, strips: dict[str, Strip]) -> Content:
         "lead": _lead(run),
         "notes": run.notes,
         "tiles": tiles(run),
+        **dict.fromkeys(("curves", "confusions", "classes", "mistakes", "hits")),
         **_training(run),
         **_confusions(run),
         **_classes(run),
@@ -59,7 +60,7 @@ def run_page(run: FinishedRun, strips: dict[str, Strip]) -> Content:
     }
     always = ("unreadable", "timing", "changed", "versions")
     content["sections"] = [
-        (_ANCHORS.get(key, key), title) for key, title in _SECTIONS.items() if content.get(key) or key in always
+        (_ANCHORS.get(key, key), title) for key, title in _SECTIONS.items() if content[key] is not None or key in always
     ]
     return content
 
@@ -329,7 +330,7 @@ def _classes(run: FinishedRun) -> Content:
 
 
 def _examples(run: FinishedRun, strips: dict[str, Strip]) -> Content:
-    if run.predictions is None:
+    if run.predictions is None or not run.predictions.readable.any():
         return {}
     one = next(iter(strips.values()), None)
     hint = f"At most {SHOWN} of each kind are shown."
@@ -356,7 +357,7 @@ def _example(run: FinishedRun, number: int, strips: dict[str, Strip]) -> Content
         "video": video,
         "label": names[predictions.labels[number]],
         "predicted": names[ranked[0][0]],
-        "confidence": f"{100 * ranked[0][1]:.1f} %",
+        "confidence": f"{100 * ranked[0][1]:.1f} %" if math.isfinite(ranked[0][1]) else "unknown probability",
         "right": bool(predictions.right[number]),
         "others": ", ".join(others),
         "times": f"at {', '.join(times)} s" if times else "",
@@ -403,7 +404,7 @@ def timing(run: FinishedRun) -> list[tuple[str, str]]:
 
 def changed_options(run: FinishedRun) -> list[Content]:
     """The options of the run that differ from their defaults, or have none any more."""
-    defaults = dict(flat(yaml.safe_load(get_cfg().dump())))
+    defaults = default_options()
     return [
         {
             "key": key,
@@ -413,6 +414,11 @@ def changed_options(run: FinishedRun) -> list[Content]:
         for key, value in sorted(run.config.items())
         if key not in defaults or defaults[key] != value
     ]
+
+
+def default_options() -> dict[str, Any]:
+    """The options as they are when nothing is given, by their keys with dots."""
+    return dict(flat(yaml.safe_load(get_cfg().dump())))
 
 
 def _at(counts: Any, number: int) -> int | None:

@@ -1,0 +1,87 @@
+"""The report in a real browser: it sorts, finds and zooms, and asks nobody else for anything."""
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from timesformer.visualization.report import write_report
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or importlib.util.find_spec("playwright") is None,
+    reason="Playwright or Debian's chromium is not installed",
+)
+
+
+@pytest.fixture(scope="module")
+def page(make_run: Callable[..., Path]) -> Iterator[Any]:
+    """The report of a run of 60 classes, open in a window of 1000 x 1200 pixels."""
+    from playwright.sync_api import sync_playwright
+
+    folder = make_run("seen", 60, videos=600)
+    path = write_report([folder], folder / "report.html")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1000, "height": 1200})
+        page.said, page.asked = [], []
+        page.on("console", lambda message: page.said.append(message.text))
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.goto(path.as_uri())
+        yield page
+        assert page.said == []
+        assert [url for url in page.asked if not url.startswith("data:")] == [path.as_uri()]
+        browser.close()
+
+
+def column(page: Any, number: int) -> list[str]:
+    return page.locator(f"#class-table tbody tr:visible td:nth-child({number})").all_inner_texts()
+
+
+def test_a_table_is_sorted_by_any_column_both_ways(page: Any) -> None:
+    heading = page.locator("#class-table th:nth-child(5)")
+    heading.locator("button").click()
+    sizes = [int(text) for text in column(page, 5)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert heading.get_attribute("aria-sort") == "descending"
+    heading.locator("button").click()
+    assert [int(text) for text in column(page, 5)] == sizes[::-1]
+    page.locator("#class-table th:nth-child(2) button").click()
+    accuracies = [float(text) for text in column(page, 2)[:-1]]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert column(page, 2)[-1].strip() == "–"  # the class without videos stays last
+
+
+def test_a_class_is_found_by_a_part_of_its_name(page: Any) -> None:
+    page.fill("input[data-filters]", "CLASS3")
+    assert sorted(column(page, 1)) == sorted(["class3", *(f"class3{digit}" for digit in range(10))])
+    page.fill("input[data-filters]", "")
+    assert len(column(page, 1)) == 60
+
+
+def test_the_matrix_tells_the_cell_under_the_pointer_and_zooms(page: Any) -> None:
+    page.select_option("#order", "labels")
+    page.locator("#matrix").scroll_into_view_if_needed()
+    page.locator("#zoom-fit").click()
+    box = page.locator("#matrix").bounding_box()
+    assert page.evaluate("document.getElementById('matrix').scrollWidth") <= box["width"]
+    page.mouse.move(box["x"] + box["width"] - 8, box["y"] + box["height"] - 8)
+    whole = page.inner_text("#tip")
+    assert "true class5" in whole
+    for _ in range(5):
+        page.locator("#zoom-in").click()
+    assert page.evaluate("document.getElementById('matrix').scrollWidth") > 1.5 * box["width"]
+    page.evaluate("document.getElementById('matrix').scrollTo(0, 0)")
+    page.mouse.move(box["x"] + 200, box["y"] + 200)
+    near = page.inner_text("#tip")
+    assert near != whole
+    assert "class" in near
+
+
+def test_the_page_fits_a_phone(page: Any) -> None:
+    page.set_viewport_size({"width": 360, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
