@@ -96,8 +96,7 @@ def visualize(args: argparse.Namespace) -> None:
     if args.time_of_patch:
         row, column = args.time_of_patch
         weights = time_curves(record, row, column, block, args.head)[0].cpu().numpy()
-        where = _where(record, block, args.head, "time", "space_time", "steps")
-        curves = PatchCurves(row, column, weights, f"Attention over time of the framed patch, {where}")
+        curves = _patch_curves(record, weights, (row, column), block, args.head)
     _, height, width, _ = clip.frames.shape
     how = (
         f"attention rollout through {len({(step.name.split('.')[0], step.block) for step in record.steps})} blocks"
@@ -130,6 +129,15 @@ def _check(args: argparse.Namespace, picture: Path) -> None:
         raise UserError(
             "--block and --head are for --method cls and --time-of-patch; a rollout goes through all of them"
         )
+
+
+def _patch_curves(
+    record: AttentionRecord, weights: np.ndarray, place: tuple[int, int], block: int, head: int | None
+) -> PatchCurves:
+    where = _where(record, block, head, "time", "space_time", "steps")
+    if any(step.kind == "steps" for step in record.steps):
+        return PatchCurves(None, weights, f"Attention of the frames' class tokens, {where}")
+    return PatchCurves(place, weights, f"Attention over time of the framed patch, {where}")
 
 
 def _where(record: AttentionRecord, block: int, head: int | None, *kinds: str) -> str:

@@ -125,7 +125,7 @@ def test_strips_of_few_and_many_frames_show_them_evenly_on_a_page_of_bounded_wid
     frames = np.broadcast_to(colours[:, None, None], (total, 32, 48, 3))
     times = tuple(np.arange(total) / 25) if total != 4 else (float("nan"),) * 4
     clip = SampledClip(torch.zeros(0), frames, tuple(range(total)), times, 0)
-    curves = PatchCurves(1, 0, np.full((total // tubelet, total // tubelet), tubelet / total), "over time")
+    curves = PatchCurves((1, 0), np.full((total // tubelet, total // tubelet), tubelet / total), "over time")
     maps = np.random.default_rng(1).random((total, 2, 3))
     heights = []
     for asked in (None, curves):
