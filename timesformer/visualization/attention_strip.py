@@ -221,7 +221,7 @@ def _curves(axes: Axes, clip: SampledClip, curves: PatchCurves) -> None:
     axes.spines[:].set_visible(False)
     axes.tick_params(labelsize=8, colors=MUTED, length=0)
     axes.legend(
-        title=f"from the frame {unit.removesuffix('(s)')}".strip(),
+        title="from the frame at" if unit == "at (s)" else "from frame",
         fontsize=8,
         title_fontsize=8,
         frameon=False,
