@@ -59,8 +59,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--fps", metavar="N", type=float, default=4.0, help="frames of the overlay in a second (4)")
     parser.add_argument("--top-k", metavar="K", type=int, default=5, help="predicted classes in the picture (5)")
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (cuda where there is one)")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="override options of the configuration")
-    return parser.parse_intermixed_args()  # options of this tool may stand between the video and KEY VALUE
+    parser.add_argument("--views", metavar="N", type=int, help="clips along the time (as in a test of the checkpoint)")
+    parser.add_argument("--crops", type=int, choices=(1, 3), help="of each clip: the centre, or three (as in a test)")
+    parser.add_argument("--sampler", help="of frames: uniform, equidistant, random or segment (as in a test)")
+    return parser.parse_args()
 
 
 def main() -> int:
@@ -81,12 +83,13 @@ def visualize(args: argparse.Namespace) -> None:
     """
     picture = args.output or Path(f"{args.video.stem}_attention.png")
     _check(args, picture)
-    classifier = load_model(args.checkpoint, args.device, args.opts, cfg=args.cfg)
+    classifier = load_model(args.checkpoint, args.device, cfg=args.cfg)
     transformer_of(classifier.model)  # before anything long
     for note in classifier.notes:
         logger.info("note: %s", note)
-    prediction = classifier.predict(args.video, top_k=args.top_k, keep_clips=True)
-    view = middle_view(classifier.cfg) if args.view is None else args.view
+    asked = {"views": args.views, "crops": args.crops, "sampler": args.sampler}
+    prediction = classifier.predict(args.video, top_k=args.top_k, keep_clips=True, **asked)
+    view = middle_view(classifier.options(**asked)) if args.view is None else args.view
     if not 0 <= view < prediction.num_views:
         raise UserError(f"--view is {view}; {args.video} is seen in {prediction.num_views} views, counted from 0")
     clip, block = prediction.clips[view], -1 if args.block is None else args.block
@@ -96,8 +99,7 @@ def visualize(args: argparse.Namespace) -> None:
     if args.time_of_patch:
         row, column = args.time_of_patch
         weights = time_curves(record, row, column, block, args.head)[0].cpu().numpy()
-        where = _where(record, block, args.head, "time", "space_time", "steps")
-        curves = PatchCurves(row, column, weights, f"Attention over time of the framed patch, {where}")
+        curves = _patch_curves(record, weights, (row, column), block, args.head)
     _, height, width, _ = clip.frames.shape
     how = (
         f"attention rollout through {len({(step.name.split('.')[0], step.block) for step in record.steps})} blocks"
@@ -130,6 +132,15 @@ def _check(args: argparse.Namespace, picture: Path) -> None:
         raise UserError(
             "--block and --head are for --method cls and --time-of-patch; a rollout goes through all of them"
         )
+
+
+def _patch_curves(
+    record: AttentionRecord, weights: np.ndarray, place: tuple[int, int], block: int, head: int | None
+) -> PatchCurves:
+    where = _where(record, block, head, "time", "space_time", "steps")
+    if any(step.kind == "steps" for step in record.steps):
+        return PatchCurves(None, weights, f"Attention of the frames' class tokens, {where}")
+    return PatchCurves(place, weights, f"Attention over time of the framed patch, {where}")
 
 
 def _where(record: AttentionRecord, block: int, head: int | None, *kinds: str) -> str:

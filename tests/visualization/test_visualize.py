@@ -65,7 +65,7 @@ def test_picture_and_overlays_are_written(visualize: Visualize, video: Path, bri
     with Image.open("new/over.gif") as moving:
         assert (moving.n_frames, moving.size, moving.info["duration"], moving.info["loop"]) == (4, (256, 256), 250, 0)
     arguments = ["--method", "cls", "--block", 0, "--head", 0, "--overlay", "over.mp4", "--fps", 2, "--output", "x.png"]
-    assert visualize("--checkpoint", checkpoint, video, "TEST.NUM_SPATIAL_CROPS", 3, "--view", 2, *arguments)[0] == 0
+    assert visualize("--checkpoint", checkpoint, video, "--crops", 3, "--view", 2, *arguments)[0] == 0
     with av.open("over.mp4") as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         assert container.streams.video[0].average_rate == 2
@@ -87,7 +87,7 @@ def test_picture_and_overlays_are_written(visualize: Visualize, video: Path, bri
         (["--method", "cls", "--block", "7"], "no block 7"),
         (["--method", "cls", "--head", "3"], "no head 3"),
         (["--time-of-patch", "4", "0"], "no patch in row 4"),
-        (["DATA.NUM_FRAME", "4"], "DATA.NUM_FRAME"),
+        (["--sampler", "first"], "DATA.TEST_SAMPLER is .first"),
     ],
 )
 def test_arguments_that_make_no_sense_are_named(
@@ -125,7 +125,7 @@ def test_strips_of_few_and_many_frames_show_them_evenly_on_a_page_of_bounded_wid
     frames = np.broadcast_to(colours[:, None, None], (total, 32, 48, 3))
     times = tuple(np.arange(total) / 25) if total != 4 else (float("nan"),) * 4
     clip = SampledClip(torch.zeros(0), frames, tuple(range(total)), times, 0)
-    curves = PatchCurves(1, 0, np.full((total // tubelet, total // tubelet), tubelet / total), "over time")
+    curves = PatchCurves((1, 0), np.full((total // tubelet, total // tubelet), tubelet / total), "over time")
     maps = np.random.default_rng(1).random((total, 2, 3))
     heights = []
     for asked in (None, curves):
