@@ -1,0 +1,88 @@
+"""Clips of a stranger's video, read in a process of its own, which may hang, crash, or ask for too much memory."""
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+
+from timesformer.datasets.clips import SampledClip
+from timesformer.datasets.preparation.processes import in_processes, without_path
+from timesformer.datasets.reader import open_video
+from timesformer.web.uploads import Limits, RefusedError
+
+with suppress(ImportError):
+    import resource  # Windows has none
+
+
+@dataclass(frozen=True)
+class Footage:
+    """What was read of a video: its clips, and what it is.
+
+    fps: frames per second, 0.0 where the file does not say. width, height: of a frame, in pixels.
+    """
+
+    clips: list[SampledClip]
+    num_frames: int
+    fps: float
+    width: int
+    height: int
+
+
+def prepare_processes() -> None:
+    """Loads what reading needs once, for all processes that will read; without it, each takes seconds to start."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+        forkserver.ensure_running()
+
+
+def read_clips(path: Path, sample: Callable[[str], list[SampledClip]], limits: Limits) -> Footage:
+    """The clips that `sample` takes from the video at `path`.
+
+    sample: given to another process, so it must be picklable.
+
+    Raises RefusedError, whose message is for the visitor, if the video cannot be read or passes a limit.
+    """
+    outcomes = in_processes(partial(_read, sample, limits), [str(path)], 1, limits.decoding_seconds)
+    (outcome,) = outcomes
+    if isinstance(outcome.result, str):
+        raise RefusedError(outcome.result)
+    if outcome.problem.startswith("given up"):
+        raise RefusedError(
+            f"Reading the video took longer than {limits.decoding_seconds:g} seconds. "
+            "Cut out the part that shows the action, or save the video in a lower resolution."
+        )
+    if outcome.problem:
+        reason = without_path(outcome.problem, str(path))
+        raise RefusedError(f"This file cannot be read as a video: {reason}.")
+    footage: Footage = outcome.result
+    return replace(footage, clips=[replace(clip, clip=torch.from_numpy(clip.clip)) for clip in footage.clips])
+
+
+def _read(sample: Callable[[str], list[SampledClip]], limits: Limits, path: str) -> Footage | str:
+    """In the other process: the footage, with arrays in place of tensors, or why the video is refused."""
+    _limit_memory(limits.decoding_bytes)
+    with open_video(path) as video:
+        num_frames, fps, (width, height) = video.num_frames, video.fps, video.size
+    try:
+        limits.check_frames(width, height, num_frames, fps)
+    except RefusedError as error:
+        return str(error)
+    clips: list[Any] = [replace(clip, clip=clip.clip.numpy()) for clip in sample(path)]
+    return Footage(clips, num_frames, fps, width, height)
+
+
+def _limit_memory(size: int) -> None:
+    """Lets this process take so many bytes more than it has."""
+    try:
+        has = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (has + size, has + size))
+    except (OSError, NameError, ValueError):
+        return  # nowhere but on Linux
