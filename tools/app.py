@@ -3,22 +3,28 @@
 
 streamlit run tools/app.py -- --checkpoint best.pyth [--fallback k400.pyth] [--examples FOLDER]
 
-`python tools/app.py --checkpoint best.pyth` starts the same.
+`python tools/app.py --checkpoint best.pyth` starts the same. docs/web.md says more.
 """
 
 import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = str(Path(__file__).resolve().parents[1])
+sys.path.insert(0, ROOT)
 
 
 def main() -> int:
-    from streamlit import runtime
-
+    try:
+        from streamlit import runtime
+    except ImportError:
+        print("error: the web page needs Streamlit: pip install 'timesformer[app]'", file=sys.stderr)
+        return 2
     from timesformer.errors import UserError
     from timesformer.web.options import parse
 
+    # Processes that read videos are started before they hear of this one's sys.path.
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([ROOT, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
     if runtime.exists():
         from timesformer.web.page import show
 
@@ -29,11 +35,10 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    command = [sys.executable, "-m", "streamlit", "run", os.path.abspath(__file__), "--", *sys.argv[1:]]
-    os.execv(sys.executable, command)
+    os.execv(
+        sys.executable, [sys.executable, "-m", "streamlit", "run", os.path.abspath(__file__), "--", *sys.argv[1:]]
+    )
 
 
-if __name__ == "__main__":
-    status = main()
-    if status:
-        sys.exit(status)
+if __name__ == "__main__" and (status := main()):
+    sys.exit(status)

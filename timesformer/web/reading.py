@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.clips import SampledClip
+from timesformer.datasets.clips import ClipMaker, SampledClip
 from timesformer.datasets.preparation.processes import in_processes, without_path
 from timesformer.datasets.reader import open_video
+from timesformer.datasets.records import VideoRecord
+from timesformer.engine.predict import make_views
 from timesformer.web.uploads import Limits, RefusedError
 
 with suppress(ImportError):
@@ -39,8 +41,14 @@ class Footage:
 def prepare_processes() -> None:
     """Loads what reading needs once, for all processes that will read; without it, each takes seconds to start."""
     if "forkserver" in multiprocessing.get_all_start_methods():
-        multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["__main__", __name__])
         forkserver.ensure_running()
+
+
+def sample_clips(cfg: CfgNode, path: str) -> list[SampledClip]:
+    """All views of a video that a test would take of it."""
+    maker = ClipMaker(cfg, "test")
+    return make_views(maker, VideoRecord(path, 0, ""), range(maker.num_views), cfg.RNG_SEED)
 
 
 def read_clips(path: Path, sample: Callable[[str], list[SampledClip]], limits: Limits) -> Footage:

@@ -9,15 +9,16 @@ from pathlib import Path
 from threading import BoundedSemaphore, Lock
 
 import numpy as np
+import torch
 
 from timesformer.datasets.clips import SampledClip
 from timesformer.datasets.sampling import SAMPLERS, Sampler
-from timesformer.engine.predict import Classifier, load_model
+from timesformer.engine.predict import Classifier, Summary, load_model
 from timesformer.errors import UserError
 from timesformer.models.attention import Attention
 from timesformer.visualization.attention import maps_of, overlay, record_clip
 from timesformer.web.options import Options
-from timesformer.web.reading import Footage, prepare_processes, read_clips
+from timesformer.web.reading import Footage, prepare_processes, read_clips, sample_clips
 from timesformer.web.uploads import Limits
 
 logger = logging.getLogger(__name__)
@@ -102,20 +103,24 @@ class Service:
 
         Raises RefusedError, whose message is for the visitor.
         """
-        cfg = self.classifier.cfg.clone()
-        cfg.defrost()
-        cfg.DATA.TEST_SAMPLER, cfg.TEST.NUM_ENSEMBLE_VIEWS = sampler, views
+        cfg = self.classifier.options(views=views, sampler=sampler)
         with self._reading:
             start = time.monotonic()
             footage = read_clips(path, partial(sample_clips, cfg), self._limits)
             return footage, time.monotonic() - start
 
-    def answer(self, footage: Footage, reading_seconds: float) -> Answer:
-        """What the model says about these clips."""
+    def answer(self, footage: Footage, reading_seconds: float, views: int) -> Answer:
+        """What the model says about all views of a video, with `views` clips along its time."""
+        classifier, start = self.classifier, time.monotonic()
+        cfg = classifier.options(views=views)
+        summary = Summary(cfg)
         with self._inference:
-            start = time.monotonic()
-            prediction = self.classifier.predict_clips(footage.clips)
-            return Answer(footage, prediction.top, reading_seconds, time.monotonic() - start)
+            for first in range(0, len(footage.clips), cfg.TEST.BATCH_SIZE):
+                clips = footage.clips[first : first + cfg.TEST.BATCH_SIZE]
+                scores, _ = classifier.compute(torch.stack([clip.clip for clip in clips]))
+                summary.add(scores, None, [clip.view for clip in clips])
+        seconds = time.monotonic() - start
+        return Answer(footage, classifier.prediction("", summary, TOP, [], seconds).top, reading_seconds, seconds)
 
     def attention(self, clip: SampledClip, method: str) -> np.ndarray:
         """The frames of a clip with what the model attends to, uint8 (T, H, W, 3).
