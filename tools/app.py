@@ -24,7 +24,8 @@ def main() -> int:
     from timesformer.web.options import parse
 
     # Processes that read videos are started before they hear of this one's sys.path.
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([ROOT, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, [ROOT, *paths])))
     if runtime.exists():
         from timesformer.web.page import show
 
@@ -35,9 +36,8 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    os.execv(
-        sys.executable, [sys.executable, "-m", "streamlit", "run", os.path.abspath(__file__), "--", *sys.argv[1:]]
-    )
+    command = [sys.executable, "-m", "streamlit", "run", os.path.abspath(__file__), "--", *sys.argv[1:]]
+    return os.execv(sys.executable, command)
 
 
 if __name__ == "__main__" and (status := main()):

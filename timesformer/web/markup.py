@@ -50,7 +50,9 @@ STYLE = f"""<style>
 
 def headline(title: str, lead: str) -> str:
     """Title of the page and the sentence under it."""
-    return f'<div class="tsf"><div class="tsf-title">{escape(title)}</div><div class="tsf-lead">{escape(lead)}</div></div>'
+    return (
+        f'<div class="tsf"><div class="tsf-title">{escape(title)}</div><div class="tsf-lead">{escape(lead)}</div></div>'
+    )
 
 
 def note(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +15,7 @@ class Options:
     """The command line of tools/app.py.
 
     checkpoint, fallback: as `timesformer.load_model` takes them; "": none.
+    cfg, fallback_cfg: YAML files for the two, where they hold no configuration; "": none.
     examples: folder of videos that visitors may choose from, or None.
     device: "cpu", "cuda", ...; "": a GPU where there is one.
     limits: of a video.
@@ -22,9 +23,11 @@ class Options:
 
     checkpoint: str = ""
     fallback: str = ""
+    cfg: str = ""
+    fallback_cfg: str = ""
     examples: Path | None = None
     device: str = ""
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,10 +38,12 @@ class _Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str]) -> Options:
     """The options of a command line; UserError if it makes no sense."""
     parser = _Parser(prog="tools/app.py", description="A web page that says what happens in a video.")
-    parser.add_argument("--checkpoint", default="", metavar="PTH", help="a trained model, such as checkpoints/best.pyth")
+    parser.add_argument("--checkpoint", default="", metavar="PTH", help="a trained model, such as best.pyth")
     parser.add_argument(
         "--fallback", default="", metavar="PTH", help="pretrained weights for when --checkpoint is missing or broken"
     )
+    for option, which in (("--cfg", "--checkpoint"), ("--fallback-cfg", "--fallback")):
+        parser.add_argument(option, default="", metavar="YAML", help=f"configuration of {which}, if it holds none")
     parser.add_argument("--examples", type=Path, metavar="FOLDER", help="videos for visitors to choose from")
     parser.add_argument("--device", default="", help="cpu, cuda, cuda:1, ...; by default a GPU where there is one")
     limits = Limits()
@@ -62,6 +67,8 @@ def parse(arguments: Sequence[str]) -> Options:
     return Options(
         args.checkpoint,
         args.fallback,
+        args.cfg,
+        args.fallback_cfg,
         args.examples,
         args.device,
         Limits(args.max_megabytes, args.max_seconds, args.max_pixels, args.max_decoding_seconds),

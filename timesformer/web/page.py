@@ -15,7 +15,7 @@ from timesformer.errors import UserError
 from timesformer.web import markup
 from timesformer.web.options import Options, parse
 from timesformer.web.service import ATTENTION_METHODS, LOW_CONFIDENCE, Answer, Service, state_of
-from timesformer.web.uploads import VIDEO_EXTENSIONS, RefusedError, clock, find_examples, megabytes, private_file
+from timesformer.web.uploads import VIDEO_EXTENSIONS, clock, find_examples, megabytes, private_file
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,9 @@ def _page(options: Options) -> None:
     config.set_option("server.maxUploadSize", options.limits.megabytes)
     service = _service(options, state_of(options))
     known = len(service.classifier.class_names)
-    st.html(markup.STYLE + markup.headline(TITLE, f"A video transformer names one of the {known:,} actions it learned."))
+    st.html(
+        markup.STYLE + markup.headline(TITLE, f"A video transformer names one of the {known:,} actions it learned.")
+    )
     if service.problem:
         st.warning(markup.plain(service.problem), icon=":material/warning:")
     video = _choose_video(options)
@@ -63,11 +65,11 @@ def _page(options: Options) -> None:
     if video is not None:
         try:
             answer = _answer(service, options, video, sampler, views)
-        except RefusedError as error:
+        except UserError as error:
             st.error(markup.plain(f"{video.name}: {error}"), icon=":material/error:")
         else:
             _show_answer(service, answer, video)
-    with st.expander(f"The {known:,} actions this model knows"):
+    with st.expander(f"The {known:,} actions this model knows", expanded=video is None):
         st.html(markup.names(sorted(service.classifier.class_names)))
 
 
@@ -139,7 +141,7 @@ def _ask(service: Service, path: Path, sampler: str, views: int) -> Answer:
     with st.spinner("Reading the video …"):
         footage, seconds = service.read(path, sampler, views)
     with st.spinner("Asking the model …"):
-        return service.answer(footage, seconds)
+        return service.answer(footage, seconds, views)
 
 
 def _show_answer(service: Service, answer: Answer, video: Video) -> None:
@@ -163,7 +165,7 @@ def _show_frames(service: Service, answer: Answer) -> None:
     st.subheader("What the model saw", anchor=False)
     view = 0
     if len(clips) > 1:
-        view = st.select_slider("View", range(len(clips)), format_func=lambda i: f"{i + 1} of {len(clips)}")
+        view = st.pills("View", range(len(clips)), format_func=lambda view: f"view {view + 1}", default=0) or 0
     clip = clips[view]
     captions = [_moment(time, number) for time, number in zip(clip.times, clip.numbers, strict=True)]
     st.html(markup.frames(clip.frames, captions, "frames"))

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 LOW_CONFIDENCE = 0.5
 """Below this probability of its first class a model is more likely wrong than right, if it knows itself well."""
+
+TOP = 5
+"""Classes that are shown with a bar."""
 
 MOST_VIEWS = 10
 """Clips of one video; their memory is the visitor's for as long as the page is open."""
@@ -73,7 +76,6 @@ class Service:
         self.has_attention = any(isinstance(module, Attention) for module in classifier.model.modules())
         self._limits = limits
         self._reading = BoundedSemaphore(os.cpu_count() or 1)
-        self._inference = Lock()
 
     @classmethod
     def load(cls, options: Options) -> "Service":
@@ -88,9 +90,11 @@ class Service:
                 "(or run `make app`, which trains a small model first if there is none)."
             )
         problem = ""
-        for path in filter(None, (options.checkpoint, options.fallback)):
+        for path, cfg in ((options.checkpoint, options.cfg), (options.fallback, options.fallback_cfg)):
+            if not path:
+                continue
             try:
-                classifier = load_model(path, device=options.device or None)
+                classifier = load_model(path, options.device or None, cfg=cfg or None)
             except UserError as error:
                 logger.warning("%s", error)
                 problem += f"{error}\n"
@@ -111,15 +115,16 @@ class Service:
 
     def answer(self, footage: Footage, reading_seconds: float, views: int) -> Answer:
         """What the model says about all views of a video, with `views` clips along its time."""
-        classifier, start = self.classifier, time.monotonic()
+        classifier = self.classifier
         cfg = classifier.options(views=views)
         summary = Summary(cfg)
-        with self._inference:
+        with classifier.lock:
+            start = time.monotonic()
             for first in range(0, len(footage.clips), cfg.TEST.BATCH_SIZE):
                 clips = footage.clips[first : first + cfg.TEST.BATCH_SIZE]
                 scores, _ = classifier.compute(torch.stack([clip.clip for clip in clips]))
                 summary.add(scores, None, [clip.view for clip in clips])
-        seconds = time.monotonic() - start
+            seconds = time.monotonic() - start
         return Answer(footage, classifier.prediction("", summary, TOP, [], seconds).top, reading_seconds, seconds)
 
     def attention(self, clip: SampledClip, method: str) -> np.ndarray:
@@ -127,7 +132,7 @@ class Service:
 
         Raises UserError if the model has no attention.
         """
-        with self._inference:
+        with self.classifier.lock:
             record = record_clip(self.classifier, clip)
         return overlay(clip.frames, maps_of(record, len(clip.frames), method))
 
