@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-ACCENT = "#6d5ae6"  # readable on white and on near-black, and what tools/.streamlit/config.toml has
+ACCENT = "#7464e8"  # stands out from white and from near-black
 
 # Colours come from the text colour of the theme, so that light and dark need nothing of their own.
 STYLE = f"""<style>
@@ -40,7 +40,7 @@ STYLE = f"""<style>
 .tsf-names {{ display: flex; flex-wrap: wrap; gap: .35rem; max-height: 22rem; overflow-y: auto; }}
 .tsf-names span {{ font-size: .85rem; padding: .1rem .6rem; border-radius: 1rem; background: var(--faint);
                   overflow-wrap: anywhere; }}
-.tsf-facts {{ display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; margin: 0; font-size: .9rem; }}
+dl.tsf-facts {{ padding: 0; display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; margin: 0; font-size: .9rem; }}
 .tsf-facts dt {{ color: var(--soft); }}
 .tsf-facts dd {{ margin: 0; overflow-wrap: anywhere; }}
 @media (max-width: 640px) {{ .tsf-bars {{ grid-template-columns: minmax(4rem, 34%) 1fr 3.6rem; gap: .5rem; }}

@@ -165,13 +165,25 @@ def _show_frames(service: Service, answer: Answer) -> None:
     st.subheader("What the model saw", anchor=False)
     view = 0
     if len(clips) > 1:
-        view = st.pills("View", range(len(clips)), format_func=lambda view: f"view {view + 1}", default=0) or 0
-    clip = clips[view]
+        view = st.pills(
+            "View",
+            range(len(clips)),
+            format_func=lambda view: f"view {view + 1}",
+            default=0,
+            label_visibility="collapsed",
+        )
+    clip = clips[view or 0]  # a click on the chosen one unchooses it
     captions = [_moment(time, number) for time, number in zip(clip.times, clip.numbers, strict=True)]
     st.html(markup.frames(clip.frames, captions, "frames"))
     if not service.has_attention or not st.toggle("Show where the model looks"):
         return
-    method = st.radio("How", list(ATTENTION_METHODS), format_func=ATTENTION_METHODS.get, horizontal=True)
+    method = st.radio(
+        "Attention",
+        list(ATTENTION_METHODS),
+        format_func=ATTENTION_METHODS.get,
+        horizontal=True,
+        label_visibility="collapsed",
+    )
     try:
         with st.spinner("Looking into the model …"):
             overlays = service.attention(clip, method)
@@ -179,7 +191,7 @@ def _show_frames(service: Service, answer: Answer) -> None:
         st.error(markup.plain(str(error)))
         return
     st.html(markup.frames(overlays, captions, "attention"))
-    st.html(markup.note("Warm places had the most weight in the answer. Attention is a hint at the reason, no proof."))
+    st.html(markup.note("Bright patches had the most weight in the answer. Attention hints at the reason; it proves none."))
 
 
 def _facts(service: Service, answer: Answer, video: Video) -> list[tuple[str, str]]:

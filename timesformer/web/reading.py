@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 
 from timesformer.datasets.clips import ClipMaker, SampledClip
 from timesformer.datasets.preparation.processes import in_processes, without_path
-from timesformer.datasets.reader import open_video
+from timesformer.datasets.reader import VideoError, open_video
 from timesformer.datasets.records import VideoRecord
 from timesformer.engine.predict import make_views
 from timesformer.web.uploads import Limits, RefusedError
@@ -58,8 +58,7 @@ def read_clips(path: Path, sample: Callable[[str], list[SampledClip]], limits: L
 
     Raises RefusedError, whose message is for the visitor, if the video cannot be read or passes a limit.
     """
-    outcomes = in_processes(partial(_read, sample, limits), [str(path)], 1, limits.decoding_seconds)
-    (outcome,) = outcomes
+    (outcome,) = in_processes(partial(_read, sample, limits), [str(path)], 1, limits.decoding_seconds)
     if isinstance(outcome.result, str):
         raise RefusedError(outcome.result)
     if outcome.problem.startswith("given up"):
@@ -68,23 +67,35 @@ def read_clips(path: Path, sample: Callable[[str], list[SampledClip]], limits: L
             "Cut out the part that shows the action, or save the video in a lower resolution."
         )
     if outcome.problem:
-        reason = without_path(outcome.problem, str(path))
-        raise RefusedError(f"This file cannot be read as a video: {reason}.")
+        raise _unreadable(outcome.problem, str(path))
     footage: Footage = outcome.result
     return replace(footage, clips=[replace(clip, clip=torch.from_numpy(clip.clip)) for clip in footage.clips])
+
+
+def read_here(path: str, sample: Callable[[str], list[SampledClip]], limits: Limits) -> Footage:
+    """As `read_clips`, in this process."""
+    try:
+        with open_video(path) as video:
+            num_frames, fps, (width, height) = video.num_frames, video.fps, video.size
+        limits.check_frames(width, height, num_frames, fps)
+        return Footage(sample(path), num_frames, fps, width, height)
+    except VideoError as error:
+        raise _unreadable(str(error), path) from error
 
 
 def _read(sample: Callable[[str], list[SampledClip]], limits: Limits, path: str) -> Footage | str:
     """In the other process: the footage, with arrays in place of tensors, or why the video is refused."""
     _limit_memory(limits.decoding_bytes)
-    with open_video(path) as video:
-        num_frames, fps, (width, height) = video.num_frames, video.fps, video.size
     try:
-        limits.check_frames(width, height, num_frames, fps)
+        footage = read_here(path, sample, limits)
     except RefusedError as error:
         return str(error)
-    clips: list[Any] = [replace(clip, clip=clip.clip.numpy()) for clip in sample(path)]
-    return Footage(clips, num_frames, fps, width, height)
+    clips: list[Any] = [replace(clip, clip=clip.clip.numpy()) for clip in footage.clips]
+    return replace(footage, clips=clips)
+
+
+def _unreadable(problem: str, path: str) -> RefusedError:
+    return RefusedError(f"This file cannot be read as a video: {without_path(problem, path).rstrip('.')}.")
 
 
 def _limit_memory(size: int) -> None:

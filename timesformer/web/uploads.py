@@ -100,7 +100,7 @@ def megabytes(size: int) -> str:
 
 def clock(seconds: float) -> str:
     """A length of time as people say it."""
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
