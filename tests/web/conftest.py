@@ -19,7 +19,7 @@ def write_clip(path: Path, seed: int, frames: int = 12, rate: Fraction | int = 1
     """A short H.264 clip of noise on a colour; every seed has others."""
     random = np.random.default_rng(seed)
     colour = random.integers(0, 256, 3)
-    with av.open(str(path), "w", format="mp4") as container:
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
@@ -75,7 +75,9 @@ def no_clips(tmp_path_factory: pytest.TempPathFactory, clips: list[Path]) -> Cal
         "header alone": whole[:40],
         "playlist": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
         "concat": b"ffconcat version 1.0\nfile '/etc/passwd'\n",
-        "huge frames": b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(6) + b"\x2c\0\0\0\0\xff\xff\xff\xff\0\x02\x02\x4c\x01\0;",
+        "huge frames": b"GIF89a\xff\xff\xff\xff\x80\0\0"
+        + bytes(6)
+        + b"\x2c\0\0\0\0\xff\xff\xff\xff\0\x02\x02\x4c\x01\0;",
         "noise": np.random.default_rng(0).bytes(5000),
     }
     folder = tmp_path_factory.mktemp("no_clips")

@@ -50,9 +50,7 @@ def test_the_clips_are_those_of_a_prediction_without_the_page(
         assert clip.times == other.times
 
 
-@pytest.mark.parametrize(
-    "name", ["text", "empty", "cut", "header alone", "playlist", "concat", "huge frames", "noise"]
-)
+@pytest.mark.parametrize("name", ["text", "empty", "cut", "header alone", "playlist", "concat", "huge frames", "noise"])
 def test_what_is_no_video_is_said_to_be_none(name: str, no_clips: Callable[[str], Path], sample: Sample) -> None:
     path = no_clips(name)
     with pytest.raises(RefusedError, match="This file cannot be read as a video: .") as caught:
@@ -69,11 +67,7 @@ def test_a_video_beyond_a_limit_is_refused_before_it_is_decoded(tmp_path: Path, 
         read_here(str(hour), crash, Limits())
 
 
-def test_a_decoder_that_crashes_hangs_or_devours_memory_harms_nobody_else(
-    clips: list[Path], no_clips: Callable[[str], Path]
-) -> None:
-    with pytest.raises(RefusedError, match="This file cannot be read as a video: not a video"):
-        read_clips(no_clips("text"), crash, Limits())
+def test_a_decoder_that_crashes_hangs_or_devours_memory_harms_nobody_else(clips: list[Path]) -> None:
     with pytest.raises(RefusedError, match=r"cannot be read as a video: the decoder crashed \(SIGABRT\)"):
         read_clips(clips[0], crash, Limits())
     with pytest.raises(RefusedError, match=r"took longer than 0.5 seconds"):

@@ -40,7 +40,8 @@ STYLE = f"""<style>
 .tsf-names {{ display: flex; flex-wrap: wrap; gap: .35rem; max-height: 22rem; overflow-y: auto; }}
 .tsf-names span {{ font-size: .85rem; padding: .1rem .6rem; border-radius: 1rem; background: var(--faint);
                   overflow-wrap: anywhere; }}
-dl.tsf-facts {{ padding: 0; display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; margin: 0; font-size: .9rem; }}
+.tsf-facts {{ display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; margin: 0; padding: 0;
+             font-size: .9rem; }}
 .tsf-facts dt {{ color: var(--soft); }}
 .tsf-facts dd {{ margin: 0; overflow-wrap: anywhere; }}
 @media (max-width: 640px) {{ .tsf-bars {{ grid-template-columns: minmax(4rem, 34%) 1fr 3.6rem; gap: .5rem; }}

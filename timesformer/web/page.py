@@ -52,7 +52,8 @@ def show(arguments: Sequence[str]) -> None:
 
 def _page(options: Options) -> None:
     # One option decides: the server itself refuses what is larger, while it is still being sent.
-    config.set_option("server.maxUploadSize", options.limits.megabytes)
+    if config.get_option("server.maxUploadSize") != options.limits.megabytes:
+        config.set_option("server.maxUploadSize", options.limits.megabytes)
     service = _service(options, state_of(options))
     known = len(service.classifier.class_names)
     st.html(
@@ -74,8 +75,8 @@ def _page(options: Options) -> None:
 
 
 @st.cache_resource(show_spinner="Loading the model …", max_entries=1)
-def _service(options: Options, _state: object) -> Service:
-    return Service.load(options)
+def _service(options: Options, state: tuple[tuple[int, int] | None, ...]) -> Service:
+    return Service.load(options)  # anew when the state of the files is another
 
 
 def _choose_video(options: Options) -> Video | None:
@@ -191,7 +192,9 @@ def _show_frames(service: Service, answer: Answer) -> None:
         st.error(markup.plain(str(error)))
         return
     st.html(markup.frames(overlays, captions, "attention"))
-    st.html(markup.note("Bright patches had the most weight in the answer. Attention hints at the reason; it proves none."))
+    st.html(
+        markup.note("Bright patches had the most weight. Attention hints at the reason for an answer; it is no proof.")
+    )
 
 
 def _facts(service: Service, answer: Answer, video: Video) -> list[tuple[str, str]]:
