@@ -52,6 +52,6 @@ def test_examples_are_the_videos_of_a_folder_and_its_subfolders(tmp_path: Path) 
     assert find_examples(tmp_path, limit=1) == ["b.mp4"]
     with pytest.raises(UserError, match="no such folder"):
         find_examples(tmp_path / "absent")
+    (tmp_path / "bare").mkdir()
     with pytest.raises(UserError, match="no video files"):
-        (tmp_path / "bare").mkdir()
         find_examples(tmp_path / "bare")
