@@ -10,8 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = str(Path(__file__).resolve().parents[1])
-sys.path.insert(0, ROOT)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 def main() -> int:
@@ -23,9 +22,6 @@ def main() -> int:
     from timesformer.errors import UserError
     from timesformer.web.options import parse
 
-    # Processes that read videos are started before they hear of this one's sys.path.
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, [ROOT, *paths])))
     if runtime.exists():
         from timesformer.web.page import show
 

@@ -1,23 +1,21 @@
 """Clips of a stranger's video, read in a process of its own, which may hang, crash, or ask for too much memory."""
 
-import multiprocessing
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import forkserver
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
 
+from timesformer.datasets.clip_batches import make_views
 from timesformer.datasets.clips import ClipMaker, SampledClip
-from timesformer.datasets.preparation.processes import in_processes, without_path
+from timesformer.datasets.processes import given_up, in_processes, without_path
 from timesformer.datasets.reader import VideoError, open_video
-from timesformer.datasets.records import VideoRecord
-from timesformer.engine.predict import make_views
 from timesformer.web.uploads import Limits, RefusedError
 
 with suppress(ImportError):
@@ -39,16 +37,18 @@ class Footage:
 
 
 def prepare_processes() -> None:
-    """Loads what reading needs once, for all processes that will read; without it, each takes seconds to start."""
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["__main__", __name__])
-        forkserver.ensure_running()
+    """Begins to load what reading needs, once for all processes that will read, so that the first need not wait."""
+    Thread(target=lambda: list(in_processes(_nothing, [None], 1)), daemon=True).start()
+
+
+def _nothing(_: None) -> None:
+    """In the other process: only what is imported there counts."""
 
 
 def sample_clips(cfg: CfgNode, path: str) -> list[SampledClip]:
     """All views of a video that a test would take of it."""
     maker = ClipMaker(cfg, "test")
-    return make_views(maker, VideoRecord(path, 0, ""), range(maker.num_views), cfg.RNG_SEED)
+    return make_views(maker, path, range(maker.num_views), cfg.RNG_SEED)
 
 
 def read_clips(path: Path, sample: Callable[[str], list[SampledClip]], limits: Limits) -> Footage:
@@ -61,7 +61,7 @@ def read_clips(path: Path, sample: Callable[[str], list[SampledClip]], limits: L
     (outcome,) = in_processes(partial(_read, sample, limits), [str(path)], 1, limits.decoding_seconds)
     if isinstance(outcome.result, str):
         raise RefusedError(outcome.result)
-    if outcome.problem.startswith("given up"):
+    if outcome.problem == given_up(limits.decoding_seconds):
         raise RefusedError(
             f"Reading the video took longer than {limits.decoding_seconds:g} seconds. "
             "Cut out the part that shows the action, or save the video in a lower resolution."
