@@ -182,10 +182,10 @@ def test_files_that_are_no_videos_get_a_sentence_and_the_page_goes_on(
     large.write_bytes(bytes(2**20 + 1))
     alert = page.get_by_test_id("stAlert")
     for path, message in (
-        (no_clips("text"), "text.mp4: This file cannot be read as a video"),
-        (no_clips("cut"), "cut.mp4: This file cannot be read as a video: cut short"),
+        (no_clips("text"), "text.mp4: This file cannot be read"),
+        (no_clips("cut"), "cut.mp4: This file cannot be read: cut short"),
         (no_clips("empty"), "empty"),
-        (hostile, f"{hostile.name}: This file cannot be read as a video"),
+        (hostile, f"{hostile.name}: This file cannot be read"),
     ):
         upload(page, path)
         playwright_api.expect(alert).to_contain_text(message, timeout=PATIENCE)

@@ -53,7 +53,7 @@ def test_the_clips_are_those_of_a_prediction_without_the_page(
 @pytest.mark.parametrize("name", ["text", "empty", "cut", "header alone", "playlist", "concat", "huge frames", "noise"])
 def test_what_is_no_video_is_said_to_be_none(name: str, no_clips: Callable[[str], Path], sample: Sample) -> None:
     path = no_clips(name)
-    with pytest.raises(RefusedError, match=r"This file cannot be read as a video: .+") as caught:
+    with pytest.raises(RefusedError, match=r"This file cannot be read: .+") as caught:
         read_here(str(path), sample, Limits())
     assert str(path.parent) not in str(caught.value)
     assert "unexpected" not in str(caught.value)
@@ -68,9 +68,9 @@ def test_a_video_beyond_a_limit_is_refused_before_it_is_decoded(tmp_path: Path, 
 
 
 def test_a_decoder_that_crashes_hangs_or_devours_memory_harms_nobody_else(clips: list[Path]) -> None:
-    with pytest.raises(RefusedError, match=r"cannot be read as a video: the decoder crashed \(SIGABRT\)"):
+    with pytest.raises(RefusedError, match=r"cannot be read: the decoder crashed \(SIGABRT\)"):
         read_clips(clips[0], crash, Limits())
     with pytest.raises(RefusedError, match=r"took longer than 0.5 seconds"):
         read_clips(clips[0], hang, Limits(decoding_seconds=0.5))
-    with pytest.raises(RefusedError, match=r"cannot be read as a video: .*allocate"):
+    with pytest.raises(RefusedError, match=r"cannot be read: .*allocate"):
         read_clips(clips[0], devour, Limits(decoding_bytes=2**30))

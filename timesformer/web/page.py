@@ -96,7 +96,11 @@ def _choose_video(options: Options) -> Video | None:
 
 
 def _choose_example(folder: Path) -> Video | None:
-    names = find_examples(folder)
+    try:
+        names = find_examples(folder)
+    except UserError as error:
+        st.error(markup.plain(str(error)), icon=":material/error:")
+        return None
     name = st.selectbox("An example", names, index=None, placeholder=f"Choose one of {len(names)} videos")
     if name is None:
         return None
@@ -148,14 +152,12 @@ def _ask(service: Service, path: Path, sampler: str, views: int) -> Answer:
 def _show_answer(service: Service, answer: Answer, video: Video) -> None:
     name, probability = answer.top[0]
     st.html(markup.answer(name, probability))
+    known = f"It knows {len(service.classifier.class_names):,} actions, listed below, and always names one of them"
     if probability < LOW_CONFIDENCE:
-        known = len(service.classifier.class_names)
-        st.warning(
-            f"The model is not sure. It knows {known:,} actions, listed below, and always names one of them, even when "
-            "the video shows something else.",
-            icon=":material/help:",
-        )
+        st.warning(f"The model is not sure. {known}, even when the video shows something else.", icon=":material/help:")
     st.html(markup.bars(answer.top))
+    if probability >= LOW_CONFIDENCE:
+        st.html(markup.note(f"{known}: of anything else, it may well be sure of something wrong."))
     _show_frames(service, answer)
     with st.expander("Technical details"):
         st.html(markup.facts(_facts(service, answer, video)))

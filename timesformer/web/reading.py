@@ -95,7 +95,7 @@ def _read(sample: Callable[[str], list[SampledClip]], limits: Limits, path: str)
 
 
 def _unreadable(problem: str, path: str) -> RefusedError:
-    return RefusedError(f"This file cannot be read as a video: {without_path(problem, path).rstrip('.')}.")
+    return RefusedError(f"This file cannot be read: {without_path(problem, path).rstrip('.')}.")
 
 
 def _limit_memory(size: int) -> None:
