@@ -22,7 +22,7 @@ playwright_api = pytest.importorskip("playwright.sync_api", reason="Playwright i
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PATIENCE = 30_000  # milliseconds, on a busy machine
+PATIENCE = 60_000  # milliseconds, on a busy machine
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 
 
@@ -80,6 +80,7 @@ def address(folder: Path) -> Iterator[str]:
 def chromium() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed: apt-get install chromium fonts-dejavu-core")
+    playwright_api.expect.set_options(timeout=PATIENCE)
     with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-quic", *QUIET]
@@ -169,7 +170,7 @@ def test_an_example_is_answered_and_anew_with_another_sampler_and_more_views(
     page.get_by_text("view 3", exact=True).wait_for()
     page.get_by_role("combobox").last.click()
     page.get_by_role("option", name="segment").click()
-    playwright_api.expect(page.get_by_test_id("bars").locator(".name, .value")).to_have_text(expected, timeout=PATIENCE)
+    playwright_api.expect(page.get_by_test_id("bars").locator(".name, .value")).to_have_text(expected)
 
 
 def test_files_that_are_no_videos_get_a_sentence_and_the_page_goes_on(
@@ -188,7 +189,7 @@ def test_files_that_are_no_videos_get_a_sentence_and_the_page_goes_on(
         (hostile, f"{hostile.name}: This file cannot be read"),
     ):
         upload(page, path)
-        playwright_api.expect(alert).to_contain_text(message, timeout=PATIENCE)
+        playwright_api.expect(alert).to_contain_text(message)
         assert page.get_by_text("Traceback").count() == 0
     upload(page, large)
     page.get_by_text("File must be 1.0MB or smaller").wait_for()
