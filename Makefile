@@ -3,8 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO_CFG := configs/Demo/TimeSformer_divST_8x2_48.yaml
+DEMO_BEST := output/demo/checkpoints/best.pyth
 
-.PHONY: venv demo test lint clean
+.PHONY: venv demo app test lint clean
 
 venv: .venv/installed
 
@@ -18,6 +19,13 @@ venv: .venv/installed
 demo: venv
 	$(BIN)/python datasets/demo/make.py data/demo
 	$(BIN)/python tools/run_net.py --cfg $(DEMO_CFG)
+
+# The web page with the demo's model, which is trained first if there is none.
+app: venv $(DEMO_BEST)
+	$(BIN)/python tools/app.py --checkpoint $(DEMO_BEST) --examples data/demo/test
+
+$(DEMO_BEST):
+	$(MAKE) demo
 
 test: venv lint
 	$(BIN)/python -m pytest

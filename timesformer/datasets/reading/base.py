@@ -59,6 +59,12 @@ class VideoReader(ABC):
                 clip[place] = image
         return clip
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of a frame in pixels; of a video file as its header has them, with nothing decoded."""
+        height, width, _ = self.read([0])[0].shape
+        return width, height
+
     def frames(self) -> Iterator[np.ndarray]:
         """Yield every frame in order, uint8 (H, W, 3) RGB, one at a time; VideoError as `read` has it."""
         for number in range(self.num_frames):

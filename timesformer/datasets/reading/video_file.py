@@ -76,6 +76,10 @@ class VideoFile(VideoReader):
     def close(self) -> None:
         self._kept, self._again = [], None
 
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._decoder.width, self._decoder.height
+
     def frames(self) -> Iterator[np.ndarray]:
         for _, frame in self._from_start(range(self.num_frames)):
             yield self._rgb(frame)
