@@ -1,16 +1,17 @@
 """Running cells: in order, once, past failures, and from where they were interrupted."""
 
+import importlib.util
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import STOPPING
 from tests.studies.conftest import content, finish
 from timesformer.studies.cells import Cell, Choices
 from timesformer.studies.reproduction import plan
@@ -80,47 +81,66 @@ def test_cells_at_the_same_time_share_cores_and_gpus(
     assert environments[0]["OMP_NUM_THREADS"] == str(max(1, cores // 2))
 
 
-def reproduce(path: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "tools/reproduce.py", str(path), "--demo", "--data", str(path.parent / "clips")]
-    command += ["--output", str(path.parent / "out"), "--jobs", "2", "--seeds", "1", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+@pytest.fixture
+def reproduce(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """reproduce(study, meanwhile): exit code of tools/reproduce.py, while `meanwhile` runs in a thread."""
+    spec = importlib.util.spec_from_file_location("tools_reproduce", ROOT / "tools" / "reproduce.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(path: Path, meanwhile: Callable[[], None]) -> int:
+        command = ["reproduce.py", str(path), "--demo", "--data", str(path.parent / "clips"), "--seeds", "1"]
+        monkeypatch.setattr("sys.argv", [*command, "--output", str(path.parent / "out"), "--jobs", "2"])
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(meanwhile)
+            code = tool.main()
+            future.result()
+        return code
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
-def test_a_killed_cell_fails_alone_and_goes_on_with_the_same_command(write_study: Callable[[dict], Path]) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def test_a_killed_cell_fails_alone_and_goes_on_with_the_same_command(
+    write_study: Callable[[dict], Path], reproduce: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
     given = content()
     given["weights"] = "none"
     given["tables"][0]["rows"][1]["set"] = {"SOLVER.MAX_EPOCH": 1000}
     path = write_study(given)
-    running = reproduce(path)
-    deadline = time.monotonic() + PATIENCE
-    lock = None
-    while lock is None:  # until the long cell has an epoch behind it
-        assert time.monotonic() < deadline
-        assert running.poll() is None, running.communicate()
-        found = list(path.parent.glob("out/cells/*/seed_1/checkpoints/checkpoint_epoch_00003.pyth"))
-        lock = found[0].parent.parent / "run.lock" if found else None
-        time.sleep(0.05)
-    os.kill(int(lock.read_text().split()[1]), signal.SIGKILL)
-    out, err = running.communicate(timeout=PATIENCE)
-    assert running.returncode == 1
-    assert "done: table 1, base, seed 1: top-1" in out
-    assert "failed: table 1, slow, seed 1" in err
-    assert "1 of 2 cells failed" in err
+    cells = path.parent / "out" / "cells"
 
-    interrupted = reproduce(path)
-    while "going on from" not in (lock.parent / "run.log").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    interrupted.send_signal(signal.SIGINT)
-    out, err = interrupted.communicate(timeout=PATIENCE)
-    assert interrupted.returncode == 130
-    assert "cells that were running have saved" in err
-    assert "base" not in out  # finished before
-    tables = (path.parent / "out/study_demo/tables.md").read_text()
-    assert "| base | 0.01 | - | 93.6 | 99.2 |" in tables
-    cells = [json.loads(file.read_text()) for file in path.parent.glob("out/cells/*/seed_1/results.json")]
-    assert len(cells) == 1
-    assert cells[0]["peak_memory_bytes"] > 50 * 2**20
+    def kill_the_long_one() -> None:
+        wait_for(lambda: any(cells.glob("*/seed_1/checkpoints/checkpoint_epoch_00003.pyth")))
+        os.kill(int(next(long_cells()).joinpath("run.lock").read_text().split()[1]), signal.SIGKILL)
+
+    def long_cells() -> Iterator[Path]:
+        return (file.parents[1] for file in cells.glob("*/seed_1/checkpoints/checkpoint_epoch_00003.pyth"))
+
+    assert reproduce(path, kill_the_long_one) == 1
+    said = capfd.readouterr()
+    assert "done: table 1, base, seed 1: top-1" in said.out
+    assert "failed: table 1, slow, seed 1" in said.err
+    assert "1 of 2 cells failed" in said.err
+
+    def interrupt_once_it_goes_on() -> None:
+        wait_for(lambda: "going on from" in (next(long_cells()) / "run.log").read_text())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert reproduce(path, interrupt_once_it_goes_on) == 130
+    said = capfd.readouterr()
+    assert "cells that were running have saved" in said.err
+    assert "base" not in said.out  # finished before
+    assert "| base | 0.01 | - | 93.6 | 99.2 |" in (path.parent / "out/study_demo/tables.md").read_text()
+    (results,) = cells.glob("*/seed_1/results.json")
+    assert json.loads(results.read_text())["peak_memory_bytes"] > 50 * 2**20
