@@ -99,7 +99,7 @@ def _examples(cells: Sequence[Cell]) -> bytes:
     run, cfg = _read(cells[0]), cells[0].cfg
     predictions, names = run.predictions, run.class_names
     chosen = [*surest_mistakes(predictions, _EXAMPLES), *least_sure_hits(predictions, _EXAMPLES)]
-    clips = clips_of(cfg, [predictions.videos[number] for number in chosen])
+    clips = dict(clips_of(cfg, [predictions.videos[number] for number in chosen]))
     shown = [number for number in chosen if predictions.videos[number] in clips]
     if not shown:
         raise UserError("none of the test videos can be read any more")
@@ -129,7 +129,7 @@ def _read(cell: Cell) -> FinishedRun:
 
 
 def _over(cells: Sequence[Cell]) -> str:
-    return f"{len(cells)} training seed{'s' * (len(cells) > 1)}"
+    return f"Over {len(cells)} training seed{'s' * (len(cells) > 1)}"
 
 
 _KINDS: dict[str, tuple[str, Callable[[Sequence[Cell]], bytes]]] = {
