@@ -11,6 +11,7 @@ from timesformer.datasets.records import DataError
 from timesformer.errors import shorten
 from timesformer.studies import demo_data
 from timesformer.studies.cells import Cell, Choices, PlannedTable, Planner, problems_of
+from timesformer.studies.figures import draw_figures
 from timesformer.studies.running import Launcher, run_cells
 from timesformer.studies.study import Study, StudyError, Table
 from timesformer.studies.tables import write_tables
@@ -140,18 +141,24 @@ def _check(cells: Sequence[Cell], check_gpus: bool) -> None:
 
 
 def reproduce(plan: Plan, launcher: Launcher) -> int:
-    """Runs what is missing, and writes the tables, also of a study that is interrupted.
+    """Runs what is missing, and writes the tables and figures; the tables also of a study that is interrupted.
 
     Returns:
         0, or 1 if a cell failed.
     """
+    is_demo, data = plan.choices.is_demo, plan.planner.data
     try:
         failed = run_cells(plan.cells, launcher)
-    finally:
-        findings = write_tables(plan.study, plan.tables, plan.folder, plan.choices.is_demo, plan.planner.data)
+    except BaseException:
+        write_tables(plan.study, plan.tables, plan.folder, is_demo, data)
+        raise
+    pictures, problems = draw_figures(plan.study.figures, plan.tables, plan.folder)
+    findings = write_tables(plan.study, plan.tables, plan.folder, is_demo, data, pictures)
     for finding in findings:
         print(f"finding: {finding}")
     print(f"tables: {', '.join(str(plan.folder / f'tables.{kind}') for kind in ('md', 'html', 'csv'))}", flush=True)
+    for problem in problems:
+        print(f"not drawn: {problem}", file=sys.stderr)
     for cell, why in failed.items():
         print(f"failed: {cell.name}: {why}", file=sys.stderr)
     if failed:

@@ -1,0 +1,89 @@
+"""A study of a second, and results as runs leave them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from timesformer.studies.cells import Cell, Choices, write_config
+from timesformer.studies.study import Study, read_study
+
+CONFIG = """# tiny
+TRAIN: {DATASET: hmdb_simp, BATCH_SIZE: 2, EVAL_PERIOD: 1, CHECKPOINT_PERIOD: 1}
+TEST: {DATASET: hmdb_simp, BATCH_SIZE: 4, NUM_ENSEMBLE_VIEWS: 1, NUM_SPATIAL_CROPS: 1, REPORT: False}
+DATA: {NUM_FRAMES: 2, SAMPLING_RATE: 1, TRAIN_CROP_SIZE: 16, TEST_CROP_SIZE: 16, TRAIN_JITTER_SCALES: [16, 20]}
+DATA_LOADER: {NUM_WORKERS: 0}
+MODEL: {MODEL_NAME: TimeSformer, NUM_CLASSES: 2}
+TIMESFORMER: {EMBED_DIM: 16, DEPTH: 1, NUM_HEADS: 2, PATCH_SIZE: 8, INIT: scratch}
+SOLVER: {BASE_LR: 0.01, MAX_EPOCH: 2}
+TENSORBOARD: {ENABLE: False}
+NUM_GPUS: 0
+GLOBAL_BATCH_SIZE: 2
+OUTPUT_DIR: output/tiny
+"""
+
+
+def content() -> dict:
+    """A study of two tables that share a row."""
+    return {
+        "title": "Tiny",
+        "source": "nobody",
+        "config": "tiny.yaml",
+        "prepare": "python datasets/hmdb_simp/prepare.py FOLDER",
+        "weights": "K400",
+        "pretrained": {"K400": "zoo:TimeSformer_divST_8x32_224_K400"},
+        "tables": [
+            {
+                "title": "rates",
+                "columns": {"rate": "SOLVER.BASE_LR"},
+                "rows": [
+                    {"name": "base", "published": [93.6, 99.2]},
+                    {"name": "slow", "published": [80, None], "set": {"SOLVER.BASE_LR": 0.001}},
+                    {"name": "theirs", "run": False, "published": [50.96, 86.51], "facts": {"GFLOPs": 4.9}},
+                ],
+                "findings": [{"row": "base", "beats": "slow"}],
+            },
+            {"title": "weights", "rows": [{"name": "K400"}]},
+        ],
+        "demo": {
+            "data": {"seed": 3, "clips": [2, 1, 1], "classes": ["left", "right"]},
+            "pretrained": {"K400": {"data": {"seed": 4, "clips": [2, 1, 1], "classes": ["grow", "shrink"]}}},
+        },
+    }
+
+
+@pytest.fixture
+def write_study(tmp_path: Path) -> Callable[[dict], Path]:
+    """write_study(content): the file of such a study, beside its configuration."""
+
+    def write(given: dict) -> Path:
+        (tmp_path / "tiny.yaml").write_text(CONFIG)
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(given, sort_keys=False))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def study(write_study: Callable[[dict], Path]) -> Study:
+    return read_study(write_study(content()))
+
+
+@pytest.fixture
+def choices(tmp_path: Path) -> Choices:
+    """Of a user who has data and weights."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "k400.pyth").touch()
+    return Choices(tmp_path / "out", tmp_path / "data", False, 2, (), {"K400": str(tmp_path / "k400.pyth")})
+
+
+def finish(cell: Cell, top1: float, **more: object) -> None:
+    """Leaves results of that accuracy in the folder of a cell."""
+    write_config(cell)
+    results = {"top1": top1, "top5": 100.0, "val_top1": top1 - 1, "seconds": 1.0, "train_seconds": 60.0}
+    results |= {"peak_memory_bytes": 300 * 2**20, "num_videos": 100, "num_classes": 2}
+    results |= {"versions": {"timesformer": "1", "torch": "2"}, **more}
+    (cell.folder / "results.json").write_text(json.dumps(results))
