@@ -81,7 +81,7 @@ def visualize(args: argparse.Namespace) -> None:
     Raises:
         UserError: if an argument makes no sense, something cannot be read or written, or the model has no attention.
     """
-    picture = args.output or Path(f"{args.video.stem}_attention.png")
+    picture = args.output or Path(f"{args.video.resolve().stem}_attention.png")
     _check(args, picture)
     classifier = load_model(args.checkpoint, args.device, cfg=args.cfg)
     transformer_of(classifier.model)  # before anything long
@@ -110,7 +110,7 @@ def visualize(args: argparse.Namespace) -> None:
         f"{how}; view {view}, of {prediction.num_views}; {len(clip.frames)} frames of {width}x{height} pixels in "
         f"{record.grid[1]}x{record.grid[2]}x{record.grid[3]} patches"
     )
-    strip = attention_strip(clip, maps, prediction.top, args.video.name, subtitle, args.frames, curves)
+    strip = attention_strip(clip, maps, prediction.top, args.video.resolve().name, subtitle, args.frames, curves)
     _write(picture, strip)
     if args.overlay:
         _write(args.overlay, animation(overlay(_enlarged(clip.frames), maps), args.overlay.suffix.lower(), args.fps))
@@ -118,9 +118,11 @@ def visualize(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace, picture: Path) -> None:
-    for name, value, least in (("--frames", args.frames, 1), ("--top-k", args.top_k, 1), ("--fps", args.fps, 0.1)):
-        if not value >= least:
-            raise UserError(f"{name} is {value:g}, expected {least} or more")
+    for name, value in (("--frames", args.frames), ("--top-k", args.top_k)):
+        if value < 1:
+            raise UserError(f"{name} is {value}, expected 1 or more")
+    if not 0.1 <= args.fps <= 100:
+        raise UserError(f"--fps is {args.fps:g}, expected 0.1 to 100")
     if picture.suffix.lower() != ".png":
         raise UserError(f"--output is {picture}, expected a name that ends in .png")
     if args.overlay and args.overlay.suffix.lower() not in FORMATS:

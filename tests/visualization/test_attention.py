@@ -278,6 +278,17 @@ class TestMaps:
             pass
 
 
+def test_attention_in_lower_precision_is_recorded_too() -> None:
+    model = make_model("divided_space_time")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), record_attention(model) as recorded:
+        model(make_clip(model))
+    assert recorded.steps[0].queries.dtype == torch.bfloat16
+    exact = rollout(record(model))
+    torch.testing.assert_close(rollout(recorded), exact, rtol=0.0, atol=0.1 * exact.max().item())
+    sums = recorded.steps[0].weights().sum(-1)
+    torch.testing.assert_close(sums, torch.ones_like(sums), **TOLERANCE)
+
+
 def test_each_forward_pass_is_recorded_anew() -> None:
     model = make_model("divided_space_time")
     with torch.no_grad(), record_attention(model) as recorded:

@@ -129,7 +129,7 @@ def test_strips_of_few_and_many_frames_show_them_evenly_on_a_page_of_bounded_wid
     maps = np.random.default_rng(1).random((total, 2, 3))
     heights = []
     for asked in (None, curves):
-        content = attention_strip(clip, maps, [("a$b$", 0.9)], "title", "", most, asked)
+        content = attention_strip(clip, maps, [("a$b$\udcff" * 20, 0.9)], "no\nUTF-8: \udcff" * 30, "", most, asked)
         picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
         found, counts = np.unique(picture.reshape(-1, 3) @ [1 << 16, 1 << 8, 1], return_counts=True)
         shown = np.flatnonzero(np.isin(colours @ [1 << 16, 1 << 8, 1], found[counts > 2000])).tolist()

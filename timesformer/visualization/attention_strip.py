@@ -13,6 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -80,7 +81,7 @@ def attention_strip(
 
     heading = page.place(0, 0, wide, _TITLE)
     heading.axis("off")
-    _write(heading, 0, 0.95, _shortened(title, round(wide * 9)), size=13, weight="bold", va="top")
+    _fit(_write(heading, 0, 0.95, title, size=13, weight="bold", va="top"), wide)
     _write(heading, 0, 0.58, textwrap.fill(subtitle, round(wide * 13)), size=9, color=MUTED, va="top")
     size = round(cell * _DOTS), round(tall * _DOTS)
     frames = np.stack([_resized(clip.frames[number], size) for number in shown])
@@ -130,8 +131,13 @@ def _resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
 
 
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+def _fit(text: Text, inches: float) -> None:
+    """Leaves of a name what has room on one line; bytes of a file's name that are no UTF-8 become question marks."""
+    name = " ".join(text.get_text().encode("utf-8", "replace").decode().split())
+    text.set_text(name)
+    while name and text.get_window_extent().width > inches * _DOTS:
+        name = name[: -1 - len(name) // 20]
+        text.set_text(f"{name}…")
 
 
 def _mark(axes: Axes, place: tuple[int, int], grid: tuple[int, int], size: tuple[int, int]) -> None:
@@ -149,10 +155,10 @@ def _when(clip: SampledClip, index: int) -> str:
     return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:.1f} s"
 
 
-def _write(axes: Axes, x: float, y: float, text: str, size: float, **options: object) -> None:
+def _write(axes: Axes, x: float, y: float, text: str, size: float, **options: object) -> Text:
     """Text at fractions of the axes; a $ in it is a $."""
     options = {"color": INK, **options}
-    axes.text(x, y, text, fontsize=size, transform=axes.transAxes, parse_math=False, **options)
+    return axes.text(x, y, text, fontsize=size, transform=axes.transAxes, parse_math=False, **options)
 
 
 def _colour_bar(axes: Axes, maps: np.ndarray) -> None:
@@ -185,7 +191,7 @@ def _bars(axes: Axes, top: Sequence[tuple[str, float]], wide: float) -> None:
         color = SERIES[0] if number == 0 else MUTED
         axes.add_patch(Rectangle((start, middle - high / 2), full * score, high, color=color, linewidth=0))
         text = {"fontsize": 9, "color": INK, "va": "center", "parse_math": False}
-        axes.text(start - 0.1, middle, _shortened(name, 26), ha="right", **text)
+        _fit(axes.text(start - 0.1, middle, name, ha="right", **text), start - 0.1)
         axes.text(start + full + 0.08, middle, f"{100 * score:.1f} %", **text)
 
 
