@@ -397,6 +397,8 @@ def timing(run: FinishedRun) -> list[tuple[str, str]]:
     if (seconds := run.figure("seconds")) is not None:
         rate = _rate(run)
         rows.append(("test", f"{seconds:.1f} s" + (f" ({rate})" if rate else "")))
+    if (memory := run.figure("peak_memory_bytes")) is not None:
+        rows.append(("peak memory of the first process", f"{memory / 2**30:.2f} GiB"))
     rows += [("device", str(run.results["device"]))] if run.results.get("device") else []
     rows += [("finished", str(run.results["finished"]))] if run.results.get("finished") else []
     return rows or [("", "no times were noted")]
