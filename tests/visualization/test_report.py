@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from timesformer.config import load_config
+from timesformer.config import get_cfg, load_config
 from timesformer.datasets.clips import ClipDataset, SampledClip
 from timesformer.errors import UserError
 from timesformer.visualization import charts, report
@@ -403,3 +403,21 @@ def test_a_page_that_cannot_be_written_is_explained(make_run: MakeRun, tmp_path:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--output"):
         write_report([make_run("full", 3)], tmp_path / "file" / "report.html")
+
+
+def test_runs_of_splits_are_compared_beside_their_own_reports(
+    make_run: MakeRun, tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for split in (1, 2):
+        shutil.copytree(make_run("split", 3, seed=split, options={"DATA.SPLIT": split}), tmp_path / f"split_{split}")
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path)
+    report.compare_after_splits(cfg, [1, 2])
+    page = Page(tmp_path / "report.html")
+    assert [row[0] for row in page.rows["results"][1:3]] == ["split_1", "split_2"]
+    assert "±" in page.rows["results"][3][2]
+    assert page.rows["differing"][1] == ["DATA.SPLIT", "1", "2"]
+    monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path), "--output", str(tmp_path / "again.html")])
+    assert tool.main() == 0
+    assert (tmp_path / "again.html").read_text() == (tmp_path / "report.html").read_text()
+    report.compare_after_splits(cfg, [1, 2, 3])  # a split that is missing is a warning
