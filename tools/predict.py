@@ -32,6 +32,9 @@ SOME_UNREADABLE = 3
 LISTED = 100
 """Videos that could not be read and are named at the end; --output has all of them."""
 
+# Where videos are read and clips computed on the same cores, threads that wait for each other must not keep those busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 _KEY = re.compile(r"RNG_SEED|[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)+")
 
 
