@@ -154,12 +154,14 @@ def _ask(service: Service, path: Path, sampler: str, views: int) -> Answer:
 def _show_answer(service: Service, answer: Answer, video: Video, key: tuple[object, ...]) -> None:
     name, probability = answer.top[0]
     st.html(markup.answer(name, probability))
-    known = f"It knows {len(service.classifier.class_names):,} actions, listed below, and always names one of them"
+    knows = f"knows {len(service.classifier.class_names):,} actions, listed below, and always names one of them"
     if probability < LOW_CONFIDENCE:
-        st.warning(f"The model is not sure. {known}, even when the video shows something else.", icon=":material/help:")
+        st.warning(
+            f"The model is not sure. It {knows}, even when the video shows something else.", icon=":material/help:"
+        )
     st.html(markup.bars(answer.top))
     if probability >= LOW_CONFIDENCE:
-        st.html(markup.note(f"{known}: of anything else, it may well be sure of something wrong."))
+        st.html(markup.note(f"The model {knows}. Shown anything else, it may be sure and wrong."))
     _show_frames(service, answer, key)
     with st.expander("Technical details"):
         st.html(markup.facts(_facts(service, answer, video)))
@@ -212,7 +214,7 @@ def _facts(service: Service, answer: Answer, video: Video) -> list[tuple[str, st
         ("Video", f"{video.name} ({megabytes(video.size)}): {sizes}"),
         ("Model", f"{cfg.MODEL.MODEL_NAME}, {service.num_parameters / 1e6:.4g} M parameters"),
         ("Checkpoint", Path(classifier.path).name),
-        ("Input", f"{frames} frames of {side} × {side} pixels, {len(footage.clips)} clip(s)"),
+        ("Input", f"{frames} frames of {side} × {side} pixels, in {len(footage.clips)} views"),
         ("Device", str(classifier.device)),
         ("Time", f"{answer.reading_seconds:.2f} s to read the video, {answer.model_seconds:.2f} s in the model"),
         *(("Note", note) for note in classifier.notes),
