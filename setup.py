@@ -45,7 +45,7 @@ setup(
         "baselines": BASELINES,
         # Other libraries' readers, for `tools/benchmark.py data` to compare with.
         "benchmark": ["decord>=0.6", "opencv-python-headless>=4.8"],
-        "app": ["streamlit>=1.40"],  # the web page, tools/app.py
+        "app": ["streamlit>=1.46"],  # the web page, tools/app.py
         "torchcodec": ["torchcodec>=0.11"],  # and FFmpeg 4 to 8 of the system; the release must match torch
         "dev": [
             *BASELINES,
@@ -53,7 +53,7 @@ setup(
             "hypothesis>=6",
             "ruff>=0.9",
             "transformers>=4.46",
-            "streamlit>=1.40",
+            "streamlit>=1.46",
             "playwright>=1.48",
         ],
     },

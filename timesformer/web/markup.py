@@ -40,10 +40,9 @@ STYLE = f"""<style>
 .tsf-names {{ display: flex; flex-wrap: wrap; gap: .35rem; max-height: 22rem; overflow-y: auto; }}
 .tsf-names span {{ font-size: .85rem; padding: .1rem .6rem; border-radius: 1rem; background: var(--faint);
                   overflow-wrap: anywhere; }}
-.tsf-facts {{ display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; margin: 0; padding: 0;
-             font-size: .9rem; }}
-.tsf-facts dt {{ color: var(--soft); }}
-.tsf-facts dd {{ margin: 0; overflow-wrap: anywhere; }}
+.tsf-facts {{ display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; font-size: .9rem; }}
+.tsf-facts .what {{ color: var(--soft); }}
+.tsf-facts .value {{ overflow-wrap: anywhere; }}
 @media (max-width: 640px) {{ .tsf-bars {{ grid-template-columns: minmax(4rem, 34%) 1fr 3.6rem; gap: .5rem; }}
                             .tsf-frames {{ grid-template-columns: repeat(4, 1fr); gap: .4rem; }} }}
 </style>"""
@@ -99,8 +98,8 @@ def names(classes: Sequence[str]) -> str:
 
 def facts(rows: Sequence[tuple[str, str]]) -> str:
     """A table of two columns: what, and what about it."""
-    cells = "".join(f"<dt>{escape(what)}</dt><dd>{escape(value)}</dd>" for what, value in rows)
-    return f'<div class="tsf"><dl class="tsf-facts" data-testid="facts">{cells}</dl></div>'
+    cells = (f'<div class="what">{escape(what)}</div><div class="value">{escape(value)}</div>' for what, value in rows)
+    return f'<div class="tsf tsf-facts" data-testid="facts">{"".join(cells)}</div>'
 
 
 def percent(probability: float) -> str:

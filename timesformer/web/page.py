@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ def _page(options: Options) -> None:
     # One option decides: the server itself refuses what is larger, while it is still being sent.
     if config.get_option("server.maxUploadSize") != options.limits.megabytes:
         config.set_option("server.maxUploadSize", options.limits.megabytes)
-    service = _service(options, state_of(options))
+    state = state_of(options)
+    service = _service(options, state)
     known = len(service.classifier.class_names)
     st.html(
         markup.STYLE + markup.headline(TITLE, f"A video transformer names one of the {known:,} actions it learned.")
@@ -65,11 +66,12 @@ def _page(options: Options) -> None:
     sampler, views = _choose_sampling(service)
     if video is not None:
         try:
-            answer = _answer(service, options, video, sampler, views)
+            key = (video.key, sampler, views, state)
+            answer = _kept("answer", key, lambda: _answer(service, options, video, sampler, views))
         except UserError as error:
             st.error(markup.plain(f"{video.name}: {error}"), icon=":material/error:")
         else:
-            _show_answer(service, answer, video)
+            _show_answer(service, answer, video, key)
     with st.expander(f"The {known:,} actions this model knows", expanded=video is None):
         st.html(markup.names(sorted(service.classifier.class_names)))
 
@@ -126,20 +128,20 @@ def _choose_sampling(service: Service) -> tuple[str, int]:
     return sampler, views
 
 
+def _kept(name: str, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
+    """What `make` returned for this visitor and key before, or else returns now; of another key, nothing is kept."""
+    if st.session_state.get(name, (None, None))[0] != key:
+        st.session_state.pop(name, None)
+        st.session_state[name] = key, make()
+    return st.session_state[name][1]
+
+
 def _answer(service: Service, options: Options, video: Video, sampler: str, views: int) -> Answer:
-    """What the model says, asked for again only if the video or the settings have changed."""
-    key = (video.key, sampler, views, id(service))
-    if st.session_state.get("key") != key:
-        st.session_state.pop("answer", None)
-        st.session_state["key"] = None
-        if video.path is None:
-            options.limits.check_size(video.size)
-            with private_file(video.content) as path:
-                answer = _ask(service, path, sampler, views)
-        else:
-            answer = _ask(service, video.path, sampler, views)
-        st.session_state["key"], st.session_state["answer"] = key, answer
-    return st.session_state["answer"]
+    if video.path is not None:
+        return _ask(service, video.path, sampler, views)
+    options.limits.check_size(video.size)
+    with private_file(video.content) as path:
+        return _ask(service, path, sampler, views)
 
 
 def _ask(service: Service, path: Path, sampler: str, views: int) -> Answer:
@@ -149,21 +151,23 @@ def _ask(service: Service, path: Path, sampler: str, views: int) -> Answer:
         return service.answer(footage, seconds, views)
 
 
-def _show_answer(service: Service, answer: Answer, video: Video) -> None:
+def _show_answer(service: Service, answer: Answer, video: Video, key: tuple[object, ...]) -> None:
     name, probability = answer.top[0]
     st.html(markup.answer(name, probability))
-    known = f"It knows {len(service.classifier.class_names):,} actions, listed below, and always names one of them"
+    knows = f"knows {len(service.classifier.class_names):,} actions, listed below, and always names one of them"
     if probability < LOW_CONFIDENCE:
-        st.warning(f"The model is not sure. {known}, even when the video shows something else.", icon=":material/help:")
+        st.warning(
+            f"The model is not sure. It {knows}, even when the video shows something else.", icon=":material/help:"
+        )
     st.html(markup.bars(answer.top))
     if probability >= LOW_CONFIDENCE:
-        st.html(markup.note(f"{known}: of anything else, it may well be sure of something wrong."))
-    _show_frames(service, answer)
+        st.html(markup.note(f"The model {knows}. Shown anything else, it may be sure and wrong."))
+    _show_frames(service, answer, key)
     with st.expander("Technical details"):
         st.html(markup.facts(_facts(service, answer, video)))
 
 
-def _show_frames(service: Service, answer: Answer) -> None:
+def _show_frames(service: Service, answer: Answer, key: tuple[object, ...]) -> None:
     clips = answer.footage.clips
     st.subheader("What the model saw", anchor=False)
     view = 0
@@ -189,7 +193,7 @@ def _show_frames(service: Service, answer: Answer) -> None:
     )
     try:
         with st.spinner("Looking into the model …"):
-            overlays = service.attention(clip, method)
+            overlays = _kept("overlays", (key, clip.view, method), lambda: service.attention(clip, method))
     except UserError as error:
         st.error(markup.plain(str(error)))
         return
@@ -210,7 +214,7 @@ def _facts(service: Service, answer: Answer, video: Video) -> list[tuple[str, st
         ("Video", f"{video.name} ({megabytes(video.size)}): {sizes}"),
         ("Model", f"{cfg.MODEL.MODEL_NAME}, {service.num_parameters / 1e6:.4g} M parameters"),
         ("Checkpoint", Path(classifier.path).name),
-        ("Input", f"{frames} frames of {side} × {side} pixels, {len(footage.clips)} clip(s)"),
+        ("Input", f"{frames} frames of {side} × {side} pixels, in {len(footage.clips)} views"),
         ("Device", str(classifier.device)),
         ("Time", f"{answer.reading_seconds:.2f} s to read the video, {answer.model_seconds:.2f} s in the model"),
         *(("Note", note) for note in classifier.notes),

@@ -83,12 +83,12 @@ class Service:
 
         Raises UserError, saying what to do, if there is neither.
         """
-        prepare_processes()
         if not options.checkpoint and not options.fallback:
             raise UserError(
                 "No model was given. Start the page with one: streamlit run tools/app.py -- --checkpoint best.pyth "
                 "(or run `make app`, which trains a small model first if there is none)."
             )
+        prepare_processes()
         problem = ""
         for path, cfg in ((options.checkpoint, options.cfg), (options.fallback, options.fallback_cfg)):
             if not path:
