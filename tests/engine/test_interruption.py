@@ -198,6 +198,7 @@ def test_a_run_killed_many_times_ends_bit_for_bit_as_one_never_interrupted(
     command = [*tiny_command, *data, *LIVELY, "TRAIN.MIXED_PRECISION", precision]
     output, moments = tmp_path / "killed", random.Random(workers)
     often = [*command, "TRAIN.CHECKPOINT_MINUTES", "0.00001", "DATA_LOADER.NUM_WORKERS", str(workers)]
+    killed = 0
     for _ in range(KILLS):
         run = Started([*often, "OUTPUT_DIR", str(output)], tmp_path / "said")
         before = len(lines_of(output))
@@ -206,6 +207,8 @@ def test_a_run_killed_many_times_ends_bit_for_bit_as_one_never_interrupted(
         run.process.kill()
         if run.wait() != -signal.SIGKILL:
             break
+        killed += 1
+    assert killed > 1, "the run ended before it was killed often"
     (output / "checkpoints" / "checkpoint_epoch_00004.pyth.partial").write_bytes(b"half a file")
     resumed = run_net(*often, "OUTPUT_DIR", str(output))
     assert resumed.code == 0, resumed.err
