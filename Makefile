@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+JOBS ?= 2
 DEMO_CFG := configs/Demo/TimeSformer_divST_8x2_48.yaml
 DEMO_BEST := output/demo/checkpoints/best.pyth
 
@@ -27,8 +28,9 @@ app: venv $(DEMO_BEST)
 $(DEMO_BEST):
 	$(MAKE) demo
 
+# Files of tests are shared out among processes of one thread each.
 test: venv lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: venv
 	$(BIN)/ruff check .

@@ -50,6 +50,7 @@ setup(
         "dev": [
             *BASELINES,
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "hypothesis>=6",
             "ruff>=0.9",
             "transformers>=4.46",

@@ -1,5 +1,6 @@
 """Files are whole or as they were."""
 
+import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,3 +28,17 @@ def test_a_write_replaces_the_file(tmp_path: Path) -> None:
     path.write_text("old")
     write_text_atomically(path, "new")
     assert path.read_text() == "new"
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, path, seen = os.fsync, tmp_path / "file", []
+
+    def note(file: int) -> None:
+        seen.append((os.path.samestat(os.fstat(file), tmp_path.stat()), path.exists()))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", note)
+    write_text_atomically(path, "new")
+    assert seen == [(False, False), (True, True)]  # whether it was the folder's turn, and the name was there

@@ -19,7 +19,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from timesformer.config import get_cfg
-from timesformer.engine import distributed, train
+from timesformer.engine import checkpoint, distributed, train
 from timesformer.engine.launch import exit_code_of, launch
 from timesformer.engine.meters import ViewEnsemble
 from timesformer.engine.ranks import world
@@ -395,13 +395,26 @@ def test_a_signal_to_one_process_in_validation_stops_all_and_the_validation_is_d
 def test_minutes_between_checkpoints_are_those_of_the_lead(
     ranks: Ranks, tool: ModuleType, tiny_command: list[str], tmp_path: Path
 ) -> None:
-    options = [*tiny_command, "SOLVER.MAX_EPOCH", "1", "TEST.ENABLE", "False", "TRAIN.CHECKPOINT_MINUTES", "1e-6"]
-    ended = ranks(2, command(tool, *options, "OUTPUT_DIR", str(tmp_path / "out")))
-    assert [(end.code, end.err) for end in ended] == [(0, ""), (0, "")]
-    assert sorted(path.name for path in (tmp_path / "out/checkpoints").iterdir()) == [
-        "best.pyth",
-        "checkpoint_epoch_00001.pyth",
-    ]
+    options = [*tiny_command, "SOLVER.MAX_EPOCH", "1", "TEST.ENABLE", "False"]
+    save = checkpoint.save
+
+    def work(rank: int, minutes: tuple[str, str]) -> int:
+        def save_and_say(cfg: CfgNode, parts: dict, progress: checkpoint.Progress) -> Path:
+            print("saved at", progress.iteration)
+            return save(cfg, parts, progress)
+
+        checkpoint.save = save_and_say
+        output = ["TRAIN.CHECKPOINT_MINUTES", minutes[rank], "OUTPUT_DIR", str(tmp_path / minutes[0])]
+        return command(tool, *options, *output)(rank)
+
+    # All save when they know of the lead's wish, a step later.
+    for minutes, iterations in ((("1e-6", "0"), [2, 3, 4, 5, 0]), (("0", "1e-6"), [0])):
+        for ended in ranks(2, partial(work, minutes=minutes)):
+            assert (ended.code, ended.err) == (0, "")
+            said = [line.removeprefix("saved at ") for line in ended.out.splitlines() if line.startswith("saved at ")]
+            assert list(map(int, said)) == [*iterations, 0]  # before the validation and after it
+        names = sorted(path.name for path in (tmp_path / minutes[0] / "checkpoints").iterdir())
+        assert names == ["best.pyth", "checkpoint_epoch_00001.pyth"]
 
 
 # ---------------------------------------------------------------- failures

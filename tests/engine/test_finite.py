@@ -56,15 +56,16 @@ def test_weights_that_are_not_finite_are_named() -> None:
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
+@pytest.mark.parametrize("batch", [2, 4])
 def test_no_checkpoint_is_written_after_a_number_that_is_not_finite_however_often_they_are(
-    run_net: Callable, tiny_command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+    run_net: Callable, tiny_command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, batch: int
 ) -> None:
     calls = []
 
     def loss(scores: Tensor, labels: Tensor, reduction: str, label_smoothing: float) -> Tensor:
         calls.append(len(labels))
         losses = nn.functional.cross_entropy(scores, labels, reduction=reduction, label_smoothing=label_smoothing)
-        if len(calls) == 10:  # the fourth batch of the second epoch, in the middle of a step
+        if len(calls) == 6 + batch:  # of the second epoch, in one of its two steps of three batches
             if broken == "loss":
                 return losses * math.nan
             scores.register_hook(lambda gradient: gradient * math.inf)
@@ -75,8 +76,11 @@ def test_no_checkpoint_is_written_after_a_number_that_is_not_finite_however_ofte
     stopped = run_net(*tiny_command, *options, "OUTPUT_DIR", str(tmp_path))
     assert stopped.code == 2
     if broken == "loss":
-        assert "the training loss became nan in epoch 2, iteration 4, over the clips " in stopped.err
+        assert f"the training loss became nan in epoch 2, iteration {batch}, over the clips " in stopped.err
     else:
-        assert "weights became NaN or infinite by the end of epoch 2: " in stopped.err
+        then = "epoch 1 and 3 iterations" if batch == 2 else "epoch 2"
+        assert f"weights became NaN or infinite by the end of {then}: " in stopped.err
     found = sorted(path.name for path in (tmp_path / "checkpoints").glob("checkpoint*"))
-    assert found == ["checkpoint_epoch_00001.pyth", "checkpoint_epoch_00001_iteration_00000003.pyth"]
+    amid = "checkpoint_epoch_00000_iteration_00000003.pyth", "checkpoint_epoch_00001_iteration_00000003.pyth"
+    assert found == sorted(["checkpoint_epoch_00001.pyth", amid[0] if batch == 2 else amid[1]])
+    assert (tmp_path / "metrics.jsonl").read_text().count('"train_epoch"') == 1  # and nothing is told of that epoch

@@ -111,6 +111,10 @@ def lines_of(output: Path, kind: str = "") -> list[dict]:
     return [line for line in lines if kind in ("", line["kind"])]
 
 
+def checkpoints_of(output: Path) -> list[str]:
+    return sorted(path.name for path in (output / "checkpoints").glob("*.pyth"))
+
+
 def figures(output: Path) -> list[dict]:
     """What metrics.jsonl has in every run of the same command, in the order written."""
     timed = ("clips_per_second", "data_share", "eta_seconds")
@@ -198,14 +202,18 @@ def test_a_run_killed_many_times_ends_bit_for_bit_as_one_never_interrupted(
     command = [*tiny_command, *data, *LIVELY, "TRAIN.MIXED_PRECISION", precision]
     output, moments = tmp_path / "killed", random.Random(workers)
     often = [*command, "TRAIN.CHECKPOINT_MINUTES", "0.00001", "DATA_LOADER.NUM_WORKERS", str(workers)]
-    for _ in range(KILLS):
+    killed = 0
+    for number in range(KILLS):
         run = Started([*often, "OUTPUT_DIR", str(output)], tmp_path / "said")
-        before = len(lines_of(output))
-        wait_until(lambda run=run, before=before: len(lines_of(output)) != before or not run.process.is_alive())
+        seen = lines_of if number % 2 else checkpoints_of  # as soon as it begins, or when it has come further
+        before = seen(output)
+        wait_until(lambda run=run, seen=seen, then=before: seen(output) != then or not run.process.is_alive())
         time.sleep(moments.uniform(0.0, 0.2))
         run.process.kill()
         if run.wait() != -signal.SIGKILL:
             break
+        killed += 1
+    assert killed > 1, "the run ended before it was killed often"
     (output / "checkpoints" / "checkpoint_epoch_00004.pyth.partial").write_bytes(b"half a file")
     resumed = run_net(*often, "OUTPUT_DIR", str(output))
     assert resumed.code == 0, resumed.err
