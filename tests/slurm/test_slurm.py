@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 import torch
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0  # seconds that something may take on a busy machine
@@ -173,3 +174,26 @@ def test_a_job_that_was_cancelled_does_not_come_back(slurm: Slurm, tmp_path: Pat
     slurm("scancel", job)
     wait_until(lambda: slurm("squeue", "-h", "-j", job) == "")
     assert "JobState=CANCELLED" in slurm("scontrol", "show", "job", job)
+
+
+def test_a_study_whose_command_was_killed_waits_for_its_jobs_when_it_is_started_again(
+    slurm: Slurm, tiny_command: list[str], tmp_path: Path
+) -> None:
+    demo = {"data": {"seed": 3, "clips": [4, 1, 1], "classes": ["left", "right", "up"]}}
+    rows = [{"name": "base"}, {"name": "slow", "set": {"SOLVER.BASE_LR": 0.001}}]
+    study = {"title": "Tiny", "source": "nobody", "config": tiny_command[1], "prepare": "nothing", "demo": demo}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**study, "tables": [{"title": "rates", "rows": rows}]}))
+    command = [sys.executable, "tools/reproduce.py", str(tmp_path / "tiny.yaml"), "--demo", "--launcher", "slurm"]
+    command += ["--data", str(tmp_path / "clips"), "--output", str(tmp_path / "out"), "--submit", "--cpus 1"]
+    last = int(slurm.sbatch("--wrap=true", "--output=/dev/null"))
+
+    first = subprocess.Popen(command, env=slurm.environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    wait_until(lambda: slurm("squeue", "-h", "-o", "%j").count("cell-") == len(rows))
+    first.kill()
+    first.wait()
+    said = slurm(*command)
+
+    assert said.count("done: table 1, ") == len(rows)
+    assert len(list(tmp_path.glob("out/cells/*/seed_1/results.json"))) == len(rows)
+    assert "| base | - | - |" in (tmp_path / "out/tiny_demo/tables.md").read_text()
+    assert int(slurm.sbatch("--wrap=true", "--output=/dev/null")) == last + len(rows) + 1

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.studies.conftest import finish
 from timesformer.datasets.records import SPLITS
@@ -47,6 +48,18 @@ def test_the_list_of_cells_tells_which_are_finished(study: Study, choices: Choic
     assert lines[-1].startswith("4 cells, 3 of them to run")
     (planned.cells[0].folder / "results.json").write_text('{"top1": ')
     assert describe(planned)[0].startswith("to run")
+
+
+def test_results_of_a_time_with_another_default_are_refused(study: Study, choices: Choices, tiny_data: Path) -> None:
+    planned = plan(study, replace(choices, data=tiny_data, options=("MODEL.NUM_CLASSES", "3")))
+    then = yaml.safe_load(planned.cells[0].cfg.dump())
+    del then["TRAIN"]["TF32"]  # an option that did not exist yet
+    finish(planned.cells[0], 50.0, config=then)
+    prepare(planned, check_gpus=True)
+    then["SOLVER"]["MOMENTUM"] = 0.8
+    finish(planned.cells[0], 50.0, config=then)
+    with pytest.raises(StudyError, match=r"holds results of other options .*: SOLVER.MOMENTUM was 0.8, is 0.9"):
+        prepare(planned, check_gpus=True)
 
 
 def test_the_cells_of_the_demo_start_from_a_cell_of_its_own(study: Study, tmp_path: Path) -> None:

@@ -20,12 +20,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from timesformer.benchmarks.loading import dataset_of
 from timesformer.benchmarks.machine import describe_machine
-from timesformer.benchmarks.models import forget_peak, peak_memory
 from timesformer.benchmarks.original import OriginalWay
 from timesformer.benchmarks.speed import largest_difference, model_pair
 from timesformer.benchmarks.steps import forward_of, logits_of, lowered, seconds_of, training_step
 from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.engine.device import normalized
+from timesformer.engine.memory import forget_peak, peak_memory
 from timesformer.engine.prefetch import on_device
 from timesformer.engine.recompute import recompute_blocks
 from timesformer.errors import UserError

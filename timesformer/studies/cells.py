@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from timesformer.config import ConfigError, check, load_config
+from timesformer.config import ConfigError, check, get_cfg, load_config
+from timesformer.engine.checkpoint import differences
 from timesformer.engine.splits import OF_NO_WEIGHT
 from timesformer.studies.demo_data import folder_of
 from timesformer.studies.study import DemoData, Finding, Row, Setting, Study, StudyError, Table
@@ -147,24 +148,18 @@ class Planner:
         """
         rows = []
         for row in table.rows:
-            where = f"table {number}, {row.name}"
+            where = f"table {number}, {row.name}" if number else f"sweep, {row.name}"
             cells, cfg = (), None
-            if row.setting and table.processes:
-                cfg = self.config(row, where)[0]
-            elif row.setting:
-                cells = tuple(self.cell(row, seed, where) for seed in self.seeds)
-                cfg = cells[0].cfg
+            if row.setting:
+                cfg, parent = self._config(row, number, where)
+                seeds = () if table.processes else self.seeds
+                cells = tuple(self._cell(cfg, parent, seed, f"{where}, seed {seed}") for seed in seeds)
             rows.append(PlannedRow(row, cfg, cells))
         return PlannedTable(
             number, table.title, table.note, table.columns, table.findings, tuple(rows), table.processes
         )
 
-    def cell(self, row: Row, seed: int, where: str) -> Cell:
-        """The cell of a row with a seed."""
-        cfg, parent = self.config(row, where)
-        return self._cell(cfg, parent, seed, f"{where}, seed {seed}")
-
-    def config(self, row: Row, where: str) -> tuple[CfgNode, Cell | None]:
+    def _config(self, row: Row, number: int, where: str) -> tuple[CfgNode, Cell | None]:
         """The configuration of a row, and the cell it starts from."""
         study, demo = self._study, self._choices.is_demo
         settings = [study.setting, row.setting or Setting()]
@@ -187,25 +182,32 @@ class Planner:
                 options[STARTS_AT] = str(Path(source).resolve()) if Path(source).exists() else source
             else:
                 self.missing_weights.setdefault(weights, []).append(where)
-        return self._load(config, options, where), parent
+        return self._load(config, options, number, where), parent
 
     def _pretrain(self, name: str) -> Cell:
         if name not in self._pretraining:
             run, where = self._study.demo.pretrained[name], f"weights {name}"
             options = {**run.setting.set, "TRAIN.FINETUNE": False}
             options["DATA.PATH_TO_DATA_DIR"] = str(self._demo_folder(run.data))
-            self._pretraining[name] = self._cell(self._load(run.setting.config, options, where), None, 1, where)
+            self._pretraining[name] = self._cell(self._load(run.setting.config, options, None, where), None, 1, where)
         return self._pretraining[name]
 
     def _demo_folder(self, data: DemoData) -> Path:
         return folder_of(data, self._choices.data or Path("data/studies")).resolve()
 
-    def _load(self, config: Path, options: dict[str, Any], where: str) -> CfgNode:
+    def _load(self, config: Path, options: dict[str, Any], number: int | None, where: str) -> CfgNode:
         given = [str(part) for pair in options.items() for part in pair]
         try:
-            return load_config(config, [*given, *self._choices.options], check_values=False)
+            return load_config(config, [*given, *self._options_for(number)], check_values=False)
         except ConfigError as error:
             raise StudyError(f"{self._study.file}, {where} ({config}): {error}") from error
+
+    def _options_for(self, number: int | None) -> list[str]:
+        """The command line's options but for those that are for other tables."""
+        options = self._choices.options
+        pairs = [options[start : start + 2] for start in range(0, len(options), 2)]
+        others = {key for key, numbers in self._study.only.items() if number not in numbers}
+        return [part for pair in pairs if pair[0] not in others for part in pair]
 
     def _cell(self, cfg: CfgNode, parent: Cell | None, seed: int, name: str) -> Cell:
         cfg = cfg.clone()
@@ -216,12 +218,18 @@ class Planner:
 
 
 def _digest(cfg: CfgNode, parent: Cell | None) -> str:
-    """Ten digits that follow from all that a run's figures depend on, but for the seed."""
+    """Ten digits that follow from all that a run's figures depend on, but for the seed, as far as it is no default."""
+    content = _content(cfg, parent)
+    defaults = dict(_flat(yaml.safe_load(get_cfg().dump())))
+    own = {key: value for key, value in _flat(content) if value != defaults[key] and not _is_of_no_weight(key)}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _content(cfg: CfgNode, parent: Cell | None) -> dict[str, Any]:
     content = yaml.safe_load(cfg.dump())
     if parent is not None:
-        content["TRAIN"]["CHECKPOINT_FILE_PATH"] = parent.key
-    flat = {key: value for key, value in _flat(content) if not _is_of_no_weight(key)}
-    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:10]
+        content["TRAIN"]["CHECKPOINT_FILE_PATH"] = parent.key  # wherever that lies
+    return content
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -233,6 +241,13 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
 
 def _is_of_no_weight(key: str) -> bool:
     return key == "RNG_SEED" or any(key == name or key.startswith(f"{name}.") for name in OF_NO_WEIGHT)
+
+
+def changes_since(cell: Cell) -> list[str]:
+    """How the options of a finished cell differ from those its results are of: a default is another one today."""
+    then = (cell.results() or {}).get("config")
+    now, defaults = (yaml.safe_load(cfg.dump()) for cfg in (cell.cfg, get_cfg()))
+    return differences(then, now, defaults, {*OF_NO_WEIGHT, STARTS_AT}) if then else []
 
 
 def problems_of(cell: Cell, check_gpus: bool) -> list[str]:

@@ -103,9 +103,13 @@ def _examples(cells: Sequence[Cell]) -> bytes:
     shown = [number for number in chosen if predictions.videos[number] in clips]
     if not shown:
         raise UserError("none of the test videos can be read any more")
-    figure = Figure(figsize=(9, 1.75 * len(shown)), layout="constrained")
-    for axes, number in zip(figure.subplots(len(shown), squeeze=False)[:, 0], shown, strict=True):
-        axes.imshow(Image.open(io.BytesIO(strip(clips[predictions.videos[number]]).jpeg)))
+    strips = [Image.open(io.BytesIO(strip(clips[predictions.videos[number]]).jpeg)) for number in shown]
+    width = 9.0  # inches; above each strip is a line of text
+    height = sum(0.4 + width * picture.height / picture.width for picture in strips)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    places = figure.subplots(len(shown), squeeze=False)[:, 0]
+    for axes, number, picture in zip(places, shown, strips, strict=True):
+        axes.imshow(picture)
         axes.set_axis_off()
         listed = zip(predictions.classes[number], predictions.probabilities[number], strict=True)
         top = ", ".join(f"{names[label]} {100 * share:.0f} %" for label, share in listed)

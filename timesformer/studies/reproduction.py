@@ -10,7 +10,7 @@ from timesformer.datasets.catalog import load_split
 from timesformer.datasets.records import DataError
 from timesformer.errors import shorten
 from timesformer.studies import demo_data
-from timesformer.studies.cells import Cell, Choices, PlannedTable, Planner, problems_of
+from timesformer.studies.cells import Cell, Choices, PlannedTable, Planner, changes_since, problems_of
 from timesformer.studies.figures import draw_figures
 from timesformer.studies.running import Launcher, run_cells
 from timesformer.studies.study import Study, StudyError, Table
@@ -107,6 +107,12 @@ def prepare(plan: Plan, check_gpus: bool) -> None:
     Raises:
         StudyError, DataError: if something is missing or makes no sense, with what to do.
     """
+    for cell in plan.cells:
+        if changed := changes_since(cell):
+            raise StudyError(
+                f"{cell.folder} holds results of other options than {cell.name} has: {'; '.join(changed)}. Move that "
+                "folder away to run it anew, or choose another --output"
+            )
     missing = plan.missing
     seen = [row for table in plan.tables for row in table.rows if table.processes and row.cfg is not None]
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

@@ -142,6 +142,7 @@ class Study:
         setting: what all rows have in common.
         pretrained: where released weights are to be had, by name.
         tables: in order.
+        only: numbers of the tables that alone take an option of the command line, by its key.
         figures: kind of the figure (see FIGURES), number of the table and names of its rows.
         demo: its demo.
     """
@@ -156,6 +157,7 @@ class Study:
     setting: Setting
     pretrained: dict[str, str]
     tables: tuple[Table, ...]
+    only: dict[str, tuple[int, ...]]
     figures: tuple[tuple[str, int, tuple[str, ...]], ...]
     demo: Demo
 
@@ -198,7 +200,7 @@ class _Reader:
             content,
             "",
             required=("title", "source", "config", "prepare", "tables", "demo"),
-            optional=("note", "seeds", "set", "weights", "pretrained", "figures"),
+            optional=("note", "seeds", "set", "weights", "pretrained", "only", "figures"),
         )
         tables = tuple(
             self._table(table, f"tables[{number}]")
@@ -219,6 +221,10 @@ class _Reader:
                 for name, place in self._mapping(given.get("pretrained", {}), "pretrained").items()
             },
             tables=tables,
+            only={
+                key: tuple(self._count(number, f"only.{key}") for number in self._list(numbers, f"only.{key}"))
+                for key, numbers in self._mapping(given.get("only", {}), "only").items()
+            },
             figures=self._figures(given.get("figures", {}), tables),
             demo=self._demo(given["demo"], setting.config),
         )
