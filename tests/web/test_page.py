@@ -138,17 +138,22 @@ def test_an_upload_is_answered_with_bars_frames_attention_and_details(
 ) -> None:
     page = visit()
     page.get_by_text("one of the 7 actions it learned").wait_for()
-    assert page.get_by_text("clap & wave", exact=True).is_visible()
+    page.get_by_text("clap & wave", exact=True).wait_for()
     upload(page, clips[1])
     assert bars_of(page) == bars_for(classifier, clips[1])
     frames = page.get_by_test_id("frames")
-    assert frames.locator("figcaption").all_text_contents() == ["0.00 s", "0.20 s", "0.40 s", "0.60 s"]
-    assert frames.locator("img").evaluate_all("all => all.every(one => one.complete && one.naturalWidth == 16)")
+    playwright_api.expect(frames.locator("figcaption")).to_have_text(["0.00 s", "0.20 s", "0.40 s", "0.60 s"])
+    assert (
+        frames.locator("img").evaluate_all(
+            "all => Promise.all(all.map(one => one.decode())).then(() => all.map(one => one.naturalWidth))"
+        )
+        == [16] * 4
+    )
     page.get_by_text("view 2", exact=True).click()
     page.get_by_text("0.80 s", exact=True).wait_for()
     page.get_by_text("Show where the model looks").click()
     page.get_by_test_id("attention").wait_for()
-    assert page.get_by_test_id("attention").locator("img").count() == 4
+    playwright_api.expect(page.get_by_test_id("attention").locator("img")).to_have_count(4)
     page.get_by_text("Technical details").click()
     facts = page.get_by_test_id("facts").inner_text()
     for fact in ("clip1.mp4", "32 × 32 pixels", "1.2 s", "TimeSformer", "best.pyth", "4 frames of 16 × 16", "cpu"):
