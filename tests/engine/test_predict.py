@@ -292,6 +292,8 @@ def test_a_checkpoint_without_configuration_needs_one(tiny_checkpoint, tiny_comm
 def test_classes_without_names_are_numbered_or_kinetics(tiny_checkpoint, tmp_path):
     nameless = changed(tiny_checkpoint, tmp_path, progress=None)
     assert load_model(nameless, "cpu").class_names == ("class 0", "class 1", "class 2")
+    exported = changed(tiny_checkpoint, tmp_path, progress=None, class_names=["a", "b", "c"])  # as to safetensors
+    assert load_model(exported, "cpu").class_names == ("a", "b", "c")
     then = torch.load(tiny_checkpoint, weights_only=True)
     cfg = yaml.safe_load(then["cfg"])
     cfg["MODEL"]["NUM_CLASSES"], cfg["TRAIN"]["DATASET"] = 400, "kinetics"

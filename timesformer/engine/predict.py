@@ -9,7 +9,6 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from timesformer.engine.meters import ViewEnsemble
 from timesformer.engine.results import probabilities_of
 from timesformer.errors import UserError, shorten
 from timesformer.models.parts import head_names
-from timesformer.models.weights import CheckpointError, read_checkpoint
+from timesformer.models.weights import Checkpoint, CheckpointError, read_checkpoint
 from timesformer.torchvision_import import import_package
 
 logger = logging.getLogger(__name__)
@@ -103,7 +102,7 @@ def load_model(
     set_float32_precision(options)
     model, report = load_whole(options, checkpoint)
     notes += report.notes
-    names, note = _class_names(checkpoint.rest, options)
+    names, note = _class_names(checkpoint, options)
     if note:
         notes.append(note)
     return Classifier(options, model.to(chosen).eval(), names, chosen, path, notes)
@@ -121,12 +120,11 @@ def _device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _class_names(rest: dict[str, Any], cfg: CfgNode) -> tuple[tuple[str, ...], str]:
+def _class_names(checkpoint: Checkpoint, cfg: CfgNode) -> tuple[tuple[str, ...], str]:
     """Names of the classes, and a note where they are not the checkpoint's own."""
-    progress, wanted = rest.get("progress"), cfg.MODEL.NUM_CLASSES
-    names = tuple(map(str, progress.get("class_names") or ())) if isinstance(progress, dict) else ()
+    names, wanted = checkpoint.facts.class_names, cfg.MODEL.NUM_CLASSES
     if len(names) == wanted:
-        return names, ""
+        return tuple(map(str, names)), ""
     numbered = tuple(f"class {number}" for number in range(wanted))
     if wanted == 400 and cfg.TRAIN.DATASET == "kinetics":
         try:
