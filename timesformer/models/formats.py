@@ -144,15 +144,16 @@ def facts_of(rest: dict[str, Any]) -> Facts:
         cfg = yaml.safe_load(rest["cfg"]) if isinstance(rest.get("cfg"), str) else None
     except yaml.YAMLError:
         cfg = None
+    names = tuple(_section(rest, "progress").get("class_names") or rest.get("class_names") or ())
     if not isinstance(cfg, dict):
-        return Facts()
-    data, progress = _section(cfg, "DATA"), _section(rest, "progress")
+        return Facts(class_names=names)
+    data = _section(cfg, "DATA")
     side = data.get("TRAIN_CROP_SIZE")
     return Facts(
         num_heads=_heads(cfg),
         num_frames=data.get("NUM_FRAMES"),
         image_size=(side, side) if side else None,
-        class_names=tuple(progress.get("class_names") or rest.get("class_names") or ()),
+        class_names=names,
     )
 
 
