@@ -1,6 +1,7 @@
 """Checkpoints on disk: which are found, which are damaged, which are kept."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,21 @@ def test_any_damaged_byte_of_a_checkpoint_is_noticed_if_it_matters(cfg: CfgNode,
         else:  # the archive has bytes to fill up and others that nobody reads
             assert newest_checkpoint(cfg) is None or str(newest_checkpoint(cfg)[1]) == expected, position
     assert noticed > 100
+
+
+def test_a_tensor_marked_as_a_folder_which_torch_would_not_read_is_noticed(
+    cfg: CfgNode, parts: dict[str, Part]
+) -> None:
+    path = save(cfg, parts, Progress(1))
+    whole = path.read_bytes()
+    entries = [found.start() for found in re.finditer(rb"PK\x01\x02", whole)]  # of the archive's directory
+    assert is_undamaged(path)
+    assert len(entries) > 2
+    for entry in entries:
+        damaged = bytearray(whole)
+        damaged[entry + 38] ^= 0x10  # the attributes of MS-DOS
+        path.write_bytes(damaged)
+        assert not is_undamaged(path)
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(

@@ -176,7 +176,7 @@ def test_a_job_that_was_cancelled_does_not_come_back(slurm: Slurm, tmp_path: Pat
     assert "JobState=CANCELLED" in slurm("scontrol", "show", "job", job)
 
 
-def test_a_study_whose_command_was_killed_waits_for_its_jobs_when_it_is_started_again(
+def test_a_study_whose_command_was_killed_takes_the_results_of_its_jobs_when_it_is_started_again(
     slurm: Slurm, tiny_command: list[str], tmp_path: Path
 ) -> None:
     demo = {"data": {"seed": 3, "clips": [4, 1, 1], "classes": ["left", "right", "up"]}}
@@ -191,9 +191,8 @@ def test_a_study_whose_command_was_killed_waits_for_its_jobs_when_it_is_started_
     wait_until(lambda: slurm("squeue", "-h", "-o", "%j").count("cell-") == len(rows))
     first.kill()
     first.wait()
-    said = slurm(*command)
+    slurm(*command)
 
-    assert said.count("done: table 1, ") == len(rows)
     assert len(list(tmp_path.glob("out/cells/*/seed_1/results.json"))) == len(rows)
     assert "| base | - | - |" in (tmp_path / "out/tiny_demo/tables.md").read_text()
     assert int(slurm.sbatch("--wrap=true", "--output=/dev/null")) == last + len(rows) + 1

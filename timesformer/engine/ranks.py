@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 _PATIENCE = 5.0  # seconds that processes of a failed run wait for the first to say so
-_LINGER = 2.0  # seconds that the lead then waits for the others to ask it who was the first
+_LINGER = 5.0  # seconds that the lead then waits for the others to hear from it what the first said
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,17 @@ def fail(code: int, say: Callable[[bool | None], object], patient: bool) -> int:
         if not is_first:
             _wait(lambda: store.check(["said"]), _PATIENCE)
             code = int(store.get("said"))
+            store.add("heard", 1)
     except RuntimeError:  # the lead was killed, and the store with it
         is_first, stays = None, False
     say(is_first)
     with suppress(RuntimeError):
         if is_first:
             store.set("said", str(code))
+            store.add("heard", 1)
         leave(at_once=True)  # the connections close, by which the others notice
         if stays:  # for the store may be the lead's
-            _wait(lambda: store.add("failed", 0) == size, _LINGER)
+            _wait(lambda: store.add("heard", 0) == size, _LINGER)
     return code
 
 
