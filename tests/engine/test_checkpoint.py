@@ -1,6 +1,7 @@
 """Checkpoints on disk: which are found, which are damaged, which are kept."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,18 @@ def test_any_damaged_byte_of_a_checkpoint_is_noticed_if_it_matters(cfg: CfgNode,
         else:  # the archive has bytes to fill up and others that nobody reads
             assert newest_checkpoint(cfg) is None or str(newest_checkpoint(cfg)[1]) == expected, position
     assert noticed > 100
+
+
+def test_an_entry_that_damage_makes_a_folder_is_noticed(cfg: CfgNode, parts: dict[str, Part]) -> None:
+    path = save(cfg, parts, Progress(1))
+    whole = path.read_bytes()
+    headers = [match.start() for match in re.finditer(b"PK\x01\x02", whole)]
+    assert len(headers) > 3
+    for header in headers:  # the attributes stand 38 bytes behind it, and no sum covers them
+        damaged = bytearray(whole)
+        damaged[header + 38] ^= 0x10
+        path.write_bytes(damaged)
+        assert not is_undamaged(path)
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
