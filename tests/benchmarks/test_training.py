@@ -82,6 +82,15 @@ def test_the_tables_have_a_row_for_each_contender_with_its_figures(monkeypatch: 
 
 
 @needs_peer
+def test_a_precision_alone_leaves_the_original_s_way_without_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "peak_of", lambda precision, device: 1e9)
+    rows = training.contenders(["bf16"], compiled=False, recompute="none")
+    figures = {cells_of(line)[0]: cells_of(line) for line in training.training_table(TINY, rows, rounds=1)}
+    assert figures["the original's way, fp32"][4] == "-"
+    assert figures["this project, bf16"][4] != "-"
+
+
+@needs_peer
 def test_models_that_do_not_compute_the_same_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     build = training.build
 

@@ -108,11 +108,11 @@ def training_table(
         yield "|---|---:|---:|---|---|---:|---:|"
         operations = {who: operations_of(model, clip, training) for who, model in models.items()}
         runs = [step_of(row, models, clip, training) for row in shown]
-        times = in_turn(runs, rounds, device)
-        for row, seconds in zip(shown, times, strict=True):
-            peer = times[shown.index(Contender(HUGGING_FACE, row.precision))]
+        times = dict(zip(shown, in_turn(runs, rounds, device), strict=True))
+        for row, seconds in times.items():
+            peer = times.get(Contender(HUGGING_FACE, row.precision), [])
             yield (
-                f"| {row} | {cell(seconds)} | {clips_per_second(seconds, size)} | {ratio(times[0], seconds)} | "
+                f"| {row} | {cell(seconds)} | {clips_per_second(seconds, size)} | {ratio(times[shown[0]], seconds)} | "
                 f"{ratio(peer, seconds)} | {memory_apart(size, row, training) if memory else '-'} | "
                 f"{utilisation(operations[row.who], seconds, peaks[row.precision])} |"
             )

@@ -48,7 +48,7 @@ _MAKE_ANOTHER_RUN = (
 )
 _MAY_CHANGE = {"OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "TEST", "TENSORBOARD", "DATA_LOADER"}
 _MAY_CHANGE |= {"NUM_GPUS", "SHARD_ID", "DIST_BACKEND", "DIST_TIMEOUT"}
-_FOLDER = 0x10  # among the attributes of an entry of a zip archive
+_FOLDER = 0x10  # a bit of a zip entry's attributes
 _NAME = re.compile(r"checkpoint_epoch_(\d{5,})(?:_iteration_(\d{8,}))?\.pyth")
 
 
@@ -209,9 +209,9 @@ def is_undamaged(path: Path) -> bool:
             if file.read(2) != b"PK":
                 return True
         with zipfile.ZipFile(path) as archive:
-            # What is marked as a folder, by a bit that no CRC covers, torch.load would leave unread.
-            folders = (entry for entry in archive.infolist() if entry.is_dir() or entry.external_attr & _FOLDER)
-            return archive.testzip() is None and next(folders, None) is None
+            # The sums do not cover the mark of a folder, and torch.load reads nothing where it stands.
+            marked = any(entry.external_attr & _FOLDER for entry in archive.infolist())
+            return not marked and archive.testzip() is None
     except Exception:  # zipfile, too, raises whatever the broken bytes lead to
         return False
 
