@@ -59,7 +59,8 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
 th { border-bottom: 2px solid #888; }
-.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.n { text-align: right; font-variant-numeric: tabular-nums; }
+td { white-space: nowrap; }
 tbody tr:hover { background: #f4f6f8; }
 img { max-width: 100%; display: block; margin: .5rem 0 1.5rem; }
 figcaption { color: #555; }

@@ -37,7 +37,7 @@ def write_tables(
         The findings, a sentence each.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sections = [_section(table) for table in tables]
+    sections = [_section(table, "demo" if is_demo else "our") for table in tables]
     findings = [point for section in sections for point in section.points]
     if pictures:
         sections.append(Section("Figures", pictures=list(pictures)))
@@ -69,7 +69,7 @@ def _rows(tables: Sequence[PlannedTable]) -> list[PlannedRow]:
     return [row for table in tables for row in table.rows]
 
 
-def _section(table: PlannedTable) -> Section:
+def _section(table: PlannedTable, ours: str) -> Section:
     title = f"Table {table.number}: {table.title}" if table.number else table.title
     if table.processes:
         return _seen_section(table, title)
@@ -83,13 +83,13 @@ def _section(table: PlannedTable) -> Section:
         known = [row.row.facts.get(name, NOTHING) for name in facts]
         published = [NOTHING if value is None else _as_published(value) for value in row.row.published]
         validation = [_figure(outcome.val_top1)] if by_validation else []
-        ours = [_figure(outcome.top1), _figure(outcome.top5)] if row.row.setting else ["as published", NOTHING]
+        own = [_figure(outcome.top1), _figure(outcome.top5)] if row.row.setting else ["as published", NOTHING]
         rows.append(
-            [row.row.name, *shown, *known, *published, *validation, *ours, _count(row, outcome), *_costs(outcome)]
+            [row.row.name, *shown, *known, *published, *validation, *own, _count(row, outcome), *_costs(outcome)]
         )
     header = ["", *columns, *facts, "published top-1", "published top-5"]
-    header += ["our validation top-1"] * by_validation
-    header += ["our top-1", "our top-5", "seeds", "time", "memory (MiB)"]
+    header += [f"{ours} validation top-1"] * by_validation
+    header += [f"{ours} top-1", f"{ours} top-5", "seeds", "time", "memory (MiB)"]
     points = [judge(finding, table).text for finding in table.findings]
     return Section(title, table.note, header, rows, 1, points)
 
