@@ -266,6 +266,12 @@ class ClipDataset(Dataset[dict[str, Any]]):
             raise VideoError(reason) from None
 
 
+def middle_view(cfg: CfgNode) -> int:
+    """Number of the view in the middle of a tested video: of its clips the middle one, and of that one's crops."""
+    crops = cfg.TEST.NUM_SPATIAL_CROPS
+    return (cfg.TEST.NUM_ENSEMBLE_VIEWS - 1) // 2 * crops + crops // 2
+
+
 def rng_of(*key: int) -> np.random.RandomState:
     """The source of chance of a clip: of (RNG_SEED, epoch, video, view or repeat)."""
     return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(key)))

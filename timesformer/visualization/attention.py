@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from fvcore.common.config import CfgNode
 from matplotlib import colormaps
 from matplotlib.colors import Normalize, PowerNorm
 from torch import Tensor, nn
 
-from timesformer.datasets.clips import SampledClip
+from timesformer.datasets.clips import SampledClip, middle_view
 from timesformer.engine.predict import Classifier, Video
 from timesformer.errors import UserError
 from timesformer.models.attention import Attention, attention_weights
@@ -333,12 +332,6 @@ def attention_of(
     clips = classifier.clips(video)
     clip = clips[middle_view(classifier.cfg)]
     return clip, maps_of(record_clip(classifier, clip), len(clip.frames), method, block, head)
-
-
-def middle_view(cfg: CfgNode) -> int:
-    """Number of the view in the middle of a video: of its clips the middle one, and of that one's crops."""
-    crops = cfg.TEST.NUM_SPATIAL_CROPS
-    return (cfg.TEST.NUM_ENSEMBLE_VIEWS - 1) // 2 * crops + crops // 2
 
 
 def _attentions(transformer: VisionTransformer | VideoTransformer) -> Iterator[tuple[str, int, Kind, Attention]]:

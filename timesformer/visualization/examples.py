@@ -16,7 +16,7 @@ from PIL import Image
 
 from timesformer.atomic import explained_failure, write_atomically
 from timesformer.datasets.catalog import load_split
-from timesformer.datasets.clips import ClipMaker, SampledClip, rng_of
+from timesformer.datasets.clips import ClipMaker, SampledClip, middle_view, rng_of
 from timesformer.datasets.reader import VideoError
 from timesformer.datasets.time_limit import TimeLimit, TookTooLongError
 from timesformer.visualization.run_files import Predictions
@@ -74,7 +74,7 @@ def clips_of(cfg: CfgNode, videos: Iterable[str]) -> Iterator[tuple[str, Sampled
     """
     records, maker = load_split(cfg, "test").records, ClipMaker(cfg, "test")
     wanted = set(videos)
-    view = maker.num_views // maker.num_crops // 2 * maker.num_crops + maker.num_crops // 2
+    view = middle_view(cfg)
     with closing(TimeLimit(cfg.DATA.DECODE_TIMEOUT)) as in_time:
         for number, name in enumerate(records.names):
             if name not in wanted:
