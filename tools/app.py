@@ -17,7 +17,7 @@ def main() -> int:
     try:
         from streamlit import runtime
     except ImportError:
-        print("error: the web page needs Streamlit: pip install 'timesformer[app]'", file=sys.stderr)
+        print("error: the web page needs Streamlit: pip install -e '.[app]'", file=sys.stderr)
         return 2
     from timesformer.errors import UserError
     from timesformer.web.options import parse

@@ -17,7 +17,7 @@ from timesformer import load_model
 from timesformer.engine.predict import Classifier
 from timesformer.web.markup import percent
 
-pytest.importorskip("streamlit", reason="Streamlit is not installed: pip install 'timesformer[app]'")
+pytest.importorskip("streamlit", reason="Streamlit is not installed: pip install -e '.[app]'")
 playwright_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -260,7 +260,7 @@ def _decoding(data: CfgNode) -> Iterator[str]:
         except (ImportError, RuntimeError, OSError) as error:
             yield (
                 f"DATA.DECODING_BACKEND is torchcodec, which cannot be imported ({str(error).splitlines()[0]}); "
-                "install it with `pip install timesformer[torchcodec]`, and FFmpeg's libraries with the packages of "
+                "install it with `pip install -e '.[torchcodec]'`, and FFmpeg's libraries with the packages of "
                 "your system, or give pyav"
             )
 

@@ -65,7 +65,7 @@ def _video_file(backend: str) -> type[VideoFile]:
     except (ImportError, RuntimeError, OSError) as error:
         raise UserError(
             f"torchcodec cannot be imported ({str(error).splitlines()[0]}); install it with "
-            "`pip install timesformer[torchcodec]`, and FFmpeg's libraries with the packages of your system, "
+            "`pip install -e '.[torchcodec]'`, and FFmpeg's libraries with the packages of your system, "
             "or give pyav as DATA.DECODING_BACKEND"
         ) from error
     return TorchcodecFile
