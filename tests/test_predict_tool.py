@@ -225,7 +225,7 @@ def test_files_that_are_there_are_replaced_only_when_told(predict, videos, tmp_p
     output.write_text("dear")
     outcome = predict(videos, "--output", output)
     assert (outcome.code, output.read_text()) == (2, "dear")
-    assert f"{output} is there already: give another --output or --features, or --overwrite" in outcome.err
+    assert f"{output} exists already: give another --output or --features, or --overwrite" in outcome.err
     assert predict(videos, "--output", output, "--overwrite").code == 0
     assert output.read_text() != "dear"
 

@@ -16,14 +16,14 @@ class WriteError(UserError):
 
     Args:
         problem: which file, and why.
-        elsewhere: what else than making room would help.
+        elsewhere: what else would help.
     """
 
     def __init__(self, problem: str, elsewhere: str) -> None:
         self.problem = problem
         super().__init__(
-            f"{problem}. What was written before is whole: make room there and start the same command again, or "
-            f"{elsewhere}"
+            f"{problem}. What was written before is whole. See that there is room and that you may write there, and "
+            f"start the same command again; or {elsewhere}"
         )
 
 
@@ -67,7 +67,7 @@ def write_text_atomically(path: Path, text: str) -> None:
 def explained_failure(path: Path, elsewhere: str = "choose another OUTPUT_DIR") -> Iterator[None]:
     """Turns a failure to write `path` (a full disk, a folder that may not be written) into a WriteError.
 
-    elsewhere: what else than making room would help.
+    elsewhere: what else would help.
     """
     try:
         yield

@@ -64,7 +64,8 @@ class PredictionFiles:
         self._rows_path = features and features.with_name(f"{features.name}.float32{UNFINISHED}")
         there = [str(path) for path in files if path.exists()]
         if there and not overwrite and not self._journal_path.exists():
-            raise UserError(f"{' and '.join(there)} is there already: {_ELSEWHERE}, or --overwrite to replace it")
+            found = f"{' and '.join(there)} exist{'s' * (len(there) == 1)} already"
+            raise UserError(f"{found}: {_ELSEWHERE}, or --overwrite to replace what is there")
         self._places = array("q", [-1]) * len(paths)  # where the line of each video begins
         self.finished = bytearray(len(paths))
         self._journal = self._open(self._journal_path)

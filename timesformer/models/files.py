@@ -54,7 +54,7 @@ def _read_file(path: Path) -> Any:
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error.strerror}") from error
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error.strerror}; check the path") from error
     if not head:
         raise CheckpointError(f"{path} is empty (0 bytes), expected a checkpoint; copy or download it again")
     if is_web_page(head):
