@@ -2,7 +2,7 @@
 """Makes the report of a finished run from its files, or one page that compares several runs.
 
 python tools/report.py output/demo
-python tools/report.py output/demo output/demo_space_only --output comparison.html
+python tools/report.py output/demo output/demo_spaceOnly --output comparison.html
 
 Neither videos nor checkpoints are needed. A folder with runs of several official splits counts as those runs.
 """
@@ -29,8 +29,9 @@ def main() -> int:
     try:
         from timesformer.visualization.report import write_report
 
-        folders = [folder for given in args.runs for folder in runs_in(given)]
-        beside = args.runs[0] / "report.html" if len(args.runs) == 1 else Path("comparison.html")
+        folders = [folder for run in args.runs for folder in runs_in(run)]
+        given = args.runs[0] if args.runs[0].is_dir() else folders[0]
+        beside = given / "report.html" if len(args.runs) == 1 else Path("comparison.html")
         path = write_report(folders, args.output or beside)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

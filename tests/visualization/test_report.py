@@ -228,7 +228,12 @@ def test_a_test_in_which_nothing_could_be_read(make_run: MakeRun) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "neither results.json nor metrics.jsonl"), ("{", "damaged"), ("[]", "expected an object")],
+    [
+        (None, "neither results.json nor metrics.jsonl"),
+        ("{", "damaged"),
+        ("[]", "expected an object"),
+        ('{"class_names": 3}', "class_names is 3, expected a list"),
+    ],
 )
 def test_a_folder_without_legible_results_is_refused(
     tmp_path: Path, tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Any, text: str | None, message: str
@@ -305,7 +310,7 @@ def test_examples_show_the_clip_that_the_test_scored(tiny_command: list[str]) ->
     ((name, clip),) = clips_of(cfg, ["walk/test1", "absent"])
     dataset = ClipDataset(cfg, "test")
     number = list(dataset.records.names).index(name)
-    scored = dataset[number * 6 + 4]["clip"]  # of the second of two clips, the crop in the middle
+    scored = dataset[number * 6 + 1]["clip"]  # of the first of two clips, the crop in the middle
     assert torch.equal(clip.clip, scored)
     assert np.array_equal(clip.frames, scored.flip(0).permute(1, 2, 3, 0).numpy())
 
@@ -333,6 +338,14 @@ def test_runs_are_compared_in_one_page(
     assert both + first + second + neither == 60
     assert both + first == sum(row["correct"] for row in results[0]["per_class"])
     assert both + second == sum(row["correct"] for row in results[1]["per_class"])
+
+
+def test_all_runs_that_share_the_best_accuracy_are_named(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [
+        make_run(name, 3, seed=1, options={"SOLVER.BASE_LR": rate})
+        for name, rate in zip("abc", (1.0, 2.0, 3.0), strict=True)
+    ]
+    assert "a, b and c share the highest test top-1" in Page(write_report(runs, tmp_path / "c.html")).text
 
 
 def test_seeds_have_a_mean_and_other_runs_do_not(make_run: MakeRun, tmp_path: Path) -> None:
@@ -420,4 +433,7 @@ def test_runs_of_splits_are_compared_beside_their_own_reports(
     monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path), "--output", str(tmp_path / "again.html")])
     assert tool.main() == 0
     assert (tmp_path / "again.html").read_text() == (tmp_path / "report.html").read_text()
+    monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "split_1" / "results.json")])
+    assert tool.main() == 0
+    assert (tmp_path / "split_1" / "report.html").is_file()
     report.compare_after_splits(cfg, [1, 2, 3])  # a split that is missing is a warning

@@ -87,10 +87,12 @@ def _lead(runs: Sequence[FinishedRun]) -> str:
     tested = [run for run in runs if run.figure("top1") is not None]
     if len(tested) < 2:
         return ""
-    first, second = sorted(tested, key=lambda run: -(run.figure("top1") or 0.0))[:2]
+    first, second, *others = sorted(tested, key=lambda run: -(run.figure("top1") or 0.0))
     gap = (first.figure("top1") or 0.0) - (second.figure("top1") or 0.0)
     if gap == 0:
-        return f"{first.name} and {second.name} share the highest test top-1, {first.figure('top1'):.2f} %."
+        alike = [first.name, *(run.name for run in (second, *others) if run.figure("top1") == first.figure("top1"))]
+        names = f"{', '.join(alike[:-1])} and {alike[-1]}"
+        return f"{names} share the highest test top-1, {first.figure('top1'):.2f} %."
     return (
         f"{first.name} has the highest test top-1, {first.figure('top1'):.2f} %; {second.name} follows by "
         f"{gap:.2f} points."

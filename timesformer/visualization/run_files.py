@@ -155,6 +155,9 @@ def _read_results(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error}): test the run again") from error
     if not isinstance(results, dict):
         raise UserError(f"{path} is no result of a test: found a {type(results).__name__}, expected an object")
+    for key in ("class_names", "per_class"):
+        if not isinstance(results.get(key) or [], list):
+            raise UserError(f"{path} is damaged ({key} is {results[key]!r}, expected a list): test the run again")
     return results
 
 
