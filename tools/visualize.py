@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from timesformer.atomic import explained_failure, write_atomically
+from timesformer.datasets.clips import middle_view
 from timesformer.engine.predict import load_model
 from timesformer.errors import UserError
 from timesformer.visualization.animation import FORMATS, animation
@@ -22,7 +23,6 @@ from timesformer.visualization.attention import (
     METHODS,
     AttentionRecord,
     maps_of,
-    middle_view,
     overlay,
     record_clip,
     time_curves,
@@ -101,11 +101,12 @@ def visualize(args: argparse.Namespace) -> None:
         weights = time_curves(record, row, column, block, args.head)[0].cpu().numpy()
         curves = _patch_curves(record, weights, (row, column), block, args.head)
     _, height, width, _ = clip.frames.shape
-    how = (
-        f"attention rollout through {len({(step.name.split('.')[0], step.block) for step in record.steps})} blocks"
-        if args.method == "rollout"
-        else f"attention of the class token, {_where(record, block, args.head, 'space', 'space_time')}"
-    )
+    if args.method == "rollout":
+        blocks = {(step.name.split(".")[0], step.block) for step in record.steps}
+        how = f"attention rollout through {len(blocks)} blocks"
+    else:
+        looking = "the class token" if record.has_cls else "all patches of a frame"
+        how = f"attention of {looking}, {_where(record, block, args.head, 'space', 'space_time')}"
     subtitle = (
         f"{how}; view {view}, of {prediction.num_views}; {len(clip.frames)} frames of {width}x{height} pixels in "
         f"{record.grid[1]}x{record.grid[2]}x{record.grid[3]} patches"

@@ -32,7 +32,7 @@ TOP = 5
 MOST_VIEWS = 10
 """Clips of one video; their memory is the visitor's for as long as the page is open."""
 
-ATTENTION_METHODS = {"rollout": "through all blocks (rollout)", "cls": "last block alone (class token)"}
+ATTENTION_METHODS = {"rollout": "through all blocks (rollout)", "cls": "last block alone"}
 
 
 @dataclass(frozen=True)
