@@ -125,6 +125,7 @@ def test_scores_joined_by_three_processes_are_bit_for_bit_those_of_one(
         assert ended.out == "34 of 35 views are missing from the result\n"
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_a_view_that_two_processes_have_is_not_counted_twice(ranks: Ranks) -> None:
     def main() -> None:
         ensemble = ViewEnsemble(1, 1, 2)
@@ -252,6 +253,7 @@ def test_three_processes_score_seven_videos_once_each_and_find_the_same(
         assert [row["name"] for row in csv.DictReader(file)] == ["wave/test0"]
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_clips_that_no_process_can_read_are_counted_once_over_all(
     ranks: Ranks, tool: ModuleType, tiny_command: list[str], tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -420,6 +422,7 @@ def test_minutes_between_checkpoints_are_those_of_the_lead(
 # ---------------------------------------------------------------- failures
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_the_first_failure_is_the_one_on_the_screen_and_ends_all(ranks: Ranks) -> None:
     def main() -> None:
         if world().rank == 1:
@@ -435,6 +438,7 @@ def test_the_first_failure_is_the_one_on_the_screen_and_ends_all(ranks: Ranks) -
     assert time.monotonic() - start < 30
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_failure_amid_training_is_told_by_the_one_that_has_it_alone(
     ranks: Ranks, tool: ModuleType, tiny_command: list[str], tmp_path: Path, victim: int
@@ -455,6 +459,7 @@ def test_a_failure_amid_training_is_told_by_the_one_that_has_it_alone(
     assert "ended after another process: the run failed" in log.read_text()
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_an_error_of_all_processes_is_told_once_by_the_lead(ranks: Ranks) -> None:
     def main() -> None:
         raise UserError("do better")

@@ -30,6 +30,7 @@ def test_the_first_batch_with_a_loss_that_is_not_finite_is_told_with_its_videos(
     watch.check()  # told once
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_the_clips_that_broke_the_weights_of_all_processes_are_told_and_not_those_that_came_after(
     ranks: Callable[..., list],
 ) -> None:

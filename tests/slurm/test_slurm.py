@@ -54,12 +54,32 @@ class Slurm:
         """Number of the job."""
         return self("sbatch", "--parsable", *arguments, **more)
 
+    def signal(self, name: str, job: str) -> None:
+        """Sends a signal until the job heeds it: Slurm drops one that comes while it has not set up all of a step."""
+        sent = 0.0
+
+        def has_heeded() -> bool:
+            nonlocal sent
+            if self.state(job) != "RUNNING":
+                return True
+            if time.monotonic() > sent + 5.0:
+                sent = time.monotonic()
+                command = ["scancel", f"--signal={name}", job]
+                subprocess.run(command, env=self.environment, check=False, timeout=PATIENCE)
+            return False
+
+        wait_until(has_heeded)
+
+    def state(self, job: str) -> str:
+        """Of a job in the queue."""
+        return self("squeue", "-h", "-j", job, "-o", "%T")
+
     def start_again(self, job: str) -> None:
         """Once the job is back in the queue, spares it the two minutes that Slurm lets it wait there.
 
         Slurm refuses credentials of the second in which it ended the job, hence the 2 that remain.
         """
-        wait_until(lambda: self("squeue", "-h", "-j", job, "-o", "%T") == "PENDING")
+        wait_until(lambda: self.state(job) == "PENDING")
         self("scontrol", "update", f"JobId={job}", "StartTime=now+2")
 
 
@@ -155,7 +175,7 @@ def test_a_job_that_was_stopped_puts_itself_back_into_the_queue_and_one_that_fai
     job = slurm.sbatch(*of_the_job, f"slurm_scripts/{script}", "RNG_SEED", "3", PYTHON=str(stub), CFG="a.yaml")
     wait_until(started.exists)
     # As Slurm does before the time is over, and as it begins to preempt; with the state of a job that is to go on.
-    slurm("scancel", "--signal=USR1" if code == 75 else "--signal=TERM", job)
+    slurm.signal("USR1" if code == 75 else "TERM", job)
     stub.write_text("#!/bin/sh\nexit 7\n")
     slurm.start_again(job)
     wait_until(lambda: "JobState=FAILED" in slurm("scontrol", "show", "job", job))

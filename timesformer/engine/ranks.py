@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch.distributed import Store
 
+_HEAD_START = 2.0  # seconds that the lead has to be the first to say what all fail of
 _PATIENCE = 5.0  # seconds that processes of a failed run wait for the first to say so
 _LINGER = 5.0  # seconds that the lead then waits for the others to hear from it what the first said
 
@@ -90,7 +91,7 @@ def fail(code: int, say: Callable[[bool | None], object], patient: bool) -> int:
     try:
         store.set_timeout(timedelta(seconds=_PATIENCE))
         if patient and not stays:
-            _wait(lambda: store.check(["said"]), 2.0)
+            _wait(lambda: store.check(["said"]), _HEAD_START)
         is_first = store.add("failed", 1) == 1
         if not is_first:
             _wait(lambda: store.check(["said"]), _PATIENCE)
