@@ -70,6 +70,7 @@ def test_the_cells_of_the_demo_start_from_a_cell_of_its_own(study: Study, tmp_pa
     assert str(pretraining.folder / "checkpoints" / "best.pyth") == base.cfg.TRAIN.CHECKPOINT_FILE_PATH
     assert not pretraining.cfg.TRAIN.FINETUNE
     changed = plan(study, Choices(tmp_path / "out", tmp_path, True, 1, ("SOLVER.MAX_EPOCH", "3")))
+    assert changed.cells[0].folder == pretraining.folder  # as published weights would stay what they are
     assert changed.cells[1].folder != base.folder
 
 

@@ -130,7 +130,7 @@ def test_a_killed_cell_fails_alone_and_goes_on_with_the_same_command(
     assert reproduce(path, kill_the_long_one) == 1
     said = capfd.readouterr()
     assert "done: table 1, base, seed 1: top-1" in said.out
-    assert "failed: table 1, slow, seed 1" in said.err
+    assert "failed: table 1, slow, seed 1: error: ended by SIGKILL" in said.err
     assert "1 of 2 cells failed" in said.err
 
     def interrupt_once_it_goes_on() -> None:

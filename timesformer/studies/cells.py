@@ -203,9 +203,14 @@ class Planner:
             raise StudyError(f"{self._study.file}, {where} ({config}): {error}") from error
 
     def _options_for(self, number: int | None) -> list[str]:
-        """The command line's options but for those that are for other tables."""
+        """The command line's options but for those that are for other tables.
+
+        Without a number, for a run that stands for published weights, they are those alone that change no result.
+        """
         options = self._choices.options
         pairs = [options[start : start + 2] for start in range(0, len(options), 2)]
+        if number is None:
+            return [part for pair in pairs if _is_of_no_weight(pair[0]) for part in pair]
         others = {key for key, numbers in self._study.only.items() if number not in numbers}
         return [part for pair in pairs if pair[0] not in others for part in pair]
 

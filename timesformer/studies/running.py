@@ -71,7 +71,9 @@ class Local:
     def ended(self) -> list[Cell]:
         over = [cell for cell, process in self._running.items() if process.poll() is not None]
         for cell in over:
-            del self._running[cell]
+            if (code := self._running.pop(cell).returncode) < 0:
+                with (cell.folder / LOG).open("a") as log:
+                    log.write(f"error: ended by {signal.Signals(-code).name}\n")
         return over
 
     def stop(self) -> str:
