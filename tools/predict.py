@@ -75,6 +75,8 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--output {args.output}: expected a name that ends in .csv or .json")
     if args.features and args.features.suffix != ".npz":
         parser.error(f"--features {args.features}: expected a name that ends in .npz")
+    for key, value in {"TEST.NUM_ENSEMBLE_VIEWS": args.views, "TEST.NUM_SPATIAL_CROPS": args.crops}.items():
+        args.opts += [key, str(value)] if value else []
     if args.batch_size:
         args.opts += ["TEST.BATCH_SIZE", str(args.batch_size)]
     return args
@@ -180,6 +182,8 @@ def write_files(args: argparse.Namespace, classifier: "Classifier", paths: list[
     }
     with PredictionFiles(paths, facts, args.output, args.features, args.overwrite) as files:
         done = sum(files.finished)
+        if done and not args.quiet:
+            print(f"going on: {done} of {len(paths)} videos were predicted before", file=sys.stderr, flush=True)
         predictions = classifier.as_completed(
             cfg, paths, args.top_k, features=bool(args.features), workers=args.workers, finished=files.finished
         )

@@ -59,6 +59,7 @@ def repeated_sweep(arguments: list[str]) -> list[str]:
         return arguments
     start = arguments.index("--sweep") + 1
     sweeps = list(takewhile(lambda text: "=" in text and not text.startswith("-"), arguments[start:]))
+    sweeps = sweeps or arguments[start : start + 1]  # something else, for an error that names it
     rest = repeated_sweep(arguments[start + len(sweeps) :])
     return [*arguments[: start - 1], *(part for text in sweeps or [""] for part in ("--sweep", text)), *rest]
 

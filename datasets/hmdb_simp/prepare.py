@@ -103,6 +103,11 @@ def find_clips(root: Path) -> list[Path]:
     if {"train", "test"} <= {path.name for path in classes}:
         raise DataError(f"{root} holds folders train and test, so it is split already: it can be used as it is")
     clips = {path: list_clips(path) for path in classes}
+    if not any(clips.values()):
+        raise DataError(
+            f"{root} has {len(classes)} folders, and none holds a clip: is it the folder of the dataset? Expected "
+            f"{root}/<class>/<video>"
+        )
     if empty := [str(path) for path, members in clips.items() if not members]:
         raise join_problems("classes without clips", empty, "put clips there, or remove these folders")
     return [path for members in clips.values() for path in members]

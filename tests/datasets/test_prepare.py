@@ -54,7 +54,7 @@ def test_the_command_splits_by_class_and_leaves_out_and_lists_what_is_unreadable
     assert read(clips / "unreadable.csv") == [
         "class,video_name,reason",
         "catch,broken.mp4,the file is empty (0 bytes): copy or download it again",
-        'wave,none,"no frames in this folder: expected .jpeg, .jpg, .png files"',
+        'wave,none,"no frames in this folder: expected .jpeg, .jpg, .png files; of videos in it, name one"',
     ]
     assert read(clips / "classes.txt") == ["catch", "wave"]
     assert len(read(clips / "manifest.csv")) == 1 + 52
@@ -91,6 +91,7 @@ def test_what_cannot_be_split_is_an_error_that_says_why(tmp_path, hmdb_root, mak
     make_frames(tmp_path / "few/wave/w0", 1)
     make_frames(tmp_path / "empty/wave/w0", 1)
     (tmp_path / "empty/yawn").mkdir()
+    (tmp_path / "other/yawn").mkdir(parents=True)
     for number in range(3):
         (tmp_path / f"broken/wave/w{number}").mkdir(parents=True)
     for root, message in {
@@ -98,6 +99,7 @@ def test_what_cannot_be_split_is_an_error_that_says_why(tmp_path, hmdb_root, mak
         tmp_path / "few/wave/w0": "holds no class folders",
         tmp_path / "few": "fewer than 3 readable clips",
         tmp_path / "empty": "classes without clips",
+        tmp_path / "other": "none holds a clip: is it the folder of the dataset?",
         tmp_path / "broken": "no clip can be read",
         hmdb_root: "it is split already",
     }.items():

@@ -437,3 +437,10 @@ def test_runs_of_splits_are_compared_beside_their_own_reports(
     assert tool.main() == 0
     assert (tmp_path / "split_1" / "report.html").is_file()
     report.compare_after_splits(cfg, [1, 2, 3])  # a split that is missing is a warning
+
+
+def test_accuracies_on_different_videos_are_not_ranked(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run("a", 3), make_run("b", 8)]
+    text = Page(write_report(runs, tmp_path / "c.html")).text
+    assert "They were tested on different videos, so no accuracy here is better than another." in text
+    assert "highest" not in text

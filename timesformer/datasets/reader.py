@@ -49,7 +49,7 @@ def open_video(
         files = [os.path.join(path, name) for name in frame_names(path)]
         if not files:
             expected = ", ".join(sorted(FRAME_EXTENSIONS))
-            raise VideoError(f"{path}: no frames in this folder: expected {expected} files")
+            raise VideoError(f"{path}: no frames in this folder: expected {expected} files; of videos in it, name one")
         return FrameFiles(path, files, short_side, fps)
     if facts.st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes): copy or download it again")

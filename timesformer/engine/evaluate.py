@@ -28,6 +28,7 @@ from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError, shorten
 from timesformer.models import build_model
 from timesformer.models.download import local_path
+from timesformer.models.parts import head_names
 from timesformer.models.weights import Checkpoint, CheckpointError, LoadReport, load_pretrained, read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,14 @@ def load_whole(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Module, LoadRep
     """
     model = build_model(cfg, fresh=True)
     report = load_pretrained(model, checkpoint, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION)
+    heads = (checkpoint.state.get(f"{head}.weight") for head in head_names(model))
+    classes = next((len(head) for head in heads if head is not None), cfg.MODEL.NUM_CLASSES)
+    if classes != cfg.MODEL.NUM_CLASSES:
+        names = shorten((checkpoint.rest.get("progress") or {}).get("class_names", ()))
+        raise CheckpointError(
+            f"{checkpoint.source} does not fit: it is of {classes} classes{names and f' ({names})'}, and "
+            f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}. Give a checkpoint of these classes, or train from it first"
+        )
     if misfits := report.new or report.unused:
         problem = "lacks" if report.new else "has, where this model has not,"
         raise CheckpointError(

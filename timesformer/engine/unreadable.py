@@ -43,6 +43,8 @@ class UnreadableClips:
         self.reasons: dict[str, str] = {}
         self._limit, self._stop = cfg.DATA.MAX_UNREADABLE, cfg.DATA.ON_UNREADABLE == "error"
         self._split, self._records, self._path = split, records, unreadable_path(cfg)
+        of_the_split = "--force, which splits them anew," if cfg.TRAIN.DATASET == "hmdb_simp" else "--check"
+        self._check = f"datasets/{cfg.TRAIN.DATASET}/prepare.py {of_the_split}"
         self._found: dict[int, str] = {}  # not yet told to the other processes
 
     def state_dict(self) -> dict[str, dict[str, str]]:
@@ -142,6 +144,6 @@ class UnreadableClips:
                 f"{len(self.reasons)} of {clips} training clips cannot be read, more than the share "
                 f"DATA.MAX_UNREADABLE {self._limit} allows; mend them or take them out of the split "
                 f"(they are listed in {self._path}), or set DATA.MAX_UNREADABLE {math.ceil(100 * share) / 100} or more "
-                "(there may be others: `prepare.py --check` of the dataset looks at all clips at once):"
+                f"(there may be others: {self._check} looks at all clips at once):"
                 "\n  " + shorten(sorted(self.reasons.values()), "\n  ", _LISTED)
             )

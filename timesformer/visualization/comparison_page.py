@@ -87,6 +87,8 @@ def _lead(runs: Sequence[FinishedRun]) -> str:
     tested = [run for run in runs if run.figure("top1") is not None]
     if len(tested) < 2:
         return ""
+    if len({(run.figure("num_videos"), run.figure("num_classes")) for run in tested}) > 1:
+        return "They were tested on different videos, so no accuracy here is better than another."
     first, second, *others = sorted(tested, key=lambda run: -(run.figure("top1") or 0.0))
     gap = (first.figure("top1") or 0.0) - (second.figure("top1") or 0.0)
     if gap == 0:
