@@ -75,10 +75,12 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--output {args.output}: expected a name that ends in .csv or .json")
     if args.features and args.features.suffix != ".npz":
         parser.error(f"--features {args.features}: expected a name that ends in .npz")
-    for key, value in {"TEST.NUM_ENSEMBLE_VIEWS": args.views, "TEST.NUM_SPATIAL_CROPS": args.crops}.items():
-        args.opts += [key, str(value)] if value else []
-    if args.batch_size:
-        args.opts += ["TEST.BATCH_SIZE", str(args.batch_size)]
+    given = {
+        "TEST.NUM_ENSEMBLE_VIEWS": args.views,
+        "TEST.NUM_SPATIAL_CROPS": args.crops,
+        "TEST.BATCH_SIZE": args.batch_size,
+    }
+    args.opts += [part for key, value in given.items() if value for part in (key, str(value))]
     return args
 
 
@@ -154,7 +156,7 @@ def printable(text: str) -> str:
 
 def print_lines(args: argparse.Namespace, classifier: "Classifier", paths: list[str]) -> list[str]:
     """Prints a line for each video, in their order; returns why some could not be read."""
-    options = {"top_k": args.top_k, "views": args.views, "crops": args.crops, "sampler": args.sampler}
+    options = {"top_k": args.top_k, "sampler": args.sampler}
     errors = []
     with closing(classifier.predict_many(paths, workers=args.workers, **options)) as predictions:
         for prediction in shown(predictions, len(paths), 0, args.quiet or sys.stdout.isatty()):
@@ -171,7 +173,7 @@ def write_files(args: argparse.Namespace, classifier: "Classifier", paths: list[
 
     from timesformer.engine.prediction_files import PredictionFiles
 
-    cfg = classifier.options(args.views, args.crops, args.sampler)
+    cfg = classifier.options(sampler=args.sampler)
     text = yaml.safe_load(cfg.dump())
     facts = {
         "weights": classifier.fingerprint(),

@@ -16,7 +16,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from timesformer.datasets.clips import ClipMaker, SampledClip, rng_of
+from timesformer.datasets.clips import ClipMaker, SampledClip, rng_of, too_slow
 from timesformer.datasets.processes import Outcome, given_up, in_processes
 from timesformer.datasets.reader import VideoError
 from timesformer.datasets.records import VideoRecord
@@ -90,7 +90,7 @@ def views_in_time(cfg: CfgNode, path: str) -> Iterator[list[SampledClip]]:
             try:
                 clips = in_time(lambda views=views: make_views(maker, path, views, cfg.RNG_SEED))
             except TookTooLongError:
-                raise VideoError(_too_slow(path, cfg)) from None
+                raise VideoError(too_slow(path, cfg.DATA.DECODE_TIMEOUT)) from None
             yield clips
 
 
@@ -157,7 +157,7 @@ class ClipBatches:
         part, problem = outcome.item, outcome.problem
         if problem:
             if problem == given_up(self._cfg.DATA.DECODE_TIMEOUT):
-                problem = _too_slow(part.path, self._cfg)
+                problem = too_slow(part.path, self._cfg.DATA.DECODE_TIMEOUT)
             elif not problem.startswith(part.path):
                 problem = f"{part.path}: {problem}"
             batch.errors[part.video] = problem
@@ -203,7 +203,3 @@ def _in_this_process(read: Callable[[Part], Read], parts: Iterable[Part], time_l
                 yield Outcome(part, problem=given_up(time_limit))
             except Exception as error:
                 yield Outcome(part, problem=str(error) or type(error).__name__)
-
-
-def _too_slow(path: str, cfg: CfgNode) -> str:
-    return f"{path}: decoding took longer than DATA.DECODE_TIMEOUT {cfg.DATA.DECODE_TIMEOUT:g} seconds"

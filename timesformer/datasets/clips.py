@@ -260,10 +260,13 @@ class ClipDataset(Dataset[dict[str, Any]]):
         try:
             return self._in_time(lambda: self._maker.make(record, [view], [rng])[0].clip)
         except TookTooLongError:
-            seconds = self._data.DECODE_TIMEOUT
-            reason = f"{record.path}: decoding took longer than DATA.DECODE_TIMEOUT {seconds:g} seconds"
-            self._too_slow[video] = reason
+            self._too_slow[video] = reason = too_slow(record.path, self._data.DECODE_TIMEOUT)
             raise VideoError(reason) from None
+
+
+def too_slow(path: str, seconds: float) -> str:
+    """Why a video is unreadable that was still being decoded after DATA.DECODE_TIMEOUT seconds."""
+    return f"{path}: decoding took longer than DATA.DECODE_TIMEOUT {seconds:g} seconds"
 
 
 def middle_view(cfg: CfgNode) -> int:
