@@ -1,4 +1,4 @@
-"""What several test files need: the folder of peers' reference numbers and real clips, and a run of a second."""
+"""Shared fixtures: folders of reference data, a file server, and a training run that takes a second."""
 
 import importlib.util
 import logging
@@ -38,8 +38,14 @@ LOG_PERIOD: 1
 
 
 @pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Folder of the original's numbers and its test videos; tests/golden/README.md describes each file."""
+    return ROOT / "tests/golden"
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder of reference data ($TIMESFORMER_SHARED, else ../shared beside the checkout); skips where absent."""
+    """Real clips, published tables ($TIMESFORMER_SHARED, else ../shared next to the checkout), or skip the test."""
     folder = Path(os.environ.get("TIMESFORMER_SHARED") or ROOT.parent / "shared")
     if not folder.is_dir():
         pytest.skip(f"reference data not found at {folder}: set TIMESFORMER_SHARED to its folder")

@@ -108,15 +108,15 @@ def test_a_file_with_the_options_of_this_project_gives_no_warning(
 
 
 def test_every_default_of_the_original_is_accepted_with_one_warning(
-    shared: Path, caplog: pytest.LogCaptureFixture
+    golden_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cfg = load_config(shared / "golden/defaults.yaml", check_values=False)
+    cfg = load_config(golden_dir / "defaults.yaml", check_values=False)
     assert len(caplog.messages) == 1
     assert cfg.MODEL.MODEL_NAME == "SlowFast"
 
 
-def test_defaults_are_those_of_the_original_but_for_the_explained_ones(shared: Path) -> None:
-    theirs = load_config(shared / "golden/defaults.yaml", check_values=False)
+def test_defaults_are_those_of_the_original_but_for_the_explained_ones(golden_dir: Path) -> None:
+    theirs = load_config(golden_dir / "defaults.yaml", check_values=False)
     ours = get_cfg()
     theirs.MODEL.MODEL_NAME, theirs.MODEL.DROPOUT_RATE = ours.MODEL.MODEL_NAME, ours.MODEL.DROPOUT_RATE
     theirs.OUTPUT_DIR, theirs.TENSORBOARD.ENABLE = ours.OUTPUT_DIR, ours.TENSORBOARD.ENABLE

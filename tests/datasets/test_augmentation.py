@@ -82,8 +82,8 @@ def test_the_generator_given_decides_and_the_global_ones_are_left_alone(options:
     assert len({tuple(augment(**options)(clip(), rng(seed)).flatten().tolist()) for seed in range(6)}) > 3
 
 
-def test_colours_change_as_the_originals(shared) -> None:
-    golden = torch.load(shared / "golden/transforms.pt", weights_only=True)
+def test_colours_change_as_the_originals(golden_dir) -> None:
+    golden = torch.load(golden_dir / "transforms.pt", weights_only=True)
     frames = golden["color_input"].flip(1)  # the original's channels are B, G, R
     kinds = ["brightness_jitter", "contrast_jitter", "saturation_jitter"]
     assert {case["fn"] for case in golden["color"]} == {

@@ -56,7 +56,7 @@ def test_test_items_run_over_videos_then_views_then_crops(cfg):
     assert [numbers(item)[0] for item in items[:6]] == [0, 0, 0, 2, 2, 2]
 
 
-def test_order_of_views_and_crops_is_the_originals(shared, cfg, monkeypatch):
+def test_order_of_views_and_crops_is_the_originals(golden_dir, cfg, monkeypatch):
     seen = {}
 
     def positions(sampler, length, rng, view):
@@ -69,7 +69,7 @@ def test_order_of_views_and_crops_is_the_originals(shared, cfg, monkeypatch):
 
     monkeypatch.setattr(Sampler, "positions", positions)
     monkeypatch.setattr(clips_module, "spatial_sampling", spatial_sampling)
-    for case in json.loads((shared / "golden/sampling.json").read_text())["kinetics_test_views"]:
+    for case in json.loads((golden_dir / "sampling.json").read_text())["kinetics_test_views"]:
         if case["NUM_SPATIAL_CROPS"] == 2:
             continue  # not offered here
         cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS = case["NUM_ENSEMBLE_VIEWS"], case["NUM_SPATIAL_CROPS"]

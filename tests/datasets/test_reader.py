@@ -36,11 +36,9 @@ def noise(n: int, height: int = 64, width: int = 96) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", GOLDEN_VIDEOS)
-def test_every_frame_of_a_video_is_the_one_of_its_number(shared, name, backend):
-    described = {
-        Path(v["file"]).name: v for v in json.loads((shared / "golden/video_decode.json").read_text())["videos"]
-    }
-    with open_video(shared / "golden/videos" / name, backend=backend) as video:
+def test_every_frame_of_a_video_is_the_one_of_its_number(golden_dir, name, backend):
+    described = {Path(v["file"]).name: v for v in json.loads((golden_dir / "video_decode.json").read_text())["videos"]}
+    with open_video(golden_dir / "videos" / name, backend=backend) as video:
         assert video.num_frames == described[name]["num_frames"]
         rate = [int(part) for part in described[name]["fps"].split("/")]
         assert video.fps == pytest.approx(rate[0] / (rate[1] if len(rate) == 2 else 1))
@@ -50,17 +48,17 @@ def test_every_frame_of_a_video_is_the_one_of_its_number(shared, name, backend):
     assert [shown_number(frame) for frame in frames] == list(range(len(frames)))
 
 
-def test_frames_may_repeat_and_come_in_any_order(shared, backend):
-    with open_video(shared / "golden/videos/h264_30fps_gop250.mp4", backend=backend) as video:
+def test_frames_may_repeat_and_come_in_any_order(golden_dir, backend):
+    with open_video(golden_dir / "videos/h264_30fps_gop250.mp4", backend=backend) as video:
         assert [shown_number(frame) for frame in video.read([250, 3, 3, 299, 0])] == [250, 3, 3, 299, 0]
         assert [shown_number(frame) for frame in video.read([7])] == [7]
 
 
-def test_the_frames_that_the_original_takes_are_taken(shared, backend):
+def test_the_frames_that_the_original_takes_are_taken(golden_dir, backend):
     """All runs of the original's decoder on the golden videos: the frame numbers it gave back can be read as such."""
-    for described in json.loads((shared / "golden/video_decode.json").read_text())["videos"]:
+    for described in json.loads((golden_dir / "video_decode.json").read_text())["videos"]:
         runs = {tuple(run["frames"]) for run in described["runs"]}
-        with open_video(shared / "golden" / described["file"], backend=backend) as video:
+        with open_video(golden_dir / described["file"], backend=backend) as video:
             for numbers in runs:
                 assert tuple(map(shown_number, video.read(numbers))) == numbers
 

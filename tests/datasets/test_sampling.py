@@ -146,12 +146,12 @@ def test_unknown_names_are_refused():
             Sampler(num_frames=8, rate=1, **arguments)
 
 
-def golden(shared, name):
-    return json.loads((shared / "golden/sampling.json").read_text())[name]
+def golden(golden_dir, name):
+    return json.loads((golden_dir / "sampling.json").read_text())[name]
 
 
-def test_starts_of_views_are_the_originals(shared):
-    for case in golden(shared, "get_start_end_idx"):
+def test_starts_of_views_are_the_originals(golden_dir):
+    for case in golden(golden_dir, "get_start_end_idx"):
         size, window = case["video_size"], case["clip_size"]
         if case["clip_idx"] == -1:
             start = random_start(size, window, PythonRandom(case["python_random_seed"]))
@@ -160,13 +160,13 @@ def test_starts_of_views_are_the_originals(shared):
         assert [start, start + window - 1] == pytest.approx(case["out"], abs=1e-9)
 
 
-def test_evenly_spread_positions_are_the_originals(shared):
-    for case in golden(shared, "temporal_sampling"):
+def test_evenly_spread_positions_are_the_originals(golden_dir):
+    for case in golden(golden_dir, "temporal_sampling"):
         found = linspace_positions(case["start_idx"], case["end_idx"], case["num_samples"], case["num_video_frames"])
         assert found == case["indices"], case
 
 
-def test_segments_are_the_originals(shared):
-    for case in golden(shared, "ssv2_seq"):
+def test_segments_are_the_originals(golden_dir):
+    for case in golden(golden_dir, "ssv2_seq"):
         draws = PythonRandom(case["python_random_seed"]) if case["mode"] == "train" else None
         assert segment_positions(case["video_length"], case["num_frames"], draws) == case["seq"], case

@@ -201,8 +201,8 @@ def test_a_wrong_json_file_is_an_error_that_names_the_entry(videos, name, text, 
     fails(videos, message)
 
 
-def test_frames_are_taken_where_the_original_takes_them(shared, tmp_path, make_frames: Callable[..., Path]):
-    golden = json.loads((shared / "golden/sampling.json").read_text())["ssv2_seq"]
+def test_frames_are_taken_where_the_original_takes_them(golden_dir, tmp_path, make_frames: Callable[..., Path]):
+    golden = json.loads((golden_dir / "sampling.json").read_text())["ssv2_seq"]
     cases = {case["video_length"]: case["seq"] for case in golden if case["mode"] == "test" and case["num_frames"] == 8}
     cases = {length: seq for length, seq in cases.items() if length <= 60}
     assert len(cases) > 2

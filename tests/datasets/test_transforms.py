@@ -12,8 +12,8 @@ RANDOM = ("random_short_side_scale_jitter", "random_crop", "horizontal_flip", "s
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
-    return torch.load(shared / "golden/transforms.pt", weights_only=True)
+def golden(golden_dir):
+    return torch.load(golden_dir / "transforms.pt", weights_only=True)
 
 
 def run(case: dict, clip: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,8 @@ from timesformer.engine.meters import Average, Pace, ViewEnsemble, topk_accuraci
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> dict:
-    return json.loads((shared / "golden/metrics.json").read_text())
+def golden(golden_dir: Path) -> dict:
+    return json.loads((golden_dir / "metrics.json").read_text())
 
 
 def test_topk_matches_the_original(golden: dict) -> None:

@@ -34,8 +34,8 @@ def small_model() -> VisionTransformer:
     return VisionTransformer(img_size=16, patch_size=8, embed_dim=8, depth=1, num_heads=2, num_classes=3)
 
 
-def test_learning_rates_match_the_original(shared: Path, cfg: CfgNode) -> None:
-    for case in json.loads((shared / "golden/lr_policy.json").read_text()):
+def test_learning_rates_match_the_original(golden_dir: Path, cfg: CfgNode) -> None:
+    for case in json.loads((golden_dir / "lr_policy.json").read_text()):
         for key, value in case["SOLVER"].items():
             cfg.SOLVER[key] = value
         for epoch, expected in case["points"]:

@@ -133,9 +133,9 @@ class TestFromHuggingFace:
         load_pretrained(ours, tmp_path / "a name that says nothing", strict=True)
         assert_same_logits(ours, theirs)
 
-    def test_the_reference_numbers_of_both_models_are_met(self, shared: Path, tmp_path: Path) -> None:
+    def test_the_reference_numbers_of_both_models_are_met(self, golden_dir: Path, tmp_path: Path) -> None:
         size = {"img_size": 32, "num_classes": 11, "embed_dim": 48, "depth": 3, "num_heads": 4, "mlp_ratio": 4.0}
-        case = torch.load(shared / "golden/vivit_hf_case.pt", weights_only=True)
+        case = torch.load(golden_dir / "vivit_hf_case.pt", weights_only=True)
         torch.save(case["state_dict"], tmp_path / "vivit.bin")
         ours = our_vivit(**size)
         load_pretrained(ours, tmp_path / "vivit.bin", strict=True)
@@ -143,7 +143,7 @@ class TestFromHuggingFace:
             logits = ours(case["input_btchw"].transpose(1, 2))
         torch.testing.assert_close(logits, case["logits"], rtol=0, atol=1e-5)
 
-        golden = torch.load(shared / "golden/timesformer_hf_case.pt", weights_only=True)
+        golden = torch.load(golden_dir / "timesformer_hf_case.pt", weights_only=True)
         for attention_type, case in golden["cases"].items():
             state = {name: golden["hf_state_dict"][name] for name in case["state_dict_keys"]}
             torch.save(state, tmp_path / attention_type)
@@ -153,8 +153,8 @@ class TestFromHuggingFace:
                 logits = ours(golden["input_btchw"].transpose(1, 2))
             torch.testing.assert_close(logits, case["logits"], rtol=0, atol=1e-5)
 
-    def test_every_name_of_the_reference_map_is_turned_into_its_own(self, shared: Path) -> None:
-        pairs = json.loads((shared / "golden/hf_key_map.json").read_text())["exact_3_layer_divided"]
+    def test_every_name_of_the_reference_map_is_turned_into_its_own(self, golden_dir: Path) -> None:
+        pairs = json.loads((golden_dir / "hf_key_map.json").read_text())["exact_3_layer_divided"]
         state = {theirs: torch.zeros(1) for theirs in pairs}
         renamed, _ = to_native(state)
         assert set(renamed) == set(pairs.values())
@@ -265,8 +265,10 @@ class TestToHuggingFace:
             assert getattr(again.config, key) == getattr(theirs.config, key)
         assert "does not say how many heads" not in caplog.text
 
-    def test_the_originals_tensors_come_back_as_they_were(self, tool: ModuleType, shared: Path, tmp_path: Path) -> None:
-        source = shared / "golden/finetune_ckpt_div.pyth"
+    def test_the_originals_tensors_come_back_as_they_were(
+        self, tool: ModuleType, golden_dir: Path, tmp_path: Path
+    ) -> None:
+        source = golden_dir / "finetune_ckpt_div.pyth"
         tool.convert(str(source), tmp_path / "hf", "hf", 4, None)
         tool.convert(str(tmp_path / "hf"), tmp_path / "back.pyth", "pyth", None, None)
         first = torch.load(source, weights_only=True)["model_state"]

@@ -38,8 +38,8 @@ def test_model_builds_and_gives_a_score_for_each_class(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "reference"), PUBLISHED.items())
-def test_kinetics_models_have_the_tensors_of_the_original(shared: Path, name: str, reference: str) -> None:
-    expected = json.loads((shared / "golden/full_size_keys.json").read_text())[reference]
+def test_kinetics_models_have_the_tensors_of_the_original(golden_dir: Path, name: str, reference: str) -> None:
+    expected = json.loads((golden_dir / "full_size_keys.json").read_text())[reference]
     with torch.device("meta"):
         model = build_model(load_config(CONFIGS / f"Kinetics/{name}.yaml", check_values=False))
     assert {key: list(value.shape) for key, value in model.state_dict().items()} == expected["state_dict"]

@@ -16,8 +16,8 @@ TOLERANCE = {"rtol": 0.0, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> dict:
-    return torch.load(shared / "golden/vit_small_cases.pt", weights_only=True)
+def golden(golden_dir: Path) -> dict:
+    return torch.load(golden_dir / "vit_small_cases.pt", weights_only=True)
 
 
 def build(golden: dict, attention_type: str, **changes: object) -> VisionTransformer:
@@ -91,10 +91,10 @@ class TestAgainstTheOriginal:
         torch.testing.assert_close(model(golden["inputs"]["base"]), case["logits"], **TOLERANCE)
 
     def test_initialisation_has_the_originals_distribution(
-        self, shared: Path, golden: dict, attention_type: str
+        self, golden_dir: Path, golden: dict, attention_type: str
     ) -> None:
         # Where PyTorch still draws truncated normals as it did then (2.5), the values are the original's to the bit.
-        reference = json.loads((shared / "golden/init_stats.json").read_text())
+        reference = json.loads((golden_dir / "init_stats.json").read_text())
         config = dict(golden["config"])
         norm_layer = partial(nn.LayerNorm, eps=config.pop("norm_eps"))
         torch.manual_seed(reference["torch_seed"])
@@ -111,9 +111,9 @@ class TestAgainstTheOriginal:
 
     @pytest.mark.parametrize(("frames", "crop"), [(8, 224), (16, 448), (96, 224)])
     def test_full_size_keys_shapes_and_count_match(
-        self, shared: Path, attention_type: str, frames: int, crop: int
+        self, golden_dir: Path, attention_type: str, frames: int, crop: int
     ) -> None:
-        reference = json.loads((shared / "golden/full_size_keys.json").read_text())
+        reference = json.loads((golden_dir / "full_size_keys.json").read_text())
         reference = reference[f"{attention_type}_{frames}x{crop}"]
         with torch.device("meta"):
             model = TimeSformer(img_size=crop, num_frames=frames, num_classes=400, attention_type=attention_type)

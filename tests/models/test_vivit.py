@@ -54,8 +54,8 @@ def from_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class TestAgainstHuggingFace:
-    def test_logits_match_the_recorded_ones(self, shared: Path) -> None:
-        case = torch.load(shared / "golden/vivit_hf_case.pt", weights_only=True)
+    def test_logits_match_the_recorded_ones(self, golden_dir: Path) -> None:
+        case = torch.load(golden_dir / "vivit_hf_case.pt", weights_only=True)
         model = VideoTransformer(32, (2, 8, 8), num_frames=4, embed_dim=48, depth=3, num_heads=4, num_classes=11)
         model.load_state_dict(from_hugging_face(case["state_dict"]))
         with torch.no_grad():

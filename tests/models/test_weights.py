@@ -35,8 +35,8 @@ CHECKPOINT_JOBS = ("same", "other_classes", "other_frames", "other_size")
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> dict:
-    return torch.load(shared / "golden/finetune_loading.pt", weights_only=True)
+def golden(golden_dir: Path) -> dict:
+    return torch.load(golden_dir / "finetune_loading.pt", weights_only=True)
 
 
 class Named(nn.Module):
@@ -84,9 +84,9 @@ def names_of(adapted: list[tuple[str, str]]) -> set[str]:
 
 class TestAsTheOriginal:
     @pytest.mark.parametrize("job", PRETRAINED_JOBS)
-    def test_loading_gives_its_tensors_and_logits(self, golden: dict, shared: Path, job: str) -> None:
+    def test_loading_gives_its_tensors_and_logits(self, golden: dict, golden_dir: Path, job: str) -> None:
         case = golden["load_pretrained"][job]
-        path = shared / "golden" / case["checkpoint"]
+        path = golden_dir / case["checkpoint"]
         source = read_checkpoint(path).state
         model = build(**case["target_config"], attention_type=case["attention_type"], pos_embed_interpolation="legacy")
         model.load_state_dict(case["kept_initial"], strict=False)
@@ -109,9 +109,9 @@ class TestAsTheOriginal:
         assert set(report.new) == set(case["kept_initial"])
 
     @pytest.mark.parametrize("job", CHECKPOINT_JOBS)
-    def test_starting_from_a_checkpoint_gives_its_embeddings(self, golden: dict, shared: Path, job: str) -> None:
+    def test_starting_from_a_checkpoint_gives_its_embeddings(self, golden: dict, golden_dir: Path, job: str) -> None:
         case = golden["load_checkpoint"][job]
-        path = shared / "golden" / case["checkpoint"]
+        path = golden_dir / case["checkpoint"]
         model = Named(build(**case["target_config"]))
         report = load_pretrained(model, path, "legacy")
         assert read_checkpoint(path).rest["epoch"] == case["epoch"]
