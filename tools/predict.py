@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace these files where they exist")
     parser.add_argument("--views", type=at_least(1), metavar="N", help="clips along the time of each video")
     parser.add_argument("--crops", type=int, choices=(1, 3), help="of each clip: the centre, or three")
-    parser.add_argument("--sampler", help="of frames: uniform, equidistant, random or segment")
+    parser.add_argument("--sampler", help="of frames: dense, uniform, equidistant, random or segment")
     parser.add_argument("--batch-size", type=at_least(1), metavar="N", help="clips that are computed together")
     parser.add_argument("--device", help="cpu, cuda or cuda:N; the GPU, if there is one")
     parser.add_argument(

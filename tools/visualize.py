@@ -61,7 +61,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (cuda where there is one)")
     parser.add_argument("--views", metavar="N", type=int, help="clips along the time (as in a test of the checkpoint)")
     parser.add_argument("--crops", type=int, choices=(1, 3), help="of each clip: the centre, or three (as in a test)")
-    parser.add_argument("--sampler", help="of frames: uniform, equidistant, random or segment (as in a test)")
+    parser.add_argument("--sampler", help="of frames: dense, uniform, equidistant, random or segment (as in a test)")
     return parser.parse_args()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from timesformer.config import ConfigError, get_cfg, load_config
+from timesformer.config.load import load_for_use
 from timesformer.config.retired import RETIRED
 
 # Written as the files of the original are: some keys serve, some are retired.
@@ -96,8 +97,19 @@ def test_a_file_of_the_original_loads_with_one_warning(tmp_path: Path, caplog: p
     assert (cfg.DATA.SAMPLING_RATE, cfg.SOLVER.STEPS, cfg.NUM_GPUS) == (32, [0, 11, 14], 8)
     assert cfg.SOLVER.WEIGHT_DECAY == 1e-4  # which YAML reads as text
     (warning,) = caplog.messages
-    for key in ("MODEL.ARCH", "TEST.CHECKPOINT_TYPE", "TENSORBOARD.PREDICTIONS_PATH", "SLOWFAST", "DATA.TARGET_FPS"):
+    for key in ("MODEL.ARCH", "TEST.CHECKPOINT_TYPE", "TENSORBOARD.PREDICTIONS_PATH", "SLOWFAST"):
         assert key in warning
+
+
+@pytest.mark.parametrize(("dataset", "sampler"), [("kinetics", "uniform"), ("ssv2", "segment")])
+def test_a_configuration_that_an_earlier_version_saved_keeps_its_sampler(
+    tmp_path: Path, dataset: str, sampler: str
+) -> None:
+    text = f"TRAIN: {{DATASET: {dataset}}}\nDATA: {{SAMPLER: '', SAMPLER_ORDERED: true}}\n"
+    file, checkpoint = load_config(write(tmp_path, text), check_values=False), load_for_use(text, "a checkpoint")[0]
+    assert {file.DATA.SAMPLER, checkpoint.DATA.SAMPLER} == {sampler}
+    present = load_config(write(tmp_path, get_cfg().dump()), check_values=False)
+    assert not present.DATA.SAMPLER
 
 
 def test_a_file_with_the_options_of_this_project_gives_no_warning(

@@ -59,7 +59,7 @@ def test_test_items_run_over_videos_then_views_then_crops(cfg):
 def test_order_of_views_and_crops_is_the_originals(golden_dir, cfg, monkeypatch):
     seen = {}
 
-    def positions(sampler, length, rng, view):
+    def positions(sampler, length, rng, view, *timing):
         seen["temporal"] = view
         return [0, 0, 0, 0]
 

@@ -27,7 +27,7 @@ _READ_BY = {
     ("kinetics", "ssv2", "hmdb_simp", "muwiges", "folder"): ("DATA.PATH_PREFIX",),
     ("muwiges",): ("DATA.PROTOCOL", "DATA.TEST_SUBJECTS", "DATA.VAL_SUBJECTS", "DATA.TEST_SCENES"),
 }
-_SAMPLERS = ("uniform", "equidistant", "random", "segment")
+_SAMPLERS = ("dense", "uniform", "equidistant", "random", "segment")
 _METHODS = ("interpolate", "reverse", "brightness")
 
 _NUMBER = r"\d+(\.\d+)?"
@@ -48,6 +48,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "DATA.SPLIT_RULE": ("auto", "files", "folders", "random"),
     "DATA.PROTOCOL": ("cross_subject", "cross_scene_subject"),
     "DATA.SAMPLER": ("", *_SAMPLERS),
+    "DATA.SAMPLER_WINDOW": ("", "full", "fit"),
     "DATA.DECODING_BACKEND": ("auto", "pyav", "torchcodec"),
     "DATA.SAMPLER_START": ("", "first", "center", "random"),
     "DATA.TEST_SAMPLER": ("", *_SAMPLERS),
@@ -111,7 +112,7 @@ _NOT_NEGATIVE = (
     "SOLVER.LR_SCALE_BATCH_SIZE",
     "TENSORBOARD.EMBEDDINGS",
 )
-_ABOVE_ZERO = ("TIMESFORMER.MLP_RATIO", "SOLVER.BASE_LR", "DIST_TIMEOUT")
+_ABOVE_ZERO = ("DATA.TARGET_FPS", "TIMESFORMER.MLP_RATIO", "SOLVER.BASE_LR", "DIST_TIMEOUT")
 _CROPS = ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE")
 _UP_TO_ONE = ("DATA.COLOR_JITTER", "DATA.RE_PROB", "MIXUP.PROB", "MIXUP.SWITCH_PROB")
 _BELOW_ONE = (
@@ -132,6 +133,7 @@ _OF_USE = (
     "VIVIT.",
     "DATA.NUM_FRAMES",
     "DATA.SAMPL",
+    "DATA.TARGET_FPS",
     "DATA.TEST_SAMPLER",
     "DATA.PRE_SAMPLING.",
     "DATA.SPATIAL_MODE",

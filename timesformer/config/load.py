@@ -3,7 +3,7 @@
 import ast
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def load_for_use(
     """
     problems: list[str] = []
     given = [*(_read_yaml(Path(path)) if path else ()), *_read_overrides(overrides, problems)]
-    then = [] if path else _parse(saved, source)
+    then = [] if path else _with_saved_defaults(_parse(saved, source))
     read = _settle([*then, *given])
     left_out = [problem for setting, problem in read.problems if setting in then]
     problems += [f"{problem} ({setting.where})" for setting, problem in read.problems if setting not in then]
@@ -158,7 +158,19 @@ def _read_yaml(path: Path, including: tuple[Path, ...] = ()) -> Iterator[_Settin
         if setting.key == BASE_KEY:
             for base in setting.value if isinstance(setting.value, list) else [setting.value]:
                 yield from _read_yaml(path.parent / Path(str(base)).expanduser(), (*including, path.resolve()))
-    yield from (s for s in settings if s.key != BASE_KEY)
+    yield from (s for s in _with_saved_defaults(settings) if s.key != BASE_KEY)
+
+
+def _with_saved_defaults(settings: Sequence[_Setting]) -> list[_Setting]:
+    """Settings of a file; in one that an earlier version saved, options whose default has changed since are filled in.
+
+    Such a file has all options of that version. Its empty DATA.SAMPLER was `segment` for ssv2, `uniform` otherwise.
+    """
+    values = {setting.key: setting.value for setting in settings}
+    if "DATA.SAMPLER_WINDOW" in values or "DATA.SAMPLER_ORDERED" not in values or values.get("DATA.SAMPLER") != "":
+        return [*settings]
+    then = "segment" if values.get("TRAIN.DATASET") == "ssv2" else "uniform"
+    return [replace(s, value=then, text=then) if s.key == "DATA.SAMPLER" else s for s in settings]
 
 
 def _parse(text: str, source: str) -> list[_Setting]:

@@ -24,7 +24,6 @@ RETIRED: dict[str, str] = {
     "DATA.CROP_SIZE": _UNUSED,
     "DATA.TEMPORAL_EXTENT": _UNUSED,
     "DATA.MULTI_LABEL": "a clip has one label",
-    "DATA.TARGET_FPS": "DATA.SAMPLING_RATE counts the frames of the file as they are",
     "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": "each loading process decodes in one thread",
     "MODEL.ARCH": "MODEL.MODEL_NAME alone says which model it is",
     "MODEL.DROPCONNECT_RATE": _CNN,

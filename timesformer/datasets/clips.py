@@ -138,17 +138,19 @@ class ClipMaker:
         self, reader: VideoReader, read: "_Reading", view: int, rng: np.random.RandomState
     ) -> tuple[np.ndarray, tuple[int, ...]]:
         view //= self.num_crops
-        options, wanted = self._data.PRE_SAMPLING, self._data.NUM_FRAMES
+        options, wanted, sampler = self._data.PRE_SAMPLING, self._data.NUM_FRAMES, self._sampler
         stretch = {"methods": options.METHODS, "factors": options.BRIGHTNESS_FACTORS} if options.ENABLED else {}
         if options.ENABLED and options.ORDER == "after_sampling":
-            sampled = self._sampler.available(reader.num_frames, rng, view)
+            sampled = sampler.available(reader.num_frames, rng, view, reader.fps, reader.timing)
             timeline = Timeline(len(sampled), wanted, **stretch)
             # A timeline that the methods could not stretch is repeated from its start.
             frames = [timeline[i % len(timeline)] for i in range(wanted)]
             pixels = render(frames, lambda numbers: read([sampled[number] for number in numbers]))
             return pixels, tuple(sampled[number] for number in source_numbers(frames))
-        timeline = Timeline(reader.num_frames, wanted * self._data.SAMPLING_RATE, **stretch)
-        frames = [timeline[position] for position in self._sampler.positions(len(timeline), rng, view)]
+        timeline = Timeline(reader.num_frames, math.ceil(sampler.window_length(reader.fps)), **stretch)
+        timing = reader.timing if len(timeline) == reader.num_frames else None
+        positions = sampler.positions(len(timeline), rng, view, reader.fps, timing)
+        frames = [timeline[position] for position in positions]
         return render(frames, read), source_numbers(frames)
 
     def _crop(self, clip: Tensor, rng: np.random.RandomState, view: int) -> Tensor:
@@ -160,9 +162,9 @@ class ClipMaker:
         if self.training:
             scales = data.TRAIN_JITTER_SCALES
             return spatial_sampling(clip, -1, *scales, size, rng, data.RANDOM_FLIP, data.INV_UNIFORM_SAMPLE)
-        # The short side becomes the crop's, so that one crop loses nothing of it and three cover the whole frame.
-        crop = view % self.num_crops if self.num_crops > 1 else CENTER
-        return spatial_sampling(clip, crop, size, size, size, rng)
+        # As in the original: three crops cover the whole frame, and one is the centre of a larger one.
+        crop, short = (view % self.num_crops, size) if self.num_crops > 1 else (CENTER, data.TRAIN_JITTER_SCALES[0])
+        return spatial_sampling(clip, crop, short, short, size, rng)
 
 
 class _Reading:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from timesformer.datasets.loader import construct_loader
+from timesformer.datasets.sampling import sampler_change
 from timesformer.datasets.workers import explained_death
 from timesformer.engine import distributed
 from timesformer.engine.checkpoint import is_undamaged, newest_checkpoint
@@ -161,7 +162,9 @@ def other_clips(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
     """How the clips of a configuration differ from those a checkpoint was trained on, where its content tells them."""
     text = content.get("cfg")
     then = yaml.safe_load(text) if isinstance(text, str) else {}
-    data = then.get("DATA", {}) if isinstance(then, dict) else {}
+    data = then.get("DATA") if isinstance(then, dict) else None
+    if not data:
+        return []
     splits = (
         "SPLIT",
         "SPLIT_RULE",
@@ -173,9 +176,10 @@ def other_clips(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
         "TEST_SCENES",
     )
     keys = (*splits, "NUM_FRAMES", "SAMPLING_RATE", "SPATIAL_MODE", "REVERSE_INPUT_CHANNEL", "MEAN", "STD")
-    return [
+    changes = [
         f"DATA.{key} was {data[key]}, is {cfg.DATA[key]}" for key in keys if key in data and data[key] != cfg.DATA[key]
     ]
+    return [*changes, *filter(None, [sampler_change(then, cfg)])]
 
 
 def _checkpoint_to_test(cfg: CfgNode) -> Path:

@@ -198,8 +198,8 @@ class Classifier:
             top_k: classes in `Prediction.top`.
             views: clips taken along the time; None: TEST.NUM_ENSEMBLE_VIEWS of the checkpoint.
             crops: of each clip, 1 (centre) or 3 (along the longer side); None: TEST.NUM_SPATIAL_CROPS.
-            sampler: uniform, equidistant, random or segment; None: that of the checkpoint's tests. What is random
-                depends on RNG_SEED alone.
+            sampler: dense, uniform, equidistant, random or segment; None: that of the checkpoint's tests. What is
+                random depends on RNG_SEED alone.
             keep_clips: keep the views in `Prediction.clips`.
             features: fill `Prediction.embedding`.
 

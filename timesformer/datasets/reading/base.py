@@ -6,6 +6,7 @@ from types import TracebackType
 
 import numpy as np
 
+from timesformer.datasets.reading.stream_timing import StreamTiming
 from timesformer.errors import UserError
 
 MAX_PIXELS = 2**26  # of a frame (8192 x 8192); a broken header may claim any size, and memory would be taken for it
@@ -20,10 +21,12 @@ class VideoReader(ABC):
 
     num_frames: frames of the clip, at least 1; corrected by `read` when fewer can be decoded than the file promises.
     fps: frames per second, 0.0 where unknown (folders of frames).
+    timing: when frames are shown; None where the container has no duration, and for folders of frames.
     """
 
     num_frames: int
     fps: float
+    timing: StreamTiming | None = None
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -12,6 +12,7 @@ from av.video.reformatter import VideoReformatter
 
 from timesformer.datasets.reading.base import MAX_PIXELS, VideoReader, scaled
 from timesformer.datasets.reading.frame_table import FrameTable, PacketFacts, Segment, is_b_vop, vpx_hidden
+from timesformer.datasets.reading.stream_timing import StreamTiming
 
 LARGEST_KEPT = 2**26  # bytes; of a larger file the packets are read again when they are needed
 _LIMITS = {"max_pixels": str(MAX_PIXELS)}
@@ -61,6 +62,7 @@ class VideoFile(VideoReader):
                 self._num_packets = len(facts.times)
                 self._table = FrameTable(facts, codec, container.format.name, decoder.has_b_frames)
                 self._skips = _can_skip_others(decoder, facts)
+                self.timing = _timing(stream, self._table)
                 if len(stream.index_entries) > self._num_packets:
                     broken = broken or max(entry.pos + entry.size for entry in stream.index_entries) > size
         except _ERRORS as error:
@@ -207,6 +209,18 @@ class VideoFile(VideoReader):
             frame = self._scaler.reformat(frame, *size, interpolation="AREA", threads=1)
         image = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image  # both turn counter-clockwise
+
+
+def _timing(stream: "av.video.stream.VideoStream", table: FrameTable) -> StreamTiming | None:
+    num_frames, fps = stream.frames or table.num_frames, float(stream.average_rate or 0)
+    if not stream.duration or stream.duration < 0 or not num_frames or not fps:
+        return None
+    times = table.times()
+    # The original compares times as they are with a clip's start, which it counts from 0. It cannot read formats whose
+    # header has no number of frames, such as MPEG-TS; their times start anywhere.
+    if times and (not stream.frames or times[0] >= stream.duration):
+        times = [time - times[0] for time in times]
+    return StreamTiming(num_frames, fps, stream.duration, times)
 
 
 def _facts_of(packets: Iterable[av.Packet], codec: str) -> tuple[PacketFacts, bool]:
