@@ -124,13 +124,13 @@ def run(args: argparse.Namespace) -> int:
 def find_videos(places: Sequence[str]) -> list[str]:
     """Paths of the videos, each once; UserError for a folder that has none."""
     from timesformer.datasets.preparation.clips_on_disk import clips_below
-    from timesformer.datasets.reader import frame_files
+    from timesformer.datasets.reader import is_image_name
 
     found: dict[str, None] = {}
     for place in places:
         inside = [os.path.join(place, clip) for clip in clips_below(Path(place))] if os.path.isdir(place) else [place]
         if not inside:
-            if not frame_files(place):
+            if not any(map(is_image_name, os.listdir(place))):
                 raise UserError(f"{place} holds no videos: expected video files or folders of frames, at any depth")
             inside = [place]
         found.update(dict.fromkeys(inside))

@@ -40,8 +40,8 @@ class SampledClip:
         clip: uint8 (3, T, H, W), 0..255, sampled and cropped; BGR with DATA.REVERSE_INPUT_CHANNEL, else RGB.
         frames: the same pixels, uint8 (T, H, W, 3) RGB; not to be changed, as it may share the clip's memory.
         numbers: of the T frames in the video, from 0; of a frame that stretching made of several, the first of those.
-        times: seconds from the start of the video to each frame, by the mean frame rate; NaN where the video does not
-            tell it, as a folder of frames.
+        times: seconds from the first frame of the video to each frame, as they are shown; NaN where that is unknown, as
+            for a folder of frames.
         view: number of the view, as `ClipDataset` counts them: crops change fastest.
     """
 
@@ -117,8 +117,7 @@ class ClipMaker:
             clip = self._augment(clip, rng)
         data, clip = self._data, clip.transpose(0, 1)
         clip = (clip.flip(0) if data.REVERSE_INPUT_CHANNEL else clip).contiguous()
-        times = tuple(number / reader.fps if reader.fps else math.nan for number in numbers)
-        return SampledClip.of(clip, numbers, times, view, data.REVERSE_INPUT_CHANNEL)
+        return SampledClip.of(clip, numbers, reader.times(numbers), view, data.REVERSE_INPUT_CHANNEL)
 
     def _sample(
         self, reader: VideoReader, read: "_Reading", view: int, rng: np.random.RandomState

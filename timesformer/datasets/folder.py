@@ -24,7 +24,7 @@ from fvcore.common.config import CfgNode
 from timesformer.config.defaults import get_cfg
 from timesformer.datasets import kinetics
 from timesformer.datasets.clip_files import VIDEO_EXTENSIONS, ClipFolder, clip_names, list_classes, stem
-from timesformer.datasets.reader import frame_files
+from timesformer.datasets.reader import VideoError, frame_files
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, Strings, join_problems
 from timesformer.datasets.split_files import (
     check_training,
@@ -297,7 +297,10 @@ def _same_content(first: Path, second: Path) -> bool:
     if first.is_file() and second.is_file():
         return filecmp.cmp(first, second, shallow=False)
     if first.is_dir() and second.is_dir():
-        mine, theirs = frame_files(first), frame_files(second)
+        try:
+            mine, theirs = frame_files(first), frame_files(second)
+        except VideoError:  # for whoever reads it
+            return False
         return len(mine) == len(theirs) > 0 and filecmp.cmp(mine[0], theirs[0], shallow=False)
     return False
 

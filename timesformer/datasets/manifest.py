@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from timesformer.atomic import write_atomically
-from timesformer.datasets.reader import FRAME_EXTENSIONS
+from timesformer.datasets.reader import is_image_name
 from timesformer.datasets.records import DataError, Records, VideoRecord
 
 NAME = "manifest.csv"
@@ -179,13 +179,9 @@ def clip_bytes(path: str) -> int:
         if not os.path.isdir(path):
             return os.path.getsize(path)
         with os.scandir(path) as entries:
-            return sum(entry.stat().st_size for entry in entries if _is_frame(entry.name))
+            return sum(entry.stat().st_size for entry in entries if is_image_name(entry.name))
     except OSError:
         return 0
-
-
-def _is_frame(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in FRAME_EXTENSIONS and not name.startswith(".")
 
 
 def _location(path: str) -> tuple[str, bool]:

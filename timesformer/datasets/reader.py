@@ -4,17 +4,12 @@ import os
 import stat
 
 from timesformer.datasets.reading.base import VideoError, VideoReader
-from timesformer.datasets.reading.frame_files import (
-    FRAME_EXTENSIONS,
-    FrameFiles,
-    frame_files,
-    frame_names,
-    numbered_frames,
-)
+from timesformer.datasets.reading.frame_files import FrameFiles, frame_files, frame_names, numbered_frames
+from timesformer.datasets.reading.frame_series import FRAME_EXTENSIONS, is_image_name
 from timesformer.datasets.reading.video_file import VideoFile
 from timesformer.errors import UserError
 
-__all__ = ["FRAME_EXTENSIONS", "VideoError", "VideoReader", "frame_files", "open_video"]
+__all__ = ["FRAME_EXTENSIONS", "VideoError", "VideoReader", "frame_files", "is_image_name", "open_video"]
 
 
 def open_video(
@@ -27,7 +22,7 @@ def open_video(
 ) -> VideoReader:
     """Open a video file, a folder of frames, or numbered frames.
 
-    path: a folder holds its frames as .jpg or .png in natural order (frame2 before frame10). Numbered frames are
+    path: a folder holds its frames as .jpg or .png, see `select_frames`. Numbered frames are
         `DIR/NAME_%06d.jpg#FIRST-LAST`, see `numbered_frames`; their folder is not listed.
     backend: who decodes video files, as DATA.DECODING_BACKEND.
     short_side: pixels; frames may come scaled down as long as their short side is not below this. 0: as they are.

@@ -69,8 +69,7 @@ def _measure(root: str, clip: str) -> Row:
     with open_video(os.path.join(root, clip)) as video:
         video.verify()
         _, height, width, _ = video.read([0]).shape
-        seconds = round(video.num_frames / video.fps, 3) if video.fps else 0.0
-        return Row(clip, "", video.num_frames, round(video.fps, 6), width, height, seconds)
+        return Row(clip, "", video.num_frames, round(video.fps, 6), width, height, round(video.seconds, 3))
 
 
 def _label(clip: str) -> str:

@@ -56,9 +56,6 @@ def _write(job: Job, partial: Path) -> list[np.ndarray]:
                 stream = container.add_stream("libx264", rate, OPTIONS)
                 stream.width, stream.height = even_size(picture.width, picture.height, job.short_side)
                 stream.pix_fmt = "yuv420p"
-                size = frame.shape
-            elif frame.shape != size:
-                raise VideoError(f"{job.source}: its frames differ in size: expected one size")
             scaled = picture.reformat(stream.width, stream.height, "yuv420p", interpolation="BICUBIC", threads=1)
             scaled.pts, scaled.time_base = len(thumbnails), 1 / rate
             thumbnails.append(_thumbnail(picture))

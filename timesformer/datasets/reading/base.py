@@ -1,5 +1,6 @@
 """What every reader of frames promises, whatever the clip is stored as."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -55,31 +56,52 @@ class VideoReader(ABC):
         for number, image in self._frames(wanted):
             if not clip.size:
                 clip = np.empty((len(indices), *image.shape), np.uint8)
-            if image.shape != clip.shape[1:]:
-                sizes = f"{image.shape[1]}x{image.shape[0]} and {clip.shape[2]}x{clip.shape[1]}"
-                raise self._error(f"its frames differ in size ({sizes} pixels): expected one size")
+            self._check_size(image, clip.shape[1:])
             for place in places[number]:
                 clip[place] = image
         return clip
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of a frame in pixels; of a video file as its header has them, with nothing decoded."""
+        """Width and height of the frames that `read` returns, in pixels; VideoError as `read` has it."""
         height, width, _ = self.read([0])[0].shape
         return width, height
 
+    def times(self, numbers: Sequence[int]) -> tuple[float, ...]:
+        """When the frames of these numbers are shown, in seconds after the first frame; NaN where that is unknown.
+
+        Raises VideoError when that can only be found by decoding, and decoding fails.
+        """
+        return tuple(number / self.fps if self.fps else math.nan for number in numbers)
+
+    @property
+    def seconds(self) -> float:
+        """For how long the clip is shown, in seconds; 0.0 where that is unknown."""
+        return self.num_frames / self.fps if self.fps else 0.0
+
     def frames(self) -> Iterator[np.ndarray]:
         """Yield every frame in order, uint8 (H, W, 3) RGB, one at a time; VideoError as `read` has it."""
-        for number in range(self.num_frames):
-            yield self.read([number])[0]
+        shape: tuple[int, ...] = ()
+        for image in self._every_image():
+            self._check_size(image, shape or image.shape)
+            shape = image.shape
+            yield image
 
     def verify(self) -> None:
-        """Decode every frame, keeping none; VideoError when one is missing or broken."""
+        """Decode every frame, keeping none; VideoError when one is missing or broken.
+
+        Afterwards, `num_frames` is the number of frames that can be decoded.
+        """
         for _ in self.frames():
             pass
 
     def close(self) -> None:  # noqa: B027  # not abstract: some readers have nothing to close
         """Let go of the file and of what was read of it."""
+
+    def _every_image(self) -> Iterator[np.ndarray]:
+        """Yield every frame in order, uint8 (H, W, 3), of any size."""
+        for number in range(self.num_frames):
+            yield self.read([number])[0]
 
     @abstractmethod
     def _frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -87,6 +109,12 @@ class VideoReader(ABC):
 
         A picture may be yielded again, and may change when the next one is asked for.
         """
+
+    def _check_size(self, image: np.ndarray, shape: Sequence[int]) -> None:
+        """Raise VideoError for a frame that has another shape than (H, W, 3) = `shape`."""
+        if image.shape != tuple(shape):
+            sizes = f"{image.shape[1]}x{image.shape[0]} and {shape[1]}x{shape[0]}"
+            raise self._error(f"its frames differ in size ({sizes} pixels): expected one size; scale or remove some")
 
     def _error(self, reason: str) -> VideoError:
         return VideoError(f"{self.path}: {reason}")

@@ -8,20 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from timesformer.datasets.reading.base import MAX_PIXELS, VideoReader, scaled
+from timesformer.datasets.reading.frame_series import select_frames
+from timesformer.datasets.reading.orientation import UPRIGHT, Orientation, from_exif
 
-FRAME_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png"})
 MOST_THREADS = 4
 # DIR/NAME_%06d.jpg#FIRST-LAST
 _NUMBERED = re.compile(r"(?P<before>.*)%0?(?P<width>\d*)d(?P<after>[^%/]*)#(?P<first>\d+)-(?P<last>\d+)", re.DOTALL)
 
 
 class FrameFiles(VideoReader):
-    """A clip stored as one image per frame.
+    """A clip stored as one image per frame, all of one size.
 
-    JPEG images are decoded at 1/2, 1/4 or 1/8 of their size where their short side stays at `short_side` at least
+    The EXIF orientation is applied. 16-bit grey images are scaled to 8 bits (value >> 8), and alpha is ignored. JPEG
+    images are decoded at 1/2, 1/4 or 1/8 of their size where their short side stays at `short_side` at least
     (0: never).
     """
 
@@ -50,14 +52,31 @@ class FrameFiles(VideoReader):
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError(f"it claims {image.width}x{image.height} pixels, more than {MAX_PIXELS} in all")
                 image.draft(None, scaled(*image.size, self._short_side))
-                return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+                return _orientation(image).apply(_rgb(image))
         # Pillow reports broken images by any of these.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise self._error(f"frame {os.path.basename(file)} is unreadable ({error})") from error
 
 
+def _orientation(image: Image.Image) -> Orientation:
+    try:
+        return from_exif(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # damaged EXIF data raise errors of many types, and say nothing about the pixels
+        return UPRIGHT
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Pixels as uint8 (H, W, 3) RGB; ValueError where they have no known range."""
+    # Older versions of Pillow open PNG files of 16 bits in mode I.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}): expected 8 or 16 bits")
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
 def _idle_cores() -> int:
-    """Cores for the threads of this process: one for a loading process, as the others have the rest."""
+    """Cores for the threads of this process: one for a DataLoader worker, as the others have the rest."""
     if multiprocessing.parent_process() is not None:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -77,17 +96,13 @@ def numbered_frames(path: str) -> list[str] | None:
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """Frames in `folder`, in natural order; hidden files are left out."""
+    """Paths of the frames in `folder`, as `frame_names` gives them."""
     return [Path(folder, name) for name in frame_names(folder)]
 
 
 def frame_names(folder: str | os.PathLike[str]) -> list[str]:
-    """Names of the frames in `folder`, in natural order (frame2 before frame10); hidden files are left out."""
-    names = (name for name in os.listdir(folder) if not name.startswith("."))
-    return sorted((name for name in names if os.path.splitext(name)[1].lower() in FRAME_EXTENSIONS), key=_natural_key)
+    """Names of the frames of the clip in `folder`, in order; hidden files are left out.
 
-
-def _natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    # Every other part of the split is digits, so that numbers are only ever compared with numbers.
-    parts = re.split(r"(\d+)", os.path.splitext(name)[0])
-    return [(int(part), "") if place % 2 else (0, part) for place, part in enumerate(parts)], name
+    Raises VideoError where the folder holds several clips, see `select_frames`; OSError where it cannot be listed.
+    """
+    return select_frames(os.fspath(folder), os.listdir(folder))

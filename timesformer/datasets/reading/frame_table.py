@@ -86,6 +86,11 @@ class FrameTable:
             return "frames are said to be reordered, but their times are not"
         return ""
 
+    @property
+    def times(self) -> Sequence[int | None]:
+        """When each frame is shown, in the order of their numbers."""
+        return [self._times[packet] for packet in self._shown]
+
     def number_at(self, time: int | None) -> int | None:
         """Number of the frame shown at this time, None where there is none."""
         return self._number.get(time)
@@ -146,6 +151,28 @@ def _vop_order(b_vops: Sequence[bool | None]) -> list[int]:
         else:
             return []
     return order + held
+
+
+def first_key(facts: PacketFacts) -> int:
+    """Number of the first packet with which decoding may begin, 0 where none is said to be one."""
+    return facts.keys.index(True) if True in facts.keys else 0
+
+
+def leading(facts: PacketFacts, codec: str, formats: str) -> list[int]:
+    """Packets of H.264 and HEVC whose frames may refer to others before the start of the stream.
+
+    They are stored before the first key frame, or after it but shown before it: a cut through an open group of
+    pictures.
+    """
+    first = first_key(facts)
+    if codec not in _REORDERING_CODECS or not _FORMATS_WITH_TIMES.intersection(formats.split(",")):
+        return []
+    if not any(facts.keys) or facts.times[first] is None:
+        return []
+    end = next((n for n in range(first + 1, len(facts.keys)) if facts.keys[n]), len(facts.keys))
+    # Matroska has no time for what is shown before the start of the file.
+    after = (n for n in range(first + 1, end) if facts.times[n] is None or facts.times[n] < facts.times[first])
+    return [*range(first), *after]
 
 
 def is_b_vop(data: bytes) -> bool | None:

@@ -8,17 +8,16 @@ import torch
 from torchcodec.decoders import VideoDecoder
 
 from timesformer.datasets.reading.base import scaled
-from timesformer.datasets.reading.video_file import UnexpectedFrame, VideoFile
-
-_INTERLACED = 2  # of FFmpeg's AVFieldOrder, this and all above
+from timesformer.datasets.reading.orientation import UPRIGHT
+from timesformer.datasets.reading.video_file import INTERLACED, UnexpectedFrame, VideoFile, orientation_of
 
 
 class TorchcodecFile(VideoFile):
     """A clip in a video container, decoded by torchcodec where its frames are those that PyAV gives.
 
-    Left to PyAV are frames that are to be scaled down, are interlaced or have more than 8 bits, which torchcodec
-    converts in another way, and files that it refuses, or of which it gives other frames than those asked for (MPEG-TS
-    with B-frames): the times of its frames tell.
+    Left to PyAV are frames that are to be scaled, turned or flipped, are interlaced or have more than 8 bits, which
+    torchcodec converts in another way, and files that it refuses, or of which it gives other frames than those asked
+    for (MPEG-TS with B-frames): the times of its frames tell.
     """
 
     _torchcodec: VideoDecoder | None = None
@@ -47,13 +46,16 @@ class TorchcodecFile(VideoFile):
         times = torch.round(batch.pts_seconds / float(self._time_base)).tolist()
         if times != [self._table.time_of(number) for number in wanted]:
             raise UnexpectedFrame(f"frames {list(wanted)} have times {times}")
+        if batch.data.shape[1:3] != self._coded_size[::-1]:
+            raise UnexpectedFrame("their size is not that of the first frame")
         return batch.data.numpy()
 
     def _open_torchcodec(self) -> VideoDecoder:
-        decoder = self._decoder
-        size = decoder.width, decoder.height
-        interlaced = getattr(decoder, "field_order", 0) >= _INTERLACED  # PyAV has it from 18 on
-        if interlaced or scaled(*size, self._short_side) != size or any(c.bits > 8 for c in decoder.format.components):
+        decoder, size = self._decoder, self._coded_size
+        _, first = next(self._from_start([0]))
+        interlaced = getattr(decoder, "field_order", 0) >= INTERLACED  # PyAV has it from 18 on
+        changed = scaled(*size, self._short_side) != size or orientation_of(first) != UPRIGHT
+        if interlaced or changed or any(c.bits > 8 for c in decoder.format.components):
             raise UnexpectedFrame("frames that torchcodec converts in another way")
         frames = [
             {"pts": self._table.time_of(number), "duration": 0, "key_frame": int(self._table.is_key(number))}

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from contextlib import suppress
+from itertools import chain, islice, pairwise
+from math import cos, radians, sin
 
 import av
 import numpy as np
@@ -10,9 +12,19 @@ from av.bitstream import BitStreamFilterContext
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
-from timesformer.datasets.reading.base import MAX_PIXELS, VideoReader, scaled
-from timesformer.datasets.reading.frame_table import FrameTable, PacketFacts, Segment, is_b_vop, vpx_hidden
+from timesformer.datasets.reading.base import MAX_PIXELS, VideoError, VideoReader, scaled
+from timesformer.datasets.reading.frame_table import (
+    FrameTable,
+    PacketFacts,
+    Segment,
+    first_key,
+    is_b_vop,
+    leading,
+    vpx_hidden,
+)
+from timesformer.datasets.reading.orientation import UPRIGHT, Orientation, from_display_matrix
 from timesformer.datasets.reading.stream_timing import StreamTiming
+from timesformer.datasets.reading.unsupported import describe_format
 
 LARGEST_KEPT = 2**26  # bytes; of a larger file the packets are read again when they are needed
 _LIMITS = {"max_pixels": str(MAX_PIXELS)}
@@ -20,6 +32,8 @@ _LIMITS = {"max_pixels": str(MAX_PIXELS)}
 _FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,ivf,h264,hevc,m4v,mpegvideo,mjpeg,gif,nut,mxf"
 _ALLOWED = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 _ERRORS = (av.FFmpegError, OSError, ValueError)
+_BROADCAST = "mpegts"  # format of streams in which lost packets and interlaced frames are common
+INTERLACED = 2  # of FFmpeg's AVFieldOrder, this and all above
 
 
 class UnexpectedFrame(Exception):
@@ -34,6 +48,11 @@ class VideoFile(VideoReader):
     (FrameTable), decoding begins at the last key frame that will do, and every frame that comes out is compared with
     what they tell. At the first difference, and where they do not tell, everything is decoded from the start.
 
+    Of several video streams, the one that FFmpeg selects is read (av_find_best_stream: one flagged as default before
+    the others, then the one of the highest bit rate, then the first); cover pictures never are. Frames are turned and
+    flipped as the display matrix says. Those of another size than the first one are scaled to its size. The sample
+    aspect ratio is ignored. MPEG-TS with lost packets is read as far as frames decode.
+
     short_side: larger frames are scaled down to it while they are converted; 0: never.
     num_frames, fps: as known beforehand; 0: as the file has it.
     """
@@ -46,48 +65,78 @@ class VideoFile(VideoReader):
         self._kept: list[av.Packet] = []
         self._again: Iterator[av.Packet] | None = None
         self._position = 0
+        self._decoded_times: list[int | None] = []  # of the frames, as far as they were decoded from the start
         try:
             with self._open() as container:
                 stream = self._stream(container)
                 self._stream_index, self._time_base = stream.index, stream.time_base
                 self.fps = fps or float(stream.average_rate or 0)
                 self._decoder = decoder = stream.codec_context
-                decoder.thread_count = 1  # every loading process is a thread already
+                self._coded_size = decoder.width, decoder.height
+                decoder.thread_count = 1  # every DataLoader worker is a thread already
                 decoder.options = _LIMITS
-                packets = self._demux(container)
+                packets = self._demux(container, stream)
                 if size <= LARGEST_KEPT:
                     packets = self._kept = list(packets)
-                codec = decoder.codec.canonical_name
+                codec, formats = decoder.codec.canonical_name, container.format.name
                 facts, broken = _facts_of(packets, codec)
                 self._num_packets = len(facts.times)
-                self._table = FrameTable(facts, codec, container.format.name, decoder.has_b_frames)
+                self._first_key = first_key(facts)
+                self._lossy = broken and formats == _BROADCAST
                 self._skips = _can_skip_others(decoder, facts)
-                self.timing = _timing(stream, self._table)
+                reorders = bool(decoder.has_b_frames)
+                interlaced = formats == _BROADCAST and getattr(decoder, "field_order", 0) >= INTERLACED
+                header = stream.frames, float(stream.average_rate or 0), stream.duration or 0
                 if len(stream.index_entries) > self._num_packets:
                     broken = broken or max(entry.pos + entry.size for entry in stream.index_entries) > size
         except _ERRORS as error:
-            raise self._error(f"not a video that can be decoded ({_reason(error)})") from error
-        if broken:
+            raise self._error(f"not a video that can be decoded ({_reason(error, path)})") from error
+        if broken and not self._lossy:
             raise self._error(f"cut short: the file ends at byte {size} in the middle of its frames; copy it again")
         if (width := self._decoder.width) * (height := self._decoder.height) > MAX_PIXELS:
             raise self._error(f"its frames claim to be {width}x{height}, more than {MAX_PIXELS} pixels: copy it again")
-        if not self._table.num_frames:
-            raise self._error("no frames in the video stream: the file is cut short or broken; copy it again")
+        self._table = FrameTable(self._without_lost(facts, codec, formats), codec, formats, reorders)
+        if self._lossy or interlaced:
+            self._table.sequential = "packets are lost" if self._lossy else "interlaced: a packet may hold half a frame"
         self.num_frames = num_frames or self._table.num_frames
+        if self._table.sequential and self._kept and not num_frames:
+            self._count()
+        if not self.num_frames:
+            raise self._error("no frames in the video stream: the file is cut short or broken; copy it again")
+        self.timing = _timing(*header, self._table)
 
     def close(self) -> None:
         self._kept, self._again = [], None
 
     @property
     def size(self) -> tuple[int, int]:
-        return self._decoder.width, self._decoder.height
+        _, frame = next(self._from_start([0]))
+        return orientation_of(frame).size(*scaled(*self._coded_size, self._short_side))
 
-    def frames(self) -> Iterator[np.ndarray]:
-        for _, frame in self._from_start(range(self.num_frames)):
-            yield self._rgb(frame)
+    def times(self, numbers: Sequence[int]) -> tuple[float, ...]:
+        if self._table.sequential and max(numbers) >= len(self._decoded_times):
+            for _ in self._from_start([max(numbers)]):
+                pass
+        times = self._shown_at()
+        if not times:
+            return super().times(numbers)
+        return tuple(float((times[number] - times[0]) * self._time_base) for number in numbers)
+
+    @property
+    def seconds(self) -> float:
+        times = self._shown_at()
+        if len(times) < max(self.num_frames, 2):
+            return super().seconds
+        # The last frame is taken to be shown for as long as the others are on average.
+        return float((times[-1] - times[0]) * self._time_base) * len(times) / (len(times) - 1)
+
+    def _shown_at(self) -> Sequence[int]:
+        """When frames are shown, in the stream's time base, as far as that is known; empty where times do not rise."""
+        times = self._decoded_times if self._table.sequential else self._table.times
+        return [] if None in times or any(before >= after for before, after in pairwise(times)) else times
 
     def verify(self) -> None:
-        for _ in self._from_start(range(self.num_frames)):
+        for _ in self._every_frame():
             pass
 
     def _open(self) -> "av.container.InputContainer":
@@ -99,12 +148,15 @@ class VideoFile(VideoReader):
         streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
         if not streams:
             raise self._error(f"no video stream, only {', '.join(s.type for s in container.streams) or 'nothing'}")
-        if streams[0].codec_context is None:
+        best = container.streams.best("video")
+        stream = best if best in streams else streams[0]
+        if stream.codec_context is None:
             raise self._error("the codec of its video is unknown here: re-encode it")
-        return streams[0]
+        return stream
 
-    def _demux(self, container: "av.container.InputContainer") -> Iterable[av.Packet]:
-        stream = self._stream(container)
+    def _demux(
+        self, container: "av.container.InputContainer", stream: "av.video.stream.VideoStream"
+    ) -> Iterable[av.Packet]:
         packets = (packet for packet in container.demux(stream) if packet.size)
         if stream.codec_context.codec.canonical_name != "mpeg4":
             return packets
@@ -142,6 +194,8 @@ class VideoFile(VideoReader):
                 raise UnexpectedFrame(f"a frame of time {frame.pts} comes after frame {last}")
             if frame.interlaced_frame:
                 raise UnexpectedFrame("interlaced: a packet may hold half a frame")
+            if (frame.width, frame.height) != self._coded_size:
+                raise UnexpectedFrame("its size is not that of the first frame")
             last = number
             if number == segment.key and segment.first:
                 begun = frame.key_frame and frame.pict_type == PictureType.I
@@ -153,25 +207,77 @@ class VideoFile(VideoReader):
         if missing:
             raise UnexpectedFrame(f"packets {segment.first} to {segment.last} do not give frame {min(missing)}")
 
+    def _without_lost(self, facts: PacketFacts, codec: str, formats: str) -> PacketFacts:
+        """The facts with those frames hidden that cannot be decoded as the stream begins after what they refer to."""
+        doubtful = leading(facts, codec, formats)
+        if not doubtful:
+            return facts
+        try:
+            times = {frame.pts for frame in self._decode(0, max(doubtful))}
+        except _ERRORS:
+            return facts
+        if None in times:  # what came out is not known
+            return facts
+        hidden = list(facts.hidden)
+        for number in doubtful:
+            hidden[number] = hidden[number] or facts.times[number] not in times
+        return facts._replace(hidden=hidden)
+
+    def _count(self) -> None:
+        """Set `num_frames` to the number of frames that come out; as it is where decoding stops at one of them."""
+        with suppress(VideoError):
+            self.num_frames = sum(1 for _ in self._decode_all())
+
+    def _every_frame(self) -> Iterator[av.VideoFrame]:
+        """Every frame; afterwards, `num_frames` is their number."""
+        decoded = 0
+        for frame in islice(self._decode_all(), self.num_frames):
+            decoded += 1
+            yield frame
+        # Where packets tell which frames there are, one that does not come out is damaged.
+        if decoded < self.num_frames and not (self._table.sequential and decoded):
+            raise self._missing(decoded, decoded)
+        self.num_frames = decoded
+
+    def _every_image(self) -> Iterator[np.ndarray]:
+        for frame in self._every_frame():
+            yield self._rgb(frame)
+
     def _from_start(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode everything up to the last of these frames, and count."""
         decoded = 0
         remaining = iter(wanted)
         target = next(remaining)
+        for frame in self._decode_all():
+            if decoded == target:
+                yield target, frame
+                target = next(remaining, None)
+                if target is None:
+                    return
+            decoded += 1
+        raise self._missing(target, decoded)
+
+    def _missing(self, number: int, decoded: int) -> VideoError:
+        promised, self.num_frames = self.num_frames, decoded
+        return self._error(f"frame {number} is missing: the file promises {promised} frames, but {decoded} decode")
+
+    def _decode_all(self) -> Iterator[av.VideoFrame]:
+        """All frames that come out, from the start; VideoError where decoding stops."""
+        decoded = 0
         try:
             for frame in self._decode(0, self._num_packets - 1):
-                if decoded == target:
-                    yield target, frame
-                    target = next(remaining, None)
-                    if target is None:
-                        return
+                if not decoded:
+                    self._coded_size = frame.width, frame.height
+                if decoded == len(self._decoded_times):
+                    self._decoded_times.append(frame.pts)
+                if frame.interlaced_frame:
+                    self._table.sequential = "interlaced: a packet may hold half a frame"
                 decoded += 1
+                yield frame
         except _ERRORS as error:
             sized = self._decoder.width and self._decoder.height
             reason = _reason(error) if sized else f"its frames have no size, or claim more than {MAX_PIXELS} pixels"
             raise self._error(f"decoding stops after frame {decoded} of {self.num_frames} ({reason})") from error
-        promised, self.num_frames = self.num_frames, decoded
-        raise self._error(f"frame {target} is missing: the file promises {promised} frames, but {decoded} decode")
 
     def _decode(self, first: int, last: int, only: frozenset[int] | None = None) -> Iterator[av.VideoFrame]:
         """Frames that come out of the packets `first` to `last`.
@@ -185,7 +291,13 @@ class VideoFile(VideoReader):
             skip = "NONREF" if self._skips and only is not None and number not in only else "DEFAULT"
             if skip != skipping:
                 decoder.skip_frame = skipping = skip
-            yield from decoder.decode(packet)
+            try:
+                frames = decoder.decode(packet)
+            except _ERRORS:
+                if not self._lossy and number >= self._first_key:
+                    raise
+                continue  # damaged, or refers to what came before the start of the stream
+            yield from frames
         yield from decoder.decode(None)
 
     def _packets(self, first: int, last: int) -> Iterable[av.Packet]:
@@ -199,28 +311,39 @@ class VideoFile(VideoReader):
 
     def _reread(self) -> Iterator[av.Packet]:
         with self._open() as container:
-            yield from self._demux(container)
+            yield from self._demux(container, container.streams[self._stream_index])
 
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        size = scaled(frame.width, frame.height, self._short_side)
+        orientation, size = orientation_of(frame), scaled(*self._coded_size, self._short_side)
         # threads=1: by default the colour conversion starts a thread for every core, and for every frame.
         if size != (frame.width, frame.height):
             # First the size, in the colours the frame has: both at once take swscale several times as long.
-            frame = self._scaler.reformat(frame, *size, interpolation="AREA", threads=1)
+            smaller = size[0] <= frame.width and size[1] <= frame.height
+            frame = self._scaler.reformat(frame, *size, interpolation="AREA" if smaller else "BICUBIC", threads=1)
         image = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image  # both turn counter-clockwise
+        return orientation.apply(image)
 
 
-def _timing(stream: "av.video.stream.VideoStream", table: FrameTable) -> StreamTiming | None:
-    num_frames, fps = stream.frames or table.num_frames, float(stream.average_rate or 0)
-    if not stream.duration or stream.duration < 0 or not num_frames or not fps:
+def orientation_of(frame: av.VideoFrame) -> Orientation:
+    """How the decoded frame is to be shown."""
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # side data of a type that PyAV has no name for, such as EXIF data of Motion JPEG
+        angle = radians(frame.rotation)  # counter-clockwise
+        return from_display_matrix([round(2**16 * n) for n in (cos(angle), -sin(angle), 0, sin(angle), cos(angle))])
+    return UPRIGHT if matrix is None else from_display_matrix(np.frombuffer(matrix, np.int32))
+
+
+def _timing(num_frames: int, fps: float, duration: int, table: FrameTable) -> StreamTiming | None:
+    """What the header says of a stream (0: nothing), with the times of its frames."""
+    if duration <= 0 or not fps or not (num_frames or table.num_frames):
         return None
     times = table.times()
     # The original compares times as they are with a clip's start, which it counts from 0. It cannot read formats whose
     # header has no number of frames, such as MPEG-TS; their times start anywhere.
-    if times and (not stream.frames or times[0] >= stream.duration):
+    if times and (not num_frames or times[0] >= duration):
         times = [time - times[0] for time in times]
-    return StreamTiming(num_frames, fps, stream.duration, times)
+    return StreamTiming(num_frames or table.num_frames, fps, duration, times)
 
 
 def _facts_of(packets: Iterable[av.Packet], codec: str) -> tuple[PacketFacts, bool]:
@@ -248,5 +371,6 @@ def _can_skip_others(decoder: "av.VideoCodecContext", facts: PacketFacts) -> boo
     return codec == "h264" or any(facts.b_vops)
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+def _reason(error: Exception, path: str = "") -> str:
+    """What went wrong; of a file that cannot be opened at all, by what it is."""
+    return (path and describe_format(path)) or getattr(error, "strerror", None) or str(error)

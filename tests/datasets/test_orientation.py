@@ -1,0 +1,162 @@
+"""Turned and mirrored pictures are read as they are shown: display matrices of videos, EXIF orientation of images."""
+
+import io
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from tests.datasets.made_videos import assert_alike, encode, ffmpeg_frames, moving_scene
+from timesformer.config import get_cfg
+from timesformer.datasets.clip_batches import make_views
+from timesformer.datasets.clips import ClipMaker
+from timesformer.datasets.preparation.convert import Job
+from timesformer.datasets.preparation.jpeg_frames import extract_frames
+from timesformer.datasets.preparation.reencode import reencode
+from timesformer.datasets.reader import VideoError, open_video
+
+# a, b, c, d of the display matrix, and what a player does to the stored picture
+MATRICES: dict[str, tuple[tuple[int, int, int, int], Callable[[np.ndarray], np.ndarray]]] = {
+    "upright": ((1, 0, 0, 1), lambda image: image),
+    "mirrored": ((-1, 0, 0, 1), np.fliplr),
+    "half a turn": ((-1, 0, 0, -1), lambda image: np.rot90(image, 2)),
+    "upside down": ((1, 0, 0, -1), np.flipud),
+    "transposed": ((0, 1, 1, 0), lambda image: image.swapaxes(0, 1)),
+    "clockwise": ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
+    "transversed": ((0, -1, -1, 0), lambda image: np.rot90(image, 2).swapaxes(0, 1)),
+    "counter-clockwise": ((0, -1, 1, 0), lambda image: np.rot90(image, 1)),
+}
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 12 frames of 96 x 64, to be shown as they are stored."""
+    return encode(tmp_path_factory.mktemp("stored") / "clip.mp4", moving_scene(12), "libx264", g="5", bf="2")
+
+
+def shown_as(stored: Path, target: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """A copy of an MP4 file with this display matrix (ISO/IEC 14496-12, 8.3.2) in its track header."""
+    content = bytearray(stored.read_bytes())
+    header = content.index(b"tkhd") + 4
+    place = header + 4 + (20 if content[header] == 0 else 32) + 16
+    a, b, c, d = (number << 16 for number in matrix)
+    numbers = (a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    content[place : place + 36] = b"".join(number.to_bytes(4, "big", signed=True) for number in numbers)
+    target.write_bytes(content)
+    return target
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_frames_of_all_eight_display_matrices(tmp_path, stored, backend, name):
+    matrix, as_shown = MATRICES[name]
+    path = shown_as(stored, tmp_path / "clip.mp4", matrix)
+    with open_video(stored) as video:
+        expected = [as_shown(frame) for frame in video.frames()]
+    with open_video(path, backend=backend) as video:
+        assert video.size == expected[0].shape[1::-1]
+        assert np.array_equal(video.read(range(12)), expected)
+        assert np.array_equal(video.read([7]), expected[7:8])
+        assert np.array_equal(list(video.frames()), expected)
+    with open_video(path, backend=backend, short_side=32) as video:
+        assert video.size == video.read([3]).shape[2:0:-1]
+        assert min(video.size) == 32
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_frames_are_turned_as_ffmpeg_turns_them(tmp_path, stored, name):
+    path = shown_as(stored, tmp_path / "clip.mp4", MATRICES[name][0])
+    with open_video(path) as video:
+        assert_alike(list(video.frames()), ffmpeg_frames(path))
+
+
+@pytest.mark.parametrize("name", ["mirrored", "transposed"])
+def test_converted_clips_are_stored_as_they_are_shown(tmp_path, stored, name):
+    matrix, as_shown = MATRICES[name]
+    path = shown_as(stored, tmp_path / "clip.mp4", matrix)
+    with open_video(stored) as video:
+        expected = [as_shown(frame) for frame in video.frames()]
+    reencode(Job(str(path), str(tmp_path / "out/clip.mp4"), 0, 90))
+    extract_frames(Job(str(path), str(tmp_path / "out/clip"), 0, 95))
+    for copy in ("out/clip.mp4", "out/clip"):
+        with open_video(tmp_path / copy) as video:
+            assert_alike(list(video.frames()), expected, difference=12)
+
+
+def test_a_clip_of_a_mirrored_video_is_that_of_the_video_mirrored_before(tmp_path, stored):
+    cfg = get_cfg()
+    cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.TEST_CROP_SIZE = 4, 2, 64
+    cfg.TEST.NUM_ENSEMBLE_VIEWS = cfg.TEST.NUM_SPATIAL_CROPS = 1
+    path = shown_as(stored, tmp_path / "clip.mp4", MATRICES["mirrored"][0])
+    folder = tmp_path / "as_shown"
+    folder.mkdir()
+    for number, frame in enumerate(ffmpeg_frames(path)):
+        Image.fromarray(frame).save(folder / f"{number}.png")
+    (clip,), (expected,) = (make_views(ClipMaker(cfg, "test"), str(place), [0], 0) for place in (path, folder))
+    assert_alike(list(clip.frames), list(expected.frames))
+
+
+def exif(orientation: int) -> Image.Exif:
+    data = Image.Exif()
+    data[0x112] = orientation
+    return data
+
+
+@pytest.mark.parametrize("short_side", [0, 16])  # with 16, JPEG images are decoded at half their size
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_frames_of_all_eight_exif_orientations(tmp_path, orientation, suffix, short_side):
+    for number, picture in enumerate(moving_scene(2, 48, 32)):
+        Image.fromarray(picture).save(tmp_path / f"{number}.{suffix}", exif=exif(orientation))
+    expected = []
+    for file in sorted(tmp_path.iterdir()):
+        with Image.open(file) as image:
+            if short_side:
+                image.draft(None, (24, 16))
+            expected.append(np.asarray(ImageOps.exif_transpose(image)))
+    with open_video(tmp_path, short_side=short_side) as video:
+        assert np.array_equal(video.read([0, 1]), expected)
+        assert np.array_equal(list(video.frames()), expected)
+        assert video.size == expected[0].shape[1::-1]
+
+
+def test_damaged_exif_data_leave_the_picture_as_it_is(tmp_path):
+    picture = moving_scene(1)[0]
+    Image.fromarray(picture).save(tmp_path / "0.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0")
+    Image.fromarray(picture).save(tmp_path / "1.png", exif=exif(9))
+    with open_video(tmp_path) as video:
+        assert np.array_equal(video.read([0, 1]), [picture, picture])
+
+
+def test_exif_orientation_of_motion_jpeg(tmp_path):
+    """PyAV has no name for the type of side data that FFmpeg keeps the EXIF data in."""
+    path, picture = tmp_path / "clip.avi", moving_scene(1)[0]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.height, stream.width = picture.shape[:2]
+        stream.pix_fmt = "yuvj420p"
+        image = io.BytesIO()
+        Image.fromarray(picture).save(image, "JPEG", quality=95, exif=exif(6))
+        for number in range(3):
+            packet = av.Packet(image.getvalue())
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 10), stream, True
+            container.mux(packet)
+    with open_video(path) as video:
+        frames = video.read([0, 2])
+    # FFmpeg applies EXIF data from version 8 on.
+    expected = np.rot90(picture, -1) if av.library_versions["libavcodec"][0] >= 62 else picture
+    assert_alike(list(frames), [expected] * 2, difference=12)
+
+
+def test_images_of_different_orientation_are_frames_of_different_size(tmp_path):
+    for number in range(2):
+        Image.new("RGB", (32, 24)).save(tmp_path / f"{number}.png", exif=exif(1 if number else 6))
+    with open_video(tmp_path) as video:
+        with pytest.raises(VideoError):
+            video.read([0, 1])
+        with pytest.raises(VideoError):
+            video.verify()
