@@ -11,13 +11,12 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from timesformer.datasets.reading.base import MAX_PIXELS, VideoReader, scaled
+from timesformer.datasets.reading.containers import EXTENSIONS_OF
 from timesformer.datasets.reading.frame_table import FrameTable, PacketFacts, Segment, is_b_vop, vpx_hidden
 
 LARGEST_KEPT = 2**26  # bytes; of a larger file the packets are read again when they are needed
 _LIMITS = {"max_pixels": str(MAX_PIXELS)}
-# FFmpeg would also draw a text file as pictures, and follow a playlist to other files and to the network.
-_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,ivf,h264,hevc,m4v,mpegvideo,mjpeg,gif,nut,mxf"
-_ALLOWED = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+_ALLOWED = {"format_whitelist": ",".join(EXTENSIONS_OF), "protocol_whitelist": "file"}
 _ERRORS = (av.FFmpegError, OSError, ValueError)
 
 
