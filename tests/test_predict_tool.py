@@ -260,7 +260,7 @@ def test_two_do_not_write_the_same_file(predict, videos, begun):
         (["a.mp4", "--output", "a.txt"], "--output a.txt: expected a name that ends in .csv or .json"),
         (["a.mp4", "--features", "a.npy"], "--features a.npy: expected a name that ends in .npz"),
         (["a.mp4", "--top-k", "0"], "expected a whole number of 1 or more"),
-        (["{tmp}"], "{tmp} holds no videos: expected video files or folders of frames"),
+        (["{tmp}"], "{tmp} holds no videos"),
         (["a.mp4", "--checkpoint", "{tmp}/no.pyth"], "{tmp}/no.pyth cannot be read as a checkpoint"),
         (["a.mp4", "DATA.SAMPLE", "x"], "DATA.SAMPLE is not an option; the nearest is DATA.SAMPLER"),
         (["a.mp4", "--sampler", "odd"], "DATA.TEST_SAMPLER is 'odd', expected"),

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
+from timesformer.arguments import as_path
 from timesformer.benchmarks import (
     checkpoints,
     cropping,
@@ -46,7 +47,7 @@ def main() -> int:
 
     command = commands.add_parser("models", help="configurations side by side: size, operations, time and memory")
     command.set_defaults(run=compare_models)
-    command.add_argument("--cfg", nargs="+", required=True, metavar="YAML")
+    command.add_argument("--cfg", type=as_path, nargs="+", required=True, metavar="YAML")
     command.add_argument("--time", action="store_true", help="also measure time and memory, each in a fresh process")
     command.add_argument("--batch-size", type=int, default=1, help="clips at once, with --time")
     command.add_argument("--rounds", type=int, default=5, help="times each is run after one warm-up, with --time")
@@ -85,7 +86,7 @@ def main() -> int:
     command.set_defaults(run=compare_data)
     command.add_argument("--tables", nargs="+", choices=DATA_TABLES, default=DATA_TABLES, help="which of them")
     command.add_argument(
-        "--videos", nargs="+", type=Path, default=[], metavar="CLIP", help="files or frame folders too"
+        "--videos", nargs="+", type=as_path, default=[], metavar="CLIP", help="files or frame folders too"
     )
     command.add_argument("--rounds", type=int, default=5, help="times everything is measured, in turn")
     command.add_argument("--starts", type=int, default=5, help="clips read of each file in a round")
@@ -104,7 +105,9 @@ def main() -> int:
     command = commands.add_parser("checkpoint", help="writing, checking and loading the base model's checkpoints")
     command.set_defaults(run=measure_checkpoints)
     command.add_argument("--rounds", type=int, default=3, help="times everything is measured")
-    command.add_argument("--folder", type=Path, help="on the disk that is meant; without it, where temporary files are")
+    command.add_argument(
+        "--folder", type=as_path, help="on the disk that is meant; without it, where temporary files are"
+    )
     takes_a_page(command)
 
     args = parser.parse_args()
@@ -117,7 +120,9 @@ def main() -> int:
 
 
 def takes_a_page(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--markdown", type=Path, metavar="FILE", help="replace the tables between the marks in FILE")
+    command.add_argument(
+        "--markdown", type=as_path, metavar="FILE", help="replace the tables between the marks in FILE"
+    )
 
 
 def compare_models(args: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from safetensors.torch import save
 
+from timesformer.arguments import as_path, as_source
 from timesformer.atomic import explained_failure, write_atomically, write_text_atomically
 from timesformer.errors import UserError
 from timesformer.models.formats import describe, huggingface_config, run_config, to_huggingface
@@ -27,8 +28,10 @@ logger = logging.getLogger("timesformer.tools.convert_checkpoint")
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Writes a checkpoint of any kind as another.")
-    parser.add_argument("source", metavar="IN", help="file, folder, https:// URL, zoo:NAME, hf:OWNER/NAME, timm:NAME")
-    parser.add_argument("target", metavar="OUT", type=Path, help="file to write; with --to hf, a folder")
+    parser.add_argument(
+        "source", type=as_source, metavar="IN", help="file, folder, https:// URL, zoo:NAME, hf:OWNER/NAME, timm:NAME"
+    )
+    parser.add_argument("target", metavar="OUT", type=as_path, help="file to write; with --to hf, a folder")
     parser.add_argument("--to", choices=("pyth", "hf", "safetensors"), required=True, help="what to write")
     parser.add_argument(
         "--num-heads", type=int, metavar="N", help="heads of an attention, for --to hf; tensors do not tell"

@@ -11,7 +11,6 @@ given, 128 + N if signal N stopped it.
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
@@ -20,6 +19,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from timesformer.arguments import as_path, as_source, parse_intermixed
+from timesformer.config.load import resembles_key
+from timesformer.datasets.clip_files import is_video_name
 from timesformer.engine.interrupts import exit_code, raise_if_interrupted, raise_on_signals
 from timesformer.errors import UserError, shorten
 
@@ -35,8 +37,6 @@ LISTED = 100
 # Where videos are read and clips computed on the same cores, threads that wait for each other must not keep those busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_KEY = re.compile(r"RNG_SEED|[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)+")
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -44,17 +44,21 @@ def parse_args() -> argparse.Namespace:
         epilog="Exit code: 0 all videos predicted, 3 some could not be read, 2 not possible as given. "
         "See docs/predicting.md",
     )
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="of the trained model, such as best.pyth")
+    parser.add_argument(
+        "--checkpoint", type=as_source, required=True, metavar="FILE", help="of the trained model, such as best.pyth"
+    )
     parser.add_argument(
         "videos",
         nargs="*",
         metavar="VIDEO",
         help="video files, folders of frames, and folders in which such are looked for at any depth; then, if wanted, "
-        "KEY VALUE pairs that override the checkpoint's options",
+        "KEY VALUE pairs that override the checkpoint's options; put -- before names that begin with a dash",
     )
     parser.add_argument("--top-k", type=at_least(1), default=5, metavar="N", help="classes listed of a video (5)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help=".csv or .json file; without it, lines are printed")
-    parser.add_argument("--features", type=Path, metavar="FILE", help=".npz file for an embedding of each video")
+    parser.add_argument(
+        "--output", type=as_path, metavar="FILE", help=".csv or .json file; without it, lines are printed"
+    )
+    parser.add_argument("--features", type=as_path, metavar="FILE", help=".npz file for an embedding of each video")
     parser.add_argument("--overwrite", action="store_true", help="replace these files where they exist")
     parser.add_argument("--views", type=at_least(1), metavar="N", help="clips along the time of each video")
     parser.add_argument("--crops", type=int, choices=(1, 3), help="of each clip: the centre, or three")
@@ -64,11 +68,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=at_least(0), metavar="N", help="processes that read videos; one for each core; 0: none"
     )
-    parser.add_argument("--cfg", type=Path, metavar="YAML", help="configuration, for checkpoints that hold none")
+    parser.add_argument("--cfg", type=as_path, metavar="YAML", help="configuration, for checkpoints that hold none")
     parser.add_argument("--quiet", action="store_true", help="say nothing but what went wrong")
-    args = parser.parse_intermixed_args()
-    start = next((i for i, word in enumerate(args.videos) if _KEY.fullmatch(word) and not os.path.exists(word)), None)
-    args.videos, args.opts = (args.videos[:start], args.videos[start:]) if start is not None else (args.videos, [])
+    args = parse_intermixed(parser, "videos")
+    videos, args.opts = split_overrides(args.videos)
+    args.videos = [as_source(video) for video in videos]
     if not args.videos:
         parser.error("name a video, or a folder of videos")
     if args.output and args.output.suffix not in (".csv", ".json"):
@@ -82,6 +86,13 @@ def parse_args() -> argparse.Namespace:
     }
     args.opts += [part for key, value in given.items() if value for part in (key, str(value))]
     return args
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Videos, and the KEY VALUE pairs behind them; a missing CLIP.MP4 is a video."""
+    pairs = (not os.path.lexists(word) and not is_video_name(word) and resembles_key(word) for word in words)
+    start = next((number for number, is_pair in enumerate(pairs) if is_pair), len(words))
+    return list(words[:start]), list(words[start:])
 
 
 def at_least(least: int):  # a type for argparse
@@ -108,7 +119,7 @@ def main() -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    paths = find_videos(args.videos)  # before torch is imported, which takes seconds
+    paths = find_videos(args.videos, args.quiet)  # before torch is imported, which takes seconds
     from timesformer.engine.predict import load_model
 
     classifier = load_model(args.checkpoint, args.device, args.opts, cfg=args.cfg)
@@ -121,19 +132,31 @@ def run(args: argparse.Namespace) -> int:
     return SOME_UNREADABLE if errors else 0
 
 
-def find_videos(places: Sequence[str]) -> list[str]:
-    """Paths of the videos, each once; UserError for a folder that has none."""
-    from timesformer.datasets.preparation.clips_on_disk import clips_below
+def find_videos(places: Sequence[str], quiet: bool) -> list[str]:
+    """Paths of the videos, each once; UserError for a folder that has none.
+
+    quiet: do not name the files that are not videos.
+    """
+    from timesformer.datasets.clip_files import KINDS, find_below, skipped_line
     from timesformer.datasets.reader import is_image_name
 
     found: dict[str, None] = {}
-    for place in places:
-        inside = [os.path.join(place, clip) for clip in clips_below(Path(place))] if os.path.isdir(place) else [place]
-        if not inside:
-            if not any(map(is_image_name, os.listdir(place))):
-                raise UserError(f"{place} holds no videos: expected video files or folders of frames, at any depth")
-            inside = [place]
-        found.update(dict.fromkeys(inside))
+    skipped: dict[str, None] = {}
+    for given in places:
+        if not os.path.isdir(given):
+            found[given] = None
+            continue
+        below = find_below(Path(given))
+        if below.clips:
+            found.update(dict.fromkeys(os.path.join(given, clip) for clip in below.clips))
+            skipped.update(dict.fromkeys(os.path.join(given, name) for name in below.skipped))
+        elif any(map(is_image_name, os.listdir(given))):
+            found[given] = None
+        else:
+            others = f"; {skipped_line(below.skipped)}" if below.skipped else ""
+            raise UserError(f"{given} holds no videos: expected {KINDS}, at any depth{others}")
+    if skipped and not quiet:
+        print(printable(skipped_line(list(skipped))), file=sys.stderr)
     return list(found)
 
 

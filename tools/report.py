@@ -13,15 +13,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from timesformer.arguments import as_path
 from timesformer.errors import UserError
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="OUTPUT_DIR of a run")
+    parser.add_argument("runs", nargs="+", type=as_path, metavar="RUN", help="OUTPUT_DIR of a run")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=as_path,
         metavar="HTML",
         help="the page; without it, report.html in the folder of the run, or comparison.html here for several runs",
     )

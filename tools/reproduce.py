@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from timesformer.arguments import as_path, as_source
 from timesformer.engine.interrupts import exit_code, raise_on_signals
 from timesformer.errors import UserError
 from timesformer.studies.study import FOLDER
@@ -25,9 +26,14 @@ def parse_args() -> argparse.Namespace:
         description="Runs a study, and writes its tables and figures: published figures beside ours."
     )
     add = parser.add_argument
-    add("study", metavar="STUDY", help=f"{', '.join(sorted(path.stem for path in FOLDER.glob('*.yaml')))}, or a file")
+    add(
+        "study",
+        type=as_source,
+        metavar="STUDY",
+        help=f"{', '.join(sorted(path.stem for path in FOLDER.glob('*.yaml')))}, or a file",
+    )
     add("--demo", action="store_true", help="small models on made clips: minutes on two cores, no data needed")
-    add("--data", type=Path, metavar="FOLDER", help="of the dataset; with --demo, where its clips are made")
+    add("--data", type=as_path, metavar="FOLDER", help="of the dataset; with --demo, where its clips are made")
     add("--weights", action="append", default=[], metavar="NAME=PLACE", help="of published weights; may be repeated")
     add("--table", type=int, action="append", default=[], metavar="N", help="run this table alone; may be repeated")
     add("--seeds", type=int, metavar="N", help="training seeds, 1 to N, of every row (the study's)")
@@ -37,7 +43,13 @@ def parse_args() -> argparse.Namespace:
     add("--sweep", action="append", default=[], metavar="KEY=V,V,...", help="vary these instead of running the tables")
     add("--sweep-random", type=int, default=0, metavar="N", help="draw N combinations; values may be uniform(a,b) too")
     add("--sweep-seed", type=int, default=1, metavar="N", help="of that draw (1)")
-    add("--output", type=Path, default=Path("output/studies"), metavar="FOLDER", help="of all studies (output/studies)")
+    add(
+        "--output",
+        type=as_path,
+        default=Path("output/studies"),
+        metavar="FOLDER",
+        help="of all studies (output/studies)",
+    )
     add("--dry-run", action="store_true", help="list the cells, and run nothing")
     add("opts", nargs="*", metavar="KEY VALUE", help="options of every cell, over the study's")
     args = parser.parse_intermixed_args(repeated_sweep(sys.argv[1:]))
@@ -73,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
     study = read_study(find_study(args.study))
     data = Path("DATA") if args.dry_run and not args.demo and args.data is None else args.data
-    weights = dict(text.split("=", 1) for text in args.weights)
+    weights = {name: as_source(source) for name, source in (text.split("=", 1) for text in args.weights)}
     if args.dry_run:
         weights = {**study.pretrained, **weights}
     choices = Choices(args.output, data, args.demo, args.seeds, tuple(args.opts), weights)

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fvcore.common.config import CfgNode
 
+from timesformer.arguments import as_path
 from timesformer.config import load_config
 from timesformer.engine.interrupts import raise_on_signals
 from timesformer.engine.launch import exit_code_of, launch
@@ -27,7 +28,9 @@ from timesformer.engine.ranks import is_lead
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Trains, validates and tests as a configuration says.")
-    parser.add_argument("--cfg", dest="cfg_file", metavar="YAML", help="configuration file; without it, the defaults")
+    parser.add_argument(
+        "--cfg", dest="cfg_file", type=as_path, metavar="YAML", help="configuration file; without it, the defaults"
+    )
     parser.add_argument(
         "--splits",
         type=numbers,

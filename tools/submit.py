@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import submitit
 
+from timesformer.arguments import as_path, as_source
 from timesformer.config import load_config
 from timesformer.engine.interrupts import EXIT_REQUEUE
 from timesformer.errors import UserError
@@ -32,11 +33,11 @@ def parse_args() -> argparse.Namespace:
         description="Puts a run into the queue of a Slurm cluster, or runs it here in the same way."
     )
     add = parser.add_argument
-    add("--cfg", dest="cfg_file", required=True, metavar="YAML", help="configuration file")
+    add("--cfg", dest="cfg_file", type=as_path, required=True, metavar="YAML", help="configuration file")
     add(
         "--job_dir",
         required=True,
-        type=Path,
+        type=as_path,
         metavar="DIR",
         help="OUTPUT_DIR, and folder of the logs: on a shared disk",
     )
@@ -57,6 +58,7 @@ def parse_args() -> argparse.Namespace:
     add(
         "--resume-from",
         "--resume_from",
+        type=as_source,
         metavar="FILE",
         help="TRAIN.CHECKPOINT_FILE_PATH: the checkpoint to start from",
     )

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from PIL import Image
 
+from timesformer.arguments import as_path, as_source
 from timesformer.atomic import explained_failure, write_atomically
 from timesformer.datasets.clips import middle_view
 from timesformer.engine.predict import load_model
@@ -37,13 +38,13 @@ _SHORT_SIDE = 256  # pixels of a moving picture, at least
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Shows where in a video a trained model looks.")
-    parser.add_argument("video", metavar="VIDEO", type=Path, help="video file, or folder of frames")
-    parser.add_argument("--checkpoint", metavar="PATH", required=True, help="trained model")
-    parser.add_argument("--cfg", metavar="YAML", help="its configuration, if it holds none")
+    parser.add_argument("video", metavar="VIDEO", type=as_path, help="video file, or folder of frames")
+    parser.add_argument("--checkpoint", type=as_source, metavar="PATH", required=True, help="trained model")
+    parser.add_argument("--cfg", type=as_path, metavar="YAML", help="its configuration, if it holds none")
     parser.add_argument(
-        "--output", metavar="PNG", type=Path, help="picture to write (VIDEO's name + _attention.png, here)"
+        "--output", metavar="PNG", type=as_path, help="picture to write (VIDEO's name + _attention.png, here)"
     )
-    parser.add_argument("--overlay", metavar="FILE", type=Path, help="moving picture to write, .gif or .mp4")
+    parser.add_argument("--overlay", metavar="FILE", type=as_path, help="moving picture to write, .gif or .mp4")
     parser.add_argument(
         "--method", choices=METHODS, default="rollout", help="through all blocks, or of the class token"
     )

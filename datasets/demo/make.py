@@ -277,7 +277,9 @@ def _positive(text: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code, 2 when out_dir may not be replaced."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="folder to make, e.g. data/demo")
+    parser.add_argument(
+        "out_dir", type=lambda text: Path(text).expanduser(), metavar="OUT_DIR", help="folder to make, e.g. data/demo"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed makes other clips (default 0)")
     parser.add_argument(
         "--clips-per-class",

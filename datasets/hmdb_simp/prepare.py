@@ -11,7 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a clone, installed or not
 
 try:
-    from timesformer.datasets.clip_files import list_classes, list_clips
+    from timesformer.arguments import as_path
+    from timesformer.datasets.clip_files import KINDS, clip_names, list_classes, report_nested, report_skipped
     from timesformer.datasets.folder import CSV_HEADER
     from timesformer.datasets.preparation.check import check
     from timesformer.datasets.preparation.command_line import INTERRUPTED, whole_number
@@ -20,7 +21,7 @@ try:
 except KeyboardInterrupt:  # nothing is begun yet
     sys.exit(130)
 
-Row = tuple[str, str]  # class, video_name
+Row = tuple[str, str]  # class, video_name: the clip's path from the folder of its class
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "decoded first; what each one is goes into ROOT/manifest.csv, and those that cannot be read are left out and "
         "listed in unreadable.csv with the reason."
     )
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder with one folder per class")
-    parser.add_argument("--output", type=Path, help="folder for the files written (default: ROOT)")
+    parser.add_argument("root", type=as_path, metavar="ROOT", help="folder with one folder per class")
+    parser.add_argument("--output", type=as_path, help="folder for the files written (default: ROOT)")
     parser.add_argument("--seed", type=int, default=42, help="seed of the split (default: 42)")
     parser.add_argument("--test", type=_share, default=0.1, help="share of all clips for test (default: 0.1)")
     parser.add_argument("--val", type=_share, default=0.2, help="share of the remaining clips for val (default: 0.2)")
@@ -61,7 +62,7 @@ def _share(text: str) -> float:
     return share
 
 
-def prepare(options: argparse.Namespace) -> dict[Path, str]:
+def prepare(options: argparse.Namespace) -> dict[Row, str]:
     """Check the clips, split them and write the files; returns those left out, and why. Raises DataError."""
     output = options.output or options.root
     files = [f"{split}.csv" for split in SPLITS] + ["classes.txt", "unreadable.csv"]
@@ -69,12 +70,12 @@ def prepare(options: argparse.Namespace) -> dict[Path, str]:
     if present and not options.force:
         raise DataError(f"{output} has {', '.join(present)} already: give --force to replace them")
     clips = find_clips(options.root)
-    split_rows([(path.parent.name, path.name) for path in clips], options.seed, options.test, options.val)
+    split_rows(clips, options.seed, options.test, options.val)
     output.mkdir(parents=True, exist_ok=True)
     unreadable = check_clips(options.root, clips, options.workers, output)
-    rows = [(path.parent.name, path.name) for path in clips if path not in unreadable]
+    rows = [row for row in clips if row not in unreadable]
     if not rows:
-        problems = [f"{path}: {problem}" for path, problem in unreadable.items()]
+        problems = [f"{'/'.join(row)}: {problem}" for row, problem in unreadable.items()]
         raise join_problems("no clip can be read", problems, f"expected clips in {options.root}")
     splits = split_rows(rows, options.seed, options.test, options.val)
 
@@ -84,16 +85,16 @@ def prepare(options: argparse.Namespace) -> dict[Path, str]:
     (output / "classes.txt").write_text("".join(f"{label}\n" for label in classes), encoding="utf-8")
     (output / "unreadable.csv").unlink(missing_ok=True)
     if unreadable:
-        rows_left_out = [(path.parent.name, path.name, problem) for path, problem in unreadable.items()]
+        rows_left_out = [(*row, problem) for row, problem in unreadable.items()]
         _write(output / "unreadable.csv", [*CSV_HEADER, "reason"], rows_left_out)
         print(f"{len(unreadable)} of {len(clips)} clips are unreadable and left out (see {output / 'unreadable.csv'}):")
-        print("".join(f"  {path}: {problem}\n" for path, problem in unreadable.items()), end="")
+        print("".join(f"  {options.root.joinpath(*row)}: {problem}\n" for row, problem in unreadable.items()), end="")
     counts = ", ".join(f"{name} {len(members)}" for name, members in splits.items())
     print(f"{len(classes)} classes; {counts}; written to {output}")
     return unreadable
 
 
-def find_clips(root: Path) -> list[Path]:
+def find_clips(root: Path) -> list[Row]:
     """All clips in root/<class>/; raises DataError for a root that is no folder of classes, and for empty classes."""
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: expected {root}/<class>/<video>")
@@ -102,25 +103,29 @@ def find_clips(root: Path) -> list[Path]:
         raise DataError(f"{root} holds no class folders: expected {root}/<class>/<video>")
     if {"train", "test"} <= {path.name for path in classes}:
         raise DataError(f"{root} holds folders train and test, so it is split already: it can be used as it is")
-    clips = {path: list_clips(path) for path in classes}
+    skipped: list[str] = []
+    clips = {path: clip_names(path, skipped) for path in classes}
+    report_skipped(root, skipped)
     if not any(clips.values()):
         raise DataError(
             f"{root} has {len(classes)} folders, and none holds a clip: is it the folder of the dataset? Expected "
-            f"{root}/<class>/<video>"
+            f"{KINDS} in {root}/<class>"
         )
     if empty := [str(path) for path, members in clips.items() if not members]:
         raise join_problems("classes without clips", empty, "put clips there, or remove these folders")
-    return [path for members in clips.values() for path in members]
+    rows = [(path.name, name) for path, members in clips.items() for name in members]
+    report_nested(root, ["/".join(row) for row in rows if "/" in row[1]])
+    return rows
 
 
-def check_clips(root: Path, clips: Sequence[Path], workers: int, output: Path) -> dict[Path, str]:
+def check_clips(root: Path, clips: Sequence[Row], workers: int, output: Path) -> dict[Row, str]:
     """Decode every frame of every clip and write the manifest; returns the clips that cannot be read, and why.
 
     The manifest belongs in `root`; where that may not be written, it goes to `output`.
     """
-    names = [path.relative_to(root).as_posix() for path in clips]
+    names = ["/".join(row) for row in clips]
     rows = check(root, names, workers, folder=root if os.access(root, os.W_OK) else output)
-    return {path: row.problem for path, row in zip(clips, rows, strict=True) if row.problem}
+    return {clip: row.problem for clip, row in zip(clips, rows, strict=True) if row.problem}
 
 
 def split_rows(rows: Sequence[Row], seed: int, test: float, val: float) -> dict[str, list[Row]]:

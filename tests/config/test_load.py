@@ -272,7 +272,7 @@ def test_yaml_that_is_no_mapping_is_an_error(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_file_and_a_file_that_is_not_text_are_errors(tmp_path: Path) -> None:
-    (tmp_path / "video.mp4").write_bytes(b"\xff\xfe\x00\x81")
+    (tmp_path / "video.mp4").write_bytes(b"\x00\x00\x00\x20ftypisom\xff")
     assert "No such file" in problems(tmp_path / "none.yaml")[0]
     assert "not a text file" in problems(tmp_path / "video.mp4")[0]
 

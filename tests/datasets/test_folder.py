@@ -177,7 +177,7 @@ from timesformer.config import get_cfg
 from timesformer.datasets import folder
 from timesformer.datasets.clips import ClipDataset
 
-def clip_names(path):  # in place of a listing: making so many files takes minutes
+def clip_names(path, skipped):  # in place of a listing: making so many files takes minutes
     return [f"{path.name}_{n:06d}_000010_000020.mp4" for n in range(2500)]
 
 folder.clip_names = clip_names

@@ -2,6 +2,8 @@
 
 import ast
 import logging
+import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -17,6 +19,27 @@ from timesformer.config.retired import retired_by
 from timesformer.errors import UserError
 
 _logger = logging.getLogger(__name__)
+
+PATHS = frozenset(
+    {
+        "OUTPUT_DIR",
+        "DATA.PATH_TO_DATA_DIR",
+        "DATA.SPLITS_DIR",
+        "DATA.PATH_PREFIX",
+        "TRAIN.CHECKPOINT_FILE_PATH",
+        "TEST.CHECKPOINT_FILE_PATH",
+        "TEST.SAVE_RESULTS_PATH",
+        "TIMESFORMER.PRETRAINED_MODEL",
+        "TENSORBOARD.LOG_DIR",
+        "TENSORBOARD.CATEGORIES_PATH",
+        "TENSORBOARD.CONFUSION_MATRIX.SUBSET_PATH",
+        "TENSORBOARD.HISTOGRAM.SUBSET_PATH",
+        "TENSORBOARD.WRONG_PRED_VIS.SUBSET_PATH",
+    }
+)
+"""Options that are paths, or may be: `~` at their beginning is the user's home."""
+
+_LIKE_A_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*")
 
 
 class ConfigError(UserError):
@@ -139,7 +162,7 @@ def _settle(settings: Sequence[_Setting]) -> _Settled:
         node = cfg
         for part in section.split(".") if section else ():
             node = node[part]
-        node[name] = value
+        node[name] = os.path.expanduser(value) if key in PATHS else value
         read.where[key] = setting.where
     return read
 
@@ -149,11 +172,10 @@ def _read_yaml(path: Path, including: tuple[Path, ...] = ()) -> Iterator[_Settin
     if path.resolve() in including:
         raise ConfigError([f"{path} is among its own {BASE_KEY} files"])
     try:
-        settings = _parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        settings = _parse(path.expanduser().read_bytes(), str(path))
+    except OSError as error:
         named = f", named by {BASE_KEY} of another" if including else ""
-        raise ConfigError([f"{path} cannot be read{named}: {reason}"]) from error
+        raise ConfigError([f"{path} cannot be read{named}: {error.strerror}"]) from error
     for setting in settings:
         if setting.key == BASE_KEY:
             for base in setting.value if isinstance(setting.value, list) else [setting.value]:
@@ -173,8 +195,8 @@ def _with_saved_defaults(settings: Sequence[_Setting]) -> list[_Setting]:
     return [replace(s, value=then, text=then) if s.key == "DATA.SAMPLER" else s for s in settings]
 
 
-def _parse(text: str, source: str) -> list[_Setting]:
-    """The settings of a YAML text, in order."""
+def _parse(text: str | bytes, source: str) -> list[_Setting]:
+    """The settings of a YAML text, in order; bytes may be UTF-8, or UTF-16 with a byte order mark."""
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
@@ -184,6 +206,8 @@ def _parse(text: str, source: str) -> list[_Setting]:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError([f"{source}{line} is not valid YAML: {error.problem}"]) from error
+    except yaml.reader.ReaderError as error:
+        raise ConfigError([f"{source} is not a text file, or not UTF-8 ({error.reason})"]) from error
     except yaml.YAMLError as error:
         raise ConfigError([f"{source} is not valid YAML: {error}"]) from error
 
@@ -205,6 +229,21 @@ def _walk(loader: yaml.SafeLoader, node: yaml.MappingNode, prefix: str, source: 
             text = value_node.value if isinstance(value_node, yaml.ScalarNode) else None
             value = loader.construct_object(value_node, deep=True)
             yield _Setting(key, value, text, f"{source}:{name_node.start_mark.line + 1}")
+
+
+def resembles_key(word: str) -> bool:
+    """Whether a word of a command line is an option, or is meant as one: it is in a section, or close to an option."""
+    if not _LIKE_A_KEY.fullmatch(word):
+        return False
+    known = dict(_options(get_cfg()))
+    section, dot, _ = word.partition(".")
+    if not dot:
+        return word in known
+    return (
+        _is_section(section, known)
+        or retired_by(word) is not None
+        or bool(get_close_matches(word, known, n=1, cutoff=0.7))
+    )
 
 
 def _read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[_Setting]:

@@ -1,6 +1,7 @@
 """Datasets of one folder per class, root/<class>/<clip>, split by files, by folders or at random.
 
-A clip is a video file or a folder of frames. Classes are found from the data, in sorted order. DATA.SPLIT_RULE:
+A clip is a video file or a folder of frames; subfolders of a class, such as one for each person, do not matter. Classes
+are found from the data, in sorted order. DATA.SPLIT_RULE:
 
     files    train.csv, val.csv, test.csv with the header `class,video_name`, or of lines `path<separator>label` (see
              kinetics.py)
@@ -12,6 +13,7 @@ A clip is a video file or a folder of frames. Classes are found from the data, i
 import filecmp
 import logging
 import re
+import shlex
 from array import array
 from collections.abc import Iterator
 from hashlib import sha256
@@ -23,7 +25,15 @@ from fvcore.common.config import CfgNode
 
 from timesformer.config.defaults import get_cfg
 from timesformer.datasets import kinetics
-from timesformer.datasets.clip_files import VIDEO_EXTENSIONS, ClipFolder, clip_names, list_classes, stem
+from timesformer.datasets.clip_files import (
+    KINDS,
+    ClipFolder,
+    clip_names,
+    list_classes,
+    report_nested,
+    report_skipped,
+    stem,
+)
 from timesformer.datasets.reader import VideoError, frame_files
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, Strings, join_problems
 from timesformer.datasets.split_files import (
@@ -31,7 +41,6 @@ from timesformer.datasets.split_files import (
     first_line,
     leave_out,
     read_table,
-    split_cells,
     splits_folder,
 )
 from timesformer.errors import shorten
@@ -39,8 +48,8 @@ from timesformer.errors import shorten
 logger = logging.getLogger(__name__)
 
 CSV_HEADER = ["class", "video_name"]
-
-_KINDS = f"folders of frames, or {' '.join(sorted(VIDEO_EXTENSIONS))} files"
+# A list of paths and labels has no such header; one with other columns or separators is a mistake.
+_CLASS_FIRST = re.compile(r'"?class"?\s*[,;|\t]', re.IGNORECASE)
 
 
 def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
@@ -85,7 +94,7 @@ def from_files(cfg: CfgNode, split: str) -> DatasetSplit:
     folder, root = splits_folder(cfg), Path(cfg.DATA.PATH_TO_DATA_DIR)
     files = {name: folder / f"{name}.csv" for name in SPLITS if (folder / f"{name}.csv").is_file()}
     _require(split, files, folder / f"{split}.csv")
-    if split_cells(first_line(files[split])) != CSV_HEADER:
+    if not _CLASS_FIRST.match(first_line(files[split])):
         return kinetics.find_records(cfg, split)
     if not root.is_dir():
         raise DataError(f"DATA.PATH_TO_DATA_DIR is {root}, which is not a folder here: set it to the folder of clips")
@@ -121,9 +130,10 @@ def from_files(cfg: CfgNode, split: str) -> DatasetSplit:
         for row, clip in enumerate(found)
         if not clip
     ]
+    is_any_folder = (cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET) == "folder"
+    instead = "set DATA.SPLIT_RULE random" if is_any_folder else f"make a new split with `{making(cfg)} --force`"
     remedy = (
-        f"copy these clips there, set DATA.PATH_TO_DATA_DIR to the folder of class folders (now {root}), or make new "
-        f"splits with `python datasets/hmdb_simp/prepare.py {root} --force`"
+        f"copy these clips there, set DATA.PATH_TO_DATA_DIR to the folder of class folders (now {root}), or {instead}"
     )
     leave_out(cfg, files[split], missing, len(found), remedy)
     labels = np.array([class_names.index(text) for text in texts])
@@ -137,6 +147,12 @@ def from_files(cfg: CfgNode, split: str) -> DatasetSplit:
     return DatasetSplit(records, class_names)
 
 
+def making(cfg: CfgNode) -> str:
+    """The command that makes a split of HMDB_simp."""
+    output = f" --output {shlex.quote(cfg.DATA.SPLITS_DIR)}" if cfg.DATA.SPLITS_DIR else ""
+    return f"python datasets/hmdb_simp/prepare.py {shlex.quote(cfg.DATA.PATH_TO_DATA_DIR)}{output}"
+
+
 def from_folders(root: Path, split: str) -> DatasetSplit:
     """Clips in root/<split>/<class>. Raises DataError."""
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
@@ -148,12 +164,17 @@ def from_folders(root: Path, split: str) -> DatasetSplit:
     counts: list[int] = []
     empty: list[str] = []
     shared: list[str] = []
+    skipped: list[str] = []
+    nested: list[str] = []
 
     def names() -> Iterator[str]:
         for label in class_names:
-            clips = {
-                name: clip_names(folder / label) if label in classes[name] else [] for name, folder in folders.items()
-            }
+            clips: dict[str, list[str]] = {}
+            for name, folder in folders.items():
+                others: list[str] = []
+                clips[name] = clip_names(folder / label, others) if label in classes[name] else []
+                skipped.extend(f"{name}/{other}" for other in others)
+            nested.extend(f"{label}/{clip}" for clip in clips[split] if "/" in clip)
             is_needed = {name: label in classes[name] or name == "train" for name in folders}
             empty.extend(str(folders[name] / label) for name in folders if is_needed[name] and not clips[name])
             mine = clips[split]
@@ -167,8 +188,10 @@ def from_folders(root: Path, split: str) -> DatasetSplit:
             yield from (f"{label}/{name}" for name in mine)
 
     found = Strings(names())
+    report_skipped(root, skipped)
+    report_nested(folders[split], nested)
     if empty:
-        remedy = f"put clips there ({_KINDS}), or remove the class from all splits"
+        remedy = f"put clips there ({KINDS}), or remove the class from all splits"
         raise join_problems("classes without clips", empty, remedy)
     if shared:
         raise join_problems("the same clip in two splits", shared, "remove one of each pair")
@@ -237,6 +260,8 @@ def _read_groups(cfg: CfgNode, root: Path) -> _Clips:
     if not classes:
         raise DataError(f"{root} holds no class folders: expected {root}/<class>/<clip>")
     counts: list[int] = []
+    skipped: list[str] = []
+    nested: list[str] = []
     strays: list[str] = []
     groups, keys = array("q"), array("Q")
 
@@ -246,7 +271,8 @@ def _read_groups(cfg: CfgNode, root: Path) -> _Clips:
             if not pattern:
                 known.clear()  # no two classes have one in common
             label = folder.name
-            clips = clip_names(folder)
+            clips = clip_names(folder, skipped)
+            nested.extend(f"{label}/{clip}" for clip in clips if "/" in clip)
             counts.append(len(clips))
             for clip in clips:
                 group = f"{label}/{stem(clip)}"
@@ -264,8 +290,10 @@ def _read_groups(cfg: CfgNode, root: Path) -> _Clips:
                 yield f"{label}/{clip}"
 
     found = Strings(names())
+    report_skipped(root, skipped)
+    report_nested(root, nested)
     if empty := [str(folder) for folder, count in zip(classes, counts, strict=True) if not count]:
-        raise join_problems("classes without clips", empty, f"put clips there ({_KINDS}), or remove these folders")
+        raise join_problems("classes without clips", empty, f"put clips there ({KINDS}), or remove these folders")
     if strays:
         remedy = "make the pattern find a group in every <class>/<name without extension>"
         raise join_problems(f"clips that DATA.SPLIT_GROUPS {pattern!r} finds nothing in", strays, remedy)

@@ -8,7 +8,7 @@ import re
 
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.clip_files import stem
+from timesformer.datasets.clip_files import is_system_name, stem
 from timesformer.datasets.official_splits import ListedClip, find_lists, find_official_records
 from timesformer.datasets.records import DatasetSplit, join_problems
 from timesformer.datasets.split_files import read_lines
@@ -24,7 +24,8 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     a list for another split only, for a line that is not as above, and for what `find_official_records` refuses.
     """
     folder = find_lists(cfg, LISTS_FOLDER, "*_test_split?.txt")
-    class_names = tuple(sorted({match[1] for path in folder.iterdir() if (match := _LIST.fullmatch(path.name))}))
+    names = (path.name for path in folder.iterdir() if not is_system_name(path.name))
+    class_names = tuple(sorted({match[1] for name in names if (match := _LIST.fullmatch(name))}))
     lists = [folder / f"{name}_test_split{cfg.DATA.SPLIT}.txt" for name in class_names]
     if absent := [path.name for path in lists if not path.is_file()]:
         remedy = "copy them there from the official archive, or take out the other lists of these classes too"

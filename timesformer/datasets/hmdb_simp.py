@@ -15,7 +15,7 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     if not rule:
         raise DataError(
             f"no split found: {splits_folder(cfg)} has neither train.csv, val.csv and test.csv nor folders train, val "
-            f"and test. Make one with\n  python datasets/hmdb_simp/prepare.py {cfg.DATA.PATH_TO_DATA_DIR}"
+            f"and test. Make one with\n  {folder.making(cfg)}"
         )
     if rule == "files":
         return folder.from_files(cfg, split)

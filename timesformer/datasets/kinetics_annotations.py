@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.clip_files import is_video_name, stem
+from timesformer.datasets.clip_files import is_video_name, stem, walk
 from timesformer.datasets.matching import hashes, matches, repeats
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, Strings, join_problems
 from timesformer.datasets.split_files import (
@@ -122,14 +122,12 @@ def _refuse_shared(split: str, files: dict[str, Path], read: dict[str, tuple[Str
 
 def _clips_below(root: Path, stems: array) -> Iterator[str]:
     """Paths of the clips below `root`, from there; the hashes of their names without extension go into `stems`."""
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        below = os.path.relpath(folder, root)
+    for place, folders, files in walk(root):
         frames = [name for name in folders if _is_clip_name(name)]
-        folders[:] = [name for name in folders if not _is_clip_name(name) and not name.startswith(".")]
-        for name in sorted(frames + [name for name in files if is_video_name(name) and not name.startswith(".")]):
+        folders[:] = [name for name in folders if not _is_clip_name(name)]
+        for name in sorted(frames + [name for name in files if is_video_name(name)]):
             stems.append(hash(stem(name)))
-            yield name if below == "." else f"{below}/{name}"
+            yield name if place == "." else f"{place}/{name}"
 
 
 def _is_clip_name(name: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.clip_files import ClipFolder, is_video_name, list_classes, stem
+from timesformer.datasets.clip_files import ClipFolder, is_system_name, is_video_name, list_classes
 from timesformer.datasets.held_out import hold_out
 from timesformer.datasets.records import DataError, DatasetSplit, Records, VideoRecord, join_problems
 from timesformer.datasets.split_files import leave_out, splits_folder
@@ -43,8 +43,8 @@ def find_lists(cfg: CfgNode, folder_name: str, pattern: str) -> Path:
     Raises DataError where there is none.
     """
     base = splits_folder(cfg)
-    for folder in (base, base / folder_name, *sorted(base.glob(f"*/{folder_name}"))):
-        if any(folder.glob(pattern)):
+    for folder in (base, base / folder_name, *(path / folder_name for path in list_classes(base))):
+        if any(not is_system_name(path.name) for path in folder.glob(pattern)):
             return folder
     raise DataError(
         f"{base} has no official split files: expected {pattern} in it, in {base / folder_name}, or in a folder of "
@@ -124,12 +124,9 @@ def _on_disk(cfg: CfgNode, class_names: Sequence[str], clips: Sequence[ListedCli
         remedy = f"copy these folders there, or set DATA.PATH_TO_DATA_DIR to the folder that has them all (now {base})"
         raise join_problems(f"{base}: classes without a folder", absent, remedy)
     contents = {label: ClipFolder(folder) for label, folder in folders.items()}
-    folded = {
-        label: {stem(name).casefold(): name for name in reversed(content.names)} for label, content in contents.items()
-    }
     records, missing = [], []
     for clip in clips:
-        name = contents[clip.label].find(clip.name) or folded[clip.label].get(stem(clip.name).casefold())
+        name = contents[clip.label].find(clip.name, fold_case=True)
         if name is None:
             missing.append(f"{folders[clip.label] / clip.name} ({clip.place})")
         else:

@@ -1,5 +1,6 @@
 """Text files that say which clips are in a split: their folder, lines and tables, class names, and clips not there."""
 
+import codecs
 import csv
 import logging
 import math
@@ -13,6 +14,15 @@ from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
 
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # begins like UTF-16
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_SAVE_AS_UTF8 = 'save it as UTF-8 (in Excel, "CSV UTF-8"; in an editor, "Save with encoding")'
+
 
 def splits_folder(cfg: CfgNode) -> Path:
     """Folder of the split files: DATA.SPLITS_DIR, else DATA.PATH_TO_DATA_DIR; DataError when it does not exist."""
@@ -25,19 +35,49 @@ def splits_folder(cfg: CfgNode) -> Path:
     return folder
 
 
-def iterate_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines of a text file that are not blank, without outer blanks, each with its number from 1; DataError if none."""
-    empty = True
+def encoding_of(path: Path) -> str:
+    """The encoding of a text file by its byte order mark: UTF-8 where there is none.
+
+    Raises DataError for zeros among the first bytes, which only UTF-16 and UTF-32 have.
+    """
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                # "-sig": spreadsheets like to put a byte order mark first
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}, line {number}: not UTF-8 text: save the file as UTF-8 CSV") from error
-            if text:
-                empty = False
-                yield number, text
+        start = file.read(64)
+    for mark, encoding in _MARKS.items():
+        if start.startswith(mark):
+            return encoding
+    if b"\0" in start:
+        raise DataError(f"{path} is not UTF-8 text, but looks like UTF-16 without a byte order mark: {_SAVE_AS_UTF8}")
+    return "utf-8"
+
+
+def require_utf8(path: Path) -> None:
+    """DataError where a text file is of another encoding, as far as its first bytes tell."""
+    if not (encoding := encoding_of(path)).startswith("utf-8"):
+        raise DataError(f"{path} is {encoding.upper()} text, expected UTF-8: {_SAVE_AS_UTF8}")
+
+
+def iterate_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a text file that are not blank, without outer blanks, each with its number from 1.
+
+    The file is UTF-8, or has a byte order mark; lines end as on any system. Raises DataError where it is empty or of
+    another encoding.
+    """
+    empty, where, encoding = True, str(path), encoding_of(path)
+    is_utf8 = encoding.startswith("utf-8")
+    # With surrogateescape, the line that holds a wrong byte is known.
+    with open(path, encoding=encoding, errors="surrogateescape" if is_utf8 else "strict") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                text = line.strip()
+                if text:
+                    empty = False
+                    if is_utf8 and not text.isascii():
+                        where = f"{path}, line {number}"
+                        text.encode()
+                    yield number, text
+        except UnicodeError as error:
+            name = encoding.removesuffix("-sig").upper()
+            raise DataError(f"{where}: not {name} text: {_SAVE_AS_UTF8}") from error
     if empty:
         raise DataError(f"{path} is empty: expected one line per video")
 
@@ -71,7 +111,10 @@ def read_table(path: Path, columns: Sequence[str], problems: list[str]) -> Itera
     number, line = next(lines)
     header = split_cells(line)
     if not set(columns) <= set(header):
-        raise DataError(f"{path}, line {number}: found {line!r}, expected the header '{','.join(columns)}'")
+        raise DataError(
+            f"{path}, line {number}: found {line!r}, expected the header '{','.join(columns)}': give the columns these "
+            "names, with commas between them"
+        )
     places = [header.index(column) for column in columns]
     for number, line in lines:
         cells = split_cells(line)

@@ -5,6 +5,7 @@ train.json and validation.json, as they are called in newer copies. train.csv an
 facebookresearch/SlowFast uses; without them, clips are <id>.webm, a video made of it, or the folder <id> of its frames.
 """
 
+import codecs
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from timesformer.datasets.clip_files import ClipFolder
 from timesformer.datasets.records import DataError, DatasetSplit, Records, join_problems
-from timesformer.datasets.split_files import check_training, leave_out, splits_folder
+from timesformer.datasets.split_files import check_training, leave_out, require_utf8, splits_folder
 
 logger = logging.getLogger(__name__)
 
@@ -150,11 +151,12 @@ def _read_frame_list(csv: Path, prefix: str) -> dict[str, str]:
             path = os.fsdecode(b"%b%%0%dd%b#%d-%d" % (head, width, tail, first, last))
             paths[os.fsdecode(video)] = os.path.join(prefix, path)
 
+    require_utf8(csv)
     with (
         open(csv, "rb") as file,
         tqdm(total=csv.stat().st_size, unit="B", unit_scale=True, desc=csv.name, disable=None, leave=False) as bar,
     ):
-        if tuple(os.fsdecode(file.readline()).split()) != _FRAME_LIST:
+        if tuple(os.fsdecode(file.readline().removeprefix(codecs.BOM_UTF8)).split()) != _FRAME_LIST:
             raise DataError(f"{csv}, line 1: expected the header '{' '.join(_FRAME_LIST)}'")
         for number, line in enumerate(file, start=2):
             fields = line.split(b" ", 3)

@@ -15,6 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from timesformer.datasets.clips import SampledClip
+from timesformer.datasets.split_files import encoding_of
 from timesformer.engine.device import choose_device
 from timesformer.engine.evaluate import load_whole
 from timesformer.engine.predict import Classifier
@@ -170,8 +171,8 @@ def _listed(path: str, names: list[str]) -> list[int]:
     if not path:
         return list(range(len(names)))
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = Path(path).read_text(encoding=encoding_of(Path(path))).splitlines()
+    except (OSError, UnicodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): expected names of classes, one a line") from error
     return _numbers(path, [line.strip() for line in lines if line.strip()], names)
 
@@ -181,7 +182,7 @@ def _categories(path: str, names: list[str]) -> dict[str, list[int]]:
     if not path:
         return {}
     try:
-        categories = simplejson.loads(Path(path).read_text(encoding="utf-8"))
+        categories = simplejson.loads(Path(path).read_text(encoding=encoding_of(Path(path))))
         return {str(name): _numbers(path, list(classes), names) for name, classes in categories.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is no JSON of categories ({error}): expected {{category: [class, ...]}}") from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from timesformer.arguments import as_path, as_source
 from timesformer.errors import UserError
 from timesformer.web.uploads import Limits
 
@@ -38,13 +39,21 @@ class _Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str]) -> Options:
     """The options of a command line; UserError if it makes no sense."""
     parser = _Parser(prog="tools/app.py", description="A web page that says what happens in a video.")
-    parser.add_argument("--checkpoint", default="", metavar="PTH", help="a trained model, such as best.pyth")
     parser.add_argument(
-        "--fallback", default="", metavar="PTH", help="pretrained weights for when --checkpoint is missing or broken"
+        "--checkpoint", type=as_source, default="", metavar="PTH", help="a trained model, such as best.pyth"
+    )
+    parser.add_argument(
+        "--fallback",
+        type=as_source,
+        default="",
+        metavar="PTH",
+        help="pretrained weights for when --checkpoint is missing or broken",
     )
     for option, which in (("--cfg", "--checkpoint"), ("--fallback-cfg", "--fallback")):
-        parser.add_argument(option, default="", metavar="YAML", help=f"configuration of {which}, if it holds none")
-    parser.add_argument("--examples", type=Path, metavar="FOLDER", help="videos for visitors to choose from")
+        parser.add_argument(
+            option, type=as_source, default="", metavar="YAML", help=f"configuration of {which}, if it holds none"
+        )
+    parser.add_argument("--examples", type=as_path, metavar="FOLDER", help="videos for visitors to choose from")
     parser.add_argument("--device", default="", help="cpu, cuda, cuda:1, ...; by default a GPU where there is one")
     limits = Limits()
     parser.add_argument(

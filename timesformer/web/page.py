@@ -11,11 +11,12 @@ import streamlit as st
 from PIL import Image, ImageDraw
 from streamlit import config
 
+from timesformer.datasets.reading.containers import VIDEO_EXTENSIONS
 from timesformer.errors import UserError
 from timesformer.web import markup
 from timesformer.web.options import Options, parse
 from timesformer.web.service import ATTENTION_METHODS, LOW_CONFIDENCE, Answer, Service, state_of
-from timesformer.web.uploads import VIDEO_EXTENSIONS, clock, find_examples, megabytes, private_file
+from timesformer.web.uploads import clock, find_examples, megabytes, private_file
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from timesformer.datasets.clip_files import is_video_name, walk
+from timesformer.datasets.reading.containers import VIDEO_EXTENSIONS
 from timesformer.errors import UserError
-
-VIDEO_EXTENSIONS = (
-    "mp4", "avi", "mov", "mkv", "webm", "m4v", "mpg", "mpeg", "ts", "wmv", "asf", "flv", "ogv", "3gp", "gif",
-)  # fmt: skip
-"""What a browser offers to choose from, and which files of a folder are examples; the content decides all else."""
 
 
 class RefusedError(UserError):
@@ -81,12 +78,11 @@ def find_examples(folder: Path, limit: int = 500) -> list[str]:
     """
     if not folder.is_dir():
         raise UserError(f"--examples {folder}: no such folder; give one with video files in it, or leave it out")
-    endings = tuple(f".{extension}" for extension in VIDEO_EXTENSIONS)
     found = [
-        Path(base, name).relative_to(folder).as_posix()
-        for base, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(endings)
+        name if place == "." else f"{place}/{name}"
+        for place, _, files in walk(folder)
+        for name in files
+        if is_video_name(name)
     ]
     if not found:
         raise UserError(f"--examples {folder}: no video files in it; expected {', '.join(VIDEO_EXTENSIONS)}")

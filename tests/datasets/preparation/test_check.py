@@ -53,7 +53,7 @@ def test_clips_are_found_at_any_depth(root: Path, make_frames: Callable[..., Pat
     make_frames(root / "deep/er/still/frames", 1)
     found = ["catch/cut.mp4", "catch/frames", "deep/er/still/frames", "wave/a.avi", "wave/b, c.mp4"]
     assert find_clips(root) == found
-    with pytest.raises(DataError, match=r"holds no clips: expected \.avi"):
+    with pytest.raises(DataError, match="holds no clips"):
         find_clips(root / "catch/frames")
     with pytest.raises(DataError, match="is not a folder"):
         find_clips(root / "wave/a.avi")
@@ -77,7 +77,7 @@ def test_the_manifest_says_what_each_clip_is_or_why_not(root: Path) -> None:
 
 
 def test_folders_need_not_be_classes(root: Path, decoded: list[str]) -> None:
-    assert {row.label for row in check(root, find_clips(root), 1, label_by_folder=False)} == {""}
+    assert {row.label for row in check(root, find_clips(root), 1, label_of=None)} == {""}
 
 
 def test_only_what_changed_is_decoded_again(root: Path, decoded: list[str], make_frames: Callable[..., Path]) -> None:

@@ -1,12 +1,13 @@
 """Opening and decoding every clip of a dataset before any training, and writing down what each one is: the manifest."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 from timesformer.atomic import explained_failure
+from timesformer.datasets.clip_files import class_of
 from timesformer.datasets.manifest import NAME, Row, clip_bytes, rows_of, write_manifest
 from timesformer.datasets.processes import TIME_LIMIT, in_processes, without_path
 from timesformer.datasets.reader import open_video
@@ -20,7 +21,7 @@ def check(
     clips: Sequence[str],
     workers: int,
     time_limit: float = TIME_LIMIT,
-    label_by_folder: bool = True,
+    label_of: Callable[[str], str] | None = class_of,
     folder: Path | None = None,
 ) -> list[Row]:
     """Decode every frame of the clips and write `manifest.csv` in `folder`, by default `root`.
@@ -33,7 +34,7 @@ def check(
         clips: paths from `root`, with slashes.
         workers: processes that decode, 1 or more.
         time_limit: seconds after which a clip is given up as unreadable.
-        label_by_folder: whether the name of the folder that a clip lies in is its class.
+        label_of: the class of a clip by its path; None where paths do not tell.
         folder: for the manifest. Training looks for it in `root` alone.
 
     Returns:
@@ -54,7 +55,7 @@ def check(
                 for outcome in outcomes:
                     problem = without_path(outcome.problem, os.path.join(root, outcome.item))
                     row = outcome.result or Row(outcome.item, problem=problem)
-                    row = row._replace(bytes=sizes[row.path], label=_label(row.path) if label_by_folder else "")
+                    row = row._replace(bytes=sizes[row.path], label=label_of(row.path) if label_of else "")
                     rows[row.path] = row
                     file.write(row.format() + "\n")
                     file.flush()
@@ -70,7 +71,3 @@ def _measure(root: str, clip: str) -> Row:
         video.verify()
         _, height, width, _ = video.read([0]).shape
         return Row(clip, "", video.num_frames, round(video.fps, 6), width, height, round(video.seconds, 3))
-
-
-def _label(clip: str) -> str:
-    return clip.rpartition("/")[0].rpartition("/")[2]

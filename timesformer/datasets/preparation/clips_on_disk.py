@@ -1,67 +1,53 @@
-"""Which clips lie below a folder, however deep: video files, and folders of frames."""
+"""Which clips a dataset's folder holds, however deep: video files, and folders of frames."""
 
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from timesformer.datasets.clip_files import VIDEO_EXTENSIONS
-from timesformer.datasets.reader import FRAME_EXTENSIONS
-from timesformer.datasets.records import DataError
+from timesformer.datasets.clip_files import KINDS, find_below, report_skipped, walk
+from timesformer.datasets.records import SPLITS, DataError
 
-
-def clips_below(root: Path) -> list[str]:
-    """Paths from `root`, with slashes and sorted, of all video files and all folders that hold frames and no video.
-
-    A folder without anything in it that lies as deep as clips do is a clip, too: one that lost its frames. Hidden files
-    and folders are left out.
-    """
-    clips, empty = [], []
-    for place, folders, files in _folders(root):
-        kinds = [(os.path.splitext(name)[1].lower(), name) for name in files]
-        if videos := [name for kind, name in kinds if kind in VIDEO_EXTENSIONS]:
-            clips += videos if place == "." else [f"{place}/{name}" for name in videos]
-        elif place != "." and any(kind in FRAME_EXTENSIONS for kind, _ in kinds):
-            clips.append(place)
-        elif place != "." and not folders and not files:
-            empty.append(place)
-    depths = {clip.count("/") for clip in clips}
-    return sorted([*clips, *(place for place in empty if place.count("/") in depths)])
+LIST_EXTENSIONS = frozenset({".txt", ".csv", ".json"})
+"""Of the lists that belong to datasets."""
 
 
 def find_clips(root: Path) -> list[str]:
-    """The clips of a dataset: `clips_below` its folder.
+    """The clips of a dataset: paths from its folder, with slashes and sorted.
 
-    Raises DataError where there is none, and for a line break in a name, which no list of clips could hold.
+    Files that are not clips are named in the log, where they lie as deep as clips do or in a folder above clips; lists
+    and archives lie elsewhere.
+
+    Raises DataError where there is no clip, and for a line break in a name, which no list of clips could hold.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: expected the folder of a dataset")
-    clips = clips_below(root)
+    clips, others = find_below(root)
     if not clips:
-        kinds = " ".join(sorted(VIDEO_EXTENSIONS))
-        raise DataError(f"{root} holds no clips: expected {kinds} files or folders of frames in it, at any depth")
+        found = f"; found {len(others)} other files" if others else ""
+        raise DataError(f"{root} holds no clips: expected {KINDS} in it, at any depth{found}")
     if broken := [clip for clip in clips if "\n" in clip or "\r" in clip]:
         raise DataError(f"{root}: {broken[0]!r} has a line break in its name: give it another name")
+    depths = {clip.count("/") for clip in clips} - {0}
+    above = {clip[:end] for clip in clips for end, letter in enumerate(clip) if letter == "/"}
+    report_skipped(root, [name for name in others if name.count("/") in depths or name.rpartition("/")[0] in above])
     return clips
 
 
 def find_empty_classes(root: Path, clips: Sequence[str]) -> list[str]:
-    """Paths from `root`, sorted, of folders without anything in them that lie as deep as the folders of `clips` do."""
-    depths = {clip.count("/") - 1 for clip in clips}
-    return sorted(
-        place
-        for place, folders, files in _folders(root, max(depths, default=-1))
-        if place.count("/") in depths and place != "." and not folders and not files and place not in clips
-    )
+    """Paths from `root`, sorted, of empty folders that lie as deep as the folders of `clips` do.
 
-
-def _folders(root: Path, deepest: float = math.inf) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Path from `root`, folders and files of every folder, `root` itself being "."; without hidden ones.
-
-    deepest: slashes in the longest paths wanted; nothing below those is looked at.
+    A folder in `root`, or in that of a split, counts as empty if it has files, none of which is a clip or a list.
     """
-    for folder, folders, files in os.walk(root, followlinks=True):
-        place = os.path.relpath(folder, root).replace(os.sep, "/")
-        inside = [name for name in folders if not name.startswith(".")]
-        folders[:] = inside if place == "." or place.count("/") < deepest else []
-        yield place, inside, [name for name in files if not name.startswith(".")]
+    depths = {clip.count("/") - 1 for clip in clips}
+    lowest, deepest = min(depths, default=-1), max(depths, default=-1)
+    full, empty = {clip.rpartition("/")[0] for clip in clips}.union(clips), []
+    for place, folders, files in walk(root):
+        depth = -1 if place == "." else place.count("/")
+        if depth in depths and depth >= 0 and not folders and place not in full:
+            is_class = depth == lowest and (not depth or place.partition("/")[0] in SPLITS)
+            is_list = any(os.path.splitext(name)[1].lower() in LIST_EXTENSIONS for name in files)
+            if not files or (is_class and not is_list):
+                empty.append(place)
+        if depth >= deepest:
+            folders.clear()  # nothing below matters
+    return empty

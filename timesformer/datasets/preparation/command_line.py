@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from timesformer.arguments import as_path
+from timesformer.datasets.clip_files import parent_name
 from timesformer.datasets.manifest import NAME, Row
 from timesformer.datasets.preparation.check import check
 from timesformer.datasets.preparation.clips_on_disk import find_clips, find_empty_classes
@@ -26,13 +28,15 @@ SHOWN = 20
 """Clips that a summary on the screen names; the file it points to names all."""
 
 
-def main(dataset: str, arguments: Sequence[str] | None = None, label_by_folder: bool = True) -> int:
+def main(
+    dataset: str, arguments: Sequence[str] | None = None, label_of: Callable[[str], str] | None = parent_name
+) -> int:
     """Run the command line of a dataset.
 
     Args:
         dataset: its name in TRAIN.DATASET.
         arguments: without the program's name; None for those of this process.
-        label_by_folder: whether clips lie in folders named after their classes.
+        label_of: the class of a clip by its path; None where clips do not lie in folders of their classes.
 
     Returns:
         The exit status: 0 if all was done and every clip is readable, 1 if some are not, a class has none or the
@@ -43,7 +47,7 @@ def main(dataset: str, arguments: Sequence[str] | None = None, label_by_folder: 
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        return _prepare(dataset, options, label_by_folder)
+        return _prepare(dataset, options, label_of)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -58,7 +62,7 @@ def _parse(dataset: str, arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Prepares the dataset in ROOT, in this order: download, conversion, check. Each step goes on where "
         "it was interrupted when the same command is started again.",
     )
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the dataset")
+    parser.add_argument("root", type=as_path, metavar="ROOT", help="folder of the dataset")
     if dataset in ARCHIVES:
         parser.add_argument("--download", action="store_true", help="fetch and unpack what ROOT lacks of the dataset")
         parser.add_argument(
@@ -83,7 +87,7 @@ def _parse(dataset: str, arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=as_path,
         help="folder for the clips made (default: ROOT with _<PIXELS>, _frames or _<PIXELS>_frames after it)",
     )
     parser.add_argument(
@@ -122,13 +126,13 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def _prepare(dataset: str, options: argparse.Namespace, label_by_folder: bool) -> int:
+def _prepare(dataset: str, options: argparse.Namespace, label_of: Callable[[str], str] | None) -> int:
     folder, failed, remarks = options.root, {}, []
     if getattr(options, "download", False):
         download(dataset, folder, options.url)
         print(f"{folder} has the videos and lists of {dataset}")
     clips = find_clips(folder) if options.short_side or options.frames or options.check else []
-    if label_by_folder and (empty := find_empty_classes(folder, clips)):
+    if label_of and (empty := find_empty_classes(folder, clips)):
         remarks.append(f"{folder}: classes without clips: {shorten(empty)}; put clips there, or remove these folders")
     if options.short_side or options.frames:
         names = [str(part) for part in (options.short_side, "frames" * options.frames) if part]
@@ -145,7 +149,7 @@ def _prepare(dataset: str, options: argparse.Namespace, label_by_folder: bool) -
         folder = output
     broken = []
     if options.check:
-        rows = check(folder, find_clips(folder), options.workers, options.time_limit, label_by_folder=label_by_folder)
+        rows = check(folder, find_clips(folder), options.workers, options.time_limit, label_of=label_of)
         broken = [row for row in rows if row.problem]
         print(summary(folder, rows, failed))
         if dataset in LISTED:

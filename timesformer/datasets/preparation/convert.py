@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from timesformer.atomic import explained_failure, write_atomically, write_text_atomically
+from timesformer.datasets.clip_files import walk
 from timesformer.datasets.manifest import NAME, clip_bytes
+from timesformer.datasets.preparation.clips_on_disk import LIST_EXTENSIONS
 from timesformer.datasets.processes import TIME_LIMIT, in_processes, without_path
 from timesformer.datasets.records import DataError, join_problems
 from timesformer.progress import Progress
@@ -23,7 +25,6 @@ logger = logging.getLogger(__name__)
 NOTE = "conversion.json"
 SIZES = "conversion.csv"
 """Path and bytes of every clip that was converted: one that has others now is converted again."""
-_LISTS = frozenset({".txt", ".csv", ".json"})
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,10 @@ def _sizes_before(output: Path) -> dict[str, int]:
 
 
 def _copy_lists(root: Path, output: Path) -> None:
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for place, _, files in walk(root):
         for name in files:
-            if os.path.splitext(name)[1].lower() in _LISTS and name not in (NAME, NOTE, SIZES) and name[0] != ".":
-                copy, content = output / os.path.relpath(folder, root) / name, Path(folder, name).read_bytes()
+            if os.path.splitext(name)[1].lower() in LIST_EXTENSIONS and name not in (NAME, NOTE, SIZES):
+                copy, content = output / place / name, (root / place / name).read_bytes()
                 if not copy.exists():
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     write_atomically(copy, lambda file, content=content: file.write(content))

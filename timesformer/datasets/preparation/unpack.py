@@ -18,6 +18,7 @@ from typing import IO
 
 import rarfile
 
+from timesformer.datasets.clip_files import is_system_name
 from timesformer.datasets.records import DataError, join_problems
 from timesformer.progress import Progress
 
@@ -64,7 +65,7 @@ def unpack(archive: Path, folder: Path) -> None:
         partial.mkdir(parents=True)
         _unpack(archive, partial, folder)
         top = _below_outer_folder(partial)
-        for path in sorted(top.rglob("*.rar")):
+        for path in sorted(path for path in top.rglob("*.rar") if not is_system_name(path.name)):
             unpack(path, path.with_suffix(""))
             path.unlink()
         top.replace(folder)
@@ -208,5 +209,5 @@ def _is_there(path: Path, entry: _Entry) -> bool:
 
 
 def _below_outer_folder(folder: Path) -> Path:
-    inside = list(folder.iterdir())
+    inside = [path for path in folder.iterdir() if not is_system_name(path.name)]
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder

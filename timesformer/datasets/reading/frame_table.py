@@ -99,11 +99,6 @@ class FrameTable:
         """When the frame of this number is shown."""
         return self._times[self._shown[number]]
 
-    def times(self) -> list[int]:
-        """When each frame is shown, rising; empty where packets do not tell."""
-        times = [] if self.sequential else [self._times[packet] for packet in self._shown]
-        return times if all(before < after for before, after in pairwise(times)) else []
-
     def is_key(self, number: int) -> bool:
         """Whether decoding may begin with the frame of this number."""
         packet = self._shown[number]

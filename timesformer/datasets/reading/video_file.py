@@ -13,6 +13,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from timesformer.datasets.reading.base import MAX_PIXELS, VideoError, VideoReader, scaled
+from timesformer.datasets.reading.containers import EXTENSIONS_OF
 from timesformer.datasets.reading.frame_table import (
     FrameTable,
     PacketFacts,
@@ -28,9 +29,7 @@ from timesformer.datasets.reading.unsupported import describe_format
 
 LARGEST_KEPT = 2**26  # bytes; of a larger file the packets are read again when they are needed
 _LIMITS = {"max_pixels": str(MAX_PIXELS)}
-# FFmpeg would also draw a text file as pictures, and follow a playlist to other files and to the network.
-_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,ivf,h264,hevc,m4v,mpegvideo,mjpeg,gif,nut,mxf"
-_ALLOWED = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+_ALLOWED = {"format_whitelist": ",".join(EXTENSIONS_OF), "protocol_whitelist": "file"}
 _ERRORS = (av.FFmpegError, OSError, ValueError)
 _BROADCAST = "mpegts"  # format of streams in which lost packets and interlaced frames are common
 INTERLACED = 2  # of FFmpeg's AVFieldOrder, this and all above
@@ -338,7 +337,9 @@ def _timing(num_frames: int, fps: float, duration: int, table: FrameTable) -> St
     """What the header says of a stream (0: nothing), with the times of its frames."""
     if duration <= 0 or not fps or not (num_frames or table.num_frames):
         return None
-    times = table.times()
+    times = [] if table.sequential else table.times
+    if any(before >= after for before, after in pairwise(times)):
+        times = []
     # The original compares times as they are with a clip's start, which it counts from 0. It cannot read formats whose
     # header has no number of frames, such as MPEG-TS; their times start anywhere.
     if times and (not num_frames or times[0] >= duration):
