@@ -1,6 +1,5 @@
 """Folders of transformers: predictions before and after a conversion, and beside those of transformers itself."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -23,18 +22,9 @@ from timesformer.models.huggingface import architecture
 from timesformer.models.weights import read_checkpoint
 
 transformers = pytest.importorskip("transformers")
-ROOT = Path(__file__).parents[2]
 CLASSES = ("catch", "пас", "投げる")
 KINDS = ("divided_space_time", "joint_space_time", "space_only", "vivit", "light")
 RATE = 30
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", ROOT / "tools" / "convert_checkpoint.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -126,21 +116,23 @@ def used(cfg: CfgNode) -> dict[str, Any]:
 class TestThereAndBack:
     """Converted to a folder, to a .pyth and to safetensors, one from the other."""
 
-    def converted(self, tool: ModuleType, source: Path, folder: Path) -> list[Classifier]:
+    def converted(self, converter: ModuleType, source: Path, folder: Path) -> list[Classifier]:
         made = []
         for name, to in (("hf", "hf"), ("back.pyth", "pyth"), ("again", "hf"), ("out.safetensors", "safetensors")):
-            tool.convert(str(source), folder / name, to, None, None)
+            converter.convert(str(source), folder / name, to, None, None)
             source = folder / name
             made.append(load_model(source, "cpu"))
         return made
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_predictions_options_and_names_stay(self, tool: ModuleType, tmp_path: Path, video: str, kind: str) -> None:
+    def test_predictions_options_and_names_stay(
+        self, converter: ModuleType, tmp_path: Path, video: str, kind: str
+    ) -> None:
         original = load_model(checkpoint(tmp_path, kind), "cpu")
         expected = original.predict(video)
         assert len({round(p, 3) for p in expected.probabilities.tolist()}) == len(CLASSES)
         assert expected.top[0][1] < 0.99
-        for classifier in self.converted(tool, tmp_path / "best.pyth", tmp_path):
+        for classifier in self.converted(converter, tmp_path / "best.pyth", tmp_path):
             assert np.array_equal(classifier.predict(video).probabilities, expected.probabilities)
             assert classifier.class_names == CLASSES
             assert used(classifier.cfg) == used(original.cfg)
@@ -162,11 +154,11 @@ class TestThereAndBack:
         ids=lambda options: " ".join(options),
     )
     def test_each_way_to_make_clips_stays(
-        self, tool: ModuleType, tmp_path: Path, video: str, options: dict[str, Any]
+        self, converter: ModuleType, tmp_path: Path, video: str, options: dict[str, Any]
     ) -> None:
         original = load_model(checkpoint(tmp_path, **options), "cpu")
         expected = original.predict(video).probabilities
-        for classifier in self.converted(tool, tmp_path / "best.pyth", tmp_path):
+        for classifier in self.converted(converter, tmp_path / "best.pyth", tmp_path):
             assert np.array_equal(classifier.predict(video).probabilities, expected)
             assert used(classifier.cfg) == used(original.cfg)
 
@@ -174,31 +166,31 @@ class TestThereAndBack:
     @pytest.mark.parametrize("crops", [1, 3])
     @pytest.mark.parametrize("interpolation", ["bicubic", "legacy"])
     def test_a_test_at_another_size_than_in_training_gives_the_same(
-        self, tool: ModuleType, tmp_path: Path, video: str, kind: str, crops: int, interpolation: str
+        self, converter: ModuleType, tmp_path: Path, video: str, kind: str, crops: int, interpolation: str
     ) -> None:
         options = {"TIMESFORMER__POS_EMBED_INTERPOLATION": interpolation, "TEST__NUM_SPATIAL_CROPS": crops}
         path = checkpoint(tmp_path, kind, DATA__TEST_CROP_SIZE=48, **options)
         expected = load_model(path, "cpu").predict(video).probabilities
-        for classifier in self.converted(tool, path, tmp_path):
+        for classifier in self.converted(converter, path, tmp_path):
             assert classifier.cfg.DATA.TEST_CROP_SIZE == 48
             np.testing.assert_allclose(classifier.predict(video).probabilities, expected, rtol=0, atol=1e-6)
 
-    def test_bgr_weights_become_rgb_ones(self, tool: ModuleType, tmp_path: Path, video: str) -> None:
+    def test_bgr_weights_become_rgb_ones(self, converter: ModuleType, tmp_path: Path, video: str) -> None:
         path = checkpoint(tmp_path, DATA__REVERSE_INPUT_CHANNEL=True)
         expected = load_model(path, "cpu").predict(video).probabilities
-        for classifier in self.converted(tool, path, tmp_path):
+        for classifier in self.converted(converter, path, tmp_path):
             assert not classifier.cfg.DATA.REVERSE_INPUT_CHANNEL
             assert list(classifier.cfg.DATA.MEAN) == [0.5, 0.45, 0.4]
             np.testing.assert_allclose(classifier.predict(video).probabilities, expected, rtol=0, atol=1e-5)
-        tool.convert(str(path), tmp_path / "direct.pyth", "pyth", None, None)
+        converter.convert(str(path), tmp_path / "direct.pyth", "pyth", None, None)
         direct = load_model(tmp_path / "direct.pyth", "cpu")
         assert direct.cfg.DATA.REVERSE_INPUT_CHANNEL
         assert np.array_equal(direct.predict(video).probabilities, expected)
 
     def test_what_the_folder_s_fields_say_now_goes_before_what_it_said_when_it_was_exported(
-        self, tool: ModuleType, tmp_path: Path
+        self, converter: ModuleType, tmp_path: Path
     ) -> None:
-        tool.convert(str(checkpoint(tmp_path)), tmp_path / "hf", "hf", None, None)
+        converter.convert(str(checkpoint(tmp_path)), tmp_path / "hf", "hf", None, None)
         file = tmp_path / "hf/preprocessor_config.json"
         changed = {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}
         changed |= {"size": {"shortest_edge": 56}, "crop_size": {"height": 48, "width": 48}}
@@ -364,9 +356,9 @@ class TestFoldersOfOthers:
 class TestPipeline:
     """`transformers.pipeline("video-classification")` on a video file."""
 
-    def both(self, tool: ModuleType, path: Path, video: str, sampler: str, **arguments: Any) -> None:
+    def both(self, converter: ModuleType, path: Path, video: str, sampler: str, **arguments: Any) -> None:
         folder = path.parent / "hf"
-        tool.convert(str(path), folder, "hf", None, None)
+        converter.convert(str(path), folder, "hf", None, None)
         classify = transformers.pipeline("video-classification", model=str(folder))
         if arguments:
             classify.video_processor = None  # as in the versions of transformers that had none for these models
@@ -378,9 +370,9 @@ class TestPipeline:
         np.testing.assert_allclose([answer["score"] for answer in theirs], probabilities, rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize("kind", ["divided_space_time", "joint_space_time", "vivit", "light"])
-    def test_frames_from_the_start_on(self, tool: ModuleType, tmp_path: Path, video: str, kind: str) -> None:
+    def test_frames_from_the_start_on(self, converter: ModuleType, tmp_path: Path, video: str, kind: str) -> None:
         path = checkpoint(tmp_path, kind, DATA__SAMPLING_RATE=1)
-        self.both(tool, path, video, "uniform", num_frames=4, frame_sampling_rate=1)
+        self.both(converter, path, video, "uniform", num_frames=4, frame_sampling_rate=1)
 
     @pytest.mark.parametrize(
         "options",
@@ -395,20 +387,20 @@ class TestPipeline:
     )
     @pytest.mark.parametrize("kind", ["divided_space_time", "vivit"])
     def test_frames_over_the_whole_video(
-        self, tool: ModuleType, tmp_path: Path, video: str, kind: str, options: dict[str, Any]
+        self, converter: ModuleType, tmp_path: Path, video: str, kind: str, options: dict[str, Any]
     ) -> None:
         torchcodec = pytest.importorskip("torchcodec.decoders", exc_type=Exception)
         assert torchcodec
         if not hasattr(transformers, "VivitVideoProcessor"):
             pytest.skip("this transformers has no video processors for these models")
-        self.both(tool, checkpoint(tmp_path, kind, **options), video, "equidistant")
+        self.both(converter, checkpoint(tmp_path, kind, **options), video, "equidistant")
 
     def test_weights_without_options_get_a_processor_too(
-        self, tool: ModuleType, tmp_path: Path, video: str, caplog: pytest.LogCaptureFixture
+        self, converter: ModuleType, tmp_path: Path, video: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         content = torch.load(checkpoint(tmp_path), weights_only=True)
         torch.save(content["model_state"], tmp_path / "bare.pyth")
-        tool.convert(str(tmp_path / "bare.pyth"), tmp_path / "hf", "hf", 4, None)
+        converter.convert(str(tmp_path / "bare.pyth"), tmp_path / "hf", "hf", 4, None)
         processor = json.loads((tmp_path / "hf/preprocessor_config.json").read_text())
         assert (processor["image_mean"], processor["crop_size"]["height"]) == ([0.45] * 3, 32)
         assert "DATA.SAMPLING_RATE 32" in caplog.text

@@ -267,7 +267,7 @@ def continue_from(path: str, model: nn.Module, optimizer: torch.optim.Optimizer,
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = _one_line(error)
     raise CheckpointError(
-        f"{path} cannot be continued: {reason}. To start from its weights alone, set TRAIN.FINETUNE True"
+        f"{given.source} cannot be continued: {reason}. To start from its weights alone, set TRAIN.FINETUNE True"
     )
 
 
