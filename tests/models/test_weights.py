@@ -335,24 +335,11 @@ class TestStrictness:
             build_model(cfg)
 
 
+KEYS = ("model_state", "model", "state_dict", "model_state_dict", "net", "network", "module", "weights", "params")
+
+
 class TestReading:
-    @pytest.mark.parametrize(
-        "container",
-        [
-            *(
-                "model_state",
-                "model",
-                "state_dict",
-                "model_state_dict",
-                "net",
-                "network",
-                "module",
-                "weights",
-                "params",
-            ),
-            *("teacher", "student", "model_ema", "ema_state_dict", "ema", None),
-        ],
-    )
+    @pytest.mark.parametrize("container", [*KEYS, "teacher", "student", "model_ema", "ema_state_dict", "ema", None])
     @pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "_orig_mod.model."])
     def test_containers_and_prefixes_are_recognised(self, tmp_path: Path, container: str | None, prefix: str) -> None:
         state = {f"{prefix}norm.weight": torch.ones(3)}
