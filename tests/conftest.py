@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -99,6 +100,15 @@ def tiny_checkpoint(tiny_command: list[str], tmp_path_factory: pytest.TempPathFa
     progress = {"epoch": 2, "class_names": ["catch", "walk", "wave"]}
     torch.save({"epoch": 1, "model_state": model.state_dict(), "cfg": cfg.dump(), "progress": progress}, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def converter() -> ModuleType:
+    """tools/convert_checkpoint.py."""
+    spec = importlib.util.spec_from_file_location("convert_checkpoint", ROOT / "tools" / "convert_checkpoint.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Outcome(NamedTuple):

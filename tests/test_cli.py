@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -203,6 +203,41 @@ def test_a_checkpoint_converted_for_hugging_face_gives_the_same_predictions(
     tested = run_net(*tiny_command, *options, "OUTPUT_DIR", str(tmp_path / "out"))
     assert tested.code == 0, tested.err
     assert (tmp_path / "out/predictions.csv").read_text() == (finished / "predictions.csv").read_text()
+
+
+@pytest.mark.parametrize("folder", ["", "checkpoints"])
+def test_the_folder_of_a_run_means_its_best_checkpoint(
+    finished: Path, run_net: RunNet, tiny_command: list[str], tmp_path: Path, folder: str
+) -> None:
+    output, run, best = ["OUTPUT_DIR", str(tmp_path)], str(finished / folder), str(finished / "checkpoints/best.pyth")
+    tested = run_net(*tiny_command, *output, "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", run)
+    assert tested.code == 0, tested.err
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["checkpoint"] == best
+    tuning = ["SOLVER.MAX_EPOCH", "1", "TEST.ENABLE", "False", "TRAIN.CHECKPOINT_FILE_PATH", run]
+    tuned = run_net(*tiny_command, *output, *tuning, "TRAIN.FINETUNE", "True")
+    assert tuned.code == 0, tuned.err
+    assert "loaded 29" in {" ".join(line.split()) for line in tuned.out.splitlines()}
+    refused = run_net(*tiny_command, "OUTPUT_DIR", str(tmp_path / "on"), *tuning)  # it has no optimizer_state
+    assert (refused.code, best in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize("key", ["TRAIN.CHECKPOINT_FILE_PATH", "TIMESFORMER.PRETRAINED_MODEL"])
+def test_training_starts_from_a_folder_of_hugging_face(
+    finished: Path, run_net: RunNet, tiny_command: list[str], converter: ModuleType, tmp_path: Path, key: str
+) -> None:
+    source = finished / "checkpoints" / "best.pyth"
+    converter.convert(str(source), tmp_path / "hf", "hf", None, None)
+    options = ["SOLVER.MAX_EPOCH", "1", "SOLVER.BASE_LR", "1e-30", key, str(tmp_path / "hf")]
+    finetune = ["TRAIN.FINETUNE", "True"] if key.startswith("TRAIN") else []
+    outcome = run_net(*tiny_command, *options, *finetune, "OUTPUT_DIR", str(tmp_path / "out"))
+    assert outcome.code == 0, outcome.err
+    assert "loaded 29" in {" ".join(line.split()) for line in outcome.out.splitlines()}
+    assert "DATA.MEAN [0.45, 0.45, 0.45]" in outcome.out
+    trained, before = (
+        torch.load(path, weights_only=True)["model_state"] for path in (tmp_path / "out/checkpoints/best.pyth", source)
+    )
+    assert all(torch.allclose(trained[name], before[name], rtol=0, atol=1e-20) for name in before)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,24 @@ def test_a_line_for_each_video_and_the_bad_ones_at_the_end(predict, videos):
     assert alone == (0, f"{first}\n", "")
 
 
+@pytest.mark.parametrize("kind", ["run", "hugging_face"])
+def test_folders_of_a_run_and_of_hugging_face_are_checkpoints(
+    predict, videos, tmp_path, tiny_checkpoint, converter, kind
+):
+    folder, path = tmp_path / "folder", tmp_path / "folder"
+    if kind == "run":
+        (folder / "checkpoints").mkdir(parents=True)
+        path = Path(shutil.copy(tiny_checkpoint, folder / "checkpoints"))
+    else:
+        converter.convert(str(tiny_checkpoint), folder, "hf", None, None)
+    expected = predict(videos, "--top-k", 3)
+    assert expected.code == 0
+    found = predict(videos, "--top-k", 3, "--checkpoint", folder)
+    assert (found.code, found.out) == (0, expected.out)
+    assert predict(videos, "--checkpoint", folder, "--output", tmp_path / "p.json").code == 0
+    assert json.loads((tmp_path / "p.json").read_text())["checkpoint"] == str(path)
+
+
 def test_options_change_what_is_seen(predict, videos):
     plain = predict(videos, "--quiet").out
     assert predict(videos, "--crops", 3, "--quiet").out != plain

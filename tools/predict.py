@@ -216,7 +216,7 @@ def write_files(args: argparse.Namespace, classifier: "Classifier", paths: list[
             for number, prediction in shown(predictions, len(paths), done, args.quiet):
                 files.add(number, prediction)
         errors = list(files.errors())
-        head = {"checkpoint": str(args.checkpoint), "class_names": list(classifier.class_names)}
+        head = {"checkpoint": str(classifier.path), "class_names": list(classifier.class_names)}
         head["num_views"] = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
         files.finish(head, min(args.top_k, len(classifier.class_names)))
     if not args.quiet:

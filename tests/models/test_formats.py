@@ -1,6 +1,5 @@
 """Weights from and for other libraries: models made by transformers itself give the same logits on either side."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -25,14 +24,6 @@ transformers = pytest.importorskip("transformers")
 ROOT = Path(__file__).parents[2]
 ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "image_size": 32}
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", ROOT / "tools" / "convert_checkpoint.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def randomized(model: nn.Module) -> nn.Module:
@@ -217,21 +208,23 @@ class TestFromHuggingFace:
 class TestToHuggingFace:
     @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
     def test_an_export_of_timesformer_gives_the_same_logits(
-        self, tool: ModuleType, tmp_path: Path, attention_type: str
+        self, converter: ModuleType, tmp_path: Path, attention_type: str
     ) -> None:
         ours = randomized(our_timesformer(attention_type))
         torch.save({"model_state": {f"model.{k}": v for k, v in ours.state_dict().items()}}, tmp_path / "ours.pyth")
-        tool.convert(str(tmp_path / "ours.pyth"), tmp_path / "hf", "hf", num_heads=4, num_frames=None)
+        converter.convert(str(tmp_path / "ours.pyth"), tmp_path / "hf", "hf", num_heads=4, num_frames=None)
         theirs, info = transformers.TimesformerForVideoClassification.from_pretrained(
             tmp_path / "hf", output_loading_info=True
         )
         assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         assert_same_logits(ours, theirs.eval())
 
-    def test_an_export_loads_in_a_clean_process_with_the_same_logits(self, tool: ModuleType, tmp_path: Path) -> None:
+    def test_an_export_loads_in_a_clean_process_with_the_same_logits(
+        self, converter: ModuleType, tmp_path: Path
+    ) -> None:
         ours = randomized(our_vivit())
         torch.save({"model_state": ours.state_dict()}, tmp_path / "ours.pyth")
-        tool.convert(str(tmp_path / "ours.pyth"), tmp_path / "hf", "hf", num_heads=4, num_frames=4)
+        converter.convert(str(tmp_path / "ours.pyth"), tmp_path / "hf", "hf", num_heads=4, num_frames=4)
         torch.save(clip().transpose(1, 2), tmp_path / "clip.pt")
         script = (
             "import sys, torch; from timesformer.torchvision_import import repair_torchvision\n"
@@ -251,14 +244,14 @@ class TestToHuggingFace:
     @pytest.mark.parametrize("kind", ["timesformer", "vivit"])
     @pytest.mark.parametrize("between", ["pyth", "safetensors"])
     def test_there_and_back_nothing_is_lost(
-        self, tool: ModuleType, tmp_path: Path, kind: str, between: str, caplog: pytest.LogCaptureFixture
+        self, converter: ModuleType, tmp_path: Path, kind: str, between: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         theirs = their_vivit() if kind == "vivit" else their_timesformer()
         theirs.config.id2label = dict(enumerate("abcde"))
         theirs.config.label2id = {name: label for label, name in enumerate("abcde")}
         theirs.save_pretrained(tmp_path / "first")
-        tool.convert(str(tmp_path / "first"), tmp_path / "ours", between, None, None)
-        tool.convert(str(tmp_path / "ours"), tmp_path / "second", "hf", None, None)
+        converter.convert(str(tmp_path / "first"), tmp_path / "ours", between, None, None)
+        converter.convert(str(tmp_path / "ours"), tmp_path / "second", "hf", None, None)
         again = type(theirs).from_pretrained(tmp_path / "second").eval()
         torch.testing.assert_close(their_logits(again, clip()), their_logits(theirs, clip()), rtol=0, atol=0)
         for key in ("num_attention_heads", "num_frames", "image_size", "hidden_act", "id2label", "qkv_bias"):
@@ -266,46 +259,46 @@ class TestToHuggingFace:
         assert "does not say how many heads" not in caplog.text
 
     def test_the_originals_tensors_come_back_as_they_were(
-        self, tool: ModuleType, golden_dir: Path, tmp_path: Path
+        self, converter: ModuleType, golden_dir: Path, tmp_path: Path
     ) -> None:
         source = golden_dir / "finetune_ckpt_div.pyth"
-        tool.convert(str(source), tmp_path / "hf", "hf", 4, None)
-        tool.convert(str(tmp_path / "hf"), tmp_path / "back.pyth", "pyth", None, None)
+        converter.convert(str(source), tmp_path / "hf", "hf", 4, None)
+        converter.convert(str(tmp_path / "hf"), tmp_path / "back.pyth", "pyth", None, None)
         first = torch.load(source, weights_only=True)["model_state"]
         back = torch.load(tmp_path / "back.pyth", weights_only=True)["model_state"]
         assert back.keys() == first.keys()
         assert all(torch.equal(back[name], first[name]) for name in first)
 
     def test_heads_that_nothing_tells_are_taken_by_convention_with_a_word(
-        self, tool: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, converter: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         torch.save(our_timesformer(embed_dim=128, depth=1).state_dict(), tmp_path / "ours.pyth")
-        tool.convert(str(tmp_path / "ours.pyth"), tmp_path / "hf", "hf", None, None)
+        converter.convert(str(tmp_path / "ours.pyth"), tmp_path / "hf", "hf", None, None)
         assert json.loads((tmp_path / "hf/config.json").read_text())["num_attention_heads"] == 2
         assert "does not say how many heads an attention has: 2 taken" in caplog.text
 
     @pytest.mark.parametrize("attention_type", ["factorised_encoder", "factorised_self_attention"])
     def test_a_vivit_that_transformers_has_not_is_refused(
-        self, tool: ModuleType, tmp_path: Path, attention_type: str
+        self, converter: ModuleType, tmp_path: Path, attention_type: str
     ) -> None:
         torch.save(our_vivit(attention_type).state_dict(), tmp_path / "ours.pyth")
         with pytest.raises(CheckpointError, match=r"ours\.pyth cannot be written for Hugging Face: it "):
-            tool.convert(str(tmp_path / "ours.pyth"), tmp_path / "hf", "hf", 4, 4)
+            converter.convert(str(tmp_path / "ours.pyth"), tmp_path / "hf", "hf", 4, 4)
         assert not (tmp_path / "hf").exists()
 
-    def test_a_vivit_of_unknown_frames_asks_for_them(self, tool: ModuleType, tmp_path: Path) -> None:
+    def test_a_vivit_of_unknown_frames_asks_for_them(self, converter: ModuleType, tmp_path: Path) -> None:
         torch.save(our_vivit().state_dict(), tmp_path / "ours.pyth")
         with pytest.raises(CheckpointError, match="give --num-frames"):
-            tool.convert(str(tmp_path / "ours.pyth"), tmp_path / "hf", "hf", 4, None)
+            converter.convert(str(tmp_path / "ours.pyth"), tmp_path / "hf", "hf", 4, None)
 
 
 class TestCommand:
-    def run(self, tool: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    def run(self, converter: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
         monkeypatch.setattr("sys.argv", ["convert_checkpoint.py", *map(str, arguments)])
-        return tool.main()
+        return converter.main()
 
     def test_a_run_s_checkpoint_keeps_options_and_progress_as_safetensors(
-        self, tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, converter: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level("INFO")
         progress = {"epoch": 3, "class_names": list("abcde")}
@@ -313,7 +306,7 @@ class TestCommand:
         content = {"epoch": 2, "cfg": cfg, "progress": progress, "optimizer_state": {"state": {}}}
         state = our_timesformer(num_heads=2).state_dict()
         torch.save({"model_state": state, **content}, tmp_path / "in.pyth")
-        assert self.run(tool, monkeypatch, tmp_path / "in.pyth", tmp_path / "out", "--to", "safetensors") == 0
+        assert self.run(converter, monkeypatch, tmp_path / "in.pyth", tmp_path / "out", "--to", "safetensors") == 0
         assert "left out: optimizer_state" in caplog.text
         assert set(load_file(tmp_path / "out")) == {f"model.{name}" for name in state}
         rest = read_checkpoint(tmp_path / "out").rest
@@ -335,7 +328,7 @@ class TestCommand:
     )
     def test_a_mistake_ends_with_a_word_and_nothing_written(
         self,
-        tool: ModuleType,
+        converter: ModuleType,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
@@ -346,7 +339,7 @@ class TestCommand:
         places = {"{in}": str(tmp_path / "in.pyth"), "{out}": str(tmp_path / "out")}
         for key, place in places.items():
             arguments = tuple(argument.replace(key, place) for argument in arguments)
-        assert self.run(tool, monkeypatch, *arguments) == 2
+        assert self.run(converter, monkeypatch, *arguments) == 2
         assert problem in caplog.text
         assert [path.name for path in tmp_path.iterdir()] == ["in.pyth"]
 

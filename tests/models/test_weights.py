@@ -335,8 +335,11 @@ class TestStrictness:
             build_model(cfg)
 
 
+KEYS = ("model_state", "model", "state_dict", "model_state_dict", "net", "network", "module", "weights", "params")
+
+
 class TestReading:
-    @pytest.mark.parametrize("container", ["model_state", "model", "state_dict", None])
+    @pytest.mark.parametrize("container", [*KEYS, "teacher", "student", "model_ema", "ema_state_dict", "ema", None])
     @pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "_orig_mod.model."])
     def test_containers_and_prefixes_are_recognised(self, tmp_path: Path, container: str | None, prefix: str) -> None:
         state = {f"{prefix}norm.weight": torch.ones(3)}
@@ -344,6 +347,74 @@ class TestReading:
         checkpoint = read_checkpoint(save(content, tmp_path))
         assert list(checkpoint.state) == ["norm.weight"]
         assert checkpoint.rest == ({"epoch": 7} if container else {})
+
+    @pytest.mark.parametrize("prefix", ["net.", "network.", "backbone.", "module.backbone."])
+    def test_what_programs_call_their_model_is_left_out_of_names(self, tmp_path: Path, prefix: str) -> None:
+        state = {f"{prefix}norm.weight": torch.ones(3), "head.weight": torch.ones(2, 3)}
+        state["n_averaged"] = torch.tensor(5)  # beside the weights of torch.optim.swa_utils.AveragedModel
+        assert list(read_checkpoint(save({"model": state}, tmp_path)).state) == ["norm.weight", "head.weight"]
+        part = {f"{prefix}0.weight": torch.ones(3), "patch_embed.weight": torch.ones(3)}
+        names = {name.removeprefix("module.") for name in part}
+        assert set(read_checkpoint(save(part, tmp_path)).state) == names
+
+    @pytest.mark.parametrize("nested", [False, True])
+    @pytest.mark.parametrize(
+        ("taken", "averaged"),
+        [
+            ("model", "model_ema"),
+            ("state_dict", "state_dict_ema"),
+            ("model_state_dict", "ema_state_dict"),
+            ("model_state_dict", "model_ema_state_dict"),
+            ("net", "ema"),
+            ("model_state", "ema_state"),
+        ],
+    )
+    def test_an_average_beside_the_weights_is_noted_and_can_be_had(
+        self, tmp_path: Path, taken: str, averaged: str, nested: bool
+    ) -> None:
+        average = {"module.norm.weight": torch.full((3,), 2.0)}
+        content = {averaged: {"updates": 7, "weights": average} if nested else average, "epoch": 3}
+        path = save({**content, taken: {"norm.weight": torch.ones(3)}}, tmp_path)
+        checkpoint = read_checkpoint(path)
+        assert checkpoint.state["norm.weight"].tolist() == [1.0] * 3
+        (note,) = checkpoint.notes
+        assert all(word in note for word in (taken, f"--weights {averaged}", str(path)))
+        chosen = read_checkpoint(path, averaged)
+        assert chosen.state["norm.weight"].tolist() == [2.0] * 3
+        assert averaged not in chosen.rest
+        with pytest.raises(CheckpointError, match=averaged):
+            read_checkpoint(path, "swa")
+        alone = read_checkpoint(save(content, tmp_path))
+        assert (alone.state["norm.weight"].tolist(), alone.notes) == ([2.0] * 3, ())
+
+    def test_the_note_on_an_average_is_in_the_table_of_what_was_loaded(self, tmp_path: Path) -> None:
+        state = build().state_dict()
+        report = load_pretrained(build(), save({"model": state, "model_ema": state}, tmp_path))
+        assert any("--weights model_ema" in line for line in report.table().splitlines())
+
+    @pytest.mark.parametrize("below", ["", "checkpoints"])
+    def test_the_folder_of_a_run_means_its_best_else_its_newest_checkpoint(
+        self, tmp_path: Path, below: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (inner := tmp_path / "checkpoints").mkdir()
+        names = ["checkpoint_epoch_00002.pyth", "checkpoint_epoch_00010_iteration_00000004.pyth"]
+        for value, name in enumerate([*names, "checkpoint_epoch_00010.pyth", "other.pyth"]):
+            torch.save({"model_state": {"norm.weight": torch.full((1,), float(value))}}, inner / name)
+        newest = read_checkpoint(str(tmp_path / below))
+        assert (newest.state["norm.weight"].item(), newest.source) == (1.0, str(inner / names[1]))
+        assert names[1] in caplog.text
+        caplog.clear()
+        torch.save({"model_state": {"norm.weight": torch.full((1,), 9.0)}}, inner / "best.pyth")
+        best = read_checkpoint(tmp_path / below)
+        assert (best.state["norm.weight"].item(), best.source) == (9.0, str(inner / "best.pyth"))
+        assert not caplog.text
+
+    def test_a_folder_without_any_says_what_was_looked_for(self, tmp_path: Path) -> None:
+        (tmp_path / "split_1").mkdir()
+        with pytest.raises(CheckpointError) as raised:
+            read_checkpoint(tmp_path)
+        said = str(raised.value)
+        assert all(word in said for word in (str(tmp_path), "checkpoints/best.pyth", "model.safetensors", "split_1"))
 
     def test_a_pickle_that_would_run_code_is_refused_and_not_run(self, tmp_path: Path) -> None:
         witness = tmp_path / "it ran"

@@ -4,8 +4,10 @@ import importlib.util
 import io
 import logging
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import av
 import numpy as np
@@ -53,6 +55,23 @@ def visualize(
 @pytest.fixture
 def video(moving_patch: MakeVideo) -> Path:
     return moving_patch([(0, 2), (1, 3), (2, 4), (3, 5)])
+
+
+@pytest.mark.parametrize("kind", ["run", "hugging_face"])
+def test_folders_of_a_run_and_of_hugging_face_are_checkpoints(
+    visualize: Visualize, video: Path, bright_seeker: MakeCheckpoint, converter: ModuleType, tmp_path: Path, kind: str
+) -> None:
+    checkpoint, folder = bright_seeker(), tmp_path / "folder"
+    if kind == "run":
+        (folder / "checkpoints").mkdir(parents=True)
+        shutil.copy(checkpoint, folder / "checkpoints" / "best.pyth")
+    else:
+        converter.convert(str(checkpoint), folder, "hf", None, None)
+    for source, name in ((checkpoint, "expected.png"), (folder, "found.png")):
+        code, said = visualize("--checkpoint", source, video, "--output", name)
+        assert code == 0, said
+    expected, found = (np.asarray(Image.open(name)) for name in ("expected.png", "found.png"))
+    assert np.array_equal(found, expected)
 
 
 def test_picture_and_overlays_are_written(visualize: Visualize, video: Path, bright_seeker: MakeCheckpoint) -> None:

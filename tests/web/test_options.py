@@ -1,9 +1,12 @@
 """The page's command line."""
 
+import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from timesformer.engine.predict import load_model
 from timesformer.errors import UserError
 from timesformer.web.options import Options, parse
 from timesformer.web.service import Service, state_of
@@ -35,3 +38,22 @@ def test_a_checkpoint_that_appears_or_changes_is_noticed(tmp_path: Path) -> None
     one = state_of(options)
     (tmp_path / "best.pyth").write_bytes(b"another")
     assert len({absent, one, state_of(options)}) == 3
+
+
+def test_the_folder_of_a_run_is_a_checkpoint_whose_change_is_noticed(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    best = shutil.copy(checkpoint, tmp_path / "checkpoints" / "best.pyth")
+    options = Options(checkpoint=str(tmp_path), device="cpu")
+    assert Service.load(options).classifier.path == str(best)
+    before = state_of(options)
+    with best.open("ab") as file:
+        file.write(b"more")
+    assert state_of(options) != before
+
+
+def test_a_folder_of_hugging_face_is_a_checkpoint(tmp_path: Path, checkpoint: Path, converter: ModuleType) -> None:
+    converter.convert(str(checkpoint), tmp_path / "hf", "hf", None, None)
+    options = Options(checkpoint=str(tmp_path / "hf"), device="cpu")
+    classifier = Service.load(options).classifier
+    assert classifier.fingerprint() == load_model(checkpoint, "cpu").fingerprint()
+    assert classifier.cfg.DATA.TEST_CROP_SIZE == load_model(checkpoint, "cpu").cfg.DATA.TEST_CROP_SIZE

@@ -1,5 +1,6 @@
 """What an option that asks for weights may name: a path, a URL, a released model, a model on the Hugging Face hub."""
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,6 +9,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in the folder of a run."""
+BEST = "best.pyth"
+"""The checkpoint with the highest validation top-1."""
+
+_EPOCH = re.compile(r"checkpoint_epoch_(\d{5,})(?:_iteration_(\d{8,}))?\.pyth")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _TIMM_NAME = re.compile(r"[\w-]+\.[\w-]+")
 _DIGITS = {"sha256": 64, "md5": 32}
@@ -77,8 +86,9 @@ def source_problem(source: str) -> str:
     """What is wrong with the name of a checkpoint, as far as can be seen without a connection; "" where nothing is.
 
     Args:
-        source: a path of a file or a folder, an https:// URL with `#sha256=<hex>&size=<bytes>` after it if wanted
-            (http:// from this machine only), `zoo:<name>`, `hf:<owner>/<name>[@<revision>]` or `timm:<model>.<tag>`.
+        source: a path of a file, of a folder as on the Hugging Face hub or of the folder of a run, an https:// URL with
+            `#sha256=<hex>&size=<bytes>` after it if wanted (http:// from this machine only), `zoo:<name>`,
+            `hf:<owner>/<name>[@<revision>]` or `timm:<model>.<tag>`.
     """
     kind, colon, name = source.partition(":")
     if "://" in source:
@@ -96,6 +106,28 @@ def source_problem(source: str) -> str:
     if not Path(source).exists():
         return "expected a checkpoint file that exists, a folder of one, an https:// URL, zoo:, hf: or timm:"
     return ""
+
+
+def epoch_checkpoints(folder: Path) -> list[tuple[tuple[int, int], Path]]:
+    """The checkpoints in a folder, each with its number of finished epochs and of iterations of the next; unordered."""
+    names = ((path, _EPOCH.fullmatch(path.name)) for path in folder.glob("*.pyth"))
+    return [((int(match[1]), int(match[2] or 0)), path) for path, match in names if match]
+
+
+def checkpoint_of_run(folder: Path) -> Path | None:
+    """The checkpoint that the folder of a run, or its folder of checkpoints, means: the best, else the newest.
+
+    A warning names the newest where there is no best. None where the folder holds neither.
+    """
+    inner = folder / CHECKPOINTS if (folder / CHECKPOINTS).is_dir() else folder
+    if (inner / BEST).is_file():
+        return inner / BEST
+    saved = epoch_checkpoints(inner)
+    if not saved:
+        return None
+    newest = max(saved)[1]
+    logger.warning("%s has no %s; its newest checkpoint is used: %s", inner, BEST, newest.name)
+    return newest
 
 
 def url_expectations(url: str) -> dict[str, str]:

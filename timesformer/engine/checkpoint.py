@@ -5,7 +5,6 @@ are always among them; a part that a checkpoint lacks, because it is older than 
 """
 
 import logging
-import re
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from torch import nn
 
 from timesformer.atomic import explained_failure, write_atomically
 from timesformer.config import get_cfg
+from timesformer.config.sources import epoch_checkpoints
 from timesformer.engine.distributed import from_lead
 from timesformer.engine.ranks import is_lead, world
 from timesformer.engine.run_folder import best_path, checkpoint_folder
@@ -49,7 +49,6 @@ _MAKE_ANOTHER_RUN = (
 _MAY_CHANGE = {"OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "TEST", "TENSORBOARD", "DATA_LOADER"}
 _MAY_CHANGE |= {"NUM_GPUS", "SHARD_ID", "DIST_BACKEND", "DIST_TIMEOUT"}
 _FOLDER = 0x10  # a bit of a zip entry's attributes
-_NAME = re.compile(r"checkpoint_epoch_(\d{5,})(?:_iteration_(\d{8,}))?\.pyth")
 
 
 class Part(Protocol):
@@ -160,7 +159,7 @@ def newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
 
 
 def _newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
-    for _, path in sorted(_found(cfg), reverse=True):
+    for _, path in sorted(epoch_checkpoints(checkpoint_folder(cfg)), reverse=True):
         try:
             if not is_undamaged(path):
                 logger.warning("%s is damaged or cut short; it is passed over", path)
@@ -184,18 +183,14 @@ def remove_superseded(cfg: CfgNode, progress: Progress, finished: bool) -> None:
     """
     if not is_lead():
         return
-    newest_first = sorted((found for found in _found(cfg) if found[0] <= progress.position), reverse=True)
+    newest_first = sorted(
+        (found for found in epoch_checkpoints(checkpoint_folder(cfg)) if found[0] <= progress.position), reverse=True
+    )
     of_epochs = [path for (_, iteration), path in newest_first if iteration == 0]
     superfluous = of_epochs[keep:] if (keep := cfg.TRAIN.KEEP_CHECKPOINTS) else []
     superfluous += [path for (_, iteration), path in newest_first[1 if finished else 2 :] if iteration > 0]
     for path in superfluous:
         path.unlink(missing_ok=True)
-
-
-def _found(cfg: CfgNode) -> list[tuple[tuple[int, int], Path]]:
-    """The checkpoints of the run, with the epochs and further iterations that are done."""
-    names = ((path, _NAME.fullmatch(path.name)) for path in checkpoint_folder(cfg).glob("*.pyth"))
-    return [((int(match[1]), int(match[2] or 0)), path) for path, match in names if match]
 
 
 def is_undamaged(path: Path) -> bool:
@@ -272,7 +267,7 @@ def continue_from(path: str, model: nn.Module, optimizer: torch.optim.Optimizer,
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = _one_line(error)
     raise CheckpointError(
-        f"{path} cannot be continued: {reason}. To start from its weights alone, set TRAIN.FINETUNE True"
+        f"{given.source} cannot be continued: {reason}. To start from its weights alone, set TRAIN.FINETUNE True"
     )
 
 

@@ -72,11 +72,12 @@ def load_model(
 ) -> "Classifier":
     """Loads a trained model from its checkpoint alone, ready to be used.
 
-    A checkpoint of this project holds its configuration and the names of its classes. For others: 400 classes without
-    names are Kinetics-400's, where torchvision is there to tell them; other classes are called by their number.
+    A checkpoint of this project holds its configuration and the names of its classes; a folder of transformers says
+    most of it, and what is assumed is in `Classifier.notes`. For others: 400 classes without names are Kinetics-400's,
+    where torchvision is there to tell them; other classes are called by their number.
 
     Args:
-        path: of the checkpoint, or another place that `timesformer.config.sources` knows.
+        path: of the checkpoint, the folder of a run, or another place that `timesformer.config.sources` knows.
         device: to compute on; None: the GPU where there is one, else the CPU.
         cfg_opts: KEY VALUE KEY VALUE ..., which override the checkpoint's configuration.
         cfg: a YAML file that takes the place of the checkpoint's configuration, for checkpoints that have none.
@@ -90,10 +91,12 @@ def load_model(
     checkpoint = read_checkpoint(path)
     saved = checkpoint.rest.get("cfg")
     if cfg is None and not isinstance(saved, str):
+        reason = "".join(f" ({reason})" for reason in checkpoint.assumed)
         raise CheckpointError(
-            f"{path} holds no configuration, as this project's and the original's checkpoints do: give the YAML file "
-            "that its model was trained with (--cfg FILE, or cfg=FILE in Python)"
+            f"{path} holds no configuration, as this project's and the original's checkpoints do{reason}: give the "
+            "YAML file that its model was trained with (--cfg FILE, or cfg=FILE in Python)"
         )
+    path = checkpoint.source
     options, notes = load_for_use(saved if isinstance(saved, str) else "", f"configuration in {path}", cfg, cfg_opts)
     options.NUM_GPUS = int(chosen.type == "cuda")
     if chosen.type == "cpu" and options.TRAIN.MIXED_PRECISION == "fp16":
@@ -101,7 +104,7 @@ def load_model(
         notes.append("it was trained in half precision (fp16), which CPUs do not have: computed in float32")
     set_float32_precision(options)
     model, report = load_whole(options, checkpoint)
-    notes += report.notes
+    notes += [*(checkpoint.assumed if cfg is None else ()), *report.notes]
     names, note = _class_names(checkpoint, options)
     if note:
         notes.append(note)

@@ -6,18 +6,19 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from timesformer.atomic import PARTIAL_SUFFIX
+from timesformer.config.sources import BEST, CHECKPOINTS
 
 logger = logging.getLogger(__name__)
 
 
 def checkpoint_folder(cfg: CfgNode) -> Path:
     """Where the checkpoints of a run lie."""
-    return Path(cfg.OUTPUT_DIR) / "checkpoints"
+    return Path(cfg.OUTPUT_DIR) / CHECKPOINTS
 
 
 def best_path(cfg: CfgNode) -> Path:
     """The checkpoint with the highest validation top-1."""
-    return checkpoint_folder(cfg) / "best.pyth"
+    return checkpoint_folder(cfg) / BEST
 
 
 def metrics_path(cfg: CfgNode) -> Path:

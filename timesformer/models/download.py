@@ -11,14 +11,15 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
-from timesformer.config.sources import ZOO, source_problem
+from timesformer.config.sources import ZOO, checkpoint_of_run, source_problem
 from timesformer.fetch import DownloadError, fetch
+from timesformer.models.files import HUB_CONFIGS, has_hub_weights
 
 logger = logging.getLogger(__name__)
 
 _HUB_FILES = (
-    ["config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"],
-    ["config.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"],
+    [*HUB_CONFIGS, "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"],
+    [*HUB_CONFIGS, "pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"],
 )
 _OFFLINE = (
     "On a machine without network, fetch it elsewhere (tools/convert_checkpoint.py does) and give the path, or copy "
@@ -33,17 +34,18 @@ def local_path(source: str | Path) -> Path:
         source: as `timesformer.config.sources.source_problem` takes it.
 
     Returns:
-        A file, or a folder in the layout of the Hugging Face hub. A path comes back as it is, whether it exists or not.
+        A file, or a folder in the layout of the Hugging Face hub; of the folder of a run its best checkpoint, else the
+        newest (`checkpoint_of_run`). Other paths come back as they are, whether they exist or not.
 
     Raises:
         DownloadError: if the name makes no sense, the place cannot be reached or has no such file, or what comes is
             not what was asked for.
     """
     if isinstance(source, Path):
-        return source
+        return _in_run(source)
     kind, colon, name = source.partition(":")
     if "://" not in source and not (colon and kind in ("zoo", "hf", "timm")):
-        return Path(source)
+        return _in_run(Path(source))
     if problem := source_problem(source):
         raise DownloadError(f"{source} is no place to fetch weights from: {problem}")
     if "://" in source:
@@ -57,6 +59,12 @@ def local_path(source: str | Path) -> Path:
 def cache_folder() -> Path:
     """Where downloads are kept: $TIMESFORMER_CACHE, else ~/.cache/timesformer."""
     return Path(os.environ.get("TIMESFORMER_CACHE") or Path.home() / ".cache/timesformer")
+
+
+def _in_run(path: Path) -> Path:
+    """The checkpoint of the folder of a run; any other path as it is."""
+    found = checkpoint_of_run(path) if path.is_dir() and not has_hub_weights(path) else None
+    return found or path
 
 
 def _fetch(url: str) -> Path:

@@ -10,7 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from timesformer.errors import UserError
+from timesformer.config.sources import BEST, CHECKPOINTS
+from timesformer.errors import UserError, shorten
 from timesformer.fetch import is_web_page
 
 HUB_WEIGHTS = (
@@ -20,21 +21,36 @@ HUB_WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 """What a folder of the Hugging Face hub calls its weights, the one to prefer first."""
+_PROCESSORS = (
+    ("processor_config.json", "video_processor"),
+    ("video_preprocessor_config.json", ""),
+    ("preprocessor_config.json", ""),
+    ("processor_config.json", "image_processor"),
+)
+"""Where such a folder says how clips are prepared: file and, if any, key in it, in the order of transformers."""
+HUB_CONFIGS = ("config.json", *sorted({name for name, _ in _PROCESSORS}))
+"""The files of such a folder that say what tensors do not."""
 
 
 class CheckpointError(UserError):
     """A file that is no checkpoint, or one whose weights do not belong to the model."""
 
 
-def read_weights(path: Path) -> tuple[Any, dict[str, Any]]:
+def has_hub_weights(folder: Path) -> bool:
+    """Whether a folder has the layout of the Hugging Face hub."""
+    return any((folder / name).is_file() for name in HUB_WEIGHTS)
+
+
+def read_weights(path: Path) -> tuple[Any, dict[str, dict[str, Any]]]:
     """Reads a file, or a folder in the layout of the Hugging Face hub; what it is shows in its bytes, not in its name.
 
     Args:
         path: a file of `torch.save` (any age), a safetensors file, the index of a model in several such files, or a
-            folder with one of `HUB_WEIGHTS` and, for what tensors do not tell, `config.json`.
+            folder with one of `HUB_WEIGHTS` and, for what tensors do not say, `HUB_CONFIGS`.
 
     Returns:
-        The content (tensors on the CPU), and the configuration that lies beside it: empty where there is none.
+        The content (tensors on the CPU), and of the folder `config`, the content of its `config.json`, and
+        `preprocessor`, what it says about the preparation of clips; each only where there is one.
 
     Raises:
         CheckpointError: if there is nothing to read, or it is something else, damaged, or more than data.
@@ -42,11 +58,23 @@ def read_weights(path: Path) -> tuple[Any, dict[str, Any]]:
     if path.is_dir():
         file = next((path / name for name in HUB_WEIGHTS if (path / name).is_file()), None)
         if file is None:
-            raise CheckpointError(f"{path} is a folder without weights: expected one of {', '.join(HUB_WEIGHTS)} in it")
+            found = shorten(sorted(entry.name for entry in path.iterdir())) or "nothing"
+            raise CheckpointError(
+                f"{path} is a folder without weights: expected one of {', '.join(HUB_WEIGHTS)}, or of a run "
+                f"{CHECKPOINTS}/{BEST} or {CHECKPOINTS}/checkpoint_epoch_NNNNN.pyth, found {found}. Name a file"
+            )
         path = file
     content = _read_file(path)
-    config = path.with_name("config.json")
-    return content, _read_json(config) if path.name in HUB_WEIGHTS and config.is_file() else {}
+    if path.name not in HUB_WEIGHTS:
+        return content, {}
+    files = {name: _read_json(path.with_name(name)) for name in HUB_CONFIGS if path.with_name(name).is_file()}
+    found = {"config": files["config.json"]} if "config.json" in files else {}
+    for name, key in _PROCESSORS:
+        said = files.get(name, {})
+        said = said.get(key) if key else said
+        if isinstance(said, dict) and said:
+            return content, found | {"preprocessor": said}
+    return content, found
 
 
 def _read_file(path: Path) -> Any:

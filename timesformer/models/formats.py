@@ -1,4 +1,4 @@
-"""What other libraries call the tensors, and what a checkpoint says about its model beside them."""
+"""What other libraries call the tensors, and the architecture that tensors and a checkpoint's options describe."""
 
 import math
 import re
@@ -13,6 +13,7 @@ from timesformer.models.files import CheckpointError
 from timesformer.models.variants import LIGHT_VARIANTS
 
 _WRAPPERS = re.compile(r"^((module|model|_orig_mod)\.)+")  # DDP, a registered model, torch.compile
+_ATTRIBUTES = ("net.", "network.", "backbone.")  # what training programs call their model; also parts of some models
 
 _HF_NAMES = {
     "embeddings.cls_token": "cls_token",
@@ -66,7 +67,10 @@ def to_native(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
         The tensors by the names of facebookresearch/TimeSformer without leading `model.`, queries, keys and values in
         one; and whose names they had before, "" where nothing had to be renamed.
     """
-    state = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
+    state = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items() if name != "n_averaged"}
+    for prefix in _ATTRIBUTES:
+        if all(name.startswith((prefix, "head.")) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     sign = next((name for name in state if _HF_MODEL.sub("", name) == _HF_SIGN), None)
     if sign is None:
         return state, ""
@@ -112,6 +116,7 @@ class Facts:
         image_size: height and width of a clip in pixels.
         activation: of the perceptrons, by the name transformers has for it.
         norm_eps: epsilon of the normalisations.
+        mean, std: that clips are normalised with, of pixels from 0 to 1; () where only options say it, if anything.
         class_names: in label order.
     """
 
@@ -120,26 +125,16 @@ class Facts:
     image_size: tuple[int, int] | None = None
     activation: str | None = None
     norm_eps: float | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     class_names: tuple[str, ...] = ()
 
 
 def facts_of(rest: dict[str, Any]) -> Facts:
-    """Reads the facts in what a checkpoint holds beside its weights.
+    """Reads the facts in what a file holds beside its weights: `cfg` (YAML text), `progress` and `class_names`.
 
-    Args:
-        rest: with `config`, the `config.json` of transformers, or `cfg`, the YAML text of a run's configuration.
+    For a folder of transformers: `timesformer.models.huggingface.facts_of_folder`.
     """
-    if isinstance(config := rest.get("config"), dict):
-        labels = {label: name for label, name in (config.get("id2label") or {}).items() if name != f"LABEL_{label}"}
-        size = config.get("image_size")
-        return Facts(
-            num_heads=config.get("num_attention_heads"),
-            num_frames=config.get("num_frames"),
-            image_size=(size, size) if isinstance(size, int) else tuple(size) if size else None,
-            activation=config.get("hidden_act"),
-            norm_eps=config.get("layer_norm_eps"),
-            class_names=tuple(str(labels[key]) for key in sorted(labels, key=int)),
-        )
     try:
         cfg = yaml.safe_load(rest["cfg"]) if isinstance(rest.get("cfg"), str) else None
     except yaml.YAMLError:
@@ -304,51 +299,3 @@ def to_huggingface(state: dict[str, Tensor], model: Description) -> dict[str, Te
             key = f"{prefix}encoder.layer.{block[1]}.{inner}" if block else f"{prefix}{inner}"
             exported[key] = piece.contiguous()
     return exported
-
-
-def huggingface_config(model: Description) -> dict[str, Any]:
-    """The `config.json` of transformers for a model."""
-    names = model.class_names or tuple(f"LABEL_{label}" for label in range(model.num_classes))
-    height, width = model.image_size
-    config: dict[str, Any] = {
-        "architectures": [f"{model.model.capitalize()}ForVideoClassification"],
-        "model_type": model.model,
-        "image_size": height if height == width else [height, width],
-        "num_frames": model.num_frames,
-        "num_channels": model.channels,
-        "hidden_size": model.embed_dim,
-        "num_hidden_layers": model.depth,
-        "num_attention_heads": model.num_heads,
-        "intermediate_size": model.hidden_dim,
-        "hidden_act": model.activation,
-        "layer_norm_eps": model.norm_eps,
-        "qkv_bias": model.qkv_bias,
-        "id2label": {str(label): name for label, name in enumerate(names)},
-        "label2id": {name: label for label, name in enumerate(names)},
-    }
-    if model.model == "vivit":
-        return config | {"tubelet_size": list(model.patch)}
-    return config | {"patch_size": model.patch[1], "attention_type": model.attention_type}
-
-
-def run_config(model: Description) -> str:
-    """YAML text of the options that build a model, as the checkpoint of a run holds it."""
-    options: dict[str, Any] = {
-        "EMBED_DIM": model.embed_dim,
-        "DEPTH": model.depth,
-        "NUM_HEADS": model.num_heads,
-        "MLP_RATIO": model.hidden_dim / model.embed_dim,
-    }
-    cfg: dict[str, Any] = {
-        "MODEL": {
-            "MODEL_NAME": "ViViT" if model.model == "vivit" else "TimeSformer",
-            "NUM_CLASSES": model.num_classes,
-        },
-        "DATA": {"NUM_FRAMES": model.num_frames, "TRAIN_CROP_SIZE": model.image_size[0]},
-        "TIMESFORMER": options,
-    }
-    if model.model == "vivit":
-        cfg["VIVIT"] = {"MODEL": 1, "TUBELET_SIZE": list(model.patch)}
-    else:
-        options |= {"ATTENTION_TYPE": model.attention_type, "PATCH_SIZE": model.patch[1]}
-    return yaml.safe_dump(cfg)

@@ -21,10 +21,37 @@ from timesformer.models.download import local_path
 from timesformer.models.embeddings import Interpolation, resize_time_embed, resize_tubelet_embed
 from timesformer.models.files import CheckpointError, read_weights
 from timesformer.models.formats import Facts, facts_of, to_native
+from timesformer.models.huggingface import facts_of_folder, options_of_folder
 from timesformer.models.kernels import change_channels, resize_kernel
 from timesformer.models.parts import head_names
 
-_CONTAINERS = ("model_state", "model", "state_dict")
+_CONTAINERS = (
+    "model_state",
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "net",
+    "network",
+    "module",
+    "weights",
+    "params",
+    "teacher",
+    "student",
+)
+"""Keys under which training programs save the weights of a model, the one to prefer first."""
+_AVERAGED = (
+    "ema_state",
+    "model_ema",
+    "ema",
+    "ema_model",
+    "state_dict_ema",
+    "ema_state_dict",
+    "model_ema_state_dict",
+    "ema_model_state_dict",
+    "model_state_ema",
+    "model_state_dict_ema",
+)
+"""The same for their moving average."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +60,13 @@ class Checkpoint:
 
     Attributes:
         state: tensors on the CPU by the names of facebookresearch/TimeSformer, without leading `model.`.
-        rest: what the file holds beside them, such as `epoch` and `optimizer_state`; for Hugging Face also `config`.
+        rest: what the file holds beside them, such as `epoch` and `optimizer_state`; of a folder of Hugging Face
+            `config` and `preprocessor`, and as `cfg` the options that these amount to.
         origin: whose names the tensors had, "" where they had these.
         facts: what it says about its model.
-        source: what it was asked for by.
+        source: what it was asked for by; of the folder of a run, the path of the checkpoint in it.
+        notes: what else should be known about the weights, a line each.
+        assumed: what of `cfg` no file says, a line each; where there is no `cfg`, why not.
     """
 
     state: dict[str, Tensor]
@@ -44,6 +74,8 @@ class Checkpoint:
     origin: str
     facts: Facts
     source: str = ""
+    notes: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
 
 
 @dataclass
@@ -85,36 +117,76 @@ class LoadReport:
         return "\n".join([*lines, *self.notes])
 
 
-def read_checkpoint(source: str | Path) -> Checkpoint:
+def read_checkpoint(source: str | Path, weights: str = "") -> Checkpoint:
     """Reads weights from any file, folder or place that an option may name, without running anything in them.
 
     Args:
         source: a path, URL, `zoo:`, `hf:` or `timm:` name (`timesformer.config.sources`). The file holds a state dict,
-            or a dict with one under `model_state`, `model` or `state_dict`, in the format of `torch.save` or
-            safetensors, with the names of the original, timm or transformers.
+            or a dict with one under a usual key (`model_state`, `model_state_dict`, `state_dict`, `model`, ...), in the
+            format of `torch.save` or safetensors, with the names of the original, timm or transformers.
+        weights: the key, for files that hold several; "": not an average, if there are others.
 
     Raises:
         CheckpointError: if it is missing, is not a checkpoint, is damaged, holds anything but tensors and plain values,
-            or has no weights.
+            or has no weights, or none under that key.
         DownloadError: if it cannot be fetched.
     """
     path = local_path(source)
-    content, config = read_weights(path)
+    content, folder = read_weights(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dict with the weights of a model")
-    container = next((name for name in _CONTAINERS if isinstance(content.get(name), dict)), None)
-    weights = content[container] if container else content
-    state = {str(name): tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
+    known = (*_CONTAINERS, *_AVERAGED)
+    found = {key: state for key in (weights, *known) if key in content and (state := _state_in(content[key]))}
+    if weights and weights not in found:
+        raise CheckpointError(
+            f"{path} holds no weights under {weights!r}: found {', '.join(found) or 'a bare state dict'}"
+        )
+    container = next(iter(found), None)
+    state = found[container] if container else _tensors(content)
     if not state:
         raise CheckpointError(
-            f"{path} holds no weights: expected tensors by name, or a dict of them under "
-            f"{', '.join(_CONTAINERS)}, found {shorten(map(str, weights)) or 'an empty dict'}"
+            f"{path} holds no weights: expected tensors by name, or a dict of them under one of {', '.join(known)}, "
+            f"found {shorten(map(str, content)) or 'an empty dict'}"
         )
     rest = {k: v for k, v in content.items() if k != container} if container else {}
-    if config:
-        rest["config"] = config
     state, origin = to_native(state)
-    return Checkpoint(state, rest, origin, facts_of(rest), str(source))
+    notes = _other_weights(source, [key for key in found if key != container], container)
+    name = str(path if path.is_file() and Path(str(source)).is_dir() else source)
+    if "config" not in folder:
+        return Checkpoint(state, rest, origin, facts_of(rest), name, notes)
+    rest |= folder
+    config, preprocessor = folder["config"], folder.get("preprocessor", {})
+    try:
+        facts = facts_of_folder(config, preprocessor)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from error
+    try:
+        rest["cfg"], assumed = options_of_folder(state, facts, config, preprocessor)
+    except CheckpointError as error:
+        return Checkpoint(state, rest, origin, facts, name, notes, (str(error),))
+    return Checkpoint(state, rest, origin, facts, name, notes, tuple(assumed))
+
+
+def _tensors(content: dict[Any, Any]) -> dict[str, Tensor]:
+    return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+
+
+def _state_in(content: Any) -> dict[str, Tensor]:
+    """The tensors of a state dict, or of one that lies under a usual key in a dict; empty where there are none."""
+    if not isinstance(content, dict):
+        return {}
+    inner = (content[key] for key in _CONTAINERS if isinstance(content.get(key), dict))
+    return next(filter(None, map(_tensors, (*inner, content))), {})
+
+
+def _other_weights(source: str | Path, others: list[str], taken: str | None) -> tuple[str, ...]:
+    if not others:
+        return ()
+    averaged = " (a moving average of them)" if set(others) & set(_AVERAGED) else ""
+    return (
+        f"its weights under {taken} were taken; it also holds {', '.join(others)}{averaged}. To have those, write them "
+        f"into a file: tools/convert_checkpoint.py {source} OUT --to pyth --weights {others[0]}",
+    )
 
 
 def load_pretrained(
@@ -215,7 +287,7 @@ def _other_heads(vit: nn.Module, facts: Facts) -> list[str]:
 
 
 def _notes(vit: nn.Module, checkpoint: Checkpoint) -> list[str]:
-    notes, facts = [], checkpoint.facts
+    notes, facts = list(checkpoint.notes), checkpoint.facts
     if checkpoint.origin:
         notes.append(f"{checkpoint.origin}: its names were turned into those of this project")
     gelu = next((module for module in vit.modules() if isinstance(module, nn.GELU)), None)
@@ -224,6 +296,8 @@ def _notes(vit: nn.Module, checkpoint: Checkpoint) -> list[str]:
     eps = getattr(getattr(vit, "norm", None), "eps", None)
     if facts.norm_eps and eps and facts.norm_eps != eps:
         notes.append(f"it was trained with an epsilon of {facts.norm_eps} in its norms, the model has {eps}")
+    if facts.mean:
+        notes.append(f"its clips are normalised with DATA.MEAN {list(facts.mean)} and DATA.STD {list(facts.std)}")
     return notes
 
 

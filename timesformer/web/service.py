@@ -16,6 +16,7 @@ from timesformer.datasets.sampling import SAMPLERS, Sampler
 from timesformer.engine.predict import Classifier, Summary, load_model
 from timesformer.errors import UserError
 from timesformer.models.attention import Attention
+from timesformer.models.download import local_path
 from timesformer.visualization.attention import maps_of, overlay, record_clip
 from timesformer.web.options import Options
 from timesformer.web.reading import Footage, prepare_processes, read_clips, sample_clips
@@ -146,7 +147,7 @@ def _explained(problem: str, classifier: Classifier) -> str:
 
 def _state(path: str) -> tuple[int, int] | None:
     try:
-        facts = os.stat(path)
+        facts = os.stat(local_path(path) if os.path.isdir(path) else path)
     except OSError:
         return None
     return facts.st_mtime_ns, facts.st_size

@@ -1,0 +1,407 @@
+"""Folders of transformers: predictions before and after a conversion, and beside those of transformers itself."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+import yaml
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from timesformer.config import get_cfg
+from timesformer.engine.predict import Classifier, load_model
+from timesformer.models import build_model
+from timesformer.models.files import CheckpointError
+from timesformer.models.formats import describe, facts_of
+from timesformer.models.huggingface import architecture
+from timesformer.models.weights import read_checkpoint
+
+transformers = pytest.importorskip("transformers")
+CLASSES = ("catch", "пас", "投げる")
+KINDS = ("divided_space_time", "joint_space_time", "space_only", "vivit", "light")
+RATE = 30
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """40 frames of 44 x 32 pixels of coloured noise, in a codec that loses nothing: every decoder gives the same."""
+    path, random = tmp_path_factory.mktemp("video") / "clip.mkv", np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = 44, 32, "bgr0"
+        for number in range(40):
+            colour = np.array([60 + 3 * number, 120, 200 - 3 * number])
+            picture = colour + random.normal(0, 50, (32, 44, 3))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.clip(0, 255).astype(np.uint8), "rgb24")))
+        container.mux(stream.encode())
+    return str(path)
+
+
+def checkpoint(folder: Path, kind: str = KINDS[0], **options: Any) -> Path:
+    """A run's checkpoint of a small model with random weights; options by KEY with __ for the dot."""
+    cfg = get_cfg()
+    cfg.merge_from_list(
+        [
+            "DATA.NUM_FRAMES",
+            "4",
+            "DATA.SAMPLING_RATE",
+            "3",
+            "DATA.TRAIN_CROP_SIZE",
+            "32",
+            "DATA.TEST_CROP_SIZE",
+            "32",
+            "DATA.TRAIN_JITTER_SCALES",
+            "[32,40]",
+            "DATA.MEAN",
+            "[0.4,0.45,0.5]",
+            "DATA.STD",
+            "[0.2,0.225,0.25]",
+            "DATA.SAMPLER",
+            "uniform",
+            "DATA.PATH_TO_DATA_DIR",
+            "/home/someone/clips",
+            "TRAIN.DATASET",
+            "folder",
+            "TEST.DATASET",
+            "folder",
+            "TEST.NUM_ENSEMBLE_VIEWS",
+            "2",
+            "TEST.NUM_SPATIAL_CROPS",
+            "1",
+            "MODEL.NUM_CLASSES",
+            "3",
+            "MODEL.DROPOUT_RATE",
+            "0.3",
+        ]
+    )
+    if kind == "light":
+        cfg.merge_from_list(["MODEL.MODEL_NAME", "LightTimeSformer", "TIMESFORMER.VARIANT", "tiny"])
+    else:
+        cfg.merge_from_list(["TIMESFORMER.EMBED_DIM", 32, "TIMESFORMER.DEPTH", 2, "TIMESFORMER.NUM_HEADS", 4])
+    if kind == "vivit":
+        cfg.merge_from_list(["MODEL.MODEL_NAME", "ViViT", "VIVIT.TUBELET_SIZE", [2, 8, 8]])
+    else:
+        cfg.TIMESFORMER.PATCH_SIZE = 8
+    if kind in KINDS[:3]:
+        cfg.TIMESFORMER.ATTENTION_TYPE = kind
+    cfg.merge_from_list([part for key, value in options.items() for part in (key.replace("__", "."), value)])
+    model = randomized(build_model(cfg, fresh=True))
+    progress = {"epoch": 2, "class_names": list(CLASSES)}
+    torch.save(
+        {"epoch": 1, "model_state": model.state_dict(), "cfg": cfg.dump(), "progress": progress}, folder / "best.pyth"
+    )
+    return folder / "best.pyth"
+
+
+def randomized(model: nn.Module) -> nn.Module:
+    random = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=random) * (0.3 if parameter.ndim > 1 else 0.1)
+    return model.eval()
+
+
+def used(cfg: CfgNode) -> dict[str, Any]:
+    """The options that say how a model is used, without paths."""
+    options = yaml.safe_load(cfg.dump())
+    del options["DATA"]["PATH_TO_DATA_DIR"]
+    test = {key: options["TEST"][key] for key in ("NUM_ENSEMBLE_VIEWS", "NUM_SPATIAL_CROPS", "DATASET")}
+    return {name: options[name] for name in ("DATA", "MODEL", "TIMESFORMER", "VIVIT", "RNG_SEED")} | {"TEST": test}
+
+
+class TestThereAndBack:
+    """Converted to a folder, to a .pyth and to safetensors, one from the other."""
+
+    def converted(self, converter: ModuleType, source: Path, folder: Path) -> list[Classifier]:
+        made = []
+        for name, to in (("hf", "hf"), ("back.pyth", "pyth"), ("again", "hf"), ("out.safetensors", "safetensors")):
+            converter.convert(str(source), folder / name, to, None, None)
+            source = folder / name
+            made.append(load_model(source, "cpu"))
+        return made
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_predictions_options_and_names_stay(
+        self, converter: ModuleType, tmp_path: Path, video: str, kind: str
+    ) -> None:
+        original = load_model(checkpoint(tmp_path, kind), "cpu")
+        expected = original.predict(video)
+        assert len({round(p, 3) for p in expected.probabilities.tolist()}) == len(CLASSES)
+        assert expected.top[0][1] < 0.99
+        for classifier in self.converted(converter, tmp_path / "best.pyth", tmp_path):
+            assert np.array_equal(classifier.predict(video).probabilities, expected.probabilities)
+            assert classifier.class_names == CLASSES
+            assert used(classifier.cfg) == used(original.cfg)
+        assert "someone" not in (tmp_path / "hf/config.json").read_text()
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"TEST__NUM_SPATIAL_CROPS": 3},
+            {"DATA__SPATIAL_MODE": "resize"},
+            {"DATA__SAMPLER": "random", "DATA__SAMPLER_ORDERED": False, "RNG_SEED": 7},
+            {"DATA__SAMPLER": "", "TEST__DATASET": "ssv2"},
+            {"DATA__TEST_SAMPLER": "equidistant", "DATA__ENSEMBLE_METHOD": "max", "DATA__SAMPLER_START": "center"},
+            {"DATA__PRE_SAMPLING__ENABLED": True, "DATA__SAMPLING_RATE": 16},
+            {"DATA__TRAIN_JITTER_SCALES": [40, 48]},
+            {"TRAIN__MIXED_PRECISION": "bf16"},
+            {"TIMESFORMER__MLP_RATIO": 61 / 32, "TIMESFORMER__DROP_RATE": 0.1},
+        ],
+        ids=lambda options: " ".join(options),
+    )
+    def test_each_way_to_make_clips_stays(
+        self, converter: ModuleType, tmp_path: Path, video: str, options: dict[str, Any]
+    ) -> None:
+        original = load_model(checkpoint(tmp_path, **options), "cpu")
+        expected = original.predict(video).probabilities
+        for classifier in self.converted(converter, tmp_path / "best.pyth", tmp_path):
+            assert np.array_equal(classifier.predict(video).probabilities, expected)
+            assert used(classifier.cfg) == used(original.cfg)
+
+    @pytest.mark.parametrize("kind", ["divided_space_time", "vivit"])
+    @pytest.mark.parametrize("crops", [1, 3])
+    @pytest.mark.parametrize("interpolation", ["bicubic", "legacy"])
+    def test_a_test_at_another_size_than_in_training_gives_the_same(
+        self, converter: ModuleType, tmp_path: Path, video: str, kind: str, crops: int, interpolation: str
+    ) -> None:
+        options = {"TIMESFORMER__POS_EMBED_INTERPOLATION": interpolation, "TEST__NUM_SPATIAL_CROPS": crops}
+        path = checkpoint(tmp_path, kind, DATA__TEST_CROP_SIZE=48, **options)
+        expected = load_model(path, "cpu").predict(video).probabilities
+        for classifier in self.converted(converter, path, tmp_path):
+            assert classifier.cfg.DATA.TEST_CROP_SIZE == 48
+            np.testing.assert_allclose(classifier.predict(video).probabilities, expected, rtol=0, atol=1e-6)
+
+    def test_bgr_weights_become_rgb_ones(self, converter: ModuleType, tmp_path: Path, video: str) -> None:
+        path = checkpoint(tmp_path, DATA__REVERSE_INPUT_CHANNEL=True)
+        expected = load_model(path, "cpu").predict(video).probabilities
+        for classifier in self.converted(converter, path, tmp_path):
+            assert not classifier.cfg.DATA.REVERSE_INPUT_CHANNEL
+            assert list(classifier.cfg.DATA.MEAN) == [0.5, 0.45, 0.4]
+            np.testing.assert_allclose(classifier.predict(video).probabilities, expected, rtol=0, atol=1e-5)
+        converter.convert(str(path), tmp_path / "direct.pyth", "pyth", None, None)
+        direct = load_model(tmp_path / "direct.pyth", "cpu")
+        assert direct.cfg.DATA.REVERSE_INPUT_CHANNEL
+        assert np.array_equal(direct.predict(video).probabilities, expected)
+
+    def test_what_the_folder_s_fields_say_now_goes_before_what_it_said_when_it_was_exported(
+        self, converter: ModuleType, tmp_path: Path
+    ) -> None:
+        converter.convert(str(checkpoint(tmp_path)), tmp_path / "hf", "hf", None, None)
+        file = tmp_path / "hf/preprocessor_config.json"
+        changed = {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}
+        changed |= {"size": {"shortest_edge": 56}, "crop_size": {"height": 48, "width": 48}}
+        file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+        data = load_model(tmp_path / "hf", "cpu").cfg.DATA
+        assert (list(data.MEAN), list(data.STD)) == ([0.1, 0.2, 0.3], [1.0, 1.0, 1.0])
+        assert (data.TEST_CROP_SIZE, data.TRAIN_JITTER_SCALES[0], data.SAMPLING_RATE) == (48, 56, 3)
+
+    @pytest.mark.parametrize(("hidden", "width"), [(61, 56), (15, 88), (230, 56), (384, 96), (1, 3)])
+    def test_the_width_of_perceptrons_is_exact(self, hidden: int, width: int) -> None:
+        state = {"cls_token": torch.zeros(1, 1, width), "pos_embed": torch.zeros(1, 17, width)}
+        state |= {"patch_embed.proj.weight": torch.zeros(width, 3, 8, 8), "head.weight": torch.zeros(2, width)}
+        state["blocks.0.mlp.fc1.weight"] = torch.zeros(hidden, width)
+        model = describe(state, facts_of({}), 1)
+        assert int(width * architecture(model)["TIMESFORMER"]["MLP_RATIO"]) == hidden
+
+
+def their_probabilities(folder: Path, frames: list[np.ndarray]) -> np.ndarray:
+    """What transformers makes of frames, uint8 [H, W, 3], with the processor and the model of a folder."""
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    model = transformers.AutoModelForVideoClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        return model(**processor(frames, return_tensors="pt")).logits[0].softmax(-1).numpy()
+
+
+def frames_of(video: str, numbers: tuple[int, ...]) -> list[np.ndarray]:
+    with av.open(video) as container:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return [decoded[number] for number in numbers]
+
+
+def save_folder(folder: Path, kind: str, processor: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """A folder that transformers itself writes."""
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    size |= {"image_size": 32, "num_frames": 4, "num_labels": 3} | changes
+    if kind == "vivit":
+        model = transformers.VivitForVideoClassification(transformers.VivitConfig(**size, tubelet_size=[2, 8, 8]))
+    else:
+        model = transformers.TimesformerForVideoClassification(transformers.TimesformerConfig(**size, patch_size=8))
+    randomized(model).save_pretrained(folder)
+    if processor is not None:
+        name = {"vivit": "VivitImageProcessor", "timesformer": "VideoMAEImageProcessor"}[kind]
+        sides = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+        getattr(transformers, name)(**(sides | processor)).save_pretrained(folder)
+    return folder
+
+
+HUB_TIMESFORMER = {"image_mean": [0.45] * 3, "image_std": [0.225] * 3}
+HUB_VIVIT = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+
+
+class TestFoldersOfOthers:
+    @pytest.mark.parametrize(
+        ("kind", "processor", "mean", "std"),
+        [
+            ("timesformer", HUB_TIMESFORMER, 0.45, 0.225),
+            ("timesformer", HUB_TIMESFORMER | {"do_rescale": False}, 0.45 / 255, 0.225 / 255),
+            ("timesformer", {"do_normalize": False}, 0.0, 1.0),
+            ("vivit", {"do_normalize": False}, 0.5, 0.5),
+            ("vivit", HUB_VIVIT | {"offset": False, "rescale_factor": 1 / 255}, 0.5, 0.5),
+            ("vivit", HUB_VIVIT, 0.75, 0.25),
+            (
+                "timesformer",
+                HUB_TIMESFORMER | {"size": {"height": 32, "width": 32}, "do_center_crop": False},
+                0.45,
+                0.225,
+            ),
+        ],
+    )
+    def test_scores_are_those_of_transformers_for_the_same_frames(
+        self, tmp_path: Path, video: str, kind: str, processor: dict[str, Any], mean: float, std: float
+    ) -> None:
+        save_folder(tmp_path, kind, processor)
+        classifier = load_model(tmp_path, "cpu")
+        np.testing.assert_allclose(classifier.cfg.DATA.MEAN, [mean] * 3, rtol=1e-6)
+        np.testing.assert_allclose(classifier.cfg.DATA.STD, [std] * 3, rtol=1e-6)
+        squeezed = not processor.get("do_center_crop", True)
+        assert ("resize" if squeezed else "crop") == classifier.cfg.DATA.SPATIAL_MODE
+        prediction = classifier.predict(video, keep_clips=True)
+        frames = frames_of(video, prediction.clips[0].numbers)
+        expected = their_probabilities(tmp_path, frames)
+        assert expected.max() < 0.99 or "do_rescale" in processor
+        # One scale for values of about 10 that are divided by 1 / 255, and another way to squeeze 44 pixels to 32.
+        atol = 0.05 if squeezed else 1e-4 if "do_rescale" in processor else 1e-5
+        np.testing.assert_allclose(prediction.probabilities, expected, rtol=0, atol=atol)
+
+    @pytest.mark.parametrize(
+        ("frames", "classes", "rate", "sampler"),
+        [(8, 3, 32, ""), (16, 3, 16, ""), (96, 3, 4, ""), (8, 174, 32, "segment")],
+    )
+    def test_sampling_is_assumed_as_published_with_a_note(
+        self, tmp_path: Path, frames: int, classes: int, rate: int, sampler: str
+    ) -> None:
+        save_folder(tmp_path, "timesformer", HUB_TIMESFORMER, num_frames=frames, num_labels=classes)
+        classifier = load_model(tmp_path, "cpu")
+        data, test = classifier.cfg.DATA, classifier.cfg.TEST
+        assert (frames, rate, sampler) == (data.NUM_FRAMES, data.SAMPLING_RATE, data.SAMPLER)
+        assert (test.NUM_ENSEMBLE_VIEWS, test.NUM_SPATIAL_CROPS) == (1, 1)
+        assert ("ssv2" if sampler else "kinetics") == test.DATASET
+        key = "DATA.SAMPLER segment" if sampler else f"DATA.SAMPLING_RATE {rate}"
+        assert any(key in note for note in classifier.notes)
+
+    def test_vivit_takes_every_second_frame(self, tmp_path: Path) -> None:
+        save_folder(tmp_path, "vivit", HUB_VIVIT | {"size": {"shortest_edge": 40}})
+        data = load_model(tmp_path, "cpu").cfg.DATA
+        assert (data.SAMPLING_RATE, data.TEST_CROP_SIZE, data.TRAIN_JITTER_SCALES[0]) == (2, 32, 40)
+
+    @pytest.mark.parametrize(("kind", "mean"), [("timesformer", 0.45), ("vivit", 0.5)])
+    def test_without_a_processor_pixels_are_assumed_with_a_note(self, tmp_path: Path, kind: str, mean: float) -> None:
+        classifier = load_model(save_folder(tmp_path, kind), "cpu")
+        assert list(classifier.cfg.DATA.MEAN) == [mean] * 3
+        assert classifier.cfg.DATA.TEST_CROP_SIZE == 32
+        assert any("DATA.MEAN" in note and "assumed" in note for note in classifier.notes)
+
+    @pytest.mark.parametrize("name", ["processor_config.json", "video_preprocessor_config.json"])
+    def test_the_newer_files_of_a_processor_go_first(self, tmp_path: Path, name: str) -> None:
+        save_folder(tmp_path, "timesformer", HUB_TIMESFORMER)
+        newer = {"image_mean": [0.3] * 3, "image_std": [0.3] * 3, "video_processor_type": "VideoMAEVideoProcessor"}
+        (tmp_path / name).write_text(json.dumps({"video_processor": newer} if name.startswith("processor") else newer))
+        assert list(load_model(tmp_path, "cpu").cfg.DATA.MEAN) == [0.3] * 3
+
+    def test_sizes_of_the_first_feature_extractors_are_known(self, tmp_path: Path) -> None:
+        save_folder(tmp_path, "timesformer")
+        old = {
+            "feature_extractor_type": "VideoMAEFeatureExtractor",
+            "size": 32,
+            "crop_size": 32,
+            "do_center_crop": True,
+        }
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(old | HUB_TIMESFORMER))
+        data = load_model(tmp_path, "cpu").cfg.DATA
+        assert (data.TEST_CROP_SIZE, list(data.MEAN)) == (32, [0.45] * 3)
+
+    def test_a_configuration_of_the_user_takes_the_place_of_all_that(self, tmp_path: Path) -> None:
+        save_folder(tmp_path, "timesformer", HUB_TIMESFORMER)
+        text = yaml.safe_load(read_checkpoint(tmp_path).rest["cfg"])
+        text["DATA"] |= {"SAMPLING_RATE": 5, "MEAN": [0.3] * 3}
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(text))
+        classifier = load_model(tmp_path, "cpu", cfg=tmp_path / "mine.yaml")
+        assert (classifier.cfg.DATA.SAMPLING_RATE, list(classifier.cfg.DATA.MEAN)) == (5, [0.3] * 3)
+        assert not any("assumed" in note for note in classifier.notes)
+
+    @pytest.mark.parametrize(
+        ("file", "change", "said"),
+        [
+            ("config.json", {"model_type": "vit"}, "vit"),
+            ("config.json", {"image_size": [32, 64]}, "32 x 64"),
+            ("preprocessor_config.json", {"crop_size": {"height": 32, "width": 24}}, "crop_size"),
+            ("preprocessor_config.json", {"image_mean": "grey"}, "image_mean"),
+        ],
+    )
+    def test_what_this_project_has_not_is_refused_with_the_reason(
+        self, tmp_path: Path, file: str, change: dict[str, Any], said: str
+    ) -> None:
+        size = {"image_size": [32, 64]} if "image_size" in change else {}
+        save_folder(tmp_path, "vivit" if size else "timesformer", HUB_TIMESFORMER, **size)
+        (tmp_path / file).write_text(json.dumps(json.loads((tmp_path / file).read_text()) | change))
+        with pytest.raises(CheckpointError, match=said) as raised:
+            load_model(tmp_path, "cpu")
+        assert str(tmp_path) in str(raised.value)
+
+
+class TestPipeline:
+    """`transformers.pipeline("video-classification")` on a video file."""
+
+    def both(self, converter: ModuleType, path: Path, video: str, sampler: str, **arguments: Any) -> None:
+        folder = path.parent / "hf"
+        converter.convert(str(path), folder, "hf", None, None)
+        classify = transformers.pipeline("video-classification", model=str(folder))
+        if arguments:
+            classify.video_processor = None  # as in the versions of transformers that had none for these models
+        theirs = classify(video, top_k=3, **arguments)
+        ours = load_model(path, "cpu").predict(video, views=1, crops=1, sampler=sampler)
+        assert [answer["label"] for answer in theirs] == [name for name, _ in ours.top]
+        probabilities = [probability for _, probability in ours.top]
+        assert probabilities[0] < 0.99
+        np.testing.assert_allclose([answer["score"] for answer in theirs], probabilities, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("kind", ["divided_space_time", "joint_space_time", "vivit", "light"])
+    def test_frames_from_the_start_on(self, converter: ModuleType, tmp_path: Path, video: str, kind: str) -> None:
+        path = checkpoint(tmp_path, kind, DATA__SAMPLING_RATE=1)
+        self.both(converter, path, video, "uniform", num_frames=4, frame_sampling_rate=1)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"DATA__REVERSE_INPUT_CHANNEL": True},
+            {"DATA__TRAIN_CROP_SIZE": 24},
+            {"DATA__TRAIN_CROP_SIZE": 48},
+            {"TEST__NUM_SPATIAL_CROPS": 3},
+        ],
+        ids=" ".join,
+    )
+    @pytest.mark.parametrize("kind", ["divided_space_time", "vivit"])
+    def test_frames_over_the_whole_video(
+        self, converter: ModuleType, tmp_path: Path, video: str, kind: str, options: dict[str, Any]
+    ) -> None:
+        torchcodec = pytest.importorskip("torchcodec.decoders", exc_type=Exception)
+        assert torchcodec
+        if not hasattr(transformers, "VivitVideoProcessor"):
+            pytest.skip("this transformers has no video processors for these models")
+        self.both(converter, checkpoint(tmp_path, kind, **options), video, "equidistant")
+
+    def test_weights_without_options_get_a_processor_too(
+        self, converter: ModuleType, tmp_path: Path, video: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        content = torch.load(checkpoint(tmp_path), weights_only=True)
+        torch.save(content["model_state"], tmp_path / "bare.pyth")
+        converter.convert(str(tmp_path / "bare.pyth"), tmp_path / "hf", "hf", 4, None)
+        processor = json.loads((tmp_path / "hf/preprocessor_config.json").read_text())
+        assert (processor["image_mean"], processor["crop_size"]["height"]) == ([0.45] * 3, 32)
+        assert "DATA.SAMPLING_RATE 32" in caplog.text
+        assert len(their_probabilities(tmp_path / "hf", frames_of(video, (0, 1, 2, 3)))) == 3
