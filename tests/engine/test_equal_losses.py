@@ -139,11 +139,12 @@ def test_a_model_without_transformer_blocks_cannot_recompute_them() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled")
-def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
-    monkeypatch.setattr("torch.compiler.config.force_disable_caches", True)
+def test_without_a_compiler_the_error_says_what_to_install() -> None:
     torch.compiler.reset()
-    with pytest.raises(UserError, match=r"TRAIN.COMPILE is True.*no-such-compiler.*\n.*or set TRAIN.COMPILE False"):
+    with (
+        torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}),
+        pytest.raises(UserError, match=r"TRAIN.COMPILE is True.*no-such-compiler.*\n.*or set TRAIN.COMPILE False"),
+    ):
         Compiled(nn.GELU(), 3)(torch.ones(3, 2))
 
 
