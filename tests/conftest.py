@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import random
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,12 +15,17 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from tests.loopback import Server
 from timesformer.torchvision_import import repair_torchvision
 
 repair_torchvision()  # before any test imports transformers, which imports torchvision if it is there
+
+# The same examples in every run, and no limit on the time of one.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +42,14 @@ NUM_GPUS: 0
 GLOBAL_BATCH_SIZE: 2
 LOG_PERIOD: 1
 """
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same random numbers, whichever tests ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ python tools/benchmark.py train --data [--rounds 20] [--workers 8]
 python tools/benchmark.py train --large --batch-size 8
 python tools/benchmark.py data [--videos CLIP ...] [--rounds 5] [--markdown docs/performance.md]
 python tools/benchmark.py memory [--clips 20000] [--markdown docs/performance.md]
+python tools/benchmark.py lists [--clips 1000000] [--markdown docs/performance.md]
 python tools/benchmark.py checkpoint [--rounds 3] [--markdown docs/checkpoints.md]
 """
 
@@ -28,6 +29,7 @@ from timesformer.benchmarks import (
     checkpoints,
     cropping,
     decoding,
+    lists,
     loading,
     made_clips,
     models,
@@ -102,6 +104,12 @@ def main() -> int:
     command.add_argument("--files", type=int, default=200, help="small videos to load them from")
     takes_a_page(command)
 
+    command = commands.add_parser("lists", help="time and memory to open the list of a large dataset")
+    command.set_defaults(run=measure_lists)
+    command.add_argument("--clips", type=int, default=1_000_000)
+    command.add_argument("--folder", type=Path, help="on the disk that is meant; without it, where temporary files are")
+    takes_a_page(command)
+
     command = commands.add_parser("checkpoint", help="writing, checking and loading the base model's checkpoints")
     command.set_defaults(run=measure_checkpoints)
     command.add_argument("--rounds", type=int, default=3, help="times everything is measured")
@@ -173,6 +181,11 @@ def measure_memory(args: argparse.Namespace) -> None:
         paths = [made_clips.make_clip(Path(folder), recipe, seed) for seed, recipe in enumerate(recipes)]
         table = loading.memory_table(paths, Path(folder, "dataset"), args.clips, args.every)
         show(table, args.markdown, "memory")
+
+
+def measure_lists(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(prefix="benchmark", dir=args.folder) as folder:
+        show(lists.list_table(Path(folder), args.clips), args.markdown, "lists")
 
 
 def measure_checkpoints(args: argparse.Namespace) -> None:

@@ -30,12 +30,12 @@ def test_the_originals_way_gives_the_logits_and_gradients_of_this_project() -> N
     models, clip = training.build(TINY, CPU), training.clip_of(TINY, CPU)
     outcomes = {}
     for who, model in models.items():
-        logits = logits_of(model.train(), clip)
+        logits = logits_of(model.double().train(), clip.double())
         logits.square().sum().backward()
         outcomes[who] = logits, next(p.grad for name, p in model.named_parameters() if "time_embed" in name)
     for logits, gradient in (outcomes[ORIGINAL], outcomes[HUGGING_FACE]):
-        torch.testing.assert_close(logits, outcomes[OURS][0], rtol=0, atol=1e-5)
-        torch.testing.assert_close(gradient.view(4, 32), outcomes[OURS][1].view(4, 32), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits, outcomes[OURS][0], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(gradient.view(4, 32), outcomes[OURS][1].view(4, 32), rtol=1e-9, atol=1e-12)
     weights = [p for model in models.values() for p in model.parameters()]
     assert len({id(weight) for weight in weights}) == len(weights)  # or a training step of one would move the others
 

@@ -81,6 +81,7 @@ def test_from_the_command_to_a_clip_optical_flow_plays_no_part(tmp_path, capsys)
     assert "1 clips, 10 frames" in capsys.readouterr().out
     cfg = get_cfg()
     cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.TEST_CROP_SIZE, cfg.DATA.SAMPLER = 5, 2, 64, "uniform"
+    cfg.DATA.TRAIN_JITTER_SCALES = [64, 64]
     cfg.TEST.NUM_ENSEMBLE_VIEWS = cfg.TEST.NUM_SPATIAL_CROPS = 1
     (clip,) = make_views(ClipMaker(cfg, "test"), str(folder), [0], 0)
     assert np.array_equal(clip.frames, [picture[:, 16:80] for picture in pictures[::2]])

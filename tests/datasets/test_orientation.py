@@ -89,6 +89,7 @@ def test_converted_clips_are_stored_as_they_are_shown(tmp_path, stored, name):
 def test_a_clip_of_a_mirrored_video_is_that_of_the_video_mirrored_before(tmp_path, stored):
     cfg = get_cfg()
     cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.TEST_CROP_SIZE = 4, 2, 64
+    cfg.DATA.SAMPLER, cfg.DATA.TRAIN_JITTER_SCALES = "uniform", [64, 64]
     cfg.TEST.NUM_ENSEMBLE_VIEWS = cfg.TEST.NUM_SPATIAL_CROPS = 1
     path = shown_as(stored, tmp_path / "clip.mp4", MATRICES["mirrored"][0])
     folder = tmp_path / "as_shown"

@@ -85,7 +85,7 @@ def test_an_unknown_method_is_an_error():
         Timeline(2, 8, ["revers"])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     n=st.integers(1, 12),
     length=st.integers(1, 260),

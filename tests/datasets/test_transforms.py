@@ -29,9 +29,12 @@ def test_float_clips_equal_the_originals(golden):
     cases = [case for case in golden["cases"] if case["fn"] != "uniform_crop_2crops"]  # 2 crops are not offered here
     assert {case["fn"] for case in cases} == {*RANDOM, "uniform_crop"}
     for case in cases:
-        found = run(case, golden["inputs"][case["input"]])
+        clip = golden["inputs"][case["input"]].double()
+        found = run(case, clip)
         assert found.shape == case["out"].shape, case
-        assert torch.allclose(found, case["out"], atol=1e-6), case
+        # The original's float32 rounds the positions of pixels, up to the width, between which values change by 2.
+        rounding = 2 * max(clip.shape[-2:]) * torch.finfo(torch.float32).eps
+        torch.testing.assert_close(found, case["out"].double(), rtol=0, atol=rounding)
 
 
 def test_uint8_clips_are_the_float_ones_within_rounding(golden):
@@ -47,7 +50,10 @@ def test_normalisation_equals_the_originals_and_divides_uint8_by_255(golden):
     for case in golden["tensor_normalize"]:
         clip = case["input"].permute(3, 0, 1, 2)  # C, T, H, W
         found = transforms.tensor_normalize(clip[None], case["mean"], case["std"])[0]
-        assert torch.allclose(found.permute(1, 2, 3, 0), case["out"], atol=1e-6)
+        # Three operations, each rounded.
+        torch.testing.assert_close(
+            found.permute(1, 2, 3, 0), case["out"], rtol=3 * torch.finfo(torch.float32).eps, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("shape", [(10, 30), (30, 10), (20, 20), (7, 5)])
@@ -67,7 +73,7 @@ def test_resize_squeezes_the_whole_frame():
     assert (found[..., 9:] == 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sides=st.tuples(st.integers(2, 50), st.integers(2, 50)),
     crop_size=st.integers(2, 40),

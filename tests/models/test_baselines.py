@@ -112,13 +112,13 @@ class TestTorchvision:
 
 class TestTimm:
     def test_logits_are_the_mean_over_the_frames_in_any_order(self) -> None:
-        model = build_model(config("timm/test_resnet", frames=3)).eval()
-        clip = torch.randn(2, 3, 3, 32, 32)
+        model = build_model(config("timm/test_resnet", frames=3)).double().eval()
+        clip = torch.randn(2, 3, 3, 32, 32, dtype=torch.float64)
         with torch.no_grad():
             logits = model(clip)
             by_frame = torch.stack([model.model(clip[:, :, frame]) for frame in range(3)])
-            torch.testing.assert_close(logits, by_frame.mean(dim=0), rtol=0, atol=1e-6)
-            torch.testing.assert_close(model(clip.flip(2)), logits, rtol=0, atol=1e-6)
+            torch.testing.assert_close(logits, by_frame.mean(dim=0), rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(model(clip.flip(2)), logits, rtol=1e-9, atol=1e-12)
         assert logits.shape == (2, 5)
 
     def test_a_transformer_is_built_for_the_size_of_the_clips(self) -> None:

@@ -75,12 +75,13 @@ def memory_table(paths: Sequence[Path], folder: Path, clips: int, every: int) ->
         epoch += 1
 
 
-def resident_memory(process: int) -> int:
-    """Bytes of a process that are in memory."""
+def resident_memory(process: int, peak: bool = False) -> int:
+    """Bytes of a process that are in memory; with `peak`, the most so far. UserError where there is no /proc."""
     status = Path(f"/proc/{process}/status")
     if not status.exists():
         raise UserError(f"{status} is not there, where the memory of a process stands: measure on Linux")
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmRSS:"))
+    key = "VmHWM:" if peak else "VmRSS:"
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith(key))
     return 1024 * int(line.split()[1])
 
 
