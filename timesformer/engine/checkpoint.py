@@ -75,6 +75,7 @@ class Progress:
         best_top1: highest validation top-1 so far in percent; -1 before the first validation.
         best_loss: validation loss at that time, which decides between equal top-1.
         best_epoch: epochs finished at that time.
+        last_top1: top-1 of the last validation in percent; None before the first.
         seconds: time spent in training so far, over all interruptions.
         class_names: names of the classes in label order.
     """
@@ -87,6 +88,7 @@ class Progress:
     best_top1: float = -1.0
     best_loss: float = float("inf")
     best_epoch: int = 0
+    last_top1: float | None = None
     seconds: float = 0.0
     class_names: list[str] = field(default_factory=list)
 
@@ -160,7 +162,7 @@ def newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
 
 
 def _newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
-    for _, path in sorted(_found(cfg), reverse=True):
+    for _, path in sorted(_found(checkpoint_folder(cfg)), reverse=True):
         try:
             if not is_undamaged(path):
                 logger.warning("%s is damaged or cut short; it is passed over", path)
@@ -184,7 +186,9 @@ def remove_superseded(cfg: CfgNode, progress: Progress, finished: bool) -> None:
     """
     if not is_lead():
         return
-    newest_first = sorted((found for found in _found(cfg) if found[0] <= progress.position), reverse=True)
+    newest_first = sorted(
+        (found for found in _found(checkpoint_folder(cfg)) if found[0] <= progress.position), reverse=True
+    )
     of_epochs = [path for (_, iteration), path in newest_first if iteration == 0]
     superfluous = of_epochs[keep:] if (keep := cfg.TRAIN.KEEP_CHECKPOINTS) else []
     superfluous += [path for (_, iteration), path in newest_first[1 if finished else 2 :] if iteration > 0]
@@ -192,9 +196,30 @@ def remove_superseded(cfg: CfgNode, progress: Progress, finished: bool) -> None:
         path.unlink(missing_ok=True)
 
 
-def _found(cfg: CfgNode) -> list[tuple[tuple[int, int], Path]]:
-    """The checkpoints of the run, with the epochs and further iterations that are done."""
-    names = ((path, _NAME.fullmatch(path.name)) for path in checkpoint_folder(cfg).glob("*.pyth"))
+def newest_progress(path: Path, progress: Mapping[str, Any]) -> dict[str, Any]:
+    """How far the run of a checkpoint has come in all: the progress of the newest checkpoint in its folder.
+
+    Args:
+        path: the checkpoint.
+        progress: its own.
+
+    Returns:
+        As `vars` of a `Progress`; empty where the folder has none of the same run that is as far as the checkpoint.
+    """
+    for _, newest in sorted(_found(path.parent), reverse=True):
+        try:
+            found = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)["progress"]
+            same = found["class_names"] == progress["class_names"] and found["epoch"] >= progress["epoch"]
+        except Exception as error:  # torch raises whatever a file that is none of its leads to
+            logger.debug("%s does not say how far training has come: %s", newest, error)
+        else:
+            return dict(found) if same else {}
+    return {}
+
+
+def _found(folder: Path) -> list[tuple[tuple[int, int], Path]]:
+    """The checkpoints of a run in a folder, with the epochs and further iterations that are done."""
+    names = ((path, _NAME.fullmatch(path.name)) for path in folder.glob("*.pyth"))
     return [((int(match[1]), int(match[2] or 0)), path) for path, match in names if match]
 
 

@@ -59,8 +59,11 @@ def _paragraphs(study: Study, tables: Sequence[PlannedTable], is_demo: bool, dat
             f"{versions['timesformer']}, PyTorch {versions['torch']}"
         )
     how = (
-        "Accuracies are in percent, mean ± standard deviation over the training seeds. Time is the mean of training; "
-        "memory is the highest peak, of the GPU where there is one, else of the main process."
+        "Accuracies are in percent, mean ± standard deviation over the training seeds. Time is the mean of the whole "
+        "training, of which the best epoch is tested; memory is the highest peak, of the GPU if there is one, else of "
+        "the main process. A finding is decided where the difference is significant (p < 0.05): by a paired test where "
+        "the videos are the same, which with several seeds has to hold for other seeds, too. With one seed it compares "
+        "two trained models, and another seed may decide otherwise."
     )
     return [*([DEMO, study.demo.note] if is_demo else []), study.note, f"Published: {study.source}.", f"{ours}.", how]
 
@@ -121,8 +124,12 @@ def _count(row: PlannedRow, outcome: Outcome) -> str:
 
 
 def _costs(outcome: Outcome) -> list[str]:
-    seconds = NOTHING if outcome.seconds is None else duration(outcome.seconds.mean)
-    return [seconds, NOTHING if outcome.memory is None else f"{outcome.memory:.0f}"]
+    seconds = None if outcome.seconds is None else outcome.seconds.mean
+    return [_time(seconds), NOTHING if outcome.memory is None else f"{outcome.memory:.0f}"]
+
+
+def _time(seconds: float | None) -> str:
+    return NOTHING if seconds is None else duration(seconds)
 
 
 def _seen_section(table: PlannedTable, title: str) -> Section:
@@ -158,7 +165,7 @@ def _cells_section(tables: Sequence[PlannedTable]) -> Section:
                     f"{results['top1']:.2f}",
                     f"{results['top5']:.2f}",
                     NOTHING if results["val_top1"] is None else f"{results['val_top1']:.2f}",
-                    NOTHING if results["train_seconds"] is None else duration(results["train_seconds"]),
+                    _time(results.get("total_train_seconds")),
                     duration(results["seconds"]),
                     NOTHING if memory is None else f"{memory:.0f}",
                     cell.key,

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 import timesformer
 from timesformer.atomic import explained_failure, write_atomically
-from timesformer.engine.run_folder import pictures_path, report_path
+from timesformer.engine.run_folder import in_folder, pictures_path, report_path
 from timesformer.visualization.comparison_page import comparison_page
 from timesformer.visualization.examples import (
     clips_of,
@@ -56,12 +56,17 @@ def write_report(run_dirs: Sequence[Path], path: Path) -> Path:
     return path
 
 
-def report_after_test(cfg: CfgNode) -> None:
-    """Writes the report of a run whose test is done, with frames of its examples, and its pictures for TensorBoard.
+def report_after_test(cfg: CfgNode, folder: Path) -> None:
+    """Writes the report of a test that is done, with frames of its examples, and its pictures for TensorBoard.
 
     What fails is told in a warning and raises nothing: the results are there, and the report can be made again.
+
+    Args:
+        cfg: the configuration.
+        folder: of the test's results.
     """
-    folder, path, clips = Path(cfg.OUTPUT_DIR), report_path(cfg), {}
+    cfg = in_folder(cfg, folder)
+    path, clips = report_path(cfg), {}
     start = time.perf_counter()
     with _no_fault_of("frames of examples for the report"):
         clips = dict(clips_of(cfg, _videos_shown(read_run(folder))))
