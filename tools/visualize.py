@@ -44,6 +44,7 @@ def parse_args() -> argparse.Namespace:
         "--output", metavar="PNG", type=Path, help="picture to write (VIDEO's name + _attention.png, here)"
     )
     parser.add_argument("--overlay", metavar="FILE", type=Path, help="moving picture to write, .gif or .mp4")
+    parser.add_argument("--overwrite", action="store_true", help="replace these files where they exist")
     parser.add_argument(
         "--method", choices=METHODS, default="rollout", help="through all blocks, or of the class token"
     )
@@ -131,6 +132,8 @@ def _check(args: argparse.Namespace, picture: Path) -> None:
     for path in filter(None, (picture, args.overlay)):
         if path.resolve() == args.video.resolve():
             raise UserError(f"{path} is the video itself, and would be lost; choose another name")
+        if path.exists() and not args.overwrite:
+            raise UserError(f"{path} exists already: choose another name, or give --overwrite to replace it")
     if args.method == "rollout" and not args.time_of_patch and (args.block is not None or args.head is not None):
         raise UserError(
             "--block and --head are for --method cls and --time-of-patch; a rollout goes through all of them"

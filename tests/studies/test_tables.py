@@ -1,6 +1,7 @@
 """The tables of a study."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from timesformer.studies.outcomes import Verdict, judge
 from timesformer.studies.pages import Page, Section, as_html, as_markdown
 from timesformer.studies.reproduction import plan
 from timesformer.studies.study import Finding, Study
-from timesformer.studies.tables import DEMO, write_tables
+from timesformer.studies.tables import DEMO, keep_other_tables, write_tables
 
 
 @pytest.fixture
@@ -110,6 +111,17 @@ def test_the_csv_has_a_line_for_each_row(written: Path) -> None:
     assert (rows[0]["top1_mean"], rows[0]["top1_std"], rows[0]["seeds"]) == ("92.0000", "2.8284", "2")
     assert (rows[1]["published_top5"], rows[1]["top1_std"]) == ("", "")
     assert rows[3]["folders"] == rows[0]["folders"]
+
+
+def test_tables_of_other_cells_are_kept_aside(study: Study, choices: Choices, written: Path) -> None:
+    (written / "figures").mkdir()
+    before = (written / "tables.csv").read_text()
+    assert keep_other_tables(written, plan(study, choices).tables) is None
+    others = plan(study, replace(choices, options=("SOLVER.MAX_EPOCH", "7"))).tables
+    assert keep_other_tables(written, others) == written / "previous_1"
+    assert (written / "previous_1" / "tables.csv").read_text() == before
+    assert sorted(path.name for path in written.iterdir()) == ["previous_1"]
+    assert keep_other_tables(written, others) is None
 
 
 def test_text_of_a_page_cannot_become_markup() -> None:

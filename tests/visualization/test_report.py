@@ -378,6 +378,29 @@ def test_runs_are_compared_in_one_page(
     assert both + second == sum(row["correct"] for row in results[1]["per_class"])
 
 
+def test_a_page_of_other_runs_is_not_replaced_unasked(
+    make_run: MakeRun, tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    runs = [str(make_run(name, 3)) for name in ("one & <two>", "other", "third")]
+    path = tmp_path / "c.html"
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["report.py", *arguments, "--output", str(path)])
+        return tool.main()
+
+    assert call(*runs[:2]) == 0
+    before = path.read_text()
+    assert call(*runs[:2]) == 0  # of the same runs
+    assert call(*runs) == 2
+    assert str(path) in capsys.readouterr().err
+    assert path.read_text() == before
+    assert call(*runs, "--overwrite") == 0
+    assert path.read_text() != before
+    path.write_text("mine")
+    assert call(*runs) == 2
+    assert path.read_text() == "mine"
+
+
 def test_all_runs_that_share_the_best_accuracy_are_named(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [
         make_run(name, 3, seed=1, options={"SOLVER.BASE_LR": rate})

@@ -10,6 +10,7 @@ from fvcore.common.config import CfgNode
 
 from timesformer.atomic import write_text_atomically
 from timesformer.engine.logs import duration
+from timesformer.engine.run_folder import move_aside
 from timesformer.studies.cells import Cell, PlannedRow, PlannedTable
 from timesformer.studies.outcomes import Figure, Outcome, judge, memory_of, outcome_of
 from timesformer.studies.pages import Page, Picture, Section, as_html, as_markdown
@@ -47,6 +48,24 @@ def write_tables(
     write_text_atomically(folder / "tables.html", as_html(page))
     write_text_atomically(folder / "tables.csv", _csv(study, tables, is_demo))
     return findings
+
+
+def keep_other_tables(folder: Path, tables: Sequence[PlannedTable]) -> Path | None:
+    """Moves tables and figures of an earlier command to `previous_N` in their folder, if these tables lack its cells.
+
+    So it is with other options or fewer seeds.
+
+    Returns:
+        Where they are now; None if nothing was moved.
+    """
+    path = folder / "tables.csv"
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8") as file:
+        before = {key for row in csv.DictReader(file) for key in (row.get("folders") or "").split()}
+    if before <= {cell.key for row in _rows(tables) for cell in row.cells}:
+        return None
+    return move_aside(folder, [*(folder / f"tables.{kind}" for kind in ("md", "html", "csv")), folder / "figures"])
 
 
 def _paragraphs(study: Study, tables: Sequence[PlannedTable], is_demo: bool, data: Path) -> list[str]:

@@ -1,6 +1,9 @@
 """The report of a run, and of several beside each other: one HTML file each, which needs nothing else."""
 
+import html
+import json
 import logging
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ from markupsafe import Markup
 import timesformer
 from timesformer.atomic import explained_failure, write_atomically
 from timesformer.engine.run_folder import in_folder, pictures_path, report_path
+from timesformer.errors import UserError, shorten
 from timesformer.visualization.comparison_page import comparison_page
 from timesformer.visualization.examples import (
     clips_of,
@@ -28,6 +32,9 @@ from timesformer.visualization.run_files import FinishedRun, read_run
 from timesformer.visualization.run_page import Content, run_page
 
 logger = logging.getLogger(__name__)
+
+_ELSEWHERE = "choose another place with --output"
+_RUNS_SHOWN = re.compile(r'<meta name="timesformer-runs" content="([^"]*)">')
 
 
 def write_report(run_dirs: Sequence[Path], path: Path) -> Path:
@@ -46,14 +53,33 @@ def write_report(run_dirs: Sequence[Path], path: Path) -> Path:
     """
     runs = named_apart([read_run(folder) for folder in run_dirs])
     if len(runs) == 1:
-        text = _render("run.html", run_page(runs[0], kept_strips(runs[0].folder / "report_frames.zip")))
+        content = run_page(runs[0], kept_strips(runs[0].folder / "report_frames.zip"))
     else:
-        text = _render("comparison.html", comparison_page(runs))
-    with explained_failure(path, "choose another place with --output"):
+        content = comparison_page(runs)
+    content["runs_shown"] = [run.name for run in runs]
+    text = _render("run.html" if len(runs) == 1 else "comparison.html", content)
+    with explained_failure(path, _ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Names of files that are no UTF-8 are shown with their bytes as escapes.
         write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
     return path
+
+
+def refuse_to_replace(path: Path, run_dirs: Sequence[Path]) -> None:
+    """Raises a UserError if a file is there that is no page about these runs."""
+    if not path.exists():
+        return
+    with explained_failure(path, _ELSEWHERE):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    names = _RUNS_SHOWN.search(text)
+    if names is None:
+        problem = "is no report"
+    else:
+        shown = json.loads(html.unescape(names[1]))
+        if shown == [run.name for run in named_apart([read_run(folder) for folder in run_dirs])]:
+            return
+        problem = f"is a report about {shorten(shown)}"
+    raise UserError(f"{path} {problem}: {_ELSEWHERE}, or --overwrite to replace what is there")
 
 
 def report_after_test(cfg: CfgNode, folder: Path) -> None:
