@@ -29,6 +29,7 @@ from timesformer.visualization.attention import (
     transformer_of,
 )
 from timesformer.visualization.attention_strip import PatchCurves, attention_strip
+from timesformer.visualization.fonts import drawable
 
 logger = logging.getLogger("timesformer.tools.visualize")
 
@@ -112,7 +113,9 @@ def visualize(args: argparse.Namespace) -> None:
         f"{how}; view {view}, of {prediction.num_views}; {len(clip.frames)} frames of {width}x{height} pixels in "
         f"{record.grid[1]}x{record.grid[2]}x{record.grid[3]} patches"
     )
-    strip = attention_strip(clip, maps, prediction.top, args.video.resolve().name, subtitle, args.frames, curves)
+    numbers = {name: number for number, name in enumerate(classifier.class_names)}
+    top = [(drawable(name, f"class {numbers[name]}"), score) for name, score in prediction.top]
+    strip = attention_strip(clip, maps, top, args.video.resolve().name, subtitle, args.frames, curves)
     _write(picture, strip)
     if args.overlay:
         _write(args.overlay, animation(overlay(_enlarged(clip.frames), maps), args.overlay.suffix.lower(), args.fps))
