@@ -102,10 +102,8 @@ def judge(finding: Finding, table: PlannedTable) -> Verdict:
         holds = found.difference > 0
         verdict = "holds" if holds else "does not hold"
     else:
-        holds = None
-        verdict = (
-            "undecided" if finding.beats else f"not refuted, though up to {max(0.0, -found.low):.1f} points worse fit"
-        )
+        holds, worse = None, max(0.0, -found.low)
+        verdict = "undecided" if finding.beats else f"not refuted; up to {worse:.1f} points worse is possible"
     return Verdict(holds, f"{claim}: {verdict} ({first.top1.mean:.1f} and {second.top1.mean:.1f}; {found})")
 
 
