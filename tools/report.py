@@ -26,14 +26,19 @@ def main() -> int:
         metavar="HTML",
         help="the page; without it, report.html in the folder of the run, or comparison.html here for several runs",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is no report of these runs, too")
     args = parser.parse_args()
     try:
-        from timesformer.visualization.report import write_report
+        from timesformer.visualization.report import refuse_to_replace, write_report
 
         folders = [folder for run in args.runs for folder in runs_in(run)]
         given = args.runs[0] if args.runs[0].is_dir() else folders[0]
         beside = given / "report.html" if len(args.runs) == 1 else Path("comparison.html")
-        path = write_report(folders, args.output or beside)
+        path = args.output or beside
+        is_its_own = len(args.runs) == 1 and path.resolve() == beside.resolve()
+        if not (args.overwrite or is_its_own):
+            refuse_to_replace(path, folders)
+        write_report(folders, path)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -111,11 +111,11 @@ def run(cfg: CfgNode) -> None:
                 load_split(cfg, "test")  # a mistake in it should show now, and not when training is done
             train(cfg)
         if cfg.TEST.ENABLE:
-            test(cfg)
+            results = test(cfg)
             if is_lead() and cfg.TEST.REPORT:
                 from timesformer.visualization.report import report_after_test
 
-                report_after_test(cfg)
+                report_after_test(cfg, results.parent)
 
 
 if __name__ == "__main__":

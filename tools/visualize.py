@@ -30,6 +30,7 @@ from timesformer.visualization.attention import (
     transformer_of,
 )
 from timesformer.visualization.attention_strip import PatchCurves, attention_strip
+from timesformer.visualization.fonts import drawable
 
 logger = logging.getLogger("timesformer.tools.visualize")
 
@@ -45,6 +46,7 @@ def parse_args() -> argparse.Namespace:
         "--output", metavar="PNG", type=as_path, help="picture to write (VIDEO's name + _attention.png, here)"
     )
     parser.add_argument("--overlay", metavar="FILE", type=as_path, help="moving picture to write, .gif or .mp4")
+    parser.add_argument("--overwrite", action="store_true", help="replace these files where they exist")
     parser.add_argument(
         "--method", choices=METHODS, default="rollout", help="through all blocks, or of the class token"
     )
@@ -112,7 +114,9 @@ def visualize(args: argparse.Namespace) -> None:
         f"{how}; view {view}, of {prediction.num_views}; {len(clip.frames)} frames of {width}x{height} pixels in "
         f"{record.grid[1]}x{record.grid[2]}x{record.grid[3]} patches"
     )
-    strip = attention_strip(clip, maps, prediction.top, args.video.resolve().name, subtitle, args.frames, curves)
+    numbers = {name: number for number, name in enumerate(classifier.class_names)}
+    top = [(drawable(name, f"class {numbers[name]}"), score) for name, score in prediction.top]
+    strip = attention_strip(clip, maps, top, args.video.resolve().name, subtitle, args.frames, curves)
     _write(picture, strip)
     if args.overlay:
         _write(args.overlay, animation(overlay(_enlarged(clip.frames), maps), args.overlay.suffix.lower(), args.fps))
@@ -132,6 +136,8 @@ def _check(args: argparse.Namespace, picture: Path) -> None:
     for path in filter(None, (picture, args.overlay)):
         if path.resolve() == args.video.resolve():
             raise UserError(f"{path} is the video itself, and would be lost; choose another name")
+        if path.exists() and not args.overwrite:
+            raise UserError(f"{path} exists already: choose another name, or give --overwrite to replace it")
     if args.method == "rollout" and not args.time_of_patch and (args.block is not None or args.head is not None):
         raise UserError(
             "--block and --head are for --method cls and --time-of-patch; a rollout goes through all of them"

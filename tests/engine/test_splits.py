@@ -155,15 +155,30 @@ def test_several_processes_run_the_splits_that_the_lead_finds_unfinished(
 def test_options_of_the_test_test_again_and_others_are_refused(
     finished: Path, command: list[str], run_net: RunNet
 ) -> None:
+    before = (finished / "splits.json").read_text()
     done = run_net("--splits", "1", "2", *command, "TEST.NUM_SPATIAL_CROPS", "3")
     assert (done.code, done.out.count("nothing left to train")) == (0, 2)
     assert results(finished / "split_2")["num_views"] == 3
+    assert results(finished / "split_2" / "previous_1")["num_views"] == 1
+    assert (finished / "previous_1" / "splits.json").read_text() == before
     assert [row["split"] for row in json.loads((finished / "splits.json").read_text())["splits"]] == [1, 2]
     log = (finished / "split_1" / "run.log").read_bytes()
     refused = run_net("--splits", "1", "2", "3", *command, "SOLVER.BASE_LR", "0.02")
     assert refused.code == 2
     assert "split_1/results.json is of other options: SOLVER.BASE_LR was 0.01, is 0.02" in refused.err
     assert (finished / "split_1" / "run.log").read_bytes() == log
+
+
+def test_a_test_of_splits_alone_joins_its_own_results_and_keeps_the_earlier(
+    finished: Path, command: list[str], run_net: RunNet
+) -> None:
+    before = results(finished / "split_2")
+    done = run_net("--splits", "2", *command, "TRAIN.ENABLE", "False", "TEST.NUM_ENSEMBLE_VIEWS", "3")
+    assert done.code == 0, done.err
+    assert results(finished / "split_2")["num_views"] == 3
+    assert results(finished / "split_2" / "previous_1") == before
+    (row,) = json.loads((finished / "splits.json").read_text())["splits"]
+    assert row["top1"] == results(finished / "split_2")["top1"]
 
 
 def test_resuming_a_split_as_another_one_is_refused(finished: Path, command: list[str], run_net: RunNet) -> None:

@@ -119,7 +119,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         cfg = get_cfg()
         cfg.merge_from_list([part for pair in (options or {}).items() for part in pair])
         results = {
-            "schema_version": 1,
+            "schema_version": 2,
             "top1": 100.0 * right.mean(),
             "top5": 100.0,
             "mean_class_top1": 60.0,
@@ -133,8 +133,10 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
             "loss": 0.5,
             "seconds": 4.0,
             "train_seconds": 65.0,
+            "total_train_seconds": 3725.0,
             "checkpoint": str(folder / "checkpoints/best.pyth"),
             "checkpoint_epochs": epochs,
+            "total_epochs": epochs + 4,
             "val_top1": 70.0,
             "finished": "2026-01-02T03:04:05+00:00",
             "device": "CPU",

@@ -32,7 +32,7 @@ def tested(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) ->
     def run(*options: str) -> EventAccumulator:
         folder = f"board{next(number)}"
         cfg = load_config(tiny_command[1], [*command, "TENSORBOARD.LOG_DIR", folder, *options])
-        report.report_after_test(cfg)
+        report.report_after_test(cfg, output)
         found = EventAccumulator(str(output / folder), size_guidance={"images": 0})
         if (output / folder).exists():
             found.Reload()

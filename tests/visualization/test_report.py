@@ -1,5 +1,6 @@
 """The report of a run: that it needs nothing else, says what the files say, and stands what they lack."""
 
+import csv
 import importlib.util
 import json
 import re
@@ -30,7 +31,6 @@ from timesformer.visualization.examples import (
 )
 from timesformer.visualization.report import write_report
 from timesformer.visualization.run_files import Predictions
-from timesformer.visualization.run_page import interval
 
 ROOT = Path(__file__).resolve().parents[2]
 MakeRun = Callable[..., Path]
@@ -124,6 +124,49 @@ def test_the_page_says_what_the_files_say(make_run: MakeRun, charts_drawn: None)
     assert ["SOLVER.MAX_EPOCH", "3", "300"] in page.rows["configuration"]
     assert "torch" in {row[0] for row in page.rows["versions"]}
     assert {"loss", "accuracy (%)"} <= set(re.findall(r">([^<]*)</text>", page.source.lower()))
+
+
+def edited(folder: Path, **figures: Any) -> Path:
+    """The folder of a run, whose results.json was changed; None takes a figure out."""
+    results = json.loads((folder / "results.json").read_text()) | figures
+    kept = {name: value for name, value in results.items() if value is not None}
+    (folder / "results.json").write_text(json.dumps(kept))
+    return folder
+
+
+def test_times_of_the_run_and_of_the_checkpoint_are_told_apart(make_run: MakeRun) -> None:
+    page = page_of(make_run("timed", 3))
+    assert ["training", "1:02:05 (532.1 s for each of 7 epochs)"] in page.rows["timing"]
+    assert ["training up to the tested checkpoint", "0:01:05 (21.7 s for each of 3 epochs)"] in page.rows["timing"]
+    assert "1:02:05hours, minutes, seconds; 7 epochs" in re.sub(r"\s*\n\s*", "", page.text)
+    old = page_of(edited(make_run("old", 3), total_train_seconds=None, total_epochs=None))
+    assert old.rows["timing"][0][0] == "training up to the tested checkpoint"
+    assert "training up to the tested checkpoint0:01:05" in re.sub(r"\s*\n\s*", "", old.text)
+
+
+def test_speed_is_that_of_all_processes(make_run: MakeRun) -> None:
+    assert ["training speed of all processes, median", "9.0 clips/s"] in page_of(make_run("fast", 3)).rows["timing"]
+
+
+@pytest.mark.parametrize(
+    ("version", "checkpoint", "value", "shown"),
+    [
+        (2, "checkpoint_epoch_00002.pyth", 61.25, True),
+        (2, "checkpoint_epoch_00002.pyth", None, False),
+        (1, "best.pyth", 61.25, True),
+        (1, "best.pyth", -1.0, False),
+        (1, "checkpoint_epoch_00002.pyth", 61.25, False),  # the best of the run, and not of this checkpoint
+    ],
+)
+def test_validation_accuracy_is_that_of_the_tested_checkpoint(
+    make_run: MakeRun, tmp_path: Path, version: int, checkpoint: str, value: float | None, shown: bool
+) -> None:
+    figures = {"schema_version": version, "checkpoint": f"checkpoints/{checkpoint}", "val_top1": value}
+    folder = edited(make_run("validated", 3), **figures)
+    assert ("of the checkpoint that was tested" in page_of(folder).text) == shown
+    page = Page(write_report([folder, make_run("other", 3)], tmp_path / "c.html"))
+    column = page.rows["results"][0].index("validation top-1")
+    assert page.rows["results"][1][column] == ("61.25" if shown else "–")
 
 
 def test_the_page_fetches_nothing_and_forbids_it(make_run: MakeRun) -> None:
@@ -285,11 +328,6 @@ def test_examples_are_the_surest_mistakes_and_the_least_sure_hits() -> None:
     assert surest_mistakes(made, among=made.labels == 0) == [1]
 
 
-def test_the_interval_of_a_share_is_wilson_s() -> None:
-    assert interval(0, 10) == pytest.approx((0.0, 27.75), abs=0.01)  # Brown, Cai and DasGupta (2001), section 3.1.1
-    assert interval(50, 100) == pytest.approx((40.38, 59.62), abs=0.01)
-
-
 def test_strips_hold_frames_evenly_spaced_and_come_back_from_their_file(tmp_path: Path) -> None:
     frames = np.stack([np.full((20, 30, 3), 15 * number, np.uint8) for number in range(16)])
     clip = SampledClip(torch.zeros(3, 16, 20, 30), frames, tuple(range(16)), tuple(n / 10 for n in range(16)), 0)
@@ -340,12 +378,84 @@ def test_runs_are_compared_in_one_page(
     assert both + second == sum(row["correct"] for row in results[1]["per_class"])
 
 
+def test_a_page_of_other_runs_is_not_replaced_unasked(
+    make_run: MakeRun, tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    runs = [str(make_run(name, 3)) for name in ("one & <two>", "other", "third")]
+    path = tmp_path / "c.html"
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["report.py", *arguments, "--output", str(path)])
+        return tool.main()
+
+    assert call(*runs[:2]) == 0
+    before = path.read_text()
+    assert call(*runs[:2]) == 0  # of the same runs
+    assert call(*runs) == 2
+    assert str(path) in capsys.readouterr().err
+    assert path.read_text() == before
+    assert call(*runs, "--overwrite") == 0
+    assert path.read_text() != before
+    path.write_text("mine")
+    assert call(*runs) == 2
+    assert path.read_text() == "mine"
+
+
 def test_all_runs_that_share_the_best_accuracy_are_named(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [
         make_run(name, 3, seed=1, options={"SOLVER.BASE_LR": rate})
         for name, rate in zip("abc", (1.0, 2.0, 3.0), strict=True)
     ]
     assert "a, b and c share the highest test top-1" in Page(write_report(runs, tmp_path / "c.html")).text
+
+
+def blue(page: Page) -> list[str]:
+    """What the page highlights as best."""
+    return re.findall(r'<b class="best">([^<]*)</b>', page.source)
+
+
+def spoil(folder: Path, videos: int) -> Path:
+    """The folder of a run, of whose predictions the first correct ones are made incorrect."""
+    results = json.loads((folder / "results.json").read_text())
+    header, *rows = csv.reader((folder / "predictions.csv").read_text().splitlines())
+    for row in [row for row in rows if row[1] == row[2]][:videos]:
+        row[2], row[4] = row[4], row[2]
+    with (folder / "predictions.csv").open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    results["top1"] = 100 * sum(row[1] == row[2] for row in rows) / len(rows)
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def test_a_run_is_highlighted_where_the_paired_test_says_it_is_better(make_run: MakeRun, tmp_path: Path) -> None:
+    # Of the same predictions, 12 were spoiled: McNemar's p is 2 * 0.5**12; of 3 pairs, Holm's is 3 times that.
+    runs = [spoil(make_run(name, 3, seed=1), videos) for name, videos in (("low", 12), ("best", 0), ("lower", 14))]
+    page = Page(write_report(runs, tmp_path / "c.html"))
+    top1 = [json.loads((folder / "results.json").read_text())["top1"] for folder in runs]
+    assert blue(page) == [f"{top1[1]:.2f}"]
+    assert "best has the highest test top-1" in page.text
+    assert "It is significantly better than each other run." in page.text
+    cells = {tuple(row[:2]): row for row in page.rows["agreements"][1:]}[("low", "best")]
+    assert cells[3:5] == ["0", "12"]
+    assert (float(cells[8]), float(cells[9])) == pytest.approx((2 * 0.5**12, 2 * 2 * 0.5**12), abs=1e-4)
+
+
+def test_no_run_is_highlighted_where_the_difference_may_be_chance(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [spoil(make_run(name, 3, seed=1), videos) for name, videos in (("a", 0), ("b", 4))]  # p = 2 * 0.5**4
+    page = Page(write_report(runs, tmp_path / "c.html"))
+    assert blue(page) == []
+    assert "The difference from b is not significant." in page.text
+
+
+def test_a_difference_that_one_test_alone_would_find_is_not_enough_among_many(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    folders = [make_run(f"r{number}", 3, seed=1) for number in range(7)]
+    runs = [spoil(folder, 7 * (number > 0)) for number, folder in enumerate(folders)]  # p = 0.0156 each, of 21 pairs
+    assert blue(Page(write_report(runs[:2], tmp_path / "two.html")))
+    page = Page(write_report(runs, tmp_path / "seven.html"))
+    assert blue(page) == []
+    assert "not listed" in page.text
 
 
 def test_seeds_have_a_mean_and_other_runs_do_not(make_run: MakeRun, tmp_path: Path) -> None:
@@ -441,6 +551,7 @@ def test_runs_of_splits_are_compared_beside_their_own_reports(
 
 def test_accuracies_on_different_videos_are_not_ranked(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [make_run("a", 3), make_run("b", 8)]
-    text = Page(write_report(runs, tmp_path / "c.html")).text
-    assert "They were tested on different videos, so no accuracy here is better than another." in text
-    assert "highest" not in text
+    page = Page(write_report(runs, tmp_path / "c.html"))
+    assert "They were tested on different videos, so no accuracy here is better than another." in page.text
+    assert "highest" not in page.text
+    assert blue(page) == []

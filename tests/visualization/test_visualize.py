@@ -94,6 +94,19 @@ def test_picture_and_overlays_are_written(visualize: Visualize, video: Path, bri
     assert not list(Path().rglob("*.partial"))
 
 
+def test_pictures_that_exist_are_not_replaced_unasked(
+    visualize: Visualize, video: Path, bright_seeker: MakeCheckpoint
+) -> None:
+    checkpoint, kept = bright_seeker(), Path("moving_attention.png")
+    kept.write_text("of another video of that name")
+    code, said = visualize("--checkpoint", checkpoint, video)
+    assert code == 2
+    assert str(kept) in said
+    assert kept.read_text() == "of another video of that name"
+    assert visualize("--checkpoint", checkpoint, video, "--overwrite")[0] == 0
+    assert Image.open(kept).format == "PNG"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -74,6 +74,7 @@ class Progress:
         best_top1: highest validation top-1 so far in percent; -1 before the first validation.
         best_loss: validation loss at that time, which decides between equal top-1.
         best_epoch: epochs finished at that time.
+        last_top1: top-1 of the last validation in percent; None before the first.
         seconds: time spent in training so far, over all interruptions.
         class_names: names of the classes in label order.
     """
@@ -86,6 +87,7 @@ class Progress:
     best_top1: float = -1.0
     best_loss: float = float("inf")
     best_epoch: int = 0
+    last_top1: float | None = None
     seconds: float = 0.0
     class_names: list[str] = field(default_factory=list)
 
@@ -191,6 +193,27 @@ def remove_superseded(cfg: CfgNode, progress: Progress, finished: bool) -> None:
     superfluous += [path for (_, iteration), path in newest_first[1 if finished else 2 :] if iteration > 0]
     for path in superfluous:
         path.unlink(missing_ok=True)
+
+
+def newest_progress(path: Path, progress: Mapping[str, Any]) -> dict[str, Any]:
+    """How far the run of a checkpoint has come in all: the progress of the newest checkpoint in its folder.
+
+    Args:
+        path: the checkpoint.
+        progress: its own.
+
+    Returns:
+        As `vars` of a `Progress`; empty where the folder has none of the same run that is as far as the checkpoint.
+    """
+    for _, newest in sorted(epoch_checkpoints(path.parent), reverse=True):
+        try:
+            found = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)["progress"]
+            same = found["class_names"] == progress["class_names"] and found["epoch"] >= progress["epoch"]
+        except Exception as error:  # torch raises whatever a file that is none of its leads to
+            logger.debug("%s does not say how far training has come: %s", newest, error)
+        else:
+            return dict(found) if same else {}
+    return {}
 
 
 def is_undamaged(path: Path) -> bool:

@@ -23,14 +23,22 @@ from timesformer.engine.logs import STEP, duration, progress_bar
 from timesformer.engine.meters import Average, Pace, ViewEnsemble
 from timesformer.engine.prefetch import on_device
 from timesformer.engine.ranks import is_lead, world
+from timesformer.engine.result_folder import folder_for_results
 from timesformer.engine.results import Evaluation, probabilities_of, write_results
-from timesformer.engine.run_folder import best_path, results_path
+from timesformer.engine.run_folder import best_path, in_folder, results_path
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError, shorten
 from timesformer.models import build_model
 from timesformer.models.download import local_path
 from timesformer.models.parts import head_names
-from timesformer.models.weights import Checkpoint, CheckpointError, LoadReport, load_pretrained, read_checkpoint
+from timesformer.models.weights import (
+    Checkpoint,
+    CheckpointError,
+    LoadReport,
+    fingerprint,
+    load_pretrained,
+    read_checkpoint,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -131,10 +139,11 @@ def load_whole(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Module, LoadRep
 
 
 def test(cfg: CfgNode) -> Path:
-    """Tests the checkpoint that the configuration means, and writes the results into OUTPUT_DIR.
+    """Tests the checkpoint that the configuration means, and writes the results.
 
     That is TEST.CHECKPOINT_FILE_PATH; else the best checkpoint of OUTPUT_DIR, else its newest; else, where nothing was
-    trained, TRAIN.CHECKPOINT_FILE_PATH.
+    trained, TRAIN.CHECKPOINT_FILE_PATH. The results go into OUTPUT_DIR; where those of another test lie there, see
+    `folder_for_results`.
 
     Returns:
         The path of `results.json`.
@@ -150,10 +159,13 @@ def test(cfg: CfgNode) -> Path:
     logger.info("testing %s\n%s", path, report.table())
     if changed := other_clips(cfg, report.rest):
         logger.warning("%s was trained on other clips: %s", path, "; ".join(changed))
+    dataset, weights = loader.dataset, fingerprint(model, loader.dataset.class_names)
+    folder = distributed.from_lead(lambda: folder_for_results(cfg, weights, dataset.records.names))
     with explained_death(loader):
         evaluation = evaluate(model.to(choose_device(cfg)), loader, cfg, "test")
+    cfg = in_folder(cfg, folder)
     if is_lead():
-        write_results(cfg, evaluation, loader.dataset.class_names, path, report.rest.get("progress") or {})
+        write_results(cfg, evaluation, dataset.class_names, path, report.rest, weights)
     distributed.barrier()
     return results_path(cfg)
 

@@ -1,6 +1,5 @@
 """Using a trained model: a checkpoint is loaded with all it says of itself, and tells what is to be seen in videos."""
 
-import hashlib
 import logging
 import os
 import time
@@ -26,7 +25,7 @@ from timesformer.engine.meters import ViewEnsemble
 from timesformer.engine.results import probabilities_of
 from timesformer.errors import UserError, shorten
 from timesformer.models.parts import head_names
-from timesformer.models.weights import Checkpoint, CheckpointError, read_checkpoint
+from timesformer.models.weights import Checkpoint, CheckpointError, fingerprint, read_checkpoint
 from timesformer.torchvision_import import import_package
 
 logger = logging.getLogger(__name__)
@@ -177,11 +176,7 @@ class Classifier:
 
     def fingerprint(self) -> str:
         """A number, in hexadecimal digits, that another model has not: of its weights and the names of its classes."""
-        digest = hashlib.blake2b(repr(self.class_names).encode(), digest_size=16)
-        for name, value in self.model.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return fingerprint(self.model, self.class_names)
 
     def predict(
         self,

@@ -20,15 +20,16 @@ from torch import Tensor
 import timesformer
 from timesformer.atomic import write_atomically, write_text_atomically
 from timesformer.datasets.catalog import load_split
+from timesformer.engine.checkpoint import newest_progress
 from timesformer.engine.device import choose_device
 from timesformer.engine.memory import peak_memory
 from timesformer.engine.meters import topk_accuracies
-from timesformer.engine.run_folder import results_path
+from timesformer.engine.run_folder import move_aside, results_path
 from timesformer.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TOP_LISTED = 5
 
 
@@ -98,22 +99,29 @@ def write_results(
     evaluation: Evaluation,
     class_names: tuple[str, ...],
     checkpoint: Path,
-    progress: dict[str, Any],
+    content: dict[str, Any],
+    weights: str,
 ) -> Path:
     """Writes the results of a test into OUTPUT_DIR and logs a summary.
+
+    What lies there of another test, `folder_for_results` has moved; a file TEST.SAVE_RESULTS_PATH elsewhere that is
+    not of the same test gets another name.
 
     Args:
         cfg: the configuration.
         evaluation: what `evaluate` found.
         class_names: names in label order.
         checkpoint: the file tested.
-        progress: how far training had come there (`Progress`); empty for a checkpoint from elsewhere.
+        content: what it holds beside the weights; its `progress` (`Progress`) is missing in one from elsewhere.
+        weights: fingerprint of the tested weights.
 
     Returns:
         The path of `results.json`.
     """
     output = Path(cfg.OUTPUT_DIR)
     output.mkdir(parents=True, exist_ok=True)
+    progress = content.get("progress") or {}
+    whole = newest_progress(checkpoint, progress)
     (top1, top5), mean_class_top1 = evaluation.topk(1, 5), evaluation.mean_class_top1()
     results = {
         "schema_version": SCHEMA_VERSION,
@@ -129,20 +137,27 @@ def write_results(
         "unreadable": [{"video": name, "reason": reason} for name, reason in sorted(evaluation.unreadable.items())],
         "loss": evaluation.loss,
         "seconds": round(evaluation.seconds, 3),
-        "train_seconds": round(progress["seconds"], 3) if "seconds" in progress else None,
+        "train_seconds": _seconds(progress),
+        "total_train_seconds": _seconds(whole),
         "peak_memory_bytes": peak_memory(choose_device(cfg)),
         "checkpoint": str(checkpoint),
+        "weights": weights,
         "checkpoint_epochs": progress.get("epoch"),
-        "val_top1": progress.get("best_top1"),
+        "total_epochs": whole.get("epoch"),
+        "val_top1": validation_top1(content),
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": device_name(cfg),
         "config": yaml.safe_load(cfg.dump()),
         "versions": versions(),
     }
     write_text_atomically(output / "predictions.csv", predictions_csv(evaluation, class_names))
+    path = results_path(cfg)
     if cfg.TEST.SAVE_RESULTS_PATH:
+        scores = output / cfg.TEST.SAVE_RESULTS_PATH
+        if scores.exists() and not path.exists():
+            logger.info("%s is of another test; it is now in %s", scores, move_aside(scores.parent, [scores]))
         write_atomically(
-            output / cfg.TEST.SAVE_RESULTS_PATH,
+            scores,
             lambda file: np.savez_compressed(
                 file,
                 scores=evaluation.scores.numpy(),
@@ -150,7 +165,6 @@ def write_results(
                 names=np.array(evaluation.names),
             ),
         )
-    path = results_path(cfg)
     write_text_atomically(path, simplejson.dumps(results, indent=2, ignore_nan=True) + "\n")
     logger.info(
         "test: top-1 %.2f %%, top-5 %.2f %%, mean over classes %.2f %%; %d videos (%d unreadable), %d view(s) each, "
@@ -166,6 +180,27 @@ def write_results(
         output / "predictions.csv",
     )
     return path
+
+
+def validation_top1(content: dict[str, Any]) -> float | None:
+    """Validation top-1 of the weights of a checkpoint, in percent; None where these were not validated.
+
+    Args:
+        content: what the checkpoint holds beside the weights.
+    """
+    progress = content.get("progress") or {}
+    epoch = progress.get("epoch")
+    if "ema_state" in content or progress.get("iteration") or progress.get("validated", epoch) != epoch:
+        return None  # what is validated of a run with EMA.ENABLED is the averaged weights
+    if progress.get("last_top1") is not None:
+        return progress["last_top1"]
+    # Checkpoints of older versions have the best alone, which is -1 before the first validation.
+    best = progress.get("best_top1")
+    return best if best is not None and best >= 0 and progress.get("best_epoch") == epoch else None
+
+
+def _seconds(progress: dict[str, Any]) -> float | None:
+    return round(progress["seconds"], 3) if "seconds" in progress else None
 
 
 def per_class(evaluation: Evaluation, class_names: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """The folder of a run (OUTPUT_DIR): what lies where, and what to do with what an earlier run left there."""
 
 import logging
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
@@ -9,6 +11,9 @@ from timesformer.atomic import PARTIAL_SUFFIX
 from timesformer.config.sources import BEST, CHECKPOINTS
 
 logger = logging.getLogger(__name__)
+
+TEST_FOLDER = "test_"
+"""Beginning of the names of folders with the results of further tests."""
 
 
 def checkpoint_folder(cfg: CfgNode) -> Path:
@@ -56,23 +61,44 @@ def tensorboard_folder(cfg: CfgNode) -> Path:
     return Path(cfg.OUTPUT_DIR) / (cfg.TENSORBOARD.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}")
 
 
+def result_files(cfg: CfgNode) -> list[Path]:
+    """What a test and its report leave in OUTPUT_DIR, but for TensorBoard's files; `results.json` comes first."""
+    output = Path(cfg.OUTPUT_DIR)
+    scores = [output / cfg.TEST.SAVE_RESULTS_PATH] if cfg.TEST.SAVE_RESULTS_PATH else []
+    return [results_path(cfg), output / "predictions.csv", *scores, report_path(cfg), pictures_path(cfg)]
+
+
+def in_folder(cfg: CfgNode, folder: Path) -> CfgNode:
+    """The configuration with another OUTPUT_DIR."""
+    cfg = cfg.clone()
+    cfg.OUTPUT_DIR = str(folder)
+    return cfg
+
+
 def set_aside(cfg: CfgNode) -> None:
     """Moves what an earlier run left to `previous_1`, `previous_2`, ... in the folder, so that nothing is lost."""
     output = Path(cfg.OUTPUT_DIR)
-    results = [output / name for name in ("predictions.csv", cfg.TEST.SAVE_RESULTS_PATH) if name]
-    made = (checkpoint_folder(cfg), metrics_path(cfg), tensorboard_folder(cfg), results_path(cfg), *results)
-    left = [path for path in made if path.exists()]
-    if not left:
-        return
-    others = (config_path(cfg), unreadable_path(cfg), report_path(cfg), pictures_path(cfg))
-    left += [path for path in others if path.exists()]
+    tests = [path.parent for path in output.glob(f"{TEST_FOLDER}*/results.json")]
+    made = [checkpoint_folder(cfg), metrics_path(cfg), tensorboard_folder(cfg), *tests, *result_files(cfg)]
+    if any(path.exists() for path in made if path not in (report_path(cfg), pictures_path(cfg))):
+        target = move_aside(output, [*made, config_path(cfg), unreadable_path(cfg)])
+        logger.info("what an earlier run left in %s is now in %s", output, target)
+
+
+def move_aside(folder: Path, paths: Iterable[Path]) -> Path:
+    """Moves those of the paths that exist to the first of `previous_1`, `previous_2`, ... of a folder that is free.
+
+    Returns:
+        Where they are now.
+    """
     number = 1
-    while (target := output / f"previous_{number}").exists():
+    while (target := folder / f"previous_{number}").exists():
         number += 1
     target.mkdir()
-    for path in left:
-        path.rename(target / path.name)
-    logger.info("what an earlier run left in %s is now in %s", output, target)
+    for path in paths:
+        if path.exists():
+            shutil.move(path, target / path.name)
+    return target
 
 
 def remove_partial_files(cfg: CfgNode) -> None:

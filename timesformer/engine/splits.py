@@ -21,7 +21,7 @@ from timesformer.engine.checkpoint import differences
 from timesformer.engine.distributed import from_lead
 from timesformer.engine.logs import set_up_logging
 from timesformer.engine.ranks import is_lead
-from timesformer.engine.run_folder import results_path
+from timesformer.engine.run_folder import move_aside, report_path, result_files, results_path
 from timesformer.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -77,12 +77,20 @@ def run_splits(cfg: CfgNode, splits: Sequence[int], run: Callable[[CfgNode], obj
             logger.info("split %d is finished: %s", split, results_path(of_split))
         else:
             logger.info("split %d runs in %s", split, of_split.OUTPUT_DIR)
+            if is_lead() and results_path(of_split).exists() and not cfg.TRAIN.ENABLE:
+                # Of the splits' results, the latest are joined; a test by itself would leave those that are there.
+                target = move_aside(Path(of_split.OUTPUT_DIR), result_files(of_split))
+                logger.info("the results of another test are now in %s", target)
             run(of_split)
             set_up_logging(output)
     path = output / "splits.json"
     summary = from_lead(lambda: summarize(cfg, _results(runs)))
     if is_lead():
-        write_text_atomically(path, simplejson.dumps(summary, indent=2, ignore_nan=True) + "\n")
+        text = simplejson.dumps(summary, indent=2, ignore_nan=True) + "\n"
+        if path.exists() and path.read_text() != text:
+            target = move_aside(output, [path, report_path(cfg)])
+            logger.info("%s was of other results; it is now in %s", path, target)
+        write_text_atomically(path, text)
     logger.info("%s\nresults: %s", table(summary), path)
     return path
 

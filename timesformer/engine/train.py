@@ -416,7 +416,7 @@ def validate(run: Run, loader: DataLoader) -> None:
         figures["mean_class_top1"],
         " (best so far)" if is_best else "",
     )
-    progress.validated = progress.epoch
+    progress.validated, progress.last_top1 = progress.epoch, top1
     progress.not_better = 0 if is_best else progress.not_better + 1
     if is_best:
         progress.best_top1, progress.best_loss, progress.best_epoch = top1, evaluation.loss, progress.epoch

@@ -4,9 +4,10 @@ Whatever library wrote it (`formats.py`) and wherever it lies (`download.py`), a
 of facebookresearch/TimeSformer. Files are data: nothing in them is ever run (`files.py`).
 """
 
+import hashlib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,15 @@ class Checkpoint:
     source: str = ""
     notes: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
+
+
+def fingerprint(model: nn.Module, class_names: Sequence[str]) -> str:
+    """32 hexadecimal digits that follow from a model's weights and the names of its classes, and from nothing else."""
+    digest = hashlib.blake2b(repr(tuple(class_names)).encode(), digest_size=16)
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 @dataclass

@@ -17,7 +17,7 @@ from timesformer.errors import UserError
 from timesformer.studies.cells import Cell, PlannedTable
 from timesformer.studies.outcomes import outcome_of
 from timesformer.studies.pages import Picture
-from timesformer.visualization import charts
+from timesformer.visualization import charts, fonts
 from timesformer.visualization.attention import attention_of, overlay
 from timesformer.visualization.examples import clips_of, least_sure_hits, strip, surest_mistakes
 from timesformer.visualization.run_files import FinishedRun, read_run
@@ -97,7 +97,8 @@ def _attention(cells: Sequence[Cell]) -> bytes:
 def _examples(cells: Sequence[Cell]) -> bytes:
     """Frames of the surest mistakes and of the least sure hits, with the five most probable classes of each."""
     run, cfg = _read(cells[0]), cells[0].cfg
-    predictions, names = run.predictions, run.class_names
+    predictions = run.predictions
+    names = [fonts.drawable(name, f"class {number}") for number, name in enumerate(run.class_names)]
     chosen = [*surest_mistakes(predictions, _EXAMPLES), *least_sure_hits(predictions, _EXAMPLES)]
     clips = dict(clips_of(cfg, [predictions.videos[number] for number in chosen]))
     shown = [number for number in chosen if predictions.videos[number] in clips]
@@ -120,6 +121,7 @@ def _examples(cells: Sequence[Cell]) -> bytes:
             fontsize=9,
             color=charts.GOOD if right else charts.BAD,
             parse_math=False,
+            family=fonts.families(),
         )
     with matplotlib.rc_context({"savefig.facecolor": "white"}):
         return charts.png(figure)

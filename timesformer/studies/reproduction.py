@@ -14,7 +14,7 @@ from timesformer.studies.cells import Cell, Choices, PlannedTable, Planner, chan
 from timesformer.studies.figures import draw_figures
 from timesformer.studies.running import Launcher, run_cells
 from timesformer.studies.study import Study, StudyError, Table
-from timesformer.studies.tables import write_tables
+from timesformer.studies.tables import keep_other_tables, write_tables
 from timesformer.studies.unequal import write_lists
 
 
@@ -153,6 +153,8 @@ def reproduce(plan: Plan, launcher: Launcher) -> int:
         0, or 1 if a cell failed.
     """
     is_demo, data = plan.choices.is_demo, plan.planner.data
+    if moved := keep_other_tables(plan.folder, plan.tables):
+        print(f"the tables in {plan.folder} are of other cells; they are now in {moved}", flush=True)
     try:
         failed = run_cells(plan.cells, launcher)
     except BaseException:

@@ -194,7 +194,7 @@ def _start_some(waiting: list[Cell], running: dict[Cell, int], launcher: Launche
 
 def _outcome(cell: Cell, failed: dict[Cell, str]) -> str:
     if results := cell.results():
-        seconds = results["seconds"] + (results["train_seconds"] or 0.0)
+        seconds = results["seconds"] + (results.get("total_train_seconds") or 0.0)
         return f"done: {cell.name}: top-1 {results['top1']:.2f} %, {seconds:.0f} s"
     failed[cell] = f"{last_words(cell)} ({cell.folder / LOG})"
     return f"failed: {cell.name}: {failed[cell]}"

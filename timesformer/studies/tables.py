@@ -10,6 +10,7 @@ from fvcore.common.config import CfgNode
 
 from timesformer.atomic import write_text_atomically
 from timesformer.engine.logs import duration
+from timesformer.engine.run_folder import move_aside
 from timesformer.studies.cells import Cell, PlannedRow, PlannedTable
 from timesformer.studies.outcomes import Figure, Outcome, judge, memory_of, outcome_of
 from timesformer.studies.pages import Page, Picture, Section, as_html, as_markdown
@@ -49,6 +50,24 @@ def write_tables(
     return findings
 
 
+def keep_other_tables(folder: Path, tables: Sequence[PlannedTable]) -> Path | None:
+    """Moves tables and figures of an earlier command to `previous_N` in their folder, if these tables lack its cells.
+
+    So it is with other options or fewer seeds.
+
+    Returns:
+        Where they are now; None if nothing was moved.
+    """
+    path = folder / "tables.csv"
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8") as file:
+        before = {key for row in csv.DictReader(file) for key in (row.get("folders") or "").split()}
+    if before <= {cell.key for row in _rows(tables) for cell in row.cells}:
+        return None
+    return move_aside(folder, [*(folder / f"tables.{kind}" for kind in ("md", "html", "csv")), folder / "figures"])
+
+
 def _paragraphs(study: Study, tables: Sequence[PlannedTable], is_demo: bool, data: Path) -> list[str]:
     results = next((results for row in _rows(tables) for _, results in outcome_of(row).cells), None)
     ours = f"Ours: on {data.name}"
@@ -59,8 +78,11 @@ def _paragraphs(study: Study, tables: Sequence[PlannedTable], is_demo: bool, dat
             f"{versions['timesformer']}, PyTorch {versions['torch']}"
         )
     how = (
-        "Accuracies are in percent, mean ± standard deviation over the training seeds. Time is the mean of training; "
-        "memory is the highest peak, of the GPU where there is one, else of the main process."
+        "Accuracies are in percent, mean ± standard deviation over the training seeds. Time is the mean of the whole "
+        "training, of which the best epoch is tested; memory is the highest peak, of the GPU if there is one, else of "
+        "the main process. A finding is decided where the difference is significant (p < 0.05): by a paired test where "
+        "the videos are the same, which with several seeds has to hold for other seeds, too. With one seed it compares "
+        "two trained models, and another seed may decide otherwise."
     )
     return [*([DEMO, study.demo.note] if is_demo else []), study.note, f"Published: {study.source}.", f"{ours}.", how]
 
@@ -121,8 +143,12 @@ def _count(row: PlannedRow, outcome: Outcome) -> str:
 
 
 def _costs(outcome: Outcome) -> list[str]:
-    seconds = NOTHING if outcome.seconds is None else duration(outcome.seconds.mean)
-    return [seconds, NOTHING if outcome.memory is None else f"{outcome.memory:.0f}"]
+    seconds = None if outcome.seconds is None else outcome.seconds.mean
+    return [_time(seconds), NOTHING if outcome.memory is None else f"{outcome.memory:.0f}"]
+
+
+def _time(seconds: float | None) -> str:
+    return NOTHING if seconds is None else duration(seconds)
 
 
 def _seen_section(table: PlannedTable, title: str) -> Section:
@@ -158,7 +184,7 @@ def _cells_section(tables: Sequence[PlannedTable]) -> Section:
                     f"{results['top1']:.2f}",
                     f"{results['top5']:.2f}",
                     NOTHING if results["val_top1"] is None else f"{results['val_top1']:.2f}",
-                    NOTHING if results["train_seconds"] is None else duration(results["train_seconds"]),
+                    _time(results.get("total_train_seconds")),
                     duration(results["seconds"]),
                     NOTHING if memory is None else f"{memory:.0f}",
                     cell.key,

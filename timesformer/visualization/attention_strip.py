@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from timesformer.datasets.clips import SampledClip
+from timesformer.visualization import fonts
 from timesformer.visualization.attention import COLOURS, colour_scale, overlay
 from timesformer.visualization.charts import INK, LINE, MUTED, SERIES
 
@@ -132,8 +133,9 @@ def _resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _fit(text: Text, inches: float) -> None:
-    """Leaves of a name what has room on one line; bytes of a file's name that are no UTF-8 become question marks."""
-    name = " ".join(text.get_text().encode("utf-8", "replace").decode().split())
+    """Leaves of a name what has room on one line; what cannot be drawn becomes question marks."""
+    name = fonts.drawable(" ".join(text.get_text().encode("utf-8", "replace").decode().split()))
+    text.set_family(fonts.families())
     text.set_text(name)
     while name and text.get_window_extent().width > inches * _DOTS:
         name = name[: -1 - len(name) // 20]

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from timesformer.visualization import fonts
 
 INK, MUTED, LINE, GOOD, BAD = "#1d2126", "#68707a", "#dfe2e6", "#2563eb", "#d9480f"
 SERIES = ("#2563ec", "#d9480e", "#0f8a5f", "#8a3ffc", "#b7791f", "#c2255c", "#0b7f9e", "#5c6470")
@@ -194,12 +197,13 @@ def per_class(names: Sequence[str], accuracy: Sequence[float], title: str = "Top
     values = np.asarray(accuracy, float)
     order = [int(number) for number in np.argsort(values, kind="stable") if np.isfinite(values[number])]
     named = len(order) <= _NAMED
-    with matplotlib.rc_context(_STYLE):
+    labels = [_label(names, number) for number in order] if named else []
+    with matplotlib.rc_context(_style()):
         height = 0.9 + 0.19 * max(len(order), 4) if named else 6.0
         figure, axes = _figure((6.4, height))
         places = np.arange(len(order))
         axes.barh(places, values[order], height=0.72 if named else 1.0, color=SERIES[0])
-        axes.set_yticks(places if named else [], [_short(names[number]) for number in order] if named else [])
+        axes.set_yticks(places if named else [], labels)
         axes.set_ylim(len(order) - 0.5, -0.5)
         axes.set_xlim(0, 100)
         axes.grid(axis="y", visible=False)
@@ -221,7 +225,9 @@ def confusion_matrix(
     """
     counts = np.asarray(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+    labels = [_label(names, number) for number in range(len(names))] if len(names) <= _NAMED else []
+    title = fonts.drawable(title)
+    with matplotlib.rc_context({**_style(), "axes.grid": False}):
         figure, axes = _figure(size)
         # The square root lets a few mistakes among many hits be seen.
         image = axes.imshow(shares, cmap=_SHARES, norm=matplotlib.colors.PowerNorm(0.5, 0, 1), aspect="equal")
@@ -231,11 +237,10 @@ def confusion_matrix(
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
         axes.set_title(title)
-        if len(names) <= _NAMED:
-            short = [_short(name) for name in names]
+        if labels:
             font = 8 if len(names) <= _NUMBERED else 6
-            axes.set_xticks(range(len(names)), short, rotation=90, fontsize=font)
-            axes.set_yticks(range(len(names)), short, fontsize=font)
+            axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=font)
+            axes.set_yticks(range(len(names)), labels, fontsize=font)
         if len(names) <= _NUMBERED:
             for row, column in zip(*np.nonzero(counts), strict=True):
                 color = "white" if shares[row, column] > 0.4 else INK
@@ -256,16 +261,18 @@ def predicted_as(
         size: width and height in inches of 100 pixels.
     """
     order = [int(number) for number in np.argsort(-counts, kind="stable")[:top] if counts[number]]
-    with matplotlib.rc_context(_STYLE):
+    labels = [_label(names, number) for number in order]
+    title = _label(names, list(names).index(true_class))
+    with matplotlib.rc_context(_style()):
         figure, axes = _figure(size)
         colors = [GOOD if names[number] == true_class else BAD for number in order]
         axes.barh(range(len(order)), counts[order], color=colors, height=0.72)
-        axes.set_yticks(range(len(order)), [_short(names[number]) for number in order])
+        axes.set_yticks(range(len(order)), labels)
         axes.set_ylim(max(len(order), 3) - 0.5, -0.5)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("videos")
-        axes.set_title(f"{_short(true_class)}, predicted as")
+        axes.set_title(f"{title}, predicted as")
     return figure
 
 
@@ -276,7 +283,8 @@ def svg(figure: Figure) -> str:
     are the chart's colours; elsewhere it has its own. The font is that of the page.
     """
     file = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_style()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # missing here, but the browser draws the text
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
@@ -294,14 +302,14 @@ def svg(figure: Figure) -> str:
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file, on white."""
     file = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_style()):
         figure.savefig(file, format="png", dpi=_DOTS_PER_INCH)
     return file.getvalue()
 
 
 def pixels(figure: Figure) -> np.ndarray:
     """The figure as uint8 (height, width, 3) RGB, on white."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_style()):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -325,7 +333,12 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.add.reduceat(x, starts) / lengths, np.add.reduceat(y, starts) / lengths
 
 
-def _short(name: str, length: int = 28) -> str:
-    """A name that leaves room for the chart, of characters that a file can hold."""
-    name = name if len(name) <= length else f"{name[: length - 1]}…"
-    return name.encode("utf-8", "replace").decode()
+def _style() -> dict[str, object]:
+    """The style, with the fonts that the labels made so far need."""
+    return {**_STYLE, "font.family": fonts.families()}
+
+
+def _label(names: Sequence[str], number: int, length: int = 28) -> str:
+    """The name of a class, shortened to leave room for the chart; its number where no font can draw it."""
+    name = fonts.drawable(names[number].encode("utf-8", "replace").decode(), f"class {number}")
+    return name if len(name) <= length else f"{name[: length - 1]}…"

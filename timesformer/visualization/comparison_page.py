@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from scipy.stats import binomtest
 
 from timesformer.engine.logs import duration
 from timesformer.visualization import charts
 from timesformer.visualization.charts import SERIES, Curve
 from timesformer.visualization.run_files import FinishedRun
-from timesformer.visualization.run_page import Content, count_right, default_options, interval, shown
+from timesformer.visualization.run_page import Content, count_right, default_options, shown
+from timesformer.visualization.significance import LEVEL, Comparison, aligned, compare_paired, holm, interval
 
-_PAIRED = 6  # runs up to which each is held against each other one
+_PAIRED = 6  # runs up to which the table lists each pair
 _FIGURES = {"top1": "top-1", "top5": "top-5", "mean_class_top1": "mean over classes", "val_top1": "validation top-1"}
 _OF_ONE_KIND = ("RNG_SEED", "DATA.SPLIT")  # options in which runs may differ whose mean says something
 _NOT_COMPARED = ("OUTPUT_DIR", "SHARD_ID", "LOG_PERIOD")
@@ -24,23 +25,23 @@ _NOT_COMPARED = ("OUTPUT_DIR", "SHARD_ID", "LOG_PERIOD")
 def comparison_page(runs: Sequence[FinishedRun]) -> Content:
     """The content of the page about several runs; their names differ."""
     rows = [_row(run, number) for number, run in enumerate(runs)]
-    best = {key: max((row[key] for row in rows if row[key] is not None), default=None) for key in _FIGURES}
-    agreements, why_none = _agreements(runs)
+    pairs = _compare_pairs(runs)
+    winner = _winner(runs, pairs)
     differing = options_that_differ(runs)
     classes = _classes(runs)
     content: Content = {
         "title": f"{len(runs)} runs compared",
         "name": f"{len(runs)} runs compared",
         "under": " · ".join(run.name for run in runs),
-        "lead": _lead(runs),
+        "lead": _lead(runs, pairs, winner),
         "notes": [f"{run.name}: {note}" for run in runs for note in run.notes],
         "runs": rows,
         "figures": _FIGURES,
-        "best": best,
+        "winner": winner,
         "mean": _mean(rows, differing),
         "curves": _curves(runs),
-        "agreements": agreements,
-        "why_no_agreements": why_none,
+        "agreements": [pair.row(runs) for pair in pairs] if len(runs) <= _PAIRED else [],
+        "why_no_agreements": _why_no_agreements(runs, pairs),
         "names": [run.name for run in runs],
         "classes": classes,
         "differing": differing,
@@ -66,8 +67,7 @@ def options_that_differ(runs: Sequence[FinishedRun]) -> list[Content]:
 
 
 def _row(run: FinishedRun, number: int) -> Content:
-    seconds, right, total = run.figure("train_seconds"), count_right(run), run.results.get("num_videos")
-    val = run.figure("val_top1")
+    seconds, right, total = run.figure("total_train_seconds"), count_right(run), run.results.get("num_videos")
     return {
         "name": run.name,
         "color": f"var(--series-{number % len(SERIES) + 1})",
@@ -75,30 +75,108 @@ def _row(run: FinishedRun, number: int) -> Content:
         "model": run.config.get("MODEL.MODEL_NAME", ""),
         "interval": "{:.1f}–{:.1f}".format(*interval(right, total)) if right is not None and total else "",
         "videos": total,
-        "epochs": run.figure("checkpoint_epochs"),
+        "epochs": run.figure("total_epochs"),
+        "tested_epoch": run.figure("checkpoint_epochs"),
         "training": "" if seconds is None else duration(seconds),
         "seconds": seconds,
         **{key: run.figure(key) for key in _FIGURES},
-        "val_top1": val if val is not None and val >= 0 else None,
+        "val_top1": run.val_top1,
     }
 
 
-def _lead(runs: Sequence[FinishedRun]) -> str:
-    tested = [run for run in runs if run.figure("top1") is not None]
+@dataclass(frozen=True)
+class _Pair:
+    """Two runs on the same videos, by their numbers.
+
+    Attributes:
+        counts: videos that both recognise, only the first, only the second, and neither.
+        comparison: of their top-1.
+        p: its p-value, adjusted for the number of pairs.
+    """
+
+    first: int
+    second: int
+    counts: tuple[int, int, int, int]
+    comparison: Comparison
+    p: float
+
+    def row(self, runs: Sequence[FinishedRun]) -> Content:
+        """For the table of pairs."""
+        both, only_first, only_second, neither = self.counts
+        found = self.comparison
+        return {
+            "first": runs[self.first].name,
+            "second": runs[self.second].name,
+            "both": both,
+            "only_first": only_first,
+            "only_second": only_second,
+            "neither": neither,
+            "difference": found.difference,
+            "interval": f"{found.low:+.1f} to {found.high:+.1f}",
+            "p": found.p,
+            "adjusted": self.p,
+        }
+
+
+def _compare_pairs(runs: Sequence[FinishedRun]) -> list[_Pair]:
+    """Each two runs that were tested on the same videos."""
+    found = []
+    for first, second in combinations(range(len(runs)), 2):
+        one, other = runs[first].predictions, runs[second].predictions
+        if one is None or other is None or not one.videos or (both := aligned([one], [other])) is None:
+            continue
+        a, b = both[0][0], both[1][0]
+        counts = tuple(int(part.sum()) for part in (a & b, a & ~b, b & ~a, ~a & ~b))
+        found.append((first, second, counts, compare_paired(*both)))
+    adjusted = holm([comparison.p for *_, comparison in found])
+    return [_Pair(*pair, p) for pair, p in zip(found, adjusted, strict=True)]
+
+
+def _tested(runs: Sequence[FinishedRun]) -> list[int]:
+    """Numbers of the runs with a top-1, the highest first."""
+    tested = [number for number, run in enumerate(runs) if run.figure("top1") is not None]
+    return sorted(tested, key=lambda number: -(runs[number].figure("top1") or 0.0))
+
+
+def _not_told_apart(number: int, tested: Sequence[int], pairs: Sequence[_Pair]) -> list[int]:
+    """Numbers of the other runs whose top-1 does not differ significantly from that of run `number`."""
+    apart = {frozenset((pair.first, pair.second)) for pair in pairs if pair.p < LEVEL}
+    return [other for other in tested if other != number and frozenset((number, other)) not in apart]
+
+
+def _winner(runs: Sequence[FinishedRun], pairs: Sequence[_Pair]) -> int | None:
+    """Number of the run whose top-1 is significantly higher than that of each other one."""
+    tested = _tested(runs)
+    return tested[0] if len(tested) > 1 and not _not_told_apart(tested[0], tested, pairs) else None
+
+
+def _lead(runs: Sequence[FinishedRun], pairs: Sequence[_Pair], winner: int | None) -> str:
+    tested = _tested(runs)
     if len(tested) < 2:
         return ""
-    if len({(run.figure("num_videos"), run.figure("num_classes")) for run in tested}) > 1:
+    sizes = {(runs[number].figure("num_videos"), runs[number].figure("num_classes")) for number in tested}
+    known = [number for number in tested if runs[number].predictions is not None]
+    of_same_videos = {frozenset((pair.first, pair.second)) for pair in pairs}
+    if len(sizes) > 1 or any(frozenset(pair) not in of_same_videos for pair in combinations(known, 2)):
         return "They were tested on different videos, so no accuracy here is better than another."
-    first, second, *others = sorted(tested, key=lambda run: -(run.figure("top1") or 0.0))
-    gap = (first.figure("top1") or 0.0) - (second.figure("top1") or 0.0)
-    if gap == 0:
-        alike = [first.name, *(run.name for run in (second, *others) if run.figure("top1") == first.figure("top1"))]
-        names = f"{', '.join(alike[:-1])} and {alike[-1]}"
-        return f"{names} share the highest test top-1, {first.figure('top1'):.2f} %."
-    return (
-        f"{first.name} has the highest test top-1, {first.figure('top1'):.2f} %; {second.name} follows by "
-        f"{gap:.2f} points."
-    )
+    first, second = tested[:2]
+    names = [runs[number].name for number in tested]
+    top1 = [runs[number].figure("top1") or 0.0 for number in tested]
+    if top1[0] == top1[1]:
+        return f"{_listed(names[: top1.count(top1[0])])} share the highest test top-1, {top1[0]:.2f} %."
+    gap = top1[0] - top1[1]
+    ranked = f"{names[0]} has the highest test top-1, {top1[0]:.2f} %; {names[1]} is {gap:.2f} points lower."
+    if winner is not None:
+        than = names[1] if len(tested) == 2 else "each other run"
+        return f"{ranked} It is significantly better than {than}."
+    if first not in known or second not in known:
+        return f"{ranked} Whether that is significant cannot be tested without predictions.csv of both."
+    alike = [runs[number].name for number in _not_told_apart(first, tested, pairs)]
+    return f"{ranked} The difference from {_listed(alike)} is not significant."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _mean(rows: Sequence[Content], differing: Sequence[Content]) -> Content | None:
@@ -130,36 +208,10 @@ def _curves(runs: Sequence[FinishedRun]) -> list[Markup]:
     return [Markup(figure) for figure in made if figure]
 
 
-def _agreements(runs: Sequence[FinishedRun]) -> tuple[list[Content], str]:
-    """What each pair of runs made of the same test videos; or why that cannot be said."""
+def _why_no_agreements(runs: Sequence[FinishedRun], pairs: Sequence[_Pair]) -> str:
     if len(runs) > _PAIRED:
-        return [], f"More than {_PAIRED} runs are not compared video by video."
-    told = [run for run in runs if run.predictions is not None]
-    rights = [
-        dict(zip(run.predictions.videos, run.predictions.right.tolist(), strict=True))
-        for run in told
-        if run.predictions
-    ]
-    found = []
-    for (first, a), (second, b) in combinations(zip(told, rights, strict=True), 2):
-        if a.keys() != b.keys():
-            continue
-        only_first = sum(right and not b[video] for video, right in a.items())
-        only_second = sum(right and not a[video] for video, right in b.items())
-        both = sum(right and b[video] for video, right in a.items())
-        apart = only_first + only_second
-        found.append(
-            {
-                "first": first.name,
-                "second": second.name,
-                "both": both,
-                "only_first": only_first,
-                "only_second": only_second,
-                "neither": len(a) - both - apart,
-                "p": float(binomtest(only_first, apart).pvalue) if apart else 1.0,
-            }
-        )
-    return found, "" if found else "They were not tested on the same videos, so they are not compared video by video."
+        return f"The pairs of more than {_PAIRED} runs are not listed."
+    return "" if pairs else "They were not tested on the same videos, so they are not compared video by video."
 
 
 def _classes(runs: Sequence[FinishedRun]) -> list[Content]:

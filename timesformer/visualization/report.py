@@ -1,6 +1,9 @@
 """The report of a run, and of several beside each other: one HTML file each, which needs nothing else."""
 
+import html
+import json
 import logging
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +17,8 @@ from markupsafe import Markup
 
 import timesformer
 from timesformer.atomic import explained_failure, write_atomically
-from timesformer.engine.run_folder import pictures_path, report_path
+from timesformer.engine.run_folder import in_folder, pictures_path, report_path
+from timesformer.errors import UserError, shorten
 from timesformer.visualization.comparison_page import comparison_page
 from timesformer.visualization.examples import (
     clips_of,
@@ -28,6 +32,9 @@ from timesformer.visualization.run_files import FinishedRun, read_run
 from timesformer.visualization.run_page import Content, run_page
 
 logger = logging.getLogger(__name__)
+
+_ELSEWHERE = "choose another place with --output"
+_RUNS_SHOWN = re.compile(r'<meta name="timesformer-runs" content="([^"]*)">')
 
 
 def write_report(run_dirs: Sequence[Path], path: Path) -> Path:
@@ -46,22 +53,46 @@ def write_report(run_dirs: Sequence[Path], path: Path) -> Path:
     """
     runs = named_apart([read_run(folder) for folder in run_dirs])
     if len(runs) == 1:
-        text = _render("run.html", run_page(runs[0], kept_strips(runs[0].folder / "report_frames.zip")))
+        content = run_page(runs[0], kept_strips(runs[0].folder / "report_frames.zip"))
     else:
-        text = _render("comparison.html", comparison_page(runs))
-    with explained_failure(path, "choose another place with --output"):
+        content = comparison_page(runs)
+    content["runs_shown"] = [run.name for run in runs]
+    text = _render("run.html" if len(runs) == 1 else "comparison.html", content)
+    with explained_failure(path, _ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Names of files that are no UTF-8 are shown with their bytes as escapes.
         write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
     return path
 
 
-def report_after_test(cfg: CfgNode) -> None:
-    """Writes the report of a run whose test is done, with frames of its examples, and its pictures for TensorBoard.
+def refuse_to_replace(path: Path, run_dirs: Sequence[Path]) -> None:
+    """Raises a UserError if a file is there that is no page about these runs."""
+    if not path.exists():
+        return
+    with explained_failure(path, _ELSEWHERE):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    names = _RUNS_SHOWN.search(text)
+    if names is None:
+        problem = "is no report"
+    else:
+        shown = json.loads(html.unescape(names[1]))
+        if shown == [run.name for run in named_apart([read_run(folder) for folder in run_dirs])]:
+            return
+        problem = f"is a report about {shorten(shown)}"
+    raise UserError(f"{path} {problem}: {_ELSEWHERE}, or --overwrite to replace what is there")
+
+
+def report_after_test(cfg: CfgNode, folder: Path) -> None:
+    """Writes the report of a test that is done, with frames of its examples, and its pictures for TensorBoard.
 
     What fails is told in a warning and raises nothing: the results are there, and the report can be made again.
+
+    Args:
+        cfg: the configuration.
+        folder: of the test's results.
     """
-    folder, path, clips = Path(cfg.OUTPUT_DIR), report_path(cfg), {}
+    cfg = in_folder(cfg, folder)
+    path, clips = report_path(cfg), {}
     start = time.perf_counter()
     with _no_fault_of("frames of examples for the report"):
         clips = dict(clips_of(cfg, _videos_shown(read_run(folder))))

@@ -89,6 +89,17 @@ class FinishedRun:
         value = self.results.get(name)
         return value if isinstance(value, int | float) and math.isfinite(value) else None
 
+    @property
+    def val_top1(self) -> float | None:
+        """Validation top-1 of the tested checkpoint in percent; None where it is not known.
+
+        In results of version 1 it is the best of the run up to the checkpoint, which is its own in `best.pyth` alone.
+        """
+        value = self.figure("val_top1")
+        if self.results.get("schema_version", 1) < 2 and Path(str(self.results.get("checkpoint"))).name != "best.pyth":
+            return None
+        return value if value is not None and value >= 0 else None
+
     def series(self, kind: str, name: str) -> tuple[list[float], list[float]]:
         """Epochs and values of a figure of metrics.jsonl; NaN for a value that is none."""
         lines = [line for line in self.metrics.get(kind, []) if name in line]

@@ -15,6 +15,7 @@ from timesformer.visualization.charts import Curve
 from timesformer.visualization.confusions import count_confusions, most_confused, order_by_likeness
 from timesformer.visualization.examples import SHOWN, Strip, least_sure_hits, surest_mistakes
 from timesformer.visualization.run_files import FinishedRun, flat
+from timesformer.visualization.significance import interval
 
 Content = dict[str, Any]
 
@@ -73,18 +74,6 @@ def percent(value: float | None, digits: int = 2) -> str:
 def shown(value: Any) -> str:
     """The value of an option as the command line takes it."""
     return "(empty)" if value == "" else str(value)
-
-
-def interval(right: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share, in percent (Wilson's score interval, 1927).
-
-    Args:
-        right: successes among `total`, which is 1 or more.
-    """
-    z, share = 1.959964, right / total
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
 
 
 def count_right(run: FinishedRun) -> int | None:
@@ -149,20 +138,19 @@ def tiles(run: FinishedRun) -> list[Content]:
     if right is not None and total:
         low, high = interval(right, total)
         spread = f"95 % interval {low:.1f} to {high:.1f}"
-    views, seconds = results.get("num_views"), run.figure("train_seconds")
+    views = results.get("num_views")
     unreadable_ones = len(results.get("unreadable") or [])
-    epochs = run.figure("checkpoint_epochs")
     best = _best_epoch(run)
     found = [
         ("top-1", run.figure("top1"), "%", spread),
         ("top-5", run.figure("top5"), "%", "true class among the first five"),
         ("mean over classes", run.figure("mean_class_top1"), "%", "each class counts alike"),
-        ("validation top-1", run.figure("val_top1"), "%", "of the checkpoint that was tested"),
+        ("validation top-1", run.val_top1, "%", "of the checkpoint that was tested"),
     ]
     made = [
         {"label": label, "value": f"{value:.2f}", "unit": unit, "more": more}
         for label, value, unit, more in found
-        if value is not None and value >= 0
+        if value is not None
     ]
     if not results and best:
         made.append(
@@ -175,12 +163,24 @@ def tiles(run: FinishedRun) -> list[Content]:
         parts += [f"{views} view{'s' * (views != 1)} each"] if views else []
         parts += [f"{unreadable_ones} unreadable"] if unreadable_ones else []
         made.append({"label": "test videos", "value": f"{total:,}", "unit": "", "more": ", ".join(parts)})
-    if seconds is not None:
+    for label, seconds, epochs in training_times(run)[:1]:
         more = "hours, minutes, seconds" + (f"; {epochs:g} epochs" if epochs is not None else "")
-        made.append({"label": "training", "value": duration(seconds), "unit": "", "more": more})
+        made.append({"label": label, "value": duration(seconds), "unit": "", "more": more})
     if (seconds := run.figure("seconds")) is not None:
         made.append({"label": "test", "value": duration(seconds), "unit": "", "more": _rate(run)})
     return made
+
+
+def training_times(run: FinishedRun) -> list[tuple[str, float, float | None]]:
+    """What is known of the time of training: its name, seconds, and the epochs trained in it.
+
+    That of the whole run comes first, which results of version 1 do not have, then that up to the tested checkpoint.
+    """
+    known = (
+        ("training", run.figure("total_train_seconds"), run.figure("total_epochs")),
+        ("training up to the tested checkpoint", run.figure("train_seconds"), run.figure("checkpoint_epochs")),
+    )
+    return [(name, seconds, epochs) for name, seconds, epochs in known if seconds is not None]
 
 
 def _rate(run: FinishedRun) -> str:
@@ -383,13 +383,12 @@ def unreadable(run: FinishedRun) -> list[Content]:
 def timing(run: FinishedRun) -> list[tuple[str, str]]:
     """What took how long, where that is known."""
     rows: list[tuple[str, str]] = []
-    seconds, epochs = run.figure("train_seconds"), run.figure("checkpoint_epochs")
-    if seconds is not None:
+    for name, seconds, epochs in training_times(run):
         per_epoch = f" ({seconds / epochs:.1f} s for each of {epochs:g} epochs)" if epochs else ""
-        rows.append(("training, up to the checkpoint tested", f"{duration(seconds)}{per_epoch}"))
+        rows.append((name, f"{duration(seconds)}{per_epoch}"))
     for name, title, factor, unit in (
-        ("clips_per_second", "training speed, median", 1, "clips/s of a process"),
-        ("data_share", "of the time waiting for data, median", 100, "%"),
+        ("clips_per_second", "training speed of all processes, median", 1, "clips/s"),
+        ("data_share", "time that the main process waits for data, median", 100, "%"),
     ):
         values = [value for value in run.series("train_step", name)[1] if math.isfinite(value)]
         if values:
@@ -398,7 +397,7 @@ def timing(run: FinishedRun) -> list[tuple[str, str]]:
         rate = _rate(run)
         rows.append(("test", f"{seconds:.1f} s" + (f" ({rate})" if rate else "")))
     if (memory := run.figure("peak_memory_bytes")) is not None:
-        rows.append(("peak memory of the first process", f"{memory / 2**30:.2f} GiB"))
+        rows.append(("peak memory of the main process", f"{memory / 2**30:.2f} GiB"))
     rows += [("device", str(run.results["device"]))] if run.results.get("device") else []
     rows += [("finished", str(run.results["finished"]))] if run.results.get("finished") else []
     return rows or [("", "no times were noted")]
