@@ -156,7 +156,7 @@ def block_outputs(model: VisionTransformer, clip: Tensor) -> list[Tensor]:
     if model.attention_type == "joint_space_time":
         tokens = torch.cat([cls, patches.transpose(1, 2).flatten(1, 2)], dim=1)
     else:
-        tokens = torch.cat([cls.unsqueeze(1).expand(-1, patches.shape[1], -1, -1), patches], dim=2).flatten(0, 1)
+        tokens = torch.cat([cls, patches], dim=2).flatten(0, 1)
     for block in model.blocks:
         tokens = block(tokens)
         outputs.append(tokens)

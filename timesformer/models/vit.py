@@ -158,7 +158,7 @@ class VisionTransformer(nn.Module):
             tokens = self._together(torch.cat([cls, patches.flatten(1, 2)], dim=1))
         else:
             batch, frames = patches.shape[:2]
-            tokens = torch.cat([cls.unsqueeze(1).expand(-1, frames, -1, -1), patches], dim=2)
+            tokens = torch.cat([cls, patches], dim=2)
             tokens = self._together(tokens.flatten(0, 1)).unflatten(0, (batch, frames)).mean(dim=1)
         return self.norm(tokens)[:, 0]
 
@@ -166,12 +166,15 @@ class VisionTransformer(nn.Module):
         """Tokens with their position and time embeddings, before the first block.
 
         Returns:
-            The class token [batch, 1, dim] and the patches [batch, frames, places, dim].
+            The class token of each sequence that attends within itself, [batch, 1, dim], or for "space_only"
+            [batch, frames, 1, dim]; and the patches [batch, frames, places, dim].
         """
         patches = self.patch_embed(x)  # [batch, frames, rows, columns, dim]
         grid = (patches.shape[2], patches.shape[3])
         pos_embed = resize_pos_embed(self.pos_embed, self.grid, grid, self.pos_embed_interpolation)
-        cls = self.pos_drop(self.cls_token + pos_embed[:, :1]).expand(len(patches), -1, -1)
+        # Dropout comes after the copies are made, so that each sequence gets a mask of its own.
+        sequences = patches.shape[: 2 if self.attention_type == "space_only" else 1]
+        cls = self.pos_drop((self.cls_token + pos_embed[:, :1]).expand(*sequences, 1, -1))
         patches = self.pos_drop(patches.flatten(2, 3) + pos_embed[:, 1:].unsqueeze(1))
         if self.attention_type != "space_only":
             time_embed = resize_time_embed(self.time_embed, patches.shape[1], self.pos_embed_interpolation)
