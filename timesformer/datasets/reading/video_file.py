@@ -31,7 +31,7 @@ _LIMITS = {"max_pixels": str(MAX_PIXELS)}
 _FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,ivf,h264,hevc,m4v,mpegvideo,mjpeg,gif,nut,mxf"
 _ALLOWED = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 _ERRORS = (av.FFmpegError, OSError, ValueError)
-_BROADCAST = "mpegts"  # format of streams in which lost packets and interlaced frames are common
+BROADCAST = "mpegts"  # format of streams in which lost packets and interlaced frames are common
 INTERLACED = 2  # of FFmpeg's AVFieldOrder, this and all above
 
 
@@ -77,14 +77,14 @@ class VideoFile(VideoReader):
                 packets = self._demux(container, stream)
                 if size <= LARGEST_KEPT:
                     packets = self._kept = list(packets)
-                codec, formats = decoder.codec.canonical_name, container.format.name
+                codec, self._format = decoder.codec.canonical_name, container.format.name
                 facts, broken = _facts_of(packets, codec)
                 self._num_packets = len(facts.times)
                 self._first_key = first_key(facts)
-                self._lossy = broken and formats == _BROADCAST
+                self._lossy = broken and self._format == BROADCAST
                 self._skips = _can_skip_others(decoder, facts)
                 reorders = bool(decoder.has_b_frames)
-                interlaced = formats == _BROADCAST and getattr(decoder, "field_order", 0) >= INTERLACED
+                interlaced = self._format == BROADCAST and getattr(decoder, "field_order", 0) >= INTERLACED
                 if len(stream.index_entries) > self._num_packets:
                     broken = broken or max(entry.pos + entry.size for entry in stream.index_entries) > size
         except _ERRORS as error:
@@ -93,7 +93,8 @@ class VideoFile(VideoReader):
             raise self._error(f"cut short: the file ends at byte {size} in the middle of its frames; copy it again")
         if (width := self._decoder.width) * (height := self._decoder.height) > MAX_PIXELS:
             raise self._error(f"its frames claim to be {width}x{height}, more than {MAX_PIXELS} pixels: copy it again")
-        self._table = FrameTable(self._without_lost(facts, codec, formats), codec, formats, reorders)
+        facts = self._without_lost(facts, codec)
+        self._table = FrameTable(facts, codec, self._format, reorders)
         if self._lossy or interlaced:
             self._table.sequential = "packets are lost" if self._lossy else "interlaced: a packet may hold half a frame"
         self.num_frames = num_frames or self._table.num_frames
@@ -204,9 +205,9 @@ class VideoFile(VideoReader):
         if missing:
             raise UnexpectedFrame(f"packets {segment.first} to {segment.last} do not give frame {min(missing)}")
 
-    def _without_lost(self, facts: PacketFacts, codec: str, formats: str) -> PacketFacts:
+    def _without_lost(self, facts: PacketFacts, codec: str) -> PacketFacts:
         """The facts with those frames hidden that cannot be decoded as the stream begins after what they refer to."""
-        doubtful = leading(facts, codec, formats)
+        doubtful = leading(facts, codec, self._format)
         if not doubtful:
             return facts
         try:
@@ -313,10 +314,11 @@ class VideoFile(VideoReader):
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
         orientation, size = orientation_of(frame), scaled(*self._coded_size, self._short_side)
         # threads=1: by default the colour conversion starts a thread for every core, and for every frame.
-        if size != (frame.width, frame.height):
+        if (frame.width, frame.height) != self._coded_size:  # as the program `ffmpeg` does it
+            frame = self._converter.reformat(frame, *size, "rgb24", interpolation="BICUBIC", threads=1)
+        elif size != self._coded_size:
             # First the size, in the colours the frame has: both at once take swscale several times as long.
-            smaller = size[0] <= frame.width and size[1] <= frame.height
-            frame = self._scaler.reformat(frame, *size, interpolation="AREA" if smaller else "BICUBIC", threads=1)
+            frame = self._scaler.reformat(frame, *size, interpolation="AREA", threads=1)
         image = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return orientation.apply(image)
 
