@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.packet import PacketSideData
 from PIL import Image
 
 from tests.datasets.made_videos import assert_alike, encode, ffmpeg_frames, moving_scene, packets_of
@@ -221,6 +222,32 @@ def test_frames_of_another_size_are_scaled_to_the_first(tmp_path, sizes, suffix,
     brightness = np.array([0.299, 0.587, 0.114])  # versions of FFmpeg differ in where the colours of H.264 lie
     assert_alike([frame @ brightness for frame in frames], [frame @ brightness for frame in ffmpeg_frames(path)], 2)
     assert main("folder", [str(tmp_path), "--short-side", "32", "--workers", "1", "--output", f"{tmp_path}_32"]) == 0
+
+
+def test_a_stream_whose_codec_gets_other_parameters_is_read_in_any_order(tmp_path, backend):
+    """A decoder that has got them must not decode the frames before the change with them."""
+    scene, path, count = moving_scene(20, 96, 96), tmp_path / "clip.flv", 0
+    parts = [
+        encode(tmp_path / "small.mp4", [frame[::2, ::2] for frame in scene[:10]], "libx264", bf="0", g="5"),
+        encode(tmp_path / "large.mp4", scene[10:], "libx264", bf="0", g="5"),
+    ]
+    with av.open(str(path), "w") as new, av.open(str(parts[0])) as first:
+        stream = new.add_stream_from_template(first.streams.video[0])
+        for part in parts:
+            with av.open(str(part)) as old:
+                parameters = old.streams.video[0].codec_context.extradata
+            for packet in packets_of(part):
+                if count == 10:
+                    data = PacketSideData(1, len(parameters))  # AV_PKT_DATA_NEW_EXTRADATA
+                    data.update(parameters)
+                    packet.set_sidedata(data)
+                packet.stream, packet.pts, packet.dts, packet.time_base = stream, count, count, Fraction(1, 25)
+                count += 1
+                new.mux(packet)
+    frames = read_everything(path, backend)
+    expected = ffmpeg_frames(path)
+    assert_alike(frames[:10], expected[:10])
+    assert_alike(frames[10:], expected[10:], difference=8)
 
 
 def test_times_are_those_at_which_frames_are_shown(tmp_path, backend):

@@ -70,15 +70,13 @@ class VideoFile(VideoReader):
                 stream = self._stream(container)
                 self._stream_index, self._time_base = stream.index, stream.time_base
                 self.fps = fps or float(stream.average_rate or 0)
-                self._decoder = decoder = stream.codec_context
+                self._decoder = decoder = _decoder_of(stream)
                 self._coded_size = decoder.width, decoder.height
-                decoder.thread_count = 1  # every DataLoader worker is a thread already
-                decoder.options = _LIMITS
                 packets = self._demux(container, stream)
                 if size <= LARGEST_KEPT:
                     packets = self._kept = list(packets)
                 codec, self._format = decoder.codec.canonical_name, container.format.name
-                facts, broken = _facts_of(packets, codec)
+                facts, broken, self._changes = _facts_of(packets, codec)
                 self._num_packets = len(facts.times)
                 self._first_key = first_key(facts)
                 self._lossy = broken and self._format == BROADCAST
@@ -88,15 +86,16 @@ class VideoFile(VideoReader):
                 if len(stream.index_entries) > self._num_packets:
                     broken = broken or max(entry.pos + entry.size for entry in stream.index_entries) > size
         except _ERRORS as error:
-            raise self._error(f"not a video that can be decoded ({_reason(error, path)})") from error
+            reason = describe_format(path) or f"{_reason(error)}; copy it again, or convert it to MP4"
+            raise self._error(f"not a video that can be decoded: {reason}") from error
         if broken and not self._lossy:
             raise self._error(f"cut short: the file ends at byte {size} in the middle of its frames; copy it again")
         if (width := self._decoder.width) * (height := self._decoder.height) > MAX_PIXELS:
             raise self._error(f"its frames claim to be {width}x{height}, more than {MAX_PIXELS} pixels: copy it again")
         facts = self._without_lost(facts, codec)
         self._table = FrameTable(facts, codec, self._format, reorders)
-        if self._lossy or interlaced:
-            self._table.sequential = "packets are lost" if self._lossy else "interlaced: a packet may hold half a frame"
+        if self._lossy or interlaced or self._changes:
+            self._table.sequential = "packets are lost, hold half a frame, or change the parameters of the codec"
         self.num_frames = num_frames or self._table.num_frames
         if self._table.sequential and self._kept and not num_frames:
             self._count()
@@ -282,6 +281,9 @@ class VideoFile(VideoReader):
 
         only: other packets than these are decoded only if their frames are referred to.
         """
+        if self._changes:  # a decoder would keep the parameters that it got last
+            with self._open() as container:
+                self._decoder = _decoder_of(container.streams[self._stream_index])
         decoder = self._decoder
         decoder.flush_buffers()
         skipping = ""
@@ -333,19 +335,27 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
     return UPRIGHT if matrix is None else from_display_matrix(np.frombuffer(matrix, np.int32))
 
 
-def _facts_of(packets: Iterable[av.Packet], codec: str) -> tuple[PacketFacts, bool]:
-    """What packets say of themselves, and whether one is broken off."""
-    times, keys, hidden, b_vops, broken = [], [], [], [], False
+def _decoder_of(stream: "av.video.stream.VideoStream") -> "av.VideoCodecContext":
+    decoder = stream.codec_context
+    decoder.thread_count = 1  # every DataLoader worker is a thread already
+    decoder.options = _LIMITS
+    return decoder
+
+
+def _facts_of(packets: Iterable[av.Packet], codec: str) -> tuple[PacketFacts, bool, bool]:
+    """What packets say of themselves, whether one is broken off, and whether one has other parameters of the codec."""
+    times, keys, hidden, b_vops, broken, changes = [], [], [], [], False, False
     for packet in packets:
         times.append(packet.pts)
         keys.append(packet.is_keyframe)
         hidden.append(packet.is_discard)  # shown before the start that an edit list sets
         broken = broken or packet.is_corrupt
+        changes = changes or packet.has_sidedata("new_extradata")
         if codec == "mpeg4":
             b_vops.append(is_b_vop(bytes(packet)))
         elif codec in ("vp8", "vp9") and vpx_hidden(codec, memoryview(packet)):
             hidden[-1] = True
-    return PacketFacts(times, keys, hidden, b_vops), broken
+    return PacketFacts(times, keys, hidden, b_vops), broken, changes
 
 
 def _can_skip_others(decoder: "av.VideoCodecContext", facts: PacketFacts) -> bool:
@@ -358,6 +368,5 @@ def _can_skip_others(decoder: "av.VideoCodecContext", facts: PacketFacts) -> boo
     return codec == "h264" or any(facts.b_vops)
 
 
-def _reason(error: Exception, path: str = "") -> str:
-    """What went wrong; of a file that cannot be opened at all, by what it is."""
-    return (path and describe_format(path)) or getattr(error, "strerror", None) or str(error)
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
