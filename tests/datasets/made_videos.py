@@ -68,4 +68,4 @@ def assert_alike(frames: Sequence[np.ndarray], expected: Sequence[np.ndarray], d
     assert len(frames) == len(expected)
     for frame, other in zip(frames, expected, strict=True):
         assert frame.shape == other.shape
-        assert np.abs(frame.astype(int) - other).mean() <= difference
+        assert np.abs(frame.astype(float) - other).mean() <= difference

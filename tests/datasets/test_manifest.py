@@ -130,9 +130,8 @@ def test_training_on_a_manifest_believes_it_and_opens_nothing_broken(
 
     monkeypatch.setattr(clips_module, "open_video", noting)
     dataset = ClipDataset(cfg, "train")
-    assert [record.problem for record in dataset.records if record.problem] == [
-        "not a video that can be decoded (Invalid data found when processing input)"
-    ]
+    (problem,) = (record.problem for record in dataset.records if record.problem)
+    assert problem.startswith("not a video")
     items = [dataset[number] for number in range(len(dataset))]
     assert opened == {"catch0.mp4": (12, 25.0), "wave0.mp4": (12, 25.0), "frames": (0, 0.0)}
     assert sum(bool(item["errors"]) for item in items) == 1

@@ -21,6 +21,7 @@ STREAMS: dict[str, tuple[str, dict[str, str], bool]] = {
     "open_gop.ts": ("libx264", {"x264-params": f"open-gop=1:bframes=3:keyint=12:{SCENECUT_OFF}"}, True),
     "refresh.mp4": ("libx264", {"x264-params": "intra-refresh=1:bframes=2:keyint=16"}, False),
     "interlaced.mp4": ("libx264", {"flags": "+ildct+ilme", "g": "12"}, False),
+    "interlaced.ts": ("libx264", {"flags": "+ildct+ilme", "g": "12"}, False),
     "no_times.avi": ("libx264", {"bf": "2", "g": "12"}, False),
     "no_times.h264": ("libx264", {"bf": "2", "g": "12"}, False),
     "closed_gop.mp4": ("libx265", {"x265-params": "log-level=none:keyint=12:min-keyint=6:open-gop=0"}, True),

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.datasets.made_videos import encode, moving_scene
 from tests.web.conftest import write_clip
 from timesformer import load_model
 from timesformer.datasets.clips import SampledClip
@@ -74,3 +75,14 @@ def test_a_decoder_that_crashes_hangs_or_devours_memory_harms_nobody_else(clips:
         read_clips(clips[0], hang, Limits(decoding_seconds=0.5))
     with pytest.raises(RefusedError, match=r"cannot be read: .*allocate"):
         read_clips(clips[0], devour, Limits(decoding_bytes=2**30))
+
+
+def test_the_length_is_that_of_the_times_at_which_frames_are_shown(tmp_path: Path, sample: Sample) -> None:
+    times = [1000 * number for number in range(8)]
+    path = encode(tmp_path / "slow.mkv", moving_scene(8), "libx264", times)
+    footage = read_clips(path, sample, Limits(seconds=9))
+    assert footage.seconds == pytest.approx(8)
+    for clip in footage.clips:
+        assert clip.times == pytest.approx(clip.numbers)
+    with pytest.raises(RefusedError):
+        read_clips(path, sample, Limits(seconds=7))

@@ -34,10 +34,10 @@ def test_files_that_are_too_large_or_empty_are_refused() -> None:
 
 def test_videos_that_are_too_long_are_refused_where_their_rate_is_known() -> None:
     limits = Limits(seconds=90)
-    limits.check_frames(640, 480, 90 * 25, 25.0)
-    limits.check_frames(640, 480, 10**6, 0.0)
+    limits.check_frames(640, 480, 90.0)
+    limits.check_frames(640, 480, 0.0)
     with pytest.raises(RefusedError, match=r"too long: 1:31 min, and at most 1:30 min"):
-        limits.check_frames(640, 480, 91 * 25, 25.0)
+        limits.check_frames(640, 480, 91.0)
 
 
 def test_lengths_read_as_people_say_them() -> None:

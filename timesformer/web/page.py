@@ -208,7 +208,7 @@ def _facts(service: Service, answer: Answer, video: Video) -> list[tuple[str, st
     classifier, footage = service.classifier, answer.footage
     cfg, clip = classifier.cfg, footage.clips[0]
     frames, side = clip.frames.shape[0], clip.frames.shape[1]
-    length = clock(footage.num_frames / footage.fps) if footage.fps else "unknown length"
+    length = clock(footage.seconds) if footage.seconds else "unknown length"
     rate = f"{footage.fps:.4g} frames per second" if footage.fps else "unknown frame rate"
     sizes = f"{footage.width} × {footage.height} pixels, {length}, {footage.num_frames} frames, {rate}"
     return [

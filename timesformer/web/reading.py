@@ -26,12 +26,14 @@ with suppress(ImportError):
 class Footage:
     """What was read of a video: its clips, and what it is.
 
-    fps: frames per second, 0.0 where the file does not say. width, height: of a frame, in pixels.
+    fps: frames per second, 0.0 where the file does not say. seconds: for how long it is shown, 0.0 where unknown.
+    width, height: of a frame, in pixels.
     """
 
     clips: list[SampledClip]
     num_frames: int
     fps: float
+    seconds: float
     width: int
     height: int
 
@@ -76,9 +78,10 @@ def read_here(path: str, sample: Callable[[str], list[SampledClip]], limits: Lim
     """As `read_clips`, in this process."""
     try:
         with open_video(path) as video:
-            num_frames, fps, (width, height) = video.num_frames, video.fps, video.size
-        limits.check_frames(width, height, num_frames, fps)
-        return Footage(sample(path), num_frames, fps, width, height)
+            facts = (video.num_frames, video.fps, video.seconds, *video.size)
+        _, _, seconds, width, height = facts
+        limits.check_frames(width, height, seconds)
+        return Footage(sample(path), *facts)
     except VideoError as error:
         raise _unreadable(str(error), path) from error
 

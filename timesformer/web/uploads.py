@@ -43,16 +43,16 @@ class Limits:
                 "Cut the video, or save it in a lower resolution."
             )
 
-    def check_frames(self, width: int, height: int, num_frames: int, fps: float) -> None:
-        """RefusedError if frames are too large (pixels), or the video too long; fps 0.0: not known."""
+    def check_frames(self, width: int, height: int, seconds: float) -> None:
+        """RefusedError if frames are too large (pixels), or the video too long; seconds 0.0: not known."""
         if width * height > self.pixels:
             raise RefusedError(
                 f"The resolution is too high: {width} × {height} pixels, and at most {self.pixels:,} pixels a frame "
                 "are taken here. Save the video in a lower resolution."
             )
-        if fps and num_frames / fps > self.seconds:
+        if seconds > self.seconds:
             raise RefusedError(
-                f"The video is too long: {clock(num_frames / fps)}, and at most {clock(self.seconds)} are taken here. "
+                f"The video is too long: {clock(seconds)}, and at most {clock(self.seconds)} are taken here. "
                 "Cut out the part that shows the action."
             )
 

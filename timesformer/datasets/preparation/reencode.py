@@ -26,9 +26,9 @@ _TOLERANCE = 12.0
 def reencode(job: Job) -> None:
     """Write every frame of `job.source` once, in order, to the H.264 file `job.target`, of short side `job.short_side`.
 
-    A smaller clip keeps its size. Rotation is applied, sound left out; frames that were shown for unequal times come at
-    an even rate. The file appears under its name when it has been read back and every frame found in its place. Raises
-    VideoError where the source cannot be read, or the copy is not equal to it.
+    A smaller clip keeps its size. Rotation and flips are applied, sound is left out; frames that were shown for unequal
+    times come at an even rate. The file appears under its name when it has been read back and every frame found in its
+    place. Raises VideoError where the source cannot be read, or the copy is not equal to it.
     """
     target = Path(job.target)
     partial = target.with_name(f".{target.name}.partial")

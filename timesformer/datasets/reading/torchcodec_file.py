@@ -9,15 +9,15 @@ from torchcodec.decoders import VideoDecoder
 
 from timesformer.datasets.reading.base import scaled
 from timesformer.datasets.reading.orientation import UPRIGHT
-from timesformer.datasets.reading.video_file import INTERLACED, UnexpectedFrame, VideoFile, orientation_of
+from timesformer.datasets.reading.video_file import BROADCAST, INTERLACED, UnexpectedFrame, VideoFile, orientation_of
 
 
 class TorchcodecFile(VideoFile):
     """A clip in a video container, decoded by torchcodec where its frames are those that PyAV gives.
 
     Left to PyAV are frames that are to be scaled, turned or flipped, are interlaced or have more than 8 bits, which
-    torchcodec converts in another way, and files that it refuses, or of which it gives other frames than those asked
-    for (MPEG-TS with B-frames): the times of its frames tell.
+    torchcodec converts in another way, MPEG-TS, in which it does not find key frames, and files that it refuses, or of
+    which it gives other frames than those asked for: the times of its frames tell.
     """
 
     _torchcodec: VideoDecoder | None = None
@@ -51,6 +51,8 @@ class TorchcodecFile(VideoFile):
         return batch.data.numpy()
 
     def _open_torchcodec(self) -> VideoDecoder:
+        if self._format == BROADCAST:
+            raise UnexpectedFrame("MPEG-TS has no index of key frames")
         decoder, size = self._decoder, self._coded_size
         _, first = next(self._from_start([0]))
         interlaced = getattr(decoder, "field_order", 0) >= INTERLACED  # PyAV has it from 18 on

@@ -31,7 +31,7 @@ LARGEST_KEPT = 2**26  # bytes; of a larger file the packets are read again when 
 _LIMITS = {"max_pixels": str(MAX_PIXELS)}
 _ALLOWED = {"format_whitelist": ",".join(EXTENSIONS_OF), "protocol_whitelist": "file"}
 _ERRORS = (av.FFmpegError, OSError, ValueError)
-_BROADCAST = "mpegts"  # format of streams in which lost packets and interlaced frames are common
+BROADCAST = "mpegts"  # format of streams in which lost packets and interlaced frames are common
 INTERLACED = 2  # of FFmpeg's AVFieldOrder, this and all above
 
 
@@ -70,33 +70,33 @@ class VideoFile(VideoReader):
                 stream = self._stream(container)
                 self._stream_index, self._time_base = stream.index, stream.time_base
                 self.fps = fps or float(stream.average_rate or 0)
-                self._decoder = decoder = stream.codec_context
+                self._decoder = decoder = _decoder_of(stream)
                 self._coded_size = decoder.width, decoder.height
-                decoder.thread_count = 1  # every DataLoader worker is a thread already
-                decoder.options = _LIMITS
                 packets = self._demux(container, stream)
                 if size <= LARGEST_KEPT:
                     packets = self._kept = list(packets)
-                codec, formats = decoder.codec.canonical_name, container.format.name
-                facts, broken = _facts_of(packets, codec)
+                codec, self._format = decoder.codec.canonical_name, container.format.name
+                facts, broken, self._changes = _facts_of(packets, codec)
                 self._num_packets = len(facts.times)
                 self._first_key = first_key(facts)
-                self._lossy = broken and formats == _BROADCAST
+                self._lossy = broken and self._format == BROADCAST
                 self._skips = _can_skip_others(decoder, facts)
                 reorders = bool(decoder.has_b_frames)
-                interlaced = formats == _BROADCAST and getattr(decoder, "field_order", 0) >= INTERLACED
+                interlaced = self._format == BROADCAST and getattr(decoder, "field_order", 0) >= INTERLACED
                 header = stream.frames, float(stream.average_rate or 0), stream.duration or 0
                 if len(stream.index_entries) > self._num_packets:
                     broken = broken or max(entry.pos + entry.size for entry in stream.index_entries) > size
         except _ERRORS as error:
-            raise self._error(f"not a video that can be decoded ({_reason(error, path)})") from error
+            reason = describe_format(path) or f"{_reason(error)}; copy it again, or convert it to MP4"
+            raise self._error(f"not a video that can be decoded: {reason}") from error
         if broken and not self._lossy:
             raise self._error(f"cut short: the file ends at byte {size} in the middle of its frames; copy it again")
         if (width := self._decoder.width) * (height := self._decoder.height) > MAX_PIXELS:
             raise self._error(f"its frames claim to be {width}x{height}, more than {MAX_PIXELS} pixels: copy it again")
-        self._table = FrameTable(self._without_lost(facts, codec, formats), codec, formats, reorders)
-        if self._lossy or interlaced:
-            self._table.sequential = "packets are lost" if self._lossy else "interlaced: a packet may hold half a frame"
+        facts = self._without_lost(facts, codec)
+        self._table = FrameTable(facts, codec, self._format, reorders)
+        if self._lossy or interlaced or self._changes:
+            self._table.sequential = "packets are lost, hold half a frame, or change the parameters of the codec"
         self.num_frames = num_frames or self._table.num_frames
         if self._table.sequential and self._kept and not num_frames:
             self._count()
@@ -206,9 +206,9 @@ class VideoFile(VideoReader):
         if missing:
             raise UnexpectedFrame(f"packets {segment.first} to {segment.last} do not give frame {min(missing)}")
 
-    def _without_lost(self, facts: PacketFacts, codec: str, formats: str) -> PacketFacts:
+    def _without_lost(self, facts: PacketFacts, codec: str) -> PacketFacts:
         """The facts with those frames hidden that cannot be decoded as the stream begins after what they refer to."""
-        doubtful = leading(facts, codec, formats)
+        doubtful = leading(facts, codec, self._format)
         if not doubtful:
             return facts
         try:
@@ -283,6 +283,9 @@ class VideoFile(VideoReader):
 
         only: other packets than these are decoded only if their frames are referred to.
         """
+        if self._changes:  # a decoder would keep the parameters that it got last
+            with self._open() as container:
+                self._decoder = _decoder_of(container.streams[self._stream_index])
         decoder = self._decoder
         decoder.flush_buffers()
         skipping = ""
@@ -315,10 +318,11 @@ class VideoFile(VideoReader):
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
         orientation, size = orientation_of(frame), scaled(*self._coded_size, self._short_side)
         # threads=1: by default the colour conversion starts a thread for every core, and for every frame.
-        if size != (frame.width, frame.height):
+        if (frame.width, frame.height) != self._coded_size:  # as the program `ffmpeg` does it
+            frame = self._converter.reformat(frame, *size, "rgb24", interpolation="BICUBIC", threads=1)
+        elif size != self._coded_size:
             # First the size, in the colours the frame has: both at once take swscale several times as long.
-            smaller = size[0] <= frame.width and size[1] <= frame.height
-            frame = self._scaler.reformat(frame, *size, interpolation="AREA" if smaller else "BICUBIC", threads=1)
+            frame = self._scaler.reformat(frame, *size, interpolation="AREA", threads=1)
         image = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return orientation.apply(image)
 
@@ -347,19 +351,27 @@ def _timing(num_frames: int, fps: float, duration: int, table: FrameTable) -> St
     return StreamTiming(num_frames or table.num_frames, fps, duration, times)
 
 
-def _facts_of(packets: Iterable[av.Packet], codec: str) -> tuple[PacketFacts, bool]:
-    """What packets say of themselves, and whether one is broken off."""
-    times, keys, hidden, b_vops, broken = [], [], [], [], False
+def _decoder_of(stream: "av.video.stream.VideoStream") -> "av.VideoCodecContext":
+    decoder = stream.codec_context
+    decoder.thread_count = 1  # every DataLoader worker is a thread already
+    decoder.options = _LIMITS
+    return decoder
+
+
+def _facts_of(packets: Iterable[av.Packet], codec: str) -> tuple[PacketFacts, bool, bool]:
+    """What packets say of themselves, whether one is broken off, and whether one has other parameters of the codec."""
+    times, keys, hidden, b_vops, broken, changes = [], [], [], [], False, False
     for packet in packets:
         times.append(packet.pts)
         keys.append(packet.is_keyframe)
         hidden.append(packet.is_discard)  # shown before the start that an edit list sets
         broken = broken or packet.is_corrupt
+        changes = changes or packet.has_sidedata("new_extradata")
         if codec == "mpeg4":
             b_vops.append(is_b_vop(bytes(packet)))
         elif codec in ("vp8", "vp9") and vpx_hidden(codec, memoryview(packet)):
             hidden[-1] = True
-    return PacketFacts(times, keys, hidden, b_vops), broken
+    return PacketFacts(times, keys, hidden, b_vops), broken, changes
 
 
 def _can_skip_others(decoder: "av.VideoCodecContext", facts: PacketFacts) -> bool:
@@ -372,6 +384,5 @@ def _can_skip_others(decoder: "av.VideoCodecContext", facts: PacketFacts) -> boo
     return codec == "h264" or any(facts.b_vops)
 
 
-def _reason(error: Exception, path: str = "") -> str:
-    """What went wrong; of a file that cannot be opened at all, by what it is."""
-    return (path and describe_format(path)) or getattr(error, "strerror", None) or str(error)
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
