@@ -89,6 +89,43 @@ def test_folders_of_a_run_and_of_hugging_face_are_checkpoints(
     assert json.loads((tmp_path / "p.json").read_text())["checkpoint"] == str(path)
 
 
+def test_system_folders_hold_no_videos_and_other_files_are_named_once(predict, videos):
+    before = predict(videos, "--quiet").out
+    for name in ("__MACOSX/a/._0.jpg", "a/@eaDir/0.jpg/SYNO", "deep/lost+found/x.mp4", "Thumbs.db"):
+        (videos / name).parent.mkdir(parents=True, exist_ok=True)
+        (videos / name).write_text("x")
+    outcome = predict(videos)
+    assert (outcome.code, outcome.out) == (0, before)
+    assert outcome.err.count("notes.txt") == 1
+    assert "Thumbs.db" not in outcome.err
+
+
+def test_a_missing_file_is_named_whatever_its_letters(predict, videos):
+    for name in ("CLIP.MP4", "DATA.AVI", "IMG_0001.MOV", "A.B.MKV", "CLIP.DAT", "RUNS"):
+        outcome = predict(videos / "a", name, "--quiet")
+        assert outcome.code == 3
+        assert f"{name}: no such file" in outcome.err
+        with_pairs = predict(name, videos / "a", "DATA.TEST_CROP_SIZE", 32, "--quiet")
+        assert (with_pairs.code, with_pairs.err) == (3, outcome.err)
+
+
+def test_names_that_begin_with_a_dash_come_behind_two(predict, videos, monkeypatch):
+    monkeypatch.chdir(videos)
+    (videos / "a").rename("-a")
+    plain = predict("./-a", "DATA.TEST_CROP_SIZE", 32, "--quiet").out
+    assert predict("--quiet", "--", "-a", "DATA.TEST_CROP_SIZE", 32).out == plain.replace("./-a", "-a")
+    assert predict("--quiet", "--", "-b").err.endswith("  -b: no such file or folder (No such file or directory)\n")
+
+
+def test_paths_may_begin_with_a_tilde(predict, tiny_checkpoint, videos, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(tiny_checkpoint, tmp_path / "best.pyth")
+    given = ["--checkpoint=~/best.pyth", "--output=~/new/o.csv", "--features=~/new/f.npz", "~/videos", "~/videos/gone"]
+    outcome = predict(*given, "--quiet")
+    assert f"{tmp_path}/videos/gone: no such file" in outcome.err
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["f.npz", "o.csv"]
+
+
 def test_options_change_what_is_seen(predict, videos):
     plain = predict(videos, "--quiet").out
     assert predict(videos, "--crops", 3, "--quiet").out != plain

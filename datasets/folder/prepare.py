@@ -6,10 +6,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a clone, installed or not
 
 try:
-    from timesformer.datasets.clip_files import class_of
     from timesformer.datasets.preparation.command_line import main
 except KeyboardInterrupt:  # nothing is begun yet
     sys.exit(130)
 
 if __name__ == "__main__":
-    sys.exit(main("folder", label_of=class_of))
+    sys.exit(main("folder"))

@@ -11,4 +11,4 @@ except KeyboardInterrupt:  # nothing is begun yet
     sys.exit(130)
 
 if __name__ == "__main__":
-    sys.exit(main("muwiges", label_of=None))
+    sys.exit(main("muwiges"))

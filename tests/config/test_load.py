@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from timesformer.config import ConfigError, get_cfg, load_config
-from timesformer.config.load import load_for_use
+from timesformer.config.load import PATHS, _options, load_for_use, resembles_key
 from timesformer.config.retired import RETIRED
 
 # Written as the files of the original are: some keys serve, some are retired.
@@ -269,6 +269,46 @@ def test_a_key_given_twice_in_a_file_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just words\n"])
 def test_yaml_that_is_no_mapping_is_an_error(tmp_path: Path, text: str) -> None:
     assert "not a configuration" in problems(write(tmp_path, text))[0]
+
+
+def test_a_tilde_in_a_path_is_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    texts = [key for key, value in _options(get_cfg()) if isinstance(value, str)]
+    paths = [key for key in texts if key.endswith(("_DIR", "_PATH", "_PREFIX", "_MODEL"))]
+    assert set(paths) == PATHS
+    sections = [key for key in paths if "." in key]
+    lines = "".join(f"{key}: ~/{key}\n" for key in paths if "." not in key)
+    (tmp_path / "top.yaml").write_text(lines)
+    for given in (
+        load_config("~/top.yaml", [part for key in sections for part in (key, f"~/{key}")], check_values=False),
+        load_for_use(lines, "a checkpoint", None, [part for key in sections for part in (key, f"~/{key}")])[0],
+    ):
+        found = dict(_options(given))
+        assert {key: found[key] for key in paths} == {key: f"{tmp_path}/{key}" for key in paths}
+
+
+def test_a_tilde_elsewhere_is_a_tilde() -> None:
+    given = ["DATA.PATH_LABEL_SEPARATOR", "~", "OUTPUT_DIR", "runs/~/a", "DATA.SPLIT_GROUPS", "~/a"]
+    cfg = load_config(None, given, check_values=False)
+    assert (cfg.DATA.PATH_LABEL_SEPARATOR, cfg.OUTPUT_DIR, cfg.DATA.SPLIT_GROUPS) == ("~", "runs/~/a", "~/a")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.yaml").write_bytes("OUTPUT_DIR: läufe\r\nRNG_SEED: 7\r\n".encode(encoding))
+    cfg = load_config(tmp_path / "a.yaml", check_values=False)
+    assert (cfg.OUTPUT_DIR, cfg.RNG_SEED) == ("läufe", 7)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        *[(key, True) for key in ("DATA.SAMPLING_RATE", "RNG_SEED", "DATA.SAMPLE", "DAT.SAMPLER", "RESNET.DEPTH")],
+        *[(word, False) for word in ("CLIP.DAT", "IMG_0001.MOV", "DATA", "BN", "README", "data.sampler", "a.B", "")],
+    ],
+)
+def test_which_words_are_meant_as_options(word: str, expected: bool) -> None:
+    assert resembles_key(word) == expected
 
 
 def test_a_missing_file_and_a_file_that_is_not_text_are_errors(tmp_path: Path) -> None:

@@ -86,7 +86,9 @@ def tool(name: str) -> ModuleType:
     return module
 
 
-def test_every_extension_is_tried() -> None:
+def test_every_extension_is_tried_and_documented() -> None:
+    documented = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    assert all(f" {extension} " in documented for extension in VIDEO_EXTENSIONS)
     assert {extension for extension, _, _ in WRITABLE} == set(VIDEO_EXTENSIONS)
     assert len(VIDEO_EXTENSIONS) == len(set(VIDEO_EXTENSIONS))
     assert all(is_video_name(f"x{change(name)}") for name in VIDEO_EXTENSIONS for change in (str.lower, str.upper))

@@ -109,6 +109,14 @@ def test_lists_may_have_their_newer_names_and_lie_apart_from_the_videos(videos, 
         assert [record.path for record in found.records] == [f"{folder}/74225.webm", f"{folder}/9.webm"]
 
 
+def test_a_list_of_frames_may_begin_with_the_mark_of_utf8_and_not_with_another(frames):
+    text = (frames / "train.csv").read_text()
+    (frames / "train.csv").write_text(text, encoding="utf-8-sig")
+    assert len(load_split(config(frames, PATH_PREFIX=str(frames / "frames")), "train").records) == 3
+    (frames / "train.csv").write_text(text, encoding="utf-16")
+    fails(frames, "train.csv is UTF-16 text, expected UTF-8", PATH_PREFIX=str(frames / "frames"))
+
+
 def test_videos_may_have_become_others_or_folders_of_frames(videos):
     folder = videos / "20bn-something-something-v2"
     (folder / "9.webm").rename(folder / "9.mp4")

@@ -137,6 +137,7 @@ def test_check_conversion_and_clips_agree_on_the_frames_of_a_cut(tmp_path):
         assert (row.frames, row.problem) == (len(expected), "")
     cfg = get_cfg()
     cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.TEST_CROP_SIZE = len(expected), 1, 64
+    cfg.DATA.TRAIN_JITTER_SCALES = [64, 64]
     cfg.DATA.SAMPLER, cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS = "uniform", 1, 1
     (clip,) = make_views(ClipMaker(cfg, "test"), str(path), [0], 0)
     assert clip.numbers == tuple(range(len(expected)))

@@ -68,8 +68,8 @@ def test_by_default_there_are_figures_classes_confusions_and_mistakes(tested: Ca
 
 
 def test_options_choose_what_is_drawn_and_of_which_classes(tested: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "subset.txt").write_text("walk\n\nwave\n")
-    (tmp_path / "groups.json").write_text('{"legs": ["walk"], "arms": ["catch", "wave"]}')
+    (tmp_path / "subset.txt").write_text("walk\r\n\r\nwave\r\n", encoding="utf-16")
+    (tmp_path / "groups.json").write_text('{"legs": ["walk"], "arms": ["catch", "wave"]}', encoding="utf-8-sig")
     subset = str(tmp_path / "subset.txt")
     board = tested(
         *(

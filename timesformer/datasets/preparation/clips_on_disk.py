@@ -7,8 +7,7 @@ from pathlib import Path
 from timesformer.datasets.clip_files import KINDS, find_below, report_skipped, walk
 from timesformer.datasets.records import SPLITS, DataError
 
-LIST_EXTENSIONS = frozenset({".txt", ".csv", ".json"})
-"""Of the lists that belong to datasets."""
+_LIST_EXTENSIONS = frozenset({".txt", ".csv", ".json"})
 
 
 def find_clips(root: Path) -> list[str]:
@@ -29,7 +28,12 @@ def find_clips(root: Path) -> list[str]:
         raise DataError(f"{root}: {broken[0]!r} has a line break in its name: give it another name")
     depths = {clip.count("/") for clip in clips} - {0}
     above = {clip[:end] for clip in clips for end, letter in enumerate(clip) if letter == "/"}
-    report_skipped(root, [name for name in others if name.count("/") in depths or name.rpartition("/")[0] in above])
+    skipped = [
+        name
+        for name in others
+        if name.rpartition("/")[0] in above or (name.count("/") in depths and not is_list_name(name))
+    ]
+    report_skipped(root, skipped)
     return clips
 
 
@@ -45,9 +49,13 @@ def find_empty_classes(root: Path, clips: Sequence[str]) -> list[str]:
         depth = -1 if place == "." else place.count("/")
         if depth in depths and depth >= 0 and not folders and place not in full:
             is_class = depth == lowest and (not depth or place.partition("/")[0] in SPLITS)
-            is_list = any(os.path.splitext(name)[1].lower() in LIST_EXTENSIONS for name in files)
-            if not files or (is_class and not is_list):
+            if not files or (is_class and not any(map(is_list_name, files))):
                 empty.append(place)
         if depth >= deepest:
             folders.clear()  # nothing below matters
     return empty
+
+
+def is_list_name(name: str) -> bool:
+    """Whether a file may be one of the lists that belong to a dataset."""
+    return os.path.splitext(name)[1].lower() in _LIST_EXTENSIONS

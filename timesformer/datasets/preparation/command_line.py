@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from timesformer.arguments import as_path
-from timesformer.datasets.clip_files import parent_name
+from timesformer.datasets.clip_files import class_of, parent_name
 from timesformer.datasets.manifest import NAME, Row
 from timesformer.datasets.preparation.check import check
 from timesformer.datasets.preparation.clips_on_disk import find_clips, find_empty_classes
@@ -24,19 +24,18 @@ from timesformer.errors import UserError, shorten
 INTERRUPTED = "interrupted; the same command goes on from here"
 SMALLEST = 16
 """Short side, in pixels, that clips can be scaled down to."""
+_LABEL_OF: dict[str, Callable[[str], str] | None] = {"folder": class_of, "ssv2": None, "muwiges": None}
+"""The class of a clip by its path, where that is not the folder that it lies in; None where paths do not tell."""
 SHOWN = 20
 """Clips that a summary on the screen names; the file it points to names all."""
 
 
-def main(
-    dataset: str, arguments: Sequence[str] | None = None, label_of: Callable[[str], str] | None = parent_name
-) -> int:
+def main(dataset: str, arguments: Sequence[str] | None = None) -> int:
     """Run the command line of a dataset.
 
     Args:
         dataset: its name in TRAIN.DATASET.
         arguments: without the program's name; None for those of this process.
-        label_of: the class of a clip by its path; None where clips do not lie in folders of their classes.
 
     Returns:
         The exit status: 0 if all was done and every clip is readable, 1 if some are not, a class has none or the
@@ -47,7 +46,7 @@ def main(
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        return _prepare(dataset, options, label_of)
+        return _prepare(dataset, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -126,8 +125,9 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def _prepare(dataset: str, options: argparse.Namespace, label_of: Callable[[str], str] | None) -> int:
+def _prepare(dataset: str, options: argparse.Namespace) -> int:
     folder, failed, remarks = options.root, {}, []
+    label_of = _LABEL_OF.get(dataset, parent_name)
     if getattr(options, "download", False):
         download(dataset, folder, options.url)
         print(f"{folder} has the videos and lists of {dataset}")

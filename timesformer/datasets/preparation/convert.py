@@ -15,7 +15,7 @@ from typing import Any
 from timesformer.atomic import explained_failure, write_atomically, write_text_atomically
 from timesformer.datasets.clip_files import walk
 from timesformer.datasets.manifest import NAME, clip_bytes
-from timesformer.datasets.preparation.clips_on_disk import LIST_EXTENSIONS
+from timesformer.datasets.preparation.clips_on_disk import is_list_name
 from timesformer.datasets.processes import TIME_LIMIT, in_processes, without_path
 from timesformer.datasets.records import DataError, join_problems
 from timesformer.progress import Progress
@@ -153,7 +153,7 @@ def _sizes_before(output: Path) -> dict[str, int]:
 def _copy_lists(root: Path, output: Path) -> None:
     for place, _, files in walk(root):
         for name in files:
-            if os.path.splitext(name)[1].lower() in LIST_EXTENSIONS and name not in (NAME, NOTE, SIZES):
+            if is_list_name(name) and name not in (NAME, NOTE, SIZES):
                 copy, content = output / place / name, (root / place / name).read_bytes()
                 if not copy.exists():
                     copy.parent.mkdir(parents=True, exist_ok=True)
