@@ -15,15 +15,23 @@ from types import ModuleType
 
 import pytest
 import torch
+import torch.distributed as dist
+from functorch.compile import make_boxed_func
 from fvcore.common.config import CfgNode
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from timesformer.config import get_cfg
+from timesformer.config import get_cfg, load_config
+from timesformer.datasets.loader import construct_loader
 from timesformer.engine import checkpoint, distributed, train
+from timesformer.engine.compiled import Compiled
 from timesformer.engine.launch import exit_code_of, launch
 from timesformer.engine.meters import ViewEnsemble
 from timesformer.engine.ranks import world
 from timesformer.errors import UserError
+from timesformer.models import build_model
+from timesformer.models.baselines import TimmModel
 
 ROOT = Path(__file__).resolve().parents[2]
 Ranks = Callable[..., list]
@@ -178,14 +186,20 @@ def test_accumulated_gradients_are_those_of_one_process_with_frozen_and_unused_p
         torch.testing.assert_close(theirs, mine, rtol=0, atol=1e-6)
 
 
-def test_every_process_evaluates_with_the_statistics_of_the_lead(ranks: Ranks) -> None:
+def test_statistics_are_the_mean_by_clips_except_those_of_layers_in_evaluation_mode(ranks: Ranks) -> None:
     def main() -> None:
-        norm = nn.BatchNorm1d(2)
-        norm.running_mean.fill_(world().rank + 1.0)
-        distributed.share_buffers(norm)
-        print(norm.running_mean.tolist())
+        rank, model = world().rank, nn.ModuleList([nn.BatchNorm1d(1), nn.BatchNorm1d(1), nn.InstanceNorm1d(1)])
+        model[1].eval()
+        for norm in model[:2]:
+            norm.running_mean.fill_(rank)
+            norm.running_var.fill_(10.0 * rank)
+            norm.num_batches_tracked.fill_(rank)
+        distributed.average_statistics(model, [0.0, 0.25, 0.75][rank])
+        print([buffer.flatten().tolist() for buffer in model.buffers()])
 
-    assert [ended.out for ended in ranks(2, in_ranks(main))] == ["[1.0, 1.0]\n"] * 2
+    for rank, ended in enumerate(ranks(3, in_ranks(main))):
+        averaged, frozen = [[1.75], [17.5], [2]], [[float(rank)], [10.0 * rank], [rank]]
+        assert (ended.out, ended.err) == (f"{averaged + frozen}\n", "")
 
 
 # ---------------------------------------------------------------- training and evaluation
@@ -220,6 +234,86 @@ def test_two_machines_with_accumulation_train_as_one_process_does(
     assert_alike(tmp_path / "one", tmp_path / "two")
     log = (tmp_path / "two" / "run.log").read_text()
     assert "a step: 8 clips in 2 batch(es) of 2 on 2 machine(s) with 1 process(es); learning rate 0.01" in log
+
+
+BASELINE = ["MODEL.MODEL_NAME", "timm/test_resnet", "SOLVER.BASE_LR", "1e-12", "SOLVER.WEIGHT_DECAY", "0.0"]
+BASELINE += ["DATA.TRAIN_CROP_SIZE", "48", "DATA.TEST_CROP_SIZE", "48", "DATA.TRAIN_JITTER_SCALES", "[48, 48]"]
+
+
+def expected_statistics(cfg: CfgNode, number: int, batches_per_step: int) -> dict[str, torch.Tensor]:
+    """The state of the plain timm model after an epoch in which its weights stay, divided among `number` copies."""
+    torch.manual_seed(cfg.RNG_SEED)
+    state, shares = build_model(cfg).model.state_dict(), []
+    batches = list(construct_loader(cfg, "train"))
+    for index, batch in enumerate(batches):
+        if index % batches_per_step == 0:
+            copies, counts = [build_model(cfg).model.train() for _ in range(number)], [0] * number
+            for copy in copies:
+                copy.load_state_dict(state)
+        clips = (batch["clip"].float() / 255 - 0.45) / 0.225
+        for rank, copy in enumerate(copies):
+            first, last = (place * len(clips) // number for place in (rank, rank + 1))
+            counts[rank] += last - first
+            shares.append(last - first)
+            if first < last:
+                copy(clips[first:last].transpose(1, 2).flatten(0, 1))
+        if (index + 1) % batches_per_step == 0 or index + 1 == len(batches):
+            states = [copy.state_dict() for copy in copies]
+            for name, value in state.items():
+                values = [other[name] for other in states]
+                if "running" in name:
+                    value = sum(part * count for part, count in zip(values, counts, strict=True)) / sum(counts)
+                state[name] = max(values) if value.ndim == 0 else value
+    assert shares == [1, 2, 2, 1, 2, 2, 0, 1, 1]
+    return state
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_statistics_of_batch_norms_are_those_of_the_clips_of_all_processes_and_of_no_padding_clip(
+    ranks: Ranks, tool: ModuleType, tiny_command: list[str], tmp_path: Path, accumulate: int
+) -> None:
+    options = [*tiny_command, *BASELINE, "TRAIN.BATCH_SIZE", "5", "GLOBAL_BATCH_SIZE", str(5 * accumulate)]
+    options += ["SOLVER.MAX_EPOCH", "1", "TEST.ENABLE", "False", "TENSORBOARD.ENABLE", "False"]
+    cfg = load_config(tiny_command[1], [*options[2:], "OUTPUT_DIR", str(tmp_path / "out")])
+    expected = expected_statistics(cfg, 3, accumulate)
+    validate, forward = train.validate, TimmModel.forward
+
+    def work(rank: int) -> int:
+        def validate_and_keep(run: train.Run, loader: object) -> None:
+            torch.save(run.model.state_dict(), tmp_path / f"{rank}.pt")
+            validate(run, loader)
+
+        def forward_and_say(model: TimmModel, clip: torch.Tensor) -> torch.Tensor:
+            if not clip.is_meta and clip.std() == 0:
+                print("padding in", "training" if model.training else "evaluation", "mode")
+            return forward(model, clip)
+
+        train.validate, TimmModel.forward = validate_and_keep, forward_and_say
+        return command(tool, *options, "OUTPUT_DIR", str(tmp_path / "out"))(rank)
+
+    ended = ranks(3, work)
+    assert [(end.code, end.err) for end in ended] == [(0, "")] * 3
+    assert [[line for line in end.out.splitlines() if "padding" in line] for end in ended] == [
+        ["padding in evaluation mode"],
+        [],
+        [],
+    ]
+    checkpoints = [tmp_path / f"out/checkpoints/{name}.pyth" for name in ("best", "checkpoint_epoch_00001")]
+    states = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]
+    states += [torch.load(path, weights_only=True)["model_state"] for path in checkpoints]
+    for state in states:
+        for name, value in expected.items():
+            torch.testing.assert_close(state[f"model.{name}"], value, rtol=1e-5, atol=1e-6, msg=name)
+
+    stem = build_model(cfg).model
+    stem.load_state_dict(expected)
+    norm = nn.BatchNorm2d(stem.conv1[0].out_channels)  # the first one sees the clips themselves: here in whole batches
+    with torch.no_grad():
+        for batch in construct_loader(cfg, "train"):
+            norm(stem.conv1[0]((batch["clip"].float() / 255 - 0.45).div(0.225).transpose(1, 2).flatten(0, 1)))
+    torch.testing.assert_close(norm.running_mean, expected["conv1.1.running_mean"], rtol=1e-5, atol=1e-6)
 
 
 def test_three_processes_score_seven_videos_once_each_and_find_the_same(
@@ -371,6 +465,46 @@ def test_compiled_processes_train_as_others_do_and_go_on_amid_an_epoch(
     assert_alike(tmp_path / "plain", tmp_path / "compiled")
     log = (tmp_path / "compiled" / "run.log").read_text()
     assert "checkpoint_epoch_00001_iteration_00000002.pyth, after epoch 1 and 2 iterations of 2" in log
+
+
+@pytest.mark.slow
+def test_compiled_gradients_are_exchanged_while_the_backward_pass_goes_on(
+    ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def backward(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable:
+        def run(*arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            gradients = graph(*arguments)
+            events.append("backward")
+            return gradients
+
+        return make_boxed_func(run)
+
+    backend = aot_autograd(fw_compiler=lambda graph, _: make_boxed_func(graph.forward), bw_compiler=backward)
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend=backend))
+
+    def exchange(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        events.append("exchange")
+        return allreduce_hook(state, bucket)
+
+    def main() -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(*(nn.Linear(2600, 2600) for _ in range(3)))  # each more than DDP's bucket of 25 MB
+        names = list(model.state_dict())
+        forward = distributed.parallel(model, Compiled(model, 1))
+        forward.register_comm_hook(None, exchange)
+        for _ in range(3):  # DDP lays its buckets out in the first two
+            events.clear()
+            forward(torch.ones(1, 2600)).sum().backward()
+        assert list(model.state_dict()) == names
+        print(*events)
+
+    for ended in ranks(2, in_ranks(main)):
+        assert (ended.code, ended.err) == (0, "")
+        order = ended.out.split()
+        assert order.count("backward") > 1
+        assert order.index("exchange") < len(order) - 1 - order[::-1].index("backward")
 
 
 def test_a_signal_to_one_process_in_validation_stops_all_and_the_validation_is_done_again(

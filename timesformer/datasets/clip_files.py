@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from timesformer.datasets.reading.containers import VIDEO_EXTENSIONS
-from timesformer.datasets.reading.frame_series import is_image_name
+from timesformer.datasets.reading.frame_series import FRAME_EXTENSIONS, is_image_name
 from timesformer.datasets.records import SPLITS, DataError
 from timesformer.errors import shorten
 

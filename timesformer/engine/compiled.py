@@ -9,8 +9,9 @@ from timesformer.errors import UserError
 class Compiled:
     """A model's forward pass, compiled for batches of the one size that nearly all of an epoch have.
 
-    The smaller last batch of an epoch goes through the model as it is: compiling takes minutes, and would be done again
-    for each size. The model itself is left alone: its state dict, and whoever else calls it, know nothing of this.
+    The smaller last batch of an epoch goes through the model as it is, and so does the padding clip of a process that
+    has no clip of it: compiling takes minutes, and would be done again for each size and mode. The model itself is left
+    alone: its state dict, and whoever else calls it, know nothing of this.
 
     Args:
         model: as it is on its device.
@@ -27,7 +28,7 @@ class Compiled:
         Raises:
             UserError: if the model cannot be compiled, because there is no compiler on this machine, for instance.
         """
-        if len(clip) != self.batch_size:
+        if len(clip) != self.batch_size or not self.model.training:
             return self.model(clip)
         try:
             return self._compiled(clip)

@@ -181,6 +181,7 @@ class _Replica(DistributedDataParallel):
         on_gpu = next(model.parameters()).is_cuda
         devices = [torch.cuda.current_device()] if on_gpu else None
         super().__init__(_Forward(model, forward), device_ids=devices, gradient_as_bucket_view=True, static_graph=True)
+        self.broadcast_buffers = False  # or rank 0's statistics would replace the others', see `average_statistics`
         self._is_fixed = False
 
     def accumulating(self) -> AbstractContextManager:
@@ -211,8 +212,24 @@ def accumulating(forward: Callable[[Tensor], Tensor]) -> AbstractContextManager:
     return forward.accumulating() if isinstance(forward, _Replica) else nullcontext()
 
 
-def share_buffers(model: nn.Module) -> None:
-    """Gives the statistics of the lead's batch norms to every process; each has gathered its own in training."""
-    if world().size > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
+def average_statistics(model: nn.Module, share: float) -> None:
+    """Makes the running statistics of batch norms the mean of those of all processes, each of which must call this.
+
+    As timm's `distribute_bn`, weighted by the clips of each process: where batch norms see the clips themselves, the
+    running mean is that of a single process. Layers in evaluation mode, such as frozen ones, are left alone.
+
+    Args:
+        model: the same in all processes, with the statistics that they had in common before this step.
+        share: of the clips of the step, those that this process had; the shares sum to 1.
+    """
+    if world().size == 1:
+        return
+    layers = [dict(module.named_buffers(recurse=False)) for module in model.modules() if module.training]
+    means = [layer[name] for layer in layers for name in ("running_mean", "running_var") if name in layer]
+    counts = [layer["num_batches_tracked"] for layer in layers if "num_batches_tracked" in layer]
+    for buffers, factor, operation in ((means, share, dist.ReduceOp.SUM), (counts, 1, dist.ReduceOp.MAX)):
+        if buffers:
+            joined = torch.cat([buffer.flatten() for buffer in buffers]) * factor
+            dist.all_reduce(joined, operation)
+            for buffer, values in zip(buffers, joined.split([buffer.numel() for buffer in buffers]), strict=True):
+                buffer.copy_(values.view_as(buffer))

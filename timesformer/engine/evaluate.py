@@ -61,7 +61,6 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
     outcome.
     """
     training, device = model.training, choose_device(cfg)
-    distributed.share_buffers(model)
     model.eval()
     dataset = loader.dataset
     ensemble = ViewEnsemble(len(dataset.records), dataset.num_views, cfg.MODEL.NUM_CLASSES, cfg.DATA.ENSEMBLE_METHOD)

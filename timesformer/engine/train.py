@@ -228,7 +228,8 @@ def train_epoch(run: Run) -> None:
 
     Gradients accumulate over as many batches as GLOBAL_BATCH_SIZE takes, and are those of the mean loss of all clips in
     them, also where the last batches of the epoch are fewer or smaller. The model is put in training mode, except for
-    what is frozen.
+    what is frozen. A process without a clip of the last batch computes the zero gradients that the others wait for in
+    evaluation mode, so that the padding clip does not enter the statistics of batch norms.
     """
     cfg, progress, loader = run.cfg, run.progress, run.loader
     device, epoch, batches = choose_device(cfg), progress.epoch, len(loader)
@@ -237,7 +238,7 @@ def train_epoch(run: Run) -> None:
     loss_func, smoothing = LOSSES[cfg.MODEL.LOSS_FUNC], 0.0 if run.mixup else cfg.SOLVER.LABEL_SMOOTHING
     weights = class_weights(cfg, loader.dataset.records.labels).to(device)
     accumulate = batches_per_step(cfg)
-    pace, since = Pace(batches, progress.iteration), time.perf_counter()
+    pace, since, number_in_step = Pace(batches, progress.iteration), time.perf_counter(), 0
     loaded = progress_bar(loader, f"epoch {epoch + 1}", progress.iteration)
     for index, batch in enumerate(on_device(loaded, device), progress.iteration):
         waited = time.perf_counter() - since
@@ -245,6 +246,9 @@ def train_epoch(run: Run) -> None:
         seed_step(cfg, epoch, index)
         clip, label, counted = normalized(batch["clip"], cfg, device), batch["label"], batch["present"]
         number = int((batch["video"] >= 0).sum())
+        number_in_step += number
+        if number == 0:
+            run.model.eval()
         if run.mixup:
             clip, label = run.mixup(clip, label, epoch, index)
 
@@ -257,9 +261,13 @@ def train_epoch(run: Run) -> None:
             # What the processes' gradients are averaged to is that of the mean over all clips of the step.
             run.update.backward(losses.sum() * world().size / clips_in_step(cfg, loader, index))
 
+        if number == 0:
+            train_mode(run.model)
         rate = learning_rate(cfg, epoch + index / batches)
         if stepped:
+            distributed.average_statistics(run.model, number_in_step / clips_in_step(cfg, loader, index))
             run.update.step(rate)
+            number_in_step = 0
 
         right = ((scores.detach().argmax(dim=1) == heaviest_labels(label)) & counted).sum()
         run.figures.add(losses.detach().sum(), right, number)
