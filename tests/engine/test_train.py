@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as functional
+import yaml
 from fvcore.common.config import CfgNode
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -308,6 +309,18 @@ def test_clips_unlike_those_of_the_checkpoint_are_told(cfg: CfgNode) -> None:
     cfg.DATA.SAMPLING_RATE = 3
     assert other_clips(cfg, content) == ["DATA.SAMPLING_RATE was 8, is 3"]
     assert other_clips(cfg, {"cfg": "TRAIN:\n  ENABLE: true\n"}) == []
+
+
+def test_a_checkpoint_from_before_the_default_sampler_changed_is_noticed(cfg: CfgNode) -> None:
+    cfg.DATA.SAMPLER, cfg.TEST.DATASET = "", "kinetics"
+    saved = yaml.safe_load(cfg.dump())
+    assert other_clips(cfg, {"cfg": yaml.safe_dump(saved)}) == []
+    del saved["DATA"]["SAMPLER_WINDOW"], saved["DATA"]["TARGET_FPS"]
+    (change,) = other_clips(cfg, {"cfg": yaml.safe_dump(saved)})
+    assert "uniform" in change
+    assert "dense" in change
+    cfg.DATA.SAMPLER = "uniform"
+    assert other_clips(cfg, {"cfg": yaml.safe_dump(saved)}) == []
 
 
 def test_evaluation_leaves_the_model_in_its_mode(cfg: CfgNode) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from timesformer.atomic import explained_failure, write_atomically
 from timesformer.config import get_cfg
 from timesformer.config.sources import epoch_checkpoints
+from timesformer.datasets.sampling import sampler_change
 from timesformer.engine.distributed import from_lead
 from timesformer.engine.ranks import is_lead, world
 from timesformer.engine.run_folder import best_path, checkpoint_folder
@@ -266,6 +267,7 @@ def restore(
                 part.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{path} does not fit this run: {_one_line(error)}. To go on, {ways_out}") from error
+    changed += filter(None, [sampler_change(then, cfg)])
     if changed:
         logger.warning("options changed since %s was written: %s", path.name, "; ".join(changed))
     return progress
