@@ -72,6 +72,15 @@ def test_joined_transport_streams_are_read_to_the_end(tmp_path, broadcast, name,
         assert video.times([0, 39]) == (0.0, pytest.approx(39 / 25))  # both parts begin at the same time
 
 
+def test_of_joined_streams_with_other_numbers_the_first_is_read(tmp_path, broadcast):
+    path = tmp_path / "clip.ts"
+    other = encode(tmp_path / "other.ts", moving_scene(9), "libx264", format_options={"mpegts_start_pid": "1024"})
+    path.write_bytes(broadcast.read_bytes() + other.read_bytes())
+    frames = read_everything(path)
+    assert_alike(frames, ffmpeg_frames(path))
+    assert len(frames) == 20
+
+
 @pytest.mark.parametrize("lost", ["one in the middle", "every 17th", "the start", "the end"])
 def test_transport_streams_with_lost_packets_are_read_as_far_as_frames_decode(tmp_path, broadcast, lost):
     content = broadcast.read_bytes()
