@@ -63,7 +63,7 @@ def ffmpeg_frames(path: Path) -> list[np.ndarray]:
         return [np.asarray(Image.open(file)) for file in sorted(Path(folder).iterdir())]
 
 
-def assert_alike(frames: Sequence[np.ndarray], expected: Sequence[np.ndarray], difference: float = 1.0) -> None:
+def assert_close(frames: Sequence[np.ndarray], expected: Sequence[np.ndarray], difference: float = 1.0) -> None:
     """Frames are as many, as large and the same up to a mean absolute difference, each, in grey levels of 255."""
     assert len(frames) == len(expected)
     for frame, other in zip(frames, expected, strict=True):

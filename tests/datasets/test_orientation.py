@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.datasets.made_videos import assert_alike, encode, ffmpeg_frames, moving_scene
+from tests.datasets.made_videos import assert_close, encode, ffmpeg_frames, moving_scene
 from timesformer.config import get_cfg
 from timesformer.datasets.clip_batches import make_views
 from timesformer.datasets.clips import ClipMaker
@@ -70,7 +70,7 @@ def test_frames_of_all_eight_display_matrices(tmp_path, stored, backend, name):
 def test_frames_are_turned_as_ffmpeg_turns_them(tmp_path, stored, name):
     path = shown_as(stored, tmp_path / "clip.mp4", MATRICES[name][0])
     with open_video(path) as video:
-        assert_alike(list(video.frames()), ffmpeg_frames(path))
+        assert_close(list(video.frames()), ffmpeg_frames(path))
 
 
 @pytest.mark.parametrize("name", ["mirrored", "transposed"])
@@ -83,7 +83,7 @@ def test_converted_clips_are_stored_as_they_are_shown(tmp_path, stored, name):
     extract_frames(Job(str(path), str(tmp_path / "out/clip"), 0, 95))
     for copy in ("out/clip.mp4", "out/clip"):
         with open_video(tmp_path / copy) as video:
-            assert_alike(list(video.frames()), expected, difference=12)
+            assert_close(list(video.frames()), expected, difference=12)
 
 
 def test_a_clip_of_a_mirrored_video_is_that_of_the_video_mirrored_before(tmp_path, stored):
@@ -97,7 +97,7 @@ def test_a_clip_of_a_mirrored_video_is_that_of_the_video_mirrored_before(tmp_pat
     for number, frame in enumerate(ffmpeg_frames(path)):
         Image.fromarray(frame).save(folder / f"{number}.png")
     (clip,), (expected,) = (make_views(ClipMaker(cfg, "test"), str(place), [0], 0) for place in (path, folder))
-    assert_alike(list(clip.frames), list(expected.frames))
+    assert_close(list(clip.frames), list(expected.frames))
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -150,7 +150,7 @@ def test_exif_orientation_of_motion_jpeg(tmp_path):
         frames = video.read([0, 2])
     # FFmpeg applies EXIF data from version 8 on.
     expected = np.rot90(picture, -1) if av.library_versions["libavcodec"][0] >= 62 else picture
-    assert_alike(list(frames), [expected] * 2, difference=12)
+    assert_close(list(frames), [expected] * 2, difference=12)
 
 
 def test_images_of_different_orientation_are_frames_of_different_size(tmp_path):

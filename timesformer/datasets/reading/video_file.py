@@ -156,7 +156,7 @@ class VideoFile(VideoReader):
     def _demux(
         self, container: "av.container.InputContainer", stream: "av.video.stream.VideoStream"
     ) -> Iterable[av.Packet]:
-        packets = (packet for packet in container.demux(stream) if packet.size)
+        packets = _packets_of(container, stream)
         if stream.codec_context.codec.canonical_name != "mpeg4":
             return packets
         first = list(islice(packets, 1))
@@ -283,7 +283,8 @@ class VideoFile(VideoReader):
 
         only: other packets than these are decoded only if their frames are referred to.
         """
-        if self._changes:  # a decoder would keep the parameters that it got last
+        # A decoder would keep the parameters that it got last, and conceal losses by frames that it decoded before.
+        if self._changes or self._lossy:
             with self._open() as container:
                 self._decoder = _decoder_of(container.streams[self._stream_index])
         decoder = self._decoder
@@ -293,14 +294,18 @@ class VideoFile(VideoReader):
             skip = "NONREF" if self._skips and only is not None and number not in only else "DEFAULT"
             if skip != skipping:
                 decoder.skip_frame = skipping = skip
-            try:
-                frames = decoder.decode(packet)
-            except _ERRORS:
-                if not self._lossy and number >= self._first_key:
-                    raise
-                continue  # damaged, or refers to what came before the start of the stream
-            yield from frames
-        yield from decoder.decode(None)
+            # Before the first key frame, packets refer to what came before the start of the stream.
+            yield from self._decode_packet(packet, tolerant=self._lossy or number < self._first_key)
+        yield from self._decode_packet(None, tolerant=self._lossy)
+
+    def _decode_packet(self, packet: av.Packet | None, tolerant: bool) -> list[av.VideoFrame]:
+        """Frames that come out after this packet; none where it is broken and may be."""
+        try:
+            return self._decoder.decode(packet)
+        except _ERRORS:
+            if tolerant:
+                return []
+            raise
 
     def _packets(self, first: int, last: int) -> Iterable[av.Packet]:
         if self._kept:
@@ -356,6 +361,12 @@ def _decoder_of(stream: "av.video.stream.VideoStream") -> "av.VideoCodecContext"
     decoder.thread_count = 1  # every DataLoader worker is a thread already
     decoder.options = _LIMITS
     return decoder
+
+
+def _packets_of(container: "av.container.InputContainer", stream: "av.video.stream.VideoStream") -> Iterator[av.Packet]:
+    # PyAV may raise IndexError after the last packet of a file in which other streams began after it was opened.
+    with suppress(IndexError):
+        yield from (packet for packet in container.demux(stream) if packet.size)
 
 
 def _facts_of(packets: Iterable[av.Packet], codec: str) -> tuple[PacketFacts, bool, bool]:
