@@ -6,7 +6,7 @@ JOBS ?= 2
 DEMO_CFG := configs/Demo/TimeSformer_divST_8x2_48.yaml
 DEMO_BEST := output/demo/checkpoints/best.pyth
 
-.PHONY: venv demo app test lint clean
+.PHONY: venv demo app test test-isa lint clean
 
 venv: .venv/installed
 
@@ -29,8 +29,17 @@ $(DEMO_BEST):
 	$(MAKE) demo
 
 # Files of tests are shared out among processes of one thread each.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+
+test: export OMP_NUM_THREADS := 1
 test: venv lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+# The numerical tests again as on older processors: PyTorch, oneDNN and MKL limited to AVX2, and to SSE.
+test-isa: export OMP_NUM_THREADS := 1
+test-isa: venv
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(PYTEST) -m "numerical and not slow"
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(PYTEST) -m "numerical and not slow"
 
 lint: venv
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.patience import PATIENCE
 from timesformer.datasets import clips, hmdb_simp
 from timesformer.datasets.catalog import FINDERS
 from timesformer.datasets.reader import VideoReader, open_video
@@ -41,7 +42,7 @@ def in_a_process(arguments: list[str], folder: Path) -> subprocess.CompletedProc
         env={**environment, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, STOPPING, Outcome
+from tests.patience import PATIENCE
 
 Predict = Callable[..., Outcome]
 
@@ -234,8 +235,8 @@ def is_read(fifo: Path, held: list[int] | None = None) -> bool:
     return True
 
 
-def until(condition: Callable[[], bool], patience: float = 120.0) -> None:
-    deadline = time.monotonic() + patience
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -16,7 +18,9 @@ def submit(*arguments: str, path: Path | None = None) -> subprocess.CompletedPro
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PATH"] = str(path) if path else environment["PATH"]
     command = [sys.executable, str(ROOT / "tools" / "submit.py"), *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 def test_a_run_of_this_machine_is_followed_to_its_end(tiny_command: list[str], tmp_path: Path) -> None:

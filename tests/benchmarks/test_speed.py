@@ -8,6 +8,7 @@ import torch
 from timesformer.benchmarks import speed
 from timesformer.benchmarks.steps import logits_of
 
+pytestmark = pytest.mark.numerical
 needs_peer = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="the peer, Hugging Face transformers, is not installed"
 )

@@ -13,6 +13,7 @@ from timesformer.benchmarks.steps import logits_of
 from timesformer.benchmarks.training import HUGGING_FACE, ORIGINAL, OURS, Contender, Size
 from timesformer.errors import UserError
 
+pytestmark = pytest.mark.numerical
 TINY = Size(batch_size=2, frames=4, crop=32, width=32, depth=2, heads=2)
 CPU = torch.device("cpu")
 

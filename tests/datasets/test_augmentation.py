@@ -19,6 +19,7 @@ from timesformer.datasets.loader import construct_loader
 from timesformer.datasets.transforms import tensor_normalize
 from timesformer.errors import UserError
 
+pytestmark = pytest.mark.numerical
 needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 BY_TIMM = [
     {"AUTO_AUGMENT": "rand-m7-n4-mstd0.5-inc1"},

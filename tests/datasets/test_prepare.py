@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from tests.patience import PATIENCE
 from timesformer.config import get_cfg
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.records import SPLITS
@@ -45,7 +46,7 @@ def test_the_command_splits_by_class_and_leaves_out_and_lists_what_is_unreadable
     (clips / "wave/none").mkdir()
     command = [sys.executable, "datasets/hmdb_simp/prepare.py", str(clips)]
     environment = {"PATH": "/usr/bin:/bin"}  # without PYTHONPATH
-    done = subprocess.run(command, cwd=CLONE, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=CLONE, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1, done.stderr
     assert "2 classes; train 36, val 9, test 5" in done.stdout
     assert "2 of 52 clips are unreadable" in done.stdout

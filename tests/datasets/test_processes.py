@@ -10,6 +10,8 @@ import pytest
 
 from timesformer.datasets.processes import in_processes
 
+HANGS = 1e6  # seconds
+
 
 def test_every_item_has_its_outcome() -> None:
     outcomes = {o.item: (o.result, o.problem) for o in in_processes(math.sqrt, [4.0, -1.0, "x"], 2)}
@@ -19,11 +21,10 @@ def test_every_item_has_its_outcome() -> None:
     assert list(in_processes(math.sqrt, [], 2)) == []
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_given_up_and_replaced() -> None:
-    start = time.monotonic()
-    outcomes = list(in_processes(time.sleep, [1000, 0, 0.01], 1, time_limit=1.5))
-    assert [(o.item, o.problem) for o in outcomes] == [(1000, "given up after 1.5 seconds"), (0, ""), (0.01, "")]
-    assert time.monotonic() - start < 30
+    outcomes = list(in_processes(time.sleep, [HANGS, 0, 0.01], 1, time_limit=5.0))
+    assert [(o.item, o.problem) for o in outcomes] == [(HANGS, "given up after 5 seconds"), (0, ""), (0.01, "")]
 
 
 def test_a_process_that_crashes_is_named_and_replaced() -> None:
@@ -41,8 +42,9 @@ def test_a_process_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_stopping_early_ends_the_processes() -> None:
-    start = time.monotonic()
-    outcomes = in_processes(time.sleep, [0, 1000, 1000], 2)
+    before = set(multiprocessing.active_children())
+    outcomes = in_processes(time.sleep, [0, HANGS, HANGS], 2)
     assert next(outcomes).item == 0
+    assert set(multiprocessing.active_children()) - before
     outcomes.close()
-    assert time.monotonic() - start < 30
+    assert not set(multiprocessing.active_children()) - before

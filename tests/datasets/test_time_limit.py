@@ -4,7 +4,6 @@ import os
 import pickle
 import signal
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -63,10 +62,8 @@ def test_without_a_limit_a_call_may_take_any_time() -> None:
 
 def test_an_interrupted_wait_leaves_nothing_to_the_next_call(never: threading.Event) -> None:
     limited = TimeLimit(60)
-    interrupting = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
-    interrupting.start()
     with pytest.raises(KeyboardInterrupt):
-        limited(never.wait)
+        limited(lambda: os.kill(os.getpid(), signal.SIGINT) or never.wait())
     assert limited(lambda: 2) == 2
 
 
@@ -92,12 +89,3 @@ def test_a_copy_in_another_process_has_a_thread_of_its_own() -> None:
     if not child:
         os._exit(limited(lambda: 42))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
-
-
-def test_a_call_costs_little() -> None:
-    limited = TimeLimit(60)
-    limited(int)
-    start = time.perf_counter()
-    for _ in range(500):
-        limited(int)
-    assert (time.perf_counter() - start) / 500 < 1e-3  # 0.04 ms on an idle machine

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from timesformer.datasets.reader import VideoError
 from timesformer.datasets.timeline import Gain, Mean, Timeline, render
 
+pytestmark = pytest.mark.numerical
 STUDY = {"methods": ["interpolate", "reverse", "brightness"], "factors": [0.6, 0.8, 1.2, 1.4]}
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from timesformer.datasets import transforms
 
+pytestmark = pytest.mark.numerical
 RANDOM = ("random_short_side_scale_jitter", "random_crop", "horizontal_flip", "spatial_sampling")
 
 

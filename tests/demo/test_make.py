@@ -11,6 +11,8 @@ import av
 import numpy as np
 import pytest
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "datasets" / "demo" / "make.py"
 OPPOSITES = [("right", "left"), ("down", "up"), ("down_right", "up_left"), ("grow", "shrink")]
@@ -27,7 +29,7 @@ def demo() -> ModuleType:
 
 def run(out_dir: Path, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "datasets/demo/make.py", str(out_dir), *arguments]
-    return subprocess.run(command, cwd=ROOT, env={}, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, env={}, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

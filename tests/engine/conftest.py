@@ -13,9 +13,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from tests.patience import PATIENCE
 from timesformer.engine import ranks as who_is_who
-
-PATIENCE = 120.0  # seconds that processes may take on a busy machine
 
 
 class Ended(NamedTuple):
@@ -69,9 +68,9 @@ def ranks(tmp_path: Path) -> Iterator[Ranks]:
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that fail wait for each other as long as a busy machine may make them."""
+    """Processes that fail wait for each other, however long a busy machine makes them."""
     for name in ("_HEAD_START", "_PATIENCE", "_LINGER"):
-        monkeypatch.setattr(who_is_who, name, PATIENCE / 4)
+        monkeypatch.setattr(who_is_who, name, PATIENCE / 2)
 
 
 def _be_rank(path: Path, environment: dict[str, str], work: Callable[[int], int | None], rank: int) -> None:

@@ -3,11 +3,11 @@
 import csv
 import importlib.util
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -106,6 +106,7 @@ def test_a_wish_of_one_process_is_known_to_all_one_call_later(ranks: Ranks) -> N
     assert [ended.out for ended in ranks(3, in_ranks(main))] == ["[0, 0, 3, 1, 0, 0]\n"] * 3
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("method", ["sum", "max"])
 def test_scores_joined_by_three_processes_are_bit_for_bit_those_of_one(
     ranks: Ranks, tmp_path: Path, method: str
@@ -173,6 +174,7 @@ def train_partly(model: nn.Module, part: slice) -> list[torch.Tensor]:
     return list(model.parameters())
 
 
+@pytest.mark.numerical
 def test_accumulated_gradients_are_those_of_one_process_with_frozen_and_unused_parameters(
     ranks: Ranks, tmp_path: Path
 ) -> None:
@@ -205,6 +207,7 @@ def test_statistics_are_the_mean_by_clips_except_those_of_layers_in_evaluation_m
 # ---------------------------------------------------------------- training and evaluation
 
 
+@pytest.mark.numerical
 def test_two_and_four_processes_train_as_one_does(
     ranks: Ranks, tool: ModuleType, tiny_command: list[str], tmp_path: Path
 ) -> None:
@@ -316,6 +319,7 @@ def test_statistics_of_batch_norms_are_those_of_the_clips_of_all_processes_and_o
     torch.testing.assert_close(norm.running_mean, expected["conv1.1.running_mean"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.numerical
 def test_three_processes_score_seven_videos_once_each_and_find_the_same(
     ranks: Ranks, tool: ModuleType, tiny_command: list[str], tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -563,13 +567,11 @@ def test_the_first_failure_is_the_one_on_the_screen_and_ends_all(ranks: Ranks) -
             raise ValueError("nobody expected this")
         distributed.barrier()
 
-    start = time.monotonic()
     ended = ranks(3, in_ranks(main))
     assert [end.code for end in ended] == [1, 1, 1]
     assert ended[1].err.splitlines()[0] == "the run failed; what it wrote before is as it was"
     assert ended[1].err.splitlines()[-1] == "ValueError: nobody expected this"
     assert ended[0].err == ended[2].err == ""
-    assert time.monotonic() - start < 30
 
 
 @pytest.mark.usefixtures("unhurried")
@@ -615,17 +617,22 @@ def test_a_killed_process_ends_the_others(ranks: Ranks, victim: int) -> None:
     assert ("cannot be reached any more" if victim == 0 else "RuntimeError") in ended[1 - victim].err
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_not_waited_for_longer_than_the_limit(ranks: Ranks) -> None:
     cfg = get_cfg()
-    cfg.NUM_GPUS, cfg.TRAIN.ENABLE, cfg.TEST.ENABLE, cfg.DIST_TIMEOUT = 0, False, False, 1.0
+    cfg.NUM_GPUS, cfg.TRAIN.ENABLE, cfg.TEST.ENABLE = 0, False, False
+    cfg.DIST_TIMEOUT = 10.0  # in which both have to join first
+    has_ended = multiprocessing.get_context("fork").Event()
 
     def work(rank: int) -> int:
         def main(_: object) -> None:
             if rank == 1:
-                time.sleep(3.0)
+                has_ended.wait()
             distributed.barrier()
 
-        return exit_code_of(lambda: launch(cfg, main))
+        code = exit_code_of(lambda: launch(cfg, main))
+        has_ended.set()
+        return code
 
     ended = ranks(2, work)
     assert ended[0].code == 1

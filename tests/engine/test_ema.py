@@ -8,6 +8,8 @@ from timesformer.engine.ema import AveragedWeights
 from timesformer.engine.recompute import recompute_blocks
 from timesformer.models.vit import VisionTransformer
 
+pytestmark = pytest.mark.numerical
+
 
 def model_with_statistics() -> nn.Module:
     torch.manual_seed(0)

@@ -29,6 +29,7 @@ from timesformer.engine.update import Update
 from timesformer.errors import UserError
 from timesformer.models import build_model
 
+pytestmark = pytest.mark.numerical
 STEPS, BATCH = 20, 4
 ROUNDED = 1e-6  # relative: losses themselves are computed in float32, and averaged over the batches of a step
 
@@ -102,6 +103,7 @@ def plain(cfg: CfgNode) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.skipif(
     not (any(map(shutil.which, ("g++", "clang++"))) and Path(sysconfig.get_path("include"), "Python.h").exists()),

@@ -24,6 +24,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.utils.data import DataLoader
 
+from tests.patience import PATIENCE
 from timesformer.config import get_cfg
 from timesformer.engine import train
 from timesformer.engine.checkpoint import Progress, is_undamaged, newest_checkpoint, restore, save
@@ -35,7 +36,6 @@ from timesformer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 6
-PATIENCE = 60.0  # seconds that something may take on a busy machine
 
 
 class Started:

@@ -8,6 +8,8 @@ import torch
 
 from timesformer.engine.meters import Average, Pace, ViewEnsemble, topk_accuracies, topks_correct
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.fixture(scope="module")
 def golden(golden_dir: Path) -> dict:

@@ -15,6 +15,7 @@ from timesformer.config import get_cfg
 from timesformer.engine.mixup import ClipMixup, heaviest_labels
 from timesformer.errors import UserError
 
+pytestmark = pytest.mark.numerical
 needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 
 

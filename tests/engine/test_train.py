@@ -31,6 +31,8 @@ from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.parts import freeze
 
+pytestmark = pytest.mark.numerical
+
 
 class Clips(Dataset[dict[str, Any]]):
     """`num` random clips of 3 classes; those in `broken` cannot be read."""

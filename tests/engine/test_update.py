@@ -12,6 +12,8 @@ from torch import nn
 from timesformer.config import get_cfg
 from timesformer.engine.update import Update
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.fixture
 def cfg() -> CfgNode:

@@ -19,7 +19,10 @@ from timesformer.models.weights import CheckpointError, load_pretrained
 from timesformer.torchvision_import import import_package
 
 MISSING = [name for name in ("torchvision", "timm") if importlib.util.find_spec(name) is None]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+pytestmark = [
+    pytest.mark.numerical,
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+]
 
 VIDEO_MODELS = {  # name: frames and size of a clip that it takes; its head
     "r3d_18": ((2, 32), "fc"),

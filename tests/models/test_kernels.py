@@ -7,6 +7,8 @@ from torch import Tensor
 
 from timesformer.models.kernels import change_channels, resize_kernel
 
+pytestmark = pytest.mark.numerical
+
 
 def smooth_picture(side: int, seed: int = 0) -> Tensor:
     """[1, 3, side, side] of slow waves, as if one scene were filmed at any resolution."""

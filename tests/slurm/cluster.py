@@ -17,7 +17,7 @@ from pathlib import Path
 
 HOSTS = Path("/etc/hosts")
 MARK = "# nodes of a test"
-PATIENCE = 30.0  # seconds that a daemon may take to be there, or to end
+PATIENCE = 120.0  # seconds that a daemon may take to be there, or to end
 
 # Nothing waits for its turn longer than it must: the defaults are those of a cluster with thousands of jobs.
 CONFIGURATION = """

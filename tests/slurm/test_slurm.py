@@ -13,8 +13,9 @@ from types import ModuleType
 import pytest
 import yaml
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 120.0  # seconds that something may take on a busy machine
 EPOCHS = 20
 DEMO = "configs/Demo/TimeSformer_divST_8x2_48.yaml"
 

@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import STOPPING
+from tests.patience import PATIENCE
 from tests.studies.conftest import content, finish
 from timesformer.studies.cells import Cell, Choices
 from timesformer.studies.reproduction import plan
 from timesformer.studies.running import Local, run_cells
 from timesformer.studies.study import ROOT, Study
-
-PATIENCE = 120.0
 
 
 class Pretended:

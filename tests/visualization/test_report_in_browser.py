@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from timesformer.visualization.report import write_report
 
 CHROMIUM = shutil.which("chromium")
@@ -27,6 +28,7 @@ def page(make_run: Callable[..., Path]) -> Iterator[Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1000, "height": 1200})
+        page.set_default_timeout(1000 * PATIENCE)
         page.said, page.asked = [], []
         page.on("console", lambda message: page.said.append(message.text))
         page.on("pageerror", lambda error: page.said.append(str(error)))

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.web.conftest import write_model
 from timesformer import load_model
 from timesformer.engine.predict import Classifier
@@ -22,7 +24,6 @@ playwright_api = pytest.importorskip("playwright.sync_api", reason="Playwright i
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PATIENCE = 60_000  # milliseconds, on a busy machine
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 
 
@@ -71,7 +72,7 @@ def address(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        out, _ = server.communicate(timeout=30)
+        out, _ = server.communicate(timeout=PATIENCE)
     assert "Traceback" not in out, out
     assert not list((folder / "temporary").glob("timesformer-upload-*"))
 
@@ -80,7 +81,7 @@ def address(folder: Path) -> Iterator[str]:
 def chromium() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed: apt-get install chromium fonts-dejavu-core")
-    playwright_api.expect.set_options(timeout=PATIENCE)
+    playwright_api.expect.set_options(timeout=1000 * PATIENCE)
     with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-quic", *QUIET]
@@ -103,7 +104,7 @@ def visit(chromium: Any, address: str) -> Iterator[Callable[..., Any]]:
         context = chromium.new_context(**options)
         contexts.append(context)
         context.on("request", note)
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(1000 * PATIENCE)
         page = context.new_page()
         page.goto(address)
         return page
@@ -162,14 +163,14 @@ def test_an_upload_is_answered_with_bars_frames_attention_and_details(
 
 def choose(box: Any, name: str) -> None:
     """Takes an option of a list, which a part of the page that is drawn late may close again after it was opened."""
-    for _ in range(10):
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         box.click()
         try:
-            box.page.get_by_role("option", name=name).click(timeout=3000)
+            return box.page.get_by_role("option", name=name).click(timeout=3000)
         except playwright_api.TimeoutError:
             continue
-        return
-    pytest.fail(f"no option {name}")
+    return pytest.fail(f"no option {name}")
 
 
 def test_an_example_is_answered_and_anew_with_another_sampler_and_more_views(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.loopback import Server
+from tests.patience import PATIENCE
 from tests.rar import rar
 from timesformer.datasets.manifest import NAME, Manifest
 from timesformer.datasets.preparation.clips_on_disk import find_clips
@@ -157,6 +158,8 @@ def test_every_dataset_has_the_command(
 
 def test_the_command_runs_from_a_clone_that_is_not_installed(data: Path) -> None:
     command = [sys.executable, "datasets/folder/prepare.py", str(data), "--check", "--workers", "1"]
-    done = subprocess.run(command, cwd=CLONE, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, cwd=CLONE, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     assert "2 clips, 16 frames" in done.stdout

@@ -1,0 +1,189 @@
+"""From options to results: what the original computed, met by the functions that users and runs call."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+import timesformer
+from timesformer.config import get_cfg, load_config
+from timesformer.datasets.loader import EpochBatchSampler, collate
+from timesformer.datasets.records import Records
+from timesformer.engine.checkpoint import Progress
+from timesformer.engine.evaluate import evaluate
+from timesformer.engine.train import Run, train_epoch
+from timesformer.engine.unreadable import UnreadableClips
+from timesformer.engine.update import Update
+from timesformer.models import build_model
+
+pytestmark = pytest.mark.numerical
+
+
+def load(golden_dir: Path, name: str) -> Any:
+    path = golden_dir / name
+    return json.loads(path.read_text()) if path.suffix == ".json" else torch.load(path, weights_only=True)
+
+
+def yaml_of(target: dict[str, Any], attention_type: str, folder: Path) -> Path:
+    """An experiment file as the original's, for the arguments that its model was built with."""
+    options = {
+        "MODEL": {"MODEL_NAME": "vit_base_patch16_224", "NUM_CLASSES": target["num_classes"]},
+        "DATA": {"NUM_FRAMES": target["num_frames"]},
+        "TIMESFORMER": {
+            "ATTENTION_TYPE": attention_type,
+            "PATCH_SIZE": target["patch_size"],
+            "EMBED_DIM": target["embed_dim"],
+            "DEPTH": target["depth"],
+            "NUM_HEADS": target["num_heads"],
+            "POS_EMBED_INTERPOLATION": "legacy",
+        },
+    }
+    size = target["img_size"]
+    options["DATA"] |= {"TRAIN_CROP_SIZE": size, "TEST_CROP_SIZE": size, "TRAIN_JITTER_SCALES": [size, size]}
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump(options))
+    return path
+
+
+@torch.no_grad()
+def assert_recorded(model: nn.Module, clip: Tensor, recorded: Tensor, name: str) -> None:
+    """The model has the logits that the original recorded, up to the rounding of the original's float32."""
+    found = model.double().eval()(clip.double())
+    torch.testing.assert_close(found, recorded.double(), rtol=0, atol=1e-5, msg=lambda message: f"{name}: {message}")
+
+
+@pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time", "space_only"])
+def test_a_checkpoint_of_the_original_has_its_logits_for_clips_of_any_shape(
+    golden_dir: Path, tmp_path: Path, attention_type: str
+) -> None:
+    golden = load(golden_dir, "vit_small_cases.pt")
+    case = golden["cases"][attention_type]
+    state = {f"model.{name}": tensor for name, tensor in case["state_dict"].items()}
+    checkpoint = tmp_path / "checkpoint_epoch_00001.pyth"
+    text = yaml_of(golden["config"], attention_type, tmp_path).read_text()
+    torch.save({"epoch": 0, "model_state": state, "cfg": text}, checkpoint)
+    classifier = timesformer.load_model(checkpoint, "cpu")
+    assert len(case["outputs"]) == 11
+    for name, outputs in case["outputs"].items():
+        assert_recorded(classifier.model, golden["inputs"][name], outputs["logits"], name)
+
+
+def test_fine_tuning_starts_with_the_logits_of_the_original(golden_dir: Path, tmp_path: Path) -> None:
+    golden, done = load(golden_dir, "finetune_loading.pt"), 0
+    for job, case in golden["load_pretrained"].items():
+        if "in_chans" in case["target_config"]:
+            continue  # no option of either project
+        file = yaml_of(case["target_config"], case["attention_type"], tmp_path)
+        options = ["TIMESFORMER.PRETRAINED_MODEL", str(golden_dir / case["checkpoint"]), "NUM_GPUS", "0"]
+        model = build_model(load_config(file, [*options, "DATA.PATH_TO_DATA_DIR", str(tmp_path)]))
+        # What no checkpoint gives is random: the head of other classes, for example.
+        fresh = {f"model.{name}": tensor for name, tensor in case["kept_initial"].items()}
+        assert model.load_state_dict(fresh, strict=False).unexpected_keys == []
+        assert_recorded(model, golden["inputs"][case["input_key"]], case["logits"], job)
+        done += 1
+    assert done == 10
+
+
+class Recorded(Dataset[dict[str, Any]]):
+    """A test split of views whose clips hold nothing but their number."""
+
+    split, class_names = "test", ()
+
+    def __init__(self, labels: list[int], num_views: int, order: list[int]) -> None:
+        self.records = Records((f"video{n}" for n in range(len(labels))), labels)
+        self.num_views, self.order = num_views, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
+        number = self.order[key[1]]
+        video, view = divmod(number, self.num_views)
+        clip = torch.full((3, 1, 1, 1), number, dtype=torch.uint8)
+        item = {"clip": clip, "label": int(self.records.labels[video]), "video": video, "view": view}
+        return item | {"readable": True, "errors": {}}
+
+
+class Scores(nn.Module):
+    """Gives each clip the scores recorded for its number."""
+
+    def __init__(self, scores: list[list[float]]) -> None:
+        super().__init__()
+        self.register_buffer("scores", torch.tensor(scores))
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return self.scores[(clip[:, 0, 0, 0, 0] * 255).round().long()]
+
+
+@pytest.mark.parametrize("method", ["sum", "max"])
+def test_a_test_in_any_order_of_views_has_the_scores_and_accuracies_of_the_original(
+    golden_dir: Path, method: str
+) -> None:
+    case = load(golden_dir, "metrics.json")["test_meter"]
+    cfg = get_cfg()
+    cfg.NUM_GPUS, cfg.DATA.MEAN, cfg.DATA.STD, cfg.DATA.ENSEMBLE_METHOD = 0, [0.0] * 3, [1.0] * 3, method
+    cfg.MODEL.NUM_CLASSES = case["num_cls"]
+    dataset = Recorded(case["video_labels"], case["num_clips"], case["order"])
+    loader = DataLoader(dataset, batch_sampler=EpochBatchSampler(len(dataset), 4, 0, False), collate_fn=collate)
+    found, expected = evaluate(Scores(case["clip_preds"]), loader, cfg, "test"), case["results"][method]
+    # The original adds float32 numbers, one for each view.
+    rounding = case["num_clips"] * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(found.scores, torch.tensor(expected["video_preds"]), rtol=rounding, atol=rounding)
+    stats = [float(expected["stats"][key]) for key in ("top1_acc", "top5_acc")]
+    assert found.topk(1, 5) == pytest.approx(stats, abs=0.005)  # which were written with two decimals
+
+
+class Rates(list[float]):
+    """Learning rate of each step of a run."""
+
+    def write(self, kind: str, epoch: float, figures: dict[str, float]) -> None:
+        if kind == "train_step":
+            self.append(figures["lr"])
+
+
+class Clips(Dataset[dict[str, Any]]):
+    """Black clips of a pixel."""
+
+    split, class_names, num_views = "train", ("a", "b"), 1
+
+    def __init__(self, number: int) -> None:
+        self.records = Records((f"clip{n}" for n in range(number)), (n % 2 for n in range(number)))
+
+    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
+        label = int(self.records.labels[key[1]])
+        item = {"clip": torch.zeros(3, 1, 1, 1, dtype=torch.uint8), "label": label, "video": key[1], "view": 0}
+        return item | {"readable": True, "errors": {}}
+
+
+def rates_of_a_run(solver: dict[str, Any], steps: int) -> Rates:
+    """Of a run of SOLVER.MAX_EPOCH epochs, with so many steps in each."""
+    cfg = get_cfg()
+    cfg.SOLVER.update(solver)
+    cfg.NUM_GPUS, cfg.LOG_PERIOD, cfg.TRAIN.BATCH_SIZE, cfg.GLOBAL_BATCH_SIZE = 0, 1, 1, 1
+    model, clips, rates = nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), Clips(steps), Rates()
+    loader = DataLoader(clips, batch_sampler=EpochBatchSampler(steps, 1, 0, False), collate_fn=collate)
+    update = Update(cfg, model)
+    for epoch in range(cfg.SOLVER.MAX_EPOCH):
+        unreadable = UnreadableClips(cfg, "train", clips.records)
+        train_epoch(Run(cfg, model, update, loader, rates, unreadable, progress=Progress(epoch)))
+    return rates
+
+
+@pytest.mark.parametrize(("case", "steps"), [(0, 8), (1, 10), (2, 10), (4, 4), (5, 4)])
+def test_every_step_of_a_run_has_the_learning_rate_of_the_original(golden_dir: Path, case: int, steps: int) -> None:
+    recorded = load(golden_dir, "lr_policy.json")[case]
+    rates, compared = rates_of_a_run(recorded["SOLVER"], steps), 0
+    for epoch, expected in recorded["points"]:
+        step = round(epoch * steps)
+        if step >= len(rates) or abs(epoch * steps - step) > 1e-9:
+            continue  # past the last epoch, or between two steps
+        if step % steps == 0 and epoch * steps != step:
+            continue  # a policy in steps may change the rate within this rounding
+        assert rates[step] == pytest.approx(expected, rel=1e-9, abs=1e-12), epoch
+        compared += 1
+    assert compared >= 0.8 * len(rates)
