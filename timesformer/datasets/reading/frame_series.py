@@ -4,6 +4,7 @@ Some tools write several series of images into one folder: RGB frames and optica
 the images whose names have the same words: `flow_x_00012.jpg` has the words "flow" and "x", and the number 12.
 """
 
+import functools
 import os
 import re
 from collections import Counter
@@ -35,9 +36,12 @@ Words = tuple[str, ...]
 
 
 class _Image(NamedTuple):
+    """A file's name in parts; `order` has text and numbers by turns, so that only numbers are compared with numbers."""
+
     name: str
     words: Words
-    numbers: tuple[Decimal, ...]
+    numbers: tuple[Decimal | int, ...]
+    order: Sequence[str | Decimal | int]
     extension: str
 
 
@@ -62,33 +66,34 @@ def select_frames(folder: str, names: Sequence[str]) -> list[str]:
     Raises VideoError, which names the series or files, where these rules leave more than one.
     """
     names = sorted(name for name in names if is_image_name(name))  # a folder is listed in any order
-    pattern = _DECIMAL if _have_decimals(names) else _INTEGER
-    images = [_parse(name, pattern) for name in names]
+    pattern, number = (_DECIMAL, Decimal) if _have_decimals(names) else (_INTEGER, int)
+    images = [_parse(name, pattern, number) for name in names]
     if len({image.words for image in images}) > 1:
         images = _select_series(folder, images)
     images = _select_extension(folder, images)
-    return sorted((image.name for image in images), key=lambda name: _order(name, pattern))
+    return [image.name for image in sorted(images, key=lambda image: image.order)]
 
 
-def _parse(name: str, pattern: re.Pattern[str]) -> _Image:
+def _parse(name: str, pattern: re.Pattern[str], number: type[Decimal] | type[int]) -> _Image:
     stem, extension = os.path.splitext(name)
-    numbers = tuple(Decimal(number) for number in pattern.findall(stem))
-    return _Image(name, tuple(_WORD.findall(stem.lower())), numbers, extension.lower())
+    order: list[str | Decimal | int] = list(pattern.split(stem))
+    order[1::2] = map(number, order[1::2])
+    return _Image(name, _words(tuple(order[::2])), tuple(order[1::2]), order, extension.lower())
+
+
+@functools.lru_cache(maxsize=256)  # of the frames of a clip, nearly all names have the same text
+def _words(texts: tuple[str, ...]) -> Words:
+    return tuple(word for text in texts for word in _WORD.findall(text.lower()))
 
 
 def _have_decimals(names: Sequence[str]) -> bool:
     """Whether points between digits are decimal points: `0.5`, `0.25`; but not `1.9`, `1.10`, which are two numbers."""
-    numbers = [number for name in names for number in _DECIMAL.findall(os.path.splitext(name)[0])]
+    stems = (os.path.splitext(name)[0] for name in names)
+    numbers = [number for stem in stems if "." in stem for number in _DECIMAL.findall(stem)]
     fractions = {number.partition(".")[2] for number in numbers if "." in number}
     # Decimals are either printed with as many digits each, or without zeros at their end.
     same_width = len({len(fraction) for fraction in fractions}) == 1
     return bool(fractions) and (same_width or not any(len(f) > 1 and f.endswith("0") for f in fractions))
-
-
-def _order(name: str, pattern: re.Pattern[str]) -> tuple[list[tuple[Decimal, str]], str]:
-    # Every other part of the split is a number, so that numbers are only ever compared with numbers.
-    parts = pattern.split(os.path.splitext(name)[0])
-    return [(Decimal(part), "") if n % 2 else (Decimal(0), part) for n, part in enumerate(parts)], name
 
 
 def _select_series(folder: str, images: Sequence[_Image]) -> list[_Image]:
@@ -131,7 +136,7 @@ def _select_extension(folder: str, images: Sequence[_Image]) -> Sequence[_Image]
 
 def _repeated(images: Sequence[_Image]) -> tuple[str, str] | None:
     """Names of two images of one series and number, None where there are none."""
-    seen: dict[tuple[Words, tuple[Decimal, ...]], str] = {}
+    seen: dict[tuple[Words, tuple[Decimal | int, ...]], str] = {}
     for image in images:
         other = seen.setdefault((image.words, image.numbers), image.name)
         if other != image.name:
