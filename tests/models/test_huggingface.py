@@ -29,14 +29,14 @@ RATE = 30
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """40 frames of 44 x 32 pixels of coloured noise, in a codec that loses nothing: every decoder gives the same."""
+    """40 frames of 44 x 32 pixels, all different, in a codec that loses nothing: every decoder gives the same."""
     path, random = tmp_path_factory.mktemp("video") / "clip.mkv", np.random.default_rng(0)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = 44, 32, "bgr0"
         for number in range(40):
-            colour = np.array([60 + 3 * number, 120, 200 - 3 * number])
-            picture = colour + random.normal(0, 50, (32, 44, 3))
+            place = np.stack(np.broadcast_arrays(np.linspace(0, 150, 44), np.linspace(0, 150, 32)[:, None], 80.0), -1)
+            picture = place + np.array([2 * number, 20, 60 - number]) + random.normal(0, 20, (32, 44, 3))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.clip(0, 255).astype(np.uint8), "rgb24")))
         container.mux(stream.encode())
     return str(path)
@@ -252,12 +252,6 @@ class TestFoldersOfOthers:
             ("vivit", {"do_normalize": False}, 0.5, 0.5),
             ("vivit", HUB_VIVIT | {"offset": False, "rescale_factor": 1 / 255}, 0.5, 0.5),
             ("vivit", HUB_VIVIT, 0.75, 0.25),
-            (
-                "timesformer",
-                HUB_TIMESFORMER | {"size": {"height": 32, "width": 32}, "do_center_crop": False},
-                0.45,
-                0.225,
-            ),
         ],
     )
     def test_scores_are_those_of_transformers_for_the_same_frames(
@@ -267,15 +261,34 @@ class TestFoldersOfOthers:
         classifier = load_model(tmp_path, "cpu")
         np.testing.assert_allclose(classifier.cfg.DATA.MEAN, [mean] * 3, rtol=1e-6)
         np.testing.assert_allclose(classifier.cfg.DATA.STD, [std] * 3, rtol=1e-6)
-        squeezed = not processor.get("do_center_crop", True)
-        assert ("resize" if squeezed else "crop") == classifier.cfg.DATA.SPATIAL_MODE
         prediction = classifier.predict(video, keep_clips=True)
         frames = frames_of(video, prediction.clips[0].numbers)
         expected = their_probabilities(tmp_path, frames)
         assert expected.max() < 0.99 or "do_rescale" in processor
-        # One scale for values of about 10 that are divided by 1 / 255, and another way to squeeze 44 pixels to 32.
-        atol = 0.05 if squeezed else 1e-4 if "do_rescale" in processor else 1e-5
-        np.testing.assert_allclose(prediction.probabilities, expected, rtol=0, atol=atol)
+        np.testing.assert_allclose(prediction.probabilities, expected, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("size", "crop", "levels"),
+        [
+            ({"shortest_edge": 32}, 32, 0.001),
+            ({"shortest_edge": 48}, 32, 1.01),  # rounded otherwise
+            ({"shortest_edge": 32}, 24, 0.001),
+            ({"height": 32, "width": 32}, None, 40),  # antialiased
+            ({"height": 64, "width": 64}, None, 1.01),
+        ],
+    )
+    def test_clips_are_those_of_the_processor(
+        self, tmp_path: Path, video: str, size: dict[str, int], crop: int | None, levels: float
+    ) -> None:
+        cut = {"crop_size": {"height": crop, "width": crop}} if crop else {"do_center_crop": False}
+        side = crop or size["height"]
+        save_folder(tmp_path, "timesformer", HUB_TIMESFORMER | {"size": size} | cut, image_size=side)
+        clip = load_model(tmp_path, "cpu").clips(video)[0]
+        processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+        theirs = processor(frames_of(video, clip.numbers), return_tensors="pt").pixel_values[0].transpose(0, 1)
+        difference = (theirs * 0.225 + 0.45) * 255 - clip.clip
+        assert difference.abs().max() < levels
+        assert difference.abs().mean() < max(levels / 5, 0.001)
 
     @pytest.mark.parametrize(
         ("frames", "classes", "rate", "sampler"),
@@ -371,8 +384,7 @@ class TestPipeline:
 
     @pytest.mark.parametrize("kind", ["divided_space_time", "joint_space_time", "vivit", "light"])
     def test_frames_from_the_start_on(self, converter: ModuleType, tmp_path: Path, video: str, kind: str) -> None:
-        path = checkpoint(tmp_path, kind, DATA__SAMPLING_RATE=1)
-        self.both(converter, path, video, "uniform", num_frames=4, frame_sampling_rate=1)
+        self.both(converter, checkpoint(tmp_path, kind), video, "dense", num_frames=4, frame_sampling_rate=3)
 
     @pytest.mark.parametrize(
         "options",
