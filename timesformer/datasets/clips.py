@@ -1,6 +1,8 @@
 """From videos to sampled, cropped uint8 clips, and a dataset of them that is the same on every worker and rank."""
 
+import errno
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from timesformer.datasets.catalog import load_split
 from timesformer.datasets.manifest import known
 from timesformer.datasets.reader import VideoError, VideoReader, open_video
 from timesformer.datasets.records import VideoRecord
+from timesformer.datasets.resource_limits import is_out_of_files
 from timesformer.datasets.sampling import Sampler
 from timesformer.datasets.time_limit import TimeLimit, TookTooLongError
 from timesformer.datasets.timeline import Timeline, render, source_numbers
@@ -283,10 +286,15 @@ def rng_of(*key: int) -> np.random.RandomState:
 
 @contextmanager
 def _blaming(path: str) -> Iterator[None]:
-    """Turn whatever a broken file makes a library raise into a VideoError, which tells its kind."""
+    """Turn whatever a broken file makes a library raise into a VideoError, which tells its kind.
+
+    That no more files can be opened is no fault of the file, and raises an OSError.
+    """
     try:
         yield
-    except VideoError:
-        raise
     except Exception as error:
+        if is_out_of_files(error):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path) from error
+        if isinstance(error, VideoError):
+            raise
         raise VideoError(f"{path}: reading it failed with an unexpected {type(error).__name__}: {error}") from error

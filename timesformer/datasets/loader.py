@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from timesformer.datasets.clips import NO_CLIP, ClipDataset, Key
-from timesformer.datasets.workers import InHand, start_worker
+from timesformer.datasets.workers import InHand, SentBatch, start_worker
 
 
 class EpochBatchSampler(Sampler[list[Key]]):
@@ -175,11 +175,11 @@ def set_epoch(loader: DataLoader, epoch: int, start: int = 0) -> None:
     loader.batch_sampler.set_epoch(epoch, start)
 
 
-def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join items of a ClipDataset into one batch."""
+def collate(items: list[dict[str, Any]]) -> dict[str, Any] | SentBatch:
+    """Join items of a ClipDataset into one batch; in a DataLoader worker, one that is ready to be sent."""
     batch: dict[str, Any] = {"clip": torch.stack([item["clip"] for item in items])}
     for key in ("label", "video", "view"):
         batch[key] = torch.tensor([item[key] for item in items], dtype=torch.int64)
     batch["readable"] = torch.tensor([item["readable"] for item in items])
     batch["errors"] = {video: reason for item in items for video, reason in item["errors"].items()}
-    return batch
+    return SentBatch(batch) if get_worker_info() else batch

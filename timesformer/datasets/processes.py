@@ -1,20 +1,20 @@
 """Work on many clips at once, in processes that may hang or crash over a damaged file: each such clip is named."""
 
-import multiprocessing
 import os
+import pickle
 import queue
 import select
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from pathlib import Path
-from types import ModuleType
 from typing import Any
+
+from timesformer.datasets.process_server import ProcessServer
+from timesformer.datasets.resource_limits import is_out_of_files, out_of_files
+from timesformer.errors import UserError
 
 TIME_LIMIT = 300.0
 """Seconds after which the work on one clip is given up."""
@@ -117,19 +117,15 @@ class _Keeper(threading.Thread):
     ) -> None:
         super().__init__(daemon=True)
         self._function, self._source, self._done, self._time_limit = function, source, done, time_limit
-        self._process: multiprocessing.process.BaseProcess | None = None
+        self._process: int | None = None
+        self._connection: Connection | None = None
         self._stopped = threading.Event()
 
     def run(self) -> None:
         try:
             while not self._stopped.is_set():
-                item = self._source.next(self._stopped)
-                try:
-                    self._done.put(self._outcome(item))
-                except Exception as error:  # never leave the one who waits without an outcome
-                    self._end()
-                    self._done.put(Outcome(item, problem=f"could not be handed to a process ({error})"))
-        except StopIteration:
+                self._done.put(self._outcome(self._source.next(self._stopped)))
+        except (StopIteration, _StoppedError):
             pass
         except Exception as error:
             self._done.put(Outcome(_FAILED, error))
@@ -141,101 +137,129 @@ class _Keeper(threading.Thread):
         self._stopped.set()
 
     def _outcome(self, item: Any) -> Outcome:
-        if self._process is None:
-            self._begin()
-        self._connection.send(item)
+        try:
+            pickled = pickle.dumps(item)
+        except Exception as error:
+            return Outcome(item, problem=f"could not be handed to a process ({error})")
+        try:
+            if not (self._hand_over(pickled) and self._answers()):
+                self._end()
+                return Outcome(item, problem=given_up(self._time_limit))
+            result, problem, lacks_files = self._connection.recv()
+        except (EOFError, OSError):
+            return Outcome(item, problem=f"the decoder crashed ({_exit(self._end(_PATIENCE))})")
+        if lacks_files:
+            raise out_of_files(_FEWER)
+        return Outcome(item, result, problem)
+
+    def _hand_over(self, item: bytes) -> bool:
+        """Whether the process has taken the item in time; one that was killed while it waited for it is replaced."""
+        if self._process is not None:
+            with suppress(EOFError, OSError):
+                return self._is_taken(item)
+            self._end()
+        self._begin()
+        return self._is_taken(item)
+
+    def _is_taken(self, item: bytes) -> bool:
+        self._connection.send_bytes(item)
+        return self._answers() and not self._connection.recv_bytes()
+
+    def _answers(self) -> bool:
+        """Waits for a message from the process; False if there is none in time, or all is stopped."""
         waited = 0.0
         while not self._connection.poll(0.1):
             waited += 0.1
             if self._stopped.is_set() or waited >= self._time_limit:
-                self._end()
-                return Outcome(item, problem=given_up(self._time_limit))
-        try:
-            result, problem = self._connection.recv()
-        except EOFError:
-            self._process.join()
-            code = self._process.exitcode
-            self._end()
-            return Outcome(item, problem=f"the decoder crashed ({_exit(code)})")
-        return Outcome(item, result, problem)
+                return False
+        return True
 
     def _begin(self) -> None:
-        # A plain fork would copy locks that other threads hold; forks of a server without threads start at once, too.
-        has_server = "forkserver" in multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if has_server else "spawn")
-        module = getattr(self._function, "func", self._function).__module__
-        context.set_forkserver_preload([__name__, "timesformer.datasets.reader", module])
-        _leave_interrupts_to_main_thread()
-        connection, theirs = context.Pipe()
-        with theirs:
-            process = context.Process(target=_serve, args=(self._function, theirs), daemon=True)
-            with _without_main_module():
-                process.start()
-        self._connection, self._process = connection, process  # only now is there something to end
-        # Importing what the function needs is not the first item's time.
-        while not connection.poll(0.1):
-            if self._stopped.is_set():
-                raise EOFError("stopped")
-        connection.recv()
-
-    def _end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._connection.close()
-            self._process = None
-
-
-_starting = threading.Lock()
-
-
-@contextmanager
-def _without_main_module() -> Iterator[None]:
-    """Lets processes start that do not run the main script again, as they would to find functions of it.
-
-    A script of a few lines has no `if __name__ == "__main__"` to stop them, nor have a notebook's and a web page's.
-    They find this package where it is now.
-    """
-    with _starting:
-        main, path = sys.modules["__main__"], os.environ.get("PYTHONPATH")
-        sys.modules["__main__"] = ModuleType("__main__")
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *([path] if path else [])])
+        """Starts the process; UserError if it cannot be started, also not at a second attempt."""
         try:
-            yield
-        finally:
-            sys.modules["__main__"] = main
-            if path is None:
-                del os.environ["PYTHONPATH"]
-            else:
-                os.environ["PYTHONPATH"] = path
+            try:
+                problem = self._start()
+            except EOFError:  # somebody has killed it, or the server
+                self._end()
+                problem = self._start()
+        except EOFError:
+            problem = f"it ended at once: {_exit(self._end(_PATIENCE))}"
+        except OSError as error:
+            raise out_of_files(_FEWER) if is_out_of_files(error) else _not_started(str(error)) from error
+        if problem:
+            raise _not_started(problem)
+
+    def _start(self) -> str:
+        """Why the process cannot work, or ""; EOFError if it has ended."""
+        module = getattr(self._function, "func", self._function).__module__
+        function = pickle.dumps(self._function)
+        self._process, self._connection = _server.start(_serve, (__name__, "timesformer.datasets.reader", module))
+        try:
+            self._connection.send_bytes(function)
+            while not self._connection.poll(0.1):  # imports are not the first item's time
+                if self._stopped.is_set():
+                    raise _StoppedError
+            return self._connection.recv()
+        except ConnectionError as error:
+            raise EOFError from error
+
+    def _end(self, seconds: float = 0.0) -> int | None:
+        """The exit code of the process, which is killed if it has not ended by itself after some seconds."""
+        if self._process is None:
+            return None
+        code = _server.end(self._process, seconds)
+        self._connection.close()
+        self._process = self._connection = None
+        return code
 
 
-def _leave_interrupts_to_main_thread() -> None:
-    """Keeps Ctrl-C from this thread and the processes that it starts, which would die of it amid their imports."""
-    if hasattr(signal, "pthread_sigmask"):
-        resource_tracker.ensure_running()  # it would undo this when it is started later on
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+_server = ProcessServer()  # of all that is done in processes, so that only the first has to wait for its imports
+
+_PATIENCE = 1.0  # seconds in which a process that has closed its connection should have ended
+_FEWER = "start fewer processes (--workers)"
+
+
+class _StoppedError(Exception):
+    """Nobody wants any more outcomes."""
+
+
+def _not_started(reason: str) -> UserError:
+    return UserError(
+        f"a process that reads videos cannot be started ({reason}): see that there is memory for it, and that the "
+        f"limit of processes (ulimit -u) is not reached, or {_FEWER}"
+    )
 
 
 def _exit(code: int | None) -> str:
     return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
 
-def _serve(function: Callable[[Any], Any], connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that started this one ends it
+def _serve(connection: Connection) -> None:
+    """In the process: receives a function and then items; of each it says that it has it, and then what it came to."""
     if hasattr(select, "poll"):
         threading.Thread(target=_leave_with_starter, args=(connection.fileno(),), daemon=True).start()
     try:
-        connection.send("ready")
+        received = connection.recv_bytes()
+        try:
+            function = pickle.loads(received)
+        except Exception as error:
+            connection.send(f"its function cannot be imported: {error}")
+            return
+        connection.send("")
         while True:
-            item = connection.recv()
-            try:
-                answer = function(item), ""
-            except Exception as error:
-                answer = None, str(error) or type(error).__name__
-            connection.send(answer)
+            item = connection.recv_bytes()
+            connection.send_bytes(b"")
+            connection.send_bytes(_answer(function, item))
     except (EOFError, ConnectionError):
-        return  # nobody is there any more
+        return  # the process that asked is gone
+
+
+def _answer(function: Callable[[Any], Any], item: bytes) -> bytes:
+    """Result, problem, and whether that is that no more files can be opened."""
+    try:
+        return pickle.dumps((function(pickle.loads(item)), "", False))
+    except Exception as error:
+        return pickle.dumps((None, str(error) or type(error).__name__, is_out_of_files(error)))
 
 
 def _leave_with_starter(connection: int) -> None:

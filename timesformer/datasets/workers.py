@@ -1,22 +1,38 @@
-"""Loading processes: how they stop with the main process, and what is said when one dies."""
+"""DataLoader workers: how they pass batches on and stop with the main process, and what is reported when one fails."""
 
+import errno
 import os
+import pickle
 import re
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import RawArray, RawValue, active_children, parent_process
+from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
+from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
+from timesformer.datasets.resource_limits import (
+    SHARED_MEMORY,
+    is_out_of_files,
+    out_of_files,
+    out_of_shared_memory,
+    require_open_files,
+)
 from timesformer.errors import UserError
 
 GRACE = 2.0  # seconds that a loading process told to end has to do so by itself
-PATIENCE = 1.0  # seconds in which a process whose connection broke off should be seen to be dead
+PATIENCE = 5.0  # seconds in which a process whose connection broke off should be seen to be dead
+SPARE_FILES = 10  # open files of a process, besides those that are known to be needed
 
 
 class InHand:
@@ -54,6 +70,47 @@ class InHand:
         """The video that a process read last; None where that is not known."""
         videos = dict(zip(self._table[::2], self._table[1::2], strict=True))
         return videos[process] - 1 if videos.get(process) else None
+
+
+class BatchError(RuntimeError):
+    """A DataLoader worker cannot pass a batch on, for want of shared memory or file descriptors."""
+
+
+class SentBatch:
+    """A batch on its way from a DataLoader worker to the main process, where it arrives as the dict that it was.
+
+    Without this, a thread of the worker pickles the batch; when that fails, PyTorch prints the error and drops the
+    batch, and the main process waits for it forever. Here the worker's main thread pickles it, whose errors DataLoader
+    raises in the main process. The clips go through shared memory and all else, which is small, through the pipe: so a
+    batch takes one file descriptor, and the main process a third of the time to receive it.
+
+    Args:
+        batch: of `collate`.
+
+    Raises:
+        BatchError: if there is too little shared memory, or there are too few file descriptors.
+    """
+
+    def __init__(self, batch: dict[str, Any]) -> None:
+        clip = batch["clip"]
+        self._rest = {name: _as_array(value) for name, value in batch.items() if name != "clip"}
+        try:
+            require_open_files(SPARE_FILES)  # of which this takes three, and a thread that hands descriptors out one
+            self._clip = bytes(ForkingPickler.dumps(clip))
+        except (RuntimeError, OSError) as error:
+            raise BatchError(f"a batch of {clip.nbytes / 2**20:.1f} MiB: {' '.join(str(error).split())}") from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (self._clip, self._rest)
+
+
+def _as_array(value: Any) -> Any:
+    return value.numpy() if isinstance(value, Tensor) else value
+
+
+def _received(clip: bytes, rest: dict[str, Any]) -> dict[str, Any]:
+    tensors = {name: torch.from_numpy(value) for name, value in rest.items() if isinstance(value, np.ndarray)}
+    return {"clip": pickle.loads(clip), **rest, **tensors}
 
 
 def start_worker(worker: int) -> None:
@@ -94,46 +151,71 @@ def _report_unless_cut_off(
 
 @contextmanager
 def explained_death(*loaders: DataLoader) -> Iterator[None]:
-    """Turn the death of a process of these loaders into a UserError that names the videos it may have died of.
+    """Turns failures of the workers of these loaders into UserErrors, with the videos that a dead one was reading.
 
-    DataLoader reports it wherever the main process happens to be, so this goes around all that is done while they live.
-    Until its end they do not leave for SIGTERM.
+    DataLoader reports a death wherever the main process happens to be, so this goes around all that is done while
+    they live. Until its end they do not leave for SIGTERM.
+
+    Raises:
+        UserError: if a worker dies or its connection breaks, or shared memory or file descriptors are too few.
     """
     for loader in loaders:
         loader.dataset.in_hand.needed = True
     try:
+        if needed := sum(map(_open_files, loaders)):
+            require_open_files(needed + SPARE_FILES)
         yield
     except (RuntimeError, OSError, EOFError) as error:
+        # Loaders in a reference cycle do not ask their workers to end: PyTorch kills those after some seconds.
+        traceback.clear_frames(error.__traceback__)
         try:
             explained = _explanation(error, loaders)
-        except RuntimeError:  # DataLoader's handler of signals raises its report amid this; it does so once
+        except RuntimeError:  # DataLoader's handler of signals raises its report during this; it does so once
             explained = _explanation(error, loaders)
         if explained is None:
             raise
-        raise explained from error
+        try:
+            raise explained from error
+        finally:
+            del explained
     finally:
         for loader in loaders:
             loader.dataset.in_hand.needed = False
 
 
+def _open_files(loader: DataLoader) -> int:
+    """File descriptors of the main process that a loader takes: pipes, sentinels, and batches waiting to be used."""
+    return 2 + (4 + loader.prefetch_factor) * loader.num_workers if loader.num_workers else 0
+
+
 def _explanation(error: Exception, loaders: tuple[DataLoader, ...]) -> UserError | None:
-    """What to say of an error that means the death of a loading process, None if it means something else."""
+    """The UserError for an error that means a failure of a worker, None if it means something else."""
+    workers = max(loader.num_workers for loader in loaders)
+    remedy = f"lower DATA_LOADER.NUM_WORKERS (workers used: {workers}) or the batch size"
+    if is_out_of_files(error):
+        return out_of_files(remedy)
+    if isinstance(error, BatchError):
+        return out_of_shared_memory(str(error).rstrip().rpartition(f"{BatchError.__name__}: ")[2], remedy)
+    if workers and getattr(error, "errno", None) == errno.ENOSPC and error.filename is None:  # a semaphore
+        return out_of_shared_memory(str(error), remedy)
     reported = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error), re.DOTALL)
     if reported:
         dead, how = set(map(int, reported[1].split(","))), " ".join(reported[2].split()).rstrip(".")
     elif isinstance(error, RuntimeError):
         return None
-    else:  # a connection broke off; perhaps as the process at its other end died this moment
+    else:  # a connection broke, perhaps because the process at its other end has just died
         dead, how = _dead(loaders), "ended unexpectedly"
-    if not dead:
-        return None
+        if not dead and isinstance(error, ConnectionError | EOFError):
+            how = f"broke its connection ({type(error).__name__}: {error})"
+        elif not dead:
+            return None
     videos = [(loader, loader.dataset.in_hand.of(process)) for process in dead for loader in loaders]
     paths = [loader.dataset.records[video].path for loader, video in videos if video is not None]
     reading = f" while it read {', '.join(paths)}" if paths else ""
     return UserError(
-        f"a loading process {how}{reading}. If it was short of memory, lower DATA_LOADER.NUM_WORKERS or the batch size;"
-        " if its decoder crashed on this video, mend it, or take it out of the dataset. The same command goes on from "
-        "the last checkpoint"
+        f"a DataLoader worker {how}{reading}. If it was short of memory, or of {SHARED_MEMORY}, {remedy}; if its "
+        "decoder crashed on this video, fix the file, or take it out of the dataset. The same command resumes from the "
+        "last checkpoint"
     )
 
 
