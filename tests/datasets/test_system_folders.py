@@ -113,6 +113,7 @@ def test_persons_in_subfolders_can_be_kept_together(data: Path) -> None:
     assert sum(map(len, persons)) == 3
 
 
+@pytest.mark.slow
 def test_lists_made_of_subfolders_are_read_again(data: Path) -> None:
     script = runpy.run_path(str(ROOT / "datasets/hmdb_simp/prepare.py"))
     litter(data)
