@@ -198,6 +198,11 @@ def _found(cfg: CfgNode) -> list[tuple[tuple[int, int], Path]]:
     return [((int(match[1]), int(match[2] or 0)), path) for path, match in names if match]
 
 
+def names(cfg: CfgNode) -> list[str]:
+    """Names of the run's checkpoints in their order, damaged ones too, without best.pyth."""
+    return [path.name for _, path in sorted(_found(cfg))]
+
+
 def is_undamaged(path: Path) -> bool:
     """Whether all that a checkpoint holds is as it was written.
 

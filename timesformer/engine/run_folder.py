@@ -6,6 +6,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from timesformer.atomic import PARTIAL_SUFFIX
+from timesformer.engine.interrupts import uninterrupted
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,9 @@ def set_aside(cfg: CfgNode) -> None:
     while (target := output / f"previous_{number}").exists():
         number += 1
     target.mkdir()
-    for path in left:
-        path.rename(target / path.name)
+    with uninterrupted():  # or a part of the run would be set aside, and the rest with what comes next
+        for path in left:
+            path.rename(target / path.name)
     logger.info("what an earlier run left in %s is now in %s", output, target)
 
 
