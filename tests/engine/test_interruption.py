@@ -11,6 +11,7 @@ import runpy
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import cache
@@ -26,6 +27,7 @@ from torch.utils.data import DataLoader
 
 from tests.patience import PATIENCE
 from timesformer.config import get_cfg
+from timesformer.datasets import clips
 from timesformer.engine import train
 from timesformer.engine.checkpoint import Progress, is_undamaged, newest_checkpoint, restore, save
 from timesformer.engine.evaluate import evaluate
@@ -240,16 +242,72 @@ def test_a_stopped_run_says_so_and_leaves_no_process_behind(
     assert workers
     os.killpg(run.pid, number)
     assert run.wait() == 128 + number, run.stderr
-    assert (
-        run.stderr
-        == "interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR, if there is one yet\n"
-    )
+    assert "interrupted" in run.stderr
+    assert "Traceback" not in run.stderr
     wait_until(lambda: not any(map(is_running, workers)))
     assert not list((tmp_path / "out").rglob("*.partial"))
-    assert any((tmp_path / "out" / "checkpoints").glob("checkpoint_*")) == (number == signal.SIGTERM)
+    assert any((tmp_path / "out" / "checkpoints").glob("checkpoint_*"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGUSR2, 75)])
+def hang_as_leader(arguments: list[str], said: Path) -> None:
+    """As `run_as_leader`, but the second epoch's first step never ends."""
+    seed = train.seed_step
+
+    def seed_or_hang(cfg: CfgNode, epoch: int, iteration: int) -> None:
+        seed(cfg, epoch, iteration)
+        if epoch == 1:
+            (Path(cfg.OUTPUT_DIR) / "hangs").touch()
+            threading.Event().wait()
+
+    train.seed_step = seed_or_hang
+    run_as_leader(arguments, said)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step_to_end(tiny_command: list[str], tmp_path: Path) -> None:
+    options = ["TRAIN.CHECKPOINT_PERIOD", "100000", "OUTPUT_DIR", str(tmp_path / "out")]
+    run = Started([*tiny_command, *options], tmp_path / "said", main=hang_as_leader)
+    wait_until((tmp_path / "out" / "hangs").exists, run)
+    os.killpg(run.pid, signal.SIGINT)
+    wait_until(lambda: "again" in run.stderr, run)  # the first one is answered
+    os.killpg(run.pid, signal.SIGINT)
+    assert run.wait() == 130
+    assert not list((tmp_path / "out" / "checkpoints").glob("checkpoint_*"))
+
+
+def load_nothing_as_leader(arguments: list[str], said: Path) -> None:
+    """As `run_as_leader`, but the DataLoader worker hangs when the second epoch's clips are to be read."""
+    make = clips.ClipDataset.__getitem__
+
+    def make_or_hang(self: clips.ClipDataset, key: tuple[int, ...]) -> dict:
+        if self.training and key[0] == 1:
+            Path(arguments[-1]).touch()
+            threading.Event().wait()
+        return make(self, key)
+
+    clips.ClipDataset.__getitem__ = make_or_hang
+    run_as_leader(arguments[:-1], said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_ends_a_run_that_waits_for_a_worker_that_hangs_and_saves_it(
+    tiny_command: list[str], run_net: Callable, tmp_path: Path, number: int
+) -> None:
+    options = ["TRAIN.CHECKPOINT_PERIOD", "100000", "DATA_LOADER.NUM_WORKERS", "1", "OUTPUT_DIR", str(tmp_path / "out")]
+    hangs = tmp_path / "hangs"
+    run = Started([*tiny_command, *options, str(hangs)], tmp_path / "said", main=load_nothing_as_leader)
+    wait_until(lambda: hangs.exists() and any(lines_of(tmp_path / "out", "val_epoch")), run)
+    os.killpg(run.pid, number)
+    assert run.wait() == 128 + number, run.stderr
+    resumed = run_net(*tiny_command, *options)
+    assert resumed.code == 0
+    assert [line["epoch"] for line in lines_of(tmp_path / "out", "train_epoch")] == [1, 2]
+    assert not (tmp_path / "out" / "previous_1").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGUSR2, 75)]
+)
 def test_a_signal_is_obeyed_after_the_step_and_the_run_goes_on_from_there(
     run_net: Callable,
     tiny_command: list[str],
@@ -258,7 +316,8 @@ def test_a_signal_is_obeyed_after_the_step_and_the_run_goes_on_from_there(
     number: int,
     code: int,
 ) -> None:
-    command = [*tiny_command, "TRAIN.BATCH_SIZE", "1", "OUTPUT_DIR", str(tmp_path / "stopped")]  # as one of 2 at once
+    command = [*tiny_command, "TRAIN.BATCH_SIZE", "1", "TRAIN.CHECKPOINT_PERIOD", "10"]  # steps as one of 2 at once
+    command += ["OUTPUT_DIR", str(tmp_path / "stopped")]
     log_step = train.log_step
 
     def stop_in_the_third_batch(run: train.Run, pace: Pace, rate: float) -> None:
@@ -269,10 +328,7 @@ def test_a_signal_is_obeyed_after_the_step_and_the_run_goes_on_from_there(
     monkeypatch.setattr(train, "log_step", stop_in_the_third_batch)
     stopped = run_net(*command)
     assert stopped.code == code
-    assert (
-        "interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR, if there is one yet"
-        in stopped.err
-    )
+    assert "interrupted" in stopped.err
     newest = tmp_path / "stopped" / "checkpoints" / "checkpoint_epoch_00001_iteration_00000004.pyth"
     assert f"stopped by {signal.Signals(number).name} after epoch 1 and 4 iterations; it is saved" in stopped.out
     assert lines_of(tmp_path / "stopped")[-1]["epoch"] == pytest.approx(1 + 4 / 12, abs=1e-6)
@@ -282,6 +338,7 @@ def test_a_signal_is_obeyed_after_the_step_and_the_run_goes_on_from_there(
     assert resumed.code == 0
     assert f"going on from {newest}, after epoch 1 and 4 iterations of 2" in resumed.out
     assert not newest.exists()
+    assert not (tmp_path / "stopped" / "previous_1").exists()
     steps = [line["epoch"] for line in lines_of(tmp_path / "stopped", "train_step")]
     assert steps == pytest.approx([number / 12 for number in range(1, 25)], abs=1e-6)
 
@@ -404,6 +461,21 @@ def test_a_truncated_newest_checkpoint_is_passed_over(
     assert f"{newest} is damaged or cut short" in again.out
     assert "checkpoint_epoch_00001.pyth, after epoch 1 of 2" in again.out
     assert all(torch.equal(torch.load(newest, weights_only=True)["model_state"][k], v) for k, v in whole.items())
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_an_error_that_changes_nothing(
+    finished: Path, run_net: Callable, tiny_command: list[str]
+) -> None:
+    for checkpoint in (finished / "checkpoints").glob("checkpoint_*.pyth"):
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-2000])
+    before = contents(finished)
+    refused = run_net(*tiny_command, "OUTPUT_DIR", str(finished))
+    assert refused.code == 2
+    assert "checkpoint_epoch_00002.pyth" in refused.err
+    assert "TRAIN.AUTO_RESUME" in refused.err
+    assert contents(finished) == before
+    assert run_net(*tiny_command, "TRAIN.AUTO_RESUME", "False", "OUTPUT_DIR", str(finished)).code == 0
+    assert contents(finished / "previous_1") == before
 
 
 def test_a_finished_run_started_again_only_tests(finished: Path, run_net: Callable, tiny_command: list[str]) -> None:

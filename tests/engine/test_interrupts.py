@@ -14,11 +14,11 @@ from timesformer.engine.interrupts import (
     raise_on_signals,
     requested,
     stop_if_requested,
+    stoppable,
     uninterrupted,
 )
 
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-PATIENT = ALL[1:]
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_a_signal_waits_for_the_end_of_what_may_not_be_cut_in_two(number: int) -
         pass  # it is raised once
 
 
-@pytest.mark.parametrize("number", PATIENT)
+@pytest.mark.parametrize("number", ALL)
 def test_a_block_that_is_patient_learns_of_a_signal_and_obeys_it_when_it_may(number: int) -> None:
     def work() -> None:
         with patient():
@@ -81,7 +81,10 @@ def test_a_signal_that_another_process_got_is_obeyed_too() -> None:
     assert raised.value.args == (signal.SIGUSR1,)
 
 
-@pytest.mark.parametrize(("first", "second"), [(signal.SIGUSR1, signal.SIGTERM), (signal.SIGUSR1, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(signal.SIGUSR1, signal.SIGTERM), (signal.SIGUSR1, signal.SIGINT), (signal.SIGINT, signal.SIGINT)],
+)
 def test_a_second_signal_and_ctrl_c_do_not_wait(monkeypatch: pytest.MonkeyPatch, first: int, second: int) -> None:
     if second != signal.SIGINT:
         monkeypatch.setattr(interrupts, "REPEATED", 0.0)
@@ -96,6 +99,54 @@ def test_a_second_signal_and_ctrl_c_do_not_wait(monkeypatch: pytest.MonkeyPatch,
         work()
     assert type(raised.value) is KeyboardInterrupt
     assert raised.value.args == (second,)
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_a_launcher_that_passes_a_signal_on_to_one_of_many_says_the_same_again(number: int) -> None:
+    def work() -> None:
+        with patient(one_of_many=True):
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+            stop_if_requested()
+
+    with pytest.raises(StopRequested):
+        work()
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_a_signal_that_comes_while_a_patient_block_waits_is_obeyed_at_once_where_it_may(number: int) -> None:
+    come = []
+
+    def items() -> Iterator[int]:
+        yield 0
+        signal.raise_signal(number)
+        come.append(1)
+        yield 1
+        come.append(2)
+
+    def work(may_stop: bool) -> None:
+        with patient():
+            for _ in stoppable(items(), lambda: may_stop or len(come) > 0):
+                pass
+
+    for may_stop, expected in ((True, []), (False, [1])):
+        raise_on_signals()  # forgets what came
+        with pytest.raises(StopRequested) as raised:
+            work(may_stop)
+        assert raised.value.args == (number,)
+        assert come == expected
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_a_signal_after_a_patient_block_looked_last_is_not_lost(number: int) -> None:
+    def work() -> None:
+        with patient():
+            stop_if_requested()
+            signal.raise_signal(number)
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        work()
+    assert raised.value.args == (number,)
 
 
 def test_the_exit_code_asks_for_another_start_where_the_signal_does() -> None:

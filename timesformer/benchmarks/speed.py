@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from timesformer.benchmarks.machine import describe_machine
 from timesformer.benchmarks.steps import forward_of, logits_of, seconds_of, training_step
-from timesformer.models.formats import Facts, describe, huggingface_config, to_huggingface
+from timesformer.config import get_cfg
+from timesformer.models.formats import Facts, describe, to_huggingface
+from timesformer.models.huggingface import config_json
 from timesformer.models.vit import TimeSformer
 from timesformer.torchvision_import import import_package
 
@@ -70,7 +72,7 @@ def model_pair(
             parameter.add_(torch.randn_like(parameter) * 0.02)
     state = ours.model.state_dict()
     description = describe(state, Facts(), num_heads=heads, num_frames=frames)
-    config = transformers.TimesformerConfig.from_dict(huggingface_config(description))
+    config = transformers.TimesformerConfig.from_dict(config_json(description, get_cfg(), {}))
     theirs = transformers.TimesformerForVideoClassification(config)
     theirs.load_state_dict(to_huggingface(state, description))
     return ours.to(device), theirs.to(device)

@@ -217,6 +217,11 @@ def newest_progress(path: Path, progress: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def names(cfg: CfgNode) -> list[str]:
+    """Names of the run's checkpoints in their order, damaged ones too, without best.pyth."""
+    return [path.name for _, path in sorted(_found(cfg))]
+
+
 def is_undamaged(path: Path) -> bool:
     """Whether all that a checkpoint holds is as it was written.
 

@@ -67,7 +67,8 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
     losses, unreadable = Average(), UnreadableClips(cfg, dataset.split, dataset.records)
     start, pace, since = time.perf_counter(), Pace(len(loader)), time.perf_counter()
     agreement, common = distributed.Agreement(), -distributed.most(-len(loader))
-    for index, batch in enumerate(on_device(progress_bar(loader, description), device)):
+    loaded = progress_bar(loader, description, may_stop=lambda: world().size == 1)
+    for index, batch in enumerate(on_device(loaded, device)):
         waited = time.perf_counter() - since
         if index < common:
             stop_if_requested(agreement.largest(requested()))

@@ -1,27 +1,33 @@
-"""Stopping in good order: what becomes of Ctrl-C, of a job scheduler's signals, and of a process that they stop."""
+"""Signal handling: Ctrl-C and the signals of job schedulers, and how a process that they stop ends."""
 
+import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 EXIT_REQUEUE = 75
 """Exit code that asks for the same command to be started again (EX_TEMPFAIL of sysexits.h)."""
 
 _REQUEUE = (signal.SIGUSR1, signal.SIGUSR2)
-_PATIENT = (signal.SIGTERM, *_REQUEUE)  # training ends its step and saves
 
-STOPPING = (signal.SIGINT, *_PATIENT)
+STOPPING = (signal.SIGINT, signal.SIGTERM, *_REQUEUE)
 """The signals that stop a process."""
 
 REPEATED = 2.0
 """Seconds in which a second signal says the same as the first: launchers pass on what the scheduler sends to all."""
 
+_NOTICE = b"\nCtrl-C: the run stops after this step and saves it; press Ctrl-C again to stop at once, without saving\n"
+
+_process = 0  # that wants the signals: a DataLoader worker inherits the handlers for a moment
 _depth = 0
 _waiting: int | None = None
 _received: int | None = None
-_patient = False
+_patient = _one_of_many = _at_once = False
 _requested: int | None = None
 _requested_at = 0.0
 
@@ -31,9 +37,9 @@ def raise_on_signals() -> None:
 
     They raise KeyboardInterrupt(number), at once or where `patient` says.
     """
-    global _waiting, _received, _requested
-    _waiting = _received = _requested = None
-    for number in _PATIENT:
+    global _process, _waiting, _received, _requested
+    _process, _waiting, _received, _requested = os.getpid(), None, None, None
+    for number in STOPPING[1:]:
         signal.signal(number, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
@@ -50,18 +56,45 @@ class StopRequested(KeyboardInterrupt):
 
 
 @contextmanager
-def patient() -> Iterator[None]:
-    """In this block SIGTERM, SIGUSR1 and SIGUSR2 raise nothing when they come first, but are `requested`.
+def patient(one_of_many: bool = False) -> Iterator[None]:
+    """In this block the first signal raises nothing, but is `requested`.
 
-    The block looks at that where it may be left, its end among them, and calls `stop_if_requested`. SIGINT raises at
-    once as ever, and so does a second signal that comes REPEATED seconds or more after the first.
+    The block looks at that where it may be left, its end among them, and calls `stop_if_requested`. A second signal
+    raises at once; but SIGTERM, SIGUSR1 and SIGUSR2 only if they come REPEATED seconds or more after the first.
+
+    Args:
+        one_of_many: whether this process is one of several, which launchers tell of Ctrl-C too: then the same holds for
+            SIGINT.
     """
-    global _patient
-    _patient = True
+    global _patient, _one_of_many
+    _patient, _one_of_many = True, one_of_many
     try:
         yield
     finally:
         _patient = False
+    if _requested:  # after the block last looked
+        raise KeyboardInterrupt(_requested)
+
+
+def stoppable(items: Iterable[Item], may_stop: Callable[[], bool]) -> Iterator[Item]:
+    """Passes the items on; a `patient` block obeys a signal at once while it waits for one of them, if it may.
+
+    Raises:
+        StopRequested: to obey it.
+    """
+    global _at_once
+    iterator = iter(items)
+    while True:
+        try:
+            _at_once = may_stop()
+            if _at_once:
+                stop_if_requested()
+            item = next(iterator)
+        except StopIteration:
+            return
+        finally:
+            _at_once = False
+        yield item
 
 
 def requested() -> int:
@@ -110,12 +143,16 @@ def raise_if_interrupted() -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     global _waiting, _received, _requested, _requested_at
-    if number in _PATIENT:
-        if _patient and _requested is None:
-            _requested, _requested_at = number, time.monotonic()
-            return
-        if _requested is not None and time.monotonic() < _requested_at + REPEATED:
-            return
+    if _patient and _requested is None:
+        _requested, _requested_at = number, time.monotonic()
+        if _at_once and not _depth:
+            raise StopRequested(number)
+        if number == signal.SIGINT and not _one_of_many and os.getpid() == _process:
+            os.write(2, _NOTICE)  # a signal handler must not use buffered files
+        return
+    is_repeated = _requested is not None and time.monotonic() < _requested_at + REPEATED
+    if is_repeated and (number != signal.SIGINT or _one_of_many):
+        return
     _received = number
     if _depth:
         _waiting = number

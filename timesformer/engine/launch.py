@@ -30,7 +30,13 @@ from fvcore.common.config import CfgNode
 
 from timesformer.config import ConfigError, check
 from timesformer.engine import ranks
-from timesformer.engine.interrupts import STOPPING, exit_code, raise_if_interrupted, raise_on_signals
+from timesformer.engine.interrupts import (
+    STOPPING,
+    StopRequested,
+    exit_code,
+    raise_if_interrupted,
+    raise_on_signals,
+)
 from timesformer.engine.ranks import World
 from timesformer.errors import UserError
 
@@ -195,8 +201,8 @@ def _meeting_in_slurm() -> str:
 def run_processes(cfg: CfgNode, main: Main, places: list[World], meeting: str) -> int:
     """Runs `main(cfg)` in a process for each of the places, and ends them all when one fails or this one is stopped.
 
-    Stopped by a signal, this process passes it on (Ctrl-C as SIGTERM), and the others have time to save; a second
-    signal ends them.
+    Stopped by a signal, this process passes it on (Ctrl-C as SIGTERM), and the others have time to save; after a second
+    signal they have seconds, and after Ctrl-C none.
 
     Returns:
         The exit code of the first that failed, of the lowest rank among several; 0 if none did.
@@ -232,14 +238,19 @@ def _wait_until_done(processes: list[BaseProcess]) -> None:
 def _stop(processes: list[BaseProcess], interrupt: KeyboardInterrupt) -> bool:
     """Stops processes; whether the lead has come to say so."""
     (number,) = interrupt.args or (signal.SIGINT,)
-    number = signal.SIGTERM if number == signal.SIGINT else number  # they ignore that, see _start
+    is_ctrl_c = number == signal.SIGINT
+    number = signal.SIGTERM if is_ctrl_c else number  # they ignore that, see _start
     try:
+        if is_ctrl_c:
+            logger.error("Ctrl-C: the processes of the run save and stop; Ctrl-C again stops them without saving")
         for process in processes:
             if process.exitcode is None and process.pid:
                 os.kill(process.pid, number)
         _wait_until_done(processes)
-    except KeyboardInterrupt:
-        pass  # a second signal: now they have PATIENCE and no more
+    except KeyboardInterrupt as second:  # now they have PATIENCE and no more
+        for process in processes:
+            if second.args == (signal.SIGINT,) and process.pid:
+                process.kill()
     _end([process for process in processes if process.pid])
     return processes[0].exitcode == exit_code(KeyboardInterrupt(number))
 
@@ -300,7 +311,10 @@ def exit_code_of(work: Callable[[], int]) -> int:
     except KeyboardInterrupt as error:
         return _fail(
             exit_code(error),
-            "interrupted; the same command goes on from the last checkpoint in OUTPUT_DIR, if there is one yet",
+            "interrupted; the same command resumes from the checkpoint that was just saved"
+            if isinstance(error, StopRequested)
+            else "interrupted; the same command resumes from the last checkpoint in OUTPUT_DIR, or starts from the "
+            "beginning if there is none",
             error,
         )
     except Exception as error:  # into run.log too; and loading processes are ended in good order only when it is caught

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
 from timesformer.atomic import explained_failure, write_text_atomically
-from timesformer.engine.interrupts import raise_if_interrupted, uninterrupted
+from timesformer.engine.interrupts import raise_if_interrupted, stoppable, uninterrupted
 from timesformer.engine.ranks import is_lead, world
 from timesformer.engine.run_folder import metrics_path, tensorboard_folder
 
@@ -74,7 +74,9 @@ def set_up_logging(output_dir: Path) -> None:
     root.handlers = [screen, errors, file]
 
 
-def progress_bar(items: Collection[Item], description: str, done: int = 0) -> Iterator[Item]:
+def progress_bar(
+    items: Collection[Item], description: str, done: int = 0, may_stop: Callable[[], bool] = lambda: False
+) -> Iterator[Item]:
     """Passes the items on under a bar with rate and time to go, if the screen is a terminal.
 
     Stops, too, at an interruption that got lost in somebody's destructor.
@@ -83,9 +85,11 @@ def progress_bar(items: Collection[Item], description: str, done: int = 0) -> It
         items: what is to be done; its length counts what was done before, too.
         description: what the bar is called.
         done: items done before, which do not come again.
+        may_stop: whether a signal may be obeyed while the next item is waited for.
     """
     bar = {"initial": done, "total": len(items), "leave": False, "dynamic_ncols": True, "file": sys.stdout}
-    for item in tqdm(items, description, **bar) if sys.stdout.isatty() and is_lead() else items:
+    waited = stoppable(items, may_stop)
+    for item in tqdm(waited, description, **bar) if sys.stdout.isatty() and is_lead() else waited:
         raise_if_interrupted()
         yield item
 

@@ -9,6 +9,7 @@ from fvcore.common.config import CfgNode
 
 from timesformer.atomic import PARTIAL_SUFFIX
 from timesformer.config.sources import BEST, CHECKPOINTS
+from timesformer.engine.interrupts import uninterrupted
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +96,10 @@ def move_aside(folder: Path, paths: Iterable[Path]) -> Path:
     while (target := folder / f"previous_{number}").exists():
         number += 1
     target.mkdir()
-    for path in paths:
-        if path.exists():
-            shutil.move(path, target / path.name)
+    with uninterrupted():  # or a part of the run would be set aside, and the rest with what comes next
+        for path in paths:
+            if path.exists():
+                shutil.move(path, target / path.name)
     return target
 
 

@@ -31,7 +31,13 @@ from timesformer.engine.optim import batches_per_step, clips_per_step, learning_
 from timesformer.engine.prefetch import on_device
 from timesformer.engine.ranks import is_lead, world
 from timesformer.engine.recompute import recompute_blocks
-from timesformer.engine.run_folder import best_path, config_path, remove_partial_files, set_aside
+from timesformer.engine.run_folder import (
+    best_path,
+    checkpoint_folder,
+    config_path,
+    remove_partial_files,
+    set_aside,
+)
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.engine.update import Update
 from timesformer.errors import UserError, shorten
@@ -109,7 +115,7 @@ def train(cfg: CfgNode) -> Path:
     Raises:
         UserError: if data, checkpoints or options are not as they must be, the loss is not finite, more than
             DATA.MAX_UNREADABLE of the training clips cannot be read, or a loading process dies.
-        KeyboardInterrupt: if a signal stops the run; it was saved before, unless that was SIGINT or a second signal.
+        KeyboardInterrupt: if a signal stops the run; it was saved before, unless that was a second signal.
     """
     train_loader, val_loader = (construct_loader(cfg, split, world().rank, world().size) for split in ("train", "val"))
     mixup = ClipMixup(cfg) if cfg.MIXUP.ENABLED else None
@@ -158,7 +164,7 @@ def train(cfg: CfgNode) -> Path:
     try:
         unreadable.note({video: f"{records[video].path}: {problem}" for video, problem in records.problems.items()})
         unreadable.exchange()
-        with explained_death(train_loader, val_loader), interrupts.patient():
+        with explained_death(train_loader, val_loader), interrupts.patient(world().size > 1):
             while not is_finished(cfg, progress):
                 if is_validation_due(cfg, progress):
                     validate(run, val_loader)
@@ -200,6 +206,12 @@ def start_or_resume(
         progress = checkpoint.restore(cfg, path, content, class_names, parts)
         logger.info("going on from %s, after %s of %d", path, progress.told(), cfg.SOLVER.MAX_EPOCH)
         return progress
+    if cfg.TRAIN.AUTO_RESUME and is_lead() and (unusable := checkpoint.names(cfg)):
+        raise UserError(
+            f"none of the checkpoints in {checkpoint_folder(cfg)} can be used: {shorten(unusable)} (the warnings above "
+            "say why). Restore one of them, or set TRAIN.AUTO_RESUME False to train from the beginning (they are moved "
+            "aside)"
+        )
     source = cfg.TRAIN.CHECKPOINT_FILE_PATH
     progress = checkpoint.Progress()
     if source and cfg.TRAIN.FINETUNE:
@@ -239,7 +251,12 @@ def train_epoch(run: Run) -> None:
     weights = class_weights(cfg, loader.dataset.records.labels).to(device)
     accumulate = batches_per_step(cfg)
     pace, since, number_in_step = Pace(batches, progress.iteration), time.perf_counter(), 0
-    loaded = progress_bar(loader, f"epoch {epoch + 1}", progress.iteration)
+    upcoming = progress.iteration
+
+    def is_between_steps() -> bool:  # several processes stop together, after a step
+        return world().size == 1 and progress.iteration == upcoming
+
+    loaded = progress_bar(loader, f"epoch {epoch + 1}", progress.iteration, is_between_steps)
     for index, batch in enumerate(on_device(loaded, device), progress.iteration):
         waited = time.perf_counter() - since
         run.unreadable.take(batch)
@@ -277,7 +294,7 @@ def train_epoch(run: Run) -> None:
             run.watch.check()
             run.unreadable.exchange()
             log_step(run, pace, rate)
-        progress.seconds += time.perf_counter() - since
+        progress.seconds, upcoming = progress.seconds + time.perf_counter() - since, index + 1
         if stepped and index + 1 < batches:
             progress.iteration = index + 1
             save_and_stop_where_due(run)

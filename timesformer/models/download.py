@@ -31,7 +31,7 @@ def local_path(source: str | Path) -> Path:
     """Where the weights lie on this machine, fetched first if they are elsewhere and not here already.
 
     Args:
-        source: as `timesformer.config.sources.source_problem` takes it.
+        source: as `timesformer.config.sources.source_problem` takes it; a path may begin with `~`.
 
     Returns:
         A file, or a folder in the layout of the Hugging Face hub; of the folder of a run its best checkpoint, else the
@@ -42,10 +42,10 @@ def local_path(source: str | Path) -> Path:
             not what was asked for.
     """
     if isinstance(source, Path):
-        return _in_run(source)
+        return _in_run(source.expanduser())
     kind, colon, name = source.partition(":")
     if "://" not in source and not (colon and kind in ("zoo", "hf", "timm")):
-        return _in_run(Path(source))
+        return _in_run(Path(source).expanduser())
     if problem := source_problem(source):
         raise DownloadError(f"{source} is no place to fetch weights from: {problem}")
     if "://" in source:
