@@ -159,7 +159,7 @@ def test_no_process_stays_where_a_decoder_hangs(cfg: CfgNode, tmp_path: Path, nu
         text=True,
     )
     said, complained = process.communicate(timeout=PATIENCE)  # which waits for its loading processes too
-    assert said.count("clip4: decoding took longer than DATA.DECODE_TIMEOUT 2 seconds") == 1, complained
+    assert said.count("clip4: decoding took longer than DATA.DECODE_TIMEOUT") == 1, complained
     assert complained.rstrip().endswith("KeyboardInterrupt")
     assert process.returncode == -signal.SIGINT
     with pytest.raises(ProcessLookupError):
