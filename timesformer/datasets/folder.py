@@ -154,9 +154,9 @@ def from_folders(root: Path, split: str) -> DatasetSplit:
             clips = {
                 name: clip_names(folder / label) if label in classes[name] else [] for name, folder in folders.items()
             }
-            is_needed = {name: label in classes[name] or name == "train" for name in folders}
-            empty.extend(str(folders[name] / label) for name in folders if is_needed[name] and not clips[name])
             mine = clips[split]
+            if not mine and (label in classes[split] or split == "train"):
+                empty.append(str(folders[split] / label))
             for other in (name for name in folders if name != split):
                 # The same name may be two clips (numbered anew in each split): a clip is known again by its content.
                 for name in sorted(set(mine).intersection(clips[other])):
