@@ -138,6 +138,7 @@ def newer(cfg: CfgNode) -> tuple[Path, dict[str, Any], dict[str, Part]]:
             state["of_a_newer_version"] = [1.0, 2]
     content["optimizer_state"]["param_groups"][0]["of_a_newer_version"] = True
     content["newer_state"] = {"of_a_newer_version": 1}
+    content["cfg"] = content["cfg"].replace("TIMESFORMER:\n", "TIMESFORMER:\n  OF_A_NEWER_VERSION: 1\n")
     content["reference"] = torch.load(path, weights_only=True)
     return path, content, fresh
 
@@ -156,6 +157,7 @@ def test_what_a_newer_version_adds_to_a_checkpoint_is_ignored_with_a_note(
     notes = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert any("of_a_newer_version" in note for note in notes)
     assert any("newer_state" in note for note in notes)
+    assert any("TIMESFORMER.OF_A_NEWER_VERSION" in note for note in notes)
 
 
 @pytest.mark.parametrize("lost", vars(Progress()))

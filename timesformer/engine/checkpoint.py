@@ -47,6 +47,7 @@ _MAKE_ANOTHER_RUN = (
     "SOLVER.LAYER_DECAY ",
 )
 _STARTED_WITH = ("MODEL.PRETRAINED ", "TIMESFORMER.PRETRAINED_MODEL ", "TRAIN.CHECKPOINT_FILE_PATH ")
+_UNKNOWN = "is unknown to this version"
 _MAY_CHANGE = {"OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "TEST", "TENSORBOARD", "DATA_LOADER"}
 _MAY_CHANGE |= {"NUM_GPUS", "SHARD_ID", "DIST_BACKEND", "DIST_TIMEOUT"}
 _FOLDER = 0x10  # a bit of a zip entry's attributes
@@ -231,7 +232,11 @@ def restore(
     changed = sorted(differences(then, now, defaults, _MAY_CHANGE))
     ways_out = "choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME False to begin anew (what is there is kept aside)"
     unread = [change for change in changed if change.startswith(_STARTED_WITH)]
-    alien = [change for change in changed if change.startswith(_MAKE_ANOTHER_RUN) and change not in unread]
+    alien = [
+        change
+        for change in changed
+        if change.startswith(_MAKE_ANOTHER_RUN) and not change.endswith(_UNKNOWN) and change not in unread
+    ]
     if alien:
         raise UserError(f"{path} is of another run, with other options: {'; '.join(alien)}. To go on, {ways_out}")
     told = {"epoch": content["epoch"] + 1, "class_names": [*class_names], **saved_progress(content)}
@@ -340,6 +345,8 @@ def differences(
         before, after = then.get(key, defaults.get(key)), now.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             lines += differences(before, after, defaults.get(key, {}), ignored, f"{prefix}{key}.")
+        elif key not in now:
+            lines.append(f"{prefix}{key} was {before}, {_UNKNOWN}")
         elif before != after:
             lines.append(f"{prefix}{key} was {before}, is {after}")
     return lines
