@@ -150,6 +150,14 @@ def test_a_bad_line_of_the_training_list_is_an_error_with_its_number(root: Path,
     fails(root, f"(?s)trainlist01.txt:.*line 2: {message}", "test")
 
 
+def test_the_test_split_does_not_need_the_training_list(root: Path) -> None:
+    tested = names(root, "test")
+    listing(root, "trainlist01.txt").unlink()
+    assert names(root, "test") == tested
+    for part in ("train", "val"):
+        fails(root, r"trainlist01\.txt", part)
+
+
 def test_a_test_list_with_numbers_is_an_error(root: Path) -> None:
     path = listing(root, "testlist01.txt")
     path.write_text(path.read_text() + "Archery/x.avi 1\n")

@@ -3,6 +3,7 @@
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from timesformer.config import get_cfg
+from timesformer.datasets.records import Records
 from timesformer.engine.checkpoint import (
     Part,
     Progress,
@@ -20,7 +22,10 @@ from timesformer.engine.checkpoint import (
     save,
     save_best,
 )
+from timesformer.engine.meters import TrainingFigures
 from timesformer.engine.optim import construct_optimizer
+from timesformer.engine.unreadable import UnreadableClips
+from timesformer.engine.update import Update
 
 
 @pytest.fixture
@@ -104,6 +109,77 @@ def test_a_checkpoint_older_than_a_part_leaves_it_as_it_is(cfg: CfgNode, parts: 
     younger = nn.Linear(1, 1)
     progress = restore(cfg, path, content, (), {**parts, "younger": younger})
     assert (progress.position, progress.validated) == ((3, 0), 3)  # it had been written after validating
+
+
+@pytest.fixture
+def newer(cfg: CfgNode) -> tuple[Path, dict[str, Any], dict[str, Part]]:
+    """A checkpoint with an unknown name in each of its parts, and the parts of another run to restore it into."""
+    cfg.EMA.ENABLED, cfg.SOLVER.OPTIMIZING_METHOD = True, "adamw"
+
+    def all_parts(scale: float) -> dict[str, Any]:
+        model = nn.Linear(8, 8)
+        update = Update(cfg, model)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        figures, unreadable = TrainingFigures(), UnreadableClips(cfg, "train", Records((), ()))
+        parts = {"model": model, **update.parts, "scaler": scaler, "figures": figures, "unreadable": unreadable}
+        model(torch.ones(1, 8)).sum().backward()
+        update.step(0.1)
+        figures.add(torch.tensor(6.0), torch.tensor(1), 2)
+        unreadable.reasons["walk/1"] = "broken"
+        return parts
+
+    saved, fresh = all_parts(8.0), all_parts(16.0)
+    fresh["figures"].clear()
+    fresh["unreadable"].reasons.clear()
+    path = save(cfg, saved, Progress(3, 4, 8, best_top1=50.0, class_names=["walk"]))
+    content = torch.load(path, weights_only=True)
+    for state in (content, content["progress"], *(value for key, value in content.items() if key.endswith("_state"))):
+        if state is not content["model_state"]:
+            state["of_a_newer_version"] = [1.0, 2]
+    content["optimizer_state"]["param_groups"][0]["of_a_newer_version"] = True
+    content["newer_state"] = {"of_a_newer_version": 1}
+    content["cfg"] = content["cfg"].replace("TIMESFORMER:\n", "TIMESFORMER:\n  OF_A_NEWER_VERSION: 1\n")
+    content["reference"] = torch.load(path, weights_only=True)
+    return path, content, fresh
+
+
+def test_what_a_newer_version_adds_to_a_checkpoint_is_ignored_with_a_note(
+    cfg: CfgNode, newer: tuple[Path, dict[str, Any], dict[str, Part]], caplog: pytest.LogCaptureFixture
+) -> None:
+    path, content, parts = newer
+    reference = content.pop("reference")
+    progress = restore(cfg, path, content, ("walk",), parts)
+    assert vars(progress) == reference["progress"]
+    for name in ("model", "ema", "scaler", "figures", "unreadable"):
+        assert str(parts[name].state_dict()) == str(reference[f"{name}_state"]), name
+    moments = parts["optimizer"].state_dict()["state"]
+    assert str(moments) == str(reference["optimizer_state"]["state"])
+    notes = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("of_a_newer_version" in note for note in notes)
+    assert any("newer_state" in note for note in notes)
+    assert any("TIMESFORMER.OF_A_NEWER_VERSION" in note for note in notes)
+
+
+@pytest.mark.parametrize("lost", vars(Progress()))
+def test_a_field_that_an_older_checkpoint_lacks_has_its_default(
+    cfg: CfgNode, parts: dict[str, Part], lost: str
+) -> None:
+    numbers = {"epoch": 3, "iteration": 4, "batch_size": 8, "validated": 2, "not_better": 1, "seconds": 60.0}
+    whole = Progress(**numbers, best_top1=50.0, best_loss=1.5, best_epoch=1, class_names=["walk"])
+    path = save(cfg, parts, whole)
+    content = torch.load(path, weights_only=True)
+    del content["progress"][lost]
+    progress = restore(cfg, path, content, ("walk",), parts)
+    known = {"epoch": 3, "validated": 3, "class_names": ["walk"]}  # follow from the rest of the checkpoint and the data
+    assert vars(progress) == {**vars(whole), lost: known.get(lost, getattr(Progress(), lost))}
+
+
+def test_no_validation_is_told_from_an_accuracy_of_zero_in_checkpoints_of_older_versions_too(
+    cfg: CfgNode, parts: dict[str, Part]
+) -> None:
+    for best, expected in ((-1.0, None), (0.0, 0.0)):
+        path = save(cfg, parts, Progress(3, best_top1=best))
+        assert restore(cfg, path, torch.load(path, weights_only=True), (), parts).best_top1 == expected
 
 
 def test_by_default_all_epochs_are_kept_and_the_two_newest_amid_them(cfg: CfgNode, parts: dict[str, Part]) -> None:

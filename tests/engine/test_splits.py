@@ -118,6 +118,23 @@ def test_finished_splits_are_not_repeated_and_an_unfinished_one_goes_on(
     assert [path for path, content in before.items() if path.read_bytes() != content and path.parents[1] != half] == []
 
 
+def test_a_split_that_has_not_begun_needs_the_weights_to_start_from_before_another_resumes(
+    finished: Path, command: list[str], run_net: RunNet, tmp_path: Path
+) -> None:
+    for split in (1, 2):  # as if interrupted after the first epoch
+        (finished / f"split_{split}/results.json").unlink()
+        (finished / f"split_{split}/checkpoints/checkpoint_epoch_00002.pyth").unlink()
+    missing = [*command, "TIMESFORMER.PRETRAINED_MODEL", str(tmp_path / "none.pth")]
+    assert run_net("--splits", "1", "2", *missing).code == 0
+    (finished / "split_2/checkpoints/checkpoint_epoch_00002.pyth").unlink()
+    (finished / "split_2/results.json").unlink()
+    shutil.rmtree(finished / "split_3")
+    refused = run_net("--splits", "2", "3", *missing)
+    assert refused.code == 2
+    assert "TIMESFORMER.PRETRAINED_MODEL is" in refused.err
+    assert not (finished / "split_2/checkpoints/checkpoint_epoch_00002.pyth").exists()
+
+
 def test_several_processes_run_the_splits_that_the_lead_finds_unfinished(
     ranks: Ranks, command: list[str], run_net: RunNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

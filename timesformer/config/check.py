@@ -453,20 +453,23 @@ def _tensorboard(cfg: CfgNode) -> Iterator[str]:
 
 
 def _machine(cfg: CfgNode) -> Iterator[str]:
+    # A run that resumes reads its checkpoint alone, and a test the weights that it tests.
+    starts = cfg.TRAIN.ENABLE and not (cfg.TRAIN.AUTO_RESUME and _has_checkpoint(cfg, "checkpoint_epoch_*.pyth"))
+    is_tested = not (cfg.TRAIN.ENABLE or cfg.TEST.CHECKPOINT_FILE_PATH or _has_checkpoint(cfg, "*.pyth"))
     for key, used in (
-        ("TRAIN.CHECKPOINT_FILE_PATH", True),
+        ("TRAIN.CHECKPOINT_FILE_PATH", starts or (cfg.TEST.ENABLE and is_tested)),
         ("TEST.CHECKPOINT_FILE_PATH", cfg.TEST.ENABLE),
-        ("TIMESFORMER.PRETRAINED_MODEL", True),
+        ("TIMESFORMER.PRETRAINED_MODEL", starts),
     ):
         if used and (source := _get(cfg, key)) and (problem := source_problem(source)):
             yield f"{key} is {source!r}, {problem}"
     weights = cfg.TRAIN.CHECKPOINT_FILE_PATH or cfg.TIMESFORMER.PRETRAINED_MODEL or cfg.MODEL.PRETRAINED
-    if cfg.TRAIN.ENABLE and cfg.TRAIN.FINETUNE and not weights:
+    if starts and cfg.TRAIN.FINETUNE and not weights:
         yield (
             "TRAIN.FINETUNE is True, but there are no weights to start from; name a checkpoint with "
             "TRAIN.CHECKPOINT_FILE_PATH, or set TRAIN.FINETUNE False to train from scratch"
         )
-    if cfg.TRAIN.ENABLE and cfg.MODEL.FREEZE != "none" and not weights:
+    if starts and cfg.MODEL.FREEZE != "none" and not weights:
         yield (
             f"MODEL.FREEZE is {cfg.MODEL.FREEZE}, but there are no weights to start from, so that random ones would "
             "stay; name a checkpoint with TRAIN.CHECKPOINT_FILE_PATH, or set MODEL.FREEZE none"
@@ -477,6 +480,13 @@ def _machine(cfg: CfgNode) -> Iterator[str]:
         yield "OUTPUT_DIR is empty, expected a folder for the results"
     if not 0 <= cfg.SHARD_ID < max(1, cfg.NUM_SHARDS):
         yield f"SHARD_ID is {cfg.SHARD_ID}, expected 0 to {cfg.NUM_SHARDS - 1}, for NUM_SHARDS is {cfg.NUM_SHARDS}"
+
+
+def _has_checkpoint(cfg: CfgNode, pattern: str) -> bool:
+    """Whether OUTPUT_DIR, or the folder of an official split in it, has a checkpoint of such a name."""
+    return any(
+        path for folder in ("", "split_*/") for path in Path(cfg.OUTPUT_DIR).glob(f"{folder}checkpoints/{pattern}")
+    )
 
 
 def _gpus(cfg: CfgNode) -> Iterator[str]:

@@ -175,9 +175,9 @@ def from_folders(root: Path, split: str) -> DatasetSplit:
                 clips[name] = clip_names(folder / label, others) if label in classes[name] else []
                 skipped.extend(f"{name}/{other}" for other in others)
             nested.extend(f"{label}/{clip}" for clip in clips[split] if "/" in clip)
-            is_needed = {name: label in classes[name] or name == "train" for name in folders}
-            empty.extend(str(folders[name] / label) for name in folders if is_needed[name] and not clips[name])
             mine = clips[split]
+            if not mine and (label in classes[split] or split == "train"):
+                empty.append(str(folders[split] / label))
             for other in (name for name in folders if name != split):
                 # The same name may be two clips (numbered anew in each split): a clip is known again by its content.
                 for name in sorted(set(mine).intersection(clips[other])):

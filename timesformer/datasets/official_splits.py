@@ -65,19 +65,23 @@ def find_official_records(
     Of these DATA.VAL_SHARE, in every class, is "val" (see `held_out.py`). Videos are found in the class folders of
     DATA.PATH_TO_DATA_DIR, or one level below; names that differ in upper and lower case alone are the same.
 
+    "test" does not need `trained`, which may be empty then.
+
     Raises DataError for a clip listed twice, a class without training or without test clips, or without a folder, and
     for clips of the split that are not on disk (see DATA.MAX_MISSING).
     """
     _refuse_repeated([*trained, *tested])
     for part, clips in (("training", trained), ("test", tested)):
+        if part == "training" and split == "test" and not trained:
+            continue
         if absent := _without(class_names, {clip.label for clip in clips}):
             remedy = "complete the list, or take these classes out of all lists"
             raise join_problems(f"{lists}: classes without {part} clips", absent, remedy)
-    held = _held_out(class_names, trained, cfg.DATA.VAL_SHARE)
     if split == "test":
         wanted = list(tested)
         logger.info("%s: %d test clips of split %d of %s", split, len(wanted), cfg.DATA.SPLIT, lists)
     else:
+        held = _held_out(class_names, trained, cfg.DATA.VAL_SHARE)
         wanted = [clip for clip in trained if ((clip.label, clip.name) in held) == (split == "val")]
         logger.info(
             "%s: %d of %d training clips of split %d of %s", split, len(wanted), len(trained), cfg.DATA.SPLIT, lists

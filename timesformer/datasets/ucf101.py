@@ -28,10 +28,10 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     """
     folder = find_lists(cfg, LISTS_FOLDER, "classInd.txt")
     class_names = _read_classes(folder / "classInd.txt")
-    trained, tested = (
-        _read_clips(folder / f"{part}list0{cfg.DATA.SPLIT}.txt", class_names, numbered=part == "train")
-        for part in ("train", "test")
-    )
+    lists = {part: folder / f"{part}list0{cfg.DATA.SPLIT}.txt" for part in ("train", "test")}
+    is_needed = split != "test" or lists["train"].is_file()
+    trained = _read_clips(lists["train"], class_names, numbered=True) if is_needed else []
+    tested = _read_clips(lists["test"], class_names, numbered=False)
     return find_official_records(cfg, split, folder, class_names, trained, tested)
 
 

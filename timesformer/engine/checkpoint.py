@@ -7,7 +7,7 @@ are always among them; a part that a checkpoint lacks, because it is older than 
 import logging
 import zipfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,6 +47,8 @@ _MAKE_ANOTHER_RUN = (
     "SOLVER.ZERO_WEIGHT_DECAY_1D ",
     "SOLVER.LAYER_DECAY ",
 )
+_STARTED_WITH = ("MODEL.PRETRAINED ", "TIMESFORMER.PRETRAINED_MODEL ", "TRAIN.CHECKPOINT_FILE_PATH ")
+_UNKNOWN = "is unknown to this version"
 _MAY_CHANGE = {"OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "TEST", "TENSORBOARD", "DATA_LOADER"}
 _MAY_CHANGE |= {"NUM_GPUS", "SHARD_ID", "DIST_BACKEND", "DIST_TIMEOUT"}
 _FOLDER = 0x10  # a bit of a zip entry's attributes
@@ -72,7 +74,7 @@ class Progress:
         batch_size: clips of such a batch, over all processes.
         validated: epochs finished at the last validation.
         not_better: validations since the best one.
-        best_top1: highest validation top-1 so far in percent; -1 before the first validation.
+        best_top1: highest validation top-1 so far in percent; None before the first validation.
         best_loss: validation loss at that time, which decides between equal top-1.
         best_epoch: epochs finished at that time.
         last_top1: top-1 of the last validation in percent; None before the first.
@@ -85,7 +87,7 @@ class Progress:
     batch_size: int = 0
     validated: int = 0
     not_better: int = 0
-    best_top1: float = -1.0
+    best_top1: float | None = None
     best_loss: float = float("inf")
     best_epoch: int = 0
     last_top1: float | None = None
@@ -219,7 +221,7 @@ def newest_progress(path: Path, progress: Mapping[str, Any]) -> dict[str, Any]:
 
 def names(cfg: CfgNode) -> list[str]:
     """Names of the run's checkpoints in their order, damaged ones too, without best.pyth."""
-    return [path.name for _, path in sorted(_found(cfg))]
+    return [path.name for _, path in sorted(epoch_checkpoints(checkpoint_folder(cfg)))]
 
 
 def is_undamaged(path: Path) -> bool:
@@ -253,10 +255,15 @@ def restore(
     defaults = yaml.safe_load(get_cfg().dump())  # an option younger than the checkpoint was as it is by default
     changed = sorted(differences(then, now, defaults, _MAY_CHANGE))
     ways_out = "choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME False to begin anew (what is there is kept aside)"
-    alien = [change for change in changed if change.startswith(_MAKE_ANOTHER_RUN)]
+    unread = [change for change in changed if change.startswith(_STARTED_WITH)]
+    alien = [
+        change
+        for change in changed
+        if change.startswith(_MAKE_ANOTHER_RUN) and not change.endswith(_UNKNOWN) and change not in unread
+    ]
     if alien:
         raise UserError(f"{path} is of another run, with other options: {'; '.join(alien)}. To go on, {ways_out}")
-    told = content.get("progress") or {"epoch": content["epoch"] + 1, "class_names": [*class_names]}
+    told = {"epoch": content["epoch"] + 1, "class_names": [*class_names], **saved_progress(content)}
     progress = Progress(**{"validated": told["epoch"], **told})  # those that do not tell were written after it
     if progress.class_names != list(class_names):
         raise UserError(
@@ -273,9 +280,33 @@ def restore(
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{path} does not fit this run: {_one_line(error)}. To go on, {ways_out}") from error
     changed += filter(None, [sampler_change(then, cfg)])
+    if unknown := sorted(name for name in content if name.endswith("_state") and name[: -len("_state")] not in parts):
+        logger.warning("%s holds %s, which this run does not have; ignored", path.name, ", ".join(unknown))
     if changed:
         logger.warning("options changed since %s was written: %s", path.name, "; ".join(changed))
+    if unread:
+        logger.warning(
+            "the run resumes with the weights of %s and reads no others; to start from other weights, %s",
+            path.name,
+            ways_out,
+        )
     return progress
+
+
+def saved_progress(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Progress` that the content of a checkpoint has; empty for a checkpoint of another program.
+
+    Fields of a newer version are ignored with a warning.
+    """
+    saved = content.get("progress")
+    if not isinstance(saved, Mapping):
+        return {}
+    known = {name: value for name, value in saved.items() if name in {field.name for field in fields(Progress)}}
+    if unknown := sorted(map(str, saved.keys() - known.keys())):
+        logger.warning("the checkpoint is of a newer version: its progress has %s; ignored", ", ".join(unknown))
+    if known.get("best_top1") == -1.0:  # older versions wrote this before the first validation
+        known["best_top1"] = None
+    return known
 
 
 def continue_from(path: str, model: nn.Module, optimizer: torch.optim.Optimizer, epoch_reset: bool) -> Progress:
@@ -339,6 +370,8 @@ def differences(
         before, after = then.get(key, defaults.get(key)), now.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             lines += differences(before, after, defaults.get(key, {}), ignored, f"{prefix}{key}.")
+        elif key not in now:
+            lines.append(f"{prefix}{key} was {before}, {_UNKNOWN}")
         elif before != after:
             lines.append(f"{prefix}{key} was {before}, is {after}")
     return lines

@@ -146,10 +146,9 @@ class TrainingFigures:
         return {name: [*totals(mean.total, mean.count)] for name, mean in vars(self).items()}
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
-        """Goes on from what `state_dict` gave, which is the lead's to count."""
-        for name, (total, count) in state.items() if is_lead() else ():
-            mean = getattr(self, name)
-            mean.total, mean.count = total, count
+        """Resumes from what `state_dict` returned, which rank 0 counts; names of another version are ignored."""
+        for name, mean in vars(self).items() if is_lead() else ():
+            mean.total, mean.count = state.get(name, (0.0, 0))
 
 
 class Pace:

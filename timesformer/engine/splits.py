@@ -14,7 +14,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from timesformer.atomic import write_text_atomically
-from timesformer.config import get_cfg
+from timesformer.config import ConfigError, check, get_cfg
 from timesformer.config.check import CHOICES, WITH_OFFICIAL_SPLITS
 from timesformer.datasets.catalog import load_split
 from timesformer.engine.checkpoint import differences
@@ -69,6 +69,8 @@ def run_splits(cfg: CfgNode, splits: Sequence[int], run: Callable[[CfgNode], obj
     set_up_logging(output)
     runs = {split: _of_split(cfg, split) for split in splits}
     for of_split in runs.values():
+        if problems := check(of_split, gpus=False):  # one of them may begin while another resumes
+            raise ConfigError(problems)
         for part in ("train", "val", "test") if cfg.TRAIN.ENABLE else ("test",):
             load_split(of_split, part)
     finished = from_lead(lambda: _finished(runs) if cfg.TRAIN.AUTO_RESUME else [])

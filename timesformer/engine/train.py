@@ -122,8 +122,11 @@ def train(cfg: CfgNode) -> Path:
     records, class_names = train_loader.dataset.records, train_loader.dataset.class_names
     device = choose_device(cfg)
     set_float32_precision(cfg)
+    if is_lead():
+        remove_partial_files(cfg)
+    newest = checkpoint.newest_checkpoint(cfg) if cfg.TRAIN.AUTO_RESUME else None
     torch.manual_seed(cfg.RNG_SEED)
-    model = build_model(cfg)
+    model = build_model(cfg, fresh=newest is not None)  # to resume, a run needs its checkpoint and no other weights
     freeze(model, cfg.MODEL.FREEZE)
     if cfg.LOG_MODEL_INFO:
         log_model_info(cfg, model)
@@ -131,7 +134,8 @@ def train(cfg: CfgNode) -> Path:
     model = model.to(device)
     update, figures, unreadable = Update(cfg, model), TrainingFigures(), UnreadableClips(cfg, "train", records)
     parts = {"model": model, **update.parts, "figures": figures, "unreadable": unreadable}
-    progress = start_or_resume(cfg, parts, class_names)
+    progress = start_or_resume(cfg, newest, parts, class_names)
+    del newest  # its tensors have been copied
     if is_finished(cfg, progress):
         logger.info("nothing left to train: %s", why_finished(cfg, progress))
         return best_path(cfg)
@@ -195,13 +199,14 @@ def train(cfg: CfgNode) -> Path:
 
 
 def start_or_resume(
-    cfg: CfgNode, parts: dict[str, checkpoint.Part], class_names: tuple[str, ...]
+    cfg: CfgNode,
+    newest: tuple[Path, dict[str, Any]] | None,
+    parts: dict[str, checkpoint.Part],
+    class_names: tuple[str, ...],
 ) -> checkpoint.Progress:
-    """Brings a run's parts to where training begins: this run's newest checkpoint, given weights, or fresh."""
+    """Brings a run's parts to where training begins: its `newest` checkpoint if any, given weights, or fresh."""
     model, optimizer = parts["model"], parts["optimizer"]
-    if is_lead():
-        remove_partial_files(cfg)
-    if cfg.TRAIN.AUTO_RESUME and (newest := checkpoint.newest_checkpoint(cfg)):
+    if newest:
         path, content = newest
         progress = checkpoint.restore(cfg, path, content, class_names, parts)
         logger.info("going on from %s, after %s of %d", path, progress.told(), cfg.SOLVER.MAX_EPOCH)
@@ -431,7 +436,8 @@ def validate(run: Run, loader: DataLoader) -> None:
         "unreadable": len(evaluation.unreadable),
     }
     run.metrics.write("val_epoch", progress.epoch, figures)
-    is_best = (top1, -evaluation.loss) > (progress.best_top1, -progress.best_loss)
+    best = progress.best_top1
+    is_best = best is None or (top1, -evaluation.loss) > (best, -progress.best_loss)
     logger.info(
         "epoch %d: validation loss %.4f, top-1 %.2f %%, top-5 %.2f %%, mean over classes %.2f %%%s",
         progress.epoch,

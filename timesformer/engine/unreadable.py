@@ -53,7 +53,7 @@ class UnreadableClips:
 
     def load_state_dict(self, state: dict[str, dict[str, str]]) -> None:
         """Takes the reasons of a checkpoint over."""
-        self.reasons.update(state["reasons"])
+        self.reasons.update(state.get("reasons", {}))
 
     def take(self, batch: dict[str, Any]) -> None:
         """Takes in what a batch of the loader says; errors as `note` and `refuse_unreplaced`."""
