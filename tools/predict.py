@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
         "See docs/predicting.md",
     )
     parser.add_argument(
-        "--checkpoint", type=as_source, required=True, metavar="FILE", help="of the trained model, such as best.pyth"
+        "--checkpoint", type=as_source, required=True, metavar="FILE", help="best.pyth, the folder of a run, ..."
     )
     parser.add_argument(
         "videos",

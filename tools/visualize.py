@@ -40,7 +40,9 @@ _SHORT_SIDE = 256  # pixels of a moving picture, at least
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Shows where in a video a trained model looks.")
     parser.add_argument("video", metavar="VIDEO", type=as_path, help="video file, or folder of frames")
-    parser.add_argument("--checkpoint", type=as_source, metavar="PATH", required=True, help="trained model")
+    parser.add_argument(
+        "--checkpoint", type=as_source, metavar="PATH", required=True, help="best.pyth, the folder of a run, ..."
+    )
     parser.add_argument("--cfg", type=as_path, metavar="YAML", help="its configuration, if it holds none")
     parser.add_argument(
         "--output", metavar="PNG", type=as_path, help="picture to write (VIDEO's name + _attention.png, here)"

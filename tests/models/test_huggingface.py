@@ -350,6 +350,7 @@ class TestFoldersOfOthers:
         ("file", "change", "said"),
         [
             ("config.json", {"model_type": "vit"}, "vit"),
+            ("config.json", {"model_type": None}, "model_type"),
             ("config.json", {"image_size": [32, 64]}, "32 x 64"),
             ("preprocessor_config.json", {"crop_size": {"height": 32, "width": 24}}, "crop_size"),
             ("preprocessor_config.json", {"image_mean": "grey"}, "image_mean"),

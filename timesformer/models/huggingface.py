@@ -79,9 +79,8 @@ def options_of_folder(
     Raises:
         CheckpointError: if the model or its clips are none of this project's.
     """
-    kind = config.get("model_type", _MODELS[0])
-    if kind not in _MODELS:
-        raise CheckpointError(f"its config.json describes a model of type {kind}, expected {' or '.join(_MODELS)}")
+    if (kind := config.get("model_type")) not in _MODELS:
+        raise CheckpointError(f"its config.json has model_type {kind}, expected {' or '.join(_MODELS)}")
     model = describe(state, facts)
     if len(set(model.image_size)) > 1:
         raise CheckpointError(
@@ -109,7 +108,7 @@ def options_of_folder(
     if not isinstance(kept, dict) and _shifts_twice(preprocessor, kind):
         assumed.append(
             f"its image processor shifts pixels to -1..1 and then normalises them again: DATA.MEAN {data['MEAN']} and "
-            f"DATA.STD {data['STD']} do the same. The models of the paper were trained with 0.5 and 0.5"
+            f"DATA.STD {data['STD']} do the same. The paper's models take pixels from -1 to 1, which is 0.5 and 0.5"
         )
     assumed += _take_crop(options, preprocessor)
     return yaml.safe_dump(options), assumed

@@ -40,7 +40,7 @@ def parse(arguments: Sequence[str]) -> Options:
     """The options of a command line; UserError if it makes no sense."""
     parser = _Parser(prog="tools/app.py", description="A web page that says what happens in a video.")
     parser.add_argument(
-        "--checkpoint", type=as_source, default="", metavar="PTH", help="a trained model, such as best.pyth"
+        "--checkpoint", type=as_source, default="", metavar="PTH", help="best.pyth, the folder of a run, ..."
     )
     parser.add_argument(
         "--fallback",
