@@ -434,7 +434,7 @@ def test_a_run_is_highlighted_where_the_paired_test_says_it_is_better(make_run: 
     top1 = [json.loads((folder / "results.json").read_text())["top1"] for folder in runs]
     assert blue(page) == [f"{top1[1]:.2f}"]
     assert "best has the highest test top-1" in page.text
-    assert "It is significantly better than each other run." in page.text
+    assert "best is significantly better than each other run." in page.text
     cells = {tuple(row[:2]): row for row in page.rows["agreements"][1:]}[("low", "best")]
     assert cells[3:5] == ["0", "12"]
     assert (float(cells[8]), float(cells[9])) == pytest.approx((2 * 0.5**12, 2 * 2 * 0.5**12), abs=1e-4)

@@ -68,6 +68,7 @@ def options_that_differ(runs: Sequence[FinishedRun]) -> list[Content]:
 
 def _row(run: FinishedRun, number: int) -> Content:
     seconds, right, total = run.figure("total_train_seconds"), count_right(run), run.results.get("num_videos")
+    tested, trained = run.figure("checkpoint_epochs"), run.figure("total_epochs")
     return {
         "name": run.name,
         "color": f"var(--series-{number % len(SERIES) + 1})",
@@ -75,8 +76,8 @@ def _row(run: FinishedRun, number: int) -> Content:
         "model": run.config.get("MODEL.MODEL_NAME", ""),
         "interval": "{:.1f}–{:.1f}".format(*interval(right, total)) if right is not None and total else "",
         "videos": total,
-        "epochs": run.figure("total_epochs"),
-        "tested_epoch": run.figure("checkpoint_epochs"),
+        "epochs": tested,
+        "of_epochs": f"{tested:g}{f' of {trained:g}' if trained is not None else ''}" if tested is not None else "–",
         "training": "" if seconds is None else duration(seconds),
         "seconds": seconds,
         **{key: run.figure(key) for key in _FIGURES},
@@ -168,7 +169,7 @@ def _lead(runs: Sequence[FinishedRun], pairs: Sequence[_Pair], winner: int | Non
     ranked = f"{names[0]} has the highest test top-1, {top1[0]:.2f} %; {names[1]} is {gap:.2f} points lower."
     if winner is not None:
         than = names[1] if len(tested) == 2 else "each other run"
-        return f"{ranked} It is significantly better than {than}."
+        return f"{ranked} {names[0]} is significantly better than {than}."
     if first not in known or second not in known:
         return f"{ranked} Whether that is significant cannot be tested without predictions.csv of both."
     alike = [runs[number].name for number in _not_told_apart(first, tested, pairs)]
