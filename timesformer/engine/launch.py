@@ -29,6 +29,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from timesformer.config import ConfigError, check
+from timesformer.datasets.resource_limits import is_out_of_files, out_of_files
 from timesformer.engine import ranks
 from timesformer.engine.interrupts import (
     STOPPING,
@@ -307,7 +308,7 @@ def exit_code_of(work: Callable[[], int]) -> int:
         _end_silently(error)
         raise
     except UserError as error:
-        return _fail(2, f"error: {error}", error)
+        return _fail(2, f"error: {error}{_hint(error)}", error)
     except KeyboardInterrupt as error:
         return _fail(
             exit_code(error),
@@ -318,7 +319,14 @@ def exit_code_of(work: Callable[[], int]) -> int:
             error,
         )
     except Exception as error:  # into run.log too; and loading processes are ended in good order only when it is caught
-        return _fail(1, "the run failed; what it wrote before is as it was", error)
+        return _fail(1, f"the run failed; what it wrote before is as it was{_hint(error)}", error)
+
+
+def _hint(error: Exception) -> str:
+    """What to do about too few open files, which may show anywhere, if the error does not say it."""
+    if "ulimit" in str(error) or not is_out_of_files(error):
+        return ""
+    return f"\n{out_of_files('lower DATA_LOADER.NUM_WORKERS')}"
 
 
 def _fail(code: int, message: str, error: BaseException) -> int:
