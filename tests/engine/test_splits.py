@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 from PIL import Image
 
 from timesformer.config import get_cfg
-from timesformer.engine import splits
+from timesformer.engine import splits, train
+from timesformer.engine.meters import Pace
 from timesformer.engine.splits import summarize, table
 
 RunNet = Callable[..., Any]
@@ -133,6 +135,29 @@ def test_a_split_that_has_not_begun_needs_the_weights_to_start_from_before_anoth
     assert refused.code == 2
     assert "TIMESFORMER.PRETRAINED_MODEL is" in refused.err
     assert not (finished / "split_2/checkpoints/checkpoint_epoch_00002.pyth").exists()
+
+
+def test_ctrl_c_in_a_series_saves_the_split_that_trains_and_begins_no_other(
+    finished: Path, command: list[str], run_net: RunNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_step, out = train.log_step, tmp_path / "stopped"
+
+    def stop_in_the_second_split(run: train.Run, pace: Pace, rate: float) -> None:
+        log_step(run, pace, rate)
+        if run.cfg.DATA.SPLIT == 2 and run.progress.epoch == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    series = ["--splits", "1", "2", "3", *command, "TRAIN.CHECKPOINT_PERIOD", "100", "OUTPUT_DIR", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "log_step", stop_in_the_second_split)
+        assert run_net(*series).code == 130
+    assert (out / "split_1" / "results.json").exists()
+    assert not (out / "split_3").exists()
+    resumed = run_net(*series)
+    assert resumed.code == 0, resumed.err
+    assert not list(out.glob("*/previous_1"))
+    for split in ("split_1", "split_2", "split_3"):
+        assert all(torch.equal(weights(finished / split)[name], value) for name, value in weights(out / split).items())
 
 
 def test_several_processes_run_the_splits_that_the_lead_finds_unfinished(

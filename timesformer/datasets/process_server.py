@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _PACKAGE = str(Path(__file__).resolve().parents[2])  # the folder that this package is imported from
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals of terminals and job schedulers, which the server and its processes ignore."""
+
 _PATIENCE = 5.0  # seconds in which a killed process should be gone
-_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class _Start(NamedTuple):
@@ -146,7 +148,7 @@ class ProcessServer:
 
 def run(descriptor: int) -> None:
     """Answers requests, which come through this socket, until its other end is closed."""
-    for number in _IGNORED:
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     requests, running = Connection(descriptor), {}
     with suppress(EOFError, OSError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from timesformer.datasets.process_server import ProcessServer
+from timesformer.datasets.process_server import STOPPING, ProcessServer
 from timesformer.datasets.resource_limits import is_out_of_files, out_of_files
 from timesformer.errors import UserError
 
@@ -49,11 +49,11 @@ def in_processes(
     done: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
     source = _Source(iter(items), None if ahead is None else workers + ahead)
     # One thread looks after each process: Python's pools wait for ever for a process that hangs or is gone.
-    keepers = [_Keeper(function, source, done, time_limit) for _ in range(workers)]
+    supervisors = [_Supervisor(function, source, done, time_limit) for _ in range(workers)]
     try:
-        for keeper in keepers:
-            keeper.start()
-        at_work = len(keepers)
+        for supervisor in supervisors:
+            supervisor.start()
+        at_work = len(supervisors)
         while at_work:
             outcome = done.get()
             if outcome is None:
@@ -64,11 +64,11 @@ def in_processes(
                 yield outcome
                 source.taken()
     finally:
-        for keeper in keepers:
-            keeper.stop()
-        for keeper in keepers:
-            if keeper.is_alive():
-                keeper.join()
+        for supervisor in supervisors:
+            supervisor.stop()
+        for supervisor in supervisors:
+            if supervisor.is_alive():
+                supervisor.join()
 
 
 def given_up(time_limit: float) -> str:
@@ -105,7 +105,7 @@ class _Source:
             self._free.release()
 
 
-class _Keeper(threading.Thread):
+class _Supervisor(threading.Thread):
     """Hands items to a process of its own, and replaces the process when it hangs or crashes."""
 
     def __init__(
@@ -122,6 +122,7 @@ class _Keeper(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # they are for the main thread, and must wake it
         try:
             while not self._stopped.is_set():
                 self._done.put(self._outcome(self._source.next(self._stopped)))
