@@ -27,6 +27,9 @@ repair_torchvision()  # before any test imports transformers, which imports torc
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
+# A shell that starts the tests in the background ignores Ctrl-C, and all processes that they start would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 ROOT = Path(__file__).resolve().parents[1]
 

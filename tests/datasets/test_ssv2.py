@@ -237,7 +237,7 @@ def test_frames_are_taken_where_the_original_takes_them(
 def test_the_sampler_may_be_another_one(videos):
     assert [Sampler.from_cfg(config(videos), split).name for split in SPLITS] == ["segment"] * 3
     assert Sampler.from_cfg(config(videos, SAMPLER="uniform"), "train").name == "uniform"
-    assert Sampler.from_cfg(get_cfg(), "train").name == "uniform"
+    assert Sampler.from_cfg(get_cfg(), "train").name == "dense"
 
 
 ORIGINAL_FILE = """

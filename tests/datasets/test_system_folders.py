@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import runpy
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -191,7 +192,20 @@ def test_a_class_of_files_that_are_no_clips_is_named_by_the_check(
     (data / "empty").mkdir()
     assert main("folder", [str(data), "--check", "--workers", "1"]) == 1
     assert find_empty_classes(data, CLIPS) == ["empty", "run"]
-    assert "empty, run" in capsys.readouterr().out
+    assert "annotations, empty, run" in capsys.readouterr().out  # training takes every folder for a class
+
+
+def test_clips_in_no_class_folder_are_named_by_the_check_and_by_training(
+    data: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(data / "wave/anna/0.mp4", data / "loose.mp4")
+    assert main("folder", [str(data), "--check", "--workers", "1"]) == 1
+    assert "loose.mp4" in capsys.readouterr().out
+    cfg = get_cfg()
+    cfg.TRAIN.DATASET = cfg.TEST.DATASET = "folder"
+    cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES = str(data), 2
+    load_split(cfg, "train")
+    assert len([line for line in caplog.messages if "loose.mp4" in line]) == 1
 
 
 def test_files_of_no_clip_are_named_where_clips_lie_and_lists_are_not(

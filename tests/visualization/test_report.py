@@ -230,8 +230,18 @@ def test_training_without_a_test_has_curves_alone(make_run: MakeRun) -> None:
     page = page_of(folder)
     assert "has not been tested" in page.text
     assert "best validation top-1" in page.text
+    assert "every clip could be read" not in page.text
+    assert "Versions" not in page.text
     assert ["SOLVER.MAX_EPOCH", "3", "300"] in page.rows["configuration"]
     assert "classes" not in page.rows
+
+
+def test_of_equal_validation_accuracies_that_of_the_lowest_loss_is_the_best(make_run: MakeRun) -> None:
+    folder = make_run("tied", 2)
+    losses = [0.9, 0.5, 0.7]
+    rows = [{"kind": "val_epoch", "epoch": n, "top1": 40.0, "loss": loss} for n, loss in enumerate(losses, 1)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "40.00 %, after epoch 2." in page_of(folder).text
 
 
 def test_losses_that_are_not_finite_interrupt_the_line(make_run: MakeRun, charts_drawn: None) -> None:

@@ -7,7 +7,7 @@ and those that operating systems and storage devices make for themselves, are ne
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -187,6 +187,21 @@ def report_skipped(root: Path, skipped: Sequence[str]) -> None:
     """Log which files below `root` are not clips, once however often a dataset is opened."""
     if skipped:
         _warn_once(f"{root}: {skipped_line(skipped)}")
+
+
+def stray_line(strays: Sequence[str]) -> str:
+    """How many clips lie in no class folder, and the first of them."""
+    return (
+        f"{len(strays)} clips lie in no class folder and are not used: {shorten(strays)}; move each into the folder of "
+        "its class"
+    )
+
+
+def report_strays(folders: Iterable[Path]) -> None:
+    """Log which video files lie in folders of classes, in the same way as `report_skipped`."""
+    for folder in folders:
+        if strays := sorted(entry.name for entry in _entries(folder) if is_video_name(entry.name) and entry.is_file()):
+            _warn_once(f"{folder}: {stray_line(strays)}")
 
 
 def report_nested(root: Path, nested: Sequence[str]) -> None:

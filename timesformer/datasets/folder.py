@@ -32,6 +32,7 @@ from timesformer.datasets.clip_files import (
     list_classes,
     report_nested,
     report_skipped,
+    report_strays,
     stem,
 )
 from timesformer.datasets.reader import VideoError, frame_files
@@ -188,6 +189,7 @@ def from_folders(root: Path, split: str) -> DatasetSplit:
             yield from (f"{label}/{name}" for name in mine)
 
     found = Strings(names())
+    report_strays(folders.values())
     report_skipped(root, skipped)
     report_nested(folders[split], nested)
     if empty:
@@ -290,6 +292,7 @@ def _read_groups(cfg: CfgNode, root: Path) -> _Clips:
                 yield f"{label}/{clip}"
 
     found = Strings(names())
+    report_strays([root])
     report_skipped(root, skipped)
     report_nested(root, nested)
     if empty := [str(folder) for folder, count in zip(classes, counts, strict=True) if not count]:

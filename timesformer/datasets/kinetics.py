@@ -91,7 +91,10 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
         )
     highest = int(labels.max())
     if split == "train" and highest < cfg.MODEL.NUM_CLASSES - 1:
-        logger.warning("%s: labels end at %d, but MODEL.NUM_CLASSES is %d", csv, highest, cfg.MODEL.NUM_CLASSES)
+        logger.warning(
+            "%s: labels end at %d, but MODEL.NUM_CLASSES is %d; set it to %d unless the last classes have no clips",
+            *(csv, highest, cfg.MODEL.NUM_CLASSES, highest + 1),
+        )
     return DatasetSplit(records, class_names or tuple(numbers))
 
 

@@ -373,5 +373,6 @@ def differences(
         elif key not in now:
             lines.append(f"{prefix}{key} was {before}, {_UNKNOWN}")
         elif before != after:
+            before, after = ("''" if value == "" else value for value in (before, after))
             lines.append(f"{prefix}{key} was {before}, is {after}")
     return lines

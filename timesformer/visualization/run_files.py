@@ -119,6 +119,8 @@ def read_run(folder: Path) -> FinishedRun:
     results = _read_results(folder / "results.json")
     metrics = _read_metrics(folder / "metrics.jsonl")
     if not results and not metrics:
+        if not folder.is_dir():
+            raise UserError(f"{folder} does not exist: give the OUTPUT_DIR of a run that was trained or tested")
         raise UserError(
             f"{folder} has neither results.json nor metrics.jsonl: give the OUTPUT_DIR of a run that was trained or "
             "tested"

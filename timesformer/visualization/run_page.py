@@ -57,9 +57,10 @@ def run_page(run: FinishedRun, strips: dict[str, Strip]) -> Content:
         "timing": timing(run),
         "changed": changed_options(run),
         "options": [(key, shown(value)) for key, value in sorted(run.config.items())],
-        "versions": [*(run.results.get("versions") or {}).items()],
+        "versions": [*(run.results.get("versions") or {}).items()] or None,
+        "tested": bool(run.results),
     }
-    always = ("unreadable", "timing", "changed", "versions")
+    always = ("unreadable", "timing", "changed")
     content["sections"] = [
         (_ANCHORS.get(key, key), title) for key, title in _SECTIONS.items() if content[key] is not None or key in always
     ]
@@ -189,9 +190,15 @@ def _rate(run: FinishedRun) -> str:
 
 
 def _best_epoch(run: FinishedRun) -> tuple[float, float] | None:
+    """Epoch and value of the best validation top-1; of equal ones, that of the lowest loss, as for best.pyth."""
     epochs, values = run.series("val_epoch", "top1")
-    known = [(value, -epoch) for epoch, value in zip(epochs, values, strict=True) if math.isfinite(value)]
-    return (-max(known)[1], max(known)[0]) if known else None
+    losses = dict(zip(*run.series("val_epoch", "loss"), strict=True))
+    known = [
+        (value, -losses.get(epoch, math.inf), -epoch)
+        for epoch, value in zip(epochs, values, strict=True)
+        if math.isfinite(value)
+    ]
+    return (-max(known)[2], max(known)[0]) if known else None
 
 
 # ---------------------------------------------------------------- sections

@@ -37,10 +37,14 @@ def find_clips(root: Path) -> list[str]:
     return clips
 
 
-def find_empty_classes(root: Path, clips: Sequence[str]) -> list[str]:
+def find_empty_classes(root: Path, clips: Sequence[str], only_split_lists: bool = False) -> list[str]:
     """Paths from `root`, sorted, of empty folders that lie as deep as the folders of `clips` do.
 
-    A folder in `root`, or in that of a split, counts as empty if it has files, none of which is a clip or a list.
+    A folder in `root`, or in that of a split, counts as empty if it has files, none of which is a clip.
+
+    Folders of lists, which a dataset may have next to its classes, do not count.
+
+    only_split_lists: take only files named after a split, such as train.csv, for lists.
     """
     depths = {clip.count("/") - 1 for clip in clips}
     lowest, deepest = min(depths, default=-1), max(depths, default=-1)
@@ -49,7 +53,8 @@ def find_empty_classes(root: Path, clips: Sequence[str]) -> list[str]:
         depth = -1 if place == "." else place.count("/")
         if depth in depths and depth >= 0 and not folders and place not in full:
             is_class = depth == lowest and (not depth or place.partition("/")[0] in SPLITS)
-            if not files or (is_class and not any(map(is_list_name, files))):
+            lists = filter(is_list_name, files)
+            if not files or (is_class and not any(Path(name).stem in SPLITS or not only_split_lists for name in lists)):
                 empty.append(place)
         if depth >= deepest:
             folders.clear()  # nothing below matters

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from timesformer.arguments import as_path
-from timesformer.datasets.clip_files import class_of, parent_name
+from timesformer.datasets.clip_files import class_of, parent_name, stray_line
 from timesformer.datasets.manifest import NAME, Row
 from timesformer.datasets.preparation.check import check
 from timesformer.datasets.preparation.clips_on_disk import find_clips, find_empty_classes
@@ -106,8 +106,9 @@ def _parse(dataset: str, arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"after which the work on a clip is given up (default: {TIME_LIMIT:g})",
     )
     options = parser.parse_args(arguments)
+    download = "--download, " if dataset in ARCHIVES else ""
     if not (getattr(options, "download", False) or options.short_side or options.frames or options.check):
-        parser.error("nothing to do: give one or more of --download, --short-side 256, --frames and --check")
+        parser.error(f"nothing to do: give one or more of {download}--short-side 256, --frames and --check")
     if options.short_side and options.short_side % 2 and not options.frames:
         parser.error(f"argument --short-side: {options.short_side} found, an even number expected, as H.264 has no odd")
     return options
@@ -132,8 +133,10 @@ def _prepare(dataset: str, options: argparse.Namespace) -> int:
         download(dataset, folder, options.url)
         print(f"{folder} has the videos and lists of {dataset}")
     clips = find_clips(folder) if options.short_side or options.frames or options.check else []
-    if label_of and (empty := find_empty_classes(folder, clips)):
+    if label_of and (empty := find_empty_classes(folder, clips, only_split_lists=dataset == "folder")):
         remarks.append(f"{folder}: classes without clips: {shorten(empty)}; put clips there, or remove these folders")
+    if dataset == "folder" and (strays := [clip for clip in clips if not class_of(clip)]):
+        remarks.append(f"{folder}: {stray_line(strays)}")
     if options.short_side or options.frames:
         names = [str(part) for part in (options.short_side, "frames" * options.frames) if part]
         output = options.output or folder.with_name("_".join([folder.resolve().name, *names]))
