@@ -162,5 +162,5 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE) as process:
-        process.communicate(timeout=PATIENCE)  # which waits until nobody has its stdout any more
+        process.communicate(timeout=PATIENCE)  # which waits until no process has its stdout open
     assert process.returncode == -signal.SIGKILL

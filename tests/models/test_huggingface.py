@@ -1,4 +1,4 @@
-"""Folders of transformers: predictions before and after a conversion, and beside those of transformers itself."""
+"""Folders of transformers: predictions before and after a conversion, and compared with those of transformers."""
 
 import json
 from pathlib import Path

@@ -359,7 +359,7 @@ class TestReading:
     @pytest.mark.parametrize("prefix", ["net.", "network.", "backbone.", "module.backbone."])
     def test_what_programs_call_their_model_is_left_out_of_names(self, tmp_path: Path, prefix: str) -> None:
         state = {f"{prefix}norm.weight": torch.ones(3), "head.weight": torch.ones(2, 3)}
-        state["n_averaged"] = torch.tensor(5)  # beside the weights of torch.optim.swa_utils.AveragedModel
+        state["n_averaged"] = torch.tensor(5)  # next to the weights, as torch.optim.swa_utils.AveragedModel has it
         assert list(read_checkpoint(save({"model": state}, tmp_path)).state) == ["norm.weight", "head.weight"]
         part = {f"{prefix}0.weight": torch.ones(3), "patch_embed.weight": torch.ones(3)}
         names = {name.removeprefix("module.") for name in part}

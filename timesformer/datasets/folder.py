@@ -330,7 +330,7 @@ def _same_content(first: Path, second: Path) -> bool:
     if first.is_dir() and second.is_dir():
         try:
             mine, theirs = frame_files(first), frame_files(second)
-        except VideoError:  # for whoever reads it
+        except VideoError:  # reported when the folder is read
             return False
         return len(mine) == len(theirs) > 0 and filecmp.cmp(mine[0], theirs[0], shallow=False)
     return False

@@ -221,7 +221,7 @@ _FEWER = "start fewer processes (--workers)"
 
 
 class _StoppedError(Exception):
-    """Nobody wants any more outcomes."""
+    """No more outcomes are wanted."""
 
 
 def _not_started(reason: str) -> UserError:

@@ -11,7 +11,7 @@ class Compiled:
 
     The smaller last batch of an epoch goes through the model as it is, and so does the padding clip of a process that
     has no clip of it: compiling takes minutes, and would be done again for each size and mode. The model itself is left
-    alone: its state dict, and whoever else calls it, know nothing of this.
+    alone: its state dict and other callers are not affected.
 
     Args:
         model: as it is on its device.

@@ -112,7 +112,7 @@ def write_results(
         evaluation: what `evaluate` found.
         class_names: names in label order.
         checkpoint: the file tested.
-        content: what it holds beside the weights; its `progress` (`Progress`) is missing in one from elsewhere.
+        content: what it holds besides the weights; its `progress` (`Progress`) is missing in one from elsewhere.
         weights: fingerprint of the tested weights.
 
     Returns:
@@ -186,7 +186,7 @@ def validation_top1(content: dict[str, Any]) -> float | None:
     """Validation top-1 of the weights of a checkpoint, in percent; None where these were not validated.
 
     Args:
-        content: what the checkpoint holds beside the weights.
+        content: what the checkpoint holds besides the weights.
     """
     progress = content.get("progress") or {}
     epoch = progress.get("epoch")

@@ -131,7 +131,7 @@ class Facts:
 
 
 def facts_of(rest: dict[str, Any]) -> Facts:
-    """Reads the facts in what a file holds beside its weights: `cfg` (YAML text), `progress` and `class_names`.
+    """Reads the facts in what a file holds besides its weights: `cfg` (YAML text), `progress` and `class_names`.
 
     For a folder of transformers: `timesformer.models.huggingface.facts_of_folder`.
     """

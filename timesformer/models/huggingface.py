@@ -22,7 +22,7 @@ Options = dict[str, Any]
 """A configuration as plain values, section by section, as YAML has it."""
 
 OPTIONS_KEY = "timesformer_options"
-"""What `config.json` of an export has beside the fields of transformers."""
+"""What `config.json` of an export has in addition to the fields of transformers."""
 
 _USED: dict[str, tuple[str, ...]] = {
     "TRAIN": ("DATASET", "MIXED_PRECISION"),

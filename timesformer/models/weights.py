@@ -61,7 +61,7 @@ class Checkpoint:
 
     Attributes:
         state: tensors on the CPU by the names of facebookresearch/TimeSformer, without leading `model.`.
-        rest: what the file holds beside them, such as `epoch` and `optimizer_state`; of a folder of Hugging Face
+        rest: what the file holds besides them, such as `epoch` and `optimizer_state`; of a folder of Hugging Face
             `config` and `preprocessor`, and as `cfg` the options that these amount to.
         origin: whose names the tensors had, "" where they had these.
         facts: what it says about its model.

@@ -100,7 +100,7 @@ class Fonts:
 
 
 def _system_fonts() -> list[str]:
-    """Those that matplotlib has listed, and those installed since."""
+    """The fonts that matplotlib has listed, and fonts installed since."""
     return [*(font.fname for font in font_manager.fontManager.ttflist), *font_manager.findSystemFonts()]
 
 
