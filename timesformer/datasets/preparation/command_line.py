@@ -135,7 +135,8 @@ def _prepare(dataset: str, options: argparse.Namespace) -> int:
     clips = find_clips(folder) if options.short_side or options.frames or options.check else []
     if label_of and (empty := find_empty_classes(folder, clips, only_split_lists=dataset == "folder")):
         remarks.append(f"{folder}: classes without clips: {shorten(empty)}; put clips there, or remove these folders")
-    if dataset == "folder" and (strays := [clip for clip in clips if not class_of(clip)]):
+    strays = [clip for clip in clips if not class_of(clip)] if dataset == "folder" and options.check else []
+    if 0 < len(strays) < len(clips):  # a folder without classes is not for training
         remarks.append(f"{folder}: {stray_line(strays)}")
     if options.short_side or options.frames:
         names = [str(part) for part in (options.short_side, "frames" * options.frames) if part]
