@@ -680,14 +680,15 @@ def test_unreadable_test_clips_are_misses_listed_in_the_results(
     options = ["DATA.PATH_TO_DATA_DIR", str(files / "data"), "TRAIN.ENABLE", "False"]
     done = run_net(*tiny_command, *options, "OUTPUT_DIR", str(files / "out"))
     assert done.code == 0
+    out = files / "out/test_1x1"  # the run's own results, of other videos, stay
     assert "wave/test0.mp4 counts as a miss" in done.out
-    results = json.loads((files / "out" / "results.json").read_text())
+    results = json.loads((out / "results.json").read_text())
     assert results["num_videos"] == 6
     assert [entry["video"] for entry in results["unreadable"]] == ["wave/test0.mp4"]
     assert "empty (0 bytes)" in results["unreadable"][0]["reason"]
     assert results["per_class"][2]["correct"] <= 1
     assert sum(row["predicted"] for row in results["per_class"]) == 5
-    (row,) = csv.DictReader((files / "out" / "unreadable.csv").open())
+    (row,) = csv.DictReader((files / "out/unreadable.csv").open())
     assert (row["name"], row["split"]) == ("wave/test0.mp4", "test")
-    (row,) = [row for row in csv.DictReader((files / "out" / "predictions.csv").open()) if row["error"]]
+    (row,) = [row for row in csv.DictReader((out / "predictions.csv").open()) if row["error"]]
     assert (row["video"], row["class_1"]) == ("wave/test0.mp4", "")

@@ -47,7 +47,8 @@ def bright_seeker(tmp_path: Path) -> MakeCheckpoint:
         cfg = get_cfg()
         size = {"PATCH_SIZE": 8, "EMBED_DIM": 8, "DEPTH": 2, "NUM_HEADS": 1}
         for section, values in {
-            "DATA": {"NUM_FRAMES": 4, "SAMPLING_RATE": 1, "TRAIN_CROP_SIZE": 32, "TEST_CROP_SIZE": 32},
+            "DATA": {"NUM_FRAMES": 4, "SAMPLING_RATE": 1, "TRAIN_CROP_SIZE": 32, "TEST_CROP_SIZE": 32}
+            | {"TRAIN_JITTER_SCALES": [32, 32]},
             "MODEL": {"MODEL_NAME": "TimeSformer", "NUM_CLASSES": 3},
             "TEST": {"NUM_ENSEMBLE_VIEWS": 1, "NUM_SPATIAL_CROPS": 1},
             "TIMESFORMER": size,
