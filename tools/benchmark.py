@@ -107,7 +107,9 @@ def main() -> int:
     command = commands.add_parser("lists", help="time and memory to open the list of a large dataset")
     command.set_defaults(run=measure_lists)
     command.add_argument("--clips", type=int, default=1_000_000)
-    command.add_argument("--folder", type=Path, help="on the disk that is meant; without it, where temporary files are")
+    command.add_argument(
+        "--folder", type=as_path, help="on the disk that is meant; without it, where temporary files are"
+    )
     takes_a_page(command)
 
     command = commands.add_parser("checkpoint", help="writing, checking and loading the base model's checkpoints")

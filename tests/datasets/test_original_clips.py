@@ -71,6 +71,7 @@ def configuration(tmp_path: Path, lists: Path, classes: int, options: dict, *ove
 WHOLE_FRAMES = ("DATA.SPATIAL_MODE", "resize", "TEST.NUM_SPATIAL_CROPS", "1", "DATA.TEST_CROP_SIZE", str(SIDE))
 
 
+@pytest.mark.numerical
 def test_every_test_clip_has_the_frames_and_the_pixels_of_the_originals(golden_dir, kinetics_list, tmp_path):
     golden = torch.load(golden_dir / "kinetics_test_clips.pt", weights_only=True)
     names = sorted(path.name for path in (golden_dir / "videos").iterdir())

@@ -345,3 +345,47 @@ def test_a_gif_is_a_video(tmp_path):
     path = tmp_path / "clip.gif"
     animation(path)
     assert_close(read_everything(path), ffmpeg_frames(path))
+
+
+def test_raw_motion_jpeg_is_a_video_whatever_the_size_of_its_frames(tmp_path):
+    path = tmp_path / "clip.MJPEG"
+    with av.open(str(path), "w", format="mjpeg") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p"
+        for picture in moving_scene(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    with open_video(path) as video:
+        assert video.num_frames == 12
+        frames = list(video.frames())
+    with av.open(str(path), format="mjpeg") as container:
+        assert_close(frames, [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".ogv", "libvpx"), (".ivf", "libvpx"), (".mkv", "libx264")])
+def test_the_frame_rate_is_that_of_the_packets_where_the_header_has_none(tmp_path, suffix, codec):
+    path = tmp_path / f"clip{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=60)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for picture in moving_scene(90):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    with open_video(path) as video:
+        assert video.fps == pytest.approx(60, rel=1e-3)
+
+
+def test_the_dense_window_fits_the_frames_that_are_shown_and_not_those_that_a_header_counts(tmp_path):
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("the program ffmpeg is not installed")
+    whole = encode(tmp_path / "whole.mp4", moving_scene(100), "libx264", g="300", bf="2")
+    path = tmp_path / "cut.mp4"
+    subprocess.run(["ffmpeg", "-v", "error", "-ss", "2.5", "-i", whole, "-c", "copy", path], check=True)
+    with open_video(path) as video:
+        shown = video.num_frames
+        assert shown < video.timing.num_frames
+    cfg = get_cfg()
+    cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.SAMPLER_WINDOW = 8, 32, "fit"
+    cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS = 2, 1
+    first, second = make_views(ClipMaker(cfg, "test"), str(path), [0, 1], 0)
+    assert first.numbers == second.numbers == tuple((shown - 1) * i // 7 for i in range(8))

@@ -242,6 +242,7 @@ HUB_TIMESFORMER = {"image_mean": [0.45] * 3, "image_std": [0.225] * 3}
 HUB_VIVIT = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
+@pytest.mark.numerical
 class TestFoldersOfOthers:
     @pytest.mark.parametrize(
         ("kind", "processor", "mean", "std"),
@@ -288,7 +289,8 @@ class TestFoldersOfOthers:
         theirs = processor(frames_of(video, clip.numbers), return_tensors="pt").pixel_values[0].transpose(0, 1)
         difference = (theirs * 0.225 + 0.45) * 255 - clip.clip
         assert difference.abs().max() < levels
-        assert difference.abs().mean() < max(levels / 5, 0.001)
+        # Of rounded values, any share may be off by one level; how they are rounded depends on the processor.
+        assert difference.abs().mean() < (levels / 5 if levels > 2 else max(levels / 2, 0.001))
 
     @pytest.mark.parametrize(
         ("frames", "classes", "rate", "sampler"),

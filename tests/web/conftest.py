@@ -33,7 +33,7 @@ def write_clip(path: Path, seed: int, frames: int = 12, rate: Fraction | int = 1
 def write_model(path: Path, classes: tuple[str, ...], sharpness: float) -> Path:
     """A checkpoint of an untrained model; the sharper, the surer it is of what it says."""
     cfg = get_cfg()
-    cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE = 4, 2
+    cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.SAMPLER = 4, 2, "uniform"
     cfg.DATA.TRAIN_CROP_SIZE = cfg.DATA.TEST_CROP_SIZE = 16
     cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS = 2, 1
     cfg.MODEL.MODEL_NAME, cfg.MODEL.NUM_CLASSES = "TimeSformer", len(classes)

@@ -183,16 +183,37 @@ def _read_yaml(path: Path, including: tuple[Path, ...] = ()) -> Iterator[_Settin
     yield from (s for s in _with_saved_defaults(settings) if s.key != BASE_KEY)
 
 
-def _with_saved_defaults(settings: Sequence[_Setting]) -> list[_Setting]:
-    """Settings of a file; in one that an earlier version saved, options whose default has changed since are filled in.
+def with_saved_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a saved configuration with the defaults of its version where these have changed since.
 
-    Such a file has all options of that version. Its empty DATA.SAMPLER was `segment` for ssv2, `uniform` otherwise.
+    Such a configuration has all options of its version. An empty DATA.SAMPLER was `segment` for ssv2 and `uniform` for
+    all others before there was DATA.SAMPLER_WINDOW.
+
+    Args:
+        config: its sections and options, as YAML has them.
     """
+    data, train = config.get("DATA"), config.get("TRAIN")
+    if not isinstance(data, dict) or not _has_earlier_sampler(data):
+        return config
+    dataset = train.get("DATASET") if isinstance(train, dict) else None
+    return {**config, "DATA": {**data, "SAMPLER": _earlier_sampler(dataset)}}
+
+
+def _with_saved_defaults(settings: Sequence[_Setting]) -> list[_Setting]:
     values = {setting.key: setting.value for setting in settings}
-    if "DATA.SAMPLER_WINDOW" in values or "DATA.SAMPLER_ORDERED" not in values or values.get("DATA.SAMPLER") != "":
+    data = {key.removeprefix("DATA."): value for key, value in values.items() if key.startswith("DATA.")}
+    if not _has_earlier_sampler(data):
         return [*settings]
-    then = "segment" if values.get("TRAIN.DATASET") == "ssv2" else "uniform"
-    return [replace(s, value=then, text=then) if s.key == "DATA.SAMPLER" else s for s in settings]
+    sampler = _earlier_sampler(values.get("TRAIN.DATASET"))
+    return [replace(s, value=sampler, text=sampler) if s.key == "DATA.SAMPLER" else s for s in settings]
+
+
+def _has_earlier_sampler(data: dict[str, Any]) -> bool:
+    return "SAMPLER_WINDOW" not in data and "SAMPLER_ORDERED" in data and data.get("SAMPLER") == ""
+
+
+def _earlier_sampler(dataset: str | None) -> str:
+    return "segment" if dataset == "ssv2" else "uniform"
 
 
 def _parse(text: str | bytes, source: str) -> list[_Setting]:

@@ -142,6 +142,8 @@ class Sampler:
         total, fps = (timing.num_frames, timing.fps) if timing else (length, fps)
         window = self.window_length(fps)
         if self.window == "fit":
+            if timing and timing.num_frames > length:  # after a cut, a header may count frames that are not shown
+                timing, total = None, length
             window = min(window, total)
         start = self._start(total, window, rng, view)
         if timing is None:

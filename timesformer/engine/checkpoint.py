@@ -18,8 +18,8 @@ from torch import nn
 
 from timesformer.atomic import explained_failure, write_atomically
 from timesformer.config import get_cfg
+from timesformer.config.load import with_saved_defaults
 from timesformer.config.sources import epoch_checkpoints
-from timesformer.datasets.sampling import sampler_change
 from timesformer.engine.distributed import from_lead
 from timesformer.engine.ranks import is_lead, world
 from timesformer.engine.run_folder import best_path, checkpoint_folder
@@ -279,7 +279,6 @@ def restore(
                 part.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{path} does not fit this run: {_one_line(error)}. To go on, {ways_out}") from error
-    changed += filter(None, [sampler_change(then, cfg)])
     if unknown := sorted(name for name in content if name.endswith("_state") and name[: -len("_state")] not in parts):
         logger.warning("%s holds %s, which this run does not have; ignored", path.name, ", ".join(unknown))
     if changed:
@@ -366,6 +365,7 @@ def differences(
         prefix: the section that the three are of, with a dot; empty for the whole.
     """
     lines = []
+    then = then if prefix else with_saved_defaults(then)
     for key in sorted(key for key in {*then, *now} if f"{prefix}{key}" not in ignored):
         before, after = then.get(key, defaults.get(key)), now.get(key)
         if isinstance(before, dict) and isinstance(after, dict):

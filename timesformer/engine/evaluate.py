@@ -177,6 +177,7 @@ def other_clips(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
     data = then.get("DATA") if isinstance(then, dict) else None
     if not data:
         return []
+    clips = ("NUM_FRAMES", "SAMPLING_RATE", "TARGET_FPS", "SPATIAL_MODE", "REVERSE_INPUT_CHANNEL", "MEAN", "STD")
     splits = (
         "SPLIT",
         "SPLIT_RULE",
@@ -187,9 +188,10 @@ def other_clips(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
         "TEST_SUBJECTS",
         "TEST_SCENES",
     )
-    keys = (*splits, "NUM_FRAMES", "SAMPLING_RATE", "SPATIAL_MODE", "REVERSE_INPUT_CHANNEL", "MEAN", "STD")
     changes = [
-        f"DATA.{key} was {data[key]}, is {cfg.DATA[key]}" for key in keys if key in data and data[key] != cfg.DATA[key]
+        f"DATA.{key} was {data[key]}, is {cfg.DATA[key]}"
+        for key in (*splits, *clips)
+        if key in data and data[key] != cfg.DATA[key]
     ]
     return [*changes, *filter(None, [sampler_change(then, cfg)])]
 

@@ -53,7 +53,8 @@ class VideoFile(VideoReader):
     aspect ratio is ignored. MPEG-TS with lost packets is read as far as frames decode.
 
     short_side: larger frames are scaled down to it while they are converted; 0: never.
-    num_frames, fps: as known beforehand; 0: as the file has it.
+    num_frames: as known beforehand; 0: as the file has it.
+    fps: for a file that does not say; 0: unknown, and then the mean of the times of its frames.
     """
 
     def __init__(self, path: str, size: int, short_side: int = 0, num_frames: int = 0, fps: float = 0.0) -> None:
@@ -69,7 +70,7 @@ class VideoFile(VideoReader):
             with self._open() as container:
                 stream = self._stream(container)
                 self._stream_index, self._time_base = stream.index, stream.time_base
-                self.fps = fps or float(stream.average_rate or 0)
+                self.fps = float(stream.average_rate or fps)
                 self._decoder = decoder = _decoder_of(stream)
                 self._coded_size = decoder.width, decoder.height
                 packets = self._demux(container, stream)
@@ -102,6 +103,8 @@ class VideoFile(VideoReader):
             self._count()
         if not self.num_frames:
             raise self._error("no frames in the video stream: the file is cut short or broken; copy it again")
+        if not self.fps and (seconds := self.seconds):
+            self.fps = self.num_frames / seconds
         self.timing = _timing(*header, self._table)
 
     def close(self) -> None:
@@ -140,7 +143,11 @@ class VideoFile(VideoReader):
 
     def _open(self) -> "av.container.InputContainer":
         # An absolute path: FFmpeg would take "a:b.mp4" for a protocol.
-        return av.open(os.path.abspath(self.path), options={**_LIMITS, **_ALLOWED})
+        # FFmpeg takes large frames of raw Motion JPEG for one JPEG image.
+        is_mjpeg = os.path.splitext(self.path)[1].lower() in EXTENSIONS_OF["mjpeg"]
+        return av.open(
+            os.path.abspath(self.path), format="mjpeg" if is_mjpeg else None, options={**_LIMITS, **_ALLOWED}
+        )
 
     def _stream(self, container: "av.container.InputContainer") -> "av.video.stream.VideoStream":
         pictures = av.stream.Disposition.attached_pic
