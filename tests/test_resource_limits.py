@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Outcome
+from tests.patience import PATIENCE
 
-PATIENCE = 120.0  # seconds that a command may take on a busy machine
 # Batches of 150 kB, larger than a shared memory that has room for semaphores.
 LARGE = ["DATA.TRAIN_CROP_SIZE", "112", "DATA.TEST_CROP_SIZE", "112", "DATA.TRAIN_JITTER_SCALES", "[112,112]"]
 NO_TRAINING = ["TRAIN.ENABLE", "False", "DATA.TEST_CROP_SIZE", "112"]

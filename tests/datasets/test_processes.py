@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from timesformer.datasets import processes
 from timesformer.datasets.process_server import ProcessServer
 from timesformer.datasets.processes import in_processes
 from timesformer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 60.0  # seconds that something may take on a busy machine
 OWN_PID = "__import__('os').getpid()"
 
 HANGS = 1e6  # seconds

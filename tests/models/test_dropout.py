@@ -12,6 +12,7 @@ from timesformer.config import get_cfg
 from timesformer.models import build_model
 from timesformer.models.vit import ATTENTION_TYPES, VisionTransformer
 
+pytestmark = pytest.mark.numerical
 CLIPS, FRAMES = 64, 2
 MODELS = [
     *(("TimeSformer", "TIMESFORMER.ATTENTION_TYPE", attention_type) for attention_type in ATTENTION_TYPES),

@@ -21,6 +21,8 @@ from timesformer.models.formats import describe, facts_of
 from timesformer.models.huggingface import architecture
 from timesformer.models.weights import read_checkpoint
 
+pytestmark = pytest.mark.numerical
+
 transformers = pytest.importorskip("transformers")
 CLASSES = ("catch", "пас", "投げる")
 KINDS = ("divided_space_time", "joint_space_time", "space_only", "vivit", "light")
@@ -242,7 +244,6 @@ HUB_TIMESFORMER = {"image_mean": [0.45] * 3, "image_std": [0.225] * 3}
 HUB_VIVIT = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
-@pytest.mark.numerical
 class TestFoldersOfOthers:
     @pytest.mark.parametrize(
         ("kind", "processor", "mean", "std"),
@@ -289,8 +290,8 @@ class TestFoldersOfOthers:
         theirs = processor(frames_of(video, clip.numbers), return_tensors="pt").pixel_values[0].transpose(0, 1)
         difference = (theirs * 0.225 + 0.45) * 255 - clip.clip
         assert difference.abs().max() < levels
-        # Of rounded values, any share may be off by one level; how they are rounded depends on the processor.
-        assert difference.abs().mean() < (levels / 5 if levels > 2 else max(levels / 2, 0.001))
+        # Roundings of the same value differ by a level, in fewer than half of the pixels.
+        assert difference.abs().mean() < max(levels / 2 if levels < 2 else levels / 5, 0.001)
 
     @pytest.mark.parametrize(
         ("frames", "classes", "rate", "sampler"),
