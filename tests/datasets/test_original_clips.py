@@ -13,7 +13,8 @@ from PIL import Image
 from scipy.stats import chisquare, kstest, uniform
 
 from timesformer.config import load_config
-from timesformer.datasets.clips import ClipDataset
+from timesformer.datasets.clip_batches import make_views
+from timesformer.datasets.clips import ClipDataset, ClipMaker
 
 OPTIONS = ("num_frames", "sampling_rate", "views", "crops", "crop_size", "jitter", "target_fps")
 HEIGHT, WIDTH = 48, 80  # of the golden videos
@@ -199,3 +200,11 @@ def test_one_crop_is_the_centre_of_a_larger_frame_in_validation_and_test(ramp, t
         # 64 x 96 becomes 32 x 48, of which rows 4 to 27 and columns 12 to 35 are cut out.
         assert clip[0, 0].tolist() == [2 * (2 * column + 0.5) // 1 for column in range(12, 36)]
         assert clip[1, :, 0].tolist() == pytest.approx([3 * (2 * row + 0.5) for row in range(4, 28)], abs=0.5)
+
+
+def test_one_crop_of_ssv2_is_the_centre_of_the_smallest_frame(ramp, tmp_path):
+    cfg = configuration(tmp_path, tmp_path, 1, {"num_frames": 1, "sampling_rate": 1, "views": 1, "target_fps": 30})
+    cfg.TEST.DATASET, cfg.TEST.NUM_SPATIAL_CROPS = "ssv2", 1
+    cfg.DATA.TEST_CROP_SIZE, cfg.DATA.TRAIN_JITTER_SCALES = 32, [48, 64]
+    (view,) = make_views(ClipMaker(cfg, "test"), str(ramp), [0], 0)
+    assert view.clip[1, 0, [0, -1], 0].tolist() == pytest.approx([3 * 0.5, 3 * 62.5], abs=0.6)  # rows 0 to 63

@@ -76,6 +76,7 @@ class ClipMaker:
         self.num_crops = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
         self.num_views = cfg.TEST.NUM_ENSEMBLE_VIEWS * self.num_crops if split == "test" else 1
         self.crop_size = cfg.DATA.TEST_CROP_SIZE if split == "test" else cfg.DATA.TRAIN_CROP_SIZE
+        self._dataset = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
         self._sampler = Sampler.from_cfg(cfg, split)
         self._augment = Augmentation.from_cfg(cfg) if self.training else None
         self._data = cfg.DATA
@@ -164,8 +165,9 @@ class ClipMaker:
         if self.training:
             scales = data.TRAIN_JITTER_SCALES
             return spatial_sampling(clip, -1, *scales, size, rng, data.RANDOM_FLIP, data.INV_UNIFORM_SAMPLE)
-        # As in the original: three crops cover the whole frame, and one is the centre of a larger one.
-        crop, short = (view % self.num_crops, size) if self.num_crops > 1 else (CENTER, data.TRAIN_JITTER_SCALES[0])
+        # As in the original: three crops cover the whole frame, and one is the centre of a larger one, except for ssv2.
+        crop = view % self.num_crops if self.num_crops > 1 else CENTER
+        short = size if self.num_crops > 1 or self._dataset == "ssv2" else data.TRAIN_JITTER_SCALES[0]
         return spatial_sampling(clip, crop, short, short, size, rng)
 
 
