@@ -130,3 +130,10 @@ def test_images_of_32_bits_are_an_error_that_names_them(tmp_path, mode):
     with open_video(tmp_path) as video, pytest.raises(VideoError) as caught:
         video.read([0])
     assert "0.png" in str(caught.value)
+
+
+def test_series_that_make_one_clip_are_ordered_by_number(tmp_path):
+    for number, kind in enumerate("IPBP", 1):
+        Image.new("RGB", (32, 24), (60 * number, 0, 0)).save(tmp_path / f"{kind}-frame_{number:03d}.png")
+    with open_video(tmp_path) as video:
+        assert [int(frame[0, 0, 0]) for frame in video.frames()] == [60, 120, 180, 240]

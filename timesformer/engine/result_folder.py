@@ -72,7 +72,7 @@ def _differences(folder: Path, cfg: CfgNode, weights: str, videos: Sequence[str]
     now, defaults = (_options(yaml.safe_load(config.dump())) for config in (cfg, get_cfg()))
     changed = differences(_options(results["config"]), now, defaults, _WITHOUT_EFFECT)
     if "weights" not in results:
-        changed.append("an older version has not noted of which weights they are")
+        changed.append("an older version did not record their weights")
     elif results["weights"] != weights:
         changed.append(f"other weights of {results.get('checkpoint')}")
     if sorted(_videos(folder)) != sorted(videos):

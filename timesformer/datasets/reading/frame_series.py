@@ -71,7 +71,11 @@ def select_frames(folder: str, names: Sequence[str]) -> list[str]:
     if len({image.words for image in images}) > 1:
         images = _select_series(folder, images)
     images = _select_extension(folder, images)
-    return [image.name for image in sorted(images, key=lambda image: image.order)]
+    if len({image.words for image in images}) > 1:  # I-frame_001, P-frame_002: the words do not order them
+        images = sorted(images, key=lambda image: image.numbers)
+    else:
+        images = sorted(images, key=lambda image: image.order)
+    return [image.name for image in images]
 
 
 def _parse(name: str, pattern: re.Pattern[str], number: type[Decimal] | type[int]) -> _Image:
