@@ -119,13 +119,18 @@ def tiny_checkpoint(tiny_command: list[str], tmp_path_factory: pytest.TempPathFa
     return path
 
 
-@pytest.fixture(scope="session")
-def converter() -> ModuleType:
-    """tools/convert_checkpoint.py."""
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", ROOT / "tools" / "convert_checkpoint.py")
+def load_tool(name: str) -> ModuleType:
+    """A new module of tools/<name>.py."""
+    spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def converter() -> ModuleType:
+    """tools/convert_checkpoint.py."""
+    return load_tool("convert_checkpoint")
 
 
 class Outcome(NamedTuple):
@@ -141,9 +146,7 @@ def run_net(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> Iterator[Callable[..., Outcome]]:
     """run_net(arguments): what `python tools/run_net.py arguments` does, without starting a process."""
-    spec = importlib.util.spec_from_file_location("tools_run_net", ROOT / "tools" / "run_net.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool("run_net")
     log, handlers = logging.getLogger("timesformer"), {n: signal.getsignal(n) for n in STOPPING}
 
     def reset() -> None:

@@ -1,18 +1,16 @@
 """A file of every container that is read, through the commands that a user has: each is a clip everywhere."""
 
 import csv
-import importlib.util
 import logging
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import av
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, Outcome
+from tests.conftest import ROOT, Outcome, load_tool
 from timesformer.config import get_cfg
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.clip_files import is_video_name
@@ -79,13 +77,6 @@ def data(made: dict[str, int], tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def tool(name: str) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
 def test_every_extension_is_tried_and_documented() -> None:
     documented = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     assert all(f" {extension} " in documented for extension in VIDEO_EXTENSIONS)
@@ -144,7 +135,7 @@ def test_predictions_of_a_folder_have_all(
     output = tmp_path / "predictions.csv"
     given = ["--checkpoint", tiny_checkpoint, "--device", "cpu", "--workers", 0, data, "--output", output]
     monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, given)])
-    outcome = Outcome(tool("predict").main(), *capsys.readouterr())
+    outcome = Outcome(load_tool("predict").main(), *capsys.readouterr())
     assert outcome.code == 0
     rows = list(csv.DictReader(output.read_text().splitlines()))
     assert len(rows) == len(WRITABLE)

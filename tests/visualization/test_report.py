@@ -1,7 +1,6 @@
 """The report of a run: that it needs nothing else, says what the files say, and stands what they lack."""
 
 import csv
-import importlib.util
 import json
 import re
 import shutil
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import load_tool
 from timesformer.config import get_cfg, load_config
 from timesformer.datasets.clips import ClipDataset, SampledClip
 from timesformer.errors import UserError
@@ -79,10 +79,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tools_report", ROOT / "tools" / "report.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("report")
 
 
 @pytest.fixture(autouse=True)

@@ -196,7 +196,7 @@ def with_saved_defaults(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(data, dict) or not _has_earlier_sampler(data):
         return config
     dataset = train.get("DATASET") if isinstance(train, dict) else None
-    return {**config, "DATA": {**data, "SAMPLER": _earlier_sampler(dataset)}}
+    return {**config, "DATA": {**data, "SAMPLER": earlier_sampler(dataset)}}
 
 
 def _with_saved_defaults(settings: Sequence[_Setting]) -> list[_Setting]:
@@ -204,7 +204,7 @@ def _with_saved_defaults(settings: Sequence[_Setting]) -> list[_Setting]:
     data = {key.removeprefix("DATA."): value for key, value in values.items() if key.startswith("DATA.")}
     if not _has_earlier_sampler(data):
         return [*settings]
-    sampler = _earlier_sampler(values.get("TRAIN.DATASET"))
+    sampler = earlier_sampler(values.get("TRAIN.DATASET"))
     return [replace(s, value=sampler, text=sampler) if s.key == "DATA.SAMPLER" else s for s in settings]
 
 
@@ -212,7 +212,8 @@ def _has_earlier_sampler(data: dict[str, Any]) -> bool:
     return "SAMPLER_WINDOW" not in data and "SAMPLER_ORDERED" in data and data.get("SAMPLER") == ""
 
 
-def _earlier_sampler(dataset: str | None) -> str:
+def earlier_sampler(dataset: str | None) -> str:
+    """What an empty DATA.SAMPLER was for a dataset before there was DATA.SAMPLER_WINDOW."""
     return "segment" if dataset == "ssv2" else "uniform"
 
 

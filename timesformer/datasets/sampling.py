@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from fvcore.common.config import CfgNode
 
+from timesformer.config.load import earlier_sampler
 from timesformer.datasets.reading.stream_timing import StreamTiming
 
 SAMPLERS = ("dense", "uniform", "equidistant", "random", "segment")
@@ -184,7 +185,7 @@ def sampler_change(saved: Mapping[str, Any], cfg: CfgNode) -> str:
     data, dataset = saved.get("DATA", {}), saved.get("TEST", {}).get("DATASET", "")
     default = default_sampler(dataset)
     if "SAMPLER" in data and "SAMPLER_WINDOW" not in data:  # saved before there was `dense`
-        default = "segment" if dataset == "ssv2" else "uniform"
+        default = earlier_sampler(dataset)
     name = data.get("TEST_SAMPLER") or data.get("SAMPLER") or default
     then = _described(name, data.get("SAMPLER_WINDOW") or default_window(dataset))
     sampler = Sampler.from_cfg(cfg, "test")

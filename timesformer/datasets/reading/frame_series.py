@@ -61,7 +61,7 @@ def select_frames(folder: str, names: Sequence[str]) -> list[str]:
         4. A series with one of the words img, image, frame, rgb or color is chosen if it is the only such series.
         5. Of images that differ in their extension alone, the extension of most images is chosen, or else .jpg.
 
-    names: of files in the folder; those that are no images are left out.
+    names: of files in the folder; other files are left out.
 
     Raises VideoError, which names the series or files, where these rules leave more than one.
     """

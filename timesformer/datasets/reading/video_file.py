@@ -105,7 +105,8 @@ class VideoFile(VideoReader):
             raise self._error("no frames in the video stream: the file is cut short or broken; copy it again")
         if not self.fps and (seconds := self.seconds):
             self.fps = self.num_frames / seconds
-        self.timing = _timing(*header, self._table)
+        times = [] if self._table.sequential else self._shown_at()
+        self.timing = _timing(*header, self._table.num_frames, times)
 
     def close(self) -> None:
         self._kept, self._again = [], None
@@ -349,18 +350,15 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
     return UPRIGHT if matrix is None else from_display_matrix(np.frombuffer(matrix, np.int32))
 
 
-def _timing(num_frames: int, fps: float, duration: int, table: FrameTable) -> StreamTiming | None:
-    """What the header says of a stream (0: nothing), with the times of its frames."""
-    if duration <= 0 or not fps or not (num_frames or table.num_frames):
+def _timing(num_frames: int, fps: float, duration: int, shown: int, times: Sequence[int]) -> StreamTiming | None:
+    """What the header says of a stream (0: nothing), with the number of frames shown and their times, if known."""
+    if duration <= 0 or not fps or not (num_frames or shown):
         return None
-    times = [] if table.sequential else table.times
-    if any(before >= after for before, after in pairwise(times)):
-        times = []
     # The original compares times as they are with a clip's start, which it counts from 0. It cannot read formats whose
     # header has no number of frames, such as MPEG-TS; their times start anywhere.
     if times and (not num_frames or times[0] >= duration):
         times = [time - times[0] for time in times]
-    return StreamTiming(num_frames or table.num_frames, fps, duration, times)
+    return StreamTiming(num_frames or shown, fps, duration, times)
 
 
 def _decoder_of(stream: "av.video.stream.VideoStream") -> "av.VideoCodecContext":
