@@ -19,6 +19,7 @@ from hypothesis import settings
 from PIL import Image
 
 from tests.loopback import Server
+from timesformer.engine.interrupts import STOPPING, forget_signals
 from timesformer.torchvision_import import repair_torchvision
 
 repair_torchvision()  # before any test imports transformers, which imports torchvision if it is there
@@ -30,7 +31,6 @@ settings.load_profile("repeatable")
 # A shell that starts the tests in the background ignores Ctrl-C, and all processes that they start would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 ROOT = Path(__file__).resolve().parents[1]
 
 TINY_CONFIG = """
@@ -53,6 +53,16 @@ def seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """No test leaves a signal handler behind, nor a signal that a later training run would obey."""
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    yield
+    forget_signals()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +157,7 @@ def run_net(
 ) -> Iterator[Callable[..., Outcome]]:
     """run_net(arguments): what `python tools/run_net.py arguments` does, without starting a process."""
     tool = load_tool("run_net")
-    log, handlers = logging.getLogger("timesformer"), {n: signal.getsignal(n) for n in STOPPING}
+    log = logging.getLogger("timesformer")
 
     def reset() -> None:
         for open_handler in log.handlers:
@@ -167,5 +177,3 @@ def run_net(
 
     yield run
     reset()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)

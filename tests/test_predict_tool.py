@@ -16,21 +16,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, STOPPING, Outcome
+from tests.conftest import ROOT, Outcome
 from tests.patience import PATIENCE
 
 Predict = Callable[..., Outcome]
 
 
 @pytest.fixture
-def predict(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Predict]:
+def predict(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Predict:
     """predict(arguments): what `python tools/predict.py --checkpoint ... arguments` does, without any process."""
     spec = importlib.util.spec_from_file_location("tools_predict", ROOT / "tools" / "predict.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    handlers = {number: signal.getsignal(number) for number in STOPPING}
 
     def run(*arguments: object) -> Outcome:
         given = ["--checkpoint", tiny_checkpoint, "--device", "cpu", "--workers", 0, *arguments]
@@ -41,9 +38,7 @@ def predict(
             code = error.code
         return Outcome(code, *capsys.readouterr())
 
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return run
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import STOPPING
 from tests.patience import PATIENCE
 from tests.studies.conftest import content, finish
 from timesformer.studies.cells import Cell, Choices
@@ -81,12 +80,11 @@ def test_cells_at_the_same_time_share_cores_and_gpus(
 
 
 @pytest.fixture
-def reproduce(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+def reproduce(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """reproduce(study, meanwhile): exit code of tools/reproduce.py, while `meanwhile` runs in a thread."""
     spec = importlib.util.spec_from_file_location("tools_reproduce", ROOT / "tools" / "reproduce.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    handlers = {number: signal.getsignal(number) for number in STOPPING}
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def run(path: Path, meanwhile: Callable[[], None]) -> int:
@@ -98,9 +96,7 @@ def reproduce(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
             future.result()
         return code
 
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return run
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

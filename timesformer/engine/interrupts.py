@@ -37,12 +37,19 @@ def raise_on_signals() -> None:
 
     They raise KeyboardInterrupt(number), at once or where `patient` says.
     """
-    global _process, _waiting, _received, _requested
-    _process, _waiting, _received, _requested = os.getpid(), None, None, None
+    global _process
+    _process = os.getpid()
+    forget_signals()
     for number in STOPPING[1:]:
         signal.signal(number, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
+
+
+def forget_signals() -> None:
+    """Clears the signals received so far, for a process that continues after one."""
+    global _waiting, _received, _requested
+    _waiting = _received = _requested = None
 
 
 def exit_code(interrupt: KeyboardInterrupt) -> int:
