@@ -19,7 +19,7 @@ from hypothesis import settings
 from PIL import Image
 
 from tests.loopback import Server
-from timesformer.engine.interrupts import STOPPING, forget_signals
+from timesformer.runtime.signals import STOPPING, forget_signals
 from timesformer.torchvision_import import repair_torchvision
 
 repair_torchvision()  # before any test imports transformers, which imports torchvision if it is there

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from timesformer.arguments import as_path, as_source, parse_intermixed
-from timesformer.datasets.preparation import command_line
+from timesformer.preparation import command_line
 from timesformer.web import options
 
 

@@ -19,10 +19,11 @@ import pytest
 import torch
 
 from tests.patience import PATIENCE
-from timesformer.datasets import clips, hmdb_simp
+from timesformer.datasets import clips
 from timesformer.datasets.catalog import FINDERS
-from timesformer.datasets.reader import VideoReader, open_video
+from timesformer.datasets.decoding.open import VideoReader, open_video
 from timesformer.datasets.records import DatasetSplit
+from timesformer.datasets.sources import hmdb_simp
 from timesformer.torchvision_import import import_package
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ from timesformer.datasets.loader import EpochBatchSampler, collate
 from timesformer.datasets.records import Records
 from timesformer.engine.checkpoint import Progress
 from timesformer.engine.evaluate import evaluate
-from timesformer.engine.train import Run, train_epoch
+from timesformer.engine.trainer import Run, train_epoch
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.engine.update import Update
 from timesformer.models import build_model

@@ -240,7 +240,7 @@ def until(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 def begun(videos: Path, predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The output of a command that was interrupted after all was known."""
-    from timesformer.engine.prediction_files import PredictionFiles
+    from timesformer.inference.prediction_files import PredictionFiles
 
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt(signal.SIGTERM)

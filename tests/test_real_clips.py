@@ -9,9 +9,9 @@ from PIL import Image
 
 from timesformer.config import load_config
 from timesformer.datasets.clips import ClipDataset
-from timesformer.datasets.reader import open_video
+from timesformer.datasets.decoding.open import open_video
 from timesformer.engine.evaluate import test as run_test
-from timesformer.engine.train import train
+from timesformer.engine.trainer import train
 
 SHIPPED = Path(__file__).parents[1] / "configs/HMDB/TimeSformer_divST_scratch_small.yaml"
 CLIPS_OF_A_CLASS = {"train": 2, "val": 1, "test": 1}

@@ -59,12 +59,12 @@ def write_text_atomically(path: Path, text: str) -> None:
     Raises:
         WriteError: if the file cannot be written; what was at `path` stays.
     """
-    with explained_failure(path):
+    with report_write_errors(path):
         write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
 
 
 @contextmanager
-def explained_failure(path: Path, elsewhere: str = "choose another OUTPUT_DIR") -> Iterator[None]:
+def report_write_errors(path: Path, elsewhere: str = "choose another OUTPUT_DIR") -> Iterator[None]:
     """Turns a failure to write `path` (a full disk, a folder that may not be written) into a WriteError.
 
     elsewhere: what else would help.

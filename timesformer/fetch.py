@@ -3,16 +3,17 @@
 import hashlib
 import logging
 import os
+import re
 from http.client import HTTPException, HTTPResponse
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urldefrag
+from urllib.parse import parse_qsl, urldefrag, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from filelock import FileLock
 
-from timesformer.config.sources import is_allowed, url_expectations, url_problem
 from timesformer.errors import UserError
 from timesformer.progress import Progress
 
@@ -23,6 +24,7 @@ TIMEOUT = 60
 ATTEMPTS = 3
 """Connections in a row that bring nothing new, after which a download is given up."""
 _CHUNK = 1 << 20
+_DIGITS = {"sha256": 64, "md5": 32}
 _WEB_PAGE = (
     "{} answers with a web page in place of a file; open it in a browser to see what it wants (a login, a "
     "confirmation), and give the address of the file itself"
@@ -198,3 +200,36 @@ class _SafeRedirects(HTTPRedirectHandler):
         if not is_allowed(newurl):
             raise DownloadError(f"{req.full_url} leads to {newurl}, which is not https; it was not followed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def url_expectations(url: str) -> dict[str, str]:
+    """What follows `#` in a URL: `sha256` and `md5` (hexadecimal digits) and `size` (bytes), each if given."""
+    return dict(parse_qsl(urlsplit(url).fragment, keep_blank_values=True))
+
+
+def is_allowed(url: str) -> bool:
+    """Whether a file may be taken from there: by https from anywhere, by http from this very machine only."""
+    parts = urlsplit(url)
+    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and _is_here(parts.hostname)))
+
+
+def url_problem(url: str) -> str:
+    """What is wrong with the address of a file and with what it expects of the file; "" where nothing is."""
+    if not is_allowed(url):
+        return "expected an https:// URL: what comes another way could be changed on its way"
+    expected = url_expectations(url)
+    if unknown := [key for key in expected if key not in (*_DIGITS, "size")]:
+        return f"expected #sha256=<hex>, #md5=<hex> or #size=<bytes> after the URL, found {unknown[0]!r}"
+    for key, digits in _DIGITS.items():
+        if key in expected and not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", expected[key]):
+            return f"expected {digits} hexadecimal digits after {key}=, found {len(expected[key])} characters"
+    if "size" in expected and not expected["size"].isdecimal():
+        return f"expected a number of bytes after size=, found {expected['size']!r}"
+    return ""
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -19,18 +19,18 @@ import yaml
 from safetensors.torch import save
 
 from timesformer.arguments import as_path, as_source
-from timesformer.atomic import explained_failure, write_atomically, write_text_atomically
+from timesformer.atomic import report_write_errors, write_atomically, write_text_atomically
 from timesformer.config.load import load_for_use
 from timesformer.errors import UserError
-from timesformer.models.formats import describe, to_huggingface
-from timesformer.models.huggingface import (
+from timesformer.models.weights.formats import describe, to_huggingface
+from timesformer.models.weights.huggingface import (
     as_fed_by_transformers,
     assumed_options,
     completed,
     config_json,
     preprocessor_json,
 )
-from timesformer.models.weights import Checkpoint, CheckpointError, read_checkpoint
+from timesformer.models.weights.loading import Checkpoint, CheckpointError, read_checkpoint
 
 logger = logging.getLogger("timesformer.tools.convert_checkpoint")
 
@@ -82,7 +82,7 @@ def convert(
     checkpoint = read_checkpoint(source, weights)
     for note in checkpoint.notes:
         logger.warning("%s: %s", source, note)
-    with explained_failure(target):
+    with report_write_errors(target):
         (target if to == "hf" else target.parent).mkdir(parents=True, exist_ok=True)
     if to == "hf":
         _write_huggingface(source, checkpoint, target, num_heads, num_frames)
@@ -148,7 +148,7 @@ def _kept(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    with explained_failure(path):
+    with report_write_errors(path):
         write_atomically(path, write)
 
 

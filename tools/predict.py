@@ -21,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from timesformer.arguments import as_path, as_source, parse_intermixed
 from timesformer.config.load import resembles_key
-from timesformer.datasets.clip_files import is_video_name
-from timesformer.engine.interrupts import exit_code, raise_if_interrupted, raise_on_signals
+from timesformer.datasets.sources.clip_files import is_video_name
 from timesformer.errors import UserError, shorten
+from timesformer.runtime.signals import exit_code, raise_if_interrupted, raise_on_signals
 
 if TYPE_CHECKING:
-    from timesformer.engine.predict import Classifier
+    from timesformer.inference.classifier import Classifier
 
 Item = TypeVar("Item")
 
@@ -120,7 +120,7 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> int:
     paths = find_videos(args.videos, args.quiet)  # before torch is imported, which takes seconds
-    from timesformer.engine.predict import load_model
+    from timesformer.inference.classifier import load_model
 
     classifier = load_model(args.checkpoint, args.device, args.opts, cfg=args.cfg)
     if not args.quiet:
@@ -137,8 +137,8 @@ def find_videos(places: Sequence[str], quiet: bool) -> list[str]:
 
     quiet: do not name the files that are not videos.
     """
-    from timesformer.datasets.clip_files import KINDS, find_below, skipped_line
-    from timesformer.datasets.reader import is_image_name
+    from timesformer.datasets.decoding.open import is_image_name
+    from timesformer.datasets.sources.clip_files import KINDS, find_below, skipped_line
 
     found: dict[str, None] = {}
     skipped: dict[str, None] = {}
@@ -194,7 +194,7 @@ def write_files(args: argparse.Namespace, classifier: "Classifier", paths: list[
     """Writes the files asked for; returns why some videos could not be read."""
     import yaml
 
-    from timesformer.engine.prediction_files import PredictionFiles
+    from timesformer.inference.prediction_files import PredictionFiles
 
     cfg = classifier.options(sampler=args.sampler)
     text = yaml.safe_load(cfg.dump())

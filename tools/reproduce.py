@@ -16,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from timesformer.arguments import as_path, as_source
-from timesformer.engine.interrupts import exit_code, raise_on_signals
 from timesformer.errors import UserError
+from timesformer.runtime.signals import exit_code, raise_on_signals
 from timesformer.studies.study import FOLDER
 
 

@@ -21,9 +21,9 @@ from fvcore.common.config import CfgNode
 
 from timesformer.arguments import as_path
 from timesformer.config import load_config
-from timesformer.engine.interrupts import raise_on_signals
-from timesformer.engine.launch import exit_code_of, launch
-from timesformer.engine.ranks import is_lead
+from timesformer.runtime.launch import exit_code_of, launch
+from timesformer.runtime.ranks import is_main_process
+from timesformer.runtime.signals import raise_on_signals
 
 
 def parse_args() -> argparse.Namespace:
@@ -85,10 +85,10 @@ def main() -> int:
 def run_all(cfg: CfgNode, splits: list[int] | None) -> None:
     """Runs the configuration, or each of the official splits."""
     if splits:
-        from timesformer.engine.splits import run_splits
+        from timesformer.engine.repeats import run_splits
 
         run_splits(cfg, splits, run)
-        if is_lead() and cfg.TEST.REPORT:
+        if is_main_process() and cfg.TEST.REPORT:
             from timesformer.visualization.report import compare_after_splits
 
             compare_after_splits(cfg, splits)
@@ -100,11 +100,11 @@ def run(cfg: CfgNode) -> None:
     """Trains and tests; imported late, so that a mistake in the configuration is reported at once."""
     from timesformer.datasets.catalog import load_split
     from timesformer.engine.evaluate import test
-    from timesformer.engine.logs import set_up_logging
-    from timesformer.engine.run_lock import claimed
-    from timesformer.engine.train import train
+    from timesformer.engine.trainer import train
+    from timesformer.runtime.logging import set_up_logging
+    from timesformer.runtime.run_lock import claimed
 
-    with claimed(Path(cfg.OUTPUT_DIR)) if is_lead() else nullcontext():
+    with claimed(Path(cfg.OUTPUT_DIR)) if is_main_process() else nullcontext():
         set_up_logging(Path(cfg.OUTPUT_DIR))
         if cfg.TRAIN.ENABLE:
             if cfg.TEST.ENABLE:
@@ -112,7 +112,7 @@ def run(cfg: CfgNode) -> None:
             train(cfg)
         if cfg.TEST.ENABLE:
             results = test(cfg)
-            if is_lead() and cfg.TEST.REPORT:
+            if is_main_process() and cfg.TEST.REPORT:
                 from timesformer.visualization.report import report_after_test
 
                 report_after_test(cfg, results.parent)

@@ -22,8 +22,8 @@ import submitit
 
 from timesformer.arguments import as_path, as_source
 from timesformer.config import load_config
-from timesformer.engine.interrupts import EXIT_REQUEUE
 from timesformer.errors import UserError
+from timesformer.runtime.signals import EXIT_REQUEUE
 
 TOOLS = Path(__file__).resolve().parent
 

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from timesformer.arguments import as_path, as_source
-from timesformer.atomic import explained_failure, write_atomically
+from timesformer.atomic import report_write_errors, write_atomically
 from timesformer.datasets.clips import middle_view
-from timesformer.engine.predict import load_model
 from timesformer.errors import UserError
+from timesformer.inference.classifier import load_model
 from timesformer.visualization.animation import FORMATS, animation
 from timesformer.visualization.attention import (
     METHODS,
@@ -169,7 +169,7 @@ def _enlarged(frames: np.ndarray) -> np.ndarray:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with explained_failure(path, "choose another name"):
+    with report_write_errors(path, "choose another name"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: file.write(content))
     logger.info("%s: written", path)

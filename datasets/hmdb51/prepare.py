@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a clone, installed or not
 
 try:
-    from timesformer.datasets.preparation.command_line import main
+    from timesformer.preparation.command_line import main
 except KeyboardInterrupt:  # nothing is begun yet
     sys.exit(130)
 

@@ -12,12 +12,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a clone
 
 try:
     from timesformer.arguments import as_path
-    from timesformer.datasets.clip_files import KINDS, clip_names, list_classes, report_nested, report_skipped
-    from timesformer.datasets.folder import CSV_HEADER
-    from timesformer.datasets.preparation.check import check
-    from timesformer.datasets.preparation.command_line import INTERRUPTED, whole_number
     from timesformer.datasets.records import SPLITS, DataError, join_problems
+    from timesformer.datasets.sources.clip_files import KINDS, clip_names, list_classes, report_nested, report_skipped
+    from timesformer.datasets.sources.folder import CSV_HEADER
     from timesformer.errors import UserError
+    from timesformer.preparation.command_line import INTERRUPTED, whole_number
+    from timesformer.preparation.manifest_check import check
 except KeyboardInterrupt:  # nothing is begun yet
     sys.exit(130)
 

@@ -12,11 +12,11 @@ import torch
 from fvcore.common.config import CfgNode
 
 from timesformer.config import get_cfg
-from timesformer.datasets import augmentation
-from timesformer.datasets.augmentation import Augmentation, color_jitter, lighting_jitter
 from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.loader import construct_loader
-from timesformer.datasets.transforms import tensor_normalize
+from timesformer.datasets.transforms import augmentation
+from timesformer.datasets.transforms.augmentation import Augmentation, color_jitter, lighting_jitter
+from timesformer.datasets.transforms.spatial import tensor_normalize
 from timesformer.errors import UserError
 
 pytestmark = pytest.mark.numerical

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from timesformer.datasets import clip_files
-from timesformer.datasets.clip_files import (
+from timesformer.datasets.records import DataError
+from timesformer.datasets.sources import clip_files
+from timesformer.datasets.sources.clip_files import (
     ClipFolder,
     class_of,
     clip_names,
@@ -13,7 +14,6 @@ from timesformer.datasets.clip_files import (
     is_system_name,
     list_classes,
 )
-from timesformer.datasets.records import DataError
 
 _TWICE = ["twice.avi", "twice.mp4", "v1.0.webm"]
 

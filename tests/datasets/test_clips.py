@@ -12,9 +12,9 @@ from PIL import Image
 from timesformer.config import get_cfg
 from timesformer.datasets import clips as clips_module
 from timesformer.datasets.clips import ClipDataset
-from timesformer.datasets.reader import VideoError, VideoReader, open_video
+from timesformer.datasets.decoding.open import VideoError, VideoReader, open_video
 from timesformer.datasets.records import Records
-from timesformer.datasets.sampling import Sampler
+from timesformer.datasets.transforms.sampling import Sampler
 
 
 def numbers(item: dict) -> list[int]:

@@ -13,11 +13,11 @@ import pytest
 from tests.conftest import ROOT, Outcome, load_tool
 from timesformer.config import get_cfg
 from timesformer.datasets.catalog import load_split
-from timesformer.datasets.clip_files import is_video_name
+from timesformer.datasets.decoding.containers import VIDEO_EXTENSIONS
 from timesformer.datasets.manifest import NAME, Manifest
-from timesformer.datasets.preparation.command_line import main
-from timesformer.datasets.reading.containers import VIDEO_EXTENSIONS
 from timesformer.datasets.records import SPLITS
+from timesformer.datasets.sources.clip_files import is_video_name
+from timesformer.preparation.command_line import main
 from timesformer.web.uploads import find_examples
 
 # Extension, FFmpeg's name of the container that such a file is, and a codec that is common in it.

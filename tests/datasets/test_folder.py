@@ -8,9 +8,9 @@ import pytest
 from fvcore.common.config import CfgNode
 
 from timesformer.config import get_cfg
-from timesformer.datasets import folder
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.records import SPLITS, DataError
+from timesformer.datasets.sources import folder
 
 
 def config(root: Path, num_classes: int = 2, **data: str | float) -> CfgNode:

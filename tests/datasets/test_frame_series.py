@@ -6,10 +6,10 @@ from PIL import Image
 
 from tests.datasets.made_videos import ffmpeg_frames, moving_scene
 from timesformer.config import get_cfg
-from timesformer.datasets.clip_batches import make_views
 from timesformer.datasets.clips import ClipMaker
-from timesformer.datasets.preparation.command_line import main
-from timesformer.datasets.reader import VideoError, frame_files, open_video
+from timesformer.datasets.decoding.open import VideoError, frame_files, open_video
+from timesformer.inference.clip_batches import make_views
+from timesformer.preparation.command_line import main
 
 
 def series(prefix: str, count: int, suffix: str = ".jpg", first: int = 1) -> list[str]:

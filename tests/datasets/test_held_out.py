@@ -2,7 +2,7 @@
 
 import pytest
 
-from timesformer.datasets.held_out import hold_out
+from timesformer.datasets.sources.held_out import hold_out
 
 
 def clips(*sizes: int, prefix: str = "film") -> dict[str, str]:

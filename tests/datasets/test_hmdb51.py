@@ -11,8 +11,8 @@ import pytest
 from tests.datasets.official import OfficialDataset
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.clips import ClipDataset
-from timesformer.datasets.hmdb51 import film
 from timesformer.datasets.records import SPLITS
+from timesformer.datasets.sources.hmdb51 import film
 
 hmdb51 = OfficialDataset("hmdb51", 3)
 config, names, fails = hmdb51.config, hmdb51.names, hmdb51.fails

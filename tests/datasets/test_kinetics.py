@@ -11,9 +11,10 @@ import pytest
 from fvcore.common.config import CfgNode
 
 from timesformer.config import get_cfg
-from timesformer.datasets import kinetics, matching
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, VideoRecord
+from timesformer.datasets.sources import duplicates as matching
+from timesformer.datasets.sources import kinetics
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,11 +13,11 @@ from fvcore.common.config import CfgNode
 from timesformer.datasets import clips as clips_module
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.clips import ClipDataset
+from timesformer.datasets.decoding.open import VideoReader, open_video
 from timesformer.datasets.manifest import HEADER, NAME, Manifest, Row, clip_bytes, known, open_manifest, write_manifest
-from timesformer.datasets.preparation.check import check
-from timesformer.datasets.preparation.clips_on_disk import find_clips
-from timesformer.datasets.reader import VideoReader, open_video
 from timesformer.datasets.records import DataError, Records, VideoRecord
+from timesformer.preparation.clips_on_disk import find_clips
+from timesformer.preparation.manifest_check import check
 
 ROWS = [
     Row("a/x.avi", "a", 75, 29.97003, 340, 256, 2.5, 1000),

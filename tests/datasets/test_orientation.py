@@ -12,12 +12,12 @@ from PIL import Image, ImageOps
 
 from tests.datasets.made_videos import assert_close, encode, ffmpeg_frames, moving_scene
 from timesformer.config import get_cfg
-from timesformer.datasets.clip_batches import make_views
 from timesformer.datasets.clips import ClipMaker
-from timesformer.datasets.preparation.convert import Job
-from timesformer.datasets.preparation.jpeg_frames import extract_frames
-from timesformer.datasets.preparation.reencode import reencode
-from timesformer.datasets.reader import VideoError, open_video
+from timesformer.datasets.decoding.open import VideoError, open_video
+from timesformer.inference.clip_batches import make_views
+from timesformer.preparation.convert import Job
+from timesformer.preparation.jpeg_frames import extract_frames
+from timesformer.preparation.reencode import reencode
 
 # a, b, c, d of the display matrix, and what a player does to the stored picture
 MATRICES: dict[str, tuple[tuple[int, int, int, int], Callable[[np.ndarray], np.ndarray]]] = {

@@ -13,8 +13,8 @@ from PIL import Image
 from scipy.stats import chisquare, kstest, uniform
 
 from timesformer.config import load_config
-from timesformer.datasets.clip_batches import make_views
 from timesformer.datasets.clips import ClipDataset, ClipMaker
+from timesformer.inference.clip_batches import make_views
 
 OPTIONS = ("num_frames", "sampling_rate", "views", "crops", "crop_size", "jitter", "target_fps")
 HEIGHT, WIDTH = 48, 80  # of the golden videos

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE
-from timesformer.datasets import processes
-from timesformer.datasets.process_server import ProcessServer
-from timesformer.datasets.processes import in_processes
+from timesformer.datasets.workers import pool as processes
+from timesformer.datasets.workers.fork_server import ProcessServer
+from timesformer.datasets.workers.pool import in_processes
 from timesformer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,7 +115,7 @@ def test_a_result_that_cannot_be_sent_is_a_problem_of_its_item() -> None:
 
 SCRIPT = """
     import pickle, sys, threading
-    from timesformer.datasets.processes import in_processes
+    from timesformer.datasets.workers.pool import in_processes
 
     print("started", flush=True)  # without `if __name__ == "__main__"`, as in a notebook
 
@@ -155,7 +155,7 @@ def test_starting_processes_changes_nothing_in_the_one_that_starts_them(tmp_path
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     script = f"""
         import os, signal
-        from timesformer.datasets.processes import in_processes
+        from timesformer.datasets.workers.pool import in_processes
         pids = in_processes(eval, [{OWN_PID!r}, "__import__('time').sleep(1000)"], 2)
         print(next(pids).result, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from timesformer.datasets.reader import VideoError, open_video
-from timesformer.datasets.reading import frame_files, video_file
+from timesformer.datasets.decoding import images as frame_files
+from timesformer.datasets.decoding import pyav as video_file
+from timesformer.datasets.decoding.open import VideoError, open_video
 from timesformer.errors import UserError
 
 GOLDEN_VIDEOS = [
@@ -289,7 +290,7 @@ def test_numbered_frames_are_read_without_listing_their_folder(tmp_path, monkeyp
 def test_a_backend_that_cannot_be_imported_is_a_clear_error(tmp_path, make_video, monkeypatch):
     path = make_video(tmp_path / "clip.avi", noise(2))
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-    monkeypatch.delitem(sys.modules, "timesformer.datasets.reading.torchcodec_file", raising=False)
+    monkeypatch.delitem(sys.modules, "timesformer.datasets.decoding.torchcodec_file", raising=False)
     with pytest.raises(UserError, match=r"torchcodec cannot be imported .* or give pyav"):
         open_video(path, backend="torchcodec")
 

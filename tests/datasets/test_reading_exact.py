@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.datasets.made_videos import encode, moving_scene
-from timesformer.datasets.reader import open_video
-from timesformer.datasets.reading import video_file
+from timesformer.datasets.decoding import pyav as video_file
+from timesformer.datasets.decoding.open import open_video
 
 SCENECUT_OFF = "scenecut=0:min-keyint=1"
 # name: (codec, options of the encoder, whether frames are found without decoding everything)

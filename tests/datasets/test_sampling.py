@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from timesformer.config import get_cfg
-from timesformer.datasets.reading.stream_timing import StreamTiming
-from timesformer.datasets.sampling import (
+from timesformer.datasets.decoding.stream_timing import StreamTiming
+from timesformer.datasets.transforms.sampling import (
     Sampler,
     linspace_positions,
     random_start,

@@ -9,7 +9,7 @@ import pytest
 from timesformer.config import get_cfg
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.records import DataError
-from timesformer.datasets.split_files import encoding_of, read_lines
+from timesformer.datasets.sources.lists import encoding_of, read_lines
 
 TEXT = "class,video_name\n\n wave,café 1.mp4 \nplay 日本,a.mp4\n"
 LINES = [(1, "class,video_name"), (3, "wave,café 1.mp4"), (4, "play 日本,a.mp4")]

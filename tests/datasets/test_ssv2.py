@@ -12,7 +12,7 @@ from timesformer.config import get_cfg, load_config
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.records import SPLITS, DataError, VideoRecord
-from timesformer.datasets.sampling import Sampler
+from timesformer.datasets.transforms.sampling import Sampler
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,11 +18,11 @@ from tests.rar import rar
 from timesformer.config import get_cfg
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.manifest import NAME, Manifest
-from timesformer.datasets.preparation.clips_on_disk import find_empty_classes
-from timesformer.datasets.preparation.command_line import main
-from timesformer.datasets.preparation.download import download_if_asked
-from timesformer.datasets.preparation.unpack import unpack
 from timesformer.datasets.records import SPLITS
+from timesformer.preparation.clips_on_disk import find_empty_classes
+from timesformer.preparation.command_line import main
+from timesformer.preparation.download import download_if_asked
+from timesformer.preparation.unpack import unpack
 from timesformer.web.uploads import find_examples
 
 
@@ -178,7 +178,7 @@ def test_a_dataset_is_fetched_to_a_disk_that_has_nothing_but_its_system_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched = []
-    monkeypatch.setattr("timesformer.datasets.preparation.download.download", lambda name, *_: fetched.append(name))
+    monkeypatch.setattr("timesformer.preparation.download.download", lambda name, *_: fetched.append(name))
     cfg = get_cfg()
     cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.DOWNLOAD = str(litter(tmp_path)), True
     download_if_asked(cfg, "ucf101")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from timesformer.datasets.time_limit import TimeLimit, TookTooLongError
+from timesformer.datasets.workers.time_limit import TimeLimit, TookTooLongError
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_the_time_for_which_a_process_is_suspended_does_not_count_in_full(monkey
             if len(waits) == 1:
                 raise TimeoutError
 
-    monkeypatch.setattr("timesformer.datasets.time_limit.NotYet", TimeoutError)
+    monkeypatch.setattr("timesformer.datasets.workers.time_limit.NotYet", TimeoutError)
     limited._wait(Answer())
     assert waits == [0.1, 0.1]
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timesformer.datasets.reader import VideoError
-from timesformer.datasets.timeline import Gain, Mean, Timeline, render
+from timesformer.datasets.decoding.open import VideoError
+from timesformer.datasets.transforms.timeline import Gain, Mean, Timeline, render
 
 pytestmark = pytest.mark.numerical
 STUDY = {"methods": ["interpolate", "reverse", "brightness"], "factors": [0.6, 0.8, 1.2, 1.4]}

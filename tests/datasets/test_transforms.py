@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timesformer.datasets import transforms
+from timesformer.datasets.transforms import spatial as transforms
 
 pytestmark = pytest.mark.numerical
 RANDOM = ("random_short_side_scale_jitter", "random_crop", "horizontal_flip", "spatial_sampling")

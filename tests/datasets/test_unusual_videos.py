@@ -15,11 +15,11 @@ from PIL import Image
 
 from tests.datasets.made_videos import assert_close, encode, ffmpeg_frames, moving_scene, packets_of
 from timesformer.config import get_cfg
-from timesformer.datasets.clip_batches import make_views
 from timesformer.datasets.clips import ClipMaker
+from timesformer.datasets.decoding.open import VideoError, open_video
 from timesformer.datasets.manifest import Manifest
-from timesformer.datasets.preparation.command_line import main
-from timesformer.datasets.reader import VideoError, open_video
+from timesformer.inference.clip_batches import make_views
+from timesformer.preparation.command_line import main
 
 PACKET = 188  # bytes of a packet of MPEG-TS
 OPEN_GOPS = {

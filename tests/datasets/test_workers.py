@@ -17,10 +17,11 @@ import torch
 from fvcore.common.config import CfgNode
 
 from tests.patience import PATIENCE
-from timesformer.datasets import clips, loader, workers
+from timesformer.datasets import clips, loader
+from timesformer.datasets.decoding.open import VideoReader, open_video
 from timesformer.datasets.loader import construct_loader
-from timesformer.datasets.reader import VideoReader, open_video
-from timesformer.datasets.workers import explained_death, start_worker
+from timesformer.datasets.workers import dataloader as workers
+from timesformer.datasets.workers.dataloader import report_worker_death, start_worker
 from timesformer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +41,7 @@ def test_the_death_of_a_loading_process_is_told_with_the_video_that_it_was_readi
 
     monkeypatch.setattr(clips, "open_video", open_or_die)
     expected = rf"{deadly}\..*DATA_LOADER.NUM_WORKERS"
-    with pytest.raises(UserError, match=expected), explained_death(other, loader):
+    with pytest.raises(UserError, match=expected), report_worker_death(other, loader):
         list(loader)
 
 
@@ -48,7 +49,7 @@ def test_a_death_is_told_also_where_it_is_not_known_what_was_read(cfg: CfgNode) 
     loader = construct_loader(cfg, "train")
     with (
         pytest.raises(UserError, match=r"Bus error.*/dev/shm.*DATA_LOADER.NUM_WORKERS"),
-        explained_death(loader),
+        report_worker_death(loader),
     ):
         raise RuntimeError("DataLoader worker (pid 123) is killed by signal: Bus error. ")
 
@@ -66,7 +67,7 @@ def test_a_death_is_told_also_where_it_shows_as_a_broken_connection(cfg: CfgNode
 
     with (
         pytest.raises(UserError, match=loader.dataset.records[0].path.rpartition("/train/")[0]),
-        explained_death(loader),
+        report_worker_death(loader),
     ):
         break_off()
 
@@ -76,7 +77,7 @@ def test_a_broken_connection_is_a_user_error_also_where_no_worker_is_seen_to_be_
     cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
     monkeypatch.setattr(workers, "PATIENCE", 0.0)
-    with pytest.raises(UserError, match=kind.__name__), explained_death(construct_loader(cfg, "train")):
+    with pytest.raises(UserError, match=kind.__name__), report_worker_death(construct_loader(cfg, "train")):
         raise kind
 
 
@@ -102,7 +103,7 @@ def test_too_little_shared_memory_is_a_user_error(cfg: CfgNode, monkeypatch: pyt
     cfg.DATA_LOADER.NUM_WORKERS = 2
     monkeypatch.setattr(loader, "start_worker", limited(resource.RLIMIT_FSIZE, lambda: 1000))
     batches = construct_loader(cfg, split)
-    with pytest.raises(UserError, match=r"(?s)/dev/shm.*DATA_LOADER\.NUM_WORKERS"), explained_death(batches):
+    with pytest.raises(UserError, match=r"(?s)/dev/shm.*DATA_LOADER\.NUM_WORKERS"), report_worker_death(batches):
         list(batches)
 
 
@@ -113,7 +114,7 @@ def test_too_few_open_files_of_a_worker_are_a_user_error_and_no_unreadable_clips
     cfg.DATA_LOADER.NUM_WORKERS = 2
     monkeypatch.setattr(loader, "start_worker", limited(resource.RLIMIT_NOFILE, lambda: free_descriptor() + more))
     batches = construct_loader(cfg, "train")
-    with pytest.raises(UserError, match=r"ulimit -n.*DATA_LOADER\.NUM_WORKERS"), explained_death(batches):
+    with pytest.raises(UserError, match=r"ulimit -n.*DATA_LOADER\.NUM_WORKERS"), report_worker_death(batches):
         assert not any(batch["errors"] for batch in batches)
 
 
@@ -123,7 +124,7 @@ def test_too_few_open_files_of_the_main_process_are_a_user_error(cfg: CfgNode, m
     batches, limits = construct_loader(cfg, "train"), resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free_descriptor() + more, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"ulimit -n.*DATA_LOADER\.NUM_WORKERS"), explained_death(batches):
+        with pytest.raises(UserError, match=r"ulimit -n.*DATA_LOADER\.NUM_WORKERS"), report_worker_death(batches):
             list(batches)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
@@ -145,7 +146,7 @@ def test_batches_of_workers_are_those_of_the_main_process_and_take_one_descripto
 @pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), FileNotFoundError("no such file")])
 def test_other_errors_pass(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(workers, "PATIENCE", 0.0)
-    with pytest.raises(type(error)), explained_death(construct_loader(cfg, "train")):
+    with pytest.raises(type(error)), report_worker_death(construct_loader(cfg, "train")):
         raise error
 
 
@@ -155,7 +156,7 @@ def test_a_loading_process_goes_on_when_a_scheduler_signals_all_processes(
     cfg.DATA_LOADER.NUM_WORKERS = 1
     monkeypatch.setattr(workers, "GRACE", 0.01)
     loader = construct_loader(cfg, "train")
-    with explained_death(loader):
+    with report_worker_death(loader):
         batches = iter(loader)
         (worker,) = batches._workers
         next(batches)
@@ -210,7 +211,8 @@ def test_no_process_stays_where_a_decoder_hangs(cfg: CfgNode, tmp_path: Path, nu
         import os, signal, threading
         import torch
         from timesformer.config import get_cfg
-        from timesformer.datasets import clips, workers
+        from timesformer.datasets import clips
+        from timesformer.datasets.workers import dataloader as workers
         from timesformer.datasets.loader import construct_loader
 
         torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = workers.GRACE = 0.2  # so that this takes no longer

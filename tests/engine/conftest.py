@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.patience import PATIENCE
-from timesformer.engine import ranks as who_is_who
+from timesformer.runtime import ranks as who_is_who
 
 
 class Ended(NamedTuple):

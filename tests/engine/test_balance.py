@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from timesformer.config import get_cfg
 from timesformer.datasets.loader import EpochBatchSampler
 from timesformer.datasets.records import Records
-from timesformer.engine.balance import class_weights, clip_weights, log_classes
+from timesformer.engine.class_balance import class_weights, clip_weights, log_classes
 
 LABELS = np.array([0, 0, 0, 0, 0, 0, 2, 2, 2, 3])
 

@@ -5,8 +5,8 @@ import torch
 from fvcore.common.config import CfgNode
 
 from timesformer.config import get_cfg
-from timesformer.engine.device import autocast, choose_device, set_float32_precision
-from timesformer.engine.prefetch import on_device
+from timesformer.runtime.device import autocast, choose_device, set_float32_precision
+from timesformer.runtime.prefetch import on_device
 
 BATCHES = [
     {"clip": torch.full((2, 3), number), "label": torch.tensor([number, 7]), "video": torch.tensor([number, -1])}

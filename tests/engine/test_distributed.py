@@ -24,14 +24,16 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 from timesformer.config import get_cfg, load_config
 from timesformer.datasets.loader import construct_loader
-from timesformer.engine import checkpoint, distributed, train
+from timesformer.engine import checkpoint
+from timesformer.engine import trainer as train
 from timesformer.engine.compiled import Compiled
-from timesformer.engine.launch import exit_code_of, launch
 from timesformer.engine.meters import ViewEnsemble
-from timesformer.engine.ranks import world
 from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.baselines import TimmModel
+from timesformer.runtime import distributed
+from timesformer.runtime.launch import exit_code_of, launch
+from timesformer.runtime.ranks import dist_info
 
 ROOT = Path(__file__).resolve().parents[2]
 Ranks = Callable[..., list]
@@ -85,12 +87,16 @@ def assert_alike(one: Path, other: Path) -> None:
 
 def test_processes_sum_gather_and_follow_the_lead(ranks: Ranks) -> None:
     def main() -> None:
-        rank = world().rank
+        rank = dist_info().rank
         distributed.barrier()
         largest = torch.tensor([rank, -rank])
         distributed.merge(largest, by="max")
-        said = [distributed.totals(torch.tensor(rank), 0.5), distributed.gathered({rank: "x" * rank}), largest.tolist()]
-        print(json.dumps([*said, distributed.from_lead(lambda: f"of {rank}")]))
+        said = [
+            distributed.all_reduce_sum(torch.tensor(rank), 0.5),
+            distributed.all_gather_objects({rank: "x" * rank}),
+            largest.tolist(),
+        ]
+        print(json.dumps([*said, distributed.from_main_process(lambda: f"of {rank}")]))
 
     for ended in ranks(3, in_ranks(main)):
         assert (ended.code, ended.err) == (0, "")
@@ -100,8 +106,8 @@ def test_processes_sum_gather_and_follow_the_lead(ranks: Ranks) -> None:
 def test_a_wish_of_one_process_is_known_to_all_one_call_later(ranks: Ranks) -> None:
     def main() -> None:
         agreement = distributed.Agreement()
-        wishes = [0, 3 if world().rank == 1 else 0, 1, 0]
-        print([*map(agreement.largest, wishes), agreement.end(), distributed.most(-world().rank)])
+        wishes = [0, 3 if dist_info().rank == 1 else 0, 1, 0]
+        print([*map(agreement.largest, wishes), agreement.end(), distributed.most(-dist_info().rank)])
 
     assert [ended.out for ended in ranks(3, in_ranks(main))] == ["[0, 0, 3, 1, 0, 0]\n"] * 3
 
@@ -118,9 +124,9 @@ def test_scores_joined_by_three_processes_are_bit_for_bit_those_of_one(
 
     def main() -> None:
         ensemble = ViewEnsemble(7, 5, 4, method)
-        part = slice(None) if world().size == 1 else slice(world().rank, None, 3)
+        part = slice(None) if dist_info().world_size == 1 else slice(dist_info().rank, None, 3)
         ensemble.update(scores[part], videos[part], views[part])
-        torch.save(ensemble.complete(), tmp_path / f"{world().rank}.pt")
+        torch.save(ensemble.complete(), tmp_path / f"{dist_info().rank}.pt")
         ensemble = ViewEnsemble(7, 5, 4, method)
         ensemble.update(scores[:1], videos[:1], views[:1])
         try:
@@ -167,8 +173,10 @@ def train_partly(model: nn.Module, part: slice) -> list[torch.Tensor]:
     for _ in range(4):
         for _ in range(2):
             with distributed.accumulating(forward):
-                (forward(torch.randn(6, 4, generator=generator)[part]).square().sum() * world().size / 18).backward()
-        (forward(torch.randn(6, 4, generator=generator)[part]).square().sum() * world().size / 18).backward()
+                (
+                    forward(torch.randn(6, 4, generator=generator)[part]).square().sum() * dist_info().world_size / 18
+                ).backward()
+        (forward(torch.randn(6, 4, generator=generator)[part]).square().sum() * dist_info().world_size / 18).backward()
         optimizer.step()
         optimizer.zero_grad()
     return list(model.parameters())
@@ -179,7 +187,7 @@ def test_accumulated_gradients_are_those_of_one_process_with_frozen_and_unused_p
     ranks: Ranks, tmp_path: Path
 ) -> None:
     def main() -> None:
-        part = slice(0, 2) if world().rank == 0 else slice(2, 6)
+        part = slice(0, 2) if dist_info().rank == 0 else slice(2, 6)
         torch.save(train_partly(Partly(), part), tmp_path / "weights.pt")
 
     ended = ranks(2, in_ranks(main))
@@ -190,7 +198,7 @@ def test_accumulated_gradients_are_those_of_one_process_with_frozen_and_unused_p
 
 def test_statistics_are_the_mean_by_clips_except_those_of_layers_in_evaluation_mode(ranks: Ranks) -> None:
     def main() -> None:
-        rank, model = world().rank, nn.ModuleList([nn.BatchNorm1d(1), nn.BatchNorm1d(1), nn.InstanceNorm1d(1)])
+        rank, model = dist_info().rank, nn.ModuleList([nn.BatchNorm1d(1), nn.BatchNorm1d(1), nn.InstanceNorm1d(1)])
         model[1].eval()
         for norm in model[:2]:
             norm.running_mean.fill_(rank)
@@ -563,7 +571,7 @@ def test_minutes_between_checkpoints_are_those_of_the_lead(
 @pytest.mark.usefixtures("unhurried")
 def test_the_first_failure_is_the_one_on_the_screen_and_ends_all(ranks: Ranks) -> None:
     def main() -> None:
-        if world().rank == 1:
+        if dist_info().rank == 1:
             raise ValueError("nobody expected this")
         distributed.barrier()
 
@@ -607,7 +615,7 @@ def test_an_error_of_all_processes_is_told_once_by_the_lead(ranks: Ranks) -> Non
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_others(ranks: Ranks, victim: int) -> None:
     def main() -> None:
-        if world().rank == victim:
+        if dist_info().rank == victim:
             os.kill(os.getpid(), signal.SIGKILL)
         distributed.barrier()
 

@@ -19,11 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from timesformer.config import get_cfg
 from timesformer.datasets.loader import EpochBatchSampler, collate
 from timesformer.datasets.records import Records
-from timesformer.datasets.transforms import tensor_normalize
+from timesformer.datasets.transforms.spatial import normalize_clips, tensor_normalize
 from timesformer.engine.compiled import Compiled
-from timesformer.engine.device import normalized
 from timesformer.engine.recompute import recompute_blocks
-from timesformer.engine.train import Run, train_epoch
+from timesformer.engine.trainer import Run, train_epoch
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.engine.update import Update
 from timesformer.errors import UserError
@@ -91,7 +90,7 @@ def losses_of(
 @pytest.fixture
 def losses_in_float64(monkeypatch: pytest.MonkeyPatch) -> Callable[[CfgNode], list[float]]:
     """`losses_of`, where the model computes in float64."""
-    monkeypatch.setattr("timesformer.engine.train.normalized", lambda *clip: normalized(*clip).double())
+    monkeypatch.setattr("timesformer.engine.trainer.normalize_clips", lambda *clip: normalize_clips(*clip).double())
     return lambda cfg: losses_of(cfg, new_model(cfg).double())
 
 
@@ -172,7 +171,7 @@ def test_accumulating_gradients_leaves_the_losses_as_they_are(
 def test_clips_as_bytes_give_the_losses_of_clips_normalised_before(
     cfg: CfgNode, plain: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timesformer.engine.train.normalized", lambda clip, cfg, device: clip)
+    monkeypatch.setattr("timesformer.engine.trainer.normalize_clips", lambda clip, cfg, device: clip)
     assert losses_of(cfg, clips=Clips(cfg, normalised=True)) == plain
 
 

@@ -10,11 +10,11 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from timesformer.config import get_cfg
-from timesformer.engine import train
+from timesformer.engine import trainer as train
 from timesformer.engine.finite import LossWatch, refuse_broken_weights
-from timesformer.engine.launch import exit_code_of, launch
-from timesformer.engine.ranks import world
 from timesformer.errors import UserError
+from timesformer.runtime.launch import exit_code_of, launch
+from timesformer.runtime.ranks import dist_info
 
 
 def test_the_first_batch_with_a_loss_that_is_not_finite_is_told_with_its_videos() -> None:
@@ -38,7 +38,7 @@ def test_the_clips_that_broke_the_weights_of_all_processes_are_told_and_not_thos
     cfg.NUM_GPUS, cfg.TRAIN.ENABLE, cfg.TEST.ENABLE = 0, False, False
 
     def main(_: CfgNode) -> None:
-        watch, rank = LossWatch(["a", "b", "c", "d"]), world().rank
+        watch, rank = LossWatch(["a", "b", "c", "d"]), dist_info().rank
         watch.add(0, 7, torch.tensor([math.inf if rank == 1 else 1.0]), torch.tensor([rank]))
         watch.add(0, 8, torch.tensor([math.nan]), torch.tensor([2 + rank]))
         watch.check()

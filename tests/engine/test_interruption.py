@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from tests.patience import PATIENCE
 from timesformer.config import get_cfg
 from timesformer.datasets import clips
-from timesformer.engine import train
+from timesformer.engine import trainer as train
 from timesformer.engine.checkpoint import Progress, is_undamaged, newest_checkpoint, restore, save
 from timesformer.engine.evaluate import evaluate
 from timesformer.engine.meters import Pace
@@ -66,7 +66,7 @@ class Started:
 def forkserver() -> ForkServerContext:
     """Starts processes that need not import torch each time."""
     context = multiprocessing.get_context("forkserver")
-    modules = ["conftest", "timm.data.mixup", "timesformer.engine.train", "torch.utils.tensorboard"]
+    modules = ["conftest", "timm.data.mixup", "timesformer.engine.trainer", "torch.utils.tensorboard"]
     context.set_forkserver_preload(modules)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}", prepend=os.pathsep)

@@ -5,17 +5,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from timesformer.engine import interrupts
-from timesformer.engine.interrupts import (
+from timesformer.runtime import signals as interrupts
+from timesformer.runtime.signals import (
     StopRequested,
+    defer_signals,
     exit_code,
-    patient,
+    graceful_shutdown,
     raise_if_interrupted,
     raise_on_signals,
     requested,
     stop_if_requested,
     stoppable,
-    uninterrupted,
 )
 
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -38,8 +38,8 @@ def test_a_signal_waits_for_the_end_of_what_may_not_be_cut_in_two(number: int) -
     done = []
 
     def work() -> None:
-        with uninterrupted():
-            with uninterrupted():
+        with defer_signals():
+            with defer_signals():
                 signal.raise_signal(number)
                 done.append("inner")
             done.append("outer")
@@ -48,14 +48,14 @@ def test_a_signal_waits_for_the_end_of_what_may_not_be_cut_in_two(number: int) -
         work()
     assert done == ["inner", "outer"]
     assert raised.value.args == (number,)
-    with uninterrupted():
+    with defer_signals():
         pass  # it is raised once
 
 
 @pytest.mark.parametrize("number", ALL)
 def test_a_block_that_is_patient_learns_of_a_signal_and_obeys_it_when_it_may(number: int) -> None:
     def work() -> None:
-        with patient():
+        with graceful_shutdown():
             stop_if_requested()
             assert requested() == 0
             signal.raise_signal(number)
@@ -85,7 +85,7 @@ def test_a_second_signal_and_ctrl_c_do_not_wait(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setattr(interrupts, "REPEATED", 0.0)
 
     def work() -> None:
-        with patient():
+        with graceful_shutdown():
             signal.raise_signal(first)
             signal.raise_signal(second)
             pytest.fail("the second signal did not stop the block")
@@ -99,7 +99,7 @@ def test_a_second_signal_and_ctrl_c_do_not_wait(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("number", ALL)
 def test_a_launcher_that_passes_a_signal_on_to_one_of_many_says_the_same_again(number: int) -> None:
     def work() -> None:
-        with patient(one_of_many=True):
+        with graceful_shutdown(one_of_many=True):
             signal.raise_signal(number)
             signal.raise_signal(number)
             stop_if_requested()
@@ -120,7 +120,7 @@ def test_a_signal_that_comes_while_a_patient_block_waits_is_obeyed_at_once_where
         come.append(2)
 
     def work(may_stop: bool) -> None:
-        with patient():
+        with graceful_shutdown():
             for _ in stoppable(items(), lambda: may_stop or len(come) > 0):
                 pass
 
@@ -135,7 +135,7 @@ def test_a_signal_that_comes_while_a_patient_block_waits_is_obeyed_at_once_where
 @pytest.mark.parametrize("number", ALL)
 def test_a_signal_after_a_patient_block_looked_last_is_not_lost(number: int) -> None:
     def work() -> None:
-        with patient():
+        with graceful_shutdown():
             stop_if_requested()
             signal.raise_signal(number)
 

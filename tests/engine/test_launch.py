@@ -17,10 +17,10 @@ from fvcore.common.config import CfgNode
 
 from tests.patience import PATIENCE
 from timesformer.config import get_cfg
-from timesformer.engine import distributed, launch
-from timesformer.engine.interrupts import raise_on_signals
-from timesformer.engine.ranks import World, world
 from timesformer.errors import UserError
+from timesformer.runtime import distributed, launch
+from timesformer.runtime.ranks import DistInfo, dist_info
+from timesformer.runtime.signals import raise_on_signals
 
 ROOT = Path(__file__).resolve().parents[2]
 OF_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC")
@@ -33,7 +33,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list:
     for name in os.environ:
         if name.startswith((*OF_LAUNCHERS, "SLURM_")):
             monkeypatch.delenv(name)
-    found: list[tuple[list[World], str, CfgNode]] = []
+    found: list[tuple[list[DistInfo], str, CfgNode]] = []
     monkeypatch.setattr(launch, "_run", lambda cfg, main, place, meeting: found.append(([place], meeting, cfg)))
     monkeypatch.setattr(
         launch, "run_processes", lambda cfg, main, places, meeting: found.append((places, meeting, cfg))
@@ -62,14 +62,14 @@ SRUN = f"{STEP} SLURM_PROCID=3 SLURM_LOCALID=1 SLURM_STEP_NUM_TASKS=4 SLURM_STEP
 @pytest.mark.parametrize(
     ("environment", "place", "meeting"),
     [
-        (TORCHRUN, World(5, 8, 1, 4), "tcp://here:1234"),
-        (f"{TORCHRUN} TORCHELASTIC_RUN_ID=none", World(5, 8, 1, 4), "env://"),
-        (f"{SRUN} SLURM_STEP_TASKS_PER_NODE=2(x2)", World(3, 4, 1, 2), "tcp://node1:1234"),
+        (TORCHRUN, DistInfo(5, 8, 1, 4), "tcp://here:1234"),
+        (f"{TORCHRUN} TORCHELASTIC_RUN_ID=none", DistInfo(5, 8, 1, 4), "env://"),
+        (f"{SRUN} SLURM_STEP_TASKS_PER_NODE=2(x2)", DistInfo(3, 4, 1, 2), "tcp://node1:1234"),
     ],
     ids=["variables", "torchrun", "srun"],
 )
 def test_a_process_that_was_started_knows_its_place(
-    started: list, monkeypatch: pytest.MonkeyPatch, environment: str, place: World, meeting: str
+    started: list, monkeypatch: pytest.MonkeyPatch, environment: str, place: DistInfo, meeting: str
 ) -> None:
     in_environment(monkeypatch, environment)
     launch.launch(configuration(NUM_GPUS=1), print)
@@ -98,7 +98,7 @@ def test_a_task_for_each_machine_starts_a_process_for_each_gpu(started: list, mo
     in_environment(monkeypatch, f"{environment} SLURM_STEP_TASKS_PER_NODE=1(x2)")
     launch.launch(configuration(NUM_GPUS=3), print)
     ((places, meeting, _),) = started
-    assert (places, meeting) == ([World(3, 6, 0, 3), World(4, 6, 1, 3), World(5, 6, 2, 3)], "tcp://node1:1234")
+    assert (places, meeting) == ([DistInfo(3, 6, 0, 3), DistInfo(4, 6, 1, 3), DistInfo(5, 6, 2, 3)], "tcp://node1:1234")
 
 
 def test_a_batch_script_of_slurm_is_one_process(started: list, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,9 +113,9 @@ def test_several_gpus_and_machines_by_hand(started: list) -> None:
     launch.launch(configuration(NUM_GPUS=2, NUM_SHARDS=2, SHARD_ID=1), print, "tcp://there:9")
     launch.launch(configuration(NUM_GPUS=1, NUM_SHARDS=2, SHARD_ID=1), print, "tcp://there:9")
     (one, meeting, _), (two, *_), (three, where, _) = started
-    assert (one, meeting.split("/")[0]) == ([World(0, 2, 0, 2), World(1, 2, 1, 2)], "file:")
-    assert two == [World(2, 4, 0, 2), World(3, 4, 1, 2)]
-    assert (three, where) == ([World(1, 2, 0, 1)], "tcp://there:9")
+    assert (one, meeting.split("/")[0]) == ([DistInfo(0, 2, 0, 2), DistInfo(1, 2, 1, 2)], "file:")
+    assert two == [DistInfo(2, 4, 0, 2), DistInfo(3, 4, 1, 2)]
+    assert (three, where) == ([DistInfo(1, 2, 0, 1)], "tcp://there:9")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_processes_that_are_not_those_asked_for_are_an_error(
 def test_too_few_gpus_for_the_processes_of_a_machine_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(UserError, match="4 processes compute on GPUs of this machine, which shows them 2"):
-        distributed.join(configuration(NUM_GPUS=4), World(0, 4, 0, 4), "file:///nowhere")
+        distributed.join(configuration(NUM_GPUS=4), DistInfo(0, 4, 0, 4), "file:///nowhere")
 
 
 def test_two_machines_started_by_hand_are_one_run(
@@ -184,8 +184,8 @@ def test_torchrun_starts_a_run_of_two_processes(tiny_command: list[str], tmp_pat
 # ---------------------------------------------------------------- processes started here
 
 
-def places(number: int) -> list[World]:
-    return [World(rank, number, rank, number) for rank in range(number)]
+def places(number: int) -> list[DistInfo]:
+    return [DistInfo(rank, number, rank, number) for rank in range(number)]
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def starts_two(ranks: Ranks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_all_processes_have_met_when_they_begin(starts_two: Callable) -> None:
-    ended = starts_two(lambda cfg: print(distributed.totals(world().rank + 1)))
+    ended = starts_two(lambda cfg: print(distributed.all_reduce_sum(dist_info().rank + 1)))
     assert (ended.code, ended.out, ended.err) == (0, "[3.0]\n[3.0]\n", "")
 
 
@@ -218,7 +218,7 @@ def test_one_that_fails_ends_the_one_that_does_not_listen(
     monkeypatch.setattr(launch, "PATIENCE", 0.5)
 
     def main(cfg: CfgNode) -> None:
-        if world().rank == 0:
+        if dist_info().rank == 0:
             raise UserError("do better")
         threading.Event().wait()
 
@@ -228,7 +228,7 @@ def test_one_that_fails_ends_the_one_that_does_not_listen(
 
 def test_one_that_is_killed_is_named(starts_two: Callable) -> None:
     def main(cfg: CfgNode) -> None:
-        if world().rank == 1:
+        if dist_info().rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         distributed.barrier()
 
@@ -241,7 +241,7 @@ def test_one_that_is_killed_is_named(starts_two: Callable) -> None:
 def test_an_interruption_of_the_one_that_started_them_ends_all(starts_two: Callable, number: int) -> None:
     def main(cfg: CfgNode) -> None:
         distributed.barrier()
-        if world().rank == 1:
+        if dist_info().rank == 1:
             os.kill(os.getppid(), number)
         threading.Event().wait()
 
@@ -257,7 +257,7 @@ def test_a_second_ctrl_c_ends_processes_at_once(starts_two: Callable, monkeypatc
     def main(cfg: CfgNode) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as where a step never ends
         distributed.barrier()
-        if world().rank == 1:
+        if dist_info().rank == 1:
             os.kill(os.getppid(), signal.SIGINT)
             while "again" not in Path("/proc/self/fd/2").read_text():
                 time.sleep(0.02)
@@ -273,9 +273,9 @@ PROGRAM = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 from timesformer.config import get_cfg
-from timesformer.engine import launch
-from timesformer.engine.interrupts import raise_on_signals
-from timesformer.engine.ranks import World
+from timesformer.runtime import launch
+from timesformer.runtime.signals import raise_on_signals
+from timesformer.runtime.ranks import DistInfo
 
 def main(cfg):
     os.write(1, b"%d\\n" % os.getpid())
@@ -285,7 +285,7 @@ if __name__ == "__main__":
     raise_on_signals()
     cfg = get_cfg()
     cfg.NUM_GPUS = 0
-    places = [World(rank, 2, rank, 2) for rank in range(2)]
+    places = [DistInfo(rank, 2, rank, 2) for rank in range(2)]
     sys.exit(launch.exit_code_of(lambda: launch.run_processes(cfg, main, places, {meeting!r})))
 """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from timesformer.engine.logs import STEP, duration, progress_bar, set_up_logging
+from timesformer.runtime.logging import STEP, duration, progress_bar, set_up_logging
 
 logger = logging.getLogger("timesformer.tests")
 

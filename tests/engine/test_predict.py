@@ -20,11 +20,11 @@ from torch import nn
 import timesformer
 from timesformer.config import get_cfg
 from timesformer.config.load import ConfigError
-from timesformer.datasets.reader import VideoError
-from timesformer.engine.predict import Classifier, HeadInput, load_model
+from timesformer.datasets.decoding.open import VideoError
 from timesformer.errors import UserError
+from timesformer.inference.classifier import Classifier, HeadInput, load_model
 from timesformer.models import build_model
-from timesformer.models.weights import CheckpointError
+from timesformer.models.weights.loading import CheckpointError
 
 VIEWS = ["TEST.NUM_ENSEMBLE_VIEWS", "2", "TEST.NUM_SPATIAL_CROPS", "3", "TEST.BATCH_SIZE", "4"]
 
@@ -46,7 +46,7 @@ def changed(checkpoint: Path, folder: Path, **content: object) -> Path:
     return folder / "changed.pyth"
 
 
-def same(one: timesformer.engine.predict.Prediction, other: timesformer.engine.predict.Prediction) -> bool:
+def same(one: timesformer.inference.classifier.Prediction, other: timesformer.inference.classifier.Prediction) -> bool:
     return np.array_equal(one.probabilities, other.probabilities) and one.top == other.top
 
 

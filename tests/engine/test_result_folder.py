@@ -12,7 +12,7 @@ import torch
 from timesformer.config import load_config
 from timesformer.engine import evaluate
 from timesformer.engine.results import validation_top1
-from timesformer.engine.train import train
+from timesformer.engine.trainer import train
 
 RunNet = Callable[..., Any]
 REPORT = ["TEST.REPORT", "True", "TENSORBOARD.ENABLE", "False"]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from timesformer.engine.run_lock import claimed
 from timesformer.errors import UserError
+from timesformer.runtime.run_lock import claimed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +23,7 @@ def test_a_folder_is_claimed_until_its_process_ends_however_that_happens(
     program = f"""
         import os, signal
         from pathlib import Path
-        from timesformer.engine.run_lock import claimed
+        from timesformer.runtime.run_lock import claimed
         with claimed(Path({str(output)!r})):
             loading = os.fork()  # lives on, as a loading process does for a while
             if loading:

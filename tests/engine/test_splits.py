@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from timesformer.config import get_cfg
-from timesformer.engine import splits, train
+from timesformer.engine import repeats as splits
+from timesformer.engine import trainer as train
 from timesformer.engine.meters import Pace
-from timesformer.engine.splits import summarize, table
+from timesformer.engine.repeats import summarize, table
 
 RunNet = Callable[..., Any]
 Ranks = Callable[..., list]

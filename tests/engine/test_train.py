@@ -18,18 +18,19 @@ from timesformer.config import get_cfg
 from timesformer.datasets.clips import NO_CLIP
 from timesformer.datasets.loader import EpochBatchSampler, collate
 from timesformer.datasets.records import Records
+from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.engine.checkpoint import Progress
-from timesformer.engine.device import choose_device, normalized
-from timesformer.engine.evaluate import evaluate, other_clips
-from timesformer.engine.logs import MetricsWriter
+from timesformer.engine.evaluate import clip_differences, evaluate
 from timesformer.engine.mixup import ClipMixup
 from timesformer.engine.results import Evaluation
-from timesformer.engine.train import Run, is_due, train_epoch
+from timesformer.engine.trainer import Run, is_due, train_epoch
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.engine.update import Update
 from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.parts import freeze
+from timesformer.runtime.device import choose_device
+from timesformer.runtime.logging import MetricsWriter
 
 pytestmark = pytest.mark.numerical
 
@@ -67,7 +68,7 @@ class Recorder:
 
 
 def tensor_of(clips: Clips, cfg: CfgNode) -> torch.Tensor:
-    return normalized(clips.clips, cfg, choose_device(cfg))
+    return normalize_clips(clips.clips, cfg, choose_device(cfg))
 
 
 def loader_of(clips: Clips, batch_size: int) -> DataLoader:
@@ -307,22 +308,22 @@ def test_clips_of_rare_classes_weigh_more_in_the_training_loss_also_when_accumul
 
 def test_clips_unlike_those_of_the_checkpoint_are_told(cfg: CfgNode) -> None:
     content = {"cfg": cfg.dump()}
-    assert other_clips(cfg, content) == []
+    assert clip_differences(cfg, content) == []
     cfg.DATA.SAMPLING_RATE = 3
-    assert other_clips(cfg, content) == ["DATA.SAMPLING_RATE was 8, is 3"]
-    assert other_clips(cfg, {"cfg": "TRAIN:\n  ENABLE: true\n"}) == []
+    assert clip_differences(cfg, content) == ["DATA.SAMPLING_RATE was 8, is 3"]
+    assert clip_differences(cfg, {"cfg": "TRAIN:\n  ENABLE: true\n"}) == []
 
 
 def test_a_checkpoint_from_before_the_default_sampler_changed_is_noticed(cfg: CfgNode) -> None:
     cfg.DATA.SAMPLER, cfg.TEST.DATASET = "", "kinetics"
     saved = yaml.safe_load(cfg.dump())
-    assert other_clips(cfg, {"cfg": yaml.safe_dump(saved)}) == []
+    assert clip_differences(cfg, {"cfg": yaml.safe_dump(saved)}) == []
     del saved["DATA"]["SAMPLER_WINDOW"], saved["DATA"]["TARGET_FPS"]
-    (change,) = other_clips(cfg, {"cfg": yaml.safe_dump(saved)})
+    (change,) = clip_differences(cfg, {"cfg": yaml.safe_dump(saved)})
     assert "uniform" in change
     assert "dense" in change
     cfg.DATA.SAMPLER = "uniform"
-    assert other_clips(cfg, {"cfg": yaml.safe_dump(saved)}) == []
+    assert clip_differences(cfg, {"cfg": yaml.safe_dump(saved)}) == []
 
 
 def test_evaluation_leaves_the_model_in_its_mode(cfg: CfgNode) -> None:

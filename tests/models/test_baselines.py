@@ -15,7 +15,7 @@ from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.baselines import BASELINES, TimmModel, TorchvisionModel
 from timesformer.models.complexity import count_multiply_adds, count_parameters
-from timesformer.models.weights import CheckpointError, load_pretrained
+from timesformer.models.weights.loading import CheckpointError, load_pretrained
 from timesformer.torchvision_import import import_package
 
 MISSING = [name for name in ("torchvision", "timm") if importlib.util.find_spec(name) is None]

@@ -8,10 +8,10 @@ import torch
 
 from tests.loopback import Server
 from timesformer.config.sources import ZOO
-from timesformer.models import download
-from timesformer.models.download import DownloadError, local_path
-from timesformer.models.files import CheckpointError
-from timesformer.models.weights import read_checkpoint
+from timesformer.models.weights import download
+from timesformer.models.weights.download import DownloadError, local_path
+from timesformer.models.weights.files import CheckpointError
+from timesformer.models.weights.loading import read_checkpoint
 
 
 @pytest.fixture(autouse=True)

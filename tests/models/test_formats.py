@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from timesformer.models.files import CheckpointError
-from timesformer.models.formats import facts_of, to_native
 from timesformer.models.vit import VisionTransformer
 from timesformer.models.vivit import VideoTransformer
-from timesformer.models.weights import load_pretrained, read_checkpoint
+from timesformer.models.weights.files import CheckpointError
+from timesformer.models.weights.formats import metadata_of, to_native
+from timesformer.models.weights.loading import load_pretrained, read_checkpoint
 from timesformer.torchvision_import import import_package
 
 transformers = pytest.importorskip("transformers")
@@ -316,8 +316,8 @@ class TestCommand:
         assert set(load_file(tmp_path / "out")) == {f"model.{name}" for name in state}
         rest = read_checkpoint(tmp_path / "out").rest
         assert (rest["epoch"], rest["cfg"], rest["progress"]) == (2, cfg, progress)
-        assert facts_of(rest).num_heads == 3
-        assert facts_of(rest).class_names == tuple("abcde")
+        assert metadata_of(rest).num_heads == 3
+        assert metadata_of(rest).class_names == tuple("abcde")
 
     @pytest.mark.parametrize(
         ("arguments", "problem"),

@@ -14,12 +14,12 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from timesformer.config import get_cfg
-from timesformer.engine.predict import Classifier, load_model
+from timesformer.inference.classifier import Classifier, load_model
 from timesformer.models import build_model
-from timesformer.models.files import CheckpointError
-from timesformer.models.formats import describe, facts_of
-from timesformer.models.huggingface import architecture
-from timesformer.models.weights import read_checkpoint
+from timesformer.models.weights.files import CheckpointError
+from timesformer.models.weights.formats import describe, metadata_of
+from timesformer.models.weights.huggingface import architecture
+from timesformer.models.weights.loading import read_checkpoint
 
 pytestmark = pytest.mark.numerical
 
@@ -206,7 +206,7 @@ class TestThereAndBack:
         state = {"cls_token": torch.zeros(1, 1, width), "pos_embed": torch.zeros(1, 17, width)}
         state |= {"patch_embed.proj.weight": torch.zeros(width, 3, 8, 8), "head.weight": torch.zeros(2, width)}
         state["blocks.0.mlp.fc1.weight"] = torch.zeros(hidden, width)
-        model = describe(state, facts_of({}), 1)
+        model = describe(state, metadata_of({}), 1)
         assert int(width * architecture(model)["TIMESFORMER"]["MLP_RATIO"]) == hidden
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from timesformer.models.kernels import change_channels, resize_kernel
+from timesformer.models.weights.patch_resize import change_channels, resize_kernel
 
 pytestmark = pytest.mark.numerical
 

@@ -15,7 +15,7 @@ from timesformer.config import get_cfg
 from timesformer.models import build_model
 from timesformer.models.vit import VisionTransformer
 from timesformer.models.vivit import VideoTransformer
-from timesformer.models.weights import CheckpointError, LoadReport, load_pretrained, read_checkpoint
+from timesformer.models.weights.loading import CheckpointError, LoadReport, load_pretrained, read_checkpoint
 
 PRETRAINED_JOBS = (
     "div_ckpt_to_div_bigger",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.visualization.conftest import MakeCheckpoint, MakeVideo
-from timesformer.engine.predict import load_model
+from timesformer.inference.classifier import load_model
 from timesformer.visualization.attention import METHODS, attention_of, overlay
 
 CELLS = [(0, 2), (1, 3), (3, 4), (2, 5)]  # in a grid of 4 x 8; the middle of the frame

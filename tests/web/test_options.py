@@ -6,8 +6,8 @@ from types import ModuleType
 
 import pytest
 
-from timesformer.engine.predict import load_model
 from timesformer.errors import UserError
+from timesformer.inference.classifier import load_model
 from timesformer.web.options import Options, parse
 from timesformer.web.service import Service, state_of
 from timesformer.web.uploads import Limits

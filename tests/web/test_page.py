@@ -16,7 +16,7 @@ import pytest
 from tests.patience import PATIENCE
 from tests.web.conftest import write_model
 from timesformer import load_model
-from timesformer.engine.predict import Classifier
+from timesformer.inference.classifier import Classifier
 from timesformer.web.markup import percent
 
 pytest.importorskip("streamlit", reason="Streamlit is not installed: pip install -e '.[app]'")

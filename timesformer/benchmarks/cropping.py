@@ -11,7 +11,7 @@ from torch import Tensor
 from timesformer.benchmarks.machine import one_core
 from timesformer.benchmarks.made_clips import scene
 from timesformer.config import get_cfg
-from timesformer.datasets.transforms import (
+from timesformer.datasets.transforms.spatial import (
     CENTER,
     horizontal_flip,
     random_crop,

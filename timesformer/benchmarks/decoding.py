@@ -17,8 +17,8 @@ from PIL import Image
 
 from timesformer.benchmarks.machine import describe_machine, one_core
 from timesformer.benchmarks.readers import ORIGINAL, NotReadable, Read, versions
-from timesformer.datasets.reader import frame_files
-from timesformer.datasets.sampling import Sampler
+from timesformer.datasets.decoding.open import frame_files
+from timesformer.datasets.transforms.sampling import Sampler
 
 CLIPS = ((8, 32), (16, 4), (8, 4))
 """NUM_FRAMES and SAMPLING_RATE of the clips that are read."""

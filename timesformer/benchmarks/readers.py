@@ -15,7 +15,7 @@ import av
 import numpy as np
 import torch
 
-from timesformer.datasets.reader import frame_files, open_video
+from timesformer.datasets.decoding.open import frame_files, open_video
 
 Read = Callable[[Path, Sequence[int], int], np.ndarray]
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from timesformer.benchmarks.machine import describe_machine
 from timesformer.benchmarks.steps import forward_of, logits_of, seconds_of, training_step
 from timesformer.config import get_cfg
-from timesformer.models.formats import Facts, describe, to_huggingface
-from timesformer.models.huggingface import config_json
 from timesformer.models.vit import TimeSformer
+from timesformer.models.weights.formats import CheckpointMetadata, describe, to_huggingface
+from timesformer.models.weights.huggingface import config_json
 from timesformer.torchvision_import import import_package
 
 
@@ -71,7 +71,7 @@ def model_pair(
         for parameter in ours.parameters():  # nothing may be zero, or part of the arithmetic would go unchecked
             parameter.add_(torch.randn_like(parameter) * 0.02)
     state = ours.model.state_dict()
-    description = describe(state, Facts(), num_heads=heads, num_frames=frames)
+    description = describe(state, CheckpointMetadata(), num_heads=heads, num_frames=frames)
     config = transformers.TimesformerConfig.from_dict(config_json(description, get_cfg(), {}))
     theirs = transformers.TimesformerForVideoClassification(config)
     theirs.load_state_dict(to_huggingface(state, description))

@@ -24,11 +24,11 @@ from timesformer.benchmarks.original import OriginalWay
 from timesformer.benchmarks.speed import largest_difference, model_pair
 from timesformer.benchmarks.steps import forward_of, logits_of, lowered, seconds_of, training_step
 from timesformer.datasets.loader import construct_loader, set_epoch
-from timesformer.engine.device import normalized
-from timesformer.engine.memory import forget_peak, peak_memory
-from timesformer.engine.prefetch import on_device
+from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.engine.recompute import recompute_blocks
 from timesformer.errors import UserError
+from timesformer.runtime.memory import forget_peak, peak_memory
+from timesformer.runtime.prefetch import on_device
 
 ORIGINAL, HUGGING_FACE, OURS = "the original's way", "Hugging Face", "this project"
 _TOLERANCE = 1e-3  # of logits of about 1, in float32
@@ -160,7 +160,7 @@ def data_lines(
     for index, batch in enumerate(on_device(loader, device)):
         waited += time.perf_counter() - since
         with lowered(batch["clip"], precision):
-            logits = model(normalized(batch["clip"], cfg, device))
+            logits = model(normalize_clips(batch["clip"], cfg, device))
         nn.functional.cross_entropy(logits.float(), batch["label"]).backward()
         optimizer.step()
         optimizer.zero_grad()

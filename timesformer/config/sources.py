@@ -1,25 +1,15 @@
 """What an option that asks for weights may name: a path, a URL, a released model, a model on the Hugging Face hub."""
 
-import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
 
-logger = logging.getLogger(__name__)
+from timesformer.fetch import url_problem
 
-CHECKPOINTS = "checkpoints"
-"""Folder of the checkpoints in the folder of a run."""
-BEST = "best.pyth"
-"""The checkpoint with the highest validation top-1."""
-
-_EPOCH = re.compile(r"checkpoint_epoch_(\d{5,})(?:_iteration_(\d{8,}))?\.pyth")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _TIMM_NAME = re.compile(r"[\w-]+\.[\w-]+")
-_DIGITS = {"sha256": 64, "md5": 32}
 
 
 @dataclass(frozen=True)
@@ -106,58 +96,3 @@ def source_problem(source: str) -> str:
     if not Path(source).exists():
         return "expected a checkpoint file that exists, a folder of one, an https:// URL, zoo:, hf: or timm:"
     return ""
-
-
-def epoch_checkpoints(folder: Path) -> list[tuple[tuple[int, int], Path]]:
-    """The checkpoints in a folder, each with its number of finished epochs and of iterations of the next; unordered."""
-    names = ((path, _EPOCH.fullmatch(path.name)) for path in folder.glob("*.pyth"))
-    return [((int(match[1]), int(match[2] or 0)), path) for path, match in names if match]
-
-
-def checkpoint_of_run(folder: Path) -> Path | None:
-    """The checkpoint that the folder of a run, or its folder of checkpoints, means: the best, else the newest.
-
-    A warning names the newest where there is no best. None where the folder holds neither.
-    """
-    inner = folder / CHECKPOINTS if (folder / CHECKPOINTS).is_dir() else folder
-    if (inner / BEST).is_file():
-        return inner / BEST
-    saved = epoch_checkpoints(inner)
-    if not saved:
-        return None
-    newest = max(saved)[1]
-    logger.warning("%s has no %s; its newest checkpoint is used: %s", inner, BEST, newest.name)
-    return newest
-
-
-def url_expectations(url: str) -> dict[str, str]:
-    """What follows `#` in a URL: `sha256` and `md5` (hexadecimal digits) and `size` (bytes), each if given."""
-    return dict(parse_qsl(urlsplit(url).fragment, keep_blank_values=True))
-
-
-def is_allowed(url: str) -> bool:
-    """Whether a file may be taken from there: by https from anywhere, by http from this very machine only."""
-    parts = urlsplit(url)
-    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and _is_here(parts.hostname)))
-
-
-def url_problem(url: str) -> str:
-    """What is wrong with the address of a file and with what it expects of the file; "" where nothing is."""
-    if not is_allowed(url):
-        return "expected an https:// URL: what comes another way could be changed on its way"
-    expected = url_expectations(url)
-    if unknown := [key for key in expected if key not in (*_DIGITS, "size")]:
-        return f"expected #sha256=<hex>, #md5=<hex> or #size=<bytes> after the URL, found {unknown[0]!r}"
-    for key, digits in _DIGITS.items():
-        if key in expected and not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", expected[key]):
-            return f"expected {digits} hexadecimal digits after {key}=, found {len(expected[key])} characters"
-    if "size" in expected and not expected["size"].isdecimal():
-        return f"expected a number of bytes after size=, found {expected['size']!r}"
-    return ""
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

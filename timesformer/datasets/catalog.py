@@ -7,19 +7,19 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.manifest import open_manifest
-from timesformer.datasets.preparation.download import download_if_asked
 from timesformer.datasets.records import DataError, DatasetSplit, join_problems
 from timesformer.errors import shorten
+from timesformer.preparation.download import download_if_asked
 
 # Modules that find the records of TRAIN.DATASET / TEST.DATASET, by name; each has find_records(cfg, split).
 FINDERS = {
-    "kinetics": "timesformer.datasets.kinetics",
-    "ssv2": "timesformer.datasets.ssv2",
-    "hmdb_simp": "timesformer.datasets.hmdb_simp",
-    "hmdb51": "timesformer.datasets.hmdb51",
-    "ucf101": "timesformer.datasets.ucf101",
-    "muwiges": "timesformer.datasets.muwiges",
-    "folder": "timesformer.datasets.folder",
+    "kinetics": "timesformer.datasets.sources.kinetics",
+    "ssv2": "timesformer.datasets.sources.ssv2",
+    "hmdb_simp": "timesformer.datasets.sources.hmdb_simp",
+    "hmdb51": "timesformer.datasets.sources.hmdb51",
+    "ucf101": "timesformer.datasets.sources.ucf101",
+    "muwiges": "timesformer.datasets.sources.muwiges",
+    "folder": "timesformer.datasets.sources.folder",
 }
 
 

@@ -14,17 +14,17 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from timesformer.datasets.augmentation import Augmentation
 from timesformer.datasets.catalog import load_split
+from timesformer.datasets.decoding.open import VideoError, VideoReader, open_video
 from timesformer.datasets.manifest import known
-from timesformer.datasets.reader import VideoError, VideoReader, open_video
 from timesformer.datasets.records import VideoRecord
-from timesformer.datasets.resource_limits import is_out_of_files
-from timesformer.datasets.sampling import Sampler
-from timesformer.datasets.time_limit import TimeLimit, TookTooLongError
-from timesformer.datasets.timeline import Timeline, render, source_numbers
-from timesformer.datasets.transforms import CENTER, horizontal_flip, resize, spatial_sampling
-from timesformer.datasets.workers import InHand
+from timesformer.datasets.transforms.augmentation import Augmentation
+from timesformer.datasets.transforms.sampling import Sampler
+from timesformer.datasets.transforms.spatial import CENTER, horizontal_flip, resize, spatial_sampling
+from timesformer.datasets.transforms.timeline import Timeline, render, source_numbers
+from timesformer.datasets.workers.dataloader import WorkerStatus
+from timesformer.datasets.workers.time_limit import TimeLimit, TookTooLongError
+from timesformer.runtime.resource_limits import is_out_of_files
 
 Key = tuple[int, int, int]
 """What an item is asked for by: epoch, index, and how often that index came before in the epoch."""
@@ -96,7 +96,7 @@ class ClipMaker:
         """
         data = self._data
         options = {"backend": data.DECODING_BACKEND, "short_side": data.DECODE_SHORT_SIDE}
-        with _blaming(record.path):
+        with as_video_error(record.path):
             num_frames, fps = known(record)
             reader = open_video(record.path, num_frames=num_frames, fps=fps, **options)
         with reader:
@@ -115,7 +115,7 @@ class ClipMaker:
         pixels, numbers = self._sample(reader, read, view, rng)
         # T, 3, H, W: resizing uint8 is fast in this order
         clip = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        with _blaming(reader.path):  # frames of a broken file may have a shape that nothing can be made of
+        with as_video_error(reader.path):  # frames of a broken file may have a shape that nothing can be made of
             clip = self._crop(clip, rng, view)
         if self._augment:
             clip = self._augment(clip, rng)
@@ -181,7 +181,7 @@ class _Reading:
 
     def __call__(self, numbers: Sequence[int]) -> np.ndarray:
         if tuple(numbers) != self._numbers:
-            with _blaming(self._reader.path):
+            with as_video_error(self._reader.path):
                 self._pixels = self._reader.read(numbers)
             self._numbers = tuple(numbers)
         return self._pixels
@@ -203,7 +203,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
     Raises DataError when the split cannot be found.
     """
 
-    in_hand: InHand | None = None  # where a loading process notes what it reads
+    in_hand: WorkerStatus | None = None  # where a loading process notes what it reads
 
     def __init__(self, cfg: CfgNode, split: str) -> None:
         found = load_split(cfg, split)
@@ -287,7 +287,7 @@ def rng_of(*key: int) -> np.random.RandomState:
 
 
 @contextmanager
-def _blaming(path: str) -> Iterator[None]:
+def as_video_error(path: str) -> Iterator[None]:
     """Turn whatever a broken file makes a library raise into a VideoError, which tells its kind.
 
     That no more files can be opened is no fault of the file, and raises an OSError.

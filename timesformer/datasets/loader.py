@@ -11,7 +11,7 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from timesformer.datasets.clips import NO_CLIP, ClipDataset, Key
-from timesformer.datasets.workers import InHand, SentBatch, start_worker
+from timesformer.datasets.workers.dataloader import SentBatch, WorkerStatus, start_worker
 
 
 class EpochBatchSampler(Sampler[list[Key]]):
@@ -141,7 +141,7 @@ def construct_loader(cfg: CfgNode, split: str, rank: int = 0, world_size: int = 
     dataset = ClipDataset(cfg, split)
     # More processes than cores only wait for each other; what an item is does not depend on their number.
     workers = min(cfg.DATA_LOADER.NUM_WORKERS, available_cores())
-    dataset.in_hand = InHand(workers)
+    dataset.in_hand = WorkerStatus(workers)
     training = split == "train"
     return DataLoader(
         dataset,

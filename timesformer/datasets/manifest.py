@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from timesformer.atomic import write_atomically
-from timesformer.datasets.reader import is_image_name
+from timesformer.datasets.decoding.open import is_image_name
 from timesformer.datasets.records import DataError, Records, VideoRecord
 
 NAME = "manifest.csv"

@@ -16,15 +16,14 @@ import yaml
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from timesformer.atomic import explained_failure, write_atomically
+from timesformer.atomic import report_write_errors, write_atomically
 from timesformer.config import get_cfg
 from timesformer.config.load import with_saved_defaults
-from timesformer.config.sources import epoch_checkpoints
-from timesformer.engine.distributed import from_lead
-from timesformer.engine.ranks import is_lead, world
-from timesformer.engine.run_folder import best_path, checkpoint_folder
 from timesformer.errors import UserError, shorten
-from timesformer.models.weights import CheckpointError, read_checkpoint
+from timesformer.models.weights.loading import CheckpointError, read_checkpoint
+from timesformer.runtime.distributed import from_main_process
+from timesformer.runtime.ranks import dist_info, is_main_process
+from timesformer.runtime.run_folder import best_path, checkpoint_folder, epoch_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ class Progress:
         """Epochs finished, and iterations of the next."""
         return self.epoch, self.iteration
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """The position in words."""
         return f"epoch {self.epoch}" + (f" and {self.iteration} iterations" if self.iteration else "")
 
@@ -128,7 +127,7 @@ def save_best(cfg: CfgNode, model: nn.Module, progress: Progress) -> None:
 
 def _save(path: Path, cfg: CfgNode, parts: Mapping[str, Part], progress: Progress) -> None:
     states = {f"{name}_state": part.state_dict() for name, part in parts.items()}  # some are joined of all processes'
-    if not is_lead():
+    if not is_main_process():
         return
     content = {
         "epoch": progress.epoch - 1,
@@ -136,7 +135,7 @@ def _save(path: Path, cfg: CfgNode, parts: Mapping[str, Part], progress: Progres
         "cfg": cfg.dump(),
         "progress": vars(progress),
     }
-    with explained_failure(path):
+    with report_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: torch.save(content, file))
 
@@ -150,15 +149,15 @@ def newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
     Raises:
         UserError: if it is not there for this process.
     """
-    found = _newest_checkpoint(cfg) if is_lead() else None
-    path = from_lead(lambda: found and found[0])
-    if is_lead() or path is None:
+    found = _newest_checkpoint(cfg) if is_main_process() else None
+    path = from_main_process(lambda: found and found[0])
+    if is_main_process() or path is None:
         return found
     try:
         return path, torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(
-            f"{path} is not on this machine, where process {world().rank} needs it to go on: give an OUTPUT_DIR on a "
+            f"{path} is not on this machine, where process {dist_info().rank} needs it: give an OUTPUT_DIR on a "
             "disk that all machines see"
         ) from error
 
@@ -186,7 +185,7 @@ def remove_superseded(cfg: CfgNode, progress: Progress, finished: bool) -> None:
     as it is the newest or, lest the newest be damaged, the one before, unless the run is `finished`. Those further
     ahead were passed over as damaged, and are left alone.
     """
-    if not is_lead():
+    if not is_main_process():
         return
     newest_first = sorted(
         (found for found in epoch_checkpoints(checkpoint_folder(cfg)) if found[0] <= progress.position), reverse=True

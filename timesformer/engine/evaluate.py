@@ -13,25 +13,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from timesformer.datasets.loader import construct_loader
-from timesformer.datasets.sampling import sampler_change
-from timesformer.datasets.workers import explained_death
-from timesformer.engine import distributed
+from timesformer.datasets.transforms.sampling import sampler_change
+from timesformer.datasets.transforms.spatial import normalize_clips
+from timesformer.datasets.workers.dataloader import report_worker_death
 from timesformer.engine.checkpoint import is_undamaged, newest_checkpoint
-from timesformer.engine.device import autocast, choose_device, normalized, set_float32_precision
-from timesformer.engine.interrupts import requested, stop_if_requested
-from timesformer.engine.logs import STEP, duration, progress_bar
 from timesformer.engine.meters import Average, Pace, ViewEnsemble
-from timesformer.engine.prefetch import on_device
-from timesformer.engine.ranks import is_lead, world
 from timesformer.engine.result_folder import folder_for_results
 from timesformer.engine.results import Evaluation, probabilities_of, write_results
-from timesformer.engine.run_folder import best_path, in_folder, results_path
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError, shorten
 from timesformer.models import build_model
-from timesformer.models.download import local_path
 from timesformer.models.parts import head_names
-from timesformer.models.weights import (
+from timesformer.models.weights.download import local_path
+from timesformer.models.weights.loading import (
     Checkpoint,
     CheckpointError,
     LoadReport,
@@ -39,6 +33,13 @@ from timesformer.models.weights import (
     load_pretrained,
     read_checkpoint,
 )
+from timesformer.runtime import distributed
+from timesformer.runtime.device import autocast, choose_device, set_float32_precision
+from timesformer.runtime.logging import STEP, duration, progress_bar
+from timesformer.runtime.prefetch import on_device
+from timesformer.runtime.ranks import dist_info, is_main_process
+from timesformer.runtime.run_folder import best_path, in_folder, results_path
+from timesformer.runtime.signals import requested, stop_if_requested
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
     losses, unreadable = Average(), UnreadableClips(cfg, dataset.split, dataset.records)
     start, pace, since = time.perf_counter(), Pace(len(loader)), time.perf_counter()
     agreement, common = distributed.Agreement(), -distributed.most(-len(loader))
-    loaded = progress_bar(loader, description, may_stop=lambda: world().size == 1)
+    loaded = progress_bar(loader, description, may_stop=lambda: dist_info().world_size == 1)
     for index, batch in enumerate(on_device(loaded, device)):
         waited = time.perf_counter() - since
         if index < common:
@@ -86,7 +87,7 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
                 description,
                 pace.done,
                 pace.steps,
-                figures["clips_per_second"] * world().size,
+                figures["clips_per_second"] * dist_info().world_size,
                 duration(figures["eta_seconds"]),
             )
         since = time.perf_counter()
@@ -110,7 +111,7 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
 def score_views(model: nn.Module, clips: Tensor, cfg: CfgNode, device: torch.device) -> Tensor:
     """Logits, float32 [batch, classes], of uint8 clips [batch, 3, frames, height, width]."""
     with autocast(cfg, device):
-        return model(normalized(clips, cfg, device)).float()
+        return model(normalize_clips(clips, cfg, device)).float()
 
 
 def load_whole(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Module, LoadReport]:
@@ -153,24 +154,24 @@ def test(cfg: CfgNode) -> Path:
             DATA.ON_UNREADABLE is error, or a loading process dies.
     """
     set_float32_precision(cfg)
-    loader = construct_loader(cfg, "test", world().rank, world().size)
+    loader = construct_loader(cfg, "test", dist_info().rank, dist_info().world_size)
     path = _checkpoint_to_test(cfg)
     model, report = load_whole(cfg, read_checkpoint(path))
     logger.info("testing %s\n%s", path, report.table())
-    if changed := other_clips(cfg, report.rest):
+    if changed := clip_differences(cfg, report.rest):
         logger.warning("%s was trained on other clips: %s", path, "; ".join(changed))
     dataset, weights = loader.dataset, fingerprint(model, loader.dataset.class_names)
-    folder = distributed.from_lead(lambda: folder_for_results(cfg, weights, dataset.records.names))
-    with explained_death(loader):
+    folder = distributed.from_main_process(lambda: folder_for_results(cfg, weights, dataset.records.names))
+    with report_worker_death(loader):
         evaluation = evaluate(model.to(choose_device(cfg)), loader, cfg, "test")
     cfg = in_folder(cfg, folder)
-    if is_lead():
+    if is_main_process():
         write_results(cfg, evaluation, dataset.class_names, path, report.rest, weights)
     distributed.barrier()
     return results_path(cfg)
 
 
-def other_clips(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
+def clip_differences(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
     """How the clips of a configuration differ from those a checkpoint was trained on, where its content tells them."""
     text = content.get("cfg")
     then = yaml.safe_load(text) if isinstance(text, str) else {}
@@ -200,8 +201,8 @@ def _checkpoint_to_test(cfg: CfgNode) -> Path:
     if cfg.TEST.CHECKPOINT_FILE_PATH:
         return local_path(cfg.TEST.CHECKPOINT_FILE_PATH)
     best = best_path(cfg)
-    if distributed.from_lead(best.is_file):
-        if is_lead() and not is_undamaged(best):
+    if distributed.from_main_process(best.is_file):
+        if is_main_process() and not is_undamaged(best):
             raise UserError(
                 f"{best} is damaged: test another checkpoint with TEST.CHECKPOINT_FILE_PATH, or delete it to have the "
                 "newest of the run tested"

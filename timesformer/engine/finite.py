@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from timesformer.engine.distributed import gathered
 from timesformer.errors import UserError, shorten
+from timesformer.runtime.distributed import all_gather_objects
 
 _LISTED = 16
 _ADVICE = (
@@ -46,7 +46,7 @@ class LossWatch:
             UserError: if a loss is NaN or infinite, with the videos of the first batch that has one: in a later one it
                 may come of the weights that the first has left, in all processes.
         """
-        if broken := [found for found in gathered(self._first_broken()) if found]:
+        if broken := [found for found in all_gather_objects(self._first_broken()) if found]:
             epoch, iteration, loss, names = min(broken, key=lambda found: found[:2])
             raise UserError(
                 f"the training loss became {loss} in epoch {epoch + 1}, iteration {iteration + 1}, over the clips "

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from timesformer.engine.distributed import merge, totals
-from timesformer.engine.ranks import is_lead, world
+from timesformer.runtime.distributed import all_reduce_sum, merge
+from timesformer.runtime.ranks import dist_info, is_main_process
 
 
 def topks_correct(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> list[Tensor]:
@@ -111,7 +111,7 @@ class Average:
 
     def value(self) -> float:
         """The mean over the samples of all processes, each of which must ask for it; reads from the device."""
-        total, count = totals(self.total, self.count)
+        total, count = all_reduce_sum(self.total, self.count)
         return total / max(count, 1)
 
 
@@ -143,11 +143,11 @@ class TrainingFigures:
 
         Each process must ask for it.
         """
-        return {name: [*totals(mean.total, mean.count)] for name, mean in vars(self).items()}
+        return {name: [*all_reduce_sum(mean.total, mean.count)] for name, mean in vars(self).items()}
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
         """Resumes from what `state_dict` returned, which rank 0 counts; names of another version are ignored."""
-        for name, mean in vars(self).items() if is_lead() else ():
+        for name, mean in vars(self).items() if is_main_process() else ():
             mean.total, mean.count = state.get(name, (0.0, 0))
 
 
@@ -182,7 +182,7 @@ class Pace:
 
         Several processes report together, and so by the steps alone, for their clocks differ.
         """
-        waited_long = world().size == 1 and time.perf_counter() - self._since > seconds
+        waited_long = dist_info().world_size == 1 and time.perf_counter() - self._since > seconds
         return self.done % period == 0 or self.done == self.steps or waited_long
 
     def report(self) -> dict[str, float]:

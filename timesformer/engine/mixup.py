@@ -4,7 +4,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from timesformer.datasets.augmentation import seeded_globals
+from timesformer.datasets.transforms.augmentation import seeded_globals
 from timesformer.torchvision_import import import_package
 
 

@@ -12,8 +12,8 @@ from fvcore.common.config import CfgNode
 
 from timesformer.config import get_cfg
 from timesformer.engine.checkpoint import differences
-from timesformer.engine.run_folder import TEST_FOLDER, in_folder, move_aside, result_files, results_path
 from timesformer.errors import shorten
+from timesformer.runtime.run_folder import TEST_FOLDER, in_folder, move_aside, result_files, results_path
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ import timesformer
 from timesformer.atomic import write_atomically, write_text_atomically
 from timesformer.datasets.catalog import load_split
 from timesformer.engine.checkpoint import newest_progress
-from timesformer.engine.device import choose_device
-from timesformer.engine.memory import peak_memory
 from timesformer.engine.meters import topk_accuracies
-from timesformer.engine.run_folder import move_aside, results_path
 from timesformer.errors import UserError
+from timesformer.runtime.device import choose_device
+from timesformer.runtime.memory import peak_memory
+from timesformer.runtime.run_folder import move_aside, results_path
 
 logger = logging.getLogger(__name__)
 

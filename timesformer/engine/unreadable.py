@@ -9,13 +9,13 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from timesformer.atomic import explained_failure
+from timesformer.atomic import report_write_errors
 from timesformer.datasets.records import Records
-from timesformer.engine.distributed import gathered
-from timesformer.engine.interrupts import uninterrupted
-from timesformer.engine.ranks import is_lead, world
-from timesformer.engine.run_folder import unreadable_path
 from timesformer.errors import UserError, shorten
+from timesformer.runtime.distributed import all_gather_objects
+from timesformer.runtime.ranks import dist_info, is_main_process
+from timesformer.runtime.run_folder import unreadable_path
+from timesformer.runtime.signals import defer_signals
 
 logger = logging.getLogger(__name__)
 
@@ -69,15 +69,15 @@ class UnreadableClips:
             UserError: if one is one too many (DATA.ON_UNREADABLE), or in training they are more than the share
                 DATA.MAX_UNREADABLE of the split; or if the file cannot be written.
         """
-        if world().size > 1:
+        if dist_info().world_size > 1:
             self._found |= errors
         else:
             self._take(errors)
 
     def exchange(self) -> None:
         """Take in what all processes have found since the last time, each of which must call this; raises as `note`."""
-        if world().size > 1:
-            found, self._found = gathered(self._found), {}
+        if dist_info().world_size > 1:
+            found, self._found = all_gather_objects(self._found), {}
             self._take({number: reason for errors in found for number, reason in errors.items()})
 
     def _take(self, errors: dict[int, str]) -> None:
@@ -92,7 +92,7 @@ class UnreadableClips:
                     )
                     logger.warning("%s %s: %s", record.name, outcome, reason)
             self.reasons[record.name] = reason
-        if rows and is_lead():
+        if rows and is_main_process():
             self._append(rows)
         if errors:
             self._stop_where_asked(errors)
@@ -114,7 +114,7 @@ class UnreadableClips:
             return set()
         listed = set()
         with (
-            explained_failure(self._path),
+            report_write_errors(self._path),
             self._path.open(newline="", encoding="utf-8", errors="surrogateescape") as file,
         ):
             try:
@@ -127,7 +127,7 @@ class UnreadableClips:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerows(rows if self._path.exists() else [_COLUMNS, *rows])
-        with uninterrupted(), explained_failure(self._path):
+        with defer_signals(), report_write_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("ab") as file:  # in one piece, so that a killed process leaves whole lines
                 file.write(text.getvalue().encode("utf-8", "surrogateescape"))

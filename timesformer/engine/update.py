@@ -6,9 +6,9 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from timesformer.engine.device import choose_device
 from timesformer.engine.ema import AveragedWeights
 from timesformer.engine.optim import construct_optimizer, set_learning_rate
+from timesformer.runtime.device import choose_device
 
 
 class Update:

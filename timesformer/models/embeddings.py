@@ -107,7 +107,7 @@ def sine_cosine_table(length: int, dim: int, std: float, cycles: tuple[float, fl
     return table * (std / table.std().clamp_min(1e-6)) if length > 1 else table
 
 
-def place_table(rows: int, columns: int, dim: int) -> Tensor:
+def position_table(rows: int, columns: int, dim: int) -> Tensor:
     """Position embeddings [rows * columns, dim] to train from scratch with: rows in one half, columns in the other."""
     half = dim // 2
     by_row = sine_cosine_table(rows, half, std=0.3).unsqueeze(1).expand(-1, columns, -1)

@@ -6,7 +6,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from timesformer.models.weights import load_pretrained
+from timesformer.models.weights.loading import load_pretrained
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from timesformer.models.blocks import Init, check_choice, initialize_linear, mak
 from timesformer.models.build import MODEL_REGISTRY
 from timesformer.models.embeddings import (
     Interpolation,
-    place_table,
+    position_table,
     resize_pos_embed,
     resize_time_embed,
     time_table,
@@ -137,7 +137,7 @@ class VisionTransformer(nn.Module):
                 if self.attention_type == "divided_space_time":
                     nn.init.zeros_(block.temporal_fc.weight)
             return
-        self.pos_embed[0, 1:] = place_table(*self.grid, self.embed_dim)
+        self.pos_embed[0, 1:] = position_table(*self.grid, self.embed_dim)
         if self.attention_type != "space_only":
             self.time_embed[0] = time_table(self.time_embed.shape[1], self.embed_dim)
 

@@ -15,7 +15,7 @@ from timesformer.models.blocks import Init, check_choice, initialize_linear, mak
 from timesformer.models.build import MODEL_REGISTRY
 from timesformer.models.embeddings import (
     Interpolation,
-    place_table,
+    position_table,
     resize_pos_embed,
     resize_time_embed,
     resize_tubelet_embed,
@@ -152,7 +152,7 @@ class VideoTransformer(nn.Module):
                     # Of the paper's zeros, those of the output alone: with all of them no gradient would ever come.
                     nn.init.zeros_(block.temporal_attn.proj.weight)
             return
-        table = place_table(rows, columns, self.embed_dim)
+        table = position_table(rows, columns, self.embed_dim)
         if self.attention_type == "factorised_encoder":
             self.temporal_pos_embed[0, 1:] = time_table(steps, self.embed_dim)
         else:

@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 
 from timesformer.config import ConfigError, check, get_cfg, load_config
 from timesformer.engine.checkpoint import differences
-from timesformer.engine.splits import OF_NO_WEIGHT
+from timesformer.engine.repeats import OF_NO_WEIGHT
 from timesformer.studies.demo_data import folder_of
 from timesformer.studies.study import DemoData, Finding, Row, Setting, Study, StudyError, Table
 from timesformer.studies.unequal import lists_folder

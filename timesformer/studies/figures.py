@@ -12,8 +12,8 @@ from PIL import Image
 
 from timesformer.atomic import write_atomically
 from timesformer.datasets.catalog import load_split
-from timesformer.engine.predict import load_model
 from timesformer.errors import UserError
+from timesformer.inference.classifier import load_model
 from timesformer.studies.cells import Cell, PlannedTable
 from timesformer.studies.outcomes import outcome_of
 from timesformer.studies.pages import Picture

@@ -9,8 +9,8 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from timesformer.atomic import write_text_atomically
-from timesformer.engine.logs import duration
-from timesformer.engine.run_folder import move_aside
+from timesformer.runtime.logging import duration
+from timesformer.runtime.run_folder import move_aside
 from timesformer.studies.cells import Cell, PlannedRow, PlannedTable
 from timesformer.studies.outcomes import Figure, Outcome, judge, memory_of, outcome_of
 from timesformer.studies.pages import Page, Picture, Section, as_html, as_markdown

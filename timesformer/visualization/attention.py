@@ -13,8 +13,8 @@ from matplotlib.colors import Normalize, PowerNorm
 from torch import Tensor, nn
 
 from timesformer.datasets.clips import SampledClip, middle_view
-from timesformer.engine.predict import Classifier, Video
 from timesformer.errors import UserError
+from timesformer.inference.classifier import Classifier, Video
 from timesformer.models.attention import Attention, attention_weights
 from timesformer.models.vit import VisionTransformer
 from timesformer.models.vivit import VideoTransformer

@@ -15,13 +15,13 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from timesformer.datasets.clips import SampledClip
-from timesformer.datasets.split_files import encoding_of
-from timesformer.engine.device import choose_device
+from timesformer.datasets.sources.lists import encoding_of
 from timesformer.engine.evaluate import load_whole
-from timesformer.engine.predict import Classifier
-from timesformer.engine.run_folder import tensorboard_folder
 from timesformer.errors import UserError, shorten
-from timesformer.models.weights import read_checkpoint
+from timesformer.inference.classifier import Classifier
+from timesformer.models.weights.loading import read_checkpoint
+from timesformer.runtime.device import choose_device
+from timesformer.runtime.run_folder import tensorboard_folder
 from timesformer.visualization import charts
 from timesformer.visualization.confusions import count_confusions
 from timesformer.visualization.examples import clips_of, shrunk, surest_mistakes

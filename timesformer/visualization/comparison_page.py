@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from timesformer.engine.logs import duration
+from timesformer.runtime.logging import duration
 from timesformer.visualization import charts
 from timesformer.visualization.charts import SERIES, Curve
 from timesformer.visualization.run_files import FinishedRun

@@ -14,11 +14,11 @@ import numpy as np
 from fvcore.common.config import CfgNode
 from PIL import Image
 
-from timesformer.atomic import explained_failure, write_atomically
+from timesformer.atomic import report_write_errors, write_atomically
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.clips import ClipMaker, SampledClip, middle_view, rng_of
-from timesformer.datasets.reader import VideoError
-from timesformer.datasets.time_limit import TimeLimit, TookTooLongError
+from timesformer.datasets.decoding.open import VideoError
+from timesformer.datasets.workers.time_limit import TimeLimit, TookTooLongError
 from timesformer.visualization.run_files import Predictions
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def keep_strips(path: Path, strips: dict[str, Strip]) -> None:
         archive.writestr(_INDEX, json.dumps(index, indent=1))
         for entry in index:
             archive.writestr(entry["file"], strips[entry["video"]].jpeg)
-    with explained_failure(path):
+    with report_write_errors(path):
         write_atomically(path, lambda target: target.write(file.getvalue()))
 
 

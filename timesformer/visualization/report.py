@@ -16,9 +16,9 @@ from fvcore.common.config import CfgNode
 from markupsafe import Markup
 
 import timesformer
-from timesformer.atomic import explained_failure, write_atomically
-from timesformer.engine.run_folder import in_folder, pictures_path, report_path
+from timesformer.atomic import report_write_errors, write_atomically
 from timesformer.errors import UserError, shorten
+from timesformer.runtime.run_folder import in_folder, pictures_path, report_path
 from timesformer.visualization.comparison_page import comparison_page
 from timesformer.visualization.examples import (
     clips_of,
@@ -58,7 +58,7 @@ def write_report(run_dirs: Sequence[Path], path: Path) -> Path:
         content = comparison_page(runs)
     content["runs_shown"] = [run.name for run in runs]
     text = _render("run.html" if len(runs) == 1 else "comparison.html", content)
-    with explained_failure(path, _ELSEWHERE):
+    with report_write_errors(path, _ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Names of files that are no UTF-8 are shown with their bytes as escapes.
         write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
@@ -69,7 +69,7 @@ def refuse_to_replace(path: Path, run_dirs: Sequence[Path]) -> None:
     """Raises a UserError if a file is there that is no page about these runs."""
     if not path.exists():
         return
-    with explained_failure(path, _ELSEWHERE):
+    with report_write_errors(path, _ELSEWHERE):
         text = path.read_text(encoding="utf-8", errors="replace")
     names = _RUNS_SHOWN.search(text)
     if names is None:

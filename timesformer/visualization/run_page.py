@@ -9,7 +9,7 @@ import yaml
 from markupsafe import Markup
 
 from timesformer.config import get_cfg
-from timesformer.engine.logs import duration
+from timesformer.runtime.logging import duration
 from timesformer.visualization import charts
 from timesformer.visualization.charts import Curve
 from timesformer.visualization.confusions import count_confusions, most_confused, order_by_likeness

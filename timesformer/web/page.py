@@ -11,7 +11,7 @@ import streamlit as st
 from PIL import Image, ImageDraw
 from streamlit import config
 
-from timesformer.datasets.reading.containers import VIDEO_EXTENSIONS
+from timesformer.datasets.decoding.containers import VIDEO_EXTENSIONS
 from timesformer.errors import UserError
 from timesformer.web import markup
 from timesformer.web.options import Options, parse

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.clip_batches import make_views
 from timesformer.datasets.clips import ClipMaker, SampledClip
-from timesformer.datasets.processes import given_up, in_processes, without_path
-from timesformer.datasets.reader import VideoError, open_video
+from timesformer.datasets.decoding.open import VideoError, open_video
+from timesformer.datasets.workers.pool import given_up, in_processes, without_path
+from timesformer.inference.clip_batches import make_views
 from timesformer.web.uploads import Limits, RefusedError
 
 with suppress(ImportError):

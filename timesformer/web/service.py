@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from timesformer.datasets.clips import SampledClip
-from timesformer.datasets.sampling import SAMPLERS, Sampler
-from timesformer.engine.predict import Classifier, Summary, load_model
+from timesformer.datasets.transforms.sampling import SAMPLERS, Sampler
 from timesformer.errors import UserError
+from timesformer.inference.classifier import Classifier, Summary, load_model
 from timesformer.models.attention import Attention
-from timesformer.models.download import local_path
+from timesformer.models.weights.download import local_path
 from timesformer.visualization.attention import maps_of, overlay, record_clip
 from timesformer.web.options import Options
 from timesformer.web.reading import Footage, prepare_processes, read_clips, sample_clips

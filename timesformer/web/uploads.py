@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from timesformer.datasets.clip_files import is_video_name, walk
-from timesformer.datasets.reading.containers import VIDEO_EXTENSIONS
+from timesformer.datasets.decoding.containers import VIDEO_EXTENSIONS
+from timesformer.datasets.sources.clip_files import is_video_name, walk
 from timesformer.errors import UserError
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from timesformer.datasets.manifest import NAME, Manifest, Row
-from timesformer.datasets.preparation import check as module
-from timesformer.datasets.preparation.check import check
-from timesformer.datasets.preparation.clips_on_disk import find_clips
-from timesformer.datasets.processes import Outcome
 from timesformer.datasets.records import DataError
+from timesformer.datasets.workers.pool import Outcome
 from timesformer.errors import UserError
+from timesformer.preparation import manifest_check as module
+from timesformer.preparation.clips_on_disk import find_clips
+from timesformer.preparation.manifest_check import check
 
 
 @pytest.fixture

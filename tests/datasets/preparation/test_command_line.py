@@ -16,8 +16,8 @@ from tests.loopback import Server
 from tests.patience import PATIENCE
 from tests.rar import rar
 from timesformer.datasets.manifest import NAME, Manifest
-from timesformer.datasets.preparation.clips_on_disk import find_clips
-from timesformer.datasets.preparation.command_line import main
+from timesformer.preparation.clips_on_disk import find_clips
+from timesformer.preparation.command_line import main
 
 CLONE = Path(__file__).resolve().parents[3]
 

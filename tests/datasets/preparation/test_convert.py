@@ -11,15 +11,15 @@ import av
 import numpy as np
 import pytest
 
-from timesformer.datasets.preparation import convert as module
-from timesformer.datasets.preparation import reencode as reencode_module
-from timesformer.datasets.preparation.clips_on_disk import find_clips
-from timesformer.datasets.preparation.convert import NOTE, SIZES, Job, convert
-from timesformer.datasets.preparation.jpeg_frames import extract_frames
-from timesformer.datasets.preparation.reencode import even_size, reencode
-from timesformer.datasets.processes import Outcome
-from timesformer.datasets.reader import VideoError, open_video
+from timesformer.datasets.decoding.open import VideoError, open_video
 from timesformer.datasets.records import DataError
+from timesformer.datasets.workers.pool import Outcome
+from timesformer.preparation import convert as module
+from timesformer.preparation import reencode as reencode_module
+from timesformer.preparation.clips_on_disk import find_clips
+from timesformer.preparation.convert import NOTE, SIZES, Job, convert
+from timesformer.preparation.jpeg_frames import extract_frames
+from timesformer.preparation.reencode import even_size, reencode
 
 
 def scene(number: int, width: int = 64, height: int = 48) -> np.ndarray:

@@ -13,10 +13,10 @@ from tests.loopback import Server
 from tests.rar import rar
 from timesformer.config import get_cfg
 from timesformer.config.check import WITH_OFFICIAL_SPLITS, check
-from timesformer.datasets.preparation import download as module
-from timesformer.datasets.preparation.download import ARCHIVES, Archive, download, download_if_asked
 from timesformer.datasets.records import DataError
 from timesformer.fetch import DownloadError
+from timesformer.preparation import download as module
+from timesformer.preparation.download import ARCHIVES, Archive, download, download_if_asked
 
 VIDEOS = rar({"UCF-101/Archery/v_Archery_g01_c01.avi": b"video"})
 
@@ -81,7 +81,7 @@ def test_an_interrupted_unpacking_fetches_nothing_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("timesformer.datasets.preparation.unpack._copy", interrupted)
+        patched.setattr("timesformer.preparation.unpack._copy", interrupted)
         with pytest.raises(KeyboardInterrupt):
             download("ucf101", tmp_path)
     download("ucf101", tmp_path)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.rar import LINK, rar
-from timesformer.datasets.preparation import unpack as module
-from timesformer.datasets.preparation.unpack import unpack
 from timesformer.datasets.records import DataError
+from timesformer.preparation import unpack as module
+from timesformer.preparation.unpack import unpack
 
 
 def zipped(files: dict[str, bytes], mode: int = 0) -> bytes:

@@ -1,0 +1,1 @@
+"""How each dataset finds its clips."""

@@ -1,0 +1,136 @@
+"""Pre-sampling augmentation: short clips are stretched as *descriptions* of frames, and only sampled ones get pixels.
+
+A clip that is shorter than wanted is lengthened by, in this order and repeated until it is long enough,
+
+    interpolate   one mean frame between each two neighbours: n frames become 2n - 1
+    reverse       the frames backwards are appended without repeating the last: 2n - 1
+    brightness    a copy of the whole list is appended for every gain: n (1 + gains)
+
+and then cut to the wanted length. The methods and their order are those of the HMDB_simp study
+(github.com/Sayzal28/EEEM068_Action_Recognition), which did this to decoded pixels before sampling 8 of 256 frames.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from timesformer.datasets.decoding.open import VideoError
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of two frames, pixel by pixel."""
+
+    first: "Frame"
+    second: "Frame"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A frame times a factor, clipped to 0..255."""
+
+    frame: "Frame"
+    factor: float
+
+
+Frame = int | Mean | Gain  # an int is the number of a source frame
+
+
+class Timeline(Sequence[Frame]):
+    """A clip of `num_frames` source frames, stretched to `length` frames if it is shorter and `methods` can.
+
+    `methods` are names out of interpolate, reverse and brightness, `factors` the gains of the brightness copies.
+    A clip that is long enough stays whole, for samplers to choose from; one that the methods cannot lengthen (a
+    single frame by interpolation alone, no methods) stays short, and samplers then repeat frames as they do for any
+    short clip. `timeline[position]` is the description of a frame; making it costs a few divisions.
+
+    From the second round on, methods work on the results of the first: a mean of two brightened frames is the mean of
+    their clipped values. Values are rounded once, when pixels are made.
+    """
+
+    def __init__(
+        self, num_frames: int, length: int = 0, methods: Sequence[str] = (), factors: Sequence[float] = ()
+    ) -> None:
+        """Raise VideoError for a clip without frames, ValueError for an unknown method."""
+        if num_frames < 1:
+            raise VideoError("a clip without frames cannot be stretched: remove it from the split files")
+        growth: dict[str, Callable[[int], int]] = {
+            "interpolate": lambda n: 2 * n - 1,
+            "reverse": lambda n: 2 * n - 1,
+            "brightness": lambda n: n * (1 + len(factors)),
+        }
+        if unknown := set(methods) - set(growth):
+            raise ValueError(f"unknown methods {sorted(unknown)}: expected some of {list(growth)}")
+        self._factors = tuple(factors)
+        self._steps: list[tuple[str, int]] = []  # (method, number of frames that it was applied to)
+        frames, before = num_frames, 0
+        while frames < length and frames != before:
+            before = frames
+            for method in methods:
+                if frames < length:
+                    self._steps.append((method, frames))
+                    frames = growth[method](frames)
+        self._length = max(num_frames, min(frames, length))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, position: int) -> Frame:  # type: ignore[override]  # no slices
+        if not 0 <= position < self._length:
+            raise IndexError(f"position {position} of a timeline of {self._length} frames")
+        return self._describe(position, len(self._steps))
+
+    def _describe(self, position: int, steps: int) -> Frame:
+        """Frame at `position` of the list that the first `steps` steps make."""
+        if not steps:
+            return position
+        method, length = self._steps[steps - 1]
+        if method == "interpolate":
+            first = self._describe(position // 2, steps - 1)
+            return Mean(first, self._describe(position // 2 + 1, steps - 1)) if position % 2 else first
+        if method == "reverse":
+            return self._describe(position if position < length else 2 * length - 2 - position, steps - 1)
+        copy, position = divmod(position, length)
+        frame = self._describe(position, steps - 1)
+        return Gain(frame, self._factors[copy - 1]) if copy else frame
+
+
+def render(frames: Sequence[Frame], read: Callable[[Sequence[int]], np.ndarray]) -> np.ndarray:
+    """Make the pixels of `frames`, uint8 (T, H, W, 3).
+
+    read: returns the source frames of the given numbers (rising, each once) as uint8 (N, H, W, 3), as
+    `VideoReader.read` does; it is called once, and asked only for frames that `frames` are made of.
+    """
+    numbers = sorted({number for frame in frames for number in _sources(frame)})
+    pixels: dict[Frame, np.ndarray] = dict(zip(numbers, read(numbers), strict=True))
+    return np.stack([_round(_pixels(frame, pixels)) for frame in frames])
+
+
+def source_numbers(frames: Sequence[Frame]) -> tuple[int, ...]:
+    """The number of the source frame that each of `frames` is, or of the first that it is made of."""
+    return tuple(next(_sources(frame)) for frame in frames)
+
+
+def _sources(frame: Frame) -> Iterator[int]:
+    if isinstance(frame, Mean):
+        yield from _sources(frame.first)
+        yield from _sources(frame.second)
+    elif isinstance(frame, Gain):
+        yield from _sources(frame.frame)
+    else:
+        yield frame
+
+
+def _pixels(frame: Frame, known: dict[Frame, np.ndarray]) -> np.ndarray:
+    if frame not in known:
+        if isinstance(frame, Mean):
+            first, second = _pixels(frame.first, known), _pixels(frame.second, known)
+            known[frame] = (first.astype(np.float32) + second) / np.float32(2)
+        elif isinstance(frame, Gain):
+            known[frame] = np.clip(_pixels(frame.frame, known).astype(np.float32) * np.float32(frame.factor), 0, 255)
+    return known[frame]
+
+
+def _round(image: np.ndarray) -> np.ndarray:
+    return image if image.dtype == np.uint8 else np.rint(image).astype(np.uint8)

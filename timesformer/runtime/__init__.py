@@ -1,0 +1,1 @@
+"""What a run needs of the machine: processes, devices, signals, logs and its folder."""
