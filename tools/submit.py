@@ -95,7 +95,7 @@ class Run:
         self.tools, self.arguments = str(TOOLS), arguments
 
     def __call__(self) -> None:
-        # The variables of torchrun, which timesformer/engine/launch.py reads.
+        # The variables of torchrun, which timesformer/runtime/launch.py reads.
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         put_back = signal.getsignal(signal.SIGUSR2)  # submitit's answer to the end of the time, and to preemption
         sys.path.insert(0, self.tools)

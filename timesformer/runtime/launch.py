@@ -105,7 +105,7 @@ def _launch_here(cfg: CfgNode, main: Main, machine: int, machines: int, meeting:
 
 
 def _run(cfg: CfgNode, main: Main, place: DistInfo, meeting: str) -> int:
-    from timesformer.engine import distributed  # late, because the process that starts others has no use for PyTorch
+    from timesformer.runtime import distributed  # late, because the process that starts others has no use for PyTorch
 
     distributed.join(cfg, place, meeting)
     main(cfg)
@@ -176,7 +176,7 @@ def _by_slurm() -> _Started | None:
         raise UserError(f"srun started {per_machine} tasks on its machines, expected equally many: --ntasks-per-node")
     place = DistInfo(
         rank=int(os.environ["SLURM_PROCID"]),
-        size=size,
+        world_size=size,
         local_rank=int(os.environ["SLURM_LOCALID"]),
         local_size=size // machines,
     )
