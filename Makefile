@@ -6,7 +6,7 @@ JOBS ?= 2
 DEMO_CFG := configs/Demo/TimeSformer_divST_8x2_48.yaml
 DEMO_BEST := output/demo/checkpoints/best.pyth
 
-.PHONY: venv demo app test test-isa lint clean
+.PHONY: venv demo app test test-fast test-isa lint clean
 
 venv: .venv/installed
 
@@ -28,12 +28,16 @@ app: venv $(DEMO_BEST)
 $(DEMO_BEST):
 	$(MAKE) demo
 
-# Files of tests are shared out among processes of one thread each.
+# Each process takes one test file at a time and computes with one thread.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test: export OMP_NUM_THREADS := 1
 test: venv lint
 	$(PYTEST)
+
+test-fast: export OMP_NUM_THREADS := 1
+test-fast: venv
+	$(PYTEST) -m "not slow"
 
 # The numerical tests again as on older processors: PyTorch, oneDNN and MKL limited to AVX2, and to SSE.
 test-isa: export OMP_NUM_THREADS := 1

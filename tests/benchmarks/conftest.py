@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from timesformer.benchmarks.made_clips import Recipe, make_clip
-from tools import benchmark
+from tools.benchmark import command_line
+from tools.benchmark.made_clips import Recipe, make_clip
 
 TINY = (
     Recipe("H.264", "gop12.mp4", 60, 96, 72, "libx264", {"g": "12"}),
@@ -23,7 +23,7 @@ def run_benchmark(
 
     def run(*arguments: str) -> tuple[int, list[str], str]:
         monkeypatch.setattr("sys.argv", ["benchmark.py", *arguments])
-        code = benchmark.main()
+        code = command_line.main()
         said = capsys.readouterr()
         return code, said.out.splitlines(), said.err
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from timesformer.benchmarks.checkpoints import checkpoint_table, default_run
+from tools.benchmark.checkpoints import checkpoint_table, default_run
 
 
 def test_the_table_has_what_each_checkpoint_takes(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from timesformer.benchmarks import cropping, loading, made_clips
-from timesformer.benchmarks.decoding import measure_readers, thumbnails
-from timesformer.benchmarks.made_clips import number_in
-from timesformer.benchmarks.readers import ORIGINAL, NotReadable, find_readers
-from timesformer.benchmarks.tables import marks
+from tools.benchmark import cropping, loading, made_clips
+from tools.benchmark.decoding import measure_readers, thumbnails
+from tools.benchmark.made_clips import number_in
+from tools.benchmark.readers import ORIGINAL, NotReadable, find_readers
+from tools.benchmark.tables import marks
 
 POSITIONS = [3, 9, 17, 19, 19]
 

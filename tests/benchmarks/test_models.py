@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from timesformer.benchmarks import models
-from timesformer.benchmarks.tables import marks
 from timesformer.errors import UserError
+from tools.benchmark import models
+from tools.benchmark.tables import marks
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = str(ROOT / "configs/Demo/TimeSformer_divST_8x2_48.yaml")

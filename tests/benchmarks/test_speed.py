@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 import torch
 
-from timesformer.benchmarks import speed
-from timesformer.benchmarks.steps import logits_of
+from tools.benchmark import speed
+from tools.benchmark.steps import logits_of
 
 pytestmark = pytest.mark.numerical
 needs_peer = pytest.mark.skipif(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from timesformer.benchmarks import training
-from timesformer.benchmarks.steps import logits_of
-from timesformer.benchmarks.training import HUGGING_FACE, ORIGINAL, OURS, Contender, Size
 from timesformer.errors import UserError
+from tools.benchmark import training
+from tools.benchmark.steps import logits_of
+from tools.benchmark.training import HUGGING_FACE, ORIGINAL, OURS, Contender, Size
 
 pytestmark = pytest.mark.numerical
 TINY = Size(batch_size=2, frames=4, crop=32, width=32, depth=2, heads=2)

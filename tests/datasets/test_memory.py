@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from timesformer.benchmarks.loading import dataset_of, resident_memory
 from timesformer.datasets.clips import ClipDataset
+from tools.benchmark.loading import dataset_of, resident_memory
 
 WARM_UP, CLIPS = 200, 600
 ALLOWED = 3e6  # bytes, of what allocators keep at hand; each clip that is not let go of is 0.1e6

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from timesformer.benchmarks.machine import one_core
-from timesformer.benchmarks.made_clips import scene
 from timesformer.config import get_cfg
 from timesformer.datasets.transforms.spatial import (
     CENTER,
@@ -21,6 +19,8 @@ from timesformer.datasets.transforms.spatial import (
     tensor_normalize,
     uniform_crop,
 )
+from tools.benchmark.machine import one_core
+from tools.benchmark.made_clips import scene
 
 Transform = Callable[[np.ndarray, bool, np.random.RandomState], Tensor]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from timesformer.benchmarks.machine import describe_machine
 from timesformer.config import get_cfg
 from timesformer.datasets.loader import available_cores, construct_loader, set_epoch
 from timesformer.errors import UserError
+from tools.benchmark.machine import describe_machine
 
 
 def loader_table(

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from fvcore.common.config import CfgNode
 
-from timesformer.benchmarks.loading import resident_memory
-from timesformer.benchmarks.machine import describe_machine
 from timesformer.config import get_cfg
 from timesformer.datasets.clips import ClipDataset
+from tools.benchmark.loading import resident_memory
+from tools.benchmark.machine import describe_machine
 
 CLASSES = 400
 

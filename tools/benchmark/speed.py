@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from timesformer.benchmarks.machine import describe_machine
-from timesformer.benchmarks.steps import forward_of, logits_of, seconds_of, training_step
 from timesformer.config import get_cfg
 from timesformer.models.vit import TimeSformer
 from timesformer.models.weights.formats import CheckpointMetadata, describe, to_huggingface
 from timesformer.models.weights.huggingface import config_json
 from timesformer.torchvision_import import import_package
+from tools.benchmark.machine import describe_machine
+from tools.benchmark.steps import forward_of, logits_of, seconds_of, training_step
 
 
 def speed_table(batch_size: int, frames: int, crop: int, rounds: int, threads: int = 0) -> Iterator[str]:

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
-from timesformer.benchmarks.machine import describe_machine
 from timesformer.config import get_cfg
 from timesformer.engine.checkpoint import Progress, is_undamaged, save
 from timesformer.engine.update import Update
 from timesformer.models import build_model
 from timesformer.models.complexity import count_parameters
+from tools.benchmark.machine import describe_machine
 
 _KINDS = {"SGD with momentum": "sgd", "AdamW": "adamw", "AdamW, average of the weights": "adamw"}
 

@@ -18,17 +18,17 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from timesformer.benchmarks.loading import dataset_of
-from timesformer.benchmarks.machine import describe_machine
-from timesformer.benchmarks.original import OriginalWay
-from timesformer.benchmarks.speed import largest_difference, model_pair
-from timesformer.benchmarks.steps import forward_of, logits_of, lowered, seconds_of, training_step
 from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.engine.recompute import recompute_blocks
 from timesformer.errors import UserError
 from timesformer.runtime.memory import forget_peak, peak_memory
 from timesformer.runtime.prefetch import on_device
+from tools.benchmark.loading import dataset_of
+from tools.benchmark.machine import describe_machine
+from tools.benchmark.original import OriginalWay
+from tools.benchmark.speed import largest_difference, model_pair
+from tools.benchmark.steps import forward_of, logits_of, lowered, seconds_of, training_step
 
 ORIGINAL, HUGGING_FACE, OURS = "the original's way", "Hugging Face", "this project"
 _TOLERANCE = 1e-3  # of logits of about 1, in float32

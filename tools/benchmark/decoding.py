@@ -15,10 +15,10 @@ import av
 import numpy as np
 from PIL import Image
 
-from timesformer.benchmarks.machine import describe_machine, one_core
-from timesformer.benchmarks.readers import ORIGINAL, NotReadable, Read, versions
 from timesformer.datasets.decoding.open import frame_files
 from timesformer.datasets.transforms.sampling import Sampler
+from tools.benchmark.machine import describe_machine, one_core
+from tools.benchmark.readers import ORIGINAL, NotReadable, Read, versions
 
 CLIPS = ((8, 32), (16, 4), (8, 4))
 """NUM_FRAMES and SAMPLING_RATE of the clips that are read."""

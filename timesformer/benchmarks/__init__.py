@@ -1,1 +1,0 @@
-"""Measurements of this project, and of others beside it: the top floor, which nothing but `tools` imports."""
