@@ -31,8 +31,7 @@ def comparison_page(runs: Sequence[FinishedRun]) -> Content:
     classes = _classes(runs)
     content: Content = {
         "title": f"{len(runs)} runs compared",
-        "name": f"{len(runs)} runs compared",
-        "under": " · ".join(run.name for run in runs),
+        "subtitle": " · ".join(run.name for run in runs),
         "lead": _lead(runs, pairs, winner),
         "notes": [f"{run.name}: {note}" for run in runs for note in run.notes],
         "runs": rows,

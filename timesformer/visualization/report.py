@@ -8,14 +8,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
-import jinja2
 from fvcore.common.config import CfgNode
-from markupsafe import Markup
 
-import timesformer
 from timesformer.atomic import report_write_errors, write_atomically
 from timesformer.errors import UserError, shorten
 from timesformer.runtime.run_folder import in_folder, pictures_path, report_path
@@ -28,8 +24,9 @@ from timesformer.visualization.examples import (
     strip,
     surest_mistakes,
 )
+from timesformer.visualization.page import render_page
 from timesformer.visualization.run_files import FinishedRun, read_run
-from timesformer.visualization.run_page import Content, run_page
+from timesformer.visualization.run_page import run_page
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +54,10 @@ def write_report(run_dirs: Sequence[Path], path: Path) -> Path:
     else:
         content = comparison_page(runs)
     content["runs_shown"] = [run.name for run in runs]
-    text = _render("run.html" if len(runs) == 1 else "comparison.html", content)
+    text = render_page("run.html" if len(runs) == 1 else "comparison.html", **content)
     with report_write_errors(path, _ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Names of files that are no UTF-8 are shown with their bytes as escapes.
-        write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+        write_atomically(path, lambda file: file.write(text.encode()))
     return path
 
 
@@ -140,27 +136,3 @@ def named_apart(runs: list[FinishedRun]) -> list[FinishedRun]:
         if len(set(names)) == len(names):
             break
     return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
-
-
-def _render(template: str, content: Content) -> str:
-    made = f"Made by timesformer {timesformer.__version__} from the files of the run."
-    environment = _environment()
-    return environment.get_template(template).render(
-        page={**content, "made": made},
-        style=Markup(_text("style.css")),
-        script=Markup(_text("page.js")),
-    )
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    loader = jinja2.PackageLoader("timesformer.visualization", "templates")
-    return jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-
-
-def _text(name: str) -> str:
-    """A file of the templates, as it is."""
-    environment = _environment()
-    return environment.loader.get_source(environment, name)[0]

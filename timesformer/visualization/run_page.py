@@ -42,9 +42,8 @@ def run_page(run: FinishedRun, strips: dict[str, Strip]) -> Content:
         strips: frames of the videos that the page shows, by name; those without are shown without.
     """
     content: Content = {
-        "title": f"{run.name}: report",
-        "name": run.name,
-        "under": _under(run),
+        "title": run.name,
+        "subtitle": _under(run),
         "lead": _lead(run),
         "notes": run.notes,
         "tiles": tiles(run),
