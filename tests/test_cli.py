@@ -12,18 +12,18 @@ import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from fvcore.common.registry import Registry
 
 from tests.patience import PATIENCE
-from timesformer.datasets import clips
-from timesformer.datasets.catalog import FINDERS
+from timesformer.datasets import catalog, clips
 from timesformer.datasets.decoding.open import VideoReader, open_video
 from timesformer.datasets.records import DatasetSplit
-from timesformer.datasets.sources import hmdb_simp
+from timesformer.datasets.sources import folder
 from timesformer.torchvision_import import import_package
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -633,13 +633,15 @@ def test_an_unreadable_clip_stops_the_run_if_asked(files: Path, run_net: RunNet,
 def test_what_is_known_to_be_unreadable_counts_before_training_starts(
     files: Path, run_net: RunNet, tiny_command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def found(cfg: Any, split: str) -> DatasetSplit:
-        split = hmdb_simp.find_records(cfg, split)
-        split.records.problems[0] = "its header is torn"
-        return split
+    registry = Registry("DATASET")
+    monkeypatch.setattr(catalog, "DATASET_REGISTRY", registry)
 
-    monkeypatch.setitem(FINDERS, "hmdb_simp", "known")
-    monkeypatch.setitem(sys.modules, "known", SimpleNamespace(find_records=found))
+    @registry.register()
+    def hmdb_simp(cfg: Any, split: str) -> DatasetSplit:
+        found = folder.hmdb_simp(cfg, split)
+        found.records.problems[0] = "its header is torn"
+        return found
+
     answer = run_net(*tiny_command, "OUTPUT_DIR", str(files / "a"))
     assert answer.code == 2
     assert "1 of 12 training clips cannot be read" in answer.err

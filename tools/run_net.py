@@ -101,11 +101,13 @@ def run(cfg: CfgNode) -> None:
     from timesformer.datasets.catalog import load_split
     from timesformer.engine.evaluate import test
     from timesformer.engine.trainer import train
+    from timesformer.preparation.download import download_if_asked
     from timesformer.runtime.logging import set_up_logging
     from timesformer.runtime.run_lock import claimed
 
     with claimed(Path(cfg.OUTPUT_DIR)) if is_main_process() else nullcontext():
         set_up_logging(Path(cfg.OUTPUT_DIR))
+        download_if_asked(cfg)
         if cfg.TRAIN.ENABLE:
             if cfg.TEST.ENABLE:
                 load_split(cfg, "test")  # a mistake in it should show now, and not when training is done

@@ -181,7 +181,8 @@ def test_a_dataset_is_fetched_to_a_disk_that_has_nothing_but_its_system_folders(
     monkeypatch.setattr("timesformer.preparation.download.download", lambda name, *_: fetched.append(name))
     cfg = get_cfg()
     cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.DOWNLOAD = str(litter(tmp_path)), True
-    download_if_asked(cfg, "ucf101")
+    cfg.TRAIN.DATASET = cfg.TEST.DATASET = "ucf101"
+    download_if_asked(cfg)
     assert fetched == ["ucf101"]
 
 

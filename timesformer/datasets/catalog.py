@@ -1,48 +1,46 @@
-"""The datasets by name, and how a configuration is turned into the records of a split."""
+"""The registry of datasets, and `load_split`, which finds the clips of a split as the configuration says."""
 
-import importlib
-from dataclasses import replace
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
+from fvcore.common.registry import Registry
 
 from timesformer.datasets.manifest import open_manifest
 from timesformer.datasets.records import DataError, DatasetSplit, join_problems
+from timesformer.datasets.sources.folder import folder, hmdb_simp
+from timesformer.datasets.sources.hmdb51 import hmdb51
+from timesformer.datasets.sources.kinetics import kinetics
+from timesformer.datasets.sources.muwiges import muwiges
+from timesformer.datasets.sources.ssv2 import ssv2
+from timesformer.datasets.sources.ucf101 import ucf101
 from timesformer.errors import shorten
-from timesformer.preparation.download import download_if_asked
 
-# Modules that find the records of TRAIN.DATASET / TEST.DATASET, by name; each has find_records(cfg, split).
-FINDERS = {
-    "kinetics": "timesformer.datasets.sources.kinetics",
-    "ssv2": "timesformer.datasets.sources.ssv2",
-    "hmdb_simp": "timesformer.datasets.sources.hmdb_simp",
-    "hmdb51": "timesformer.datasets.sources.hmdb51",
-    "ucf101": "timesformer.datasets.sources.ucf101",
-    "muwiges": "timesformer.datasets.sources.muwiges",
-    "folder": "timesformer.datasets.sources.folder",
-}
+DATASET_REGISTRY = Registry("DATASET")
+"""Functions `name(cfg, split) -> DatasetSplit`, by the name that TRAIN.DATASET and TEST.DATASET select."""
+
+for _dataset in (folder, hmdb51, hmdb_simp, kinetics, muwiges, ssv2, ucf101):
+    DATASET_REGISTRY.register(_dataset)
 
 
 def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
-    """Find the videos of `split` ("train", "val" or "test") of TRAIN.DATASET (train, val) or TEST.DATASET (test).
+    """Find the clips of `split` ("train", "val" or "test") of TRAIN.DATASET (train, val) or TEST.DATASET (test).
 
-    With DATA.DOWNLOAD, it is fetched first where it is missing. What a manifest in DATA.PATH_TO_DATA_DIR, else in
-    DATA.PATH_PREFIX, knows of the videos is in their records.
+    A manifest in DATA.PATH_TO_DATA_DIR, else in DATA.PATH_PREFIX, adds frame counts and known problems to the records.
 
-    Raises DataError when the dataset is not there, is malformed, or does not have MODEL.NUM_CLASSES classes, and
-    DownloadError when it cannot be fetched.
+    Raises:
+        DataError: the dataset is unknown, missing, malformed, or does not have MODEL.NUM_CLASSES classes.
     """
     key = "TEST.DATASET" if split == "test" else "TRAIN.DATASET"
     name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
-    if name not in FINDERS:
-        raise DataError(f"{key} is {name!r}, which is no known dataset: expected one of {', '.join(sorted(FINDERS))}")
-    download_if_asked(cfg, name)
+    if name not in DATASET_REGISTRY:
+        names = ", ".join(sorted(name for name, _ in DATASET_REGISTRY))
+        raise DataError(f"{key} is {name!r}, expected a registered dataset: {names}")
     try:
-        found: DatasetSplit = importlib.import_module(FINDERS[name]).find_records(cfg, split)
+        found: DatasetSplit = DATASET_REGISTRY.get(name)(cfg, split)
     except DataError as error:
         if cfg.TRAIN.DATASET == cfg.TEST.DATASET:
             raise
-        # Whoever set one of the two and forgot the other would be sent looking in the wrong place.
+        # One of the two may have been forgotten.
         message = f"{error}\n(TRAIN.DATASET is {cfg.TRAIN.DATASET}, but TEST.DATASET {cfg.TEST.DATASET})"
         raise DataError(message) from error
     classes = len(found.class_names)
@@ -50,15 +48,15 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
         raise DataError(
             f"{cfg.DATA.SPLITS_DIR or cfg.DATA.PATH_TO_DATA_DIR} has {classes} classes ({shorten(found.class_names)}), "
             f"but MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}: set MODEL.NUM_CLASSES {classes}, "
-            "or point DATA.PATH_TO_DATA_DIR to the dataset meant"
+            "or point DATA.PATH_TO_DATA_DIR to another dataset"
         )
-    manifests = (open_manifest(Path(folder)) for folder in (cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.PATH_PREFIX) if folder)
-    if manifest := next(filter(None, manifests), None):
-        found = replace(found, records=manifest.describe_all(found.records))
+    folders = (Path(path) for path in (cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.PATH_PREFIX) if path)
+    if manifest := next(filter(None, map(open_manifest, folders)), None):
+        found = DatasetSplit(manifest.describe_all(found.records), found.class_names)
     if cfg.DATA.ON_UNREADABLE == "error" and (problems := found.records.problems):
         raise join_problems(
             f"{len(problems)} of {len(found.records)} clips of the {split} split cannot be read",
             [f"{found.records[number].path}: {problem}" for number, problem in problems.items()],
-            "mend them or take them out of the split, or set DATA.ON_UNREADABLE continue",
+            "fix them or remove them from the split, or set DATA.ON_UNREADABLE continue",
         )
     return found

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
@@ -81,33 +80,28 @@ def download(name: str, root: Path, urls: Sequence[str] = ("", "")) -> None:
         raise DataError(f"{root} cannot be written: {error.strerror or error}; choose another folder") from error
 
 
-def download_if_asked(cfg: CfgNode, name: str) -> None:
-    """Download the dataset `name` to DATA.PATH_TO_DATA_DIR if DATA.DOWNLOAD is set and none of it is there.
+def download_if_asked(cfg: CfgNode) -> None:
+    """Download the datasets that `cfg` trains and tests on to DATA.PATH_TO_DATA_DIR, if DATA.DOWNLOAD is set.
 
-    A folder with folders in it that do not stem from a download is taken for a dataset laid out by hand, and left
-    alone. Raises DownloadError and DataError as `download`.
+    A folder with class folders in it that no download made is a dataset laid out by hand, and left alone. All processes
+    of a run may call this: one downloads, the others wait. Raises DownloadError and DataError as `download`.
     """
-    if not cfg.DATA.DOWNLOAD or name not in ARCHIVES:
-        return
     root = Path(cfg.DATA.PATH_TO_DATA_DIR)
-    wanted = {archive.folder for archive in ARCHIVES[name]}
-    there = {path.name for path in list_classes(root)} if root.is_dir() else set()
-    if wanted <= there:
+    if not cfg.DATA.DOWNLOAD:
         return
-    if others := there - wanted - {ARCHIVES_FOLDER}:
-        _warn_of_others(name, root, shorten(sorted(others)))
-        return
-    logger.info("%s is fetched into %s (DATA.DOWNLOAD)", name, root)
-    download(name, root, cfg.DATA.DOWNLOAD_URLS)
-
-
-@cache  # each split asks
-def _warn_of_others(name: str, root: Path, others: str) -> None:
-    logger.warning(
-        "%s is not fetched (DATA.DOWNLOAD), because %s holds %s: a dataset laid out by hand is left alone. If it is "
-        "none, choose another DATA.PATH_TO_DATA_DIR",
-        *(name, root, others),
-    )
+    for name in sorted({cfg.TRAIN.DATASET, cfg.TEST.DATASET} & ARCHIVES.keys()):
+        wanted = {archive.folder for archive in ARCHIVES[name]}
+        present = {path.name for path in list_classes(root)} if root.is_dir() else set()
+        if others := present - wanted - {ARCHIVES_FOLDER}:
+            if not wanted <= present:
+                logger.warning(
+                    "%s is not downloaded: %s holds %s, so it is a dataset laid out by hand. Otherwise choose another "
+                    "DATA.PATH_TO_DATA_DIR",
+                    *(name, root, shorten(sorted(others))),
+                )
+        elif not wanted <= present:
+            logger.info("downloading %s to %s (DATA.DOWNLOAD)", name, root)
+            download(name, root, cfg.DATA.DOWNLOAD_URLS)
 
 
 @contextmanager

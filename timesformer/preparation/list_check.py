@@ -1,10 +1,9 @@
 """Whether a dataset's own lists and the clips on disk belong together, as training with its defaults will see it."""
 
-import importlib
 from pathlib import Path
 
 from timesformer.config import get_cfg
-from timesformer.datasets.catalog import FINDERS
+from timesformer.datasets.catalog import DATASET_REGISTRY
 from timesformer.datasets.records import SPLITS
 from timesformer.errors import UserError
 
@@ -19,10 +18,10 @@ def find_problems(dataset: str, root: Path) -> list[str]:
     """
     cfg = get_cfg()
     cfg.DATA.PATH_TO_DATA_DIR = str(root)
-    finder, problems = importlib.import_module(FINDERS[dataset]), []
+    find, problems = DATASET_REGISTRY.get(dataset), []
     for split in SPLITS:
         try:
-            finder.find_records(cfg, split)
+            find(cfg, split)
         except UserError as error:
             problems.append(str(error))
     return list(dict.fromkeys(problems))

@@ -26,7 +26,6 @@ from fvcore.common.config import CfgNode
 from timesformer.config.defaults import get_cfg
 from timesformer.datasets.decoding.open import VideoError, frame_files
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, Strings, join_problems
-from timesformer.datasets.sources import kinetics
 from timesformer.datasets.sources.clip_files import (
     KINDS,
     ClipFolder,
@@ -37,6 +36,7 @@ from timesformer.datasets.sources.clip_files import (
     report_strays,
     stem,
 )
+from timesformer.datasets.sources.kinetics import kinetics
 from timesformer.datasets.sources.lists import (
     check_training,
     first_line,
@@ -53,7 +53,7 @@ CSV_HEADER = ["class", "video_name"]
 _CLASS_FIRST = re.compile(r'"?class"?\s*[,;|\t]', re.IGNORECASE)
 
 
-def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
+def folder(cfg: CfgNode, split: str) -> DatasetSplit:
     """Find the clips of `split` in DATA.PATH_TO_DATA_DIR by DATA.SPLIT_RULE; split files in DATA.SPLITS_DIR if given.
 
     Classes are the union over the three splits. Raises DataError for a missing folder or split, a bad line, a clip that
@@ -68,6 +68,17 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     if not root.is_dir():
         raise DataError(f"DATA.PATH_TO_DATA_DIR is {root}, which is not a folder here: set it to the folder of clips")
     return from_folders(root, split) if rule == "folders" else _at_random(cfg, root, split)
+
+
+def hmdb_simp(cfg: CfgNode, split: str) -> DatasetSplit:
+    """HMDB_simp, 25 classes of HMDB51: a folder of classes whose split is on disk, in files or else in folders."""
+    rule = split_on_disk(cfg)
+    if not rule:
+        raise DataError(
+            f"no split found: {splits_folder(cfg)} has neither train.csv, val.csv and test.csv nor folders train, val "
+            f"and test. Make one with\n  {making(cfg)}"
+        )
+    return from_files(cfg, split) if rule == "files" else from_folders(Path(cfg.DATA.PATH_TO_DATA_DIR), split)
 
 
 def _refuse_unread(cfg: CfgNode, rule: str) -> None:
@@ -96,7 +107,7 @@ def from_files(cfg: CfgNode, split: str) -> DatasetSplit:
     files = {name: folder / f"{name}.csv" for name in SPLITS if (folder / f"{name}.csv").is_file()}
     _require(split, files, folder / f"{split}.csv")
     if not _CLASS_FIRST.match(first_line(files[split])):
-        return kinetics.find_records(cfg, split)
+        return kinetics(cfg, split)
     if not root.is_dir():
         raise DataError(f"DATA.PATH_TO_DATA_DIR is {root}, which is not a folder here: set it to the folder of clips")
     codes: dict[str, int] = {}

@@ -17,7 +17,7 @@ LISTS_FOLDER = "testTrainMulti_7030_splits"
 _LIST = re.compile(r"(.+)_test_split(\d)\.txt")
 
 
-def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
+def hmdb51(cfg: CfgNode, split: str) -> DatasetSplit:
     """Find the clips of `split` of the official split DATA.SPLIT; "val" is held out of its training clips.
 
     Clips cut from one film stay together (`film`). Raises DataError for lists that are not there, for a class that has

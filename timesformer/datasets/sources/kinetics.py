@@ -36,7 +36,7 @@ class _List(NamedTuple):
     problems: dict[int, str]  # lines that are not a path and a label, by number
 
 
-def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
+def kinetics(cfg: CfgNode, split: str) -> DatasetSplit:
     """Read `<split>.csv` of DATA.SPLITS_DIR (else DATA.PATH_TO_DATA_DIR).
 
     A line holds a path, DATA.PATH_LABEL_SEPARATOR and a label; the first may be a header, such as `path label`, which

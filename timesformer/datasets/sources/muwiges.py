@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 COLUMNS = ("path", "label", "subject", "scene")
 
 
-def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
+def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
     """Find the clips of `split` in clips.csv of DATA.SPLITS_DIR (else DATA.PATH_TO_DATA_DIR).
 
     Paths start at DATA.PATH_PREFIX, else at DATA.PATH_TO_DATA_DIR. Class names are the lines of `classes.txt` beside

@@ -29,7 +29,7 @@ VIDEO_FOLDER = "20bn-something-something-v2"  # what the official archive unpack
 _FRAME_LIST = ("original_vido_id", "video_id", "frame_id", "path", "labels")  # "vido": so it is spelt there
 
 
-def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
+def ssv2(cfg: CfgNode, split: str) -> DatasetSplit:
     """Find the clips of `split`; the lists are in DATA.SPLITS_DIR, else DATA.PATH_TO_DATA_DIR.
 
     The test is the validation list, as in published accuracies: the test list has no labels. Paths of a list of frames

@@ -20,7 +20,7 @@ LISTS_FOLDER = "ucfTrainTestlist"
 _REMEDY = "mend these lines, or take the file from the official archive (that of the recognition task)"
 
 
-def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
+def ucf101(cfg: CfgNode, split: str) -> DatasetSplit:
     """Find the clips of `split` of the official split DATA.SPLIT; "val" is held out of its training clips.
 
     The clips of a group, which show one person in one place, stay together. Raises DataError for lists that are not
