@@ -19,7 +19,7 @@ from hypothesis import settings
 from PIL import Image
 
 from tests.loopback import Server
-from timesformer.runtime.signals import STOPPING, forget_signals
+from timesformer.runtime.signals import STOPPING, clear_signals
 from timesformer.torchvision_import import repair_torchvision
 
 repair_torchvision()  # before any test imports transformers, which imports torchvision if it is there
@@ -60,7 +60,7 @@ def signals() -> Iterator[None]:
     """No test leaves a signal handler behind, nor a signal that a later training run would obey."""
     handlers = {number: signal.getsignal(number) for number in STOPPING}
     yield
-    forget_signals()
+    clear_signals()
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

@@ -23,7 +23,7 @@ from timesformer.arguments import as_path, as_source, parse_intermixed
 from timesformer.config.load import resembles_key
 from timesformer.datasets.sources.clip_files import is_video_name
 from timesformer.errors import UserError, shorten
-from timesformer.runtime.signals import exit_code, raise_if_interrupted, raise_on_signals
+from timesformer.runtime.signals import exit_code, install_signal_handlers, raise_if_interrupted
 
 if TYPE_CHECKING:
     from timesformer.inference.classifier import Classifier
@@ -106,7 +106,7 @@ def at_least(least: int):  # a type for argparse
 
 def main() -> int:
     args = parse_args()
-    raise_on_signals()
+    install_signal_handlers()
     try:
         return run(args)
     except UserError as error:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from timesformer.arguments import as_path, as_source
 from timesformer.errors import UserError
-from timesformer.runtime.signals import exit_code, raise_on_signals
+from timesformer.runtime.signals import exit_code, install_signal_handlers
 from timesformer.studies.study import FOLDER
 
 
@@ -108,7 +108,7 @@ def num_gpus() -> int:
 
 def main() -> int:
     args = parse_args()
-    raise_on_signals()
+    install_signal_handlers()
     try:
         return run(args)
     except UserError as error:

@@ -21,9 +21,9 @@ from fvcore.common.config import CfgNode
 
 from timesformer.arguments import as_path
 from timesformer.config import load_config
-from timesformer.runtime.launch import exit_code_of, launch
+from timesformer.runtime.launch import launch, run_and_report
 from timesformer.runtime.ranks import is_main_process
-from timesformer.runtime.signals import raise_on_signals
+from timesformer.runtime.signals import install_signal_handlers
 
 
 def parse_args() -> argparse.Namespace:
@@ -74,8 +74,8 @@ def main() -> int:
     args = parse_args()
     shards = {"SHARD_ID": args.shard_id, "NUM_SHARDS": args.num_shards}
     given = [str(part) for key, value in shards.items() if value is not None for part in (key, value)]
-    raise_on_signals()
-    return exit_code_of(
+    install_signal_handlers()
+    return run_and_report(
         lambda: launch(
             load_config(args.cfg_file, [*args.opts, *given]), partial(run_all, splits=args.splits), args.init_method
         )
@@ -103,9 +103,9 @@ def run(cfg: CfgNode) -> None:
     from timesformer.engine.trainer import train
     from timesformer.preparation.download import download_if_asked
     from timesformer.runtime.logging import set_up_logging
-    from timesformer.runtime.run_lock import claimed
+    from timesformer.runtime.run_folder import lock_output_dir
 
-    with claimed(Path(cfg.OUTPUT_DIR)) if is_main_process() else nullcontext():
+    with lock_output_dir(Path(cfg.OUTPUT_DIR)) if is_main_process() else nullcontext():
         set_up_logging(Path(cfg.OUTPUT_DIR))
         download_if_asked(cfg)
         if cfg.TRAIN.ENABLE:

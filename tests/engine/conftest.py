@@ -69,7 +69,7 @@ def ranks(tmp_path: Path) -> Iterator[Ranks]:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that fail wait for each other, however long a busy machine makes them."""
-    for name in ("_HEAD_START", "_PATIENCE", "_LINGER"):
+    for name in ("_HEAD_START", "_REPORT_TIMEOUT", "_LINGER"):
         monkeypatch.setattr(who_is_who, name, PATIENCE / 2)
 
 

@@ -5,8 +5,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from timesformer.config import get_cfg
-from timesformer.runtime.device import autocast, choose_device, set_float32_precision
-from timesformer.runtime.prefetch import on_device
+from timesformer.runtime.device import autocast, choose_device, prefetch_to_device, set_float32_precision
 
 BATCHES = [
     {"clip": torch.full((2, 3), number), "label": torch.tensor([number, 7]), "video": torch.tensor([number, -1])}
@@ -23,7 +22,7 @@ def cfg() -> CfgNode:
 
 def test_batches_come_to_the_device_in_order_and_say_which_clips_are_there(cfg: CfgNode) -> None:
     device = choose_device(cfg)
-    for number, batch in enumerate(on_device(iter(BATCHES), device)):
+    for number, batch in enumerate(prefetch_to_device(iter(BATCHES), device)):
         assert batch["clip"].device.type == batch["present"].device.type == device.type
         assert batch["video"].device.type == "cpu"
         assert batch["clip"].tolist() == [[number] * 3] * 2
@@ -34,7 +33,9 @@ def test_batches_come_to_the_device_in_order_and_say_which_clips_are_there(cfg: 
 
 def test_no_batch_is_asked_for_before_the_one_ahead_of_it_was_taken(cfg: CfgNode) -> None:
     asked = []
-    batches = on_device((asked.append(index) or batch for index, batch in enumerate(BATCHES)), choose_device(cfg))
+    batches = prefetch_to_device(
+        (asked.append(index) or batch for index, batch in enumerate(BATCHES)), choose_device(cfg)
+    )
     next(batches)
     assert asked == [0]  # else the step of a batch that is there would wait for the next
 

@@ -32,7 +32,7 @@ from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.baselines import TimmModel
 from timesformer.runtime import distributed
-from timesformer.runtime.launch import exit_code_of, launch
+from timesformer.runtime.launch import launch, run_and_report
 from timesformer.runtime.ranks import dist_info
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def in_ranks(main: Callable[[], object]) -> Callable[[int], int]:
     """What runs `main` in processes that have met."""
     cfg = get_cfg()
     cfg.NUM_GPUS, cfg.TRAIN.ENABLE, cfg.TEST.ENABLE = 0, False, False
-    return lambda rank: exit_code_of(lambda: launch(cfg, lambda _: main()))
+    return lambda rank: run_and_report(lambda: launch(cfg, lambda _: main()))
 
 
 def command(tool: ModuleType, *arguments: str) -> Callable[[int], int]:
@@ -90,7 +90,7 @@ def test_processes_sum_gather_and_follow_the_lead(ranks: Ranks) -> None:
         rank = dist_info().rank
         distributed.barrier()
         largest = torch.tensor([rank, -rank])
-        distributed.merge(largest, by="max")
+        distributed.all_reduce(largest, op="max")
         said = [
             distributed.all_reduce_sum(torch.tensor(rank), 0.5),
             distributed.all_gather_objects({rank: "x" * rank}),
@@ -105,9 +105,9 @@ def test_processes_sum_gather_and_follow_the_lead(ranks: Ranks) -> None:
 
 def test_a_wish_of_one_process_is_known_to_all_one_call_later(ranks: Ranks) -> None:
     def main() -> None:
-        agreement = distributed.Agreement()
+        agreement = distributed.DelayedMax()
         wishes = [0, 3 if dist_info().rank == 1 else 0, 1, 0]
-        print([*map(agreement.largest, wishes), agreement.end(), distributed.most(-dist_info().rank)])
+        print([*map(agreement.exchange, wishes), agreement.wait(), distributed.all_reduce_max(-dist_info().rank)])
 
     assert [ended.out for ended in ranks(3, in_ranks(main))] == ["[0, 0, 3, 1, 0, 0]\n"] * 3
 
@@ -172,7 +172,7 @@ def train_partly(model: nn.Module, part: slice) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     for _ in range(4):
         for _ in range(2):
-            with distributed.accumulating(forward):
+            with distributed.no_sync(forward):
                 (
                     forward(torch.randn(6, 4, generator=generator)[part]).square().sum() * dist_info().world_size / 18
                 ).backward()
@@ -204,7 +204,7 @@ def test_statistics_are_the_mean_by_clips_except_those_of_layers_in_evaluation_m
             norm.running_mean.fill_(rank)
             norm.running_var.fill_(10.0 * rank)
             norm.num_batches_tracked.fill_(rank)
-        distributed.average_statistics(model, [0.0, 0.25, 0.75][rank])
+        distributed.average_batch_norm(model, [0.0, 0.25, 0.75][rank])
         print([buffer.flatten().tolist() for buffer in model.buffers()])
 
     for rank, ended in enumerate(ranks(3, in_ranks(main))):
@@ -638,7 +638,7 @@ def test_a_process_that_hangs_is_not_waited_for_longer_than_the_limit(ranks: Ran
                 has_ended.wait()
             distributed.barrier()
 
-        code = exit_code_of(lambda: launch(cfg, main))
+        code = run_and_report(lambda: launch(cfg, main))
         has_ended.set()
         return code
 
@@ -650,7 +650,7 @@ def test_a_process_that_hangs_is_not_waited_for_longer_than_the_limit(ranks: Ran
 def test_processes_that_do_not_come_are_an_error_that_says_where_they_were_awaited(ranks: Ranks) -> None:
     cfg = get_cfg()
     cfg.NUM_GPUS, cfg.TRAIN.ENABLE, cfg.TEST.ENABLE, cfg.DIST_TIMEOUT = 0, False, False, 1.0
-    (ended,) = ranks(1, lambda rank: exit_code_of(lambda: launch(cfg, print)), WORLD_SIZE="2", LOCAL_WORLD_SIZE="1")
+    (ended,) = ranks(1, lambda rank: run_and_report(lambda: launch(cfg, print)), WORLD_SIZE="2", LOCAL_WORLD_SIZE="1")
     assert ended.code == 2
     assert ended.err.splitlines()[-1].startswith("error: process 0 of 2 could not meet the others at tcp://127.0.0.1:")
     assert "docs/slurm.md" in ended.err

@@ -13,7 +13,7 @@ from timesformer.config import get_cfg
 from timesformer.engine import trainer as train
 from timesformer.engine.finite import LossWatch, refuse_broken_weights
 from timesformer.errors import UserError
-from timesformer.runtime.launch import exit_code_of, launch
+from timesformer.runtime.launch import launch, run_and_report
 from timesformer.runtime.ranks import dist_info
 
 
@@ -43,7 +43,7 @@ def test_the_clips_that_broke_the_weights_of_all_processes_are_told_and_not_thos
         watch.add(0, 8, torch.tensor([math.nan]), torch.tensor([2 + rank]))
         watch.check()
 
-    for ended in ranks(2, lambda rank: exit_code_of(lambda: launch(cfg, main))):
+    for ended in ranks(2, lambda rank: run_and_report(lambda: launch(cfg, main))):
         assert ended.code == 2
         assert not ended.err or "became inf in epoch 1, iteration 8, over the clips b; the" in ended.err
 

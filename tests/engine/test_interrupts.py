@@ -11,9 +11,9 @@ from timesformer.runtime.signals import (
     defer_signals,
     exit_code,
     graceful_shutdown,
+    install_signal_handlers,
     raise_if_interrupted,
-    raise_on_signals,
-    requested,
+    requested_signal,
     stop_if_requested,
     stoppable,
 )
@@ -23,7 +23,7 @@ ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 @pytest.fixture(autouse=True)
 def _handlers() -> None:
-    raise_on_signals()
+    install_signal_handlers()
 
 
 @pytest.mark.parametrize("number", ALL)
@@ -57,9 +57,9 @@ def test_a_block_that_is_patient_learns_of_a_signal_and_obeys_it_when_it_may(num
     def work() -> None:
         with graceful_shutdown():
             stop_if_requested()
-            assert requested() == 0
+            assert requested_signal() == 0
             signal.raise_signal(number)
-            assert requested() == number
+            assert requested_signal() == number
             signal.raise_signal(signal.SIGTERM)  # a launcher passes it on, too: still the same request
             raise_if_interrupted()
             stop_if_requested()
@@ -99,7 +99,7 @@ def test_a_second_signal_and_ctrl_c_do_not_wait(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("number", ALL)
 def test_a_launcher_that_passes_a_signal_on_to_one_of_many_says_the_same_again(number: int) -> None:
     def work() -> None:
-        with graceful_shutdown(one_of_many=True):
+        with graceful_shutdown(is_distributed=True):
             signal.raise_signal(number)
             signal.raise_signal(number)
             stop_if_requested()
@@ -125,7 +125,7 @@ def test_a_signal_that_comes_while_a_patient_block_waits_is_obeyed_at_once_where
                 pass
 
     for may_stop, expected in ((True, []), (False, [1])):
-        raise_on_signals()  # forgets what came
+        install_signal_handlers()  # forgets what came
         with pytest.raises(StopRequested) as raised:
             work(may_stop)
         assert raised.value.args == (number,)
@@ -165,5 +165,5 @@ def test_a_signal_swallowed_by_a_destructor_is_raised_in_the_next_round() -> Non
 
 def test_a_signal_that_the_process_was_started_to_ignore_stays_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise_on_signals()
+    install_signal_handlers()
     signal.raise_signal(signal.SIGINT)

@@ -20,7 +20,7 @@ from timesformer.config import get_cfg
 from timesformer.errors import UserError
 from timesformer.runtime import distributed, launch
 from timesformer.runtime.ranks import DistInfo, dist_info
-from timesformer.runtime.signals import raise_on_signals
+from timesformer.runtime.signals import install_signal_handlers
 
 ROOT = Path(__file__).resolve().parents[2]
 OF_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC")
@@ -143,7 +143,7 @@ def test_processes_that_are_not_those_asked_for_are_an_error(
 def test_too_few_gpus_for_the_processes_of_a_machine_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(UserError, match="4 processes compute on GPUs of this machine, which shows them 2"):
-        distributed.join(configuration(NUM_GPUS=4), DistInfo(0, 4, 0, 4), "file:///nowhere")
+        distributed.init_process_group(configuration(NUM_GPUS=4), DistInfo(0, 4, 0, 4), "file:///nowhere")
 
 
 def test_two_machines_started_by_hand_are_one_run(
@@ -196,9 +196,9 @@ def starts_two(ranks: Ranks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
     def run(main: Callable[[CfgNode], object]) -> tuple:
         def work(_: int) -> int:
-            raise_on_signals()
+            install_signal_handlers()
             meeting = (tmp_path / "meeting").as_uri()
-            return launch.exit_code_of(
+            return launch.run_and_report(
                 lambda: launch.run_processes(configuration(NUM_GPUS=0), main, places(2), meeting)
             )
 
@@ -215,7 +215,7 @@ def test_all_processes_have_met_when_they_begin(starts_two: Callable) -> None:
 def test_one_that_fails_ends_the_one_that_does_not_listen(
     starts_two: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "PATIENCE", 0.5)
+    monkeypatch.setattr(launch, "GRACE_PERIOD", 0.5)
 
     def main(cfg: CfgNode) -> None:
         if dist_info().rank == 0:
@@ -252,7 +252,7 @@ def test_an_interruption_of_the_one_that_started_them_ends_all(starts_two: Calla
 
 
 def test_a_second_ctrl_c_ends_processes_at_once(starts_two: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "PATIENCE", 1000.0)
+    monkeypatch.setattr(launch, "GRACE_PERIOD", 1000.0)
 
     def main(cfg: CfgNode) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as where a step never ends
@@ -274,7 +274,7 @@ import os, signal, sys
 sys.path.insert(0, {root!r})
 from timesformer.config import get_cfg
 from timesformer.runtime import launch
-from timesformer.runtime.signals import raise_on_signals
+from timesformer.runtime.signals import install_signal_handlers
 from timesformer.runtime.ranks import DistInfo
 
 def main(cfg):
@@ -282,11 +282,11 @@ def main(cfg):
     signal.pause()
 
 if __name__ == "__main__":
-    raise_on_signals()
+    install_signal_handlers()
     cfg = get_cfg()
     cfg.NUM_GPUS = 0
     places = [DistInfo(rank, 2, rank, 2) for rank in range(2)]
-    sys.exit(launch.exit_code_of(lambda: launch.run_processes(cfg, main, places, {meeting!r})))
+    sys.exit(launch.run_and_report(lambda: launch.run_processes(cfg, main, places, {meeting!r})))
 """
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from timesformer.errors import UserError
-from timesformer.runtime.run_lock import claimed
+from timesformer.runtime.run_folder import lock_output_dir
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,8 +23,8 @@ def test_a_folder_is_claimed_until_its_process_ends_however_that_happens(
     program = f"""
         import os, signal
         from pathlib import Path
-        from timesformer.runtime.run_lock import claimed
-        with claimed(Path({str(output)!r})):
+        from timesformer.runtime.run_folder import lock_output_dir
+        with lock_output_dir(Path({str(output)!r})):
             loading = os.fork()  # lives on, as a loading process does for a while
             if loading:
                 print(loading, flush=True)
@@ -40,7 +40,7 @@ def test_a_folder_is_claimed_until_its_process_ends_however_that_happens(
         assert [path.name for path in output.iterdir()] == ["run.lock"]
         holder.kill()
         holder.wait()
-        with claimed(output):
+        with lock_output_dir(output):
             assert (output / "run.lock").read_text().startswith(f"process {os.getpid()} on ")
     finally:
         os.kill(loading, signal.SIGKILL)
@@ -54,12 +54,15 @@ def test_a_disk_without_locks_is_a_warning(
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("fcntl.lockf", refuse)
-    with claimed(tmp_path):
+    with lock_output_dir(tmp_path):
         pass
     assert "has no locks" in caplog.text
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="could not be written: Not a directory"), claimed(tmp_path / "file" / "out"):
+    with (
+        pytest.raises(UserError, match="could not be written: Not a directory"),
+        lock_output_dir(tmp_path / "file" / "out"),
+    ):
         pass

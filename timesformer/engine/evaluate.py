@@ -34,12 +34,11 @@ from timesformer.models.weights.loading import (
     read_checkpoint,
 )
 from timesformer.runtime import distributed
-from timesformer.runtime.device import autocast, choose_device, set_float32_precision
+from timesformer.runtime.device import autocast, choose_device, prefetch_to_device, set_float32_precision
 from timesformer.runtime.logging import STEP, duration, progress_bar
-from timesformer.runtime.prefetch import on_device
 from timesformer.runtime.ranks import dist_info, is_main_process
-from timesformer.runtime.run_folder import best_path, in_folder, results_path
-from timesformer.runtime.signals import requested, stop_if_requested
+from timesformer.runtime.run_folder import best_path, results_path, with_output_dir
+from timesformer.runtime.signals import requested_signal, stop_if_requested
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +66,12 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
     ensemble = ViewEnsemble(len(dataset.records), dataset.num_views, cfg.MODEL.NUM_CLASSES, cfg.DATA.ENSEMBLE_METHOD)
     losses, unreadable = Average(), UnreadableClips(cfg, dataset.split, dataset.records)
     start, pace, since = time.perf_counter(), Pace(len(loader)), time.perf_counter()
-    agreement, common = distributed.Agreement(), -distributed.most(-len(loader))
+    agreement, common = distributed.DelayedMax(), -distributed.all_reduce_max(-len(loader))
     loaded = progress_bar(loader, description, may_stop=lambda: dist_info().world_size == 1)
-    for index, batch in enumerate(on_device(loaded, device)):
+    for index, batch in enumerate(prefetch_to_device(loaded, device)):
         waited = time.perf_counter() - since
         if index < common:
-            stop_if_requested(agreement.largest(requested()))
+            stop_if_requested(agreement.exchange(requested_signal()))
         unreadable.note(batch["errors"])
         scores = score_views(model, batch["clip"], cfg, device)
         ensemble.update(scores, batch["video"], batch["view"])
@@ -92,7 +91,7 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
             )
         since = time.perf_counter()
     model.train(training)
-    agreement.end()
+    agreement.wait()
     unreadable.exchange()
     joined = ensemble.complete()
     return Evaluation(
@@ -164,7 +163,7 @@ def test(cfg: CfgNode) -> Path:
     folder = distributed.from_main_process(lambda: folder_for_results(cfg, weights, dataset.records.names))
     with report_worker_death(loader):
         evaluation = evaluate(model.to(choose_device(cfg)), loader, cfg, "test")
-    cfg = in_folder(cfg, folder)
+    cfg = with_output_dir(cfg, folder)
     if is_main_process():
         write_results(cfg, evaluation, dataset.class_names, path, report.rest, weights)
     distributed.barrier()

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from timesformer.runtime.distributed import all_reduce_sum, merge
+from timesformer.runtime.distributed import all_reduce, all_reduce_sum
 from timesformer.runtime.ranks import dist_info, is_main_process
 
 
@@ -81,8 +81,8 @@ class ViewEnsemble:
             ValueError: if a view is missing, with how many, or came in two processes.
         """
         seen = self._seen.int()
-        merge(seen, by="sum")
-        merge(self.scores, by=self.method)
+        all_reduce(seen, op="sum")
+        all_reduce(self.scores, op=self.method)
         if missing := int((seen == 0).sum()):
             raise ValueError(f"{missing} of {seen.numel()} views are missing from the result")
         if doubled := int((seen > 1).sum()):

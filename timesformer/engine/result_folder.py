@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 from timesformer.config import get_cfg
 from timesformer.engine.checkpoint import differences
 from timesformer.errors import shorten
-from timesformer.runtime.run_folder import TEST_FOLDER, in_folder, move_aside, result_files, results_path
+from timesformer.runtime.run_folder import TEST_FOLDER, move_aside, result_files, results_path, with_output_dir
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def folder_for_results(cfg: CfgNode, weights: str, videos: Sequence[str]) -> Pat
         return output
     name = f"{TEST_FOLDER}{cfg.TEST.NUM_ENSEMBLE_VIEWS}x{cfg.TEST.NUM_SPATIAL_CROPS}"
     folder, number = output / name, 1
-    while results_path(in_folder(cfg, folder)).exists() and _differences(folder, cfg, weights, videos):
+    while results_path(with_output_dir(cfg, folder)).exists() and _differences(folder, cfg, weights, videos):
         number += 1
         folder = output / f"{name}_{number}"
     logger.info("the results in %s are of another test (%s); this one's go to %s", output, reason, folder)

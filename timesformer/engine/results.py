@@ -23,8 +23,7 @@ from timesformer.datasets.catalog import load_split
 from timesformer.engine.checkpoint import newest_progress
 from timesformer.engine.meters import topk_accuracies
 from timesformer.errors import UserError
-from timesformer.runtime.device import choose_device
-from timesformer.runtime.memory import peak_memory
+from timesformer.runtime.device import choose_device, peak_memory
 from timesformer.runtime.run_folder import move_aside, results_path
 
 logger = logging.getLogger(__name__)

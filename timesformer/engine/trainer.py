@@ -37,16 +37,15 @@ from timesformer.models.parts import freeze, train_mode
 from timesformer.models.weights.loading import load_pretrained
 from timesformer.runtime import distributed
 from timesformer.runtime import signals as interrupts
-from timesformer.runtime.device import autocast, choose_device, set_float32_precision
+from timesformer.runtime.device import autocast, choose_device, prefetch_to_device, set_float32_precision
 from timesformer.runtime.logging import STEP, MetricsWriter, duration, progress_bar
-from timesformer.runtime.prefetch import on_device
 from timesformer.runtime.ranks import dist_info, is_main_process
 from timesformer.runtime.run_folder import (
     best_path,
     checkpoint_folder,
     config_path,
+    move_previous_run,
     remove_partial_files,
-    set_aside,
 )
 
 logger = logging.getLogger(__name__)
@@ -98,7 +97,7 @@ class Run:
         size = self.loader.batch_sampler.part_size
         forward = Compiled(self.model, size) if self.cfg.TRAIN.COMPILE else self.model
         self.forward = distributed.parallel(self.model, forward)
-        self.agreement = distributed.Agreement()
+        self.agreement = distributed.DelayedMax()
 
     @property
     def position(self) -> tuple[int, ...]:
@@ -181,10 +180,10 @@ def train(cfg: CfgNode) -> Path:
                     train_epoch(run)
                 due = is_due(progress.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH)
                 save_and_stop_where_due(run, due or is_finished(cfg, progress))
-            run.agreement.end()
-            interrupts.stop_if_requested(distributed.most(interrupts.requested()))
+            run.agreement.wait()
+            interrupts.stop_if_requested(distributed.all_reduce_max(interrupts.requested_signal()))
     except interrupts.StopRequested as request:
-        run.agreement.end()
+        run.agreement.wait()
         save(run)
         distributed.barrier()  # or the end of one process would have the lead killed while it writes
         logger.info("stopped by %s after %s; it is saved", Signals(*request.args).name, progress.describe())
@@ -240,7 +239,7 @@ def start_or_resume(
         logger.info("continuing %s after epoch %d", source, progress.epoch)
     distributed.barrier()
     if is_main_process():
-        set_aside(cfg)  # only now: what is to be read may lie there, and a mistake so far should move nothing
+        move_previous_run(cfg)  # only now: what is to be read may lie there, and a mistake so far should move nothing
     progress.class_names = list(class_names)
     return progress
 
@@ -267,7 +266,7 @@ def train_epoch(run: Run) -> None:
         return dist_info().world_size == 1 and progress.iteration == upcoming
 
     loaded = progress_bar(loader, f"epoch {epoch + 1}", progress.iteration, is_between_steps)
-    for index, batch in enumerate(on_device(loaded, device), progress.iteration):
+    for index, batch in enumerate(prefetch_to_device(loaded, device), progress.iteration):
         waited = time.perf_counter() - since
         run.unreadable.take(batch)
         seed_step(cfg, epoch, index)
@@ -280,7 +279,7 @@ def train_epoch(run: Run) -> None:
             clip, label = run.mixup(clip, label, epoch, index)
 
         stepped = (index + 1) % accumulate == 0 or index + 1 == batches
-        with nullcontext() if stepped else distributed.accumulating(run.forward):
+        with nullcontext() if stepped else distributed.no_sync(run.forward):
             with autocast(cfg, device):
                 scores = run.forward(clip)
             losses = loss_func(scores.float(), label, reduction="none", label_smoothing=smoothing)
@@ -292,7 +291,7 @@ def train_epoch(run: Run) -> None:
             train_mode(run.model)
         rate = learning_rate(cfg, epoch + index / batches)
         if stepped:
-            distributed.average_statistics(run.model, number_in_step / clips_in_step(cfg, loader, index))
+            distributed.average_batch_norm(run.model, number_in_step / clips_in_step(cfg, loader, index))
             run.update.step(rate)
             number_in_step = 0
 
@@ -404,7 +403,7 @@ def save_and_stop_where_due(run: Run, due: bool = False) -> None:
     """
     minutes = run.cfg.TRAIN.CHECKPOINT_MINUTES
     waited_long = 0 < 60 * minutes <= time.monotonic() - run.saved
-    wish = run.agreement.largest(interrupts.requested() or (_SAVE if waited_long and is_main_process() else 0))
+    wish = run.agreement.exchange(interrupts.requested_signal() or (_SAVE if waited_long and is_main_process() else 0))
     if due:
         save(run)
     elif wish == _SAVE:

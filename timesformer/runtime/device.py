@@ -1,29 +1,68 @@
-"""Where a run computes, and in which precision."""
+"""Device, precision and peak memory of a run, and the copying of batches to the GPU."""
 
-from contextlib import AbstractContextManager
+import resource
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
 
-_LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(cfg: CfgNode) -> torch.device:
-    """The CPU for NUM_GPUS 0, else the current GPU."""
+    """Returns the CPU for NUM_GPUS 0, else the current GPU."""
     return torch.device("cuda" if cfg.NUM_GPUS > 0 else "cpu")
 
 
 def set_float32_precision(cfg: CfgNode) -> None:
-    """Lets a GPU's float32 matrix products and convolutions compute in TF32, or not, as TRAIN.TF32 says.
-
-    TF32 has float32's range and 10 bits of mantissa where float32 has 23; sums stay float32. CPUs do not have it.
-    """
+    """Allows TF32 in float32 matrix products and convolutions on a GPU if TRAIN.TF32 is set."""
     if choose_device(cfg).type == "cuda":
         torch.set_float32_matmul_precision("high" if cfg.TRAIN.TF32 else "highest")
         torch.backends.cudnn.allow_tf32 = cfg.TRAIN.TF32
 
 
 def autocast(cfg: CfgNode, device: torch.device) -> AbstractContextManager:
-    """The context for forward passes under TRAIN.MIXED_PRECISION."""
-    lower = _LOWER.get(cfg.TRAIN.MIXED_PRECISION)
-    return torch.autocast(device.type, lower, enabled=lower is not None)
+    """Returns the context for forward passes with TRAIN.MIXED_PRECISION."""
+    dtype = _DTYPES.get(cfg.TRAIN.MIXED_PRECISION)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
+def prefetch_to_device(batches: Iterable[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Any]]:
+    """Yields a loader's batches with `clip`, `label` and `present` on the device.
+
+    `present`, bool [batch], is False for padding clips (see `construct_loader`). Other entries stay on the CPU. Batches
+    in pinned memory (DATA_LOADER.PIN_MEMORY) are copied to a GPU on a stream of their own, while it computes.
+    """
+    copying = torch.cuda.Stream(device) if device.type == "cuda" else None
+    for batch in batches:
+        moved = {"clip": batch["clip"], "label": batch["label"], "present": batch["video"]}
+        if copying:
+            computing = torch.cuda.current_stream(device)
+            with torch.cuda.stream(copying):
+                moved = {name: tensor.to(device, non_blocking=True) for name, tensor in moved.items()}
+            computing.wait_stream(copying)
+            for tensor in moved.values():
+                tensor.record_stream(computing)  # its memory must not be reused while the batch is computed
+        yield {**batch, **moved, "present": moved["present"] >= 0}
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Restarts the measurement of `peak_memory`, where the system allows it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Returns the peak memory of this process in bytes: allocated on the GPU, or resident in main memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux, ru_maxrss starts at the peak of the parent process
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS

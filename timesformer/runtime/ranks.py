@@ -1,4 +1,4 @@
-"""Who a process is among those of its run, and how they all end when one of them fails. Loads without PyTorch."""
+"""Rank and world size of this process, and how the processes of a run end when one fails. Loads without PyTorch."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-_HEAD_START = 2.0  # seconds that the lead has to be the first to say what all fail of
-_PATIENCE = 5.0  # seconds that processes of a failed run wait for the first to say so
-_LINGER = 5.0  # seconds that the lead then waits for the others to hear from it what the first said
+# Seconds that the other ranks give rank 0 to report an error that all ranks have, that they wait for the report of the
+# first failed rank, and that rank 0, which serves the store, then waits for them to read it.
+_HEAD_START, _REPORT_TIMEOUT, _LINGER = 2.0, 5.0, 5.0
 
 
 @dataclass(frozen=True)
 class DistInfo:
-    """The place of a process among those of a run.
+    """Where this process is in its run; every node has the same number of processes.
 
     Attributes:
-        rank: its number, from 0; 0 is the lead, the only one that writes results.
-        world_size: how many there are.
-        local_rank: its number among those of its machine.
-        local_size: how many its machine has; every machine has as many.
+        rank: 0 is the main process, the only one that writes results.
+        world_size: number of processes.
+        local_rank: rank among the processes of this node.
+        local_size: number of processes of a node.
     """
 
     rank: int = 0
@@ -34,83 +34,81 @@ class DistInfo:
     local_size: int = 1
 
 
-_world = DistInfo()
-_store: Store | None = None  # what all processes can read and write
-_part: Callable[[bool], object] | None = None  # closes the connections to the others
+_info = DistInfo()
+_store: Store | None = None
+_destroy: Callable[[bool], object] | None = None
 
 
 def dist_info() -> DistInfo:
-    """The place of this process; alone, unless it has joined others."""
-    return _world
+    """Returns rank and world size of this process."""
+    return _info
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes results."""
-    return _world.rank == 0
+    """Returns whether this is rank 0."""
+    return _info.rank == 0
 
 
-def enter(place: DistInfo, store: Store, part: Callable[[bool], object]) -> None:
-    """Makes this process one of several.
+def enter(info: DistInfo, store: Store, destroy: Callable[[bool], object]) -> None:
+    """Records the process group that this process has joined.
 
     Args:
-        place: among them.
-        store: of keys and values, the same for all.
-        part: closes the connections to the others; called with whether they may be in the middle of something.
+        info: rank and world size.
+        store: key-value store of all processes.
+        destroy: leaves the process group; called with whether collectives may be unfinished.
     """
-    global _world, _store, _part
-    _world, _store, _part = place, store, part
+    global _info, _store, _destroy
+    _info, _store, _destroy = info, store, destroy
 
 
-def leave(at_once: bool = False) -> None:
-    """Makes this process one that is alone; `at_once`, though the others may be waiting for it."""
-    global _world, _store, _part
-    part = _part
-    _world, _store, _part = DistInfo(), None, None
-    if part is not None:
-        part(at_once)
+def leave(abort: bool = False) -> None:
+    """Leaves the process group; `abort`: although other processes may be waiting in a collective."""
+    global _info, _store, _destroy
+    destroy = _destroy
+    _info, _store, _destroy = DistInfo(), None, None
+    if destroy is not None:
+        destroy(abort)
 
 
-def fail(code: int, say: Callable[[bool | None], object], patient: bool) -> int:
-    """Parts from the others because this process has failed, which makes them fail as well.
-
-    The first that fails says so, before any other ends; a job that is ended with its first process says why.
+def fail(code: int, report: Callable[[bool | None], object], wait_for_main: bool) -> int:
+    """Leaves the process group because this process failed, which makes the other processes fail as well.
 
     Args:
         code: exit code of this failure.
-        say: called with whether this process is the first; with None if that cannot be found out, because the lead
-            is gone. When it returns, nothing may be left that uses the connections to the others.
-        patient: gives the lead time to be the first, as it is to be of failures that all processes have.
+        report: called with whether this process failed first, None if rank 0 is gone and that is unknown. It must
+            release everything that uses the process group.
+        wait_for_main: let rank 0 be the first, for errors that all ranks have.
 
     Returns:
-        The exit code of the first; that of this process where it is not known.
+        The exit code of the process that failed first, `code` where it is unknown.
     """
     if _store is None:
-        say(True)
+        report(True)
         return code
-    store, size, stays = _store, _world.world_size, is_main_process()
+    store, size, serves_store = _store, _info.world_size, is_main_process()
     try:
-        store.set_timeout(timedelta(seconds=_PATIENCE))
-        if patient and not stays:
-            _wait(lambda: store.check(["said"]), _HEAD_START)
+        store.set_timeout(timedelta(seconds=_REPORT_TIMEOUT))
+        if wait_for_main and not serves_store:
+            _wait_until(lambda: store.check(["code"]), _HEAD_START)
         is_first = store.add("failed", 1) == 1
         if not is_first:
-            _wait(lambda: store.check(["said"]), _PATIENCE)
-            code = int(store.get("said"))
-            store.add("heard", 1)
-    except RuntimeError:  # the lead was killed, and the store with it
-        is_first, stays = None, False
-    say(is_first)
+            _wait_until(lambda: store.check(["code"]), _REPORT_TIMEOUT)
+            code = int(store.get("code"))
+            store.add("ended", 1)
+    except RuntimeError:  # rank 0 was killed
+        is_first, serves_store = None, False
+    report(is_first)
     with suppress(RuntimeError):
         if is_first:
-            store.set("said", str(code))
-            store.add("heard", 1)
-        leave(at_once=True)  # the connections close, by which the others notice
-        if stays:  # for the store may be the lead's
-            _wait(lambda: store.add("heard", 0) == size, _LINGER)
+            store.set("code", str(code))
+            store.add("ended", 1)
+        leave(abort=True)  # closes the connections, which makes the other processes fail
+        if serves_store:
+            _wait_until(lambda: store.add("ended", 0) == size, _LINGER)
     return code
 
 
-def _wait(condition: Callable[[], bool], seconds: float) -> None:
+def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -1,108 +1,116 @@
-"""The folder of a run (OUTPUT_DIR): what lies where, and what to do with what an earlier run left there."""
+"""The folder of a run (OUTPUT_DIR): its files, its lock, and what happens to the files of an earlier run."""
 
+import errno
+import fcntl
 import logging
+import os
 import re
 import shutil
-from collections.abc import Iterable
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from timesformer.atomic import PARTIAL_SUFFIX
+from timesformer.atomic import PARTIAL_SUFFIX, report_write_errors
+from timesformer.errors import UserError
 from timesformer.runtime.signals import defer_signals
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
-"""Folder of the checkpoints in the folder of a run."""
+"""Name of the folder of checkpoints."""
 BEST = "best.pyth"
-"""The checkpoint with the highest validation top-1."""
+"""Name of the checkpoint with the highest validation top-1."""
 TEST_FOLDER = "test_"
-"""Beginning of the names of folders with the results of further tests."""
+"""Prefix of the folders of additional tests."""
 
 _EPOCH = re.compile(r"checkpoint_epoch_(\d{5,})(?:_iteration_(\d{8,}))?\.pyth")
 
 
-def checkpoint_folder(cfg: CfgNode) -> Path:
-    """Where the checkpoints of a run lie."""
-    return Path(cfg.OUTPUT_DIR) / CHECKPOINTS
+def _path(name: str) -> Callable[[CfgNode], Path]:
+    return lambda cfg: Path(cfg.OUTPUT_DIR) / name
 
 
-def best_path(cfg: CfgNode) -> Path:
-    """The checkpoint with the highest validation top-1."""
-    return checkpoint_folder(cfg) / BEST
-
-
-def metrics_path(cfg: CfgNode) -> Path:
-    """The figures of training and validation, a line of JSON each."""
-    return Path(cfg.OUTPUT_DIR) / "metrics.jsonl"
-
-
-def unreadable_path(cfg: CfgNode) -> Path:
-    """The clips that the run could not read."""
-    return Path(cfg.OUTPUT_DIR) / "unreadable.csv"
-
-
-def config_path(cfg: CfgNode) -> Path:
-    """The whole configuration that training ran with."""
-    return Path(cfg.OUTPUT_DIR) / "config.yaml"
-
-
-def results_path(cfg: CfgNode) -> Path:
-    """The result of the test."""
-    return Path(cfg.OUTPUT_DIR) / "results.json"
-
-
-def report_path(cfg: CfgNode) -> Path:
-    """The page about the run."""
-    return Path(cfg.OUTPUT_DIR) / "report.html"
-
-
-def pictures_path(cfg: CfgNode) -> Path:
-    """The frames that the report shows."""
-    return Path(cfg.OUTPUT_DIR) / "report_frames.zip"
+checkpoint_folder = _path(CHECKPOINTS)
+best_path = _path(f"{CHECKPOINTS}/{BEST}")
+config_path = _path("config.yaml")  # the whole configuration of the training
+metrics_path = _path("metrics.jsonl")  # metrics of training and validation, one JSON object per line
+results_path = _path("results.json")
+unreadable_path = _path("unreadable.csv")  # clips that could not be read
+report_path = _path("report.html")
+report_frames_path = _path("report_frames.zip")  # frames shown in the report
 
 
 def tensorboard_folder(cfg: CfgNode) -> Path:
-    """Where TensorBoard's files of a run lie."""
+    """Returns the folder of TensorBoard's files."""
     return Path(cfg.OUTPUT_DIR) / (cfg.TENSORBOARD.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}")
 
 
 def result_files(cfg: CfgNode) -> list[Path]:
-    """What a test and its report leave in OUTPUT_DIR, but for TensorBoard's files; `results.json` comes first."""
+    """Returns the files of a test and its report; `results.json` comes first."""
     output = Path(cfg.OUTPUT_DIR)
     scores = [output / cfg.TEST.SAVE_RESULTS_PATH] if cfg.TEST.SAVE_RESULTS_PATH else []
-    return [results_path(cfg), output / "predictions.csv", *scores, report_path(cfg), pictures_path(cfg)]
+    return [results_path(cfg), output / "predictions.csv", *scores, report_path(cfg), report_frames_path(cfg)]
 
 
-def in_folder(cfg: CfgNode, folder: Path) -> CfgNode:
-    """The configuration with another OUTPUT_DIR."""
+def with_output_dir(cfg: CfgNode, folder: Path) -> CfgNode:
+    """Returns a copy of the configuration with another OUTPUT_DIR."""
     cfg = cfg.clone()
     cfg.OUTPUT_DIR = str(folder)
     return cfg
 
 
-def set_aside(cfg: CfgNode) -> None:
-    """Moves what an earlier run left to `previous_1`, `previous_2`, ... in the folder, so that nothing is lost."""
+@contextmanager
+def lock_output_dir(output: Path) -> Iterator[None]:
+    """Creates an output folder and locks it for a block, so that two runs do not write the same files.
+
+    The lock (POSIX) ends with the process, works on network disks, and is not inherited by DataLoader workers. A disk
+    without locks is a warning.
+
+    Raises:
+        UserError: if another run has locked the folder, or it cannot be written.
+    """
+    path = output / "run.lock"
+    with report_write_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                raise UserError(
+                    f"another run is writing to OUTPUT_DIR {output} ({file.read().strip() or 'unknown'}): wait for it, "
+                    "stop it, or choose another OUTPUT_DIR"
+                ) from error
+            logger.warning("%s does not support locks (%s): do not start two runs there", output, error)
+        else:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        yield
+
+
+def move_previous_run(cfg: CfgNode) -> None:
+    """Moves the files of an earlier run to `previous_1`, `previous_2`, ... in the same folder."""
     output = Path(cfg.OUTPUT_DIR)
     tests = [path.parent for path in output.glob(f"{TEST_FOLDER}*/results.json")]
-    made = [checkpoint_folder(cfg), metrics_path(cfg), tensorboard_folder(cfg), *tests, *result_files(cfg)]
-    if any(path.exists() for path in made if path not in (report_path(cfg), pictures_path(cfg))):
-        target = move_aside(output, [*made, config_path(cfg), unreadable_path(cfg)])
-        logger.info("what an earlier run left in %s is now in %s", output, target)
+    files = [checkpoint_folder(cfg), metrics_path(cfg), tensorboard_folder(cfg), *tests, *result_files(cfg)]
+    if any(path.exists() for path in files if path not in (report_path(cfg), report_frames_path(cfg))):
+        target = move_aside(output, [*files, config_path(cfg), unreadable_path(cfg)])
+        logger.info("the earlier run in %s was moved to %s", output, target)
 
 
 def move_aside(folder: Path, paths: Iterable[Path]) -> Path:
-    """Moves those of the paths that exist to the first of `previous_1`, `previous_2`, ... of a folder that is free.
-
-    Returns:
-        Where they are now.
-    """
+    """Moves the existing paths to the first unused `previous_N` of a folder; returns that folder."""
     number = 1
     while (target := folder / f"previous_{number}").exists():
         number += 1
     target.mkdir()
-    with defer_signals():  # or a part of the run would be set aside, and the rest with what comes next
+    with defer_signals():  # all of it, or none
         for path in paths:
             if path.exists():
                 shutil.move(path, target / path.name)
@@ -110,23 +118,20 @@ def move_aside(folder: Path, paths: Iterable[Path]) -> Path:
 
 
 def remove_partial_files(cfg: CfgNode) -> None:
-    """Deletes what a killed process left half written."""
+    """Deletes the incomplete files of a killed process."""
     for folder in (Path(cfg.OUTPUT_DIR), checkpoint_folder(cfg)):
         for path in folder.glob(f"*{PARTIAL_SUFFIX}"):
             path.unlink(missing_ok=True)
 
 
 def epoch_checkpoints(folder: Path) -> list[tuple[tuple[int, int], Path]]:
-    """The checkpoints in a folder, each with its number of finished epochs and of iterations of the next; unordered."""
+    """Returns ((finished epochs, iterations of the next epoch), path) of the checkpoints in a folder; unordered."""
     names = ((path, _EPOCH.fullmatch(path.name)) for path in folder.glob("*.pyth"))
     return [((int(match[1]), int(match[2] or 0)), path) for path, match in names if match]
 
 
 def checkpoint_of_run(folder: Path) -> Path | None:
-    """The checkpoint that the folder of a run, or its folder of checkpoints, means: the best, else the newest.
-
-    A warning names the newest where there is no best. None where the folder holds neither.
-    """
+    """Returns the best checkpoint of a run's folder or folder of checkpoints, else the newest; None without any."""
     inner = folder / CHECKPOINTS if (folder / CHECKPOINTS).is_dir() else folder
     if (inner / BEST).is_file():
         return inner / BEST

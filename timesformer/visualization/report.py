@@ -14,7 +14,7 @@ from fvcore.common.config import CfgNode
 
 from timesformer.atomic import report_write_errors, write_atomically
 from timesformer.errors import UserError, shorten
-from timesformer.runtime.run_folder import in_folder, pictures_path, report_path
+from timesformer.runtime.run_folder import report_frames_path, report_path, with_output_dir
 from timesformer.visualization.comparison_page import comparison_page
 from timesformer.visualization.examples import (
     clips_of,
@@ -87,12 +87,12 @@ def report_after_test(cfg: CfgNode, folder: Path) -> None:
         cfg: the configuration.
         folder: of the test's results.
     """
-    cfg = in_folder(cfg, folder)
+    cfg = with_output_dir(cfg, folder)
     path, clips = report_path(cfg), {}
     start = time.perf_counter()
     with _no_fault_of("frames of examples for the report"):
         clips = dict(clips_of(cfg, _videos_shown(read_run(folder))))
-        keep_strips(pictures_path(cfg), {name: strip(clip) for name, clip in clips.items()})
+        keep_strips(report_frames_path(cfg), {name: strip(clip) for name, clip in clips.items()})
     with _no_fault_of("the report", f"; `python tools/report.py {folder}` makes it again"):
         write_report([folder], path)
         logger.info("report: %s (%.1f s)", path, time.perf_counter() - start)

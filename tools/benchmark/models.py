@@ -14,7 +14,7 @@ from timesformer.config import load_config
 from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
-from timesformer.runtime.memory import peak_memory
+from timesformer.runtime.device import peak_memory
 from tools.benchmark.machine import describe_machine
 from tools.benchmark.steps import forward_of, seconds_of, training_step
 

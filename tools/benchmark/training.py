@@ -22,8 +22,7 @@ from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.engine.recompute import recompute_blocks
 from timesformer.errors import UserError
-from timesformer.runtime.memory import forget_peak, peak_memory
-from timesformer.runtime.prefetch import on_device
+from timesformer.runtime.device import peak_memory, prefetch_to_device, reset_peak_memory
 from tools.benchmark.loading import dataset_of
 from tools.benchmark.machine import describe_machine
 from tools.benchmark.original import OriginalWay
@@ -157,7 +156,7 @@ def data_lines(
     model = build(size, device)[OURS]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
     waited = started = since = 0.0
-    for index, batch in enumerate(on_device(loader, device)):
+    for index, batch in enumerate(prefetch_to_device(loader, device)):
         waited += time.perf_counter() - since
         with lowered(batch["clip"], precision):
             logits = model(normalize_clips(batch["clip"], cfg, device))
@@ -297,6 +296,6 @@ def _measure(size: Size, row: Contender, training: bool, rounds: int, threads: i
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = {row.who: build(size, torch.device("cpu"))[row.who].to(device)}
-    forget_peak(device)
+    reset_peak_memory(device)
     run = step_of(row, model, clip_of(size, device), training)
     return in_turn([run], rounds, device)[0], peak_memory(device)
