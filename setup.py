@@ -46,7 +46,6 @@ setup(
         # Other libraries' readers, for `tools/benchmark.py data` to compare with.
         "benchmark": ["decord>=0.6", "opencv-python-headless>=4.8"],
         "app": ["streamlit>=1.46"],  # the web page, tools/app.py
-        "torchcodec": ["torchcodec>=0.11"],  # and FFmpeg 4 to 8 of the system; the release must match torch
         "dev": [
             *BASELINES,
             "pytest>=8",

@@ -21,7 +21,7 @@ def cells_of(line: str) -> list[str]:
 
 
 def this_project(path: Path, positions: Sequence[int], window: int) -> np.ndarray:
-    return find_readers()["this project, pyav"](path, positions, window)
+    return find_readers()["this project"](path, positions, window)
 
 
 def cells_for(path: Path, *readers: Callable | None, rounds: int = 1) -> list[str]:
@@ -106,7 +106,7 @@ def test_the_tables_of_the_data_are_printed_and_written(
     rows = [cells_of(line) for line in lines if line.startswith("|")]
     readers = [row for row in rows if row[1] in ("8x32", "16x4", "8x4")]
     assert [row[0] for row in readers] == [t for t in ("H.264", "MPEG-4", "JPEG", user) for _ in range(3)]
-    column = 2 + list(find_readers()).index("this project, auto")
+    column = 2 + list(find_readers()).index("this project")
     assert all(re.fullmatch(r"\d+\.\d( \(\d+\.\dx\))?", row[column]) for row in readers)
     assert rows[0][2] == ORIGINAL
     assert [row[0] for row in rows if len(row) == 2] == ["file", "---", "H.264", "MPEG-4", "JPEG"]

@@ -40,7 +40,6 @@ def test_the_defaults_with_a_data_folder_on_the_cpu_are_sound(sound: list[str]) 
         "TRAIN.ACTIVATION_CHECKPOINT blocks MODEL.MODEL_NAME timm/resnet18",
         "EMA.DECAY 1.0",
         "TEST.NUM_SPATIAL_CROPS 2",
-        "DATA.SAMPLER every",
         "MODEL.MODEL_NAME SlowFast",
         "MODEL.MODEL_NAME hf/timesformer",
         "MODEL.PRETRAINED True",
@@ -215,12 +214,12 @@ def test_one_gpu_without_a_gpu_says_how_to_use_the_cpu(sound: list[str], monkeyp
 
 def test_keys_types_and_values_are_reported_together_with_their_places(tmp_path: Path, sound: list[str]) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("DATA:\n  SAMPLER: unifrom\n  NUM_FRAME: 8\nSOLVER:\n  MAX_EPOCH: many\n")
+    path.write_text("DATA:\n  SAMPLER_WINDOW: fits\n  NUM_FRAME: 8\nSOLVER:\n  MAX_EPOCH: many\n")
     with pytest.raises(ConfigError) as raised:
         load_config(path, [*sound, "TRAIN.BATCH_SIZE", "0"])
     text = str(raised.value)
     assert len(raised.value.problems) == 4
-    for part in (f"the nearest is uniform ({path}:2)", f"({path}:3)", f"({path}:5)", "TRAIN.BATCH_SIZE is 0"):
+    for part in (f"the nearest is fit ({path}:2)", f"({path}:3)", f"({path}:5)", "TRAIN.BATCH_SIZE is 0"):
         assert part in text
 
 

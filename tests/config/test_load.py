@@ -134,7 +134,6 @@ def test_defaults_are_those_of_the_original_but_for_the_explained_ones(golden_di
     theirs.OUTPUT_DIR, theirs.TENSORBOARD.ENABLE = ours.OUTPUT_DIR, ours.TENSORBOARD.ENABLE
     for name in ("CONFUSION_MATRIX", "WRONG_PRED_VIS"):
         theirs.TENSORBOARD[name].ENABLE = ours.TENSORBOARD[name].ENABLE
-    theirs.DATA.DECODING_BACKEND = ours.DATA.DECODING_BACKEND
     assert theirs == ours
 
 

@@ -1,6 +1,5 @@
 """Small clips on disk, and a small configuration that reads them."""
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,17 +15,6 @@ from timesformer.config import get_cfg
 def numbered_frame(number: int, width: int = 32, height: int = 24) -> np.ndarray:
     """A grey frame whose brightness tells its number: 4 x number."""
     return np.full((height, width, 3), 4 * number, dtype=np.uint8)
-
-
-@pytest.fixture(params=["pyav", "torchcodec"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Each decoding backend in turn; skips torchcodec where it cannot be imported."""
-    if request.param == "torchcodec":
-        try:
-            importlib.import_module("torchcodec.decoders")
-        except (ImportError, RuntimeError, OSError) as error:
-            pytest.skip(f"torchcodec cannot be imported: {str(error).splitlines()[0]}")
-    return request.param
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from timesformer.datasets import clips as clips_module
 from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.decoding.open import VideoError, VideoReader, open_video
 from timesformer.datasets.records import Records
-from timesformer.datasets.transforms.sampling import Sampler
+from timesformer.datasets.transforms.sampling import Uniform
 
 
 def numbers(item: dict) -> list[int]:
@@ -59,7 +59,7 @@ def test_test_items_run_over_videos_then_views_then_crops(cfg):
 def test_order_of_views_and_crops_is_the_originals(golden_dir, cfg, monkeypatch):
     seen = {}
 
-    def positions(sampler, length, rng, view, *timing):
+    def positions(sampler, video, rng, view):
         seen["temporal"] = view
         return [0, 0, 0, 0]
 
@@ -67,7 +67,7 @@ def test_order_of_views_and_crops_is_the_originals(golden_dir, cfg, monkeypatch)
         seen["spatial"] = spatial_idx
         return clip
 
-    monkeypatch.setattr(Sampler, "positions", positions)
+    monkeypatch.setattr(Uniform, "positions", positions)
     monkeypatch.setattr(clips_module, "spatial_sampling", spatial_sampling)
     for case in json.loads((golden_dir / "sampling.json").read_text())["kinetics_test_views"]:
         if case["NUM_SPATIAL_CROPS"] == 2:
@@ -258,7 +258,7 @@ def test_a_clip_that_hangs_is_given_up_and_not_waited_for_again(cfg, monkeypatch
     assert item["errors"] == again["errors"] == {1: f"{path}: decoding took longer than DATA.DECODE_TIMEOUT 1 seconds"}
     assert not item["readable"]
     assert begun == [step]
-    dataset._in_time.seconds = 60
+    dataset._time_limit.seconds = 60
     assert dataset[0]["readable"]
     never.set()
 

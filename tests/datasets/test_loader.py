@@ -12,7 +12,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets import loader as loader_module
-from timesformer.datasets.clips import NO_CLIP
+from timesformer.datasets.clips import PADDING_KEY
 from timesformer.datasets.loader import EpochBatchSampler, construct_loader, set_epoch
 
 
@@ -33,7 +33,7 @@ def clips_by_key(cfg: CfgNode, split: str, epochs: Sequence[int], world_size: in
         for epoch in epochs:
             set_epoch(loader, epoch)
             for batch, keys in zip(loader, loader.batch_sampler, strict=True):
-                for number, (_, index, repeat) in enumerate(key for key in keys if key != NO_CLIP):
+                for number, (_, index, repeat) in enumerate(key for key in keys if key != PADDING_KEY):
                     item = {name: batch[name][number] for name in ("clip", "label", "video", "view", "readable")}
                     assert (epoch, index, repeat) not in found
                     found[epoch, index, repeat] = item
@@ -122,7 +122,7 @@ def test_a_batch_of_all_ranks_together_does_not_depend_on_their_number(num_items
     parts = [EpochBatchSampler(num_items, 8, 1, True, rank, world_size) for rank in range(world_size)]
     assert {len(part) for part in parts} == {len(whole)}
     for together, *batches in zip(whole, *parts, strict=True):
-        assert [key for batch in batches for key in batch if key != NO_CLIP] == together
+        assert [key for batch in batches for key in batch if key != PADDING_KEY] == together
         sizes = [len(batch) for batch in batches]
         assert min(sizes) == max(1, len(together) // world_size)
         assert max(sizes) == max(1, -(-len(together) // world_size))

@@ -51,17 +51,17 @@ def shown_as(stored: Path, target: Path, matrix: tuple[int, int, int, int]) -> P
 
 
 @pytest.mark.parametrize("name", MATRICES)
-def test_frames_of_all_eight_display_matrices(tmp_path, stored, backend, name):
+def test_frames_of_all_eight_display_matrices(tmp_path, stored, name):
     matrix, as_shown = MATRICES[name]
     path = shown_as(stored, tmp_path / "clip.mp4", matrix)
     with open_video(stored) as video:
         expected = [as_shown(frame) for frame in video.frames()]
-    with open_video(path, backend=backend) as video:
+    with open_video(path) as video:
         assert video.size == expected[0].shape[1::-1]
         assert np.array_equal(video.read(range(12)), expected)
         assert np.array_equal(video.read([7]), expected[7:8])
         assert np.array_equal(list(video.frames()), expected)
-    with open_video(path, backend=backend, short_side=32) as video:
+    with open_video(path, short_side=32) as video:
         assert video.size == video.read([3]).shape[2:0:-1]
         assert min(video.size) == 32
 

@@ -1,7 +1,6 @@
 """Reading frames: the right one for every number, and a clear error for every kind of broken clip."""
 
 import json
-import sys
 import zlib
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from PIL import Image
 from timesformer.datasets.decoding import images as frame_files
 from timesformer.datasets.decoding import pyav as video_file
 from timesformer.datasets.decoding.open import VideoError, open_video
-from timesformer.errors import UserError
 
 GOLDEN_VIDEOS = [
     "h264_25fps.mp4",
@@ -37,9 +35,9 @@ def noise(n: int, height: int = 64, width: int = 96) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", GOLDEN_VIDEOS)
-def test_every_frame_of_a_video_is_the_one_of_its_number(golden_dir, name, backend):
+def test_every_frame_of_a_video_is_the_one_of_its_number(golden_dir, name):
     described = {Path(v["file"]).name: v for v in json.loads((golden_dir / "video_decode.json").read_text())["videos"]}
-    with open_video(golden_dir / "videos" / name, backend=backend) as video:
+    with open_video(golden_dir / "videos" / name) as video:
         assert video.num_frames == described[name]["num_frames"]
         rate = [int(part) for part in described[name]["fps"].split("/")]
         assert video.fps == pytest.approx(rate[0] / (rate[1] if len(rate) == 2 else 1))
@@ -49,17 +47,17 @@ def test_every_frame_of_a_video_is_the_one_of_its_number(golden_dir, name, backe
     assert [shown_number(frame) for frame in frames] == list(range(len(frames)))
 
 
-def test_frames_may_repeat_and_come_in_any_order(golden_dir, backend):
-    with open_video(golden_dir / "videos/h264_30fps_gop250.mp4", backend=backend) as video:
+def test_frames_may_repeat_and_come_in_any_order(golden_dir):
+    with open_video(golden_dir / "videos/h264_30fps_gop250.mp4") as video:
         assert [shown_number(frame) for frame in video.read([250, 3, 3, 299, 0])] == [250, 3, 3, 299, 0]
         assert [shown_number(frame) for frame in video.read([7])] == [7]
 
 
-def test_the_frames_that_the_original_takes_are_taken(golden_dir, backend):
+def test_the_frames_that_the_original_takes_are_taken(golden_dir):
     """All runs of the original's decoder on the golden videos: the frame numbers it gave back can be read as such."""
     for described in json.loads((golden_dir / "video_decode.json").read_text())["videos"]:
         runs = {tuple(run["frames"]) for run in described["runs"]}
-        with open_video(golden_dir / described["file"], backend=backend) as video:
+        with open_video(golden_dir / described["file"]) as video:
             for numbers in runs:
                 assert tuple(map(shown_number, video.read(numbers))) == numbers
 
@@ -125,11 +123,11 @@ def test_frames_cut_off_by_an_edit_list_are_not_counted(tmp_path, make_video):
         assert np.array_equal(video.read([0, 24]), whole.read([15, 39]))
 
 
-def test_rotation_in_the_metadata_is_applied(tmp_path, make_video, backend):
+def test_rotation_in_the_metadata_is_applied(tmp_path, make_video):
     image = np.zeros((32, 64, 3), np.uint8)
     image[:, :32] = 255  # white left half
     path = make_video(tmp_path / "clip.mp4", [image] * 3, codec="libx264", rotation=90)
-    with open_video(path, backend=backend) as video:
+    with open_video(path) as video:
         frame = video.read([1])[0]
     assert frame.shape == (64, 32, 3)
     assert frame[48:].mean() > 250  # counter-clockwise: the left half lies below
@@ -191,28 +189,26 @@ def write_audio(path: Path) -> None:
         ("frame_%06d.jpg#7-3", lambda path: None, "no frames, as its last number is below its first"),
     ],
 )
-def test_what_is_no_clip_is_an_error_that_names_file_and_reason(tmp_path, name, write, reason, backend):
+def test_what_is_no_clip_is_an_error_that_names_file_and_reason(tmp_path, name, write, reason):
     write(tmp_path / name)
     with pytest.raises(VideoError, match=reason) as caught:
-        open_video(tmp_path / name, backend=backend)
+        open_video(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
 
 
 @pytest.mark.parametrize("share", [0.4, 0.98])
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "libx264"), (".avi", "mpeg4")])
-def test_a_truncated_file_is_an_error(tmp_path, make_video, suffix, codec, share, backend):
+def test_a_truncated_file_is_an_error(tmp_path, make_video, suffix, codec, share):
     content = make_video(tmp_path / f"whole{suffix}", noise(20), codec=codec).read_bytes()
     path = tmp_path / f"part{suffix}"
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(VideoError, match=f"part{suffix}: (cut short|not a video|no frames)"):
-        open_video(path, backend=backend)
+        open_video(path)
 
 
-def test_a_video_that_promises_more_frames_than_decode_is_an_error_and_corrects_its_count(
-    tmp_path, make_video, backend
-):
+def test_a_video_that_promises_more_frames_than_decode_is_an_error_and_corrects_its_count(tmp_path, make_video):
     path = make_video(tmp_path / "clip.avi", noise(9))
-    with open_video(path, backend=backend, num_frames=12) as video:  # as a list says that was made of another file
+    with open_video(path, num_frames=12) as video:  # as a list says that was made of another file
         assert len(video.read([0, 8])) == 2
         with pytest.raises(VideoError, match="frame 10 is missing: the file promises 12 frames, but 9 decode"):
             video.read([0, 10])
@@ -249,10 +245,10 @@ def test_an_image_of_a_huge_claimed_size_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "expected"), [((96, 64), (48, 32)), ((64, 96), (32, 48)), ((40, 32), (40, 32))])
-def test_frames_are_scaled_down_while_they_are_converted(tmp_path, make_video, backend, size, expected):
+def test_frames_are_scaled_down_while_they_are_converted(tmp_path, make_video, size, expected):
     gradient = np.linspace(0, 255, size[0], dtype=np.uint8)[None, :, None].repeat(size[1], 0).repeat(3, 2)
     path = make_video(tmp_path / "clip.mp4", [gradient] * 3, codec="libx264", crf="1")
-    with open_video(path, backend=backend, short_side=32) as video:
+    with open_video(path, short_side=32) as video:
         frame = video.read([1])[0]
     assert frame.shape == (expected[1], expected[0], 3)
     whole = np.asarray(Image.fromarray(gradient).resize(expected, Image.Resampling.BILINEAR), int)
@@ -287,14 +283,6 @@ def test_numbered_frames_are_read_without_listing_their_folder(tmp_path, monkeyp
         video.read([0, 1])
 
 
-def test_a_backend_that_cannot_be_imported_is_a_clear_error(tmp_path, make_video, monkeypatch):
-    path = make_video(tmp_path / "clip.avi", noise(2))
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-    monkeypatch.delitem(sys.modules, "timesformer.datasets.decoding.torchcodec_file", raising=False)
-    with pytest.raises(UserError, match=r"torchcodec cannot be imported .* or give pyav"):
-        open_video(path, backend="torchcodec")
-
-
 @pytest.mark.parametrize(
     ("pattern", "count", "fewest"),
     [
@@ -303,11 +291,11 @@ def test_a_backend_that_cannot_be_imported_is_a_clear_error(tmp_path, make_video
         ("videos/smoke_clips/**/test.*", 2, 164),
     ],
 )
-def test_real_clips_are_read_alike(shared, pattern, count, fewest, backend):
+def test_real_clips_are_read_alike(shared, pattern, count, fewest):
     paths = sorted(shared.glob(pattern))[:count]
     assert len(paths) == count
     for path in paths:
-        with open_video(path, backend=backend) as video, av.open(str(path)) as container:
+        with open_video(path) as video, av.open(str(path)) as container:
             assert video.num_frames >= fewest
             assert video.fps > 0
             indices = [2, video.num_frames // 4, 0]

@@ -46,14 +46,14 @@ def decode_everything(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-def assert_every_frame_is_right(path: Path, backend: str, sequential: bool) -> None:
+def assert_every_frame_is_right(path: Path, sequential: bool) -> None:
     """Ask for each frame alone, and for some together, in random orders.
 
     sequential: whether the file has to be decoded from the start in the end.
     """
     expected = decode_everything(path)
     order = random.Random(0)
-    with open_video(path, backend=backend) as video:
+    with open_video(path) as video:
         assert video.num_frames == len(expected)
         for index in order.sample(range(len(expected)), len(expected)):
             assert np.array_equal(video.read([index])[0], expected[index]), f"frame {index}"
@@ -64,22 +64,22 @@ def assert_every_frame_is_right(path: Path, backend: str, sequential: bool) -> N
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_frames_of_every_kind_of_stream(tmp_path, scene, backend, name):
+def test_frames_of_every_kind_of_stream(tmp_path, scene, name):
     codec, options, found = STREAMS[name]
     path = encode(tmp_path / name, scene, codec, **options)
-    assert_every_frame_is_right(path, backend, sequential=not found)
+    assert_every_frame_is_right(path, sequential=not found)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 @pytest.mark.parametrize(
     ("first", "steps"), [(0, (1, 7, 40, 333)), (4000, (40,)), (-280, (40,))], ids=["uneven", "late", "negative"]
 )
-def test_frames_at_uneven_late_and_negative_times(tmp_path, scene, backend, suffix, first, steps):
+def test_frames_at_uneven_late_and_negative_times(tmp_path, scene, suffix, first, steps):
     if first < 0 and suffix == ".mkv":
         pytest.skip("Matroska cannot say it")
     times = [first + sum(steps[k % len(steps)] for k in range(number)) for number in range(len(scene))]
     path = encode(tmp_path / f"clip{suffix}", scene, "libx264", times, bf="2", g="12")
-    assert_every_frame_is_right(path, backend, sequential=False)
+    assert_every_frame_is_right(path, sequential=False)
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_frames_at_uneven_late_and_negative_times(tmp_path, scene, backend, suff
         ("endless.mkv", {"live": "1"}),  # neither duration nor index
     ],
 )
-def test_frames_of_files_without_index_or_duration(tmp_path, scene, backend, name, options):
+def test_frames_of_files_without_index_or_duration(tmp_path, scene, name, options):
     path = encode(tmp_path / name, scene, "libx264", format_options=options, bf="2", g="12")
-    assert_every_frame_is_right(path, backend, sequential=False)
+    assert_every_frame_is_right(path, sequential=False)
 
 
 @pytest.mark.parametrize("name", ["b_frames.mp4", "open_gop.mkv", "open_gop.mp4"])
-def test_frames_of_clips_cut_by_an_edit_list(tmp_path, scene, backend, name):
+def test_frames_of_clips_cut_by_an_edit_list(tmp_path, scene, name):
     codec, options, _ = STREAMS[name]
     source = encode(tmp_path / name, scene, codec, **options)
     cut = tmp_path / "cut.mp4"
@@ -110,8 +110,8 @@ def test_frames_of_clips_cut_by_an_edit_list(tmp_path, scene, backend, name):
                 packet.dts = packet.dts - shift if packet.dts is not None else None
                 packet.stream = copy
                 new.mux(packet)
-    assert_every_frame_is_right(cut, backend, sequential=False)
-    with open_video(source) as whole, open_video(cut, backend=backend) as video:
+    assert_every_frame_is_right(cut, sequential=False)
+    with open_video(source) as whole, open_video(cut) as video:
         last = video.num_frames - 1
         assert np.array_equal(video.read([last]), whole.read([whole.num_frames - 1]))
 
@@ -123,10 +123,10 @@ def test_frames_of_a_stream_that_begins_between_key_frames(tmp_path, scene):
     assert_every_frame_is_right(path, "pyav", sequential=True)  # there are packets whose frames cannot be decoded
 
 
-def test_packed_b_frames_of_a_real_clip_are_found(shared, backend):
+def test_packed_b_frames_of_a_real_clip_are_found(shared):
     path = shared / "videos/smoke_clips/tests/data/test.avi"
     expected = decode_everything(path)
-    with open_video(path, backend=backend) as video:
+    with open_video(path) as video:
         for indices in ([163, 0], [1], [2], [3], range(20, 30), [77, 76]):
             assert np.array_equal(video.read(indices), [expected[index] for index in indices])
         assert not video._table.sequential

@@ -1,26 +1,32 @@
-"""Positions of samplers, spelt out for known lengths, and equal to the original's where the rule is the original's."""
+"""Positions of samplers for known lengths, and equal to the original's where the rule is the original's."""
 
 import json
 import random
-from functools import partial
 
 import numpy as np
 import pytest
 
 from timesformer.config import get_cfg
-from timesformer.datasets.decoding.stream_timing import StreamTiming
+from timesformer.config.load import ConfigError
+from timesformer.datasets.clips import ClipDataset
+from timesformer.datasets.decoding.base import StreamTiming
 from timesformer.datasets.transforms.sampling import (
+    SAMPLER_REGISTRY,
+    Dense,
+    Equidistant,
+    Random,
     Sampler,
+    Segment,
+    Uniform,
+    VideoInfo,
+    build_sampler,
     linspace_positions,
-    random_start,
     sampler_change,
-    segment_positions,
-    view_start,
 )
 
 
-def rng(seed: int = 0) -> np.random.RandomState:
-    return np.random.RandomState(seed)
+def positions(sampler: Sampler, length: int, seed: int = 0, view: int = 0, fps: float = 0.0) -> list[int]:
+    return sampler.positions(VideoInfo(length, fps), np.random.RandomState(seed), view)
 
 
 class PythonRandom:
@@ -36,178 +42,149 @@ class PythonRandom:
         return self._random.randint(low, high - 1)
 
 
-def test_uniform_takes_every_nth_frame_from_the_first():
-    assert Sampler("uniform", 8, 32).positions(256, rng()) == [0, 32, 64, 96, 128, 160, 192, 224]
-    assert Sampler("uniform", 4, 2).positions(10, rng()) == [0, 2, 4, 6]
+@pytest.mark.parametrize(
+    ("sampler", "length", "expected"),
+    [
+        (Uniform(8, 32), 256, [0, 32, 64, 96, 128, 160, 192, 224]),
+        (Uniform(4, 2), 10, [0, 2, 4, 6]),
+        (Uniform(4, 2, start="center"), 14, [3, 5, 7, 9]),
+        (Uniform(4, 2, start="center"), 8, [0, 2, 4, 6]),
+        (Uniform(4, 4, start="random"), 6, [0, 4, 5, 5]),
+        (Uniform(4, 4), 1, [0, 0, 0, 0]),
+        (Equidistant(8, 32), 100, [0, 12, 25, 37, 50, 62, 75, 87]),
+        (Equidistant(8, 32), 8, list(range(8))),
+        (Equidistant(8, 32), 3, [0, 1, 2, 0, 1, 2, 0, 1]),
+        (Segment(4, 1), 41, [5, 15, 25, 35]),
+        (Dense(8, 32), 300, [0, 36, 72, 109, 145, 182, 218, 255]),
+        (Dense(4, 2, start="center"), 14, [3, 5, 7, 10]),
+        (Dense(8, 32), 90, [0, 36, 72, 89, 89, 89, 89, 89]),
+        (Dense(8, 32, window="fit"), 90, [0, 12, 25, 38, 50, 63, 76, 89]),
+        (Dense(8, 32, window="fit"), 3, [0, 0, 0, 0, 1, 1, 1, 2]),
+    ],
+)
+def test_positions(sampler, length, expected):
+    assert positions(sampler, length) == expected
 
 
-def test_uniform_from_the_centre_leaves_as_much_before_as_after():
-    assert Sampler("uniform", 4, 2, start="center").positions(14, rng()) == [3, 5, 7, 9]
-    assert Sampler("uniform", 4, 2, start="center").positions(8, rng()) == [0, 2, 4, 6]
+@pytest.mark.parametrize(
+    ("sampler", "length", "expected"),
+    [
+        (Uniform(4, 2, start="center", num_views=3), 20, [[0, 2, 4, 6], [4, 6, 8, 10], [8, 10, 12, 14]]),
+        (Equidistant(4, 1, num_views=2), 16, [[0, 4, 8, 12], [2, 6, 10, 14]]),
+        (Segment(2, 1, num_views=3), 25, [[3, 15], [6, 18], [9, 21]]),
+        (Dense(2, 4, start="random", num_views=4), 20, [[0, 7], [3, 10], [6, 13], [9, 16]]),
+    ],
+)
+def test_views(sampler, length, expected):
+    assert [positions(sampler, length, view=view) for view in range(len(expected))] == expected
 
 
-def test_uniform_at_random_starts_wherever_the_clip_fits():
-    sampler = Sampler("uniform", 4, 2, start="random")
-    clips = [sampler.positions(12, rng(seed)) for seed in range(50)]
+@pytest.mark.parametrize(
+    ("sampler", "length", "expected"),
+    [
+        (Uniform(8, 32), 100, [0, 32, 64, 96]),
+        (Uniform(8, 32), 20, [0]),
+        (Uniform(8, 32), 1000, list(range(0, 256, 32))),
+        (Dense(8, 32), 100, [0, 36, 72]),
+        (Dense(8, 32), 1000, [0, 36, 72, 109, 145, 182, 218, 255]),
+        (Equidistant(8, 32), 5, [0, 1, 2, 3, 4]),
+        (Equidistant(8, 32), 16, list(range(0, 16, 2))),
+        (Segment(8, 32), 5, [0, 1, 2, 3, 4]),
+        (Random(8, 32), 5, [0, 1, 2, 3, 4]),
+        (Random(8, 32, ordered=False), 7, [6, 2, 1, 3, 0, 4, 5]),
+    ],
+)
+def test_available_positions_do_not_repeat(sampler, length, expected):
+    found = sampler.available(VideoInfo(length), np.random.RandomState(0))
+    assert found == expected or (not sampler.ordered and found != sorted(found) and sorted(found) == sorted(expected))
+
+
+def test_random_start_of_uniform():
+    clips = [positions(Uniform(4, 2, start="random"), 12, seed) for seed in range(50)]
     assert {clip[0] for clip in clips} == {0, 1, 2, 3}
     assert all(np.diff(clip).tolist() == [2, 2, 2] for clip in clips)
 
 
-def test_uniform_repeats_the_last_frame_of_a_short_clip():
-    assert Sampler("uniform", 4, 4, start="random").positions(6, rng()) == [0, 4, 5, 5]
-    assert Sampler("uniform", 4, 4).positions(1, rng()) == [0, 0, 0, 0]
+def test_random_start_of_dense_is_a_real_number():
+    draws = np.random.RandomState(0)
+    starts = np.array([Dense(2, 5, start="random").positions(VideoInfo(20), draws) for _ in range(5000)])
+    # Kolmogorov-Smirnov distance of the start from the uniform distribution on 0..10, a frame at a time.
+    below = np.array([(starts[:, 0] < frame).mean() for frame in range(1, 11)])
+    assert np.abs(below - np.arange(1, 11) / 10).max() < 1.95 / np.sqrt(5000)  # exceeded once in 1,000 trials
+    assert (starts[:, 1] - starts[:, 0] == 9).all()
 
 
-def test_uniform_views_start_evenly_spread():
-    sampler = Sampler("uniform", 4, 2, start="center", num_views=3)
-    assert [sampler.positions(20, rng(), view)[0] for view in range(3)] == [0, 4, 8]
-
-
-def test_equidistant_covers_the_whole_clip():
-    assert Sampler("equidistant", 8, 32).positions(100, rng()) == [0, 12, 25, 37, 50, 62, 75, 87]
-    assert Sampler("equidistant", 8, 32).positions(8, rng()) == list(range(8))
-
-
-def test_equidistant_starts_again_when_there_are_too_few():
-    assert Sampler("equidistant", 8, 32).positions(3, rng()) == [0, 1, 2, 0, 1, 2, 0, 1]
-
-
-def test_equidistant_views_lie_between_each_other():
-    sampler = Sampler("equidistant", 4, 1, num_views=2)
-    assert [sampler.positions(16, rng(), view) for view in (0, 1)] == [[0, 4, 8, 12], [2, 6, 10, 14]]
-
-
-def test_random_draws_without_repetition_when_there_are_enough():
+def test_random():
     for seed in range(20):
-        clip = Sampler("random", 8, 32).positions(9, rng(seed))
-        assert len(set(clip)) == 8
-        assert clip == sorted(clip)
-        assert set(clip) <= set(range(9))
+        clip = positions(Random(8, 32), 9, seed)
+        assert (len(set(clip)), clip) == (8, sorted(clip))
+    assert set(positions(Random(8, 32), 3)) <= {0, 1, 2}
+    drawn = positions(Random(8, 32, ordered=False), 100)
+    assert drawn != sorted(drawn) == positions(Random(8, 32), 100)
 
 
-def test_random_repeats_when_there_are_too_few():
-    clip = Sampler("random", 8, 32).positions(3, rng())
-    assert len(clip) == 8
-    assert set(clip) <= {0, 1, 2}
-
-
-def test_random_unordered_keeps_the_order_drawn():
-    ordered, drawn = (Sampler("random", 8, 32, ordered=flag).positions(100, rng()) for flag in (True, False))
-    assert drawn != ordered
-    assert sorted(drawn) == ordered
-
-
-def test_segment_takes_the_middle_of_each_segment_in_testing_and_any_frame_in_training():
-    assert Sampler("segment", 4, 1).positions(41, rng()) == [5, 15, 25, 35]
-    clips = np.array([Sampler("segment", 4, 1, training=True).positions(41, rng(seed)) for seed in range(300)])
+def test_segment_draws_in_training():
+    clips = np.array([positions(Segment(4, 1, training=True), 41, seed) for seed in range(300)])
     assert clips.min(axis=0).tolist() == [0, 10, 20, 30]
     assert clips.max(axis=0).tolist() == [10, 20, 30, 40]
 
 
-def test_segment_views_divide_the_segments():
-    sampler = Sampler("segment", 2, 1, num_views=3)
-    assert [sampler.positions(25, rng(), view) for view in range(3)] == [[3, 15], [6, 18], [9, 21]]
+def test_dense_window_depends_on_the_frame_rate():
+    assert positions(Dense(3, 10), 100, fps=60.0) == [0, 29, 59]
+    assert positions(Dense(3, 10), 100, fps=15.0) == [0, 7, 14]
+    assert positions(Dense(3, 10, target_fps=15.0), 100, fps=15.0) == [0, 14, 29]
 
 
-@pytest.mark.parametrize(
-    ("name", "length", "expected"),
-    [
-        ("uniform", 100, [0, 32, 64, 96]),
-        ("uniform", 20, [0]),
-        ("uniform", 1000, list(range(0, 256, 32))),
-        ("dense", 100, [0, 36, 72]),
-        ("dense", 1000, [0, 36, 72, 109, 145, 182, 218, 255]),
-        ("equidistant", 5, [0, 1, 2, 3, 4]),
-        ("segment", 5, [0, 1, 2, 3, 4]),
-        ("random", 5, [0, 1, 2, 3, 4]),
-        ("equidistant", 16, list(range(0, 16, 2))),
-    ],
-)
-def test_available_positions_are_those_that_exist_without_repeating(name, length, expected):
-    assert Sampler(name, 8, 32).available(length, rng()) == expected
-
-
-def test_available_positions_of_unordered_random_are_shuffled():
-    drawn = Sampler("random", 8, 32, ordered=False).available(7, rng())
-    assert sorted(drawn) == list(range(7))
-    assert drawn != sorted(drawn)
-
-
-def test_configuration_chooses_the_sampler_of_each_split():
+def test_build_sampler_of_each_split():
     cfg = get_cfg()
-    cfg.DATA.SAMPLER, cfg.DATA.TARGET_FPS, cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE = "uniform", 25.0, 8, 32
+    cfg.DATA.SAMPLER, cfg.DATA.TARGET_FPS, cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE = "Uniform", 25.0, 8, 32
     cfg.TEST.NUM_ENSEMBLE_VIEWS = 5
-    uniform = partial(Sampler, "uniform", 8, 32, target_fps=25.0)
-    assert Sampler.from_cfg(cfg, "train") == uniform(start="random", training=True)
-    assert Sampler.from_cfg(cfg, "val") == uniform()
-    assert Sampler.from_cfg(cfg, "test") == uniform(num_views=5)
+    assert build_sampler(cfg, "train") == Uniform(8, 32, start="random", training=True, target_fps=25.0)
+    assert build_sampler(cfg, "val") == Uniform(8, 32, target_fps=25.0)
+    assert build_sampler(cfg, "test") == Uniform(8, 32, num_views=5, target_fps=25.0)
     cfg.DATA.SAMPLER_START, cfg.DATA.TEST_SAMPLER = "first", "equidistant"
-    assert Sampler.from_cfg(cfg, "train").start == "first"
-    assert Sampler.from_cfg(cfg, "val").name == "equidistant"
+    assert build_sampler(cfg, "train").start == "first"
+    assert build_sampler(cfg, "val").name == "equidistant"
 
 
 @pytest.mark.parametrize(
     ("dataset", "name", "window"),
     [
         ("kinetics", "dense", "full"),
-        ("hmdb51", "dense", "fit"),
-        ("ucf101", "dense", "fit"),
-        ("muwiges", "dense", "fit"),
         ("folder", "dense", "fit"),
         ("hmdb_simp", "uniform", "fit"),
         ("ssv2", "segment", "fit"),
     ],
 )
-def test_each_dataset_has_a_sampler_of_its_own(dataset, name, window):
+def test_default_sampler_of_a_dataset(dataset, name, window):
     cfg = get_cfg()
     cfg.TRAIN.DATASET = cfg.TEST.DATASET = dataset
     for split in ("train", "val", "test"):
-        sampler = Sampler.from_cfg(cfg, split)
-        assert (sampler.name, sampler.window) == (name, window)
-    cfg.DATA.SAMPLER_WINDOW = "full"
-    assert Sampler.from_cfg(cfg, "test").window == "full"
+        assert (build_sampler(cfg, split).name, build_sampler(cfg, split).window) == (name, window)
 
 
-def test_unknown_names_are_refused():
-    for arguments in ({"name": "unifrom"}, {"name": "uniform", "start": "middle"}, {"name": "dense", "window": "half"}):
-        with pytest.raises(ValueError, match="expected one of"):
-            Sampler(num_frames=8, rate=1, **arguments)
+@pytest.mark.parametrize("key", ["DATA.SAMPLER", "DATA.TEST_SAMPLER"])
+def test_unknown_sampler_is_an_error(key):
+    cfg = get_cfg()
+    cfg.merge_from_list([key, "unifrom"])
+    with pytest.raises(ConfigError, match=key):
+        build_sampler(cfg, "test")
 
 
-def test_dense_spreads_the_frames_over_the_whole_window():
-    assert Sampler("dense", 8, 32).positions(300, rng()) == [0, 36, 72, 109, 145, 182, 218, 255]
-    assert Sampler("dense", 4, 2, start="center").positions(14, rng()) == [3, 5, 7, 10]
+def test_registered_sampler_is_used(cfg, monkeypatch):
+    monkeypatch.setattr(SAMPLER_REGISTRY, "_obj_map", dict(SAMPLER_REGISTRY))
+
+    @SAMPLER_REGISTRY.register()
+    class LastFrames(Sampler):
+        def positions(self, video, rng, view=0):
+            return list(range(video.length - self.num_frames, video.length))
+
+    cfg.DATA.SAMPLER = "LastFrames"
+    clip = ClipDataset(cfg, "val")[0]["clip"]
+    assert (clip[0, :, 0, 0] / 4).tolist() == [8, 9, 10, 11]
 
 
-def test_dense_repeats_the_last_frame_of_a_short_video_or_shortens_the_window():
-    assert Sampler("dense", 8, 32).positions(90, rng()) == [0, 36, 72, 89, 89, 89, 89, 89]
-    assert Sampler("dense", 8, 32, window="fit").positions(90, rng()) == [0, 12, 25, 38, 50, 63, 76, 89]
-    assert Sampler("dense", 8, 32, window="fit").positions(3, rng()) == [0, 0, 0, 0, 1, 1, 1, 2]
-
-
-def test_dense_windows_last_as_long_whatever_the_frame_rate():
-    assert Sampler("dense", 3, 10).positions(100, rng(), fps=60.0) == [0, 29, 59]
-    assert Sampler("dense", 3, 10).positions(100, rng(), fps=15.0) == [0, 7, 14]
-    assert Sampler("dense", 3, 10, target_fps=15.0).positions(100, rng(), fps=15.0) == [0, 14, 29]
-
-
-def test_dense_views_start_evenly_spread():
-    sampler = Sampler("dense", 4, 2, start="random", num_views=4)
-    assert [sampler.positions(20, rng(), view)[0] for view in range(4)] == [0, 3, 6, 9]
-
-
-def test_dense_random_starts_are_uniform_over_the_real_interval():
-    """Starts are real numbers: the last position moves to the next frame as often as the fraction says."""
-    sampler = Sampler("dense", 2, 5, start="random")
-    random = rng(0)
-    starts = np.array([sampler.positions(20, random) for _ in range(5000)])
-    # Kolmogorov-Smirnov distance of the start from the uniform distribution on 0..10, a frame at a time.
-    share = np.array([(starts[:, 0] < frame).mean() for frame in range(1, 11)])
-    assert np.abs(share - np.arange(1, 11) / 10).max() < 1.95 / np.sqrt(5000)  # exceeded once in 1,000 trials
-    assert (starts[:, 1] - starts[:, 0] == 9).all()
-
-
-def test_timing_tells_which_frames_the_original_decodes():
+def test_timing_gives_the_frames_that_the_original_decodes():
     even = StreamTiming(num_frames=100, fps=25.0, duration=51200, times=range(0, 51200, 512))
     assert even.shown_between(0, 9) == (0, 10)
     assert even.shown_between(0.5, 9.5) == (1, 10)
@@ -228,7 +205,7 @@ def test_timing_tells_which_frames_the_original_decodes():
         ({"DATA": {"SAMPLER": "uniform", "TEST_SAMPLER": "dense"}, "TEST": {"DATASET": "kinetics"}}, False),
     ],
 )
-def test_a_checkpoint_whose_tests_sampled_otherwise_is_noticed(saved, changed):
+def test_sampler_change(saved, changed):
     assert bool(sampler_change(saved, get_cfg())) == changed
 
 
@@ -236,17 +213,16 @@ def golden(golden_dir, name):
     return json.loads((golden_dir / "sampling.json").read_text())[name]
 
 
-def test_starts_of_views_are_the_originals(golden_dir):
+def test_window_starts_are_the_originals(golden_dir):
     for case in golden(golden_dir, "get_start_end_idx"):
-        size, window = case["video_size"], case["clip_size"]
-        if case["clip_idx"] == -1:
-            start = random_start(size, window, PythonRandom(case["python_random_seed"]))
-        else:
-            start = view_start(size, window, case["clip_idx"], case["num_clips"])
+        size, window, training = case["video_size"], case["clip_size"], case["clip_idx"] == -1
+        sampler = Dense(8, 1, start="random" if training else "first", num_views=1 if training else case["num_clips"])
+        draws = PythonRandom(case["python_random_seed"]) if training else None
+        start = sampler.window_start(size, window, draws, case["clip_idx"])
         assert [start, start + window - 1] == pytest.approx(case["out"], abs=1e-9)
 
 
-def test_evenly_spread_positions_are_the_originals(golden_dir):
+def test_linspace_positions_are_the_originals(golden_dir):
     for case in golden(golden_dir, "temporal_sampling"):
         found = linspace_positions(case["start_idx"], case["end_idx"], case["num_samples"])
         last = case["num_video_frames"] - 1
@@ -255,5 +231,7 @@ def test_evenly_spread_positions_are_the_originals(golden_dir):
 
 def test_segments_are_the_originals(golden_dir):
     for case in golden(golden_dir, "ssv2_seq"):
-        draws = PythonRandom(case["python_random_seed"]) if case["mode"] == "train" else None
-        assert segment_positions(case["video_length"], case["num_frames"], draws) == case["seq"], case
+        training = case["mode"] == "train"
+        draws = PythonRandom(case["python_random_seed"]) if training else None
+        sampler = Segment(case["num_frames"], 1, training=training)
+        assert sampler.positions(VideoInfo(case["video_length"]), draws) == case["seq"], case

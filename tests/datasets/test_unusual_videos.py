@@ -28,15 +28,15 @@ OPEN_GOPS = {
 }
 
 
-def read_everything(path: Path, backend: str = "pyav") -> list[np.ndarray]:
+def read_everything(path: Path) -> list[np.ndarray]:
     """All frames, after a test of every way to ask for them."""
-    with open_video(path, backend=backend) as video:
+    with open_video(path) as video:
         promised, size = video.num_frames, video.size
         frames = list(video.frames())
         assert video.num_frames == promised == len(frames)
         assert frames[0].shape == (size[1], size[0], 3)
         video.verify()
-    with open_video(path, backend=backend) as video:
+    with open_video(path) as video:
         order = np.random.default_rng(0).permutation(promised).tolist()
         for number in order[:12]:
             assert np.array_equal(video.read([number]), frames[number : number + 1])
@@ -63,10 +63,10 @@ def broadcast(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["joined.ts", "joined.mp4"])
-def test_joined_transport_streams_are_read_to_the_end(tmp_path, broadcast, name, backend):
+def test_joined_transport_streams_are_read_to_the_end(tmp_path, broadcast, name):
     path = tmp_path / name
     path.write_bytes(broadcast.read_bytes() * 2)
-    frames = read_everything(path, backend)
+    frames = read_everything(path)
     assert np.array_equal(frames, read_everything(broadcast) * 2)
     with open_video(path) as video:
         assert video.times([0, 39]) == (0.0, pytest.approx(39 / 25))  # both parts begin at the same time
@@ -116,11 +116,11 @@ def open_gop_cut(codec: str, target: Path, frames: int = 45) -> Path:
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".ts"])
 @pytest.mark.parametrize("codec", OPEN_GOPS)
-def test_frames_of_cuts_through_open_gops(tmp_path, codec, suffix, backend):
+def test_frames_of_cuts_through_open_gops(tmp_path, codec, suffix):
     path = open_gop_cut(codec, tmp_path / f"cut{suffix}")
     with av.open(str(path)) as container:
         expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert np.array_equal(read_everything(path, backend), expected)
+    assert np.array_equal(read_everything(path), expected)
     if codec == "libx265":
         assert_close(expected, ffmpeg_frames(path))
 
@@ -172,9 +172,9 @@ def two_streams(path: Path, default: Sequence[int]) -> Path:
 
 
 @pytest.mark.parametrize("default", [0, 1])
-def test_the_stream_flagged_as_default_is_read(tmp_path, default, backend):
+def test_the_stream_flagged_as_default_is_read(tmp_path, default):
     path = two_streams(tmp_path / "two.mkv", [default])
-    frames = read_everything(path, backend)
+    frames = read_everything(path)
     assert frames[0][24, 32].argmax() == 2 * default
     assert_close(frames, ffmpeg_frames(path))
 
@@ -203,7 +203,7 @@ def test_a_cover_picture_is_not_the_video(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".webm", ".mkv"])
 @pytest.mark.parametrize("sizes", [(48, 96), (96, 48)])
-def test_frames_of_another_size_are_scaled_to_the_first(tmp_path, sizes, suffix, backend):
+def test_frames_of_another_size_are_scaled_to_the_first(tmp_path, sizes, suffix):
     codec = "libvpx" if suffix == ".webm" else "libx264"
     scene = moving_scene(20, 96, 96)
     parts = []
@@ -227,14 +227,14 @@ def test_frames_of_another_size_are_scaled_to_the_first(tmp_path, sizes, suffix,
                 packet.stream, packet.pts, packet.dts, packet.time_base = stream, count, count, Fraction(1, 25)
                 count += 1
                 new.mux(packet)
-    frames = read_everything(path, backend)
+    frames = read_everything(path)
     assert {frame.shape for frame in frames} == {(sizes[0], sizes[0], 3)}
     brightness = np.array([0.299, 0.587, 0.114])  # versions of FFmpeg differ in where the colours of H.264 lie
     assert_close([frame @ brightness for frame in frames], [frame @ brightness for frame in ffmpeg_frames(path)], 2)
     assert main("folder", [str(tmp_path), "--short-side", "32", "--workers", "1", "--output", f"{tmp_path}_32"]) == 0
 
 
-def test_a_stream_whose_codec_gets_other_parameters_is_read_in_any_order(tmp_path, backend):
+def test_a_stream_whose_codec_gets_other_parameters_is_read_in_any_order(tmp_path):
     """A decoder that has got them must not decode the frames before the change with them."""
     scene, path, count = moving_scene(20, 96, 96), tmp_path / "clip.flv", 0
     parts = [
@@ -254,16 +254,16 @@ def test_a_stream_whose_codec_gets_other_parameters_is_read_in_any_order(tmp_pat
                 packet.stream, packet.pts, packet.dts, packet.time_base = stream, count, count, Fraction(1, 25)
                 count += 1
                 new.mux(packet)
-    frames = read_everything(path, backend)
+    frames = read_everything(path)
     expected = ffmpeg_frames(path)
     assert_close(frames[:10], expected[:10])
     assert_close(frames[10:], expected[10:], difference=8)
 
 
-def test_times_are_those_at_which_frames_are_shown(tmp_path, backend):
+def test_times_are_those_at_which_frames_are_shown(tmp_path):
     times = [1000 * min(number, 9) + 40 * max(number - 9, 0) for number in range(40)]
     path = encode(tmp_path / "clip.mkv", moving_scene(40), "libx264", times, bf="2", g="12")
-    with open_video(path, backend=backend) as video:
+    with open_video(path) as video:
         assert video.times(range(40)) == pytest.approx([time / 1000 for time in times])
         assert video.times([9, 0, 9]) == pytest.approx([9, 0, 9])
         assert video.seconds == pytest.approx(times[-1] / 1000 * 40 / 39)
@@ -301,13 +301,13 @@ def test_times_follow_from_the_frame_rate_where_the_file_has_none(tmp_path, make
         assert video.times([2]) == (0.2,)
 
 
-def test_the_sample_aspect_ratio_is_ignored(tmp_path, backend):
+def test_the_sample_aspect_ratio_is_ignored(tmp_path):
     scene = moving_scene(5)
     plain = encode(tmp_path / "plain.mp4", scene, "libx264")
     path = encode(tmp_path / "wide.mp4", scene, "libx264", aspect=Fraction(2, 1))
     with av.open(str(path)) as container:
         assert container.streams.video[0].sample_aspect_ratio == 2
-    assert np.array_equal(read_everything(path, backend), read_everything(plain))
+    assert np.array_equal(read_everything(path), read_everything(plain))
     assert_close(read_everything(path), ffmpeg_frames(path))
 
 

@@ -59,7 +59,7 @@ def test_a_death_is_told_also_where_it_shows_as_a_broken_connection(cfg: CfgNode
     loader = construct_loader(cfg, "train")
     batches = iter(loader)
     next(batches)
-    (process,) = loader.dataset.in_hand.processes()
+    (process,) = loader.dataset.worker_status.processes()
 
     def break_off() -> None:
         os.kill(process, signal.SIGKILL)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
 from timesformer.config import get_cfg
-from timesformer.datasets.clips import NO_CLIP
+from timesformer.datasets.clips import PADDING_KEY
 from timesformer.datasets.loader import EpochBatchSampler, collate
 from timesformer.datasets.records import Records
 from timesformer.datasets.transforms.spatial import normalize_clips
@@ -263,13 +263,13 @@ def test_each_class_counts_alike_in_the_mean_over_classes() -> None:
 def test_a_clip_that_stands_for_none_changes_nothing(cfg: CfgNode) -> None:
     class Filled(Clips):
         def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
-            if key == NO_CLIP:
+            if key == PADDING_KEY:
                 return {**super().__getitem__((0, 0, 0)), "video": -1, "readable": False}
             return super().__getitem__(key)
 
     class FilledBatches(EpochBatchSampler):
         def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-            return ([*batch, NO_CLIP] for batch in super().__iter__())
+            return ([*batch, PADDING_KEY] for batch in super().__iter__())
 
     plain, filled = Recorder(), Recorder()
     alone, beside = (new_model(cfg, torch.float64) for _ in range(2))

@@ -1,6 +1,5 @@
 """Which values of the options make sense, alone and together, on this machine."""
 
-import importlib
 import math
 import re
 from collections.abc import Iterator
@@ -27,7 +26,6 @@ _READ_BY = {
     ("kinetics", "ssv2", "hmdb_simp", "muwiges", "folder"): ("DATA.PATH_PREFIX",),
     ("muwiges",): ("DATA.PROTOCOL", "DATA.TEST_SUBJECTS", "DATA.VAL_SUBJECTS", "DATA.TEST_SCENES"),
 }
-_SAMPLERS = ("dense", "uniform", "equidistant", "random", "segment")
 _METHODS = ("interpolate", "reverse", "brightness")
 
 _NUMBER = r"\d+(\.\d+)?"
@@ -47,11 +45,9 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "DATA.ON_UNREADABLE": ("continue", "error"),
     "DATA.SPLIT_RULE": ("auto", "files", "folders", "random"),
     "DATA.PROTOCOL": ("cross_subject", "cross_scene_subject"),
-    "DATA.SAMPLER": ("", *_SAMPLERS),
     "DATA.SAMPLER_WINDOW": ("", "full", "fit"),
-    "DATA.DECODING_BACKEND": ("auto", "pyav", "torchcodec"),
+    "DATA.DECODING_BACKEND": ("pyav", "auto", "torchcodec"),
     "DATA.SAMPLER_START": ("", "first", "center", "random"),
-    "DATA.TEST_SAMPLER": ("", *_SAMPLERS),
     "DATA.PRE_SAMPLING.ORDER": ("before_sampling", "after_sampling"),
     "DATA.SPATIAL_MODE": ("crop", "resize"),
     "DATA.ENSEMBLE_METHOD": ("sum", "max"),
@@ -255,16 +251,6 @@ def _decoding(data: CfgNode) -> Iterator[str]:
     key, least = max(needed.items(), key=lambda item: item[1])
     if (short_side := data.DECODE_SHORT_SIDE) != 0 and short_side < least:
         yield f"DATA.DECODE_SHORT_SIDE is {short_side}, expected 0 or at least {least}, for {key}"
-    if data.DECODING_BACKEND == "torchcodec":
-        try:
-            importlib.import_module("torchcodec.decoders")
-        # RuntimeError and OSError: the package is there, but not FFmpeg's libraries, or those of another version.
-        except (ImportError, RuntimeError, OSError) as error:
-            yield (
-                f"DATA.DECODING_BACKEND is torchcodec, which cannot be imported ({str(error).splitlines()[0]}); "
-                "install it with `pip install -e '.[torchcodec]'`, and FFmpeg's libraries with the packages of "
-                "your system, or give pyav"
-            )
 
 
 def _augmentation(cfg: CfgNode) -> Iterator[str]:

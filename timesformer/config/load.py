@@ -337,6 +337,8 @@ def _unknown(key: str, defaults: dict[str, Any]) -> str:
 
 
 def _warn(cfg: CfgNode, retired: dict[str, list[str]]) -> None:
+    if cfg.DATA.DECODING_BACKEND == "torchcodec":
+        _logger.warning("DATA.DECODING_BACKEND torchcodec was removed: pyav decodes the same frames")
     if retired:
         lines = [f"{', '.join(dict.fromkeys(keys))}: {reason}" for reason, keys in retired.items()]
         _logger.warning("these options have no effect here:\n  - %s", "\n  - ".join(lines))

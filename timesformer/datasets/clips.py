@@ -1,9 +1,10 @@
-"""From videos to sampled, cropped uint8 clips, and a dataset of them that is the same on every worker and rank."""
+"""Sampled, cropped uint8 clips of videos, and the dataset that DataLoader workers read them from."""
 
 import errno
+import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
+from numpy.random import RandomState
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,7 +21,7 @@ from timesformer.datasets.decoding.open import VideoError, VideoReader, open_vid
 from timesformer.datasets.manifest import known
 from timesformer.datasets.records import VideoRecord
 from timesformer.datasets.transforms.augmentation import Augmentation
-from timesformer.datasets.transforms.sampling import Sampler
+from timesformer.datasets.transforms.sampling import VideoInfo, build_sampler
 from timesformer.datasets.transforms.spatial import CENTER, horizontal_flip, resize, spatial_sampling
 from timesformer.datasets.transforms.timeline import Timeline, render, source_numbers
 from timesformer.datasets.workers.dataloader import WorkerStatus
@@ -27,25 +29,26 @@ from timesformer.datasets.workers.time_limit import TimeLimit, TookTooLongError
 from timesformer.runtime.resource_limits import is_out_of_files
 
 Key = tuple[int, int, int]
-"""What an item is asked for by: epoch, index, and how often that index came before in the epoch."""
+"""Epoch, index of the item, and how often that index came before in the epoch."""
 
-NO_CLIP: Key = (-1, -1, -1)
-"""The key of an item that stands for none: a black clip of video -1."""
+PADDING_KEY: Key = (-1, -1, -1)
+"""Key of the padding item: a black clip of video -1."""
 
-REPLACEMENT_TRIES = 10  # so many unreadable videos of a class in a row are no accident
+REPLACEMENT_TRIES = 10  # so many unreadable videos of a class in a row are not bad luck
+
+Read = Callable[[tuple[int, ...]], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class SampledClip:
-    """One view of a video, as the model gets it and as a person sees it.
+    """One view of a video.
 
     Attributes:
-        clip: uint8 (3, T, H, W), 0..255, sampled and cropped; BGR with DATA.REVERSE_INPUT_CHANNEL, else RGB.
-        frames: the same pixels, uint8 (T, H, W, 3) RGB; not to be changed, as it may share the clip's memory.
-        numbers: of the T frames in the video, from 0; of a frame that stretching made of several, the first of those.
-        times: seconds from the first frame of the video to each frame, as they are shown; NaN where that is unknown, as
-            for a folder of frames.
-        view: number of the view, as `ClipDataset` counts them: crops change fastest.
+        clip: uint8 [3, frames, height, width], 0 to 255, cropped; BGR with DATA.REVERSE_INPUT_CHANNEL, else RGB.
+        frames: the same pixels, uint8 [frames, height, width, 3], RGB; read-only, it may share memory with `clip`.
+        numbers: number of each frame in the video, from 0; of a frame interpolated between two, the first of them.
+        times: seconds from the first frame of the video to each frame; NaN where unknown (folders of frames).
+        view: number of the view, as in `ClipDataset`; crops change fastest.
     """
 
     clip: Tensor
@@ -58,106 +61,108 @@ class SampledClip:
     def of(
         cls, clip: Tensor, numbers: tuple[int, ...], times: tuple[float, ...], view: int, is_bgr: bool
     ) -> "SampledClip":
-        """With the frames of this clip."""
+        """Make `frames` from the clip."""
         return cls(clip, (clip.flip(0) if is_bgr else clip).permute(1, 2, 3, 0).numpy(), numbers, times, view)
 
 
 class ClipMaker:
-    """Makes clips of videos as the configuration asks for in a split ("train", "val" or "test").
+    """Makes the clips of a split ("train", "val" or "test") from videos.
 
     Attributes:
-        training: whether the split is the one that is trained on.
+        training: whether the split is "train".
         num_crops, num_views: crops of a clip, and views (clips along the time x crops) of a video; 1 unless in testing.
-        crop_size: side of a clip in pixels.
+        crop_size: height and width of a clip in pixels.
     """
 
     def __init__(self, cfg: CfgNode, split: str) -> None:
+        testing = split == "test"
         self.training = split == "train"
-        self.num_crops = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
-        self.num_views = cfg.TEST.NUM_ENSEMBLE_VIEWS * self.num_crops if split == "test" else 1
-        self.crop_size = cfg.DATA.TEST_CROP_SIZE if split == "test" else cfg.DATA.TRAIN_CROP_SIZE
-        self._dataset = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
-        self._sampler = Sampler.from_cfg(cfg, split)
-        self._augment = Augmentation.from_cfg(cfg) if self.training else None
+        self.num_crops = cfg.TEST.NUM_SPATIAL_CROPS if testing else 1
+        self.num_views = cfg.TEST.NUM_ENSEMBLE_VIEWS * self.num_crops if testing else 1
+        self.crop_size = cfg.DATA.TEST_CROP_SIZE if testing else cfg.DATA.TRAIN_CROP_SIZE
+        self._dataset = cfg.TEST.DATASET if testing else cfg.TRAIN.DATASET
+        self._sampler = build_sampler(cfg, split)
+        self._augmentation = Augmentation(cfg) if self.training else None
         self._data = cfg.DATA
 
-    def make(
-        self, record: VideoRecord, views: Sequence[int], rngs: Sequence[np.random.RandomState]
-    ) -> list[SampledClip]:
-        """These views of the video, opened once for all of them, decoded, cropped and augmented.
+    def make(self, record: VideoRecord, views: Sequence[int], rngs: Sequence[RandomState]) -> list[SampledClip]:
+        """Decode, crop and augment views of a video, which is opened once.
 
         Args:
-            record: of the video.
-            views: numbers from 0 to num_views - 1; in training and validation 0.
-            rngs: the source of all chance, for each view.
+            record: the video.
+            views: numbers from 0 to num_views - 1.
+            rngs: the only source of randomness, for each view.
 
         Raises:
             VideoError: if the video cannot be read.
         """
-        data = self._data
-        options = {"backend": data.DECODING_BACKEND, "short_side": data.DECODE_SHORT_SIDE}
         with as_video_error(record.path):
             num_frames, fps = known(record)
-            reader = open_video(record.path, num_frames=num_frames, fps=fps, **options)
-        with reader:
-            read, promised = _Reading(reader), reader.num_frames
-            made = []
-            for view, rng in zip(views, rngs, strict=True):
-                reader.num_frames = promised  # what one view finds out must not change what the next one is
-                made.append(self._make(reader, read, view, rng))
-            return made
+            reader = open_video(record.path, short_side=self._data.DECODE_SHORT_SIDE, num_frames=num_frames, fps=fps)
 
-    def black(self) -> Tensor:
-        """What stands for a clip that there is not, uint8 (3, T, H, W)."""
+        @functools.lru_cache(maxsize=1)  # all crops of a clip are cut from the same frames
+        def read(numbers: tuple[int, ...]) -> np.ndarray:
+            with as_video_error(record.path):
+                return reader.read(numbers)
+
+        with reader:
+            num_frames, clips = reader.num_frames, []
+            for view, rng in zip(views, rngs, strict=True):
+                reader.num_frames = num_frames  # a view must not depend on what reading another one found
+                clips.append(self._make(reader, read, view, rng))
+            return clips
+
+    def padding_clip(self) -> Tensor:
+        """Return a black clip, uint8 [3, frames, height, width]."""
         return torch.zeros(3, self._data.NUM_FRAMES, self.crop_size, self.crop_size, dtype=torch.uint8)
 
-    def _make(self, reader: VideoReader, read: "_Reading", view: int, rng: np.random.RandomState) -> SampledClip:
+    def _make(self, reader: VideoReader, read: Read, view: int, rng: RandomState) -> SampledClip:
         pixels, numbers = self._sample(reader, read, view, rng)
-        # T, 3, H, W: resizing uint8 is fast in this order
-        clip = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        with as_video_error(reader.path):  # frames of a broken file may have a shape that nothing can be made of
+        clip = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # T, 3, H, W: resizing uint8 is fast in this order
+        with as_video_error(reader.path):  # frames of a broken file may have a shape that cannot be cropped
             clip = self._crop(clip, rng, view)
-        if self._augment:
-            clip = self._augment(clip, rng)
-        data, clip = self._data, clip.transpose(0, 1)
-        clip = (clip.flip(0) if data.REVERSE_INPUT_CHANNEL else clip).contiguous()
-        return SampledClip.of(clip, numbers, reader.times(numbers), view, data.REVERSE_INPUT_CHANNEL)
+        if self._augmentation:
+            clip = self._augmentation(clip, rng)
+        clip, is_bgr = clip.transpose(0, 1), self._data.REVERSE_INPUT_CHANNEL
+        clip = (clip.flip(0) if is_bgr else clip).contiguous()
+        return SampledClip.of(clip, numbers, reader.times(numbers), view, is_bgr)
 
     def _sample(
-        self, reader: VideoReader, read: "_Reading", view: int, rng: np.random.RandomState
+        self, reader: VideoReader, read: Read, view: int, rng: RandomState
     ) -> tuple[np.ndarray, tuple[int, ...]]:
-        """Sampled frames, uint8 (T, H, W, 3), and their numbers."""
-        promised, before = reader.num_frames, rng.get_state()
+        """Sampled frames, uint8 [frames, height, width, 3], and their numbers."""
+        num_frames, state = reader.num_frames, rng.get_state()
         try:
-            return self._frames(reader, read, view, rng)
+            return self._read_frames(reader, read, view, rng)
         except VideoError:
-            if reader.num_frames in (0, promised):
+            if reader.num_frames in (0, num_frames):
                 raise
-            # The file promised more frames than there are: now that their number is known, sample among those.
-            rng.set_state(before)
-            return self._frames(reader, read, view, rng)
+            # Fewer frames decode than the file promises: sample again, now that their number is known.
+            rng.set_state(state)
+            return self._read_frames(reader, read, view, rng)
 
-    def _frames(
-        self, reader: VideoReader, read: "_Reading", view: int, rng: np.random.RandomState
+    def _read_frames(
+        self, reader: VideoReader, read: Read, view: int, rng: RandomState
     ) -> tuple[np.ndarray, tuple[int, ...]]:
         view //= self.num_crops
-        options, wanted, sampler = self._data.PRE_SAMPLING, self._data.NUM_FRAMES, self._sampler
-        stretch = {"methods": options.METHODS, "factors": options.BRIGHTNESS_FACTORS} if options.ENABLED else {}
+        options, num_frames, sampler = self._data.PRE_SAMPLING, self._data.NUM_FRAMES, self._sampler
+        video = VideoInfo(reader.num_frames, reader.fps, reader.timing)
+        stretch = (options.METHODS, options.BRIGHTNESS_FACTORS) if options.ENABLED else ()
         if options.ENABLED and options.ORDER == "after_sampling":
-            sampled = sampler.available(reader.num_frames, rng, view, reader.fps, reader.timing)
-            timeline = Timeline(len(sampled), wanted, **stretch)
-            # A timeline that the methods could not stretch is repeated from its start.
-            frames = [timeline[i % len(timeline)] for i in range(wanted)]
-            pixels = render(frames, lambda numbers: read([sampled[number] for number in numbers]))
+            sampled = sampler.available(video, rng, view)
+            timeline = Timeline(len(sampled), num_frames, *stretch)
+            # A timeline that the methods could not stretch repeats from its start.
+            frames = [timeline[i % len(timeline)] for i in range(num_frames)]
+            pixels = render(frames, lambda numbers: read(tuple(sampled[number] for number in numbers)))
             return pixels, tuple(sampled[number] for number in source_numbers(frames))
-        timeline = Timeline(reader.num_frames, math.ceil(sampler.window_length(reader.fps)), **stretch)
-        timing = reader.timing if len(timeline) == reader.num_frames else None
-        positions = sampler.positions(len(timeline), rng, view, reader.fps, timing)
-        frames = [timeline[position] for position in positions]
+        timeline = Timeline(video.length, math.ceil(sampler.window_length(video.fps)), *stretch)
+        if len(timeline) != video.length:
+            video = VideoInfo(len(timeline), video.fps)
+        frames = [timeline[position] for position in sampler.positions(video, rng, view)]
         return render(frames, read), source_numbers(frames)
 
-    def _crop(self, clip: Tensor, rng: np.random.RandomState, view: int) -> Tensor:
-        """Square clip of `crop_size`, uint8 (T, 3, H, W)."""
+    def _crop(self, clip: Tensor, rng: RandomState, view: int) -> Tensor:
+        """Square clip, uint8 [frames, 3, crop_size, crop_size]."""
         data, size = self._data, self.crop_size
         if data.SPATIAL_MODE == "resize":
             clip = resize(clip, (size, size))
@@ -171,39 +176,22 @@ class ClipMaker:
         return spatial_sampling(clip, crop, short, short, size, rng)
 
 
-class _Reading:
-    """Reads frames, and gives those that were read last again: all crops of a clip are cut from the same ones."""
-
-    def __init__(self, reader: VideoReader) -> None:
-        self._reader = reader
-        self._numbers: tuple[int, ...] = ()
-        self._pixels = np.empty(0, np.uint8)
-
-    def __call__(self, numbers: Sequence[int]) -> np.ndarray:
-        if tuple(numbers) != self._numbers:
-            with as_video_error(self._reader.path):
-                self._pixels = self._reader.read(numbers)
-            self._numbers = tuple(numbers)
-        return self._pixels
-
-
 class ClipDataset(Dataset[dict[str, Any]]):
-    """Clips of a split ("train", "val" or "test") as the configuration asks for.
+    """Clips of a split ("train", "val" or "test").
 
-    An item is asked for by (epoch, index, repeat), where the last and the first may be missing and are 0 then. In
-    testing every video gives TEST.NUM_ENSEMBLE_VIEWS x TEST.NUM_SPATIAL_CROPS items: index = video * views + view, and
-    the crop changes fastest. Everything random about an item depends on (RNG_SEED, epoch, video, view or repeat) alone.
+    The key of an item is (epoch, index, repeat), (epoch, index) or index; missing parts are 0. In testing every video
+    has TEST.NUM_ENSEMBLE_VIEWS x TEST.NUM_SPATIAL_CROPS items: index = video * views + view, and the crop changes
+    fastest. All randomness of an item depends on (RNG_SEED, epoch, video, view or repeat) alone.
 
-    Items are dicts of: clip uint8 (3, T, H, W) RGB or BGR; label int; video int, the number of the record; view int;
-    readable bool; errors, the reasons why videos could not be read, by number of the record. Such a video is, in
-    training, replaced by another one of its class (video is then the number of that one). In validation and testing, if
-    no other can be read either, and with DATA.ON_UNREADABLE error, the item is not `readable` and its clip is black:
-    what becomes of that is the main process's to say.
+    Items are dicts: clip uint8 [3, frames, height, width], RGB or BGR; label int; video int, the number of the record;
+    view int; readable bool; errors dict, the reason for each unreadable video by number of the record. In training an
+    unreadable video is replaced by another one of its class, whose number is `video`. In validation and testing, with
+    DATA.ON_UNREADABLE error, or if no other one can be read, the item is not `readable` and its clip is black.
 
     Raises DataError when the split cannot be found.
     """
 
-    in_hand: WorkerStatus | None = None  # where a loading process notes what it reads
+    worker_status: WorkerStatus | None = None  # where a DataLoader worker records what it reads
 
     def __init__(self, cfg: CfgNode, split: str) -> None:
         found = load_split(cfg, split)
@@ -215,22 +203,22 @@ class ClipDataset(Dataset[dict[str, Any]]):
         self.num_views = self._maker.num_views
         self._data = cfg.DATA
         self._seed = cfg.RNG_SEED
-        self._in_time = TimeLimit(cfg.DATA.DECODE_TIMEOUT)
-        self._too_slow: dict[int, str] = {}  # what this process will not wait for again
+        self._time_limit = TimeLimit(cfg.DATA.DECODE_TIMEOUT)
+        self._too_slow: dict[int, str] = {}  # videos that this process will not wait for again
 
     def __len__(self) -> int:
         return len(self.records) * self.num_views
 
     def __getitem__(self, key: int | tuple[int, ...]) -> dict[str, Any]:
-        if key == NO_CLIP:
-            return self._item(self._maker.black(), 0, -1, 0, False, {})
+        if key == PADDING_KEY:
+            return _item(self._maker.padding_clip(), 0, -1, 0, False, {})
         epoch, index, repeat = (*key, 0)[:3] if isinstance(key, tuple) else (0, key, 0)
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of a dataset of {len(self)}")
         video, view = divmod(index, self.num_views)
-        errors: dict[int, str] = {}
+        label, errors = int(self.records.labels[video]), {}
         for candidate in self._candidates(epoch, video, repeat):
-            rng = rng_of(self._seed, epoch, candidate, repeat if self.training else view)
+            rng = clip_rng(self._seed, epoch, candidate, repeat if self.training else view)
             try:
                 clip = self._load(candidate, view, rng)
             except VideoError as error:
@@ -238,59 +226,58 @@ class ClipDataset(Dataset[dict[str, Any]]):
                 if len(errors) > REPLACEMENT_TRIES:
                     break
             else:
-                return self._item(clip, int(self.records.labels[video]), candidate, view, True, errors)
-        return self._item(self._maker.black(), int(self.records.labels[video]), video, view, False, errors)
-
-    def _item(
-        self, clip: Tensor, label: int, video: int, view: int, readable: bool, errors: dict[int, str]
-    ) -> dict[str, Any]:
-        return {"clip": clip, "label": label, "video": video, "view": view, "readable": readable, "errors": errors}
+                return _item(clip, label, candidate, view, True, errors)
+        return _item(self._maker.padding_clip(), label, video, view, False, errors)
 
     def _candidates(self, epoch: int, video: int, repeat: int) -> Iterator[int]:
-        """The video itself, and in training those that may take its place, in the order to be tried."""
+        """The video, then in training its replacements in random order."""
         yield video
         if self.training and self._data.ON_UNREADABLE == "continue":
             same_class = np.flatnonzero(self.records.labels == self.records.labels[video])
-            others = rng_of(self._seed, epoch, video, repeat, 1).permutation(same_class).tolist()
+            others = clip_rng(self._seed, epoch, video, repeat, 1).permutation(same_class).tolist()
             yield from (other for other in others if other != video and other not in self.records.problems)
 
-    def _load(self, video: int, view: int, rng: np.random.RandomState) -> Tensor:
-        """A clip of the video, uint8 (3, T, H, W); VideoError if it cannot be read."""
+    def _load(self, video: int, view: int, rng: RandomState) -> Tensor:
+        """A clip of the video, uint8 [3, frames, height, width]; VideoError if it cannot be read."""
         record = self.records[video]
         if record.problem:
             raise VideoError(f"{record.path}: {record.problem}")
         if video in self._too_slow:
             raise VideoError(self._too_slow[video])
-        if self.in_hand:
-            self.in_hand.take(video)
+        if self.worker_status:
+            self.worker_status.record(video)
         try:
-            return self._in_time(lambda: self._maker.make(record, [view], [rng])[0].clip)
+            return self._time_limit(lambda: self._maker.make(record, [view], [rng])[0].clip)
         except TookTooLongError:
-            self._too_slow[video] = reason = too_slow(record.path, self._data.DECODE_TIMEOUT)
+            self._too_slow[video] = reason = timeout_message(record.path, self._data.DECODE_TIMEOUT)
             raise VideoError(reason) from None
 
 
-def too_slow(path: str, seconds: float) -> str:
-    """Why a video is unreadable that was still being decoded after DATA.DECODE_TIMEOUT seconds."""
+def _item(clip: Tensor, label: int, video: int, view: int, readable: bool, errors: dict[int, str]) -> dict[str, Any]:
+    return {"clip": clip, "label": label, "video": video, "view": view, "readable": readable, "errors": errors}
+
+
+def timeout_message(path: str, seconds: float) -> str:
+    """Return the error message of a video that took longer than DATA.DECODE_TIMEOUT."""
     return f"{path}: decoding took longer than DATA.DECODE_TIMEOUT {seconds:g} seconds"
 
 
 def middle_view(cfg: CfgNode) -> int:
-    """Number of the view in the middle of a tested video: of its clips the middle one, and of that one's crops."""
+    """Return the number of the middle view of a test video: the middle crop of the middle clip."""
     crops = cfg.TEST.NUM_SPATIAL_CROPS
     return (cfg.TEST.NUM_ENSEMBLE_VIEWS - 1) // 2 * crops + crops // 2
 
 
-def rng_of(*key: int) -> np.random.RandomState:
-    """The source of chance of a clip: of (RNG_SEED, epoch, video, view or repeat)."""
-    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(key)))
+def clip_rng(*key: int) -> RandomState:
+    """Return the random generator of a clip; key: (RNG_SEED, epoch, video, view or repeat)."""
+    return RandomState(np.random.MT19937(np.random.SeedSequence(key)))
 
 
 @contextmanager
 def as_video_error(path: str) -> Iterator[None]:
-    """Turn whatever a broken file makes a library raise into a VideoError, which tells its kind.
+    """Turn any error that a broken file causes in a library into a VideoError with the type of the error.
 
-    That no more files can be opened is no fault of the file, and raises an OSError.
+    Too many open files raise an OSError: that is not a fault of this file.
     """
     try:
         yield

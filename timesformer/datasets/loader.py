@@ -10,7 +10,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
-from timesformer.datasets.clips import NO_CLIP, ClipDataset, Key
+from timesformer.datasets.clips import PADDING_KEY, ClipDataset, Key
 from timesformer.datasets.workers.dataloader import SentBatch, WorkerStatus, start_worker
 
 
@@ -20,7 +20,8 @@ class EpochBatchSampler(Sampler[list[Key]]):
     The order is cut into batches for all ranks together, and each batch into as many parts as equal as can be, one for
     each rank: so the batches of a run do not depend on the number of ranks, and each key comes to one rank, once.
 
-    Shuffled, as in training, all ranks have the same number of batches; one that gets nothing of the last gets NO_CLIP.
+    Shuffled, as in training, all ranks have the same number of batches; one that gets none of
+    the last gets PADDING_KEY.
     Otherwise, as in evaluation, a rank may have one batch less.
 
     The epoch travels in the keys, because worker processes outlive an epoch and hold a copy of the dataset.
@@ -74,7 +75,7 @@ class EpochBatchSampler(Sampler[list[Key]]):
             indices, times = order[start:stop].tolist(), repeats[start:stop].tolist()
             keys = [(self.epoch, index, repeat) for index, repeat in zip(indices, times, strict=True)]
             if keys or self.shuffle:
-                yield keys or [NO_CLIP]
+                yield keys or [PADDING_KEY]
 
     @property
     def part_size(self) -> int:
@@ -141,7 +142,7 @@ def construct_loader(cfg: CfgNode, split: str, rank: int = 0, world_size: int = 
     dataset = ClipDataset(cfg, split)
     # More processes than cores only wait for each other; what an item is does not depend on their number.
     workers = min(cfg.DATA_LOADER.NUM_WORKERS, available_cores())
-    dataset.in_hand = WorkerStatus(workers)
+    dataset.worker_status = WorkerStatus(workers)
     training = split == "train"
     return DataLoader(
         dataset,

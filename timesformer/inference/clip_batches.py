@@ -16,7 +16,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from timesformer.datasets.clips import ClipMaker, SampledClip, rng_of, too_slow
+from timesformer.datasets.clips import ClipMaker, SampledClip, clip_rng, timeout_message
 from timesformer.datasets.decoding.open import VideoError
 from timesformer.datasets.records import VideoRecord
 from timesformer.datasets.workers.pool import Outcome, given_up, in_processes
@@ -74,7 +74,7 @@ def make_views(maker: ClipMaker, path: str, views: Sequence[int], seed: int) -> 
     Raises:
         VideoError: if the video cannot be read.
     """
-    return maker.make(VideoRecord(path, 0, path), views, [rng_of(seed, 0, 0, view) for view in views])
+    return maker.make(VideoRecord(path, 0, path), views, [clip_rng(seed, 0, 0, view) for view in views])
 
 
 def views_in_time(cfg: CfgNode, path: str) -> Iterator[list[SampledClip]]:
@@ -90,7 +90,7 @@ def views_in_time(cfg: CfgNode, path: str) -> Iterator[list[SampledClip]]:
             try:
                 clips = in_time(lambda views=views: make_views(maker, path, views, cfg.RNG_SEED))
             except TookTooLongError:
-                raise VideoError(too_slow(path, cfg.DATA.DECODE_TIMEOUT)) from None
+                raise VideoError(timeout_message(path, cfg.DATA.DECODE_TIMEOUT)) from None
             yield clips
 
 
@@ -150,14 +150,14 @@ class ClipBatches:
     def _begin(self, number: int) -> tuple[ClipBatch, int]:
         """An empty batch, and how many parts it waits for."""
         rows = min(self._size, self._items - number * self._size)
-        black = self._maker.black()
+        black = self._maker.padding_clip()
         return ClipBatch(black.expand(rows, *black.shape).clone()), sum(1 for _ in self._parts(number))
 
     def _put(self, outcome: Outcome, batch: ClipBatch) -> None:
         part, problem = outcome.item, outcome.problem
         if problem:
             if problem == given_up(self._cfg.DATA.DECODE_TIMEOUT):
-                problem = too_slow(part.path, self._cfg.DATA.DECODE_TIMEOUT)
+                problem = timeout_message(part.path, self._cfg.DATA.DECODE_TIMEOUT)
             elif not problem.startswith(part.path):
                 problem = f"{part.path}: {problem}"
             batch.errors[part.video] = problem

@@ -16,7 +16,7 @@ from PIL import Image
 
 from timesformer.atomic import report_write_errors, write_atomically
 from timesformer.datasets.catalog import load_split
-from timesformer.datasets.clips import ClipMaker, SampledClip, middle_view, rng_of
+from timesformer.datasets.clips import ClipMaker, SampledClip, clip_rng, middle_view
 from timesformer.datasets.decoding.open import VideoError
 from timesformer.datasets.workers.time_limit import TimeLimit, TookTooLongError
 from timesformer.visualization.run_files import Predictions
@@ -79,7 +79,7 @@ def clips_of(cfg: CfgNode, videos: Iterable[str]) -> Iterator[tuple[str, Sampled
         for number, name in enumerate(records.names):
             if name not in wanted:
                 continue
-            record, rng = records[number], rng_of(cfg.RNG_SEED, 0, number, view)
+            record, rng = records[number], clip_rng(cfg.RNG_SEED, 0, number, view)
             try:
                 (clip,) = in_time(lambda record=record, rng=rng: maker.make(record, [view], [rng]))
             except (VideoError, TookTooLongError) as error:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from timesformer.datasets.clips import SampledClip
-from timesformer.datasets.transforms.sampling import SAMPLERS, Sampler
+from timesformer.datasets.transforms.sampling import build_sampler, sampler_names
 from timesformer.errors import UserError
 from timesformer.inference.classifier import Classifier, Summary, load_model
 from timesformer.models.attention import Attention
@@ -69,8 +69,8 @@ class Service:
         self.classifier = classifier
         self.problem = problem
         cfg = classifier.cfg
-        tested_with = Sampler.from_cfg(cfg, "test").name
-        self.samplers = [tested_with, *(name for name in SAMPLERS if name != tested_with)]
+        tested_with = build_sampler(cfg, "test").name
+        self.samplers = [tested_with, *(name for name in sampler_names() if name != tested_with)]
         self.most_views = max(MOST_VIEWS, cfg.TEST.NUM_ENSEMBLE_VIEWS)
         self.default_views = cfg.TEST.NUM_ENSEMBLE_VIEWS
         self.num_parameters = sum(p.numel() for p in classifier.model.parameters())

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from timesformer.datasets.decoding.open import frame_files
-from timesformer.datasets.transforms.sampling import Sampler
+from timesformer.datasets.transforms.sampling import Uniform, VideoInfo
 from tools.benchmark.machine import describe_machine, one_core
 from tools.benchmark.readers import ORIGINAL, NotReadable, Read, versions
 
@@ -60,8 +60,8 @@ def reader_table(
             reference = thumbnails(path)
             for num_frames, rate in clips:
                 rng = np.random.RandomState(0)
-                sampler = Sampler("uniform", num_frames, rate, start="random")
-                asked = [sampler.positions(len(reference), rng) for _ in range(starts)]
+                sampler = Uniform(num_frames, rate, start="random")
+                asked = [sampler.positions(VideoInfo(len(reference)), rng) for _ in range(starts)]
                 cells, difference = measure_readers(path, readers, asked, num_frames * rate, reference, rounds)
                 yield f"| {title} | {num_frames}x{rate} | {' | '.join(cells)} | {difference:.1f} |"
 

@@ -24,14 +24,12 @@ ORIGINAL = "the original's method"
 
 def find_readers() -> dict[str, Read | None]:
     """The readers by name, None where the library is not installed; first the one that others are compared with."""
-    torchcodec, decord, cv2 = (_library(name) for name in ("torchcodec.decoders", "decord", "cv2"))
+    decord, cv2 = _library("decord"), _library("cv2")
     if cv2:
         cv2.setNumThreads(1)
     return {
         ORIGINAL: lambda *clip: _convert_whole_window(cv2, *clip),
-        "this project, pyav": lambda *clip: _this_project("pyav", *clip),
-        "this project, auto": lambda *clip: _this_project("auto", *clip),
-        "torchcodec": torchcodec and (lambda *clip: _torchcodec(torchcodec, *clip)),
+        "this project": _this_project,
         "decord": decord and (lambda *clip: _decord(decord, *clip)),
         "OpenCV": cv2 and (lambda *clip: _opencv(cv2, *clip)),
     }
@@ -39,7 +37,7 @@ def find_readers() -> dict[str, Read | None]:
 
 def versions() -> str:
     """Of the libraries that decode, those that are installed."""
-    packages = ("av", "torchcodec", "decord", "opencv-python-headless", "opencv-python", "pillow")
+    packages = ("av", "decord", "opencv-python-headless", "opencv-python", "pillow")
     installed = []
     for package in packages:
         try:
@@ -53,8 +51,8 @@ class NotReadable(Exception):
     """A reader that has no way to read what it was given."""
 
 
-def _this_project(backend: str, path: Path, positions: Sequence[int], window: int) -> np.ndarray:
-    with open_video(path, backend=backend) as reader:
+def _this_project(path: Path, positions: Sequence[int], window: int) -> np.ndarray:
+    with open_video(path) as reader:
         return reader.read(positions)
 
 
@@ -81,12 +79,6 @@ def _convert_whole_window(cv2: ModuleType | None, path: Path, positions: Sequenc
                 frames.append(torch.from_numpy(frame.to_ndarray(format="rgb24", threads=1)))
     picked = torch.tensor([position - positions[0] for position in positions])
     return torch.stack(frames).index_select(0, picked).numpy()
-
-
-def _torchcodec(torchcodec: ModuleType, path: Path, positions: Sequence[int], window: int) -> np.ndarray:
-    _needs_file(path)
-    decoder = torchcodec.VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1)
-    return decoder.get_frames_at(list(positions)).data.numpy()
 
 
 def _decord(decord: ModuleType, path: Path, positions: Sequence[int], window: int) -> np.ndarray:
@@ -125,5 +117,5 @@ def _needs_file(path: Path) -> None:
 def _library(name: str) -> ModuleType | None:
     try:
         return importlib.import_module(name)
-    except (ImportError, OSError, RuntimeError):  # the last two: without the FFmpeg libraries, or for another torch
+    except (ImportError, OSError):  # OSError: a library that it needs is missing
         return None

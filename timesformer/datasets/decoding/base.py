@@ -2,12 +2,13 @@
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
 
-from timesformer.datasets.decoding.stream_timing import StreamTiming
 from timesformer.errors import UserError
 
 MAX_PIXELS = 2**26  # of a frame (8192 x 8192); a broken header may claim any size, and memory would be taken for it
@@ -15,6 +16,48 @@ MAX_PIXELS = 2**26  # of a frame (8192 x 8192); a broken header may claim any si
 
 class VideoError(UserError):
     """A clip that cannot be read; the message names the file."""
+
+
+@dataclass(frozen=True)
+class StreamTiming:
+    """Frames, frame rate and duration of a stream, from the container's header, and the time of each frame.
+
+    Attributes:
+        num_frames: number of frames, at least 1.
+        fps: mean frame rate in frames per second, above 0.
+        duration: duration in ticks of the stream's time base, above 0.
+        times: presentation times of the frames in ticks, rising; empty where the container does not store them, as AVI
+            with reordered frames. The frames are then taken to be evenly spread over the duration.
+    """
+
+    num_frames: int
+    fps: float
+    duration: int
+    times: Sequence[int] = ()
+
+    def shown_between(self, start: float, end: float) -> tuple[int, int]:
+        """Return the numbers of the first and the last frame that facebookresearch/TimeSformer decodes for a clip.
+
+        Its decoder turns both positions into whole ticks, keeps the frames shown from the first tick to the second, and
+        the one frame after them.
+
+        Args:
+            start: position of the clip's first frame, 0 to num_frames - 1; fractions are allowed.
+            end: position of its last frame.
+
+        Returns:
+            The two numbers, first <= last. Both are the last frame where no frame is shown as late as `start`.
+        """
+        step = self.duration / self.num_frames
+        from_tick, to_tick = int(start * step), int(end * step)
+        if self.times:
+            last_frame = len(self.times) - 1
+            first, last = bisect_left(self.times, from_tick), bisect_right(self.times, to_tick)
+        else:
+            last_frame = self.num_frames - 1
+            first, last = math.ceil(from_tick / step), math.floor(to_tick / step) + 1
+        first = min(first, last_frame)
+        return first, max(first, min(last, last_frame))
 
 
 class VideoReader(ABC):

@@ -7,7 +7,6 @@ from timesformer.datasets.decoding.base import VideoError, VideoReader
 from timesformer.datasets.decoding.frame_series import FRAME_EXTENSIONS, is_image_name
 from timesformer.datasets.decoding.images import FrameFiles, frame_files, frame_names, numbered_frames
 from timesformer.datasets.decoding.pyav import VideoFile
-from timesformer.errors import UserError
 
 __all__ = ["FRAME_EXTENSIONS", "VideoError", "VideoReader", "frame_files", "is_image_name", "open_video"]
 
@@ -15,7 +14,6 @@ __all__ = ["FRAME_EXTENSIONS", "VideoError", "VideoReader", "frame_files", "is_i
 def open_video(
     path: str | os.PathLike[str],
     *,
-    backend: str = "auto",
     short_side: int = 0,
     num_frames: int = 0,
     fps: float = 0.0,
@@ -24,7 +22,6 @@ def open_video(
 
     path: a folder holds its frames as .jpg or .png, see `select_frames`. Numbered frames are
         `DIR/NAME_%06d.jpg#FIRST-LAST`, see `numbered_frames`; their folder is not listed.
-    backend: who decodes video files, as DATA.DECODING_BACKEND.
     short_side: pixels; frames may come scaled down as long as their short side is not below this. 0: as they are.
     num_frames, fps: as known from an earlier look at the file, and believed; 0: unknown.
 
@@ -48,19 +45,4 @@ def open_video(
         return FrameFiles(path, files, short_side, fps)
     if facts.st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes): copy or download it again")
-    return _video_file(backend)(path, facts.st_size, short_side, num_frames, fps)
-
-
-def _video_file(backend: str) -> type[VideoFile]:
-    if backend != "torchcodec":
-        return VideoFile  # of what is installed, the fastest: see docs/decoding.md
-    try:
-        from timesformer.datasets.decoding.torchcodec_file import TorchcodecFile
-    # What is missing is the package (ImportError) or the libraries of FFmpeg (RuntimeError, OSError).
-    except (ImportError, RuntimeError, OSError) as error:
-        raise UserError(
-            f"torchcodec cannot be imported ({str(error).splitlines()[0]}); install it with "
-            "`pip install -e '.[torchcodec]'`, and FFmpeg's libraries with the packages of your system, "
-            "or give pyav as DATA.DECODING_BACKEND"
-        ) from error
-    return TorchcodecFile
+    return VideoFile(path, facts.st_size, short_side, num_frames, fps)

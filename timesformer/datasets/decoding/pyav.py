@@ -12,7 +12,7 @@ from av.bitstream import BitStreamFilterContext
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
-from timesformer.datasets.decoding.base import MAX_PIXELS, VideoError, VideoReader, scaled
+from timesformer.datasets.decoding.base import MAX_PIXELS, StreamTiming, VideoError, VideoReader, scaled
 from timesformer.datasets.decoding.containers import EXTENSIONS_OF
 from timesformer.datasets.decoding.orientation import UPRIGHT, Orientation, from_display_matrix
 from timesformer.datasets.decoding.packet_index import (
@@ -24,7 +24,6 @@ from timesformer.datasets.decoding.packet_index import (
     leading,
     vpx_hidden,
 )
-from timesformer.datasets.decoding.stream_timing import StreamTiming
 from timesformer.datasets.decoding.unsupported import describe_format
 
 LARGEST_KEPT = 2**26  # bytes; of a larger file the packets are read again when they are needed

@@ -96,13 +96,13 @@ class Timeline(Sequence[Frame]):
         return Gain(frame, self._factors[copy - 1]) if copy else frame
 
 
-def render(frames: Sequence[Frame], read: Callable[[Sequence[int]], np.ndarray]) -> np.ndarray:
+def render(frames: Sequence[Frame], read: Callable[[tuple[int, ...]], np.ndarray]) -> np.ndarray:
     """Make the pixels of `frames`, uint8 (T, H, W, 3).
 
     read: returns the source frames of the given numbers (rising, each once) as uint8 (N, H, W, 3), as
     `VideoReader.read` does; it is called once, and asked only for frames that `frames` are made of.
     """
-    numbers = sorted({number for frame in frames for number in _sources(frame)})
+    numbers = tuple(sorted({number for frame in frames for number in _sources(frame)}))
     pixels: dict[Frame, np.ndarray] = dict(zip(numbers, read(numbers), strict=True))
     return np.stack([_round(_pixels(frame, pixels)) for frame in frames])
 

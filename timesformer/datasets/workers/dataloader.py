@@ -122,11 +122,11 @@ def start_worker(worker: int) -> None:
     and is needed no more (`report_worker_death`); it ends at once if the main process is killed, be that before it came
     here.
     """
-    in_hand = get_worker_info().dataset.in_hand
+    worker_status = get_worker_info().dataset.worker_status
 
     def leave() -> None:
         time.sleep(GRACE)
-        while in_hand.needed:
+        while worker_status.needed:
             time.sleep(GRACE)
         os._exit(0)
 
@@ -160,7 +160,7 @@ def report_worker_death(*loaders: DataLoader) -> Iterator[None]:
         UserError: if a worker dies or its connection breaks, or shared memory or file descriptors are too few.
     """
     for loader in loaders:
-        loader.dataset.in_hand.needed = True
+        loader.dataset.worker_status.needed = True
     try:
         if needed := sum(map(_open_files, loaders)):
             require_open_files(needed + SPARE_FILES)
@@ -180,7 +180,7 @@ def report_worker_death(*loaders: DataLoader) -> Iterator[None]:
             del explained
     finally:
         for loader in loaders:
-            loader.dataset.in_hand.needed = False
+            loader.dataset.worker_status.needed = False
 
 
 def _open_files(loader: DataLoader) -> int:
@@ -209,7 +209,7 @@ def _explanation(error: Exception, loaders: tuple[DataLoader, ...]) -> UserError
             how = f"broke its connection ({type(error).__name__}: {error})"
         elif not dead:
             return None
-    videos = [(loader, loader.dataset.in_hand.of(process)) for process in dead for loader in loaders]
+    videos = [(loader, loader.dataset.worker_status.of(process)) for process in dead for loader in loaders]
     paths = [loader.dataset.records[video].path for loader, video in videos if video is not None]
     reading = f" while it read {', '.join(paths)}" if paths else ""
     return UserError(
@@ -223,7 +223,7 @@ def _dead(loaders: tuple[DataLoader, ...]) -> set[int]:
     """Processes of these loaders that do not live any more, waiting a moment for the first."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        dead = {process for loader in loaders for process in loader.dataset.in_hand.processes()}
+        dead = {process for loader in loaders for process in loader.dataset.worker_status.processes()}
         dead -= {child.pid for child in active_children()}
         if dead or time.monotonic() > deadline:
             return dead
