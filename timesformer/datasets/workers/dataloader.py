@@ -57,7 +57,7 @@ class WorkerStatus:
     def needed(self, value: bool) -> None:
         self._needed.value = value
 
-    def take(self, video: int) -> None:
+    def record(self, video: int) -> None:
         """Note in a loading process that it reads this video now; elsewhere nothing."""
         if worker := get_worker_info():
             self._table[2 * worker.id : 2 * worker.id + 2] = [os.getpid(), video + 1]
