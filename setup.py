@@ -1,4 +1,4 @@
-"""Installation: `pip install -e .`; with `.[baselines]` for what timm and torchvision have, `.[dev]` for the tests."""
+"""Installation: `pip install -e .`; with `.[dev]` for the tests."""
 
 import re
 from pathlib import Path
@@ -7,9 +7,6 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "timesformer/__init__.py").read_text())[1]
-# Of MODEL.MODEL_NAME torchvision/<name> and timm/<name>, SOLVER.LAYER_DECAY, DATA.AUTO_AUGMENT, DATA.RE_PROB and MIXUP;
-# torchvision must match torch.
-BASELINES = ["timm>=1.0.15", "torchvision>=0.20"]
 
 setup(
     name="timesformer",
@@ -27,8 +24,10 @@ setup(
         "numpy>=1.26",
         "av>=17,<19",
         "pillow>=10",
+        "einops>=0.8",
         "filelock>=3.12",
         "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.10",
         "jinja2>=3.1",
         "matplotlib>=3.8",
         "pyyaml>=6",
@@ -39,15 +38,16 @@ setup(
         "simplejson>=3.19",
         "submitit>=1.5",
         "tensorboard>=2.15",
+        "timm>=1.0.15",
+        "torchvision>=0.20",  # in the build that belongs to torch
         "tqdm>=4.66",
     ],
     extras_require={
-        "baselines": BASELINES,
         # Other libraries' readers, for `tools/benchmark.py data` to compare with.
         "benchmark": ["decord>=0.6", "opencv-python-headless>=4.8"],
         "app": ["streamlit>=1.46"],  # the web page, tools/app.py
+        "s3": ["boto3>=1.34"],  # paths that begin with s3://
         "dev": [
-            *BASELINES,
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6",

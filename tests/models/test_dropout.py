@@ -1,4 +1,4 @@
-"""Dropout and stochastic depth draw for each sample, in every model that a configuration can name."""
+"""Every model draws a dropout mask for each sample."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +49,7 @@ def dropped_in(model: nn.Module) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
 
 
 @pytest.mark.parametrize(("name", "key", "value"), MODELS)
-def test_equal_clips_of_a_batch_have_different_dropout_masks_everywhere(name: str, key: str, value: str | int) -> None:
+def test_dropout_masks_differ_between_clips(name: str, key: str, value: str | int) -> None:
     torch.manual_seed(0)
     model = build_model(cfg_of(name, key, value)).train()
     clip = torch.randn(1, 3, FRAMES, 16, 16)
@@ -63,7 +63,7 @@ def test_equal_clips_of_a_batch_have_different_dropout_masks_everywhere(name: st
 
 
 @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
-def test_the_class_token_is_dropped_as_if_dropout_acted_on_all_tokens_together(attention_type: str) -> None:
+def test_dropout_of_the_class_token(attention_type: str) -> None:
     cfg = cfg_of("TimeSformer", "TIMESFORMER.ATTENTION_TYPE", attention_type)
     torch.manual_seed(0)
     model: VisionTransformer = build_model(cfg).model.train()

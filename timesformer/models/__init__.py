@@ -1,7 +1,11 @@
-"""Models: TimeSformer and its relatives, and reading weights into them."""
+"""Models: TimeSformer, ViViT and other libraries' baselines, and their pretrained weights."""
 
-from timesformer.models import vit as _vit  # noqa: F401 (registers its models)
-from timesformer.models import vivit as _vivit  # noqa: F401
-from timesformer.models.build import MODEL_REGISTRY, build_model
+from timesformer.torchvision_import import repair_torchvision
+
+repair_torchvision()  # timm imports torchvision
+
+from timesformer.models import vit as _vit  # noqa: E402, F401 (registers its models)
+from timesformer.models import vivit as _vivit  # noqa: E402, F401
+from timesformer.models.build import MODEL_REGISTRY, build_model  # noqa: E402
 
 __all__ = ["MODEL_REGISTRY", "build_model"]

@@ -1,46 +1,88 @@
-"""The registry of models by name, and building the one a configuration asks for."""
+"""The registry of models, and what its transformers share."""
+
+import logging
+from typing import Any
 
 from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
-from torch import nn
+from torch import Tensor, nn
 
 from timesformer.errors import UserError
+from timesformer.models.weights.loading import load_pretrained
+
+logger = logging.getLogger(__name__)
 
 MODEL_REGISTRY = Registry("MODEL")
-MODEL_REGISTRY.__doc__ = """Models by the name that MODEL.MODEL_NAME gives.
+"""Models by MODEL.MODEL_NAME: functions of the configuration, or classes with a method `from_config(cfg)`."""
 
-A registered class is built by its `from_config(cfg)` where it has one, else by its constructor with the configuration.
-"""
+
+class RegisteredTransformer(nn.Module):
+    """A transformer as `.model`, so that the names in the state dict begin with `model.`, as in every checkpoint.
+
+    Args:
+        model: the transformer.
+        pretrained_model: initial weights, see `read_checkpoint`; "" for none.
+        strict_loading: refuse weights that leave a tensor new or unused.
+    """
+
+    def __init__(self, model: nn.Module, pretrained_model: str = "", strict_loading: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        if pretrained_model:
+            report = load_pretrained(self, pretrained_model, model.pos_embed_interpolation, strict_loading)
+            logger.info("weights from %s\n%s", pretrained_model, report.table())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Clips [batch, 3, frames, height, width] (float, normalised) to logits [batch, classes]."""
+        return self.model(x)
+
+
+def transformer_options(cfg: CfgNode) -> dict[str, Any]:
+    """The arguments that all registered transformers take from the configuration."""
+    options = cfg.TIMESFORMER
+    return {
+        "img_size": cfg.DATA.TRAIN_CROP_SIZE,
+        "num_classes": cfg.MODEL.NUM_CLASSES,
+        "num_frames": cfg.DATA.NUM_FRAMES,
+        "pretrained_model": options.PRETRAINED_MODEL,
+        "strict_loading": cfg.TRAIN.STRICT_LOADING,
+        "embed_dim": options.EMBED_DIM,
+        "depth": options.DEPTH,
+        "num_heads": options.NUM_HEADS,
+        "mlp_ratio": options.MLP_RATIO,
+        "drop_rate": options.DROP_RATE,
+        "attn_drop_rate": options.ATTN_DROP_RATE,
+        "drop_path_rate": options.DROP_PATH_RATE,
+        "dropout": cfg.MODEL.DROPOUT_RATE,
+        "pos_embed_interpolation": options.POS_EMBED_INTERPOLATION,
+        "init": options.INIT,
+    }
 
 
 def build_model(cfg: CfgNode, fresh: bool = False) -> nn.Module:
     """Builds the model MODEL.MODEL_NAME on the CPU, in training mode.
 
-    Weights are read only where TIMESFORMER.PRETRAINED_MODEL names some or MODEL.PRETRAINED asks for a baseline's, and
-    downloaded only where they are not on this machine. `torchvision/<name>` and `timm/<name>` are baselines, any other
-    name is in the registry.
+    `torchvision/<name>` and `timm/<name>` are baselines, other names are looked up in the registry. Pretrained weights
+    are read if TIMESFORMER.PRETRAINED_MODEL or, for baselines, MODEL.PRETRAINED asks for them.
 
     Args:
         cfg: the configuration.
-        fresh: leave those two out, because the weights are going to come from elsewhere.
+        fresh: ignore both options, because the weights are loaded later.
 
     Raises:
-        UserError: if no model has that name.
+        UserError: if there is no model of that name.
     """
     if fresh:
         cfg = cfg.clone()
         cfg.MODEL.PRETRAINED, cfg.TIMESFORMER.PRETRAINED_MODEL = False, ""
     name = cfg.MODEL.MODEL_NAME
     if "/" in name:
-        from timesformer.models.baselines import BASELINES  # here, because most runs need none
+        from timesformer.models.baselines import BASELINES  # only where needed
 
         if (library := name.partition("/")[0]) in BASELINES:
             return BASELINES[library].from_config(cfg)
     if name not in MODEL_REGISTRY:
         known = ", ".join(sorted(registered for registered, _ in MODEL_REGISTRY))
-        raise UserError(
-            f"MODEL.MODEL_NAME is {name!r}, which is not a model of this project; known are: {known}, "
-            "torchvision/<name> and timm/<name>"
-        )
+        raise UserError(f"MODEL.MODEL_NAME is {name!r}, expected one of {known}, torchvision/<name> or timm/<name>")
     model_class = MODEL_REGISTRY.get(name)
     return model_class.from_config(cfg) if hasattr(model_class, "from_config") else model_class(cfg)

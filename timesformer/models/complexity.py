@@ -19,14 +19,13 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
-    """Multiply-adds of the model as published, counted by fvcore, or by PyTorch for baselines, as their tables are.
+    """Multiply-adds of the model ("FLOPs" in papers), counted by fvcore, or for baselines by PyTorch.
 
-    One multiply-add is one operation, as the field counts "FLOPs". Shortcuts that leave the result unchanged (the last
-    block for the class token alone, folded projections) are switched off, so that figures compare with papers. PyTorch
-    counts matrix products, convolutions and attention; fvcore also the norms, about one part in a thousand.
+    Exact shortcuts (last block for the class token only, merged projections) are off, as in papers. PyTorch counts
+    matrix products, convolutions and attention; fvcore also normalisation, about one part in a thousand.
 
     Args:
-        model: on any device; the meta device counts without computing.
+        model: on any device; nothing is computed on the meta device.
         shape: of the input, [batch, channels, frames, height, width].
     """
     transformers = [module for module in model.modules() if hasattr(module, "last_block_cls_only")]
@@ -34,7 +33,7 @@ def count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
     clip = torch.zeros(*shape, device=next(model.parameters()).device)
     training = model.training
     try:
-        if isinstance(model, Baseline):  # fvcore traces, which convolutions on the meta device do not stand
+        if isinstance(model, Baseline):  # fvcore traces, which fails for convolutions on the meta device
             with FlopCounterMode(display=False) as counter, torch.enable_grad():
                 model.eval()(clip)
             return counter.get_total_flops() // 2
@@ -53,6 +52,5 @@ def count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
 
 
 def _attention_multiply_adds(inputs: list[Any], outputs: list[Any]) -> int:
-    """Queries times keys, and weights times values."""
     q, k, v = (value.type().sizes() for value in inputs[:3])
-    return math.prod(q) * k[-2] + math.prod(q[:-1]) * k[-2] * v[-1]
+    return math.prod(q) * k[-2] + math.prod(q[:-1]) * k[-2] * v[-1]  # queries times keys, weights times values

@@ -1,36 +1,33 @@
-"""A model's layers from the input to the head: which are frozen, and how far each is from the head."""
+"""The layers of a model from the input to the head: their numbers, and freezing some of them."""
 
 import re
 
+from timm.models import group_parameters
 from torch import nn
 
 from timesformer.errors import UserError
-from timesformer.torchvision_import import import_package
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of a model's heads, without the leading `model.`; baselines keep them as `head_names`."""
+    """Names of the layers that give the logits, without the leading `model.`; baselines have them as an attribute."""
     return getattr(model, "head_names", ("head",))
 
 
 def layer_numbers(model: nn.Module) -> dict[str, int]:
-    """The number of the layer that each parameter belongs to.
+    """The number of the layer of each parameter: 0 before the first block, then the blocks, last the head.
 
-    0 is what comes before the first block (patch embedding, position embeddings, a convolutional stem), then follows
-    each block, with whatever stands behind it such as the last norm, and the head is last. A timm model is asked for
-    its layers; in any other, the blocks are the entries of its lists of modules, in the order they were registered.
+    What follows a block, such as the last norm, belongs to that block. Layers of timm models are timm's; in other
+    models, blocks are the entries of the network's module lists in the order of registration.
 
     Args:
-        model: a model by the name of MODEL.MODEL_NAME, which holds the network as `.model`.
+        model: a model of `build_model`, which holds the network as `.model`.
 
     Returns:
-        Numbers without a gap from 0, by the parameter's name in `model`.
+        Numbers from 0 without a gap, by the parameter's name in `model`.
     """
     network = model.model
-    names = [name for name, _ in network.named_parameters()]
     if hasattr(network, "group_matcher"):
-        manipulate = import_package("timm.models", "a timm model")
-        order = manipulate.group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+        order = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
     else:
         blocks = {
             f"{list_name}.{index}": None
@@ -41,24 +38,25 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
         }
         number_of = {block: number for number, block in enumerate(blocks, start=1)}
         order, current = {}, 0
-        for name in names:
+        for name, _ in network.named_parameters():
             current = number_of.get(".".join(name.split(".")[:2]), current)
             order[name] = current
     heads = tuple(f"{head}." for head in head_names(model))
-    order = {name: float("inf") if name.startswith(heads) else order[name] for name in names}
+    order |= {name: float("inf") for name in order if name.startswith(heads)}
     ranks = {number: rank for rank, number in enumerate(sorted(set(order.values())))}
-    return {f"model.{name}": ranks[number] for name, number in order.items()}
+    return {f"model.{name}": ranks[order[name]] for name, _ in network.named_parameters()}
 
 
 def freeze(model: nn.Module, what: str) -> None:
-    """Marks the parameters that stay as they are, so that neither gradients nor updates are computed for them.
+    """Freezes parameters: no gradients are computed for them.
 
     Args:
-        model: as for `layer_numbers`.
-        what: "none"; "backbone", all but the head; "all_but_last_N", all but the last N blocks and what follows them.
+        model: see `layer_numbers`.
+        what: MODEL.FREEZE: "none"; "backbone", all except the head; "all_but_last_N", all except the last N blocks and
+            what follows them.
 
     Raises:
-        UserError: if the model has no more than N blocks.
+        UserError: if the model has fewer than N blocks.
     """
     if what == "none":
         return
@@ -66,19 +64,15 @@ def freeze(model: nn.Module, what: str) -> None:
     head = max(numbers.values())
     last = int(match[1]) if (match := re.fullmatch(r"all_but_last_(\d+)", what)) else 0
     if last >= head:
-        raise UserError(
-            f"MODEL.FREEZE is {what}, but the model has {head - 1} blocks behind its first layer; expected "
-            f"all_but_last_{head - 1} at most, or MODEL.FREEZE none to train everything"
-        )
+        raise UserError(f"MODEL.FREEZE is {what}, but the model has {head - 1} blocks; choose a smaller number")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(numbers[name] >= head - last)
 
 
 def train_mode(model: nn.Module) -> None:
-    """Puts the model in training mode, except for what is frozen.
+    """Sets training mode, except for frozen layers and for dropout that only frozen layers follow.
 
-    Frozen norms keep their statistics. Dropout acts only where something that is trained comes after it, and not
-    within a frozen block.
+    Frozen normalisation layers keep their statistics.
     """
     model.train()
     trained = True

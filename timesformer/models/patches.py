@@ -1,22 +1,17 @@
-"""Cutting clips into patches or tubelets, and projecting each to a token."""
+"""Patch and tubelet embeddings: cutting a clip into pieces and projecting each to a token."""
 
 from typing import Literal
 
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 TubeletInit = Literal["central", "inflate"]
-"""How a tubelet projection is made from one of patches: its central frame alone sees the picture, or all alike."""
+"""Tubelet projection made from a patch projection: weights for the central frame only, or equal for all frames."""
 
 
 class PatchEmbed(nn.Module):
-    """Cuts each frame into square patches and projects each to a token.
-
-    Args:
-        patch_size: side of a patch in pixels.
-        in_chans: channels of a frame.
-        embed_dim: width of a token.
-    """
+    """Cuts each frame into square patches of `patch_size` pixels and projects each to a token."""
 
     def __init__(self, patch_size: int = 16, in_chans: int = 3, embed_dim: int = 768) -> None:
         super().__init__()
@@ -27,23 +22,19 @@ class PatchEmbed(nn.Module):
         """[batch, channels, frames, height, width] to [batch, frames, rows, columns, dim].
 
         Raises:
-            ValueError: if the clip has other axes, or height or width is smaller than a patch or not a multiple of it.
+            ValueError: if the clip has other axes, or its size is not a multiple of the patch size.
         """
-        _check_axes(clip, self.proj.in_channels)
-        tubelets = _cut(clip, (1, self.patch_size, self.patch_size))
-        return F.linear(tubelets, self.proj.weight.flatten(1), self.proj.bias)
+        return _project(clip, (1, self.patch_size, self.patch_size), self.proj)
 
 
 class TubeletEmbed(nn.Module):
-    """Cuts a clip into tubelets, patches that reach over several frames, and projects each to a token.
-
-    (ViViT, Arnab et al. 2021, https://arxiv.org/abs/2103.15691, section 3.2.)
+    """Cuts a clip into tubelets and projects each to a token (ViViT, https://arxiv.org/abs/2103.15691, section 3.2).
 
     Args:
         tubelet_size: frames, height and width of a tubelet.
         in_chans: channels of a frame.
         embed_dim: width of a token.
-        init: how `inflate` makes the projection from an image model's, "central" or "inflate".
+        init: what `inflate` does, "central" or "inflate".
     """
 
     def __init__(
@@ -62,49 +53,36 @@ class TubeletEmbed(nn.Module):
         """[batch, channels, frames, height, width] to [batch, steps, rows, columns, dim].
 
         Raises:
-            ValueError: if the clip has other axes, or its sizes are less than a tubelet's or not a multiple of them.
+            ValueError: if the clip has other axes, or its size is not a multiple of the tubelet size.
         """
-        _check_axes(clip, self.proj.in_channels)
-        return F.linear(_cut(clip, self.tubelet_size), self.proj.weight.flatten(1), self.proj.bias)
+        return _project(clip, self.tubelet_size, self.proj)
 
     def inflate(self, kernel: Tensor) -> Tensor:
-        """The projection of tubelets that begins as an image model's.
+        """Makes the weights of the projection from those of an image model (section 3.4 of the paper).
 
-        With "central" a token is that of its central frame, floor(frames / 2); with "inflate" that of the mean frame
-        (section 3.4 of the paper).
+        A token is then that of the central frame, floor(frames / 2), or with "inflate" that of the mean frame.
 
         Args:
-            kernel: [dim, channels, height, width], of an image model.
+            kernel: [dim, channels, height, width].
 
         Returns:
             [dim, channels, frames, height, width], dtype of `kernel`.
         """
         frames = self.tubelet_size[0]
         if self.init == "inflate":
-            return (kernel / frames).unsqueeze(2).repeat(1, 1, frames, 1, 1)
+            return repeat(kernel / frames, "d c h w -> d c t h w", t=frames)
         inflated = kernel.new_zeros(*kernel.shape[:2], frames, *kernel.shape[2:])
         inflated[:, :, frames // 2] = kernel
         return inflated
 
 
-def _check_axes(clip: Tensor, channels: int) -> None:
-    if clip.ndim != 5 or clip.shape[1] != channels:
-        raise ValueError(
-            f"the clip is {list(clip.shape)}, expected [batch, {channels}, frames, height, width]; transpose it if its "
-            "frames come before its channels"
-        )
-
-
-def _cut(clip: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """[batch, channels, frames, height, width] to [batch, steps, rows, columns, channels * pixels of a tubelet]."""
-    frames, height, width = clip.shape[-3:]
+def _project(clip: Tensor, size: tuple[int, int, int], proj: nn.Conv2d | nn.Conv3d) -> Tensor:
+    if clip.ndim != 5 or clip.shape[1] != proj.in_channels:
+        raise ValueError(f"clip is {list(clip.shape)}, expected [batch, {proj.in_channels}, frames, height, width]")
+    for axis, total, part in zip(("frames", "height", "width"), clip.shape[2:], size, strict=True):
+        if total % part or not total:
+            raise ValueError(f"clip is {list(clip.shape)}: its {axis} must be a multiple of {part}")
+    # A convolution whose stride is its kernel size is one matrix product, which is faster and needs no copy of frames.
     t, p, q = size
-    if height % p or width % q or not height or not width:
-        raise ValueError(f"a clip of {height}x{width} pixels cannot be cut into patches of {p}x{q}; resize or crop it")
-    if frames % t or not frames:
-        raise ValueError(f"a clip of {frames} frames cannot be cut into tubelets of {t}; give it a multiple of {t}")
-    # A convolution whose stride is its size is one matrix product over the tubelets' pixels; as such it reads the
-    # frames where they lie in [channels, frames] order and is faster than the convolution kernels.
-    tubelets = clip.unflatten(-1, (-1, q)).unflatten(-3, (-1, p)).unflatten(-5, (-1, t))
-    # [batch, channels, steps, t, rows, p, columns, q]
-    return tubelets.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
+    pieces = rearrange(clip, "b c (t t1) (h h1) (w w1) -> b t h w (c t1 h1 w1)", t1=t, h1=p, w1=q)
+    return F.linear(pieces, proj.weight.flatten(1), proj.bias)

@@ -1,20 +1,18 @@
 """TimeSformer: a vision transformer over the patches of several frames (Bertasius et al. 2021,
-https://arxiv.org/abs/2102.05095), with divided, joint or space-only attention.
-
-The transformer first, then the models by name. Module names are those of facebookresearch/TimeSformer, so that its
-checkpoints fit.
+https://arxiv.org/abs/2102.05095). Module names are those of facebookresearch/TimeSformer.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
+from einops import rearrange, reduce
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from timesformer.models.blocks import Init, check_choice, initialize_linear, make_blocks, run_blocks
-from timesformer.models.build import MODEL_REGISTRY
+from timesformer.models.blocks import Init, check_choice, initialize_linear, joint_forward, make_blocks, prepend_cls
+from timesformer.models.build import MODEL_REGISTRY, RegisteredTransformer, transformer_options
 from timesformer.models.embeddings import (
     Interpolation,
     position_table,
@@ -22,42 +20,39 @@ from timesformer.models.embeddings import (
     resize_time_embed,
     time_table,
 )
-from timesformer.models.named import NamedTransformer, shared_options, size_options
 from timesformer.models.patches import PatchEmbed
 from timesformer.models.variants import LIGHT_VARIANTS
 
 AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
-ATTENTION_TYPES: tuple[str, ...] = ("divided_space_time", "joint_space_time", "space_only")
+ATTENTION_TYPES: tuple[str, ...] = get_args(AttentionType)
 
 
 class VisionTransformer(nn.Module):
     """A vision transformer for clips.
 
     Args:
-        img_size: height and width the position embeddings are made for, in pixels (other sizes are interpolated).
+        img_size: height and width of the position embeddings, in pixels; they are resized to those of a clip.
         patch_size: side of a patch in pixels.
         in_chans: channels of a frame.
-        num_classes: outputs of the head; 0 leaves the head out.
+        num_classes: outputs of the head; 0 for no head.
         embed_dim: width of a token.
         depth: number of blocks.
         num_heads: attention heads.
-        mlp_ratio: hidden units of the MLP per unit of width.
+        mlp_ratio: hidden units of the MLP divided by `embed_dim`.
         qkv_bias: whether queries, keys and values have a bias.
         drop_rate: dropout after embeddings and projections.
         attn_drop_rate: dropout on attention weights.
         drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
         norm_layer: makes the normalisation of a given width.
-        num_frames: frames the time embeddings are made for (other numbers are interpolated).
+        num_frames: length of the time embeddings; they are resized to the frames of a clip.
         attention_type: "divided_space_time", "joint_space_time" or "space_only".
         dropout: dropout before the head.
-        pos_embed_interpolation: how embeddings are fitted to other sizes: "bicubic" (2-D in space, linear in time) or
-            "legacy" (nearest neighbour, as the original).
-        init: "pretrained" (the original's initialisation, a starting point for loading weights) or "scratch" (one that
-            learns from few clips).
+        pos_embed_interpolation: "bicubic" (2-D in space, linear in time) or "legacy" (nearest, as the original).
+        init: "pretrained" (the original's) or "scratch" (learns from few clips).
 
     Attributes:
-        last_block_cls_only: compute the last block for the class token alone. Exact, since nothing else of it reaches
-            the logits; switch it off to count operations as papers do, or to look at the last block's patches.
+        last_block_cls_only: compute the last block for the class token only. This is exact, since the head sees nothing
+            else; set it to False to count operations as papers do or to look at the patches of the last block.
 
     Raises:
         ValueError: on an unknown attention type, interpolation or initialisation.
@@ -86,8 +81,8 @@ class VisionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("attention_type", attention_type, ATTENTION_TYPES)
-        check_choice("pos_embed_interpolation", pos_embed_interpolation, ("bicubic", "legacy"))
-        check_choice("init", init, ("pretrained", "scratch"))
+        check_choice("pos_embed_interpolation", pos_embed_interpolation, get_args(Interpolation))
+        check_choice("init", init, get_args(Init))
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.attention_type = attention_type
         self.num_classes = num_classes
@@ -121,28 +116,25 @@ class VisionTransformer(nn.Module):
         self.initialize(init)
 
     @torch.no_grad()
-    def initialize(self, scheme: Init) -> None:
-        """Sets every parameter but the patch projection (which keeps PyTorch's own).
+    def initialize(self, init: Init) -> None:
+        """Sets every parameter except the patch projection, which keeps PyTorch's initialisation.
 
-        "pretrained": truncated normal weights of standard deviation 0.02 and no temporal residual (`temporal_fc` is
-        zero in every block), so that an image model's weights start as that image model. "scratch": weights that keep
-        the variance (1 / sqrt(inputs)), and smooth sine and cosine tables for place and time, with which small models
-        learn motion from hundreds of clips.
+        "pretrained": truncated normal weights (std 0.02); `temporal_fc` is zero, so that the weights of an image model
+        give that image model. "scratch": weights that keep the variance, sine and cosine position and time embeddings.
         """
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        initialize_linear(self, scheme)
-        if scheme == "pretrained":
+        initialize_linear(self, init)
+        if init == "scratch":
+            self.pos_embed[0, 1:] = position_table(*self.grid, self.embed_dim)
+            if self.attention_type != "space_only":
+                self.time_embed[0] = time_table(self.time_embed.shape[1], self.embed_dim)
+        elif self.attention_type == "divided_space_time":
             for block in self.blocks:
-                if self.attention_type == "divided_space_time":
-                    nn.init.zeros_(block.temporal_fc.weight)
-            return
-        self.pos_embed[0, 1:] = position_table(*self.grid, self.embed_dim)
-        if self.attention_type != "space_only":
-            self.time_embed[0] = time_table(self.time_embed.shape[1], self.embed_dim)
+                nn.init.zeros_(block.temporal_fc.weight)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that are embeddings, which an optimizer may leave undecayed."""
+        """Names of the embeddings, which an optimizer may exclude from weight decay."""
         return {"cls_token", "pos_embed", "time_embed"}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,48 +144,45 @@ class VisionTransformer(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips [batch, channels, frames, height, width] to the normalised class token [batch, dim]."""
         cls, patches = self.embed(x)
+        num_outputs = 1 if self.last_block_cls_only else None
         if self.attention_type == "divided_space_time":
-            tokens = self._divided(cls, patches)
+            for block in self.blocks[:-1]:
+                cls, patches = block.forward_divided(cls, patches)
+            tokens, patches = self.blocks[-1].forward_divided(cls, patches, cls_only=self.last_block_cls_only)
+            if patches is not None:
+                tokens = prepend_cls(tokens, rearrange(patches, "b t n d -> b (t n) d"))
         elif self.attention_type == "joint_space_time":
-            tokens = self._together(torch.cat([cls, patches.flatten(1, 2)], dim=1))
+            tokens = prepend_cls(cls, rearrange(patches, "b t n d -> b (t n) d"))
+            tokens = joint_forward(self.blocks, tokens, num_outputs)
         else:
-            batch, frames = patches.shape[:2]
-            tokens = torch.cat([cls, patches], dim=2)
-            tokens = self._together(tokens.flatten(0, 1)).unflatten(0, (batch, frames)).mean(dim=1)
+            tokens = rearrange(torch.cat([cls, patches], dim=2), "b t n d -> (b t) n d")
+            tokens = joint_forward(self.blocks, tokens, num_outputs)
+            tokens = reduce(tokens, "(b t) n d -> b n d", "mean", t=patches.shape[1])
         return self.norm(tokens)[:, 0]
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens with their position and time embeddings, before the first block.
+        """Patch embeddings with position and time embeddings.
 
         Returns:
-            The class token of each sequence that attends within itself, [batch, 1, dim], or for "space_only"
-            [batch, frames, 1, dim]; and the patches [batch, frames, places, dim].
+            The class token [batch, 1, dim], for "space_only" [batch, frames, 1, dim]; and the patches
+            [batch, frames, patches, dim].
         """
         patches = self.patch_embed(x)  # [batch, frames, rows, columns, dim]
-        grid = (patches.shape[2], patches.shape[3])
-        pos_embed = resize_pos_embed(self.pos_embed, self.grid, grid, self.pos_embed_interpolation)
-        # Dropout comes after the copies are made, so that each sequence gets a mask of its own.
-        sequences = patches.shape[: 2 if self.attention_type == "space_only" else 1]
-        cls = self.pos_drop((self.cls_token + pos_embed[:, :1]).expand(*sequences, 1, -1))
-        patches = self.pos_drop(patches.flatten(2, 3) + pos_embed[:, 1:].unsqueeze(1))
+        batch, frames, *grid, _ = patches.shape
+        pos_embed = resize_pos_embed(self.pos_embed, self.grid, tuple(grid), self.pos_embed_interpolation)
+        sequences = (batch, frames) if self.attention_type == "space_only" else (batch,)
+        cls = (self.cls_token + pos_embed[:, :1]).expand(*sequences, 1, -1)
+        cls = self.pos_drop(cls)  # after `expand`: each sequence has its own dropout mask
+        patches = self.pos_drop(rearrange(patches, "b t h w d -> b t (h w) d") + pos_embed[:, 1:].unsqueeze(1))
         if self.attention_type != "space_only":
-            time_embed = resize_time_embed(self.time_embed, patches.shape[1], self.pos_embed_interpolation)
+            time_embed = resize_time_embed(self.time_embed, frames, self.pos_embed_interpolation)
             patches = self.time_drop(patches + time_embed.unsqueeze(2))
         return cls, patches
 
-    def _divided(self, cls: Tensor, patches: Tensor) -> Tensor:
-        last = len(self.blocks) - 1
-        for index, block in enumerate(self.blocks):
-            cls, patches = block.forward_divided(cls, patches, cls_only=index == last and self.last_block_cls_only)
-        return cls if patches is None else torch.cat([cls, patches.flatten(1, 2)], dim=1)
-
-    def _together(self, tokens: Tensor) -> Tensor:
-        return run_blocks(self.blocks, tokens, num_outputs=1 if self.last_block_cls_only else None)
-
 
 @MODEL_REGISTRY.register()
-class TimeSformer(NamedTransformer):
-    """TimeSformer of ViT-B's width and depth by default (121 million parameters with divided attention).
+class TimeSformer(RegisteredTransformer):
+    """TimeSformer with ViT-B's width and depth by default: 121 million parameters with divided attention.
 
     Args:
         img_size: height and width in pixels.
@@ -201,9 +190,9 @@ class TimeSformer(NamedTransformer):
         num_classes: outputs of the head.
         num_frames: frames per clip.
         attention_type: "divided_space_time", "joint_space_time" or "space_only".
-        pretrained_model: weights to start from, as `weights.read_checkpoint` takes them; "" starts without.
-        strict_loading: refuse weights that leave anything new or unused.
-        options: any other argument of `VisionTransformer`.
+        pretrained_model: initial weights, see `read_checkpoint`; "" for none.
+        strict_loading: refuse weights that leave a tensor new or unused.
+        options: other arguments of `VisionTransformer`.
     """
 
     def __init__(
@@ -217,29 +206,28 @@ class TimeSformer(NamedTransformer):
         strict_loading: bool = False,
         **options: Any,
     ) -> None:
-        base = {"embed_dim": 768, "depth": 12, "num_heads": 12, "qkv_bias": True}
         model = VisionTransformer(
             img_size=img_size,
             patch_size=patch_size,
             num_classes=num_classes,
             num_frames=num_frames,
             attention_type=attention_type,
-            **{**base, "norm_layer": partial(nn.LayerNorm, eps=1e-6), **options},
+            **{"qkv_bias": True, "norm_layer": partial(nn.LayerNorm, eps=1e-6), **options},
         )
         super().__init__(model, pretrained_model, strict_loading)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "TimeSformer":
         """The model that MODEL.*, DATA.* and TIMESFORMER.* describe."""
-        return cls(**_options(cfg), **size_options(cfg))
+        return cls(**_options(cfg))
 
 
 @MODEL_REGISTRY.register()
 class vit_base_patch16_224(TimeSformer):
-    """TimeSformer by the name and the constructor it has in the original: from a configuration."""
+    """TimeSformer with the original's name and constructor."""
 
     def __init__(self, cfg: CfgNode) -> None:
-        super().__init__(**_options(cfg), **size_options(cfg))
+        super().__init__(**_options(cfg))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "vit_base_patch16_224":
@@ -249,11 +237,7 @@ class vit_base_patch16_224(TimeSformer):
 
 @MODEL_REGISTRY.register()
 class LightTimeSformer(TimeSformer):
-    """TimeSformer for short clips and small datasets.
-
-    The gesture study (github.com/nguyenthienhy/TimeSformer) keeps ViT-B and shortens the clip: fewer frames, a smaller
-    sampling rate, frames drawn at random in training and uniformly in testing. The smaller variants have about 23 and
-    6 million parameters.
+    """TimeSformer for short clips and small datasets (gesture study, github.com/nguyenthienhy/TimeSformer).
 
     Args:
         variant: a name in `LIGHT_VARIANTS`.
@@ -269,10 +253,15 @@ class LightTimeSformer(TimeSformer):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "LightTimeSformer":
-        """The variant that TIMESFORMER.VARIANT names ("gesture" if none), everything else as configured."""
-        return cls(cfg.TIMESFORMER.VARIANT or "gesture", **_options(cfg))
+        """The variant TIMESFORMER.VARIANT ("gesture" by default); its sizes take the place of EMBED_DIM etc."""
+        variant = cfg.TIMESFORMER.VARIANT or "gesture"
+        return cls(variant, **{**_options(cfg), **LIGHT_VARIANTS.get(variant, {})})
 
 
 def _options(cfg: CfgNode) -> dict[str, Any]:
     options = cfg.TIMESFORMER
-    return {**shared_options(cfg), "patch_size": options.PATCH_SIZE, "attention_type": options.ATTENTION_TYPE}
+    return {
+        **transformer_options(cfg),
+        "patch_size": options.PATCH_SIZE,
+        "attention_type": options.ATTENTION_TYPE,
+    }

@@ -1,4 +1,4 @@
-"""The model of every shipped configuration, on the meta device: its parameters, and the shape that comes out."""
+"""The models of the shipped configurations, and the counts that docs/models.md prints."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from timesformer.config import load_config
-from timesformer.config.check import is_baseline
 from timesformer.models import build_model
+from timesformer.models.complexity import count_multiply_adds, count_parameters
+from timesformer.models.vit import TimeSformer
+from timesformer.models.vivit import ViViT
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SHIPPED = sorted(path for path in CONFIGS.glob("**/*.yaml") if path.parent.name != "studies")  # those are lists of runs
+SHIPPED = sorted(path for path in CONFIGS.glob("**/*.yaml") if path.parent.name != "studies")
 
 BASE, HR, LONG = "divided_space_time_8x224", "divided_space_time_16x448", "divided_space_time_96x224"
 PUBLISHED = {
@@ -25,12 +27,10 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: f"{p.parent.name}-{p.stem}")
-def test_model_builds_and_gives_a_score_for_each_class(path: Path) -> None:
+def test_shipped_configuration(path: Path) -> None:
     cfg = load_config(path, ["TIMESFORMER.PRETRAINED_MODEL", ""], check_values=False)
-    if is_baseline(cfg):
-        library = cfg.MODEL.MODEL_NAME.partition("/")[0]
-        pytest.importorskip(library, reason=f"the baseline's library, {library}, is not installed")
     with torch.device("meta"):
         model = build_model(cfg).eval()
         clip = torch.empty(2, 3, cfg.DATA.NUM_FRAMES, cfg.DATA.TEST_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE)
@@ -38,9 +38,32 @@ def test_model_builds_and_gives_a_score_for_each_class(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "reference"), PUBLISHED.items())
-def test_kinetics_models_have_the_tensors_of_the_original(golden_dir: Path, name: str, reference: str) -> None:
+def test_kinetics_state_dict(golden_dir: Path, name: str, reference: str) -> None:
     expected = json.loads((golden_dir / "full_size_keys.json").read_text())[reference]
     with torch.device("meta"):
         model = build_model(load_config(CONFIGS / f"Kinetics/{name}.yaml", check_values=False))
     assert {key: list(value.shape) for key, value in model.state_dict().items()} == expected["state_dict"]
     assert sum(parameter.numel() for parameter in model.parameters()) == expected["parameters"]
+
+
+@pytest.mark.slow
+def test_published_size_and_cost() -> None:
+    """121.3M parameters and 196 GFLOPs at 51 classes (TimeSformer paper, and the gesture study's table)."""
+    with torch.device("meta"):
+        model = TimeSformer(num_classes=51)
+    assert count_parameters(model) / 1e6 == pytest.approx(121.3, abs=0.05)
+    assert count_multiply_adds(model, (1, 3, 8, 224, 224)) / 1e9 == pytest.approx(196.05, abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("attention_type", "documented"),
+    [("joint", 451.81), ("factorised_encoder", 283.63), ("factorised_self_attention", 371.54)],
+)
+def test_cost_of_vivit(attention_type: str, documented: float) -> None:
+    with torch.device("meta"):
+        model = ViViT(num_classes=25, attention_type=attention_type)
+    shortcut = model.model.last_block_cls_only
+    assert count_multiply_adds(model, (1, 3, 32, 224, 224)) / 1e9 == pytest.approx(documented, abs=0.005)
+    assert model.training
+    assert model.model.last_block_cls_only is shortcut
