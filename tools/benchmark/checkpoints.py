@@ -1,29 +1,28 @@
-"""What a checkpoint costs: its size, and the seconds to write, check and load it."""
+"""Checkpoints: their size, and the seconds to write, check and load them."""
 
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 
 import torch
 from fvcore.common.config import CfgNode
 
-from timesformer.config import get_cfg
 from timesformer.engine.checkpoint import Progress, is_undamaged, save
 from timesformer.engine.update import Update
 from timesformer.models import build_model
 from timesformer.models.complexity import count_parameters
-from tools.benchmark.machine import describe_machine
+from tools.benchmark.tables import header, row
+from tools.benchmark.timing import describe_machine, time_in_turn
 
-_KINDS = {"SGD with momentum": "sgd", "AdamW": "adamw", "AdamW, average of the weights": "adamw"}
+_OPTIMIZERS = {"SGD with momentum": "sgd", "AdamW": "adamw", "AdamW, average of the weights": "adamw"}
 
 
 def checkpoint_table(cfg: CfgNode, rounds: int) -> Iterator[str]:
-    """Lines of a Markdown table of the checkpoints of a configuration's model with several optimizers.
+    """Table of the checkpoints of a configuration's model, written to its OUTPUT_DIR.
 
-    They are written to its OUTPUT_DIR, `rounds` times each: medians of the processor's time, which other work on the
-    machine disturbs less, and the shortest time that writing took, with the disk's part. "Without sums" is writing
-    without the check sums of the tensors.
+    Medians of processor time, which other processes disturb less; the last column is the shortest wall-clock time.
+    "Without sums" writes without checksums of the tensors.
     """
     cfg = cfg.clone()
     cfg.NUM_GPUS = 0
@@ -32,50 +31,29 @@ def checkpoint_table(cfg: CfgNode, rounds: int) -> Iterator[str]:
     yield describe_machine()
     yield ""
     parameters = f"{count_parameters(model) / 1e6:.0f} M parameters"
-    yield f"| {parameters} | MB | write | without sums | check | load | write, with the disk |"
-    yield "|---|---:|---:|---:|---:|---:|---:|"
-    for kind, method in _KINDS.items():
-        cfg.SOLVER.OPTIMIZING_METHOD, cfg.EMA.ENABLED = method, "average" in kind
+    yield from header([parameters, "MB", "write", "without sums", "check", "load", "write, with the disk"])
+    for name, method in _OPTIMIZERS.items():
+        cfg.SOLVER.OPTIMIZING_METHOD, cfg.EMA.ENABLED = method, "average" in name
         update = Update(cfg, model)
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        update.step(0.0)  # so that there are moments
+        update.step(0.0)  # creates the optimizer's state
         parts = {"model": model, **update.parts}
-        path = save(cfg, parts, Progress(epoch=1))
-        ways: list[Callable[[], object]] = [
-            lambda parts=parts: _save_without_sums(cfg, parts),
-            lambda parts=parts: save(cfg, parts, Progress(epoch=1)),
-            lambda path=path: _check(path),
-            lambda path=path: torch.load(path, map_location="cpu", weights_only=True),
-        ]
-        without, write, check, load = ([_seconds(way) for _ in range(rounds)] for way in ways)
-        figures = [statistics.median(busy for busy, _ in taken) for taken in (write, without, check, load)]
-        figures.append(min(whole for _, whole in write))
-        yield f"| {kind} | {path.stat().st_size / 1e6:.0f} | {' | '.join(f'{figure:.2f} s' for figure in figures)} |"
+        write = partial(save, cfg, parts, Progress(epoch=1))
+        without = time_in_turn({"": partial(_without_checksums, write)}, rounds, clock=time.process_time)
+        path = write()
+        load = partial(torch.load, path, map_location="cpu", weights_only=True)
+        runs = {"write": write, "check": partial(is_undamaged, path), "load": load}
+        taken = {**time_in_turn(runs, rounds, clock=time.process_time), "without": without[""]}
+        seconds = [statistics.median(taken[key]) for key in ("write", "without", "check", "load")]
+        seconds += [min(time_in_turn({"": write}, rounds)[""])]
+        yield row([name, f"{path.stat().st_size / 1e6:.0f}", *(f"{value:.2f} s" for value in seconds)])
         path.unlink()
 
 
-def default_run(folder: Path) -> CfgNode:
-    """The base model of the defaults, which is saved in this folder."""
-    cfg = get_cfg()
-    cfg.OUTPUT_DIR = str(folder)
-    return cfg
-
-
-def _check(path: Path) -> None:
-    assert is_undamaged(path)
-
-
-def _save_without_sums(cfg: CfgNode, parts: dict) -> None:
+def _without_checksums(write: Callable[[], object]) -> None:
     torch.serialization.set_crc32_options(False)
     try:
-        save(cfg, parts, Progress(epoch=1))
+        write()
     finally:
         torch.serialization.set_crc32_options(True)
-
-
-def _seconds(way: Callable[[], object]) -> tuple[float, float]:
-    """Of the processor, and in all."""
-    busy, start = time.process_time(), time.perf_counter()
-    way()
-    return time.process_time() - busy, time.perf_counter() - start

@@ -1,91 +1,71 @@
-"""Processor time from decoded frames to a normalised clip: in this project's order, and whole float frames first."""
+"""Processor time from decoded frames to a normalised clip, in the order of this project and of the original."""
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from timesformer.config import get_cfg
-from timesformer.datasets.transforms.spatial import (
-    CENTER,
-    horizontal_flip,
-    random_crop,
-    random_short_side_scale_jitter,
-    resize_short_side,
-    spatial_sampling,
-    tensor_normalize,
-    uniform_crop,
-)
-from tools.benchmark.machine import one_core
-from tools.benchmark.made_clips import scene
-
-Transform = Callable[[np.ndarray, bool, np.random.RandomState], Tensor]
+from timesformer.datasets.transforms import spatial
+from tools.benchmark.made_clips import moving_scene
+from tools.benchmark.tables import header, row
+from tools.benchmark.timing import one_core, time_in_turn
 
 CLIPS = 5
-"""Clips that each way makes in a row: the memory of the other one is then out of its way."""
-
+"""Clips that one way makes before the other way's turn, so that caches hold its own data."""
 _DATA = get_cfg().DATA
 
 
 def crop_table(rounds: int, num_frames: int = 8, width: int = 340, height: int = 256) -> Iterator[str]:
-    """Lines of a Markdown table below a line that says what was measured; medians over `rounds`, in turn."""
+    """Table of both orders; medians over `rounds`."""
     yield (
         f"Clips of {num_frames} frames of {width}x{height} pixels, scaled, cropped, in training mirrored half of the "
         f"time, and normalised, in processor time of one core: medians of {rounds} rounds of {CLIPS} clips, both ways "
         "in turn."
     )
     yield ""
-    yield "| clip | whole float frames first (ms) | this project (ms) | share | largest difference (levels of 255) |"
-    yield "|---|---:|---:|---:|---:|"
-    frames = np.stack(list(scene(num_frames, width, height)))
-    low, high = _DATA.TRAIN_JITTER_SCALES
-    names = {
-        True: f"training: short side {low} to {high}, {_DATA.TRAIN_CROP_SIZE}x{_DATA.TRAIN_CROP_SIZE} at random",
-        False: f"testing: short side {_DATA.TRAIN_CROP_SIZE}, the centre",
-    }
-    with one_core():
-        for training, name in names.items():
-            whole, ours, difference = compare(frames, training, rounds)
-            yield f"| {name} | {1e3 * whole:.1f} | {1e3 * ours:.1f} | {ours / whole:.2f} | {difference:.2f} |"
+    columns = ["clip", "whole float frames first (ms)", "this project (ms)", "share"]
+    yield from header([*columns, "largest difference (levels of 255)"])
+    frames = np.stack(list(moving_scene(num_frames, width, height)))
+    low, high, size = *_DATA.TRAIN_JITTER_SCALES, _DATA.TRAIN_CROP_SIZE
+    for training, name in (
+        (True, f"training: short side {low} to {high}, {size}x{size} at random"),
+        (False, f"testing: short side {size}, the centre"),
+    ):
+        runs = {
+            crop: lambda crop=crop, training=training: [crop(frames, training, seed) for seed in range(CLIPS)]
+            for crop in (crop_floats, crop_bytes)
+        }
+        with one_core():
+            seconds = time_in_turn(runs, rounds, clock=time.process_time)
+        floats, ours = (statistics.median(times) / CLIPS for times in seconds.values())
+        difference = max(largest_difference(frames, training, seed) for seed in range(CLIPS))
+        yield row([name, f"{1e3 * floats:.1f}", f"{1e3 * ours:.1f}", f"{ours / floats:.2f}", f"{difference:.2f}"])
 
 
-def compare(frames: np.ndarray, training: bool, rounds: int) -> tuple[float, float, float]:
-    """Median seconds of both ways, and the largest difference of a pixel before normalisation, in levels of 255."""
-    levels = torch.tensor(_DATA.STD).view(-1, 1, 1, 1) * 255
-    seconds: dict[Transform, list[float]] = {whole_float_frames_first: [], this_project: []}
-    difference = 0.0
-    for first in range(0, rounds * CLIPS, CLIPS):
-        seeds = range(first, first + CLIPS)
-        for transform, times in seconds.items():
-            start = time.process_time()
-            for seed in seeds:
-                transform(frames, training, np.random.RandomState(seed))
-            times.append((time.process_time() - start) / CLIPS)
-        whole, ours = (transform(frames, training, np.random.RandomState(first)) for transform in seconds)
-        difference = max(difference, float(((whole - ours) * levels).abs().max()))
-    whole_s, ours_s = (statistics.median(times) for times in seconds.values())
-    return whole_s, ours_s, difference
+def largest_difference(frames: np.ndarray, training: bool, seed: int) -> float:
+    """Largest difference of a pixel between both orders before normalisation, in levels of 255."""
+    difference = crop_bytes(frames, training, seed) - crop_floats(frames, training, seed)
+    return float((difference * torch.tensor(_DATA.STD).view(-1, 1, 1, 1) * 255).abs().max())
 
 
-def this_project(frames: np.ndarray, training: bool, rng: np.random.RandomState) -> Tensor:
-    """As ClipDataset, and the engine after it, do it: float32 (3, T, H, W)."""
-    size, scales = _DATA.TRAIN_CROP_SIZE, _DATA.TRAIN_JITTER_SCALES
-    clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    if training:
-        clip = spatial_sampling(clip, -1, *scales, size, rng)
-    else:
-        clip = spatial_sampling(clip, CENTER, size, size, size, rng)
-    return tensor_normalize(clip.transpose(0, 1).contiguous(), _DATA.MEAN, _DATA.STD)
+def crop_bytes(frames: np.ndarray, training: bool, seed: int) -> Tensor:
+    """Crops uint8 frames [T, H, W, 3], then normalises, as this project does: float32 [3, T, size, size]."""
+    size, rng = _DATA.TRAIN_CROP_SIZE, np.random.RandomState(seed)
+    view, scales = (-1, _DATA.TRAIN_JITTER_SCALES) if training else (spatial.CENTER, (size, size))
+    clip = spatial.spatial_sampling(torch.from_numpy(frames).permute(0, 3, 1, 2), view, *scales, size, rng)
+    return spatial.tensor_normalize(clip.transpose(0, 1).contiguous(), _DATA.MEAN, _DATA.STD)
 
 
-def whole_float_frames_first(frames: np.ndarray, training: bool, rng: np.random.RandomState) -> Tensor:
+def crop_floats(frames: np.ndarray, training: bool, seed: int) -> Tensor:
     """The same clip in the order of facebookresearch/TimeSformer: normalise, scale whole frames, then crop."""
+    size, rng = _DATA.TRAIN_CROP_SIZE, np.random.RandomState(seed)
     clip = (torch.from_numpy(frames).float() / 255 - torch.tensor(_DATA.MEAN)) / torch.tensor(_DATA.STD)
     clip = clip.permute(3, 0, 1, 2)
     if training:
-        clip = random_short_side_scale_jitter(clip, *_DATA.TRAIN_JITTER_SCALES, rng)
-        return horizontal_flip(random_crop(clip, _DATA.TRAIN_CROP_SIZE, rng), 0.5, rng).contiguous()
-    return uniform_crop(resize_short_side(clip, _DATA.TRAIN_CROP_SIZE), _DATA.TRAIN_CROP_SIZE, CENTER).contiguous()
+        clip = spatial.random_short_side_scale_jitter(clip, *_DATA.TRAIN_JITTER_SCALES, rng)
+        return spatial.horizontal_flip(spatial.random_crop(clip, size, rng), 0.5, rng).contiguous()
+    return spatial.uniform_crop(spatial.resize_short_side(clip, size), size, spatial.CENTER).contiguous()

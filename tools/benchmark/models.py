@@ -1,106 +1,71 @@
-"""Configurations side by side: size, operations, time and memory of each one's model."""
+"""Models of configurations: parameters, operations, time and memory."""
 
-import multiprocessing
 import statistics
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import NamedTuple
 
 import torch
 from fvcore.common.config import CfgNode
 
 from timesformer.config import load_config
-from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
 from timesformer.runtime.device import peak_memory
-from tools.benchmark.machine import describe_machine
-from tools.benchmark.steps import forward_of, seconds_of, training_step
+from tools.benchmark.contenders import forward_pass, training_step
+from tools.benchmark.tables import header, row
+from tools.benchmark.timing import describe_machine, run_in_subprocess, select_device, time_in_turn
+
+_SIZE_COLUMNS = ["configuration", "model", "attention", "clip", "classes", "parameters (M)", "GFLOPs"]
+_COST_COLUMNS = ["forward (ms/clip)", "training step (ms/clip)", "peak memory (GB)"]
 
 
 def model_table(
     paths: Sequence[str], timed: bool, batch_size: int = 1, rounds: int = 5, threads: int = 0, use_gpu: bool = True
 ) -> Iterator[str]:
-    """Lines of a Markdown table, one row per configuration; if `timed`, below a line that says what was measured.
+    """Table with a row for each configuration; with time and memory if `timed`, each measured in a fresh process.
 
-    batch_size: clips at once; rounds: times each is run after one warm-up; threads: of the CPU, 0 for PyTorch's choice.
-    Raises UserError when a configuration cannot be loaded, built or measured.
+    Raises:
+        UserError: if a configuration cannot be loaded, built or measured.
     """
-    head = "| configuration | model | attention | clip | classes | parameters (M) | GFLOPs |"
-    rule = "|---|---|---|---|---:|---:|---:|"
-    device = torch.device("cuda" if torch.cuda.is_available() and use_gpu else "cpu")
+    device = select_device(threads, use_gpu)
     if timed:
-        yield from (measured_how(device, batch_size, rounds, threads), "")
-        head += " forward (ms/clip) | training step (ms/clip) | peak memory (GB) |"
-        rule += "---:|---:|---:|"
-    yield from (head, rule)
+        memory = "allocated on the GPU" if device.type == "cuda" else "of the whole process, PyTorch included"
+        yield (
+            f"{describe_machine(device)}; clips at once: {batch_size}, float32, median of {rounds}; forward at "
+            f"DATA.TEST_CROP_SIZE, training step (SGD) at DATA.TRAIN_CROP_SIZE, peak of memory {memory}."
+        )
+        yield ""
+    yield from header([*_SIZE_COLUMNS, *(_COST_COLUMNS if timed else [])], text_columns=4)
     for path in paths:
         cfg = load_config(path, check_values=False)
-        row = size_columns(path, cfg)
+        cells = [path, *size_cells(cfg)]
         if timed:
-            row += time_columns(measure_apart(path, cfg, device, batch_size, rounds, threads))
-        yield row
+            forward, step, memory = run_in_subprocess(path, measure, cfg, batch_size, rounds, threads, use_gpu)
+            cells += [f"{1e3 * forward:.1f}", f"{1e3 * step:.1f}", f"{memory / 1e9:.2f}"]
+        yield row(cells)
 
 
-def size_columns(path: str, cfg: CfgNode) -> str:
-    """What a configuration is, and how large; nothing is computed or read."""
+def size_cells(cfg: CfgNode) -> list[str]:
+    """The columns that need no computation: the model is built on the meta device."""
     with torch.device("meta"):
         model = build_model(cfg, fresh=True)
     frames, crop = cfg.DATA.NUM_FRAMES, cfg.DATA.TEST_CROP_SIZE
     operations = count_multiply_adds(model, (1, 3, frames, crop, crop))
     attention = getattr(getattr(model, "model", model), "attention_type", "-")
-    return (
-        f"| {path} | {cfg.MODEL.MODEL_NAME} | {attention} | "
-        f"{frames}x{cfg.DATA.SAMPLING_RATE}, {crop} | {cfg.MODEL.NUM_CLASSES} | "
-        f"{count_parameters(model) / 1e6:.2f} | {operations / 1e9:.2f} |"
-    )
+    clip, classes = f"{frames}x{cfg.DATA.SAMPLING_RATE}, {crop}", str(cfg.MODEL.NUM_CLASSES)
+    sizes = [f"{count_parameters(model) / 1e6:.2f}", f"{operations / 1e9:.2f}"]
+    return [cfg.MODEL.MODEL_NAME, attention, clip, classes, *sizes]
 
 
-class Cost(NamedTuple):
-    """Seconds of a forward pass and of a training step per clip, medians; and the peak of memory in bytes."""
-
-    forward: float
-    training_step: float
-    memory: int
-
-
-def time_columns(cost: Cost) -> str:
-    return f" {1e3 * cost.forward:.1f} | {1e3 * cost.training_step:.1f} | {cost.memory / 1e9:.2f} |"
-
-
-def measured_how(device: torch.device, batch_size: int, rounds: int, threads: int) -> str:
-    """One line for above the table."""
-    if threads:
-        torch.set_num_threads(threads)
-    memory = "allocated on the GPU" if device.type == "cuda" else "of the whole process, PyTorch included"
-    return (
-        f"{describe_machine(device)}; clips at once: {batch_size}, float32, median of {rounds}; forward at "
-        f"DATA.TEST_CROP_SIZE, training step (SGD) at DATA.TRAIN_CROP_SIZE, peak of memory {memory}."
-    )
-
-
-def measure_apart(path: str, cfg: CfgNode, device: torch.device, batch_size: int, rounds: int, threads: int) -> Cost:
-    """Measures in a process of its own, so that no model's memory or warm caches count for another's."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(measure, cfg, device, batch_size, rounds, threads).result()
-        except (BrokenProcessPool, torch.cuda.OutOfMemoryError) as error:
-            raise UserError(
-                f"{path} could not be measured: {type(error).__name__}, which is most often a lack of memory; "
-                f"lower --batch-size, which is {batch_size}"
-            ) from error
-
-
-def measure(cfg: CfgNode, device: torch.device, batch_size: int, rounds: int, threads: int) -> Cost:
-    """Runs a configuration's model, with random weights and clips, forward and in training."""
-    if threads:
-        torch.set_num_threads(threads)
+def measure(cfg: CfgNode, batch_size: int, rounds: int, threads: int, use_gpu: bool = True) -> tuple[float, float, int]:
+    """Median seconds per clip of a forward pass and of a training step, and peak memory in bytes."""
+    device = select_device(threads, use_gpu)
     torch.manual_seed(0)
     model = build_model(cfg, fresh=True).to(device)
     medians = []
-    for crop, make in ((cfg.DATA.TEST_CROP_SIZE, forward_of), (cfg.DATA.TRAIN_CROP_SIZE, training_step)):
-        run = make(model, torch.randn(batch_size, 3, cfg.DATA.NUM_FRAMES, crop, crop, device=device))
-        seconds_of(run, device)
-        medians.append(statistics.median(seconds_of(run, device) for _ in range(rounds)) / batch_size)
-    return Cost(*medians, peak_memory(device))
+    for crop, make in ((cfg.DATA.TEST_CROP_SIZE, forward_pass), (cfg.DATA.TRAIN_CROP_SIZE, training_step)):
+        clip = torch.randn(batch_size, 3, cfg.DATA.NUM_FRAMES, crop, crop, device=device)
+        (seconds,) = time_in_turn({"": make(model, clip)}, rounds, device).values()
+        if not seconds:
+            raise torch.OutOfMemoryError
+        medians.append(statistics.median(seconds) / batch_size)
+    return *medians, peak_memory(device)

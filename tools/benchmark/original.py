@@ -1,10 +1,11 @@
-"""TimeSformer as facebookresearch/TimeSformer computes it, written anew from what it does, to be measured against.
+"""TimeSformer as facebookresearch/TimeSformer computes it, written from its behaviour, as a baseline for speed.
 
-Tokens are one sequence, place after place and frame after frame within a place; they are rearranged before and after
-every attention; attention is a product, a softmax and a product; and the last block computes every token.
+Tokens form one sequence, patch by patch and frame by frame within a patch, and are rearranged before and after each
+attention. Attention is a product, a softmax and a product. The last block computes every token.
 """
 
 import torch
+from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
 from timesformer.models.attention import Attention
@@ -12,11 +13,11 @@ from timesformer.models.blocks import Block
 from timesformer.models.vit import VisionTransformer
 
 
-class OriginalWay(nn.Module):
-    """Computes a model of this project, with divided attention and without dropout, in the original's way.
+class OriginalTimeSformer(nn.Module):
+    """Computes a model of this project (divided attention, no dropout) in the original's way.
 
     Args:
-        model: whose weights are used, not copied; for clips of the size that it was made for.
+        model: its weights are used, not copied; for clips of the size that it was built for.
     """
 
     def __init__(self, model: VisionTransformer) -> None:
@@ -25,38 +26,36 @@ class OriginalWay(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Clips [batch, channels, frames, height, width] (float) to logits [batch, classes]."""
-        model, batch, frames = self.model, len(clip), clip.shape[2]
-        x = model.patch_embed.proj(clip.transpose(1, 2).flatten(0, 1)).flatten(2).transpose(1, 2)
+        model, (batch, _, frames, _, _) = self.model, clip.shape
+        x = model.patch_embed.proj(rearrange(clip, "b c t h w -> (b t) c h w"))
+        x = rearrange(x, "bt c h w -> bt (h w) c")
         x = torch.cat([model.cls_token.expand(len(x), -1, -1), x], dim=1) + model.pos_embed
-        cls, x = x[:batch, :1], x[:, 1:].unflatten(0, (batch, frames)).transpose(1, 2)  # [batch, places, frames, dim]
-        x = x.flatten(0, 1) + model.time_embed
-        x = torch.cat([cls, x.reshape(batch, -1, x.shape[-1])], dim=1)
+        cls, x = x[:batch, :1], rearrange(x[:, 1:], "(b t) p c -> (b p) t c", t=frames) + model.time_embed
+        x = torch.cat([cls, rearrange(x, "(b p) t c -> b (p t) c", b=batch)], dim=1)
         for block in model.blocks:
-            x = _block(block, x, frames)
+            x = run_block(block, x, frames)
         return model.head(model.norm(x)[:, 0])
 
 
-def _block(block: Block, x: Tensor, frames: int) -> Tensor:
-    """[batch, 1 + places * frames, dim], the same shape out."""
-    batch, _, dim = x.shape
+def run_block(block: Block, x: Tensor, frames: int) -> Tensor:
+    """[batch, 1 + patches * frames, dim], the same shape out."""
     cls, patches = x[:, :1], x[:, 1:]
-    temporal = _attention(block.temporal_attn, block.temporal_norm1(patches.reshape(-1, frames, dim)))
-    patches = patches + block.temporal_fc(temporal.reshape(batch, -1, dim))
+    temporal = rearrange(patches, "b (p t) c -> (b p) t c", t=frames)
+    temporal = attend(block.temporal_attn, block.temporal_norm1(temporal))
+    patches = patches + block.temporal_fc(rearrange(temporal, "(b p) t c -> b (p t) c", b=len(x)))
 
-    of_frames = patches.unflatten(1, (-1, frames)).transpose(1, 2).flatten(0, 1)  # [batch * frames, places, dim]
-    of_frames = torch.cat([cls.repeat(1, frames, 1).reshape(-1, 1, dim), of_frames], dim=1)
-    spatial = _attention(block.attn, block.norm1(of_frames))
-    spatial_cls = spatial[:, 0].unflatten(0, (batch, frames)).mean(dim=1, keepdim=True)
-    spatial = spatial[:, 1:].unflatten(0, (batch, frames)).transpose(1, 2).reshape(batch, -1, dim)
+    spatial = rearrange(patches, "b (p t) c -> (b t) p c", t=frames)
+    spatial = torch.cat([repeat(cls, "b 1 c -> (b t) 1 c", t=frames), spatial], dim=1)
+    spatial = attend(block.attn, block.norm1(spatial))
+    spatial_cls = reduce(spatial[:, :1], "(b t) 1 c -> b 1 c", "mean", t=frames)
+    spatial = rearrange(spatial[:, 1:], "(b t) p c -> b (p t) c", t=frames)
 
     x = torch.cat([cls, patches], dim=1) + torch.cat([spatial_cls, spatial], dim=1)
     return x + block.mlp(block.norm2(x))
 
 
-def _attention(attention: Attention, x: Tensor) -> Tensor:
-    """Attends among the tokens of [sequences, tokens, dim]."""
-    sequences, tokens, dim = x.shape
-    qkv = attention.qkv(x).reshape(sequences, tokens, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    q, k, v = qkv.unbind(0)
-    weights = (q @ k.transpose(-2, -1) * (dim // attention.num_heads) ** -0.5).softmax(dim=-1)
-    return attention.proj((weights @ v).transpose(1, 2).reshape(sequences, tokens, dim))
+def attend(attention: Attention, x: Tensor) -> Tensor:
+    """Attention among the tokens of [sequences, tokens, dim]."""
+    q, k, v = rearrange(attention.qkv(x), "n s (three h d) -> three n h s d", three=3, h=attention.num_heads)
+    weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    return attention.proj(rearrange(weights @ v, "n h s d -> n s (h d)"))

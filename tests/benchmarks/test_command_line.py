@@ -1,0 +1,105 @@
+"""tools/benchmark.py prints its tables and writes them into pages."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tools.benchmark import command_line, made_clips
+from tools.benchmark.made_clips import Recipe
+from tools.benchmark.readers import find_readers
+from tools.benchmark.tables import marks
+
+SMALL = str(Path(__file__).resolve().parents[2] / "configs/Demo/TimeSformer_divST_8x2_48.yaml")
+Run = Callable[..., tuple[int, list[str], str]]
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+
+
+@pytest.fixture
+def run_benchmark(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """run_benchmark(arguments): exit code, lines on stdout, and stderr."""
+
+    def run(*arguments: str) -> tuple[int, list[str], str]:
+        monkeypatch.setattr("sys.argv", ["benchmark.py", *arguments])
+        code = command_line.main()
+        captured = capsys.readouterr()
+        return code, captured.out.splitlines(), captured.err
+
+    return run
+
+
+def rows_of(lines: list[str]) -> list[list[str]]:
+    """Cells of the rows of all tables, with their headers, without the rules below these."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+
+
+def test_models_reports_size_and_operations(run_benchmark: Run) -> None:
+    code, lines, _ = run_benchmark("models", "--cfg", SMALL)
+    assert code == 0
+    assert rows_of(lines)[1] == [SMALL, "TimeSformer", "divided_space_time", "8x2, 48", "8", "0.71", "0.05"]
+
+
+@pytest.mark.slow
+def test_models_adds_time_and_memory_to_a_page(run_benchmark: Run, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    begin, end = marks("table")
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    options = ["--time", "--cpu", "--threads", "1", "--rounds", "1", "--batch-size", "2"]
+    code, lines, _ = run_benchmark("models", "--cfg", SMALL, "--markdown", str(page), *options)
+    assert code == 0
+    forward, step, memory = map(float, rows_of(lines)[1][-3:])
+    assert 0 < forward < step
+    assert 0.1 < memory < 2  # PyTorch itself, and almost nothing for this model
+    assert page.read_text() == "\n".join(["before", begin, *lines, end, "after", ""])
+
+
+def test_a_page_without_marks_is_an_error_before_measuring(run_benchmark: Run, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("no marks")
+    code, lines, error = run_benchmark("models", "--cfg", SMALL, "--markdown", str(page))
+    assert (code, lines) == (2, [])
+    assert str(page) in error
+
+
+@pytest.mark.slow
+def test_data_prints_and_writes_three_tables(
+    run_benchmark: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_clips: dict[str, Path]
+) -> None:
+    recipes = (Recipe("H.264", "a.mp4", 60, 96, 72, "libx264", {"g": "12"}), Recipe("JPEG", "b", 20, 96, 72, "jpeg"))
+    monkeypatch.setattr(made_clips, "RECIPES", recipes)
+    page = tmp_path / "page.md"
+    page.write_text("".join("\n".join([*marks(name), ""]) for name in ("readers", "crops", "loading")))
+    few = ["--rounds", "1", "--starts", "1", "--workers", "0", "--clips", "2"]
+    user = str(tiny_clips["MPEG-4"])
+    code, lines, error = run_benchmark("data", *few, "--videos", user, "--markdown", str(page))
+    assert (code, error) == (0, "")
+    assert [line for line in page.read_text().splitlines() if not line.startswith("<!--")] == lines
+    rows = rows_of(lines)
+    readers = [row for row in rows if row[1] in ("8x32", "16x4", "8x4")]
+    assert [row[0] for row in readers] == [title for title in ("H.264", "JPEG", user) for _ in range(3)]
+    column = 2 + list(find_readers()).index("this project")
+    assert all(re.fullmatch(r"\d+\.\d( \(\d+\.\dx\))?", row[column]) for row in readers)
+    assert [row[0] for row in rows if len(row) == 2] == ["file", "H.264", "JPEG"]
+
+
+@needs_proc
+@pytest.mark.slow
+def test_memory_of_a_worker_is_measured(run_benchmark: Run) -> None:
+    code, lines, _ = run_benchmark("memory", "--clips", "6", "--every", "3", "--files", "3")
+    assert code == 0
+    _, *rows = rows_of(lines)
+    assert [row[0] for row in rows] == ["3", "6"]
+    assert all(float(row[1]) > 50 for row in rows)
+
+
+@needs_proc
+@pytest.mark.slow
+def test_lists_are_opened_and_measured(run_benchmark: Run) -> None:
+    code, lines, error = run_benchmark("lists", "--clips", "8000")
+    assert (code, error) == (0, "")
+    _, *rows = rows_of(lines)
+    # 20 clips of each class; the random split takes 2 for testing and 2 for validation.
+    assert [row[:2] for row in rows] == [["kinetics, `train.csv`", "8,000"], ["folder, split at random", "6,400"]]
+    assert all(float(seconds) > 0 and float(memory) >= 0 for _, _, seconds, memory in rows)
