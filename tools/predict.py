@@ -1,18 +1,17 @@
 #!/usr/bin/env python3
-"""What a trained model sees in videos: in one, or in a folder of ten thousand.
+"""Predicts the classes of videos with a trained model (docs/predicting.md).
 
 python tools/predict.py --checkpoint best.pyth clip.mp4
 python tools/predict.py --checkpoint best.pyth folder --output predictions.csv --features embeddings.npz
 
-Killed at any moment, the same command with --output or --features goes on where it was. Exit code: 0 if there is a
-prediction for every video, 3 if some could not be read (they are listed), 2 if the command cannot be done as it is
-given, 128 + N if signal N stopped it.
+Exit code: 0 if every video was predicted, 3 if some could not be read, 2 for a user error, 128 + N for signal N. With
+--output or --features, the same command resumes an interrupted one.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -32,44 +31,35 @@ Item = TypeVar("Item")
 
 SOME_UNREADABLE = 3
 LISTED = 100
-"""Videos that could not be read and are named at the end; --output has all of them."""
+"""Maximum number of unreadable videos listed at the end; --output has all of them."""
 
-# Where videos are read and clips computed on the same cores, threads that wait for each other must not keep those busy.
+VIDEOS_HELP = """video files, folders of frames, and folders that are searched for them at any depth; then KEY VALUE
+pairs that override the checkpoint's options; put -- before names that begin with a dash"""
+
+# Threads of PyTorch that wait must not occupy the cores that decode.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="What a trained model sees in videos.",
-        epilog="Exit code: 0 all videos predicted, 3 some could not be read, 2 not possible as given. "
-        "See docs/predicting.md",
+        description="Predicts the classes of videos with a trained model.",
+        epilog="Exit code: 0 all videos predicted, 3 some could not be read, 2 user error. See docs/predicting.md",
     )
-    parser.add_argument(
-        "--checkpoint", type=as_source, required=True, metavar="FILE", help="best.pyth, the folder of a run, ..."
-    )
-    parser.add_argument(
-        "videos",
-        nargs="*",
-        metavar="VIDEO",
-        help="video files, folders of frames, and folders in which such are looked for at any depth; then, if wanted, "
-        "KEY VALUE pairs that override the checkpoint's options; put -- before names that begin with a dash",
-    )
-    parser.add_argument("--top-k", type=at_least(1), default=5, metavar="N", help="classes listed of a video (5)")
-    parser.add_argument(
-        "--output", type=as_path, metavar="FILE", help=".csv or .json file; without it, lines are printed"
-    )
-    parser.add_argument("--features", type=as_path, metavar="FILE", help=".npz file for an embedding of each video")
-    parser.add_argument("--overwrite", action="store_true", help="replace these files where they exist")
-    parser.add_argument("--views", type=at_least(1), metavar="N", help="clips along the time of each video")
-    parser.add_argument("--crops", type=int, choices=(1, 3), help="of each clip: the centre, or three")
-    parser.add_argument("--sampler", help="of frames: dense, uniform, equidistant, random or segment")
-    parser.add_argument("--batch-size", type=at_least(1), metavar="N", help="clips that are computed together")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N; the GPU, if there is one")
-    parser.add_argument(
-        "--workers", type=at_least(0), metavar="N", help="processes that read videos; one for each core; 0: none"
-    )
-    parser.add_argument("--cfg", type=as_path, metavar="YAML", help="configuration, for checkpoints that hold none")
-    parser.add_argument("--quiet", action="store_true", help="say nothing but what went wrong")
+    add = parser.add_argument
+    add("--checkpoint", type=as_source, required=True, metavar="FILE", help="best.pyth, the folder of a run, ...")
+    add("videos", nargs="*", metavar="VIDEO", help=VIDEOS_HELP)
+    add("--top-k", type=at_least(1), default=5, metavar="N", help="number of classes listed for a video (5)")
+    add("--output", type=as_path, metavar="FILE", help=".csv or .json file; without it, lines are printed")
+    add("--features", type=as_path, metavar="FILE", help=".npz file for an embedding of each video")
+    add("--overwrite", action="store_true", help="replace existing files")
+    add("--views", type=at_least(1), metavar="N", help="number of clips along the time of each video")
+    add("--crops", type=int, choices=(1, 3), help="crops of each clip: the centre, or three")
+    add("--sampler", help="of frames: dense, uniform, equidistant, random or segment")
+    add("--batch-size", type=at_least(1), metavar="N", help="number of clips computed together")
+    add("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one")
+    add("--workers", type=at_least(0), metavar="N", help="processes that read videos; default: one per core; 0: none")
+    add("--cfg", type=as_path, metavar="YAML", help="configuration, for checkpoints without one")
+    add("--quiet", action="store_true", help="print only errors, and predictions if there is no output file")
     args = parse_intermixed(parser, "videos")
     videos, args.opts = split_overrides(args.videos)
     args.videos = [as_source(video) for video in videos]
@@ -79,26 +69,24 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--output {args.output}: expected a name that ends in .csv or .json")
     if args.features and args.features.suffix != ".npz":
         parser.error(f"--features {args.features}: expected a name that ends in .npz")
-    given = {
-        "TEST.NUM_ENSEMBLE_VIEWS": args.views,
-        "TEST.NUM_SPATIAL_CROPS": args.crops,
-        "TEST.BATCH_SIZE": args.batch_size,
-    }
-    args.opts += [part for key, value in given.items() if value for part in (key, str(value))]
+    test = {"NUM_ENSEMBLE_VIEWS": args.views, "NUM_SPATIAL_CROPS": args.crops, "BATCH_SIZE": args.batch_size}
+    args.opts += [part for key, value in test.items() if value for part in (f"TEST.{key}", str(value))]
     return args
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Videos, and the KEY VALUE pairs behind them; a missing CLIP.MP4 is a video."""
+    """Separates videos from the KEY VALUE pairs that follow; a missing CLIP.MP4 is a video."""
     pairs = (not os.path.lexists(word) and not is_video_name(word) and resembles_key(word) for word in words)
     start = next((number for number, is_pair in enumerate(pairs) if is_pair), len(words))
     return list(words[:start]), list(words[start:])
 
 
-def at_least(least: int):  # a type for argparse
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Argument type of integers from `minimum`."""
+
     def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number of {least} or more")
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number of {minimum} or more")
         return int(text)
 
     return number
@@ -113,13 +101,12 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        go_on = "; the same command goes on where it was" if args.output or args.features else ""
-        print(f"interrupted{go_on}", file=sys.stderr)
+        print(f"interrupted{'; the same command resumes' * bool(args.output or args.features)}", file=sys.stderr)
         return exit_code(interrupt)
 
 
 def run(args: argparse.Namespace) -> int:
-    paths = find_videos(args.videos, args.quiet)  # before torch is imported, which takes seconds
+    paths = find_videos(args.videos, args.quiet)  # before PyTorch is imported, which takes seconds
     from timesformer.inference.classifier import load_model
 
     classifier = load_model(args.checkpoint, args.device, args.opts, cfg=args.cfg)
@@ -132,36 +119,35 @@ def run(args: argparse.Namespace) -> int:
     return SOME_UNREADABLE if errors else 0
 
 
-def find_videos(places: Sequence[str], quiet: bool) -> list[str]:
-    """Paths of the videos, each once; UserError for a folder that has none.
+def find_videos(sources: Sequence[str], quiet: bool) -> list[str]:
+    """Returns the paths of the videos, without repetition; UserError for a folder without videos.
 
-    quiet: do not name the files that are not videos.
+    Unless `quiet`, prints which files were skipped.
     """
     from timesformer.datasets.decoding.open import is_image_name
     from timesformer.datasets.sources.clip_files import KINDS, find_below, skipped_line
 
-    found: dict[str, None] = {}
+    videos: dict[str, None] = {}
     skipped: dict[str, None] = {}
-    for given in places:
-        if not os.path.isdir(given):
-            found[given] = None
+    for source in sources:
+        if not os.path.isdir(source):
+            videos[source] = None
             continue
-        below = find_below(Path(given))
-        if below.clips:
-            found.update(dict.fromkeys(os.path.join(given, clip) for clip in below.clips))
-            skipped.update(dict.fromkeys(os.path.join(given, name) for name in below.skipped))
-        elif any(map(is_image_name, os.listdir(given))):
-            found[given] = None
+        found = find_below(Path(source))
+        if found.clips:
+            videos.update(dict.fromkeys(os.path.join(source, clip) for clip in found.clips))
+            skipped.update(dict.fromkeys(os.path.join(source, name) for name in found.skipped))
+        elif any(map(is_image_name, os.listdir(source))):
+            videos[source] = None
         else:
-            others = f"; {skipped_line(below.skipped)}" if below.skipped else ""
-            raise UserError(f"{given} holds no videos: expected {KINDS}, at any depth{others}")
+            others = f"; {skipped_line(found.skipped)}" if found.skipped else ""
+            raise UserError(f"{source} holds no videos: expected {KINDS}, at any depth{others}")
     if skipped and not quiet:
         print(printable(skipped_line(list(skipped))), file=sys.stderr)
-    return list(found)
+    return list(videos)
 
 
-def shown(predictions: Iterator[Item], total: int, done: int, quiet: bool) -> Iterator[Item]:
-    """Passes predictions on and shows how far they have come."""
+def show_progress(predictions: Iterator[Item], total: int, done: int, quiet: bool) -> Iterator[Item]:
     from timesformer.progress import Progress
 
     with nullcontext() if quiet or total == 1 else Progress("predicting", total, "video", done) as progress:
@@ -173,16 +159,16 @@ def shown(predictions: Iterator[Item], total: int, done: int, quiet: bool) -> It
 
 
 def printable(text: str) -> str:
-    """Names of files that are no UTF-8 in a form that every screen takes."""
+    """Escapes file names that are not valid UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def print_lines(args: argparse.Namespace, classifier: "Classifier", paths: list[str]) -> list[str]:
-    """Prints a line for each video, in their order; returns why some could not be read."""
+    """Prints a line for each video, in order; returns the errors of unreadable videos."""
     options = {"top_k": args.top_k, "sampler": args.sampler}
     errors = []
     with closing(classifier.predict_many(paths, workers=args.workers, **options)) as predictions:
-        for prediction in shown(predictions, len(paths), 0, args.quiet or sys.stdout.isatty()):
+        for prediction in show_progress(predictions, len(paths), 0, args.quiet or sys.stdout.isatty()):
             if prediction.error:
                 errors.append(prediction.error)
             else:
@@ -191,34 +177,26 @@ def print_lines(args: argparse.Namespace, classifier: "Classifier", paths: list[
 
 
 def write_files(args: argparse.Namespace, classifier: "Classifier", paths: list[str]) -> list[str]:
-    """Writes the files asked for; returns why some videos could not be read."""
-    import yaml
+    """Writes --output and --features; returns the errors of unreadable videos."""
+    from timesformer.inference.prediction_files import PredictionFiles, settings_of
 
-    from timesformer.inference.prediction_files import PredictionFiles
-
-    cfg = classifier.options(sampler=args.sampler)
-    text = yaml.safe_load(cfg.dump())
-    facts = {
-        "weights": classifier.fingerprint(),
-        "top_k": args.top_k,
-        "features": bool(args.features),
-        **{section: text[section] for section in ("DATA", "MODEL", "TIMESFORMER", "VIVIT", "TEST", "RNG_SEED")},
-        "TRAIN": {key: text["TRAIN"][key] for key in ("DATASET", "MIXED_PRECISION", "TF32")},
-    }
-    with PredictionFiles(paths, facts, args.output, args.features, args.overwrite) as files:
-        done = sum(files.finished)
+    cfg, features = classifier.options(sampler=args.sampler), bool(args.features)
+    settings = settings_of(classifier, cfg, args.top_k, features)
+    with PredictionFiles(paths, settings, args.output, args.features, args.overwrite) as files:
+        done = len(files.finished)
         if done and not args.quiet:
-            print(f"going on: {done} of {len(paths)} videos were predicted before", file=sys.stderr, flush=True)
-        predictions = classifier.as_completed(
-            cfg, paths, args.top_k, features=bool(args.features), workers=args.workers, finished=files.finished
-        )
-        with closing(predictions):
-            for number, prediction in shown(predictions, len(paths), done, args.quiet):
+            print(f"resuming: {done} of {len(paths)} videos are predicted", file=sys.stderr, flush=True)
+        with closing(
+            classifier.as_completed(
+                cfg, paths, args.top_k, features=features, workers=args.workers, finished=files.finished
+            )
+        ) as predictions:
+            for number, prediction in show_progress(predictions, len(paths), done, args.quiet):
                 files.add(number, prediction)
         errors = list(files.errors())
-        head = {"checkpoint": str(classifier.path), "class_names": list(classifier.class_names)}
-        head["num_views"] = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
-        files.finish(head, min(args.top_k, len(classifier.class_names)))
+        header = {"checkpoint": str(classifier.path), "class_names": list(classifier.class_names)}
+        header["num_views"] = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
+        files.finish(header, min(args.top_k, len(classifier.class_names)))
     if not args.quiet:
         names = ", ".join(str(path) for path in (args.output, args.features) if path)
         print(f"{len(paths) - len(errors)} of {len(paths)} videos predicted: {names}")

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The main job: trains, validates and tests as a configuration says.
+"""Trains, validates and tests a model as a configuration says.
 
 python tools/run_net.py --cfg configs/HMDB/TimeSformer_divST_8x32_224.yaml DATA.PATH_TO_DATA_DIR /data/HMDB_simp
 
-With --splits it does so for several official splits of HMDB51 or UCF101, and takes the mean of their results:
+With --splits, runs several official splits of HMDB51 or UCF101 and averages their results:
 
 python tools/run_net.py --cfg configs/HMDB51/NAME.yaml --splits 1 2 3 DATA.PATH_TO_DATA_DIR /data/hmdb51
 """
@@ -25,38 +25,32 @@ from timesformer.runtime.launch import launch, run_and_report
 from timesformer.runtime.ranks import is_main_process
 from timesformer.runtime.signals import install_signal_handlers
 
+SPLITS_HELP = """1 2 3: run each of these official splits (DATA.SPLIT) in OUTPUT_DIR/split_N, and write the mean of
+their results to OUTPUT_DIR/splits.json; finished ones are not repeated"""
+INIT_METHOD_HELP = "tcp://HOST:PORT, rendezvous of several nodes without torchrun, srun or tools/submit.py"
+
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Trains, validates and tests as a configuration says.")
-    parser.add_argument(
-        "--cfg", dest="cfg_file", type=as_path, metavar="YAML", help="configuration file; without it, the defaults"
-    )
-    parser.add_argument(
-        "--splits",
-        type=numbers,
-        metavar="N...",
-        help="1 2 3: run each of these official splits (DATA.SPLIT) in OUTPUT_DIR/split_N, and write the mean of their "
-        "results to OUTPUT_DIR/splits.json; finished ones are not repeated",
-    )
-    parser.add_argument("--shard_id", type=int, metavar="N", help="number of this machine, from 0 (SHARD_ID)")
-    parser.add_argument("--num_shards", type=int, metavar="N", help="number of machines (NUM_SHARDS)")
-    parser.add_argument(
-        "--init_method",
-        default="",
-        metavar="URL",
-        help="tcp://HOST:PORT, where several machines meet that were not started by torchrun, srun or tools/submit.py",
-    )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="options that override the file's")
-    args = parser.parse_args(joined_splits(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description="Trains, validates and tests a model as a configuration says.")
+    add = parser.add_argument
+    add("--cfg", dest="cfg_file", type=as_path, metavar="YAML", help="configuration file; without it, the defaults")
+    add("--splits", type=split_numbers, metavar="N...", help=SPLITS_HELP)
+    add("--shard_id", type=int, metavar="N", help="number of this node, from 0 (SHARD_ID)")
+    add("--num_shards", type=int, metavar="N", help="number of nodes (NUM_SHARDS)")
+    add("--init_method", default="", metavar="URL", help=INIT_METHOD_HELP)
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="options that override those of the file")
+    args = parser.parse_args(join_splits(sys.argv[1:]))
     if args.cfg_file is None and not args.opts:
         parser.error("give a configuration, such as --cfg configs/Demo/TimeSformer_divST_8x2_48.yaml")
     if args.splits and "DATA.SPLIT" in args.opts[::2]:
-        parser.error("--splits sets DATA.SPLIT for each run: leave one of the two out")
+        parser.error("--splits sets DATA.SPLIT for each run: omit one of them")
+    for key, value in (("SHARD_ID", args.shard_id), ("NUM_SHARDS", args.num_shards)):
+        args.opts += [key, str(value)] if value is not None else []
     return args
 
 
-def joined_splits(arguments: list[str]) -> list[str]:
-    """Makes `--splits 1 2 3` a single `--splits 1,2,3`, because argparse would take the pairs after it as well."""
+def join_splits(arguments: list[str]) -> list[str]:
+    """Replaces `--splits 1 2 3` by `--splits 1,2,3`; argparse would also take the KEY VALUE pairs that follow."""
     if "--splits" not in arguments:
         return arguments
     start = arguments.index("--splits") + 1
@@ -64,7 +58,7 @@ def joined_splits(arguments: list[str]) -> list[str]:
     return [*arguments[:start], *([",".join(splits)] if splits else []), *arguments[start + len(splits) :]]
 
 
-def numbers(text: str) -> list[int]:
+def split_numbers(text: str) -> list[int]:
     if not all(part.isdecimal() for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"{text!r}, expected numbers of splits, such as 1 2 3")
     return [int(part) for part in text.split(",")]
@@ -72,14 +66,9 @@ def numbers(text: str) -> list[int]:
 
 def main() -> int:
     args = parse_args()
-    shards = {"SHARD_ID": args.shard_id, "NUM_SHARDS": args.num_shards}
-    given = [str(part) for key, value in shards.items() if value is not None for part in (key, value)]
     install_signal_handlers()
-    return run_and_report(
-        lambda: launch(
-            load_config(args.cfg_file, [*args.opts, *given]), partial(run_all, splits=args.splits), args.init_method
-        )
-    )
+    run_splits = partial(run_all, splits=args.splits)
+    return run_and_report(lambda: launch(load_config(args.cfg_file, args.opts), run_splits, args.init_method))
 
 
 def run_all(cfg: CfgNode, splits: list[int] | None) -> None:
@@ -97,7 +86,7 @@ def run_all(cfg: CfgNode, splits: list[int] | None) -> None:
 
 
 def run(cfg: CfgNode) -> None:
-    """Trains and tests; imported late, so that a mistake in the configuration is reported at once."""
+    """Trains and tests; imports PyTorch late, so that mistakes in the configuration are reported at once."""
     from timesformer.datasets.catalog import load_split
     from timesformer.engine.evaluate import test
     from timesformer.engine.trainer import train
@@ -110,7 +99,7 @@ def run(cfg: CfgNode) -> None:
         download_if_asked(cfg)
         if cfg.TRAIN.ENABLE:
             if cfg.TEST.ENABLE:
-                load_split(cfg, "test")  # a mistake in it should show now, and not when training is done
+                load_split(cfg, "test")  # reports its mistakes before training
             train(cfg)
         if cfg.TEST.ENABLE:
             results = test(cfg)

@@ -1,12 +1,11 @@
-"""Batches of views of many videos that are only to be looked at, read by processes that may hang or crash over one.
+"""Batches of the views of many videos, read by processes that may hang or crash over a damaged file.
 
-All views of all videos, one video after the other, are cut into batches of one size; the last may be smaller. So which
-clips are computed together, and where each stands in its batch, depends on the list of videos alone: not on speed, not
-on which of them cannot be read, and not on which of them were done before, for all of those leave black clips.
+All views of all videos, in order, are cut into batches of one size. Which clips are computed together, and at which
+position, depends on the list of videos alone: videos that are finished or unreadable leave black clips.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,30 +22,29 @@ from timesformer.datasets.workers.pool import Outcome, given_up, in_processes
 from timesformer.datasets.workers.time_limit import TimeLimit, TookTooLongError
 
 
-@dataclass(frozen=True)
+@dataclass
 class Part:
     """Views of one video that are in one batch.
 
     Attributes:
         batch: number of the batch.
-        row: of the first of them in it.
+        rows: positions of the views in the batch.
         video: number of the video.
-        views: numbers of the views.
         path: of the video.
-        problem: why there is no need to open the video: it could not be read before; "" if it is to be read.
+        views: numbers of the views.
+        problem: why earlier views of the video could not be read, "" if they could.
+        seconds: time that reading took.
+        clips: the views, if they are to be kept.
     """
 
     batch: int
-    row: int
+    rows: slice
     video: int
-    views: range
     path: str
+    views: range
     problem: str = ""
-
-    @property
-    def rows(self) -> slice:
-        """Where the views are in the batch."""
-        return slice(self.row, self.row + len(self.views))
+    seconds: float = 0.0
+    clips: list[SampledClip] = field(default_factory=list)
 
 
 @dataclass
@@ -54,22 +52,20 @@ class ClipBatch:
     """Clips to be computed together.
 
     Attributes:
-        clips: uint8 [batch, 3, T, H, W]; black where no clip is.
-        parts: what is where, of those that could be read.
-        seconds: each part took to be read.
-        sampled: the clips of each part, where they were asked for.
-        errors: why videos could not be read, by number.
+        clips: uint8 [batch, 3, T, H, W].
+        missing: number of parts that have not been read yet.
+        parts: parts that were read.
+        errors: reasons of unreadable videos, by number.
     """
 
     clips: Tensor
+    missing: int
     parts: list[Part] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    sampled: list[list[SampledClip]] = field(default_factory=list)
     errors: dict[int, str] = field(default_factory=dict)
 
 
 def make_views(maker: ClipMaker, path: str, views: Sequence[int], seed: int) -> list[SampledClip]:
-    """Views of a video, in which chance depends on the seed and the view alone, and not on the company of other videos.
+    """Reads views of a video; what is random depends on the seed and the view alone.
 
     Raises:
         VideoError: if the video cannot be read.
@@ -77,129 +73,96 @@ def make_views(maker: ClipMaker, path: str, views: Sequence[int], seed: int) -> 
     return maker.make(VideoRecord(path, 0, path), views, [clip_rng(seed, 0, 0, view) for view in views])
 
 
-def views_in_time(cfg: CfgNode, path: str) -> Iterator[list[SampledClip]]:
-    """All views of one video, read in this process, TEST.BATCH_SIZE at a time.
-
-    Raises:
-        VideoError: if the video cannot be read, or such a batch takes more than DATA.DECODE_TIMEOUT.
-    """
-    maker, size = ClipMaker(cfg, "test"), cfg.TEST.BATCH_SIZE
-    with closing(TimeLimit(cfg.DATA.DECODE_TIMEOUT)) as in_time:
-        for start in range(0, maker.num_views, size):
-            views = range(start, min(start + size, maker.num_views))
-            try:
-                clips = in_time(lambda views=views: make_views(maker, path, views, cfg.RNG_SEED))
-            except TookTooLongError:
-                raise VideoError(timeout_message(path, cfg.DATA.DECODE_TIMEOUT)) from None
-            yield clips
-
-
-class ClipBatches:
-    """Batches of the views of videos, as they get complete, which may be in another order than that of the videos.
+def read_batches(
+    cfg: CfgNode, paths: Sequence[str], workers: int, keep_clips: bool = False, finished: Collection[int] = ()
+) -> Iterator[ClipBatch]:
+    """Yields batches of the views of videos as they are complete, in any order.
 
     Args:
-        cfg: how clips are made (as of the test split), TEST.BATCH_SIZE and DATA.DECODE_TIMEOUT, the seconds after which
-            the views of a video that are in one batch are given up.
+        cfg: how clips of the test split are made, TEST.BATCH_SIZE, and DATA.DECODE_TIMEOUT, the time limit in seconds
+            for the views of a video in one batch.
         paths: of the videos.
-        workers: processes that read; 0: read in this one.
-        keep: give the clips one by one, too.
-        finished: of each video, 1 where it is left out; empty: none is.
+        workers: number of processes that read; 0: read in this process.
+        keep_clips: fill `Part.clips`.
+        finished: numbers of the videos that are left out.
     """
+    finished = frozenset(finished)
+    maker, timeout, size = ClipMaker(cfg, "test"), cfg.DATA.DECODE_TIMEOUT, cfg.TEST.BATCH_SIZE
+    num_views, total = maker.num_views, len(paths) * maker.num_views
+    problems: dict[int, str] = {}
 
-    def __init__(
-        self, cfg: CfgNode, paths: Sequence[str], workers: int, keep: bool = False, finished: bytes | bytearray = b""
-    ) -> None:
-        self._cfg, self._paths, self._workers, self._keep = cfg, paths, workers, keep
-        self._finished = bytes(finished) or bytes(len(paths))  # as it is now, for all threads
-        self._maker = ClipMaker(cfg, "test")
-        self._views, self._size = self._maker.num_views, cfg.TEST.BATCH_SIZE
-        self._items = len(paths) * self._views
-        self._problems: dict[int, str] = {}  # of videos some views of which are still to be read
+    def parts_of(batch: int) -> Iterator[Part]:
+        start, stop = batch * size, min((batch + 1) * size, total)
+        for video in range(start // num_views, (stop - 1) // num_views + 1):
+            if video not in finished:
+                offset = video * num_views
+                first, last = max(start, offset), min(stop, offset + num_views)
+                rows, views = slice(first - start, last - start), range(first - offset, last - offset)
+                yield Part(batch, rows, video, paths[video], views, problems.get(video, ""))
 
-    def __iter__(self) -> Iterator[ClipBatch]:
-        batches: dict[int, tuple[ClipBatch, int]] = {}
-        with closing(self._outcomes()) as outcomes:
-            for outcome in outcomes:
-                number = outcome.item.batch
-                batch, missing = batches.pop(number, None) or self._begin(number)
-                self._put(outcome, batch)
-                if missing > 1:
-                    batches[number] = batch, missing - 1
-                else:
-                    yield batch
+    parts = (part for batch in range(-(-total // size)) for part in parts_of(batch))
+    read = partial(_read, maker, cfg.RNG_SEED, keep_clips)
+    if workers:
+        # Parts of the next batches are read ahead, so that the model does not wait.
+        ahead = 2 * max(1, size // num_views)
+        outcomes = in_processes(partial(_read_single_threaded, read), parts, workers, timeout or float("inf"), ahead)
+    else:
+        outcomes = _read_here(read, parts, timeout)
+    batches: dict[int, ClipBatch] = {}
+    with closing(outcomes):
+        for outcome in outcomes:
+            part = outcome.item
+            if part.batch not in batches:
+                rows, padding = min(size, total - part.batch * size), maker.padding_clip()
+                empty = padding.expand(rows, *padding.shape).clone()
+                batches[part.batch] = ClipBatch(empty, sum(1 for _ in parts_of(part.batch)))
+            batch = batches[part.batch]
+            if outcome.problem:
+                batch.errors[part.video] = problems[part.video] = _describe(outcome.problem, part.path, timeout)
+            else:
+                clips, times, part.seconds = outcome.result
+                batch.clips[part.rows] = torch.from_numpy(clips)
+                for clip, (numbers, seconds), view in zip(
+                    batch.clips[part.rows].clone(), times, part.views, strict=False
+                ):
+                    is_bgr = cfg.DATA.REVERSE_INPUT_CHANNEL
+                    part.clips.append(SampledClip.of(clip, numbers, seconds, view, is_bgr))
+                batch.parts.append(part)
+            batch.missing -= 1
+            if not batch.missing:
+                yield batches.pop(part.batch)
 
-    def _outcomes(self) -> Iterator[Outcome]:
-        read = partial(_read_alone if self._workers else _read, self._maker, self._cfg.RNG_SEED, self._keep)
-        parts = (part for number in range(-(-self._items // self._size)) for part in self._parts(number))
-        if not self._workers:
-            return _in_this_process(read, parts, self._cfg.DATA.DECODE_TIMEOUT)
-        # What is ahead are parts of the next batches, by which the one that computes never has to wait.
-        ahead = 2 * max(1, self._size // self._views)
-        return in_processes(read, parts, self._workers, self._cfg.DATA.DECODE_TIMEOUT or float("inf"), ahead)
 
-    def _parts(self, number: int) -> Iterator[Part]:
-        """What is to be read for a batch."""
-        start, stop = number * self._size, min((number + 1) * self._size, self._items)
-        for video in range(start // self._views, (stop - 1) // self._views + 1):
-            if not self._finished[video]:
-                first, last = max(start, video * self._views), min(stop, (video + 1) * self._views)
-                views = range(first - video * self._views, last - video * self._views)
-                problem = self._problems.get(video, "")
-                yield Part(number, first - start, video, views, self._paths[video], problem)
-
-    def _begin(self, number: int) -> tuple[ClipBatch, int]:
-        """An empty batch, and how many parts it waits for."""
-        rows = min(self._size, self._items - number * self._size)
-        black = self._maker.padding_clip()
-        return ClipBatch(black.expand(rows, *black.shape).clone()), sum(1 for _ in self._parts(number))
-
-    def _put(self, outcome: Outcome, batch: ClipBatch) -> None:
-        part, problem = outcome.item, outcome.problem
-        if problem:
-            if problem == given_up(self._cfg.DATA.DECODE_TIMEOUT):
-                problem = timeout_message(part.path, self._cfg.DATA.DECODE_TIMEOUT)
-            elif not problem.startswith(part.path):
-                problem = f"{part.path}: {problem}"
-            batch.errors[part.video] = problem
-            if part.views.stop < self._views:
-                self._problems[part.video] = problem
-            return
-        clips, numbers_and_times, seconds = outcome.result
-        batch.clips[part.rows] = torch.from_numpy(clips)
-        batch.parts.append(part)
-        batch.seconds.append(seconds)
-        if self._keep:
-            made = zip(batch.clips[part.rows].clone(), numbers_and_times, part.views, strict=True)
-            is_bgr = self._cfg.DATA.REVERSE_INPUT_CHANNEL
-            batch.sampled.append([SampledClip.of(clip, *known, view, is_bgr) for clip, known, view in made])
+def _describe(problem: str, path: str, timeout: float) -> str:
+    if problem == given_up(timeout):
+        return timeout_message(path, timeout)
+    return problem if problem.startswith(path) else f"{path}: {problem}"
 
 
 Read = tuple[np.ndarray, list[tuple[tuple[int, ...], tuple[float, ...]]], float]
 
 
-def _read(maker: ClipMaker, seed: int, keep: bool, part: Part) -> Read:
-    """The clips of a part, uint8 [views, 3, T, H, W]; numbers and times of their frames; and the seconds it took."""
+def _read(maker: ClipMaker, seed: int, keep_clips: bool, part: Part) -> Read:
+    """Returns the clips of a part, uint8 [views, 3, T, H, W], numbers and times of their frames, and the seconds."""
     if part.problem:
         raise VideoError(part.problem)
     start = time.perf_counter()
-    made = make_views(maker, part.path, part.views, seed)
-    clips = np.stack([clip.clip.numpy() for clip in made])
-    known = [(clip.numbers, clip.times) for clip in made] if keep else []
-    return clips, known, time.perf_counter() - start
+    clips = make_views(maker, part.path, part.views, seed)
+    times = [(clip.numbers, clip.times) for clip in clips] if keep_clips else []
+    return np.stack([clip.clip.numpy() for clip in clips]), times, time.perf_counter() - start
 
 
-def _read_alone(maker: ClipMaker, seed: int, keep: bool, part: Part) -> Read:
-    """The same in a process of which there is one for each core."""
-    torch.set_num_threads(1)
-    return _read(maker, seed, keep, part)
+def _read_single_threaded(read: Callable[[Part], Read], part: Part) -> Read:
+    torch.set_num_threads(1)  # there is a process for each core
+    return read(part)
 
 
-def _in_this_process(read: Callable[[Part], Read], parts: Iterable[Part], time_limit: float) -> Iterator[Outcome]:
-    with closing(TimeLimit(time_limit)) as in_time:
+def _read_here(read: Callable[[Part], Read], parts: Iterable[Part], timeout: float) -> Iterator[Outcome]:
+    with closing(TimeLimit(timeout)) as limited:
         for part in parts:
             try:
-                yield Outcome(part, in_time(lambda part=part: read(part)))
+                yield Outcome(part, limited(partial(read, part)))
             except TookTooLongError:
-                yield Outcome(part, problem=given_up(time_limit))
+                yield Outcome(part, problem=given_up(timeout))
             except Exception as error:
                 yield Outcome(part, problem=str(error) or type(error).__name__)

@@ -1,9 +1,8 @@
-"""Too little shared memory or too few open files: how to detect it, and what to tell the user."""
+"""Errors for too many open files and too little shared memory."""
 
 import errno
 import os
 import resource
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -14,46 +13,34 @@ SHARED_MEMORY = Path("/dev/shm")
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
 
-def is_out_of_files(error: BaseException) -> bool:
-    """Whether an error, or an error that caused it, means that no further file can be opened.
+def is_out_of_files(error: BaseException | None) -> bool:
+    """Returns whether an error, or one of its causes, says that no more files can be opened.
 
-    Libraries that raise no OSError, such as PyTorch, quote the system's message at least.
+    Libraries that raise no OSError, such as PyTorch, at least quote the system's message.
     """
     texts = [os.strerror(number) for number in _OUT_OF_FILES]
-    return any(
-        getattr(cause, "errno", None) in _OUT_OF_FILES or any(text in str(cause) for text in texts)
-        for cause in _causes(error)
-    )
+    while error is not None:
+        if getattr(error, "errno", None) in _OUT_OF_FILES or any(text in str(error) for text in texts):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def require_open_files(number: int) -> None:
-    """Checks that this process can open `number` more files.
-
-    Raises:
-        OSError: if it cannot (EMFILE, ENFILE).
-    """
+    """Raises OSError (EMFILE, ENFILE) if this process cannot open `number` more files."""
     with ExitStack() as stack:
         for _ in range(number):
             stack.enter_context(open(os.devnull, "rb"))
 
 
 def out_of_files(remedy: str) -> UserError:
-    """The error for a process that cannot open as many files, sockets and pipes as it needs.
-
-    Args:
-        remedy: what to do instead of raising the limit, as a clause: "lower DATA_LOADER.NUM_WORKERS (8)".
-    """
+    """Returns the error for too many open files; `remedy` is another solution, "lower DATA_LOADER.NUM_WORKERS"."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return UserError(f"too many open files: a process may open {limit}. Raise this limit (ulimit -n), or {remedy}")
+    return UserError(f"too many open files: the limit is {limit}. Raise it (ulimit -n), or {remedy}")
 
 
 def out_of_shared_memory(problem: str, remedy: str) -> UserError:
-    """The error for a DataLoader worker that cannot allocate shared memory for a batch.
-
-    Args:
-        problem: what was tried, and how it failed.
-        remedy: what to do instead of enlarging it, as a clause.
-    """
+    """Returns the error for a DataLoader worker that cannot allocate shared memory; `remedy` is another solution."""
     size = ""
     with suppress(OSError):
         found = os.statvfs(SHARED_MEMORY)
@@ -63,9 +50,3 @@ def out_of_shared_memory(problem: str, remedy: str) -> UserError:
         f"too little shared memory: {problem}. DataLoader workers pass batches through {SHARED_MEMORY}{size}: enlarge "
         f"it (docker run --shm-size=8g, or --ipc=host), or {remedy}"
     )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

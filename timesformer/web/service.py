@@ -126,7 +126,7 @@ class Service:
                 scores, _ = classifier.compute(torch.stack([clip.clip for clip in clips]))
                 summary.add(scores, None, [clip.view for clip in clips])
             seconds = time.monotonic() - start
-        return Answer(footage, classifier.prediction("", summary, TOP, [], seconds).top, reading_seconds, seconds)
+        return Answer(footage, classifier.prediction("", summary, TOP).top, reading_seconds, seconds)
 
     def attention(self, clip: SampledClip, method: str) -> np.ndarray:
         """The frames of a clip with what the model attends to, uint8 (T, H, W, 3).
