@@ -122,11 +122,10 @@ def read_batches(
             else:
                 clips, times, part.seconds = outcome.result
                 batch.clips[part.rows] = torch.from_numpy(clips)
-                for clip, (numbers, seconds), view in zip(
-                    batch.clips[part.rows].clone(), times, part.views, strict=False
-                ):
-                    is_bgr = cfg.DATA.REVERSE_INPUT_CHANNEL
-                    part.clips.append(SampledClip.of(clip, numbers, seconds, view, is_bgr))
+                if keep_clips:
+                    is_bgr, kept = cfg.DATA.REVERSE_INPUT_CHANNEL, batch.clips[part.rows].clone()
+                    views = zip(kept, times, part.views, strict=True)
+                    part.clips = [SampledClip.of(clip, *frames, view, is_bgr) for clip, frames, view in views]
                 batch.parts.append(part)
             batch.missing -= 1
             if not batch.missing:

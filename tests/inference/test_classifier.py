@@ -1,0 +1,303 @@
+"""Predictions in Python."""
+
+import csv
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+import timesformer
+from timesformer.config import get_cfg
+from timesformer.config.load import ConfigError
+from timesformer.datasets.decoding.open import VideoError
+from timesformer.errors import UserError
+from timesformer.inference.classifier import Classifier, Prediction, load_model
+from timesformer.models import build_model
+from timesformer.models.weights.loading import CheckpointError
+
+VIEWS = ["TEST.NUM_ENSEMBLE_VIEWS", "2", "TEST.NUM_SPATIAL_CROPS", "3", "TEST.BATCH_SIZE", "4"]
+
+
+@pytest.fixture
+def classifier(tiny_checkpoint: Path) -> Classifier:
+    return load_model(tiny_checkpoint, "cpu")
+
+
+@pytest.fixture(scope="session")
+def clips(tiny_data: Path) -> list[str]:
+    return sorted(str(path) for path in tiny_data.glob("test/*/*"))
+
+
+def changed(checkpoint: Path, folder: Path, **content: object) -> Path:
+    """The checkpoint with other content; None removes an entry."""
+    merged = {**torch.load(checkpoint, weights_only=True), **content}
+    torch.save({key: value for key, value in merged.items() if value is not None}, folder / "changed.pyth")
+    return folder / "changed.pyth"
+
+
+def equal(one: Prediction, other: Prediction) -> bool:
+    return np.array_equal(one.probabilities, other.probabilities) and one.top == other.top
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("more", [[], ["DATA.REVERSE_INPUT_CHANNEL", "True", "DATA.ENSEMBLE_METHOD", "max"]])
+def test_predictions_equal_those_of_a_test(
+    more: list[str], tiny_command: list[str], tiny_checkpoint: Path, tiny_data: Path, run_net: Callable, tmp_path: Path
+):
+    test = ["TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(tiny_checkpoint), "OUTPUT_DIR", str(tmp_path)]
+    assert run_net(*tiny_command, *test, *VIEWS, *more).code == 0
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines()))
+    classifier = timesformer.load_model(tiny_checkpoint, "cpu", [*VIEWS, *more])
+    paths = [tiny_data / "test" / row["video"] for row in rows]
+    many = classifier.predict_many(paths, workers=0)
+    for row, predictions in zip(rows, zip(many, map(classifier.predict, paths), strict=True), strict=True):
+        for prediction in predictions:
+            assert prediction.num_views == 6
+            for rank, (name, probability) in enumerate(prediction.top, start=1):
+                assert name == row[f"class_{rank}"]
+                assert probability == pytest.approx(float(row[f"probability_{rank}"]), abs=1e-5)
+            assert prediction.probabilities.sum() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_predict_many_keeps_the_order_and_reports_unreadable_videos(
+    classifier: Classifier, clips: list[str], tmp_path: Path, workers: int
+):
+    text = tmp_path / "text.mp4"
+    text.write_text("no video")
+    videos = [clips[0], str(text), *clips[1:4], str(tmp_path / "missing.mp4"), *clips[4:]]
+    predictions = list(classifier.predict_many(videos, workers=workers, top_k=2))
+    assert [prediction.video for prediction in predictions] == videos
+    assert [number for number, prediction in enumerate(predictions) if prediction.error] == [1, 5]
+    assert str(predictions[5]) == predictions[5].error
+    assert all(len(prediction.top) == 2 for prediction in predictions if not prediction.error)
+    assert np.allclose(predictions[0].probabilities, classifier.predict(clips[0]).probabilities, atol=1e-6)
+    with pytest.raises(VideoError, match=r"text.mp4"):
+        classifier.predict(text)
+
+
+@pytest.mark.numerical
+def test_predictions_do_not_depend_on_finished_or_unreadable_videos(classifier: Classifier, clips: list[str]):
+    cfg = classifier.options(views=2)
+    whole = dict(classifier.as_completed(cfg, clips, workers=0))
+    rest = dict(classifier.as_completed(cfg, clips, workers=0, finished=[0, 2, 3]))
+    assert sorted(rest) == [1, 4, 5]
+    broken = dict(classifier.as_completed(cfg, [clips[0], "missing", *clips[2:]], workers=0))
+    assert broken.pop(1).error
+    assert all(equal(prediction, whole[number]) for found in (rest, broken) for number, prediction in found.items())
+
+
+def test_random_samples_do_not_depend_on_other_videos(classifier: Classifier, clips: list[str]):
+    alone = classifier.predict(clips[3], sampler="random", views=3, keep_clips=True)
+    among = list(classifier.predict_many(clips, sampler="random", views=3, workers=0))[3]
+    assert np.allclose(alone.probabilities, among.probabilities, atol=1e-6)
+    assert len({clip.numbers for clip in alone.clips}) > 1
+
+
+@contextmanager
+def fifo(folder: Path, kill: bool = False) -> Iterator[Path]:
+    """A clip that hangs its reader, which is killed if asked."""
+    folder.mkdir()
+    os.mkfifo(folder / "0.jpg")
+
+    def hold_and_kill() -> None:
+        while True:
+            with suppress(OSError):  # ENXIO: no process has opened it yet
+                held.append(os.open(folder / "0.jpg", os.O_WRONLY | os.O_NONBLOCK))
+                break
+            time.sleep(0.01)
+        while kill and not (readers := readers_of(folder / "0.jpg")):
+            time.sleep(0.01)
+        for reader in readers if kill else ():
+            os.kill(reader, signal.SIGSEGV)
+
+    held: list[int] = []
+    thread = threading.Thread(target=hold_and_kill)
+    thread.start()
+    yield folder
+    thread.join()
+    os.close(*held)
+
+
+def readers_of(file: Path) -> list[int]:
+    """Other processes that have a file open."""
+    found = []
+    for link in Path("/proc").glob("[1-9]*/fd/*"):
+        with suppress(OSError):  # the process ends
+            if os.readlink(link) == str(file) and int(link.parts[2]) != os.getpid():
+                found.append(int(link.parts[2]))
+    return found
+
+
+@pytest.mark.slow
+def test_videos_that_make_the_decoder_hang_or_crash_are_reported(
+    tiny_checkpoint: Path, clips: list[str], tmp_path: Path
+):
+    classifier = load_model(tiny_checkpoint, "cpu")
+    with fifo(tmp_path / "crashing", kill=True) as crashing:
+        predictions = list(classifier.predict_many([clips[0], crashing, clips[1]], workers=1))
+    assert "SIGSEGV" in predictions[1].error
+    classifier = load_model(tiny_checkpoint, "cpu", ["DATA.DECODE_TIMEOUT", "2.0"])
+    for workers in (0, 1):
+        with fifo(tmp_path / f"hanging{workers}") as hanging:
+            predictions += list(classifier.predict_many([hanging, clips[2]], workers=workers))
+        assert predictions[-2].error.startswith(str(hanging))
+        assert "DATA.DECODE_TIMEOUT" in predictions[-2].error
+    assert [not prediction.error for prediction in predictions] == [True, False, True, False, True, False, True]
+
+
+def test_clips_hold_the_pixels_of_their_frames(tiny_checkpoint: Path, tmp_path: Path):
+    for number in range(6):
+        Image.fromarray(np.full((20, 24, 3), (200, 40 * number, 0), np.uint8)).save(tmp_path / f"{number}.png")
+    options = ["DATA.SAMPLER", "equidistant", "DATA.REVERSE_INPUT_CHANNEL", "True", "DATA.NUM_FRAMES", "3"]
+    classifier = load_model(tiny_checkpoint, "cpu", options)
+    one = classifier.predict(tmp_path, crops=3, keep_clips=True).clips
+    assert [clip.view for clip in one] == [0, 1, 2]
+    for clip, other in zip(one, classifier.clips(tmp_path, crops=3), strict=True):
+        assert clip.numbers == other.numbers == (0, 2, 4)
+        assert all(map(math.isnan, clip.times))  # a folder of frames has no times
+        assert clip.frames.shape == (3, 16, 16, 3)
+        assert clip.frames[2, 0, 0].tolist() == [200, 160, 0]
+        assert clip.clip[:, 2, 0, 0].tolist() == [0, 160, 200]
+        assert torch.equal(clip.clip, other.clip)
+
+
+def test_clips_hold_the_times_of_their_frames(tiny_checkpoint: Path, tmp_path: Path):
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        for number in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 20 * number, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    (clip,) = load_model(tiny_checkpoint, "cpu", ["DATA.SAMPLING_RATE", "4"]).clips(tmp_path / "clip.mp4")
+    assert (clip.numbers, clip.times) == ((0, 4), (0.0, 0.4))
+
+
+FAMILIES = {
+    "TimeSformer": [],
+    "TimeSformer, space_only": ["TIMESFORMER.ATTENTION_TYPE", "space_only"],
+    "ViViT 1": ["MODEL.MODEL_NAME", "ViViT", "VIVIT.TUBELET_SIZE", "[1, 8, 8]"],
+    "ViViT 2": ["MODEL.MODEL_NAME", "ViViT", "VIVIT.TUBELET_SIZE", "[1, 8, 8]", "VIVIT.MODEL", "2"],
+    "torchvision": ["MODEL.MODEL_NAME", "torchvision/r3d_18"],
+    "timm": ["MODEL.MODEL_NAME", "timm/test_resnet"],
+}
+
+
+class ConvHead(nn.Module):
+    """Its head is applied at every position."""
+
+    head_names = ("head",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.ModuleDict({"head": nn.Conv3d(3, 2, 1)})
+
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        return self.model["head"](clip).mean((2, 3, 4))
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("family", [*FAMILIES, "convolutional head"])
+def test_the_head_computes_the_logits_from_the_embedding(family: str, tiny_checkpoint: Path, tmp_path: Path):
+    cfg = get_cfg()
+    cfg.merge_from_other_cfg(type(cfg)(yaml.safe_load(torch.load(tiny_checkpoint, weights_only=True)["cfg"])))
+    cfg.merge_from_list(FAMILIES.get(family, []))
+    cfg.TIMESFORMER.PATCH_SIZE = 8 if family.startswith("Time") else 16
+    model = (build_model(cfg) if family in FAMILIES else ConvHead()).eval()
+    classifier = Classifier(cfg, model, ("catch", "walk", "wave"), torch.device("cpu"), "", [])
+    scores, embeddings = classifier.compute(torch.randint(256, (2, 3, 2, 16, 16), dtype=torch.uint8), features=True)
+    head = model.model.get_submodule(getattr(model, "head_names", ("head",))[0])
+    assert embeddings.dtype == torch.float32
+    embeddings = embeddings[:, :, None, None, None] if isinstance(head, nn.Conv3d) else embeddings
+    assert torch.allclose(head(embeddings).flatten(1), scores, atol=1e-5)
+
+
+@pytest.mark.numerical
+def test_an_embedding_is_the_mean_over_the_views(classifier: Classifier, clips: list[str]):
+    views = torch.stack([clip.clip for clip in classifier.clips(clips[0], crops=3)])
+    _, embeddings = classifier.compute(views, features=True)
+    embedding = classifier.embed(clips[0], crops=3)
+    assert embedding.dtype == np.float32
+    assert np.allclose(embedding, embeddings.mean(0), atol=1e-6)
+    assert classifier.predict(clips[0]).embedding is None
+
+
+def test_threads_share_a_model(classifier: Classifier, clips: list[str]):
+    expected = [classifier.predict(clip).probabilities for clip in clips]
+    found: dict[int, np.ndarray] = {}
+
+    def predict(number: int) -> None:
+        found[number] = classifier.predict(clips[number], features=number % 2).probabilities
+
+    threads = [threading.Thread(target=predict, args=(number,)) for number in range(len(clips))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(found[number], expected[number]) for number in range(len(clips)))
+
+
+def test_configurations_of_other_versions_load(tiny_checkpoint: Path, tmp_path: Path):
+    saved = yaml.safe_load(torch.load(tiny_checkpoint, weights_only=True)["cfg"])
+    saved["MODEL"]["ARCH"] = "vit"  # the original's
+    saved["DATA"] |= {"CAMERA": "left", "PATH_TO_DATA_DIR": "/no/longer/there"}
+    saved["TRAIN"]["CHECKPOINT_FILE_PATH"] = "/gone.pyth"
+    saved["NUM_GPUS"] = 4
+    del saved["EMA"]
+    classifier = load_model(changed(tiny_checkpoint, tmp_path, cfg=yaml.safe_dump(saved)), "cpu")
+    assert classifier.cfg.NUM_GPUS == 0
+    assert all(key in "".join(classifier.notes) for key in ("MODEL.ARCH", "DATA.CAMERA"))
+
+
+def test_a_checkpoint_without_configuration_needs_one(tiny_checkpoint: Path, tiny_command: list[str], tmp_path: Path):
+    bare = changed(tiny_checkpoint, tmp_path, cfg=None)
+    with pytest.raises(CheckpointError, match=r"changed\.pyth"):
+        load_model(bare, "cpu")
+    assert load_model(bare, "cpu", cfg=tiny_command[1]).class_names == ("catch", "walk", "wave")
+
+
+def test_classes_without_names_are_numbered_or_those_of_kinetics(tiny_checkpoint: Path, tmp_path: Path):
+    nameless = changed(tiny_checkpoint, tmp_path, progress=None)
+    assert load_model(nameless, "cpu").class_names == ("class 0", "class 1", "class 2")
+    saved = torch.load(tiny_checkpoint, weights_only=True)
+    cfg = yaml.safe_load(saved["cfg"])
+    cfg["MODEL"]["NUM_CLASSES"], cfg["TRAIN"]["DATASET"] = 400, "kinetics"
+    state = saved["model_state"] | {"model.head.weight": torch.zeros(400, 16), "model.head.bias": torch.zeros(400)}
+    kinetics = changed(tiny_checkpoint, tmp_path, progress=None, model_state=state, cfg=yaml.safe_dump(cfg))
+    assert load_model(kinetics, "cpu").class_names[:2] == ("abseiling", "air drumming")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "key"),
+    [
+        ({"path": "/no/best.pyth"}, CheckpointError, "/no/best.pyth"),
+        ({"device": "abacus"}, UserError, "abacus"),
+        ({"cfg_opts": ["DATA.SAMPLE", "uniform"]}, ConfigError, "DATA.SAMPLER"),
+        ({"cfg_opts": ["MODEL.NUM_CLASSES", "4"]}, CheckpointError, "NUM_CLASSES"),
+    ],
+)
+def test_loading_errors_name_their_cause(arguments: dict, error: type[UserError], key: str, tiny_checkpoint: Path):
+    with pytest.raises(error, match=key):
+        load_model(**{"path": tiny_checkpoint, "device": "cpu", **arguments})
+
+
+def test_invalid_views_and_samplers_are_errors(classifier: Classifier, clips: list[str]):
+    with pytest.raises(ConfigError, match=r"TEST.NUM_SPATIAL_CROPS"):
+        classifier.predict(clips[0], crops=2)
+    with pytest.raises(ConfigError, match=r"TEST.NUM_ENSEMBLE_VIEWS"):
+        next(classifier.predict_many(clips, views=0))
+    with pytest.raises(ConfigError, match=r"DATA.TEST_SAMPLER"):
+        classifier.predict(clips[0], sampler="odd")
