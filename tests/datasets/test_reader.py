@@ -136,7 +136,7 @@ def test_rotation_in_the_metadata_is_applied(tmp_path, make_video):
 
 @pytest.mark.parametrize("cores", [1, 8])
 def test_frame_folders_are_read_in_numeric_order(tmp_path, monkeypatch, cores):
-    monkeypatch.setattr(frame_files, "_idle_cores", lambda: cores)
+    monkeypatch.setattr(frame_files, "available_cores", lambda: cores)
     for number in (10, 9, 100, 1):
         Image.new("RGB", (8, 6), (number, 0, 0)).save(tmp_path / f"img_{number}.png")
     Image.new("L", (8, 6), 200).save(tmp_path / "img_1000.png")
@@ -158,7 +158,7 @@ def test_frames_of_different_sizes_are_an_error(tmp_path):
 
 @pytest.mark.parametrize("cores", [1, 8])
 def test_a_broken_frame_is_an_error_that_names_it(tmp_path, make_frames, monkeypatch, cores):
-    monkeypatch.setattr(frame_files, "_idle_cores", lambda: cores)
+    monkeypatch.setattr(frame_files, "available_cores", lambda: cores)
     folder = make_frames(tmp_path / "clip", 3)
     file = folder / "frame1.png"
     file.write_bytes(file.read_bytes()[:40])

@@ -60,7 +60,7 @@ def assert_every_frame_is_right(path: Path, sequential: bool) -> None:
         for _ in range(10):
             indices = [order.randrange(len(expected)) for _ in range(order.randint(2, 9))]
             assert np.array_equal(video.read(indices), [expected[index] for index in indices]), indices
-        assert bool(video._table.sequential) == sequential
+        assert bool(video._index.sequential) == sequential
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -120,7 +120,7 @@ def test_frames_of_a_stream_that_begins_between_key_frames(tmp_path, scene):
     codec, options, _ = STREAMS["open_gop.ts"]
     path = encode(tmp_path / "clip.ts", scene, codec, **options)
     path.write_bytes(path.read_bytes()[188 * 40 :])
-    assert_every_frame_is_right(path, "pyav", sequential=True)  # there are packets whose frames cannot be decoded
+    assert_every_frame_is_right(path, sequential=True)  # there are packets whose frames cannot be decoded
 
 
 def test_packed_b_frames_of_a_real_clip_are_found(shared):
@@ -129,13 +129,13 @@ def test_packed_b_frames_of_a_real_clip_are_found(shared):
     with open_video(path) as video:
         for indices in ([163, 0], [1], [2], [3], range(20, 30), [77, 76]):
             assert np.array_equal(video.read(indices), [expected[index] for index in indices])
-        assert not video._table.sequential
+        assert not video._index.sequential
 
 
 def test_a_large_file_is_read_again_instead_of_kept(tmp_path, scene, monkeypatch):
     monkeypatch.setattr(video_file, "LARGEST_KEPT", 0)
     path = encode(tmp_path / "clip.mp4", scene, "libx264", bf="2", g="6")
-    assert_every_frame_is_right(path, "pyav", sequential=False)
+    assert_every_frame_is_right(path, sequential=False)
 
 
 def nal_reference(packet: av.Packet) -> int:
@@ -169,7 +169,7 @@ def test_only_what_the_frames_asked_for_depend_on_is_decoded(tmp_path, scene):
         decode_everything(path)
     with open_video(path) as video:
         assert np.array_equal(video.read(wanted), expected)
-        assert not video._table.sequential
+        assert not video._index.sequential
 
 
 def test_a_packet_falsely_marked_as_key_frame_is_noticed(tmp_path, scene):
@@ -182,4 +182,4 @@ def test_a_packet_falsely_marked_as_key_frame_is_noticed(tmp_path, scene):
             packet.is_keyframe = number % 5 == 0
             packet.stream = copy
             new.mux(packet)
-    assert_every_frame_is_right(path, "pyav", sequential=True)
+    assert_every_frame_is_right(path, sequential=True)

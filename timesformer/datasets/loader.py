@@ -1,6 +1,5 @@
 """Batches of clips in an order that depends on the seed and the epoch alone."""
 
-import os
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from timesformer.datasets.clips import PADDING_KEY, ClipDataset, Key
 from timesformer.datasets.workers.dataloader import SentBatch, WorkerStatus, start_worker
+from timesformer.runtime.resource_limits import available_cores
 
 
 class EpochBatchSampler(Sampler[list[Key]]):
@@ -161,11 +161,6 @@ def construct_loader(cfg: CfgNode, split: str, rank: int = 0, world_size: int = 
         collate_fn=collate,
         worker_init_fn=start_worker,
     )
-
-
-def available_cores() -> int:
-    """Cores that this process may run on, of which a job scheduler may allow a few."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_epoch(loader: DataLoader, epoch: int, start: int = 0) -> None:

@@ -17,7 +17,6 @@ from timesformer.config.check import check_use
 from timesformer.config.load import ConfigError, load_for_use
 from timesformer.datasets.clips import SampledClip
 from timesformer.datasets.decoding.open import VideoError
-from timesformer.datasets.loader import available_cores
 from timesformer.engine.evaluate import load_whole, score_views
 from timesformer.engine.meters import ViewEnsemble
 from timesformer.engine.results import probabilities_of
@@ -26,6 +25,7 @@ from timesformer.inference.clip_batches import read_batches
 from timesformer.models.parts import head_names
 from timesformer.models.weights.loading import Checkpoint, CheckpointError, fingerprint, read_checkpoint
 from timesformer.runtime.device import set_float32_precision
+from timesformer.runtime.resource_limits import available_cores
 from timesformer.torchvision_import import import_package
 
 Video = str | os.PathLike[str]

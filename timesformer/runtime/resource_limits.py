@@ -26,6 +26,11 @@ def is_out_of_files(error: BaseException | None) -> bool:
     return False
 
 
+def available_cores() -> int:
+    """Return the cores that this process may run on, of which a job scheduler may allow a few."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def require_open_files(number: int) -> None:
     """Raises OSError (EMFILE, ENFILE) if this process cannot open `number` more files."""
     with ExitStack() as stack:

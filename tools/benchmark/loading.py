@@ -11,8 +11,9 @@ from fvcore.common.config import CfgNode
 
 from timesformer.config import get_cfg
 from timesformer.datasets.clips import ClipDataset
-from timesformer.datasets.loader import available_cores, construct_loader, set_epoch
+from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.errors import UserError
+from timesformer.runtime.resource_limits import available_cores
 from tools.benchmark.tables import header, row
 from tools.benchmark.timing import describe_machine, run_in_subprocess
 

@@ -1,8 +1,9 @@
-"""What every reader of frames promises, whatever the clip is stored as."""
+"""The interface of readers of frames, whatever a clip is stored as."""
 
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,7 +12,7 @@ import numpy as np
 
 from timesformer.errors import UserError
 
-MAX_PIXELS = 2**26  # of a frame (8192 x 8192); a broken header may claim any size, and memory would be taken for it
+MAX_PIXELS = 2**26  # of a frame (8192 x 8192); a broken header may claim any size
 
 
 class VideoError(UserError):
@@ -20,14 +21,14 @@ class VideoError(UserError):
 
 @dataclass(frozen=True)
 class StreamTiming:
-    """Frames, frame rate and duration of a stream, from the container's header, and the time of each frame.
+    """What the header of a video file says of its stream, and when its frames are shown.
 
     Attributes:
         num_frames: number of frames, at least 1.
         fps: mean frame rate in frames per second, above 0.
         duration: duration in ticks of the stream's time base, above 0.
-        times: presentation times of the frames in ticks, rising; empty where the container does not store them, as AVI
-            with reordered frames. The frames are then taken to be evenly spread over the duration.
+        times: presentation times in ticks, rising; empty where the container does not store them. The frames are then
+            taken to be evenly spread over the duration.
     """
 
     num_frames: int
@@ -36,17 +37,13 @@ class StreamTiming:
     times: Sequence[int] = ()
 
     def shown_between(self, start: float, end: float) -> tuple[int, int]:
-        """Return the numbers of the first and the last frame that facebookresearch/TimeSformer decodes for a clip.
+        """Return the first and the last frame that facebookresearch/TimeSformer decodes for a clip.
 
-        Its decoder turns both positions into whole ticks, keeps the frames shown from the first tick to the second, and
-        the one frame after them.
+        It turns both positions into whole ticks, and keeps the frames shown from the first tick to the second and the
+        one frame after them. Both are the last frame if no frame is shown as late as `start`.
 
         Args:
-            start: position of the clip's first frame, 0 to num_frames - 1; fractions are allowed.
-            end: position of its last frame.
-
-        Returns:
-            The two numbers, first <= last. Both are the last frame where no frame is shown as late as `start`.
+            start, end: positions of the clip's first and last frame, from 0; fractions are allowed.
         """
         step = self.duration / self.num_frames
         from_tick, to_tick = int(start * step), int(end * step)
@@ -61,11 +58,12 @@ class StreamTiming:
 
 
 class VideoReader(ABC):
-    """Frames of one clip, by number in the order shown; use it as a context manager.
+    """Frames of one clip, by number in the order shown; a context manager.
 
-    num_frames: frames of the clip, at least 1; corrected by `read` when fewer can be decoded than the file promises.
-    fps: frames per second, 0.0 where unknown (folders of frames).
-    timing: when frames are shown; None where the container has no duration, and for folders of frames.
+    Attributes:
+        num_frames: frames of the clip, at least 1; `read` corrects it when fewer decode than the file promises.
+        fps: frames per second; 0.0: unknown (folders of frames).
+        timing: when frames are shown; None for files without a duration and for folders of frames.
     """
 
     num_frames: int
@@ -84,46 +82,41 @@ class VideoReader(ABC):
         self.close()
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
-        """Return the frames of these numbers as uint8 (T, H, W, 3) RGB; numbers may repeat and come in any order.
+        """Return frames as uint8 [frames, height, width, 3], RGB; indices may repeat and come in any order.
 
-        Raises VideoError when one of them cannot be decoded, IndexError when one is outside 0..num_frames-1.
+        Raises VideoError when one cannot be decoded, IndexError when one is outside 0..num_frames-1.
         """
-        wanted = sorted({int(index) for index in indices})
+        positions = defaultdict(list)
+        for position, index in enumerate(indices):
+            positions[int(index)].append(position)
+        wanted = sorted(positions)
         if not wanted or wanted[0] < 0 or wanted[-1] >= self.num_frames:
             raise IndexError(f"frames {list(indices)} of {self.path}: expected numbers from 0 to {self.num_frames - 1}")
-        places: dict[int, list[int]] = {}
-        for place, index in enumerate(indices):
-            places.setdefault(int(index), []).append(place)
         clip = np.empty(0, np.uint8)
-        # One by one, as memory of its own for every frame takes longer than to copy it.
-        for number, image in self._frames(wanted):
+        for number, image in self._frames(wanted):  # copied one by one, which is faster than stacking them
             if not clip.size:
                 clip = np.empty((len(indices), *image.shape), np.uint8)
             self._check_size(image, clip.shape[1:])
-            for place in places[number]:
-                clip[place] = image
+            clip[positions[number]] = image
         return clip
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the frames that `read` returns, in pixels; VideoError as `read` has it."""
+        """Width and height of the frames in pixels; VideoError if the first one cannot be decoded."""
         height, width, _ = self.read([0])[0].shape
         return width, height
 
     def times(self, numbers: Sequence[int]) -> tuple[float, ...]:
-        """When the frames of these numbers are shown, in seconds after the first frame; NaN where that is unknown.
-
-        Raises VideoError when that can only be found by decoding, and decoding fails.
-        """
+        """Return when frames are shown, in seconds after the first frame; NaN where unknown."""
         return tuple(number / self.fps if self.fps else math.nan for number in numbers)
 
     @property
     def seconds(self) -> float:
-        """For how long the clip is shown, in seconds; 0.0 where that is unknown."""
+        """Duration of the clip in seconds; 0.0 where unknown."""
         return self.num_frames / self.fps if self.fps else 0.0
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Yield every frame in order, uint8 (H, W, 3) RGB, one at a time; VideoError as `read` has it."""
+        """Yield every frame in order, uint8 [height, width, 3], RGB; VideoError as `read`."""
         shape: tuple[int, ...] = ()
         for image in self._every_image():
             self._check_size(image, shape or image.shape)
@@ -131,30 +124,22 @@ class VideoReader(ABC):
             yield image
 
     def verify(self) -> None:
-        """Decode every frame, keeping none; VideoError when one is missing or broken.
-
-        Afterwards, `num_frames` is the number of frames that can be decoded.
-        """
+        """Decode every frame and correct `num_frames`; VideoError when one is missing or broken."""
         for _ in self.frames():
             pass
 
     def close(self) -> None:  # noqa: B027  # not abstract: some readers have nothing to close
-        """Let go of the file and of what was read of it."""
+        """Release the file and what was read of it."""
 
     def _every_image(self) -> Iterator[np.ndarray]:
-        """Yield every frame in order, uint8 (H, W, 3), of any size."""
         for number in range(self.num_frames):
             yield self.read([number])[0]
 
     @abstractmethod
     def _frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield number and picture, uint8 (H, W, 3), of each of these frames (rising, each once), in any order.
-
-        A picture may be yielded again, and may change when the next one is asked for.
-        """
+        """Yield number and image, uint8 [height, width, 3], of these frames (rising, each once), in any order."""
 
     def _check_size(self, image: np.ndarray, shape: Sequence[int]) -> None:
-        """Raise VideoError for a frame that has another shape than (H, W, 3) = `shape`."""
         if image.shape != tuple(shape):
             sizes = f"{image.shape[1]}x{image.shape[0]} and {shape[1]}x{shape[0]}"
             raise self._error(f"its frames differ in size ({sizes} pixels): expected one size; scale or remove some")
@@ -164,10 +149,7 @@ class VideoReader(ABC):
 
 
 def scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Return (width, height) scaled down so that the shorter of them is `short_side`; as they are if it is smaller.
-
-    short_side 0 stands for no scaling. Nothing is ever enlarged, and no side is rounded below `short_side`.
-    """
+    """Return width and height scaled down to a shorter side of `short_side` pixels; nothing is enlarged. 0: as is."""
     short = min(width, height)
     if not short_side or short <= short_side:
         return width, height

@@ -1,4 +1,6 @@
-"""The video containers that are opened, by the name of FFmpeg's demuxer, and the extensions of their files."""
+"""Video containers that are opened, and formats that are not, with a way to convert them."""
+
+import os
 
 EXTENSIONS_OF: dict[str, tuple[str, ...]] = {
     "avi": (".avi", ".divx"),
@@ -20,11 +22,34 @@ EXTENSIONS_OF: dict[str, tuple[str, ...]] = {
     "mjpeg": (".mjpeg", ".mjpg"),
     "gif": (".gif",),  # last: of x.mp4 and x.gif, the second is often a preview of the first
 }
-"""Which container a file is, its content decides; its extension says only that it is a clip.
+"""Extensions by the name of FFmpeg's demuxer. The content of a file decides which container it is.
 
-FFmpeg has demuxers for more than these. Some of them must not be used on a stranger's file: they draw text as pictures,
-or follow a playlist to other files and to the network.
+FFmpeg's other demuxers are not used: some follow a playlist to other files and to the network.
 """
 
 VIDEO_EXTENSIONS = tuple(extension for extensions in EXTENSIONS_OF.values() for extension in extensions)
-"""Of all these files, lower case."""
+"""All extensions of video files, lower case."""
+
+_IMAGE = "a clip of images is a folder of .jpg or .png files; name the folder"
+
+
+def describe_format(path: str | os.PathLike[str]) -> str:
+    """Return what a playlist or image file is and how to convert it; empty for other files."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return ""
+    text, name = head.removeprefix(b"\xef\xbb\xbf").lstrip(), os.path.basename(path)
+    if text.startswith(b"#EXTM3U") or (text.startswith(b"<") and b"<MPD" in text):
+        kind = "an HLS" if text.startswith(b"#EXTM3U") else "a DASH"
+        return f"{kind} playlist, which only names the files of a video: join them, `ffmpeg -i {name} -c copy clip.mp4`"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        if b"acTL" in head.partition(b"IDAT")[0]:  # an animation control chunk before the first image
+            return f"an animated PNG (APNG): convert it with `ffmpeg -i {name} clip.mp4`"
+        return f"a PNG image: {_IMAGE}"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        if head[12:16] == b"VP8X" and head[20] & 2:
+            return f"an animated WebP: write its frames to a folder with `magick {name} -coalesce DIR/%04d.png`"
+        return f"a WebP image: {_IMAGE}"
+    return f"a JPEG image: {_IMAGE}" if head.startswith(b"\xff\xd8\xff") else ""

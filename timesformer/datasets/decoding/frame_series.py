@@ -8,14 +8,13 @@ import functools
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
 from timesformer.datasets.decoding.base import VideoError
 
-FRAME_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png"})
-_PREFERENCE = (".jpg", ".jpeg", ".png")  # of series that are complete in several formats: a PNG may be a mask
+FRAME_EXTENSIONS = (".jpg", ".jpeg", ".png")  # in order of preference: a PNG may be a mask
 
 _INTEGER = re.compile(r"(\d+)")
 # With decimals as one number, but not the parts of a date such as 2020.01.31.
@@ -23,70 +22,50 @@ _DECIMAL = re.compile(r"((?<!\d\.)\d+\.\d+(?!\.?\d)|\d+)")
 _WORD = re.compile(r"[^\W\d_]+")
 _RGB = frozenset({"color", "colour", "frame", "frames", "image", "images", "img", "im", "rgb"})
 _NO_RGB = frozenset(
-    # optical flow
-    {"flow", "flowx", "flowy", "optical", "opticalflow", "u", "v", "x", "y"}
-    # other sensors
-    | {"depth", "disparity", "infrared", "ir", "thermal"}
-    # annotations
+    {"flow", "flowx", "flowy", "optical", "opticalflow", "u", "v", "x", "y"}  # optical flow
+    | {"depth", "disparity", "infrared", "ir", "thermal"}  # other sensors
     | {"annotation", "annotations", "gt", "heatmap", "label", "labels", "mask", "masks", "normal", "normals"}
     | {"pose", "seg", "segmentation", "skeleton", "thumb", "thumbnail"}
 )
 
-Words = tuple[str, ...]
-
 
 class _Image(NamedTuple):
-    """A file's name in parts; `order` has text and numbers by turns, so that only numbers are compared with numbers."""
-
     name: str
-    words: Words
+    words: tuple[str, ...]
     numbers: tuple[Decimal | int, ...]
-    order: Sequence[str | Decimal | int]
     extension: str
 
 
 def is_image_name(name: str) -> bool:
-    """Whether `name` is that of a visible image file, of which a clip may consist."""
+    """Return whether `name` is that of a visible image file, of which a clip may consist."""
     return os.path.splitext(name)[1].lower() in FRAME_EXTENSIONS and not name.startswith(".")
 
 
 def select_frames(folder: str, names: Sequence[str]) -> list[str]:
-    """Names of the frames of the clip in `folder`, in order of the numbers in them: 2 before 10, 0.25 before 0.5.
+    """Return the names of the frames of the clip in `folder`, in order of the numbers in them: 2 before 10.
 
     Of several series, one is chosen by these rules, in this order:
         1. Images without a number are no frames if others have one.
-        2. Series of optical flow (flow_x, flow_y, x, y, u, v), depth, masks and other annotations are left out, unless
-           there is nothing else.
+        2. Series of optical flow, depth, masks and other annotations are left out, unless there is nothing else.
         3. Series that have no number in common are one clip.
         4. A series with one of the words img, image, frame, rgb or color is chosen if it is the only such series.
         5. Of images that differ in their extension alone, the extension of most images is chosen, or else .jpg.
 
-    names: of files in the folder; other files are left out.
-
     Raises VideoError, which names the series or files, where these rules leave more than one.
     """
-    names = sorted(name for name in names if is_image_name(name))  # a folder is listed in any order
+    names = sorted(filter(is_image_name, names))
     pattern, number = (_DECIMAL, Decimal) if _have_decimals(names) else (_INTEGER, int)
-    images = [_parse(name, pattern, number) for name in names]
-    if len({image.words for image in images}) > 1:
-        images = _select_series(folder, images)
-    images = _select_extension(folder, images)
-    if len({image.words for image in images}) > 1:  # I-frame_001, P-frame_002: the words do not order them
-        images = sorted(images, key=lambda image: image.numbers)
-    else:
-        images = sorted(images, key=lambda image: image.order)
-    return [image.name for image in images]
+    images = []
+    for name in names:
+        stem, extension = os.path.splitext(name)
+        parts = pattern.split(stem)  # text and numbers in turn
+        images.append(_Image(name, _words(tuple(parts[::2])), tuple(map(number, parts[1::2])), extension.lower()))
+    images = _select_extension(folder, _select_series(folder, images))
+    return [image.name for image in sorted(images, key=lambda image: image.numbers)]
 
 
-def _parse(name: str, pattern: re.Pattern[str], number: type[Decimal] | type[int]) -> _Image:
-    stem, extension = os.path.splitext(name)
-    order: list[str | Decimal | int] = list(pattern.split(stem))
-    order[1::2] = map(number, order[1::2])
-    return _Image(name, _words(tuple(order[::2])), tuple(order[1::2]), order, extension.lower())
-
-
-@functools.lru_cache(maxsize=256)  # of the frames of a clip, nearly all names have the same text
-def _words(texts: tuple[str, ...]) -> Words:
+@functools.lru_cache(maxsize=256)  # most names of a clip have the same text
+def _words(texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(word for text in texts for word in _WORD.findall(text.lower()))
 
 
@@ -100,47 +79,41 @@ def _have_decimals(names: Sequence[str]) -> bool:
     return bool(fractions) and (same_width or not any(len(f) > 1 and f.endswith("0") for f in fractions))
 
 
-def _select_series(folder: str, images: Sequence[_Image]) -> list[_Image]:
-    series: dict[Words, list[_Image]] = {}
+def _select_series(folder: str, images: list[_Image]) -> list[_Image]:
+    series: dict[tuple[str, ...], list[_Image]] = {}
     for image in images:
         series.setdefault(image.words, []).append(image)
-    numbered = {words: members for words, members in series.items() if any(image.numbers for image in members)}
-    series = numbered or series
+    if len(series) == 1:
+        return images
+    series = {words: members for words, members in series.items() if any(i.numbers for i in members)} or series
     series = {words: members for words, members in series.items() if _NO_RGB.isdisjoint(words)} or series
-    if _share_numbers(series.values()):
-        rgb = [words for words in series if not _RGB.isdisjoint(words)]
-        if len(rgb) != 1:
-            described = ", ".join(f"{members[0].name} ({len(members)} images)" for members in series.values())
-            raise VideoError(
-                f"{folder}: several series of frames, and no rule that tells which one is the clip: {described}; "
-                "expected one series: move the others to folders of their own"
-            )
-        return series[rgb[0]]
-    return [image for members in series.values() for image in members]
+    numbers = [{image.numbers for image in members if image.numbers} for members in series.values()]
+    if sum(map(len, numbers)) == len(set().union(*numbers)):
+        return [image for members in series.values() for image in members]
+    rgb = [words for words in series if not _RGB.isdisjoint(words)]
+    if len(rgb) != 1:
+        described = ", ".join(f"{members[0].name} ({len(members)} images)" for members in series.values())
+        raise VideoError(
+            f"{folder}: several series of frames: {described}; expected one: move the others to folders of their own"
+        )
+    return series[rgb[0]]
 
 
-def _share_numbers(series: Collection[Sequence[_Image]]) -> bool:
-    numbers = [{image.numbers for image in members if image.numbers} for members in series]
-    return sum(map(len, numbers)) > len(set().union(*numbers))
-
-
-def _select_extension(folder: str, images: Sequence[_Image]) -> Sequence[_Image]:
-    if not _repeated(images):
+def _select_extension(folder: str, images: list[_Image]) -> list[_Image]:
+    if not _duplicates(images):
         return images
     counts = Counter(image.extension for image in images)
-    chosen = max(_PREFERENCE, key=lambda extension: counts[extension])  # the first of equal ones
+    chosen = max(FRAME_EXTENSIONS, key=lambda extension: counts[extension])
     images = [image for image in images if image.extension == chosen]
-    if repeated := _repeated(images):
-        raise VideoError(
-            f"{folder}: {repeated[0]} and {repeated[1]} have the same number: expected one image for each frame; "
-            "remove or rename one of them"
-        )
+    if duplicates := _duplicates(images):
+        first, second = duplicates
+        raise VideoError(f"{folder}: {first} and {second} have the same number: remove or rename one of them")
     return images
 
 
-def _repeated(images: Sequence[_Image]) -> tuple[str, str] | None:
-    """Names of two images of one series and number, None where there are none."""
-    seen: dict[tuple[Words, tuple[Decimal | int, ...]], str] = {}
+def _duplicates(images: Sequence[_Image]) -> tuple[str, str] | None:
+    """Names of two images of one series with the same number."""
+    seen: dict[tuple[object, ...], str] = {}
     for image in images:
         other = seen.setdefault((image.words, image.numbers), image.name)
         if other != image.name:

@@ -1,29 +1,26 @@
-"""One way to read frames: from video files, folders of frames, and numbered frames, whoever decodes them."""
+"""Open a video file, a folder of frames, or numbered frames as a `VideoReader`."""
 
 import os
 import stat
 
 from timesformer.datasets.decoding.base import VideoError, VideoReader
 from timesformer.datasets.decoding.frame_series import FRAME_EXTENSIONS, is_image_name
-from timesformer.datasets.decoding.images import FrameFiles, frame_files, frame_names, numbered_frames
+from timesformer.datasets.decoding.images import FrameFiles, frame_files, numbered_frames
 from timesformer.datasets.decoding.pyav import VideoFile
 
 __all__ = ["FRAME_EXTENSIONS", "VideoError", "VideoReader", "frame_files", "is_image_name", "open_video"]
 
 
 def open_video(
-    path: str | os.PathLike[str],
-    *,
-    short_side: int = 0,
-    num_frames: int = 0,
-    fps: float = 0.0,
+    path: str | os.PathLike[str], *, short_side: int = 0, num_frames: int = 0, fps: float = 0.0
 ) -> VideoReader:
-    """Open a video file, a folder of frames, or numbered frames.
+    """Open a clip.
 
-    path: a folder holds its frames as .jpg or .png, see `select_frames`. Numbered frames are
-        `DIR/NAME_%06d.jpg#FIRST-LAST`, see `numbered_frames`; their folder is not listed.
-    short_side: pixels; frames may come scaled down as long as their short side is not below this. 0: as they are.
-    num_frames, fps: as known from an earlier look at the file, and believed; 0: unknown.
+    Args:
+        path: a video file, a folder of .jpg or .png frames (see `select_frames`), or numbered frames
+            `DIR/NAME_%06d.jpg#FIRST-LAST` (see `numbered_frames`), whose folder is not listed.
+        short_side: pixels; larger frames may come scaled down to it. 0: as they are.
+        num_frames, fps: known from an earlier look at the file, and trusted; 0: unknown.
 
     Raises VideoError, naming the file and the reason, when there is nothing to read.
     """
@@ -34,15 +31,15 @@ def open_video(
             raise VideoError(f"{path}: no frames, as its last number is below its first")
         return FrameFiles(path, files, short_side, fps)
     try:
-        facts = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise VideoError(f"{path}: no such file or folder ({getattr(error, 'strerror', None) or error})") from error
-    if stat.S_ISDIR(facts.st_mode):
-        files = [os.path.join(path, name) for name in frame_names(path)]
+    if stat.S_ISDIR(status.st_mode):
+        files = frame_files(path)
         if not files:
-            expected = ", ".join(sorted(FRAME_EXTENSIONS))
+            expected = ", ".join(FRAME_EXTENSIONS)
             raise VideoError(f"{path}: no frames in this folder: expected {expected} files; of videos in it, name one")
         return FrameFiles(path, files, short_side, fps)
-    if facts.st_size == 0:
+    if status.st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes): copy or download it again")
-    return VideoFile(path, facts.st_size, short_side, num_frames, fps)
+    return VideoFile(path, status.st_size, short_side, num_frames, fps)

@@ -1,9 +1,11 @@
-"""Which packet of a video stream holds which frame, and where decoding may begin: found without decoding anything."""
+"""Which packet of a video stream holds which frame, and where decoding may begin, found without decoding."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
 from typing import NamedTuple
+
+import av
 
 # One packet is one frame in these (of MPEG-4, once packed B-frames are unpacked), and key packets are marked.
 _CODECS = frozenset({"h264", "hevc", "mpeg4", "mjpeg", "vp8", "vp9", "av1"})
@@ -17,21 +19,65 @@ _B_VOP = 2
 _LONGEST_EMPTY_VOP = 19  # bytes: FFmpeg takes no longer packet for one that says "no picture"
 
 
-class PacketFacts(NamedTuple):
-    """What packets say of themselves, in the order of decoding; nothing of it needs decoding.
+class Packets(NamedTuple):
+    """Properties of the packets of a stream in decoding order.
 
-    times: when each frame is shown, in any unit, None if unknown; keys: whether decoding may begin with it; hidden:
-    whether it is never shown; b_vops: of MPEG-4 part 2, whether it is a B-frame, None if there may be no frame.
+    Attributes:
+        times: when each frame is shown, in any unit; None if unknown.
+        keys: whether decoding may begin with it.
+        hidden: whether it is never shown.
+        b_vops: of MPEG-4 part 2, whether it is a B-frame; None if it may hold no frame.
+        broken: whether any packet is corrupt.
+        new_parameters: whether any packet changes the parameters of the codec.
     """
 
-    times: Sequence[int | None]
-    keys: Sequence[bool]
-    hidden: Sequence[bool]
-    b_vops: Sequence[bool | None] = ()
+    times: list[int | None]
+    keys: list[bool]
+    hidden: list[bool]
+    b_vops: list[bool | None]
+    broken: bool
+    new_parameters: bool
+
+    @classmethod
+    def scan(cls, packets: Iterable[av.Packet], codec: str) -> "Packets":
+        """Read the properties of packets; they are not kept."""
+        times, keys, hidden, b_vops, broken, new_parameters = [], [], [], [], False, False
+        for packet in packets:
+            times.append(packet.pts)
+            keys.append(packet.is_keyframe)
+            hidden.append(packet.is_discard)  # shown before the start that an edit list sets
+            broken = broken or packet.is_corrupt
+            new_parameters = new_parameters or packet.has_sidedata("new_extradata")
+            if codec == "mpeg4":
+                b_vops.append(_is_b_vop(bytes(packet)))
+            elif codec in ("vp8", "vp9") and _is_hidden_vpx(codec, memoryview(packet)):
+                hidden[-1] = True
+        return cls(times, keys, hidden, b_vops, broken, new_parameters)
+
+    @property
+    def first_key(self) -> int:
+        """Number of the first key packet, 0 where there is none."""
+        return self.keys.index(True) if True in self.keys else 0
+
+    def leading(self, codec: str, formats: str) -> list[int]:
+        """Return packets of H.264 and HEVC that may refer to frames before the start of the stream.
+
+        After a cut through an open group of pictures, they are stored before the first key frame, or after it but shown
+        before it.
+        """
+        first = self.first_key
+        if codec not in _REORDERING_CODECS or not _FORMATS_WITH_TIMES.intersection(formats.split(",")):
+            return []
+        if not any(self.keys) or self.times[first] is None:
+            return []
+        end = next((n for n in range(first + 1, len(self.keys)) if self.keys[n]), len(self.keys))
+        # Matroska has no time for what is shown before the start of the file.
+        after = (n for n in range(first + 1, end) if self.times[n] is None or self.times[n] < self.times[first])
+        return [*range(first), *after]
 
 
 class Segment(NamedTuple):
-    """A run of packets to decode, `first` to `last`, for the frames of these numbers, which are in these packets.
+    """Packets to decode, `first` to `last`, for the frames `numbers`, which are in `packets`.
 
     key: number of the frame in the packet `first`, with which decoding begins.
     """
@@ -43,28 +89,27 @@ class Segment(NamedTuple):
     key: int | None
 
 
-class FrameTable:
+class FrameIndex:
     """Frames of a stream by number, in the order shown.
 
-    num_frames: frames that are shown, as far as packets tell.
-    sequential: why frames can only be found by decoding from the start and counting; empty where packets tell.
+    Attributes:
+        num_frames: frames that are shown, as far as packets tell.
+        sequential: why frames can only be found by decoding from the start and counting; empty where packets tell.
     """
 
-    def __init__(self, packets: PacketFacts, codec: str, formats: str, reorders: bool) -> None:
-        """codec, formats: names that FFmpeg gives them; reorders: frames are announced to be shown out of order."""
-        self._times, self._keys, hidden = packets.times, packets.keys, packets.hidden
-        order: Sequence[int] = range(len(self._times))
-        if any(packets.b_vops):
-            order = _vop_order(packets.b_vops)
-        shown = [number for number in order if not hidden[number]]
-        self.num_frames = hidden.count(False)
+    def __init__(self, packets: Packets, codec: str, formats: str, reorders: bool) -> None:
+        """codec, formats: FFmpeg's names; reorders: whether the codec announces frames that are shown out of order."""
+        self._times, self._keys = packets.times, packets.keys
+        order: Sequence[int] = _vop_order(packets.b_vops) if any(packets.b_vops) else range(len(self._times))
+        shown = [number for number in order if not packets.hidden[number]]
+        self.num_frames = packets.hidden.count(False)
         self.sequential = self._why_sequential(shown, codec, set(formats.split(",")), reorders, packets.b_vops)
         if codec != "mpeg4" and not self.sequential:
             shown.sort(key=lambda number: self._times[number])
         self._shown = shown
         self._number = {self._times[packet]: number for number, packet in enumerate(shown)}
         # A hidden key frame never comes out, so that nothing proves it to be one; the first packet needs no proof.
-        self._begins = [n for n, key in enumerate(packets.keys) if n == 0 or (key and not hidden[n])]
+        self._begins = [n for n, key in enumerate(packets.keys) if n == 0 or (key and not packets.hidden[n])]
 
     def _why_sequential(
         self, shown: Sequence[int], codec: str, formats: set[str], reorders: bool, b_vops: Sequence[bool | None]
@@ -87,25 +132,16 @@ class FrameTable:
         return ""
 
     @property
-    def times(self) -> Sequence[int | None]:
+    def times(self) -> list[int | None]:
         """When each frame is shown, in the order of their numbers."""
         return [self._times[packet] for packet in self._shown]
 
     def number_at(self, time: int | None) -> int | None:
-        """Number of the frame shown at this time, None where there is none."""
+        """Return the number of the frame shown at this time, None where there is none."""
         return self._number.get(time)
 
-    def time_of(self, number: int) -> int | None:
-        """When the frame of this number is shown."""
-        return self._times[self._shown[number]]
-
-    def is_key(self, number: int) -> bool:
-        """Whether decoding may begin with the frame of this number."""
-        packet = self._shown[number]
-        return packet == self._begin(number)
-
     def segments(self, wanted: Sequence[int]) -> list[Segment]:
-        """Cut the way to the frames of these numbers (rising) into runs of packets, each begun as late as possible."""
+        """Return the runs of packets to decode for these frames (rising), each begun as late as possible."""
         runs: list[tuple[int, list[int]]] = []
         for first, group in groupby(sorted(wanted, key=self._begin), self._begin):
             numbers = list(group)
@@ -114,20 +150,20 @@ class FrameTable:
                 first, before = runs.pop()
                 numbers = [*before, *numbers]
             runs.append((first, numbers))
-        return [self._segment(first, numbers) for first, numbers in runs]
-
-    def _segment(self, first: int, numbers: Sequence[int]) -> Segment:
-        packets = frozenset(self._shown[number] for number in numbers)
-        return Segment(first, max(packets), packets, frozenset(numbers), self.number_at(self._times[first]))
+        segments = []
+        for first, numbers in runs:
+            packets = frozenset(self._shown[number] for number in numbers)
+            key = self.number_at(self._times[first])
+            segments.append(Segment(first, max(packets), packets, frozenset(numbers), key))
+        return segments
 
     def _begin(self, number: int) -> int:
-        """Packet at which decoding has to begin for the frame of this number."""
-        packet = self._shown[number]
-        place = bisect_right(self._begins, packet) - 1
+        """Packet at which decoding has to begin for a frame."""
+        position = bisect_right(self._begins, self._shown[number]) - 1
         # What is stored after a key frame, but shown before it, refers to frames before it.
-        while place > 0 and self._number[self._times[self._begins[place]]] > number:
-            place -= 1
-        return self._begins[place]
+        while position > 0 and self._number[self._times[self._begins[position]]] > number:
+            position -= 1
+        return self._begins[position]
 
 
 def _vop_order(b_vops: Sequence[bool | None]) -> list[int]:
@@ -148,42 +184,18 @@ def _vop_order(b_vops: Sequence[bool | None]) -> list[int]:
     return order + held
 
 
-def first_key(facts: PacketFacts) -> int:
-    """Number of the first packet with which decoding may begin, 0 where none is said to be one."""
-    return facts.keys.index(True) if True in facts.keys else 0
-
-
-def leading(facts: PacketFacts, codec: str, formats: str) -> list[int]:
-    """Packets of H.264 and HEVC whose frames may refer to others before the start of the stream.
-
-    They are stored before the first key frame, or after it but shown before it: a cut through an open group of
-    pictures.
-    """
-    first = first_key(facts)
-    if codec not in _REORDERING_CODECS or not _FORMATS_WITH_TIMES.intersection(formats.split(",")):
-        return []
-    if not any(facts.keys) or facts.times[first] is None:
-        return []
-    end = next((n for n in range(first + 1, len(facts.keys)) if facts.keys[n]), len(facts.keys))
-    # Matroska has no time for what is shown before the start of the file.
-    after = (n for n in range(first + 1, end) if facts.times[n] is None or facts.times[n] < facts.times[first])
-    return [*range(first), *after]
-
-
-def is_b_vop(data: bytes) -> bool | None:
-    """Whether a packet of MPEG-4 part 2 holds a B-frame; None if it may hold no frame."""
+def _is_b_vop(data: bytes) -> bool | None:
     at = data.find(_VOP_START)
     if at < 0 or len(data) <= _LONGEST_EMPTY_VOP:
         return None
     return data[at + 4] >> 6 == _B_VOP
 
 
-def vpx_hidden(codec: str, data: memoryview) -> bool:
+def _is_hidden_vpx(codec: str, data: memoryview) -> bool:
     """Whether a packet of VP8 or VP9 holds nothing but a frame for reference, which is never shown."""
     if codec == "vp8":  # RFC 6386, section 9.1
         return not data[0] >> 4 & 1
     if data[-1] & 0xE0 == 0xC0:  # VP9 bitstream specification, annex B: a superframe, whose last frame is shown
         return False
     bits = data[0] >> (data[0] >> 4 & 3 != 3)  # section 6.2; profile 3 has one more bit before these two
-    show_existing_frame, show_frame = bits >> 2 & 1, bits & 1
-    return not (show_existing_frame or show_frame)
+    return not bits & 0b101  # neither show_existing_frame nor show_frame
