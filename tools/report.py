@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is no report of these runs, too")
     args = parser.parse_args()
     try:
-        from timesformer.visualization.report import refuse_to_replace, write_report
+        from timesformer.visualization.report import check_overwrite, write_report
 
         folders = [folder for run in args.runs for folder in runs_in(run)]
         given = args.runs[0] if args.runs[0].is_dir() else folders[0]
@@ -37,7 +37,7 @@ def main() -> int:
         path = args.output or beside
         is_its_own = len(args.runs) == 1 and path.resolve() == beside.resolve()
         if not (args.overwrite or is_its_own):
-            refuse_to_replace(path, folders)
+            check_overwrite(path, folders)
         write_report(folders, path)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

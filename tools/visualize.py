@@ -19,15 +19,15 @@ from timesformer.atomic import report_write_errors, write_atomically
 from timesformer.datasets.clips import middle_view
 from timesformer.errors import UserError
 from timesformer.inference.classifier import load_model
-from timesformer.visualization.animation import FORMATS, animation
+from timesformer.visualization.animation import FORMATS, animate
 from timesformer.visualization.attention import (
     METHODS,
     AttentionRecord,
-    maps_of,
+    attention_maps,
+    find_transformer,
     overlay,
     record_clip,
     time_curves,
-    transformer_of,
 )
 from timesformer.visualization.attention_strip import PatchCurves, attention_strip
 from timesformer.visualization.fonts import drawable
@@ -89,7 +89,7 @@ def visualize(args: argparse.Namespace) -> None:
     picture = args.output or Path(f"{args.video.resolve().stem}_attention.png")
     _check(args, picture)
     classifier = load_model(args.checkpoint, args.device, cfg=args.cfg)
-    transformer_of(classifier.model)  # before anything long
+    find_transformer(classifier.model)  # before anything long
     for note in classifier.notes:
         logger.info("note: %s", note)
     asked = {"views": args.views, "crops": args.crops, "sampler": args.sampler}
@@ -99,7 +99,7 @@ def visualize(args: argparse.Namespace) -> None:
         raise UserError(f"--view is {view}; {args.video} is seen in {prediction.num_views} views, counted from 0")
     clip, block = prediction.clips[view], -1 if args.block is None else args.block
     record = record_clip(classifier, clip)
-    maps = maps_of(record, len(clip.frames), args.method, block, args.head)
+    maps = attention_maps(record, len(clip.frames), args.method, block, args.head)
     curves = None
     if args.time_of_patch:
         row, column = args.time_of_patch
@@ -121,7 +121,7 @@ def visualize(args: argparse.Namespace) -> None:
     strip = attention_strip(clip, maps, top, args.video.resolve().name, subtitle, args.frames, curves)
     _write(picture, strip)
     if args.overlay:
-        _write(args.overlay, animation(overlay(_enlarged(clip.frames), maps), args.overlay.suffix.lower(), args.fps))
+        _write(args.overlay, animate(overlay(_enlarged(clip.frames), maps), args.overlay.suffix.lower(), args.fps))
     logger.info("%s", prediction)
 
 
@@ -156,7 +156,7 @@ def _patch_curves(
 
 
 def _where(record: AttentionRecord, block: int, head: int | None, *kinds: str) -> str:
-    step = record.of_block(block, *kinds)
+    step = record.find(block, *kinds)
     return f"block {step.block}, {'mean of all heads' if head is None else f'head {head}'}"
 
 

@@ -20,14 +20,14 @@ from timesformer.config import get_cfg, load_config
 from timesformer.datasets.clips import ClipDataset, SampledClip
 from timesformer.errors import UserError
 from timesformer.visualization import charts, report
-from timesformer.visualization.confusions import count_confusions, most_confused, order_by_likeness
+from timesformer.visualization.confusions import count_confusions, most_confused, order_by_similarity
 from timesformer.visualization.examples import (
-    clips_of,
-    keep_strips,
-    kept_strips,
-    least_sure_hits,
+    least_confident_correct,
+    load_clips,
+    most_confident_errors,
+    read_strips,
     strip,
-    surest_mistakes,
+    write_strips,
 )
 from timesformer.visualization.report import write_report
 from timesformer.visualization.run_files import Predictions
@@ -321,7 +321,7 @@ def test_classes_that_are_confused_come_side_by_side() -> None:
     counts = np.eye(6, dtype=int) * 10
     for one, other in ((0, 3), (1, 4), (2, 5)):
         counts[one, other] = counts[other, one] = 8
-    order = order_by_likeness(counts)
+    order = order_by_similarity(counts)
     assert sorted(order) == list(range(6))
     assert {frozenset(order[start : start + 2]) for start in (0, 2, 4)} == {
         frozenset(pair) for pair in ((0, 3), (1, 4), (2, 5))
@@ -330,9 +330,9 @@ def test_classes_that_are_confused_come_side_by_side() -> None:
 
 def test_examples_are_the_surest_mistakes_and_the_least_sure_hits() -> None:
     made = predictions([0, 0, 1, 1, 1, 0], [0, 1, 0, 1, -1, 0], [0.9, 0.6, 0.8, 0.4, np.nan, np.nan])
-    assert surest_mistakes(made) == [2, 1]
-    assert least_sure_hits(made) == [3, 0, 5]
-    assert surest_mistakes(made, among=made.labels == 0) == [1]
+    assert most_confident_errors(made) == [2, 1]
+    assert least_confident_correct(made) == [3, 0, 5]
+    assert most_confident_errors(made, among=made.labels == 0) == [1]
 
 
 def test_strips_hold_frames_evenly_spaced_and_come_back_from_their_file(tmp_path: Path) -> None:
@@ -341,18 +341,18 @@ def test_strips_hold_frames_evenly_spaced_and_come_back_from_their_file(tmp_path
     made = strip(clip)
     assert (made.sampled, made.numbers[0], made.numbers[-1], len(made.numbers)) == (16, 0, 15, 8)
     assert made.times[-1] == 1.5
-    keep_strips(tmp_path / "frames.zip", {"a": made, "b/c\udce9": made})
-    assert kept_strips(tmp_path / "frames.zip") == {"a": made, "b/c\udce9": made}
+    write_strips(tmp_path / "frames.zip", {"a": made, "b/c\udce9": made})
+    assert read_strips(tmp_path / "frames.zip") == {"a": made, "b/c\udce9": made}
     assert zipfile.ZipFile(tmp_path / "frames.zip").testzip() is None
     (tmp_path / "frames.zip").write_bytes(b"PK torn")
-    assert kept_strips(tmp_path / "frames.zip") == {}
-    assert kept_strips(tmp_path / "absent.zip") == {}
+    assert read_strips(tmp_path / "frames.zip") == {}
+    assert read_strips(tmp_path / "absent.zip") == {}
 
 
 def test_examples_show_the_clip_that_the_test_scored(tiny_command: list[str]) -> None:
     options = ["DATA.REVERSE_INPUT_CHANNEL", "True", "TEST.NUM_SPATIAL_CROPS", "3", "TEST.NUM_ENSEMBLE_VIEWS", "2"]
     cfg = load_config(tiny_command[1], [*tiny_command[2:], *options])
-    ((name, clip),) = clips_of(cfg, ["walk/test1", "absent"])
+    ((name, clip),) = load_clips(cfg, ["walk/test1", "absent"])
     dataset = ClipDataset(cfg, "test")
     number = list(dataset.records.names).index(name)
     scored = dataset[number * 6 + 1]["clip"]  # of the first of two clips, the crop in the middle
@@ -513,7 +513,7 @@ def test_every_test_leaves_a_report_with_frames_that_outlive_the_videos(
     assert [a["src"] for tag, a in Page(tmp_path / "again.html").elements if tag == "img"] == pictures
 
 
-@pytest.mark.parametrize("step", ["write_report", "clips_of"])
+@pytest.mark.parametrize("step", ["write_report", "load_clips"])
 def test_a_report_that_fails_costs_a_run_nothing(
     run_net: RunNet, tiny_command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -526,7 +526,7 @@ def test_a_report_that_fails_costs_a_run_nothing(
     assert done.code == 0
     assert "could not be made, the results are whole: a fault of the report" in done.out
     assert (tmp_path / "results.json").is_file()
-    assert (tmp_path / "report.html").is_file() == (step == "clips_of")
+    assert (tmp_path / "report.html").is_file() == (step == "load_clips")
 
 
 def test_a_page_that_cannot_be_written_is_explained(make_run: MakeRun, tmp_path: Path) -> None:

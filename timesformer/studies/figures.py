@@ -19,7 +19,7 @@ from timesformer.studies.outcomes import outcome_of
 from timesformer.studies.pages import Picture
 from timesformer.visualization import charts, fonts
 from timesformer.visualization.attention import attention_of, overlay
-from timesformer.visualization.examples import clips_of, least_sure_hits, strip, surest_mistakes
+from timesformer.visualization.examples import least_confident_correct, load_clips, make_strip, most_confident_errors
 from timesformer.visualization.run_files import FinishedRun, read_run
 
 _EXAMPLES = 4  # right ones, and as many wrong ones
@@ -81,7 +81,7 @@ def _attention(cells: Sequence[Cell]) -> bytes:
     """A video that is recognised, and below it where the model looks (attention rollout)."""
     run = _read(cells[0])
     classifier = load_model(cells[0].folder / "checkpoints" / "best.pyth")
-    numbers = np.flatnonzero(run.predictions.right)
+    numbers = np.flatnonzero(run.predictions.correct)
     number = int(numbers[np.argmax(run.predictions.confidence[numbers])]) if len(numbers) else 0
     name = run.predictions.videos[number]
     records = load_split(cells[0].cfg, "test").records
@@ -99,12 +99,12 @@ def _examples(cells: Sequence[Cell]) -> bytes:
     run, cfg = _read(cells[0]), cells[0].cfg
     predictions = run.predictions
     names = [fonts.drawable(name, f"class {number}") for number, name in enumerate(run.class_names)]
-    chosen = [*surest_mistakes(predictions, _EXAMPLES), *least_sure_hits(predictions, _EXAMPLES)]
-    clips = dict(clips_of(cfg, [predictions.videos[number] for number in chosen]))
+    chosen = [*most_confident_errors(predictions, _EXAMPLES), *least_confident_correct(predictions, _EXAMPLES)]
+    clips = dict(load_clips(cfg, [predictions.videos[number] for number in chosen]))
     shown = [number for number in chosen if predictions.videos[number] in clips]
     if not shown:
         raise UserError("none of the test videos can be read any more")
-    strips = [Image.open(io.BytesIO(strip(clips[predictions.videos[number]]).jpeg)) for number in shown]
+    strips = [Image.open(io.BytesIO(make_strip(clips[predictions.videos[number]]).jpeg)) for number in shown]
     width = 9.0  # inches; above each strip is a line of text
     height = sum(0.4 + width * picture.height / picture.width for picture in strips)
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -114,7 +114,7 @@ def _examples(cells: Sequence[Cell]) -> bytes:
         axes.set_axis_off()
         listed = zip(predictions.classes[number], predictions.probabilities[number], strict=True)
         top = ", ".join(f"{names[label]} {100 * share:.0f} %" for label, share in listed)
-        right = bool(predictions.right[number])
+        right = bool(predictions.correct[number])
         axes.set_title(
             f"{'right' if right else 'wrong'}: {names[predictions.labels[number]]}; predicted {top}",
             loc="left",

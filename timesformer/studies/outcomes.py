@@ -8,7 +8,7 @@ from typing import Any
 from timesformer.studies.cells import Cell, PlannedRow, PlannedTable
 from timesformer.studies.study import Finding
 from timesformer.visualization.run_files import read_run
-from timesformer.visualization.significance import Comparison, aligned, compare_paired, compare_unpaired
+from timesformer.visualization.significance import Comparison, align_predictions, compare_paired, compare_unpaired
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def compare(first: Outcome, second: Outcome) -> Comparison:
     seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
     predictions = [[read_run(cells[seed].folder).predictions for seed in seeds] for cells in by_seed]
     known = seeds and all(one is not None and one.videos for row in predictions for one in row)
-    if known and (pairs := aligned(*predictions)) is not None:
+    if known and (pairs := align_predictions(*predictions)) is not None:
         return compare_paired(*pairs)
     return compare_unpaired(*([_counts(results) for _, results in outcome.cells] for outcome in (first, second)))
 

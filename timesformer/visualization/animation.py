@@ -1,4 +1,4 @@
-"""Moving pictures: frames into the bytes of a GIF or an MP4 file."""
+"""Encodes frames as a GIF or an MP4 file."""
 
 import io
 from fractions import Fraction
@@ -7,31 +7,22 @@ import av
 import numpy as np
 from PIL import Image
 
-from timesformer.errors import UserError
-
 FORMATS = (".gif", ".mp4")
 
 
-def animation(frames: np.ndarray, suffix: str, fps: float = 4.0) -> bytes:
-    """A GIF that repeats for ever, or an H.264 MP4.
+def animate(frames: np.ndarray, suffix: str, fps: float = 4.0) -> bytes:
+    """A GIF that repeats forever, or an H.264 MP4.
 
     Args:
-        frames: uint8 [frames, height, width, 3], RGB; of an MP4, an odd last row or column is repeated.
-        suffix: ".gif" or ".mp4".
-        fps: frames in a second, above 0. A GIF has whole hundredths of a second.
-
-    Raises:
-        UserError: if the suffix is another one.
+        frames: uint8 [frames, height, width, 3], RGB. In an MP4, an odd last row or column is repeated.
+        suffix: one of FORMATS.
+        fps: frames per second. A GIF rounds the duration of a frame to hundredths of a second.
     """
-    if suffix not in FORMATS:
-        raise UserError(f"a moving picture is written as {' or '.join(FORMATS)}, not as {suffix or 'a file without'}")
     file = io.BytesIO()
     if suffix == ".gif":
-        pictures = [Image.fromarray(frame) for frame in frames]
-        duration = max(round(100 / fps), 2) * 10  # below 20 ms, viewers take 100
-        pictures[0].save(
-            file, format="gif", save_all=True, append_images=pictures[1:], duration=duration, loop=0, disposal=1
-        )
+        first, *others = [Image.fromarray(frame) for frame in frames]
+        duration = max(round(100 / fps), 2) * 10  # ms; viewers slow down GIFs below 20 ms
+        first.save(file, "GIF", save_all=True, append_images=others, duration=duration, loop=0, disposal=1)
         return file.getvalue()
     height, width = frames.shape[1:3]
     even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")

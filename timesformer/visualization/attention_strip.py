@@ -1,11 +1,11 @@
-"""The picture of an attended clip: its frames, where the model looked in them, what it took the video for."""
+"""Draws an attended clip: its frames, the attention over them, the predictions, and attention over time."""
 
-import io
 import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,222 +19,170 @@ from PIL import Image
 
 from timesformer.datasets.clips import SampledClip
 from timesformer.visualization import fonts
-from timesformer.visualization.attention import COLOURS, colour_scale, overlay
-from timesformer.visualization.charts import INK, LINE, MUTED, SERIES
+from timesformer.visualization.attention import COLORS, color_scale, overlay
+from timesformer.visualization.charts import INK, LINE, MUTED, SERIES, STYLE, png
 
-_DOTS = 100  # pixels per inch
-_MARGIN, _GAP, _SPACE = 0.25, 0.05, 0.2  # inches: around the page, between frames, between parts
-_TITLE, _TIME, _HEAD, _BAR, _CURVES = 0.8, 0.24, 0.3, 0.26, 2.6  # inches: heights of parts
-_TIMES = "#2a0a5e", "#b5367a", "#fb9a3c"  # colours from the first to the last frame's line
+# Pixels.
+_MARGIN, _GAP, _TITLE, _TIME, _SCALE, _BAR, _CURVES = 25, 5, 80, 24, 50, 26, 260
+_NAMES = 190  # width of the class names
+_MIN_WIDTH, _MAX_WIDTH, _MAX_CELL = 750, 1240, 240
+_LINE_COLORS = LinearSegmentedColormap.from_list("", ("#2a0a5e", "#b5367a", "#fb9a3c"))  # first to last frame
 
 
 @dataclass(frozen=True)
 class PatchCurves:
-    """How much a patch attends to each frame, for the picture.
+    """How much a patch attends to each frame.
 
     Attributes:
-        place: row and column of the patch, which is marked in the frames; None where all have the same.
-        weights: [steps, steps], from the patch in each frame (or tubelet) to each.
-        label: what was computed.
+        position: row and column of the patch, which is marked in the frames; None if all patches have the same curves.
+        weights: [steps, steps], from the patch in each frame (or tubelet) to each, from 0 to 1.
+        label: title of the curves.
     """
 
-    place: tuple[int, int] | None
+    position: tuple[int, int] | None
     weights: np.ndarray
     label: str
 
 
+@matplotlib.rc_context(STYLE)
 def attention_strip(
     clip: SampledClip,
     maps: np.ndarray,
     top: Sequence[tuple[str, float]],
     title: str,
     subtitle: str = "",
-    most_frames: int = 16,
+    max_frames: int = 16,
     curves: PatchCurves | None = None,
 ) -> bytes:
-    """A PNG of sampled frames with their times above, the same with attention over them below, and the predictions.
+    """A PNG of sampled frames with their times, the same frames with attention, and the predictions.
 
     Args:
-        clip: what the model saw.
-        maps: float [frames, rows, columns], as `maps_of` gives them.
+        clip: the view of the video.
+        maps: float [frames, rows, columns] from `attention_maps`.
         top: predicted classes and their scores from 0 to 1, the best first.
         title: first line.
         subtitle: second line.
-        most_frames: of more frames, so many are shown, evenly chosen from the first to the last; 1 or more.
-        curves: drawn beside the predictions, or below where the page is narrow.
+        max_frames: evenly chosen frames are shown if the clip has more.
+        curves: drawn next to the predictions, or below them on a narrow page.
     """
-    total = len(clip.frames)
-    shown = np.unique(np.linspace(0, total - 1, min(total, most_frames)).round().astype(int))
-    if len(shown) < total:
-        subtitle += f"{'; ' if subtitle else ''}{len(shown)} of {total} frames shown"
-    across = min(len(shown), 8)
-    cell = min(12.4 / across - _GAP, 2.4)
-    tall = cell * clip.frames.shape[1] / clip.frames.shape[2]
-    block = _TIME + 2 * tall + 2 * _GAP + _SPACE / 2
-    below = _TITLE + -(-len(shown) // across) * block + 0.5
-    bars_tall = _HEAD + _BAR * len(top)
-    wide = max(across * (cell + _GAP) - _GAP, 7.5)
-    beside = wide > 10
-    if curves and not beside:
-        page = _Page(wide, below + bars_tall + _SPACE + _CURVES)
-    else:
-        page = _Page(wide, below + max(bars_tall, _CURVES if curves else 0))
+    total, height, width, _ = clip.frames.shape
+    chosen = np.unique(np.linspace(0, total - 1, min(total, max_frames)).round().astype(int))
+    if len(chosen) < total:
+        subtitle += f"{'; ' if subtitle else ''}{len(chosen)} of {total} frames shown"
+    columns = min(len(chosen), 8)
+    cell = min(_MAX_WIDTH // columns - _GAP, _MAX_CELL)
+    tall = round(cell * height / width)
+    row_height = _TIME + 2 * (tall + _GAP) + 10
+    page_width = max(columns * (cell + _GAP), _MIN_WIDTH)
+    below = _TITLE + -(-len(chosen) // columns) * row_height + _SCALE
+    bars_height = 30 + _BAR * len(top)
+    two_columns = page_width > 1000
+    rest = max(bars_height, _CURVES) if curves and two_columns else bars_height + (_CURVES if curves else 0)
 
-    heading = page.place(0, 0, wide, _TITLE)
-    heading.axis("off")
-    _fit(_write(heading, 0, 0.95, title, size=13, weight="bold", va="top"), wide)
-    _write(heading, 0, 0.58, textwrap.fill(subtitle, round(wide * 13)), size=9, color=MUTED, va="top")
-    size = round(cell * _DOTS), round(tall * _DOTS)
-    frames = np.stack([_resized(clip.frames[number], size) for number in shown])
-    # Colours of all frames, not only of those shown: they are the moving picture's.
-    over = overlay(frames, maps[shown], colour_scale(maps))
-    for index, number in enumerate(shown):
-        left, start = index % across * (cell + _GAP), _TITLE + index // across * block + _TIME
-        for picture, down in ((frames, 0), (over, tall + _GAP)):
-            axes = page.place(left, start + down, cell, tall)
-            axes.imshow(picture[index], aspect="auto")
-            axes.axis("off")
-            if curves and curves.place:
-                _mark(axes, curves.place, maps.shape[1:], size)
-            if picture is frames:
-                _write(axes, 0.5, 1.04, _when(clip, number), size=9, ha="center", va="bottom")
-    _colour_bar(page.place(0, below - 0.5, 3, 0.1), maps)
-    bars_wide = wide * 0.45 if beside else wide
-    _bars(page.place(0, below, bars_wide, bars_tall), top, bars_wide)
+    page = _new_page(page_width, below + rest)
+    _write_fitted(page, 0, 16, title, page_width, fontsize=13, fontweight="bold")
+    page.text(0, 34, textwrap.fill(subtitle, page_width // 8), color=MUTED, va="top")
+    frames = np.stack([np.asarray(Image.fromarray(clip.frames[number]).resize((cell, tall))) for number in chosen])
+    attended = overlay(frames, maps[chosen], color_scale(maps))
+    for index, number in enumerate(chosen):
+        x, y = index % columns * (cell + _GAP), _TITLE + index // columns * row_height + _TIME
+        page.text(x + cell / 2, y - 5, _time_of(clip, number), ha="center")
+        for picture, top_edge in ((frames[index], y), (attended[index], y + tall + _GAP)):
+            page.imshow(picture, extent=(x, x + cell, top_edge + tall, top_edge), interpolation="nearest")
+            if curves and curves.position:
+                _mark_patch(page, curves.position, maps.shape[1:], x, top_edge, cell, tall)
+    _draw_scale(_inset(page, 0, below - _SCALE, 300, 10), maps)
+    _draw_bars(page, below, top, page_width * 0.45 if two_columns else page_width)
     if curves:
-        left, down = (wide * 0.5, below) if beside else (0, below + bars_tall + _SPACE)
-        # Around the axes there is room for their labels and the legend.
-        _curves(page.place(left + 0.55, down + 0.3, wide - left - 1.5, _CURVES - 0.8), clip, curves)
-    return page.png()
+        left, y = (page_width * 0.5, below) if two_columns else (0, below + bars_height)
+        _draw_curves(_inset(page, left + 55, y + 30, page_width - left - 160, _CURVES - 80), clip, curves)
+    page.set(xlim=(-_MARGIN, page_width + _MARGIN), ylim=(below + rest + _MARGIN, -_MARGIN), aspect="auto")
+    return png(page.figure)
 
 
-class _Page:
-    """A white page of so many inches, with margins around it."""
-
-    def __init__(self, wide: float, high: float) -> None:
-        self._wide, self._high = wide + 2 * _MARGIN, high + 2 * _MARGIN
-        self._figure = Figure((self._wide, self._high), dpi=_DOTS, facecolor="white")
-        FigureCanvasAgg(self._figure)
-
-    def place(self, left: float, down: float, wide: float, high: float) -> Axes:
-        """Axes at inches from the left and the top, within the margins."""
-        bottom = self._high - _MARGIN - down - high
-        w, h = self._wide, self._high
-        return self._figure.add_axes(((_MARGIN + left) / w, bottom / h, wide / w, high / h))
-
-    def png(self) -> bytes:
-        file = io.BytesIO()
-        self._figure.savefig(file, format="png", dpi=_DOTS, pil_kwargs={"optimize": True})
-        return file.getvalue()
+def _new_page(width: float, height: float) -> Axes:
+    """Axes whose data coordinates are pixels from the top left corner within the margins."""
+    width, height = width + 2 * _MARGIN, height + 2 * _MARGIN
+    figure = Figure((width / 100, height / 100))
+    FigureCanvasAgg(figure)
+    page = figure.add_axes((0, 0, 1, 1))
+    page.axis("off")
+    page.set(xlim=(-_MARGIN, width - _MARGIN), ylim=(height - _MARGIN, -_MARGIN))
+    return page
 
 
-def _resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
+def _inset(page: Axes, x: float, y: float, width: float, height: float) -> Axes:
+    """Further axes at pixels of the page."""
+    w, h = page.figure.get_size_inches() * 100
+    return page.figure.add_axes(((_MARGIN + x) / w, 1 - (_MARGIN + y + height) / h, width / w, height / h))
 
 
-def _fit(text: Text, inches: float) -> None:
-    """Leaves of a name what has room on one line; what cannot be drawn becomes question marks."""
-    name = fonts.drawable(" ".join(text.get_text().encode("utf-8", "replace").decode().split()))
-    text.set_family(fonts.families())
-    text.set_text(name)
-    while name and text.get_window_extent().width > inches * _DOTS:
-        name = name[: -1 - len(name) // 20]
-        text.set_text(f"{name}…")
+def _write_fitted(page: Axes, x: float, y: float, text: str, width: float, **style: object) -> Text:
+    """Text on one line, cut off after `width` pixels, with ? for what no font can draw."""
+    line = fonts.drawable(" ".join(text.split()))
+    written = page.text(x, y, line, family=fonts.families(), **style)
+    while line and written.get_window_extent().width > width:
+        line = line[: -1 - len(line) // 20]
+        written.set_text(f"{line}…")
+    return written
 
 
-def _mark(axes: Axes, place: tuple[int, int], grid: tuple[int, int], size: tuple[int, int]) -> None:
-    """A frame around a patch, white and dark by turns, to be seen on any picture; `size` is width and height."""
-    wide, high = size[0] / grid[1], size[1] / grid[0]
-    corner = place[1] * wide - 0.5, place[0] * high - 0.5
+def _mark_patch(
+    page: Axes, position: tuple[int, int], grid: tuple[int, ...], x: float, y: float, width: float, height: float
+) -> None:
+    """A frame around a patch, white and dark in turn, which is visible on any picture."""
+    patch_height, patch_width = height / grid[0], width / grid[1]
+    corner = x + position[1] * patch_width, y + position[0] * patch_height
     for color, style in (("white", "-"), (INK, (0, (3, 3)))):
-        axes.add_patch(Rectangle(corner, wide, high, fill=False, edgecolor=color, linestyle=style, linewidth=1.5))
+        rectangle = Rectangle(corner, patch_width, patch_height, fill=False, ec=color, linestyle=style, linewidth=1.5)
+        page.add_patch(rectangle)
 
 
-def _when(clip: SampledClip, index: int) -> str:
+def _time_of(clip: SampledClip, index: int) -> str:
     seconds = clip.times[index]
-    if math.isnan(seconds):
-        return f"frame {clip.numbers[index]}"
-    return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:.1f} s"
+    return f"frame {clip.numbers[index]}" if math.isnan(seconds) else f"{seconds:.2f} s"
 
 
-def _write(axes: Axes, x: float, y: float, text: str, size: float, **options: object) -> Text:
-    """Text at fractions of the axes; a $ in it is a $."""
-    options = {"color": INK, **options}
-    return axes.text(x, y, text, fontsize=size, transform=axes.transAxes, parse_math=False, **options)
-
-
-def _colour_bar(axes: Axes, maps: np.ndarray) -> None:
-    mean = max(float(maps.mean()), 1e-12)
-    bar = axes.figure.colorbar(
-        ScalarMappable(colour_scale(maps / mean), COLOURS), cax=axes, orientation="horizontal", drawedges=False
-    )
+def _draw_scale(axes: Axes, maps: np.ndarray) -> None:
+    relative = maps / max(float(maps.mean()), 1e-12)
+    scale = color_scale(relative)
+    bar = axes.figure.colorbar(ScalarMappable(scale, COLORS), cax=axes, orientation="horizontal")
     bar.outline.set_visible(False)
-    low, high = bar.norm.vmin, bar.norm.vmax
-    ticks = [low, high]
-    for value in (1.0, high / 2):
-        if all(abs(bar.norm(value) - bar.norm(tick)) > 0.15 for tick in ticks):
-            ticks.append(value)
-    bar.set_ticks(ticks, labels=[f"{tick:.2g}" if tick >= 0.01 else "0" for tick in ticks])
-    axes.tick_params(labelsize=8, colors=MUTED, length=0)
-    for label, side in zip(axes.get_xticklabels(), ("left", "right"), strict=False):  # at the ends
-        label.set_horizontalalignment(side)
-    _write(axes, 1.04, 0.5, "attention to a patch; the mean of all is 1", size=8, color=MUTED, va="center")
+    ticks = [value for value in (scale.vmin, 1.0, scale.vmax) if value != 1.0 or 0.15 < scale(1.0) < 0.85]
+    bar.set_ticks(ticks, labels=[f"{value:.2g}" if value >= 0.01 else "0" for value in ticks], fontsize=8)
+    axes.text(1.04, 0.5, "attention to a patch; the mean is 1", transform=axes.transAxes, color=MUTED, va="center")
 
 
-def _bars(axes: Axes, top: Sequence[tuple[str, float]], wide: float) -> None:
-    """Names, bars and scores, in inches from the top left of the axes, which are so many inches wide."""
-    axes.axis("off")
-    axes.set(xlim=(0, wide), ylim=(_HEAD + _BAR * len(top), 0))
-    axes.text(0, 0, "predicted", fontsize=9, fontweight="bold", color=INK, va="top")
-    start, full = 1.9, wide - 1.9 - 0.6
+def _draw_bars(page: Axes, y: float, top: Sequence[tuple[str, float]], width: float) -> None:
+    page.text(0, y + 12, "predicted", fontweight="bold")
+    full = width - _NAMES - 60
     for number, (name, score) in enumerate(top):
-        middle, high = _HEAD + (number + 0.5) * _BAR, 0.7 * _BAR
-        axes.add_patch(Rectangle((start, middle - high / 2), full, high, color=LINE, linewidth=0))
-        color = SERIES[0] if number == 0 else MUTED
-        axes.add_patch(Rectangle((start, middle - high / 2), full * score, high, color=color, linewidth=0))
-        text = {"fontsize": 9, "color": INK, "va": "center", "parse_math": False}
-        _fit(axes.text(start - 0.1, middle, name, ha="right", **text), start - 0.1)
-        axes.text(start + full + 0.08, middle, f"{100 * score:.1f} %", **text)
+        middle = y + 30 + (number + 0.5) * _BAR
+        for length, color in ((full, LINE), (full * score, MUTED if number else SERIES[0])):
+            page.add_patch(Rectangle((_NAMES, middle - 9), length, 18, color=color, linewidth=0))
+        _write_fitted(page, _NAMES - 10, middle, name, _NAMES - 10, ha="right", va="center")
+        page.text(_NAMES + full + 8, middle, f"{100 * score:.1f} %", va="center")
 
 
-def _curves(axes: Axes, clip: SampledClip, curves: PatchCurves) -> None:
+def _draw_curves(axes: Axes, clip: SampledClip, curves: PatchCurves) -> None:
     steps = len(curves.weights)
-    times, unit = np.asarray(clip.times), "at (s)"
-    if np.isnan(times).any():
-        times, unit = np.asarray(clip.numbers, float), ""
-    if not (np.diff(times) > 0).all():  # frames may come again, or backwards
-        times, unit = np.arange(len(times)), "of the clip"
-    if unit != "at (s)":
+    times, unit = np.asarray(clip.times), " s"
+    if np.isnan(times).any() or not (np.diff(times) > 0).all():  # frames may repeat or go backwards
+        times, unit = np.arange(len(times)), ""
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    times = times.reshape(steps, -1).mean(axis=1)  # of a tubelet's frames
-    colours = LinearSegmentedColormap.from_list("", _TIMES)
-    axes.axhline(100 / steps, color=MUTED, linewidth=1, linestyle=":", label="even")
-    most = 8 if steps <= 16 else 4
-    for number in np.unique(np.linspace(0, steps - 1, min(steps, most)).round().astype(int)):
+    times = times.reshape(steps, -1).mean(axis=1)  # of the frames of a tubelet
+    axes.axhline(100 / steps, color=MUTED, linewidth=1, linestyle=":", label="uniform")
+    max_lines = 8 if steps <= 16 else 4
+    for number in np.unique(np.linspace(0, steps - 1, min(steps, max_lines)).round().astype(int)):
         axes.plot(
             times,
             100 * curves.weights[number],
-            color=colours(number / max(steps - 1, 1)),
+            color=_LINE_COLORS(number / max(steps - 1, 1)),
             marker="o" if steps <= 16 else None,
             markersize=3.5,
-            linewidth=1.5,
-            label=f"{times[number]:.2f} s" if unit == "at (s)" else f"{times[number]:g}",
+            label=f"{times[number]:.2f} s" if unit else f"{times[number]:g}",
         )
-    axes.set_title(curves.label, fontsize=9, fontweight="bold", loc="left", color=INK)
-    axes.set_xlabel(f"to the frame {unit}", fontsize=8, color=MUTED)
-    axes.set_ylabel("attention (%)", fontsize=8, color=MUTED)
+    axes.set_title(curves.label, fontsize=9)
+    axes.set(xlabel="to the frame at (s)" if unit else "to frame of the clip", ylabel="attention (%)")
     axes.set_ylim(bottom=0)
-    axes.grid(color=LINE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(labelsize=8, colors=MUTED, length=0)
-    axes.legend(
-        title="from the frame at" if unit == "at (s)" else "from frame",
-        fontsize=8,
-        title_fontsize=8,
-        frameon=False,
-        labelcolor=INK,
-        loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
-        alignment="left",
-    )
+    axes.legend(title="from the frame at" if unit else "from frame", loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -1,4 +1,4 @@
-"""Which classes are taken for which: the counts, an order in which they show, and the worst of them."""
+"""Which classes are confused: counts, an order of the classes that shows it, and the most frequent pairs."""
 
 from dataclasses import dataclass
 
@@ -11,21 +11,20 @@ from timesformer.visualization.run_files import Predictions
 
 @dataclass(frozen=True)
 class Confusion:
-    """Videos of class `true` that were taken for class `predicted`: `count` of the `total` of the class.
+    """Videos of class `true` that were predicted as class `predicted`.
 
-    `back`: how many were taken the other way round.
+    Attributes:
+        true, predicted: numbers of the classes.
+        count: number of these videos.
+        share: `count` in percent of the videos of class `true`.
+        reverse: videos of class `predicted` that were predicted as class `true`.
     """
 
     true: int
     predicted: int
     count: int
-    total: int
-    back: int
-
-    @property
-    def share(self) -> float:
-        """Percent of the class."""
-        return 100.0 * self.count / self.total
+    share: float
+    reverse: int
 
 
 def count_confusions(predictions: Predictions, num_classes: int) -> np.ndarray:
@@ -36,27 +35,24 @@ def count_confusions(predictions: Predictions, num_classes: int) -> np.ndarray:
 
 
 def most_confused(counts: np.ndarray, limit: int = 30) -> list[Confusion]:
-    """Pairs of classes by how many videos were confused, then by their share of the class; the most confused first."""
-    totals = counts.sum(axis=1)
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
-    true, predicted = np.nonzero(wrong)
-    found = [
-        Confusion(row, column, int(wrong[row, column]), int(totals[row]), int(wrong[column, row]))
-        for row, column in zip(true.tolist(), predicted.tolist(), strict=True)
+    """Pairs of classes by the number of confused videos, then by their share of the class, in falling order."""
+    shares = 100.0 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    pairs = [
+        Confusion(row, column, int(counts[row, column]), float(shares[row, column]), int(counts[column, row]))
+        for row, column in np.argwhere(counts).tolist()
+        if row != column
     ]
-    return sorted(found, key=lambda pair: (-pair.count, -pair.share, pair.true, pair.predicted))[:limit]
+    return sorted(pairs, key=lambda pair: (-pair.count, -pair.share, pair.true, pair.predicted))[:limit]
 
 
-def order_by_likeness(counts: np.ndarray) -> list[int]:
-    """Numbers of the classes in an order that brings those that are confused side by side, so that they make blocks.
+def order_by_similarity(counts: np.ndarray) -> list[int]:
+    """Numbers of the classes in an order that puts confused classes next to each other.
 
-    Average linkage over 1 minus the shares confused either way, with the leaves in their best order.
+    Average linkage over 1 minus the shares confused in either direction, with optimal leaf order.
     """
-    number = len(counts)
-    if number < 3:
-        return list(range(number))
+    if len(counts) < 3:
+        return list(range(len(counts)))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    alike = np.minimum(shares + shares.T, 1.0)
-    np.fill_diagonal(alike, 1.0)
-    return leaves_list(linkage(squareform(1.0 - alike, checks=False), "average", optimal_ordering=True)).tolist()
+    distances = 1.0 - np.minimum(shares + shares.T, 1.0)
+    np.fill_diagonal(distances, 0.0)
+    return leaves_list(linkage(squareform(distances, checks=False), "average", optimal_ordering=True)).tolist()

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 import timesformer
 
-_DEFAULTS = {"subtitle": "", "lead": "", "notes": (), "sections": (), "runs_shown": ()}
+_DEFAULTS = {"subtitle": "", "lead": "", "notes": (), "runs_shown": ()}
 
 
 def render_page(template: str, **page: Any) -> str:
@@ -17,8 +17,8 @@ def render_page(template: str, **page: Any) -> str:
     Args:
         template: file in `templates/` that extends base.html, which shows the values below; parts.html has macros for
             tables, charts and tiles.
-        page: `title`; optionally `subtitle`, `lead` (a sentence under it), `notes` (warnings) and `sections`
-            ((anchor, title) pairs for the navigation); and what the template itself needs, as `page.NAME`.
+        page: `title`; optionally `subtitle`, `lead` (a sentence under it) and `notes` (warnings); and what the template
+            itself needs, as `page.NAME`. Sections with an id become the navigation.
 
     Returns:
         The HTML text. Bytes of file names that are not UTF-8 are shown as escapes.

@@ -1,4 +1,4 @@
-"""A run read back from what it left in its folder, also where that is less than runs leave today."""
+"""Reads the files that a run leaves in its folder. Files and values that older runs lack may be missing."""
 
 import csv
 import logging
@@ -22,22 +22,19 @@ NO_CLASS = -1
 
 @dataclass(frozen=True)
 class Predictions:
-    """What predictions.csv tells of the test videos.
+    """The content of predictions.csv.
 
     Attributes:
-        videos: names.
-        labels: numbers of the true classes, int64 (videos,).
-        classes: numbers of the most probable classes, the first the prediction, int64 (videos, listed); NO_CLASS
-            where a video could not be read.
-        probabilities: of those, float64 (videos, listed); NaN where a video could not be read.
-        errors: why a video could not be read; empty where it could.
+        videos: names of the test videos.
+        labels: true classes, int64 (videos,).
+        classes: most probable classes in falling order, int64 (videos, k); NO_CLASS where a video is unreadable.
+        probabilities: of these classes, float64 (videos, k), from 0 to 1; NaN where a video is unreadable.
     """
 
     videos: list[str]
     labels: np.ndarray
     classes: np.ndarray
     probabilities: np.ndarray
-    errors: list[str]
 
     @cached_property
     def readable(self) -> np.ndarray:
@@ -45,28 +42,28 @@ class Predictions:
         return self.classes[:, 0] != NO_CLASS
 
     @cached_property
-    def right(self) -> np.ndarray:
-        """Bool (videos,): whether the prediction is the true class."""
+    def correct(self) -> np.ndarray:
+        """Whether the predicted class is the true one, bool (videos,)."""
         return self.classes[:, 0] == self.labels
 
     @cached_property
     def confidence(self) -> np.ndarray:
-        """Probability of the prediction, float64 (videos,); NaN where there is none."""
+        """Probability of the predicted class, float64 (videos,); NaN where unknown."""
         return self.probabilities[:, 0]
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What is left of a run.
+    """A run that was trained, tested or both.
 
     Attributes:
-        folder: where it lies.
-        name: of the run; the folder's, unless that is another run's, too.
-        results: results.json; empty where nothing was tested.
-        predictions: of the test; None without a legible predictions.csv.
+        folder: its OUTPUT_DIR.
+        name: of the folder, with its parents where several runs are compared and have equal names.
+        results: content of results.json; empty if nothing was tested.
+        predictions: of the test; None without a valid predictions.csv.
         metrics: lines of metrics.jsonl by their kind.
         unreadable: rows of unreadable.csv.
-        config: options by their keys with dots.
+        config: values of the options by their keys, such as "DATA.NUM_FRAMES".
         notes: what is missing or damaged.
     """
 
@@ -84,26 +81,37 @@ class FinishedRun:
         """In label order."""
         return list(self.results.get("class_names") or [])
 
-    def figure(self, name: str) -> float | None:
-        """A number of results.json; None where it is missing or not finite."""
-        value = self.results.get(name)
-        return value if isinstance(value, int | float) and math.isfinite(value) else None
-
     @property
-    def val_top1(self) -> float | None:
-        """Validation top-1 of the tested checkpoint in percent; None where it is not known.
+    def num_correct(self) -> int | None:
+        """Number of correct test predictions; None if unknown."""
+        if rows := self.results.get("per_class"):
+            return sum(row.get("correct") or 0 for row in rows)
+        return None if self.predictions is None else int(self.predictions.correct.sum())
 
-        In results of version 1 it is the best of the run up to the checkpoint, which is its own in `best.pyth` alone.
+    def metric(self, name: str) -> float | None:
+        """A number of results.json; None if it is missing or not finite.
+
+        "val_top1" is None where it is not that of the tested checkpoint: in version 1, other checkpoints than best.pyth
+        have the best value of the run.
         """
-        value = self.figure("val_top1")
-        if self.results.get("schema_version", 1) < 2 and Path(str(self.results.get("checkpoint"))).name != "best.pyth":
+        value = self.results.get(name)
+        if not isinstance(value, int | float) or not math.isfinite(value):
             return None
-        return value if value is not None and value >= 0 else None
+        if name == "val_top1":
+            is_best = Path(str(self.results.get("checkpoint"))).name == "best.pyth"
+            if value < 0 or (self.results.get("schema_version", 1) < 2 and not is_best):
+                return None
+        return value
 
     def series(self, kind: str, name: str) -> tuple[list[float], list[float]]:
-        """Epochs and values of a figure of metrics.jsonl; NaN for a value that is none."""
+        """Epochs and values of a metric of metrics.jsonl; NaN for values that are not numbers.
+
+        Args:
+            kind: "train_step", "train_epoch" or "val_epoch".
+            name: of the metric, such as "loss".
+        """
         lines = [line for line in self.metrics.get(kind, []) if name in line]
-        return [line["epoch"] for line in lines], [_number(line[name]) for line in lines]
+        return [line["epoch"] for line in lines], [_to_float(line[name]) for line in lines]
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -113,64 +121,50 @@ def read_run(folder: Path) -> FinishedRun:
         folder: OUTPUT_DIR of the run.
 
     Raises:
-        UserError: if there are neither results nor figures of training in the folder, or the results are damaged.
+        UserError: if the folder has neither results.json nor metrics.jsonl, or results.json is damaged.
     """
     notes: list[str] = []
-    results = _read_results(folder / "results.json")
-    metrics = _read_metrics(folder / "metrics.jsonl")
+    results, metrics = _read_results(folder / "results.json"), _read_metrics(folder / "metrics.jsonl")
     if not results and not metrics:
-        if not folder.is_dir():
-            raise UserError(f"{folder} does not exist: give the OUTPUT_DIR of a run that was trained or tested")
-        raise UserError(
-            f"{folder} has neither results.json nor metrics.jsonl: give the OUTPUT_DIR of a run that was trained or "
-            "tested"
-        )
+        raise UserError(f"{folder} has neither results.json nor metrics.jsonl: give the OUTPUT_DIR of a finished run")
+    predictions = None
     if not results:
         notes.append("This run has not been tested: there is no results.json.")
-    class_names = list(results.get("class_names") or [])
-    try:
-        predictions = _read_predictions(folder / "predictions.csv", class_names) if results else None
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        predictions = None
-        notes.append(
-            f"predictions.csv is missing or does not belong to the results ({_told(error)}), so there are no "
-            "confusions, confidences and examples."
-        )
-    config = results.get("config") or _read_yaml(folder / "config.yaml")
+    else:
+        try:
+            predictions = _read_predictions(folder / "predictions.csv", results.get("class_names") or [])
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            notes.append(
+                "Confusions, confidences and examples are left out: predictions.csv is missing or does not belong to "
+                f"results.json ({type(error).__name__}: {error})."
+            )
     return FinishedRun(
         folder=folder,
         name=folder.resolve().name,
         results=results,
         predictions=predictions,
         metrics=metrics,
-        unreadable=_read_rows(folder / "unreadable.csv"),
-        config=dict(flat(config)),
+        unreadable=_read_rows(folder / "unreadable.csv") if (folder / "unreadable.csv").is_file() else [],
+        config=flatten(results.get("config") or _read_yaml(folder / "config.yaml")),
         notes=notes,
     )
 
 
-def flat(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """The options of sections in sections, by their keys with dots."""
-    if not isinstance(config, dict):
-        return []
-    options: list[tuple[str, Any]] = []
-    for key, value in config.items():
-        options += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The options of nested sections by their keys, such as "DATA.NUM_FRAMES"."""
+    options: dict[str, Any] = {}
+    for key, value in config.items() if isinstance(config, dict) else ():
+        options |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return options
 
 
 def _read_results(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
     try:
-        results = simplejson.loads(path.read_text(encoding="utf-8"))
+        results = simplejson.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): test the run again") from error
     if not isinstance(results, dict):
-        raise UserError(f"{path} is no result of a test: found a {type(results).__name__}, expected an object")
-    for key in ("class_names", "per_class"):
-        if not isinstance(results.get(key) or [], list):
-            raise UserError(f"{path} is damaged ({key} is {results[key]!r}, expected a list): test the run again")
+        raise UserError(f"{path} is damaged (a {type(results).__name__}, expected an object): test the run again")
     return results
 
 
@@ -178,55 +172,41 @@ def _read_metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
     metrics: dict[str, list[dict[str, Any]]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
-            figures = simplejson.loads(line)
-            metrics.setdefault(figures["kind"], []).append({**figures, "epoch": float(figures["epoch"])})
-        except (ValueError, KeyError, TypeError):  # the torn last line of a killed process
-            logger.debug("%s: passed over %r", path, line)
+            values = simplejson.loads(line)
+            metrics.setdefault(values["kind"], []).append({**values, "epoch": float(values["epoch"])})
+        except (ValueError, KeyError, TypeError):  # the incomplete last line of a killed process
+            logger.debug("%s: skipped %r", path, line)
     return metrics
 
 
 def _read_predictions(path: Path, class_names: Sequence[str]) -> Predictions:
-    rows = _read_rows(path, must_exist=True)
+    rows = _read_rows(path)
     numbers = {name: number for number, name in enumerate(class_names)}
-    listed = max(1, sum(key.startswith("class_") for key in rows[0])) if rows else 1
-    classes = np.full((len(rows), listed), NO_CLASS)
-    probabilities = np.full((len(rows), listed), np.nan)
+    k = max(1, sum(key.startswith("class_") for key in rows[0])) if rows else 1
+    classes, probabilities = np.full((len(rows), k), NO_CLASS), np.full((len(rows), k), np.nan)
     for row, line in enumerate(rows):
-        for rank in range(listed):
+        for rank in range(k):
             if name := line[f"class_{rank + 1}"]:
                 classes[row, rank] = numbers[name]
-                probabilities[row, rank] = _number(line[f"probability_{rank + 1}"])
-    return Predictions(
-        videos=[line["video"] for line in rows],
-        labels=np.array([numbers[line["label"]] for line in rows], np.int64),
-        classes=classes,
-        probabilities=probabilities,
-        errors=[line.get("error") or "" for line in rows],
-    )
+                probabilities[row, rank] = _to_float(line[f"probability_{rank + 1}"])
+    labels = np.array([numbers[line["label"]] for line in rows], np.int64)
+    return Predictions([line["video"] for line in rows], labels, classes, probabilities)
 
 
-def _read_rows(path: Path, must_exist: bool = False) -> list[dict[str, str]]:
-    if not path.is_file() and not must_exist:
-        return []
+def _read_rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (yaml.YAMLError, UnicodeDecodeError):
         return {}
 
 
-def _number(value: Any) -> float:
+def _to_float(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"{error} is no class of results.json"
-    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -1,4 +1,4 @@
-"""Whether one accuracy is better than another: paired tests where both were measured on the same videos."""
+"""Tests of whether one accuracy is better than another, paired where both were measured on the same videos."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from scipy.stats import binomtest, t
 from timesformer.visualization.run_files import Predictions
 
 LEVEL = 0.05
-"""Significance level: a difference with a p-value below it is significant. Intervals are 1 - LEVEL, 95 %."""
+"""Significance level. Intervals are 1 - LEVEL, 95 %."""
 
 _Component = tuple[float, int]  # a variance of the difference, and its degrees of freedom
 
@@ -34,7 +34,7 @@ class Comparison:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the test tells the two apart."""
+        """Whether p is below the significance level."""
         return self.p < LEVEL
 
     def __str__(self) -> str:
@@ -42,124 +42,110 @@ class Comparison:
         return f"{self.difference:+.1f} points, 95 % interval {self.low:+.1f} to {self.high:+.1f}, {p}, {self.method}"
 
 
-def interval(correct: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share, in percent (Wilson's score interval, 1927).
-
-    Args:
-        correct: successes among `total`, which is 1 or more.
-    """
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """95 % interval in percent of a share of `correct` among `total` > 0 (Wilson's score interval, 1927)."""
     low, high = binomtest(correct, total).proportion_ci(1 - LEVEL, method="wilson")
     return 100 * low, 100 * high
 
 
-def aligned(first: Sequence[Predictions], second: Sequence[Predictions]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Correct predictions of two settings, bool (runs, videos) each, with the videos in one order.
+def align_predictions(
+    first: Sequence[Predictions], second: Sequence[Predictions]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Which predictions of two settings are correct, bool (runs, videos) each, with the videos in one order.
 
     None if the runs were not all tested on the same videos.
     """
-    order, found = first[0].videos, []
+    order, rows = first[0].videos, []
     for predictions in (*first, *second):
-        right = predictions.right
-        if predictions.videos != order:
-            if sorted(predictions.videos) != sorted(order):
-                return None
-            rows = {video: row for row, video in enumerate(predictions.videos)}
-            right = right[[rows[video] for video in order]]
-        found.append(right)
-    return np.stack(found[: len(first)]), np.stack(found[len(first) :])
+        row_of = {video: row for row, video in enumerate(predictions.videos)}
+        if row_of.keys() != set(order) or len(predictions.videos) != len(order):
+            return None
+        rows.append(predictions.correct[[row_of[video] for video in order]])
+    return np.stack(rows[: len(first)]), np.stack(rows[len(first) :])
 
 
 def compare_paired(first: np.ndarray, second: np.ndarray) -> Comparison:
     """Compares two settings on the same videos.
 
-    With one run of each this is McNemar's exact test, which looks at the videos that exactly one of the two recognises
-    (McNemar, Psychometrika 12, 1947; recommended for classifiers that are trained once by Dietterich, Neural
-    Computation 10, 1998). The interval is that of the binomial share of those videos (Clopper and Pearson, Biometrika
-    26, 1934), given how many they are: it excludes 0 exactly when the test is significant.
+    One run of each: McNemar's exact test (McNemar, Psychometrika 12, 1947; recommended for classifiers that are trained
+    once by Dietterich, Neural Computation 10, 1998). The interval is Clopper and Pearson's of the share of videos that
+    only the first predicts correctly among those that one of the two does; it excludes 0 if and only if p < LEVEL.
 
-    With several seeds, a difference has to hold for other seeds and for other videos, and p-value and interval are the
-    wider of two tests. The first is the paired t-test of the seeds' differences. The second, min F' (Clark, Journal of
-    Verbal Learning and Verbal Behavior 12, 1973, with "subjects" and "items" for seeds and videos), has both as crossed
-    random effects: its squared standard error is the sum of that of the first and that of a paired t-test of the
-    videos' differences, each a mean over the seeds. Degrees of freedom are Satterthwaite's (Biometrics Bulletin 2,
-    1946). With two or three seeds min F' alone finds differences where there are none in up to 11 % of cases, and the
-    first alone says nothing of other videos.
+    Several seeds: a difference has to hold for other seeds and other videos, so p-value and interval are the wider ones
+    of two tests. The first is the paired t-test over the seeds. The second, min F' (Clark, Journal of Verbal Learning
+    and Verbal Behavior 12, 1973), has seeds and videos as crossed random effects: its squared standard error is the sum
+    of those of the paired t-tests over seeds and over videos, with Satterthwaite's degrees of freedom (Biometrics
+    Bulletin 2, 1946). With two or three seeds, min F' alone has up to 11 % false positives.
 
     Args:
-        first, second: whether each video is recognised, bool (seeds, videos); row i of both has the same seed. One or
-            more seeds and videos.
+        first, second: correct predictions, bool (seeds, videos); row i of both has the same seed.
     """
     seeds, videos = first.shape
     difference = first.astype(float) - second
     per_seed, per_video = difference.mean(axis=1), difference.mean(axis=0)
     if seeds == 1 or not (np.ptp(per_seed) or np.ptp(per_video)):
         return _mcnemar(int((difference[0] > 0).sum()), int((difference[0] < 0).sum()), videos)
-    of_seeds, of_videos = _of_mean(per_seed), _of_mean(per_video)
+    over_seeds, over_videos = _variance_of_mean(per_seed), _variance_of_mean(per_video)
     method = f"paired over {seeds} seeds and {videos:,} videos (t-test and min F')"
-    return _from_components(float(per_seed.mean()), [[of_seeds], [of_seeds, of_videos]], method)
+    return _widest_t_test(float(per_seed.mean()), [[over_seeds], [over_seeds, over_videos]], method)
 
 
 def compare_unpaired(first: Sequence[tuple[int, int]], second: Sequence[tuple[int, int]]) -> Comparison:
-    """Compares two settings whose videos differ, or are not known one by one: weaker than `compare_paired`.
+    """Compares two settings on different or unknown videos, which is weaker than `compare_paired`.
 
-    The squared standard error is the sum of a binomial one for the videos of each (Agresti and Caffo, The American
-    Statistician 54, 2000: with one success and one failure more) and, where there are several seeds, of the pooled
-    variance between them, as in Student's t-test of two samples; degrees of freedom are Satterthwaite's.
+    The squared standard error is the sum of the binomial ones (Agresti and Caffo, The American Statistician 54, 2000)
+    and, with several seeds, of the pooled variance between seeds, with Satterthwaite's degrees of freedom.
 
     Args:
-        first, second: of each seed, correct predictions and videos, which are 1 or more.
+        first, second: for each seed, correct predictions and videos, which are 1 or more.
     """
     shares = [np.array([correct / total for correct, total in runs]) for runs in (first, second)]
     components: list[_Component] = []
     for values, runs in zip(shares, (first, second), strict=True):
-        videos = min(total for _, total in runs)  # all seeds have the same ones: they add none
+        videos = min(total for _, total in runs)  # all seeds are tested on the same ones
         adjusted = (float(values.mean()) * videos + 1) / (videos + 2)
         components.append((adjusted * (1 - adjusted) / (videos + 2), videos + 1))
     if freedom := len(first) + len(second) - 2:
         pooled = sum(float(((values - values.mean()) ** 2).sum()) for values in shares) / freedom
         components.append((pooled * (1 / len(first) + 1 / len(second)), freedom))
     method = f"unpaired, {len(first)} and {len(second)} seed{'s' * (freedom > 0)} (Welch's t-test)"
-    return _from_components(float(shares[0].mean() - shares[1].mean()), [components], method)
+    return _widest_t_test(float(shares[0].mean() - shares[1].mean()), [components], method)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for how many they are (Holm, Scandinavian Journal of Statistics 6, 1979), in the same order.
-
-    Where those below LEVEL count as significant, the probability of one or more false ones is at most LEVEL.
-    """
-    adjusted, largest = [1.0] * len(p_values), 0.0
-    for rank, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
-        adjusted[number] = largest
-    return adjusted
+    """P-values adjusted for their number (Holm, Scandinavian Journal of Statistics 6, 1979), in the same order."""
+    values = np.asarray(p_values, float)
+    order = np.argsort(values)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, values[order] * np.arange(len(values), 0, -1)))
+    return adjusted.tolist()
 
 
 def _mcnemar(only_first: int, only_second: int, videos: int) -> Comparison:
     method = f"McNemar's exact test on {videos:,} videos"
-    apart = only_first + only_second
-    if not apart:
+    differing = only_first + only_second
+    if not differing:
         return Comparison(0.0, 0.0, 0.0, 1.0, method)
-    test = binomtest(only_first, apart)
-    low, high = ((2 * share - 1) * apart / videos for share in test.proportion_ci(1 - LEVEL))
-    return Comparison(100 * (only_first - only_second) / videos, 100 * low, 100 * high, float(test.pvalue), method)
+    test = binomtest(only_first, differing)
+    low, high = (100 * (2 * share - 1) * differing / videos for share in test.proportion_ci(1 - LEVEL))
+    return Comparison(100 * (only_first - only_second) / videos, low, high, float(test.pvalue), method)
 
 
-def _of_mean(values: np.ndarray) -> _Component:
-    """The variance of a mean; of a single value it is not known."""
+def _variance_of_mean(values: np.ndarray) -> _Component:
     return (float(values.var(ddof=1)) / len(values), len(values) - 1) if len(values) > 1 else (math.inf, 1)
 
 
-def _from_components(difference: float, tests: Sequence[Sequence[_Component]], method: str) -> Comparison:
-    """The most cautious of t-tests whose squared standard errors are sums of these components."""
-    p, half = 0.0, 0.0
+def _widest_t_test(difference: float, tests: Sequence[Sequence[_Component]], method: str) -> Comparison:
+    """The most cautious of t-tests whose squared standard errors are sums of components."""
+    p, half_width = 0.0, 0.0
     for components in tests:
         variance = sum(part for part, _ in components)
         if variance == 0:
-            continue  # seeds that agree
+            continue  # all seeds agree
         if math.isinf(variance):
             return Comparison(100 * difference, -100.0, 100.0, 1.0, method)
         freedom = variance**2 / sum(part**2 / number for part, number in components)
         p = max(p, float(2 * t.sf(abs(difference) / math.sqrt(variance), freedom)))
-        half = max(half, float(t.ppf(1 - LEVEL / 2, freedom)) * math.sqrt(variance))
-    low, high = (float(np.clip(100 * value, -100, 100)) for value in (difference - half, difference + half))
+        half_width = max(half_width, float(t.ppf(1 - LEVEL / 2, freedom)) * math.sqrt(variance))
+    low, high = (float(np.clip(100 * value, -100, 100)) for value in (difference - half_width, difference + half_width))
     return Comparison(100 * difference, low, high, p, method)

@@ -17,7 +17,7 @@ from timesformer.errors import UserError
 from timesformer.inference.classifier import Classifier, Summary, load_model
 from timesformer.models.attention import Attention
 from timesformer.models.weights.download import local_path
-from timesformer.visualization.attention import maps_of, overlay, record_clip
+from timesformer.visualization.attention import attention_maps, overlay, record_clip
 from timesformer.web.options import Options
 from timesformer.web.reading import Footage, prepare_processes, read_clips, sample_clips
 from timesformer.web.uploads import Limits
@@ -135,7 +135,7 @@ class Service:
         """
         with self.classifier.lock:
             record = record_clip(self.classifier, clip)
-        return overlay(clip.frames, maps_of(record, len(clip.frames), method))
+        return overlay(clip.frames, attention_maps(record, len(clip.frames), method))
 
 
 def _explained(problem: str, classifier: Classifier) -> str:

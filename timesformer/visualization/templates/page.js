@@ -1,5 +1,12 @@
 "use strict";
-// Tables: a click on the heading of a column sorts by it, the second time the other way round.
+// The navigation: a link to each section.
+for (const section of document.querySelectorAll("section[id]")) {
+  const link = document.createElement("a");
+  link.href = "#" + section.id;
+  link.textContent = section.querySelector("h2").textContent;
+  document.querySelector("nav div").append(link);
+}
+// Tables: a click on the heading of a column sorts by it, a second click reverses the order.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
   const key = (row, column) => {
@@ -20,7 +27,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const rows = [...body.rows].map(row => [key(row, column), row]);
       rows.sort(([a], [b]) => {
         if (text) return sign * a.localeCompare(b, undefined, { numeric: true });
-        return Number.isNaN(a) - Number.isNaN(b) || sign * (a - b) || 0; // without a value: always last
+        return Number.isNaN(a) - Number.isNaN(b) || sign * (a - b) || 0; // rows without a value are always last
       });
       body.append(...rows.map(([, row]) => row));
     });
@@ -40,11 +47,11 @@ addEventListener("beforeprint", () => {
 });
 addEventListener("afterprint", () => opened.forEach(part => (part.open = false)));
 
-// The confusion matrix: a canvas of the size of the window upon it, which draws the part that it is scrolled to.
+// The confusion matrix: a canvas that draws the part of the matrix that it is scrolled to.
 (() => {
   const box = document.getElementById("matrix");
   if (!box) return;
-  const data = JSON.parse(document.getElementById("confusions").textContent);
+  const data = JSON.parse(document.getElementById("matrix-data").textContent);
   const space = box.firstElementChild, canvas = space.firstElementChild, tip = document.getElementById("tip");
   const order = document.getElementById("order"), size = data.names.length, paint = canvas.getContext("2d");
   paint.font = "11px system-ui, sans-serif";
@@ -176,7 +183,7 @@ addEventListener("afterprint", () => opened.forEach(part => (part.open = false))
       tip.append(part);
     };
     line("true ", data.names[truth]);
-    line("taken for ", data.names[guess]);
+    line("predicted ", data.names[guess]);
     line("", of ? `${count} of ${of} (${(100 * count / of).toFixed(1)} %)` : "no videos");
     const wide = tip.offsetWidth, high = tip.offsetHeight;
     tip.style.left = Math.max(4, Math.min(event.clientX + 14, innerWidth - wide - 6)) + "px";

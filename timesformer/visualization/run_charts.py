@@ -1,0 +1,145 @@
+"""The charts of a report: every function marked with `report_chart` is drawn, and nothing else has to list it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from timesformer.visualization.charts import MUTED, SERIES, STYLE, Curve, line_chart, new_chart, svg
+from timesformer.visualization.run_files import FinishedRun
+
+Section = Literal["training", "classes", "comparison"]
+Draw = Callable[[Any], Figure | None]
+
+_CHARTS: dict[Section, list[Draw]] = {"training": [], "classes": [], "comparison": []}
+
+
+def report_chart(section: Section) -> Callable[[Draw], Draw]:
+    """Adds the decorated function to the charts of a section, in the order of definition.
+
+    The function takes the `FinishedRun` ("training", "classes") or a sequence of them ("comparison"). It returns a
+    figure, made with `new_chart` or `line_chart`, or None where there is nothing to show.
+    """
+
+    def register(draw: Draw) -> Draw:
+        _CHARTS[section].append(draw)
+        return draw
+
+    return register
+
+
+def draw_charts(section: Section, runs: Any) -> list[Markup]:
+    """The charts of a section as `<svg>` elements; `runs` is the run, for "comparison" a sequence of runs."""
+    with matplotlib.rc_context(STYLE):
+        figures = [draw(runs) for draw in _CHARTS[section]]
+    return [Markup(svg(figure)) for figure in figures if figure]
+
+
+@report_chart("training")
+def loss(run: FinishedRun) -> Figure | None:
+    curves = [
+        Curve("", *run.series("train_step", "loss"), 0, faint=True),
+        Curve("training", *run.series("train_epoch", "loss"), 0),
+        Curve("validation", *run.series("val_epoch", "loss"), 1, dots=True),
+    ]
+    return line_chart(curves, "Loss")
+
+
+@report_chart("training")
+def accuracy(run: FinishedRun) -> Figure | None:
+    top1, mean_class = run.series("val_epoch", "top1"), run.series("val_epoch", "mean_class_top1")
+    curves = [
+        Curve("training top-1", *run.series("train_epoch", "top1"), 0),
+        Curve("validation top-1", *top1, 1, dots=True),
+    ]
+    if len(top1[1]) != len(mean_class[1]) or not np.allclose(top1[1], mean_class[1], atol=0.5, equal_nan=True):
+        curves.append(Curve("mean over classes", *mean_class, 2, dashed=True))
+    if not 0 < len(run.class_names) <= 5:
+        curves.append(Curve("validation top-5", *run.series("val_epoch", "top5"), 1, faint=True))
+    return line_chart(curves, "Accuracy (%)")
+
+
+@report_chart("training")
+def learning_rate(run: FinishedRun) -> Figure | None:
+    return line_chart([Curve("", *run.series("train_step", "lr"), 3)], "Learning rate")
+
+
+@report_chart("training")
+def speed(run: FinishedRun) -> Figure | None:
+    return line_chart([Curve("", *run.series("train_step", "clips_per_second"), 6)], "Training clips per second")
+
+
+@report_chart("training")
+def waiting_for_data(run: FinishedRun) -> Figure | None:
+    epochs, shares = run.series("train_step", "data_share")
+    return line_chart([Curve("", epochs, [100 * share for share in shares], 4)], "Waiting for data (% of the time)")
+
+
+@report_chart("classes")
+def accuracy_histogram(run: FinishedRun) -> Figure | None:
+    values = [row["top1"] for row in run.results.get("per_class") or [] if row.get("top1") is not None]
+    if len(values) <= 12:
+        return None
+    figure, axes = new_chart("Classes by top-1", "top-1 (%)", "classes")
+    axes.hist(values, bins=np.arange(0, 105, 5), color=SERIES[0], rwidth=0.92)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_xlim(0, 100)
+    return figure
+
+
+@report_chart("classes")
+def calibration(run: FinishedRun, bins: int = 10) -> Figure | None:
+    """Share of correct predictions in `bins` equal intervals of confidence."""
+    if run.predictions is None:
+        return None
+    known = np.isfinite(run.predictions.confidence)
+    interval = np.minimum(run.predictions.confidence[known] * bins, bins - 1).astype(int)
+    counts = np.bincount(interval, minlength=bins)
+    filled = np.flatnonzero(counts)
+    if not len(filled):
+        return None
+    shares = 100 * np.bincount(interval, run.predictions.correct[known], bins)[filled] / counts[filled]
+    figure, axes = new_chart("Calibration", "confidence (%), with the number of videos", "correct (%)")
+    axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle="--", label="perfect calibration")
+    bars = axes.bar(100 * (filled + 0.5) / bins, shares, 92 / bins, color=SERIES[0], alpha=0.85, label="this run")
+    axes.bar_label(bars, counts[filled], padding=2, fontsize=7, color=MUTED)
+    axes.set(xlim=(0, 100), ylim=(0, 109))
+    axes.legend(loc="upper left")
+    return figure
+
+
+@report_chart("classes")
+def accuracy_by_size(run: FinishedRun) -> Figure | None:
+    sizes = (run.results.get("class_counts") or {}).get("train") or []
+    points = [
+        (size, row["top1"])
+        for size, row in zip(sizes, run.results.get("per_class") or [], strict=False)
+        if row.get("top1") is not None
+    ]
+    if len({size for size, _ in points}) < 2:
+        return None
+    figure, axes = new_chart("Top-1 (%) by class size", "training clips")
+    axes.scatter(*zip(*points, strict=True), s=16, color=SERIES[0], alpha=0.55, linewidths=0)
+    return figure
+
+
+def _compare(runs: list[FinishedRun], title: str, kind: str, name: str) -> Figure | None:
+    """One metric of all runs."""
+    dots = kind == "val_epoch"
+    return line_chart([Curve(run.name, *run.series(kind, name), i, dots=dots) for i, run in enumerate(runs)], title)
+
+
+for _title, _kind, _name in (
+    ("Validation top-1 (%)", "val_epoch", "top1"),
+    ("Validation loss", "val_epoch", "loss"),
+    ("Training loss", "train_epoch", "loss"),
+    ("Training top-1 (%)", "train_epoch", "top1"),
+    ("Learning rate", "train_step", "lr"),
+    ("Training clips per second", "train_step", "clips_per_second"),
+):
+    report_chart("comparison")(partial(_compare, title=_title, kind=_kind, name=_name))
