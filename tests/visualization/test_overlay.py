@@ -1,4 +1,4 @@
-"""Maps lie on the patches they belong to: from a video through the model onto the frames."""
+"""Attention overlays match the patches of the frames."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ CELLS = [(0, 2), (1, 3), (3, 4), (2, 5)]  # in a grid of 4 x 8; the middle of th
 
 
 def tinted(pictures: np.ndarray) -> np.ndarray:
-    """Where grey pictures have a colour of much attention, bool [frames, height, width]."""
+    """Where grey pictures have a color of high attention, bool [frames, height, width]."""
     return pictures[..., 0].astype(int) - pictures[..., 2] > 30
 
 
@@ -30,7 +30,7 @@ def tinted(pictures: np.ndarray) -> np.ndarray:
         ),
     ],
 )
-def test_attention_of_a_model_that_seeks_brightness_lies_on_the_moving_patch(
+def test_attention_follows_the_bright_patch(
     options: list[object],
     expected: list[tuple[int, int]],
     method: str,
@@ -50,7 +50,7 @@ def test_attention_of_a_model_that_seeks_brightness_lies_on_the_moving_patch(
         assert patch[bright].all()
 
 
-def test_each_pixel_has_the_colour_of_its_patch_in_frames_that_are_not_square() -> None:
+def test_overlay_of_frames_that_are_not_square() -> None:
     maps = np.zeros((2, 2, 3), np.float32)
     maps[0, 1, 2] = maps[1, 0, 0] = 1.0
     seen = tinted(overlay(np.full((2, 10, 24, 3), 100, np.uint8), maps))
@@ -60,7 +60,7 @@ def test_each_pixel_has_the_colour_of_its_patch_in_frames_that_are_not_square() 
 
 
 @pytest.mark.parametrize("value", [0.0, 0.125, 1.0])
-def test_maps_that_are_even_but_for_rounding_have_one_colour(value: float) -> None:
+def test_uniform_maps_have_one_color(value: float) -> None:
     maps = np.full((2, 3, 3), value, np.float32) * (1 + 1e-7 * np.arange(18, dtype=np.float32).reshape(2, 3, 3))
     pictures = overlay(np.full((2, 9, 9, 3), 100, np.uint8), maps)
     assert np.ptp(pictures.astype(int), axis=(0, 1, 2)).max() <= 3

@@ -1,11 +1,17 @@
-"""Tests of significance: against published examples, scipy's own tests, and their rate of false alarms."""
+"""Significance tests, compared with published examples and scipy's own tests."""
 
 import numpy as np
 import pytest
 from scipy.stats import f, ttest_1samp
 
 from timesformer.visualization.run_files import Predictions
-from timesformer.visualization.significance import aligned, compare_paired, compare_unpaired, holm, interval
+from timesformer.visualization.significance import (
+    align_predictions,
+    compare_paired,
+    compare_unpaired,
+    holm,
+    wilson_interval,
+)
 
 
 def paired(both: int, only_first: int, only_second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -24,28 +30,28 @@ def paired(both: int, only_first: int, only_second: int, neither: int) -> tuple[
         ((10, 0, 0, 5), 1.0),
     ],
 )
-def test_one_run_each_is_compared_by_mcnemar_s_exact_test(table: tuple[int, ...], p: float) -> None:
+def test_one_run_each_uses_mcnemars_exact_test(table: tuple[int, ...], p: float) -> None:
     found = compare_paired(*paired(*table))
     assert found.p == pytest.approx(p, abs=5e-5)
     assert found.difference == pytest.approx(100 * (table[1] - table[2]) / sum(table))
 
 
-def test_the_interval_excludes_no_difference_exactly_when_the_test_is_significant() -> None:
-    for first in range(0, 25):
-        for second in range(0, 25):
+def test_interval_excludes_zero_when_significant() -> None:
+    for first in range(0, 25, 2):
+        for second in range(0, 25, 3):
             found = compare_paired(*paired(10, first, second, 10))
             assert found.is_significant == (not found.low <= 0 <= found.high), (first, second)
             assert found.low - 1e-9 <= found.difference <= found.high + 1e-9
 
 
-def test_the_exact_interval_is_clopper_and_pearson_s() -> None:
+def test_exact_interval_is_clopper_pearson() -> None:
     # 7 of 8: 47.35 to 99.68 % (Clopper and Pearson); as a difference over 21 videos
     found = compare_paired(*paired(1, 7, 1, 12))
     assert (found.low, found.high) == pytest.approx((100 * 8 / 21 * (2 * 0.4735 - 1), 100 * 8 / 21 * 0.9937), abs=0.02)
 
 
 @pytest.mark.parametrize(("seeds", "videos"), [(8, 40), (3, 400), (2, 41)])
-def test_several_seeds_need_a_paired_t_test_and_clark_s_min_f(seeds: int, videos: int) -> None:
+def test_several_seeds_use_t_test_and_min_f(seeds: int, videos: int) -> None:
     random = np.random.default_rng(1)
     first, second = random.random((seeds, videos)) < 0.8, random.random((seeds, videos)) < 0.7
     found, difference = compare_paired(first, second), first.astype(float) - second
@@ -57,7 +63,7 @@ def test_several_seeds_need_a_paired_t_test_and_clark_s_min_f(seeds: int, videos
     assert found.is_significant == (not found.low <= 0 <= found.high)
 
 
-def test_seeds_that_agree_leave_the_t_test_over_the_videos() -> None:
+def test_equal_seeds_leave_t_test_over_videos() -> None:
     random = np.random.default_rng(2)
     first, second = (np.repeat(random.random((1, 50)) < share, 3, axis=0) for share in (0.8, 0.6))
     expected = ttest_1samp(first[0].astype(float) - second[0], 0)
@@ -67,26 +73,26 @@ def test_seeds_that_agree_leave_the_t_test_over_the_videos() -> None:
     assert (found.low, found.high) == pytest.approx((100 * ci.low, 100 * ci.high))
 
 
-def test_settings_that_differ_by_seeds_alone_are_seldom_told_apart() -> None:
-    """Both settings are as good; seeds move the accuracy by 6 points, as videos are easy or hard by themselves."""
-    random, alarms, of_videos_alone = np.random.default_rng(3), 0, 0
+def test_false_positive_rate_over_seeds() -> None:
+    """Two equally good settings; seeds change the accuracy by 6 points, and videos are easy or hard."""
+    random, false_positives, over_videos_only = np.random.default_rng(3), 0, 0
     for _ in range(400):
         easy = random.normal(0, 1, 200)
         runs = [easy + random.normal(0.5, 0.35, (3, 1)) + random.normal(0, 1, (3, 200)) > 0 for _ in range(2)]
-        alarms += compare_paired(*runs).is_significant
-        of_videos_alone += ttest_1samp((runs[0].astype(float) - runs[1]).mean(axis=0), 0).pvalue < 0.05
-    assert alarms <= 0.05 * 400 + 3 * (0.05 * 0.95 * 400) ** 0.5
-    assert of_videos_alone > 0.2 * 400  # what a test that forgets the seeds would say
+        false_positives += compare_paired(*runs).is_significant
+        over_videos_only += ttest_1samp((runs[0].astype(float) - runs[1]).mean(axis=0), 0).pvalue < 0.05
+    assert false_positives <= 0.05 * 400 + 3 * (0.05 * 0.95 * 400) ** 0.5
+    assert over_videos_only > 0.2 * 400  # a test without seeds
 
 
-def test_a_clear_difference_is_found_over_seeds() -> None:
+def test_clear_difference_over_seeds_is_significant() -> None:
     random = np.random.default_rng(4)
     first, second = random.random((3, 200)) < 0.9, random.random((3, 200)) < 0.6
     assert compare_paired(first, second).is_significant
     assert compare_paired(first, second).difference == -compare_paired(second, first).difference
 
 
-def test_different_videos_are_compared_as_independent() -> None:
+def test_different_videos_are_independent_samples() -> None:
     # 56 of 70 and 48 of 80: 20 points; Agresti and Caffo (2000): 57/72 - 49/82 -+ 1.96 * 0.0722
     found = compare_unpaired([(56, 70)], [(48, 80)])
     assert found.difference == pytest.approx(20.0)
@@ -95,29 +101,31 @@ def test_different_videos_are_compared_as_independent() -> None:
     assert not compare_unpaired([(56, 70), (30, 70)], [(48, 80)]).is_significant  # seeds that far apart say little
 
 
-def test_one_video_says_nothing() -> None:
+def test_one_video_is_not_significant() -> None:
     assert compare_paired(np.array([[True], [True]]), np.array([[False], [True]])).p == 1.0
     assert compare_unpaired([(1, 1)], [(0, 1)]).p > 0.05
 
 
-def test_adjusted_p_values_are_holm_s() -> None:
+def test_holm_adjustment() -> None:
     # R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
 
 
-def test_predictions_are_aligned_by_the_names_of_their_videos() -> None:
+def test_predictions_are_aligned_by_video_names() -> None:
     def predictions(videos: str, classes: list[int]) -> Predictions:
         ranked, labels = np.array(classes)[:, None], np.zeros(len(videos), int)
-        return Predictions(list(videos), labels, ranked, np.ones_like(ranked, float), [""] * len(videos))
+        return Predictions(list(videos), labels, ranked, np.ones_like(ranked, float))
 
     first, second = predictions("abc", [0, 1, 0]), predictions("cab", [0, 1, 1])
-    (one,), (other,) = aligned([first], [second])
+    (one,), (other,) = align_predictions([first], [second])
     assert (one.tolist(), other.tolist()) == ([True, False, True], [False, False, True])
-    assert aligned([first], [predictions("abd", [0, 1, 0])]) is None
-    assert aligned([first, predictions("ab", [0, 1])], [second]) is None
+    assert align_predictions([first], [predictions("abd", [0, 1, 0])]) is None
+    assert align_predictions([first, predictions("ab", [0, 1])], [second]) is None
 
 
-def test_the_interval_of_a_share_is_wilson_s() -> None:
-    assert interval(0, 10) == pytest.approx((0.0, 27.75), abs=0.01)  # Brown, Cai and DasGupta (2001), section 3.1.1
-    assert interval(50, 100) == pytest.approx((40.38, 59.62), abs=0.01)
+def test_wilson_interval() -> None:
+    assert wilson_interval(0, 10) == pytest.approx(
+        (0.0, 27.75), abs=0.01
+    )  # Brown, Cai and DasGupta (2001), section 3.1.1
+    assert wilson_interval(50, 100) == pytest.approx((40.38, 59.62), abs=0.01)

@@ -165,12 +165,12 @@ def cls_to_patches(record: AttentionRecord, block: int = -1, head: int | None = 
 
 
 def rollout(record: AttentionRecord) -> Tensor:
-    """Attention rollout (Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928): the share of each patch in the input
-    of the head, if every block mixes tokens by half its attention (mean of its heads) and half its residual.
+    """Attention rollout (Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928).
 
-    Temporal and spatial attention of a block are two such steps. The class token is averaged over the frames where the
-    model does so. The row of the output is multiplied with the matrices of all steps from the last to the first, which
-    is exact and needs no matrix over all tokens.
+    The share of each patch in the input of the head, if every block mixes tokens by half its attention (mean of its
+    heads) and half its residual. Temporal and spatial attention of a block are two such steps. The class token is
+    averaged over the frames where the model does so. The row of the output is multiplied with the matrices of all steps
+    from the last to the first, which is exact and needs no matrix over all tokens.
 
     Args:
         record: of a forward pass.
@@ -230,9 +230,7 @@ def time_curves(record: AttentionRecord, row: int, column: int, block: int = -1,
     """
     _, frames, rows, columns = record.grid
     if not (0 <= row < rows and 0 <= column < columns):
-        raise UserError(
-            f"patch {row} {column} does not exist: expected rows 0 to {rows - 1}, columns 0 to {columns - 1}"
-        )
+        raise UserError(f"patch {row} {column} does not exist: there are {rows} x {columns}, counted from 0")
     step, position = record.find(block, "time", "space_time", "steps"), row * columns + column
     queries, keys = step.queries.float(), step.keys.float()
     if step.kind == "time":
@@ -292,8 +290,10 @@ def overlay(frames: np.ndarray, maps: np.ndarray, scale: Normalize | None = None
 
 
 def color_scale(maps: np.ndarray) -> PowerNorm:
-    """From the smallest and largest value of maps to 0 .. 1; the exponent separates low values. Maps that differ by less
-    than a thousandth are all 0."""
+    """From the smallest and largest value of maps to 0 .. 1, where low values are separated by an exponent.
+
+    Maps that differ by less than a thousandth are all 0.
+    """
     low, high = float(maps.min()), float(maps.max())
     return PowerNorm(0.7, low, max(high, low + 1e-3 * abs(low) + 1e-12), clip=True)
 

@@ -91,11 +91,11 @@ def attention_strip(
             page.imshow(picture, extent=(x, x + cell, top_edge + tall, top_edge), interpolation="nearest")
             if curves and curves.position:
                 _mark_patch(page, curves.position, maps.shape[1:], x, top_edge, cell, tall)
-    _draw_scale(_inset(page, 0, below - _SCALE, 300, 10), maps)
+    _draw_scale(_inset(page, 16, below - _SCALE, 300, 10), maps)
     _draw_bars(page, below, top, page_width * 0.45 if two_columns else page_width)
     if curves:
         left, y = (page_width * 0.5, below) if two_columns else (0, below + bars_height)
-        _draw_curves(_inset(page, left + 55, y + 30, page_width - left - 160, _CURVES - 80), clip, curves)
+        _draw_curves(_inset(page, left + 55, y + 30, page_width - left - 165, _CURVES - 80), clip, curves)
     page.set(xlim=(-_MARGIN, page_width + _MARGIN), ylim=(below + rest + _MARGIN, -_MARGIN), aspect="auto")
     return png(page.figure)
 
@@ -185,4 +185,5 @@ def _draw_curves(axes: Axes, clip: SampledClip, curves: PatchCurves) -> None:
     axes.set_title(curves.label, fontsize=9)
     axes.set(xlabel="to the frame at (s)" if unit else "to frame of the clip", ylabel="attention (%)")
     axes.set_ylim(bottom=0)
-    axes.legend(title="from the frame at" if unit else "from frame", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    title = "from the frame at" if unit else "from frame"
+    axes.legend(title=title, title_fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

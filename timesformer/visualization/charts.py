@@ -223,7 +223,7 @@ def _draw_bars(axes: Axes, values: np.ndarray, labels: Sequence[str] | None, col
     """Horizontal bars from top to bottom, without gaps if they have no labels."""
     rows = range(len(values))
     axes.barh(rows, values, height=1.0 if labels is None else 0.72, color=colors)
-    axes.set_yticks(*(([],) if labels is None else (rows, labels)), family=fonts.families())
+    axes.set_yticks(rows if labels else [], labels or [], family=fonts.families())
     axes.set_ylim(max(len(values), 3) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
 

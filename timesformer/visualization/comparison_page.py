@@ -144,7 +144,7 @@ def _join(names: Sequence[str]) -> str:
 
 
 def _differing_options(runs: Sequence[FinishedRun]) -> list[tuple[str, list[str | None]]]:
-    """Key and values of the options that are not equal in all runs. Runs that are older than an option have its default."""
+    """Key and values of the options that are not equal in all runs. Older runs have the default of newer options."""
     defaults = default_options()
     rows = []
     for key in sorted({key for run in runs for key in run.config} - _NOT_COMPARED):

@@ -95,8 +95,8 @@ def _script(character: str) -> str:
 @cache
 def _warn(script: str) -> None:
     logger.warning(
-        "no installed font can draw %s: pictures show the number of the class or ?. Install Noto fonts (Debian, Ubuntu: "
-        "fonts-noto-core, fonts-noto-cjk)%s",
+        "no installed font can draw %s: pictures show the number of the class or ?. Install Noto fonts (on Debian and "
+        "Ubuntu fonts-noto-core and fonts-noto-cjk)%s",
         script,
         "" if _CAN_SHAPE else "; right-to-left and Indic scripts need matplotlib 3.11",
     )
