@@ -596,10 +596,10 @@ def test_unreadable_training_clips_are_replaced_and_counted_up_to_a_share(
     stopped = run_net(*command, "OUTPUT_DIR", str(files / "a"))
     assert stopped.code == 2
     assert "1 of 12 training clips cannot be read" in stopped.err
-    assert "DATA.MAX_UNREADABLE 0.01 allows" in stopped.err
+    assert "DATA.MAX_UNREADABLE_FRACTION 0.01 allows" in stopped.err
     assert str(files / "data" / "train" / "walk" / "train1") in stopped.err
 
-    done = run_net(*command, "DATA.MAX_UNREADABLE", "0.1", "OUTPUT_DIR", str(files / "b"))
+    done = run_net(*command, "DATA.MAX_UNREADABLE_FRACTION", "0.1", "OUTPUT_DIR", str(files / "b"))
     assert done.code == 0
     assert done.out.count("walk/train1 is replaced by another clip of its class") == 1
     (row,) = csv.DictReader((files / "b" / "unreadable.csv").open())
@@ -613,7 +613,14 @@ def test_a_class_without_a_readable_clip_is_an_error_without_the_loading_process
 ) -> None:
     for frame in (files / "data" / "train" / "walk").rglob("*.jpg"):
         frame.write_bytes(b"")
-    options = ["DATA.PATH_TO_DATA_DIR", str(files / "data"), "DATA_LOADER.NUM_WORKERS", "1", "DATA.MAX_UNREADABLE", "1"]
+    options = [
+        "DATA.PATH_TO_DATA_DIR",
+        str(files / "data"),
+        "DATA_LOADER.NUM_WORKERS",
+        "1",
+        "DATA.MAX_UNREADABLE_FRACTION",
+        "1",
+    ]
     answer = run_net(*tiny_command, *options, "OUTPUT_DIR", str(files / "a"))
     assert answer.code == 2
     assert answer.err.startswith("error: walk/train")

@@ -5,10 +5,13 @@ from functools import reduce
 from pathlib import Path
 
 import pytest
+import yaml
 
 from timesformer.config import ConfigError, get_cfg, load_config
-from timesformer.config.load import PATHS, _options, load_for_use, resembles_key
-from timesformer.config.retired import RETIRED
+from timesformer.config.differences import differences
+from timesformer.config.load import load_for_use, resembles_key
+from timesformer.config.options import OPTIONS, flatten, get_option
+from timesformer.config.retired import RENAMED, RETIRED
 
 # Written as the files of the original are: some keys serve, some are retired.
 OF_THE_ORIGINAL = """\
@@ -272,9 +275,7 @@ def test_yaml_that_is_no_mapping_is_an_error(tmp_path: Path, text: str) -> None:
 
 def test_a_tilde_in_a_path_is_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    texts = [key for key, value in _options(get_cfg()) if isinstance(value, str)]
-    paths = [key for key in texts if key.endswith(("_DIR", "_PATH", "_PREFIX", "_MODEL"))]
-    assert set(paths) == PATHS
+    paths = [key for key, option in OPTIONS.items() if option.is_path]
     sections = [key for key in paths if "." in key]
     lines = "".join(f"{key}: ~/{key}\n" for key in paths if "." not in key)
     (tmp_path / "top.yaml").write_text(lines)
@@ -282,7 +283,7 @@ def test_a_tilde_in_a_path_is_the_users_home(tmp_path: Path, monkeypatch: pytest
         load_config("~/top.yaml", [part for key in sections for part in (key, f"~/{key}")], check_values=False),
         load_for_use(lines, "a checkpoint", None, [part for key in sections for part in (key, f"~/{key}")])[0],
     ):
-        found = dict(_options(given))
+        found = flatten(given)
         assert {key: found[key] for key in paths} == {key: f"{tmp_path}/{key}" for key in paths}
 
 
@@ -323,3 +324,24 @@ def test_resuming_in_the_current_folder_is_warned_of(
     with caplog.at_level(logging.WARNING):
         load_config(None, ["OUTPUT_DIR", "."], check_values=False)
     assert "OUTPUT_DIR is the current folder" in caplog.text
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_earlier_names_are_accepted(tmp_path: Path, old: str, new: str) -> None:
+    value = {"bool": True, "float": 0.5, "str": "blocks"}[type(OPTIONS[new].default).__name__]
+    saved = f"{old.partition('.')[0]}: {{{old.partition('.')[2]}: {value}}}\n"
+    for cfg in (
+        load_config(write(tmp_path, saved), check_values=False),
+        load_config(None, [old, str(value)], check_values=False),
+        load_for_use(saved, "a checkpoint")[0],
+    ):
+        assert get_option(cfg, new) == value
+    assert differences(yaml.safe_load(saved), cfg) == []
+
+
+@pytest.mark.parametrize(("value", "expected"), [("True", "blocks"), ("false", "none"), ("every_2", "every_2")])
+def test_activation_checkpointing_as_in_slowfast(tmp_path: Path, value: str, expected: str) -> None:
+    file = write(tmp_path, f"MODEL: {{ACT_CHECKPOINT: {value}}}\n")
+    given = ["MODEL.ACT_CHECKPOINT", value]
+    for cfg in (load_config(file, check_values=False), load_config(None, given, check_values=False)):
+        assert expected == cfg.MODEL.ACT_CHECKPOINT

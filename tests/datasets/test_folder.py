@@ -78,7 +78,7 @@ def test_the_rule_that_is_asked_for_must_be_there(root):
 
 
 def test_at_random_every_class_gives_its_share_and_no_clip_is_lost(root):
-    found = splits(root, TEST_SHARE=0.1, VAL_SHARE=0.2)
+    found = splits(root, TEST_FRACTION=0.1, VAL_FRACTION=0.2)
     counts = {
         split: [sum(n.startswith(label) for n in names) for label in ("wave", "catch")]
         for split, names in found.items()
@@ -117,7 +117,7 @@ def test_a_clip_that_is_added_moves_at_most_two_others_of_its_class(root):
 @pytest.mark.parametrize("pattern", [r"\w+_g\d+", r"_(g\d+)"])
 def test_clips_of_a_group_stay_together(tmp_path, pattern):
     touch(tmp_path, *[f"{label}/v_{label}_g{g:02d}_c{c}.avi" for label in "ab" for g in range(10) for c in range(4)])
-    found = splits(tmp_path, SPLIT_GROUPS=pattern, TEST_SHARE=0.2, VAL_SHARE=0.25)
+    found = splits(tmp_path, SPLIT_GROUPS=pattern, TEST_FRACTION=0.2, VAL_FRACTION=0.25)
     assert [len(found[split]) for split in SPLITS] == [48, 16, 16]
     groups = [{re.search(pattern, name).groups() or name[:-3] for name in found[split]} for split in SPLITS]
     assert len(set.union(*groups)) == sum(map(len, groups))

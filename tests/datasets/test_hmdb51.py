@@ -104,7 +104,7 @@ def test_validation_is_the_same_whatever_the_seed_and_grows_with_its_share(root:
     before = list(load_split(cfg, "val").records.names)
     cfg.RNG_SEED = 77
     assert list(load_split(cfg, "val").records.names) == before
-    cfg.DATA.VAL_SHARE = 0.4
+    cfg.DATA.VAL_FRACTION = 0.4
     assert set(before) < set(load_split(cfg, "val").records.names)
 
 
@@ -235,7 +235,7 @@ def test_a_class_with_nothing_to_train_or_test_on_is_an_error(root: Path, part: 
 def test_a_class_with_a_single_training_clip_is_an_error(root: Path) -> None:
     path = list_of(root, "wave")
     path.write_text(path.read_text().replace(" 1 \n", " 0 \n") + "one.avi 1\n")
-    fails(root, r"(?s)classes with a single training clip.*wave.*DATA\.VAL_SHARE")
+    fails(root, r"(?s)classes with a single training clip.*wave.*DATA\.VAL_FRACTION")
 
 
 def test_clips_that_are_not_on_disk_are_named_and_counted(root: Path) -> None:

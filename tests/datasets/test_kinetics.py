@@ -284,17 +284,18 @@ class TestAnnotations:
     def test_clips_that_were_not_downloaded_stop_the_run_or_are_left_out_and_named(self, root, caplog):
         write(root / "train.csv", *(root / "train.csv").read_text().split("\n")[:3], "air drumming,gone,1,11,train,0")
         fails(
-            root, "1 of 3 listed clips are not on disk.*(?s:.*)line 4: gone_000001_000011(?s:.*)DATA.MAX_MISSING 0.34"
+            root,
+            "1 of 3 listed clips are not on disk.*(?s:.*)line 4: gone_000001_000011(?s:.*)MAX_MISSING_FRACTION 0.34",
         )
-        assert len(rows(root, MAX_MISSING=0.34)) == 2
+        assert len(rows(root, MAX_MISSING_FRACTION=0.34)) == 2
         assert "1 of 3 listed clips are not on disk and left out: line 4: gone_000001_000011" in caplog.text
-        fails(root, "1 of 3 listed clips", MAX_MISSING=0.33)
+        fails(root, "1 of 3 listed clips", MAX_MISSING_FRACTION=0.33)
         (root / "d_000000_000010.mp4").unlink()
-        fails(root, "(?s)1 of 1 listed clips are not on disk.*set DATA.PATH_PREFIX", "test", MAX_MISSING=1.0)
+        fails(root, "(?s)1 of 1 listed clips are not on disk.*set DATA.PATH_PREFIX", "test", MAX_MISSING_FRACTION=1.0)
 
     def test_a_class_of_which_nothing_was_downloaded_is_an_error(self, root):
         (root / "b_000010_000020.mkv").unlink()
-        fails(root, "(?s)classes without training clips.*air drumming", MAX_MISSING=0.5)
+        fails(root, "(?s)classes without training clips.*air drumming", MAX_MISSING_FRACTION=0.5)
 
     @pytest.mark.parametrize(
         ("line", "reason"),

@@ -141,7 +141,7 @@ def test_frame_lists_may_have_labels_blanks_in_paths_and_numbers_from_0_without_
     lines = [HEADER, *[f'78687 0 {n} my frames/78687_{n}.png "3,5"' for n in range(12)]]
     (frames / "train.csv").write_text("\r\n".join(lines))
     (frames / "my frames").mkdir()
-    cfg = config(frames, PATH_PREFIX=str(frames), MAX_MISSING=1.0)
+    cfg = config(frames, PATH_PREFIX=str(frames), MAX_MISSING_FRACTION=1.0)
     cfg.MODEL.NUM_CLASSES = 1
     (frames / OFFICIAL.format("labels")).write_text(json.dumps({CLASSES[1]: "0"}))
     (frames / OFFICIAL.format("train")).write_text(json.dumps(entries(("78687", 1), ("42326", 1))))
@@ -178,8 +178,8 @@ def test_clips_that_are_not_there_stop_the_run_or_are_left_out_and_named(videos,
     for name in ("train.csv", "val.csv"):
         (frames / name).unlink()
     (videos / "20bn-something-something-v2/9.webm").unlink()
-    fails(videos, "(?s)1 of 2 listed clips are not on disk:.*9.*DATA.MAX_MISSING 0.5 ", "val")
-    assert [record.name for record in load_split(config(videos, MAX_MISSING=0.5), "val").records] == ["74225"]
+    fails(videos, "(?s)1 of 2 listed clips are not on disk:.*9.*DATA.MAX_MISSING_FRACTION 0.5 ", "val")
+    assert [record.name for record in load_split(config(videos, MAX_MISSING_FRACTION=0.5), "val").records] == ["74225"]
     assert "1 of 2 listed clips are not on disk and left out: 9" in caplog.text
 
 

@@ -370,7 +370,7 @@ def test_clips_that_no_process_can_read_are_counted_once_over_all(
     options = [*tiny_command, "DATA.PATH_TO_DATA_DIR", str(data), "SOLVER.MAX_EPOCH", "1", "TEST.ENABLE", "False"]
     done = ranks(
         3,
-        command(tool, *options, "DATA.MAX_UNREADABLE", "0.25", "OUTPUT_DIR", str(tmp_path / "a")),
+        command(tool, *options, "DATA.MAX_UNREADABLE_FRACTION", "0.25", "OUTPUT_DIR", str(tmp_path / "a")),
         LOCAL_WORLD_SIZE="1",
         LOCAL_RANK="0",
     )
@@ -381,7 +381,7 @@ def test_clips_that_no_process_can_read_are_counted_once_over_all(
         assert sorted(row["name"] for row in csv.DictReader(file)) == ["catch/train0", "walk/train1", "wave/train2"]
     stopped = ranks(
         3,
-        command(tool, *options, "DATA.MAX_UNREADABLE", "0.2", "OUTPUT_DIR", str(tmp_path / "b")),
+        command(tool, *options, "DATA.MAX_UNREADABLE_FRACTION", "0.2", "OUTPUT_DIR", str(tmp_path / "b")),
         LOCAL_WORLD_SIZE="1",
         LOCAL_RANK="0",
     )

@@ -66,7 +66,7 @@ def cfg(tmp_path: Path) -> CfgNode:
     cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.NUM_FRAMES, cfg.MODEL.NUM_CLASSES = 16, 2, 3
     cfg.TIMESFORMER.update(CfgNode({"EMBED_DIM": 16, "DEPTH": 3, "NUM_HEADS": 2, "PATCH_SIZE": 8, "INIT": "scratch"}))
     cfg.TRAIN.BATCH_SIZE = cfg.GLOBAL_BATCH_SIZE = BATCH
-    cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.CLIP_GRADIENT = 0.05, 1, 1.0
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.CLIP_GRAD_L2NORM = 0.05, 1, 1.0
     return cfg
 
 
@@ -135,7 +135,7 @@ def test_recomputing_activations_leaves_the_losses_as_they_are(
 
 
 def test_a_model_without_transformer_blocks_cannot_recompute_them() -> None:
-    with pytest.raises(UserError, match=r"TRAIN\.ACTIVATION_CHECKPOINT is blocks, expected none"):
+    with pytest.raises(UserError, match=r"MODEL\.ACT_CHECKPOINT is blocks, expected none"):
         recompute_blocks(nn.Linear(2, 2), "blocks")
 
 

@@ -200,7 +200,7 @@ def uneven_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_a_run_killed_many_times_ends_bit_for_bit_as_one_never_interrupted(
     run_net: Callable, tiny_command: list[str], uneven_data: Path, tmp_path: Path, workers: int, precision: str
 ) -> None:
-    data = ["DATA.PATH_TO_DATA_DIR", str(uneven_data), "DATA.MAX_UNREADABLE", "0.5"]
+    data = ["DATA.PATH_TO_DATA_DIR", str(uneven_data), "DATA.MAX_UNREADABLE_FRACTION", "0.5"]
     command = [*tiny_command, *data, *LIVELY, "TRAIN.MIXED_PRECISION", precision]
     output, moments = tmp_path / "killed", random.Random(workers)
     often = [*command, "TRAIN.CHECKPOINT_MINUTES", "0.00001", "DATA_LOADER.NUM_WORKERS", str(workers)]

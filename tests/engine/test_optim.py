@@ -78,7 +78,7 @@ def test_sgd_takes_momentum_dampening_and_nesterov(cfg: CfgNode) -> None:
 
 
 def test_biases_norms_and_embeddings_can_go_without_decay(cfg: CfgNode) -> None:
-    cfg.SOLVER.ZERO_WEIGHT_DECAY_1D = True
+    cfg.SOLVER.ZERO_WD_1D_PARAM = True
     model = torch.nn.Sequential(small_model())  # names behind a prefix are found too
     decayed, free = construct_optimizer(model, cfg).param_groups
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -118,7 +118,7 @@ def rates_and_decays(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -
 @needs_timm
 @pytest.mark.parametrize("zero_1d", [True, False])
 def test_learning_rates_decay_from_the_head_to_the_embeddings(cfg: CfgNode, zero_1d: bool) -> None:
-    cfg.SOLVER.LAYER_DECAY, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.ZERO_WEIGHT_DECAY_1D = 0.5, 0.25, zero_1d
+    cfg.SOLVER.LAYER_DECAY, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.ZERO_WD_1D_PARAM = 0.5, 0.25, zero_1d
     model = Named()
     optimizer = construct_optimizer(model, cfg)
     for rate in (0.5, 1.0):
@@ -148,7 +148,7 @@ def test_frozen_layers_are_left_out_of_the_decaying_groups(cfg: CfgNode) -> None
 
 
 def test_set_learning_rate_reaches_every_group(cfg: CfgNode) -> None:
-    cfg.SOLVER.ZERO_WEIGHT_DECAY_1D = True
+    cfg.SOLVER.ZERO_WD_1D_PARAM = True
     optimizer = construct_optimizer(small_model(), cfg)
     set_learning_rate(optimizer, 0.125)
     assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]

@@ -160,7 +160,7 @@ class Reads(TorchDispatchMode):
 
 
 def test_a_step_reads_nothing_from_the_device_until_it_is_time_to_log(cfg: CfgNode) -> None:
-    cfg.SOLVER.CLIP_GRADIENT, cfg.EMA.ENABLED, cfg.GLOBAL_BATCH_SIZE, cfg.TRAIN.BATCH_SIZE = 1.0, True, 1, 1
+    cfg.SOLVER.CLIP_GRAD_L2NORM, cfg.EMA.ENABLED, cfg.GLOBAL_BATCH_SIZE, cfg.TRAIN.BATCH_SIZE = 1.0, True, 1, 1
 
     def reads(batches: int, log_period: int) -> int:
         cfg.LOG_PERIOD = log_period
@@ -177,7 +177,7 @@ def test_gradient_clipping_bounds_the_step(cfg: CfgNode) -> None:
     cfg.SOLVER.MOMENTUM, cfg.SOLVER.NESTEROV, cfg.SOLVER.WEIGHT_DECAY = 0.0, False, 0.0
     torch.manual_seed(0)
     before = build_model(cfg).state_dict()
-    cfg.SOLVER.CLIP_GRADIENT = 0.01
+    cfg.SOLVER.CLIP_GRAD_L2NORM = 0.01
     after = weights_after_an_epoch(cfg, Clips(4), 4, 4)
     moved = torch.cat([(after[name] - before[name]).flatten() for name in after]).norm().item()
     assert moved == pytest.approx(0.1 * 0.01, rel=1e-3)

@@ -17,7 +17,7 @@ RECORDS = Records((f"a{n}/clip, {n}" for n in range(100)), [0] * 100, folder="/d
 @pytest.fixture
 def cfg(tmp_path: Path) -> CfgNode:
     cfg = get_cfg()
-    cfg.OUTPUT_DIR, cfg.DATA.MAX_UNREADABLE = str(tmp_path / "out"), 0.05
+    cfg.OUTPUT_DIR, cfg.DATA.MAX_UNREADABLE_FRACTION = str(tmp_path / "out"), 0.05
     return cfg
 
 
@@ -62,9 +62,7 @@ def test_a_damaged_list_is_added_to(cfg: CfgNode, caplog: pytest.LogCaptureFixtu
 def test_training_stops_above_the_share_allowed_and_says_how_to_go_on(cfg: CfgNode) -> None:
     unreadable = UnreadableClips(cfg, "train", RECORDS)
     unreadable.note(dict.fromkeys(range(5), "torn"))
-    expected = (
-        r"6 of 100 training clips.*DATA.MAX_UNREADABLE 0\.05 allows.*out/unreadable\.csv.*MAX_UNREADABLE 0\.06 or"
-    )
+    expected = r"6 of 100 training clips.*MAX_UNREADABLE_FRACTION 0\.05 allows.*out/unreadable\.csv.*_FRACTION 0\.06 or"
     with pytest.raises(UserError, match=expected) as raised:
         unreadable.note({8: "/data/a8/clip, 8: torn"})
     assert "\n  /data/a8/clip, 8: torn" in str(raised.value)
@@ -85,7 +83,7 @@ def test_the_first_unreadable_clip_stops_the_run_if_asked(
 
 
 def test_a_clip_in_whose_place_none_could_be_read_is_an_error_that_names_it(cfg: CfgNode) -> None:
-    cfg.DATA.MAX_UNREADABLE = 1.0
+    cfg.DATA.MAX_UNREADABLE_FRACTION = 1.0
     unreadable = UnreadableClips(cfg, "train", RECORDS)
     unreadable.note({8: "/data/8: torn", 9: "/data/9: torn"})
     with pytest.raises(UserError, match=r"a8/clip, 8 cannot be read, and none of its class.*\n  /data/8: torn"):

@@ -37,7 +37,7 @@ def weights_after_steps(cfg: CfgNode, scales: tuple[float, ...]) -> tuple[list[t
 @pytest.mark.parametrize("largest_norm", [0.0, 0.01])
 @pytest.mark.parametrize("method", ["sgd", "adamw"])
 def test_scaling_the_loss_leaves_the_steps_as_they_are(cfg: CfgNode, method: str, largest_norm: float) -> None:
-    cfg.SOLVER.OPTIMIZING_METHOD, cfg.SOLVER.CLIP_GRADIENT = method, largest_norm
+    cfg.SOLVER.OPTIMIZING_METHOD, cfg.SOLVER.CLIP_GRAD_L2NORM = method, largest_norm
     plain, _ = weights_after_steps(cfg, (1.0, 1.0))
     cfg.TRAIN.MIXED_PRECISION = "fp16"
     scaled, update = weights_after_steps(cfg, (1.0, 1.0))
@@ -48,7 +48,7 @@ def test_scaling_the_loss_leaves_the_steps_as_they_are(cfg: CfgNode, method: str
 
 @pytest.mark.parametrize("largest_norm", [0.0, 1.0])
 def test_a_step_whose_gradients_overflow_is_left_out_and_the_scale_falls(cfg: CfgNode, largest_norm: float) -> None:
-    cfg.TRAIN.MIXED_PRECISION, cfg.SOLVER.CLIP_GRADIENT = "fp16", largest_norm
+    cfg.TRAIN.MIXED_PRECISION, cfg.SOLVER.CLIP_GRAD_L2NORM = "fp16", largest_norm
     (first, second, third), update = weights_after_steps(cfg, (1.0, float("inf"), 1.0))
     assert torch.equal(second, first)
     assert not torch.equal(third, second)

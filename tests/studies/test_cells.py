@@ -105,8 +105,10 @@ def test_made_clips_are_laid_out_as_the_datasets_they_stand_for(tmp_path: Path) 
     counts = {}
     for layout in ("hmdb_simp", "muwiges", "ucf101"):
         folder = make(DemoData(5, (8, 2, 2), ("left", "right"), layout), tmp_path, 1)
-        options = ["TRAIN.DATASET", layout, "TEST.DATASET", layout, "MODEL.NUM_CLASSES", "2", "DATA.VAL_SHARE", "0.2"]
-        cfg = load_config(None, [*options, "DATA.PATH_TO_DATA_DIR", str(folder)], check_values=False)
+        options = ["TRAIN.DATASET", layout, "TEST.DATASET", layout, "MODEL.NUM_CLASSES", "2"]
+        options += ["DATA.PATH_TO_DATA_DIR", str(folder)]
+        options += ["DATA.VAL_FRACTION", "0.2"] if layout == "ucf101" else []
+        cfg = load_config(None, options, check_values=False)
         splits = {split: load_split(cfg, split) for split in SPLITS}
         counts[layout] = [len(split.records) for split in splits.values()]
         assert all(split.class_names == ("left", "right") for split in splits.values())

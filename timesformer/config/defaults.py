@@ -1,205 +1,384 @@
-"""Every option of a run, with its default and one comment each.
+"""The options of a run: key, default, what it affects (`options.EFFECTS`), and what it is.
 
-Names and defaults are those of facebookresearch/TimeSformer; where a default differs, the comment says why, and
-"(new)" marks an option that codebase does not have. What it has and this project does not read: see `retired.py`.
+Keys and defaults are those of facebookresearch/TimeSformer. `_new` options do not exist there; a comment explains a
+default that differs. Its other keys are in `retired.py`.
 """
 
-from fvcore.common.config import CfgNode
+from functools import partial
 
-_C = CfgNode()
+from timesformer.config.options import get_cfg, register_option
+
+__all__ = ["get_cfg"]
+
+_new = register_option
+_original = partial(register_option, new=False)
+
+_OFFICIAL_SPLITS = {"DATASET": "hmdb51 ucf101"}
+_RANDOM_SPLIT = {"DATASET": "folder", "DATA.SPLIT_RULE": "auto random"}
+_MUWIGES = {"DATASET": "muwiges"}
+_LIBRARY_MODELS = "torchvision/?* timm/?*"
+_VIVIT = {"MODEL.MODEL_NAME": "ViViT"}
+_NOT_VIVIT = {"MODEL.MODEL_NAME": "!ViViT"}
+_NOT_LIGHT = {"MODEL.MODEL_NAME": "!LightTimeSformer"}
+_NUMBER = r"\d+(\.\d+)?"
+_POLICY = (  # timm would ignore a section that it does not know
+    rf"|rand(-((m|n|p|mstd|mmax|inc){_NUMBER}|t(weights|3aw?)))*"
+    rf"|augmix(-(m|w|d|a|b|mstd){_NUMBER})*"
+    rf"|(original|originalr|v0|v0r|3a)(-mstd{_NUMBER})?"
+)
 
 # ---------------------------------------------------------------- training
-_C.TRAIN = CfgNode()
-_C.TRAIN.ENABLE = True  # train before testing
-_C.TRAIN.DATASET = "kinetics"  # or ssv2, hmdb51, ucf101, hmdb_simp, muwiges, folder (docs/data.md)
-_C.TRAIN.BATCH_SIZE = 64  # clips per forward and backward pass, on all GPUs of a machine together
-_C.TRAIN.EVAL_PERIOD = 10  # validate every so many epochs
-_C.TRAIN.CHECKPOINT_PERIOD = 10  # keep a checkpoint every so many epochs
-_C.TRAIN.CHECKPOINT_MINUTES = 0.0  # (new) and every so many minutes, amid an epoch too; 0: at the ends of epochs alone
-_C.TRAIN.KEEP_CHECKPOINTS = 0  # (new) checkpoints of so many epochs, the newest, are kept beside the best; 0: all
-_C.TRAIN.EARLY_STOP_PATIENCE = 0  # (new) stop after so many validations that are no better than the best; 0: never
-_C.TRAIN.AUTO_RESUME = True  # go on from the newest checkpoint in OUTPUT_DIR, if there is one
-_C.TRAIN.CHECKPOINT_FILE_PATH = ""  # checkpoint to start from when there is none to resume: file, URL, zoo:<name>, ...
-_C.TRAIN.CHECKPOINT_EPOCH_RESET = False  # start that checkpoint at epoch 0 instead of going on after its own
-_C.TRAIN.FINETUNE = False  # take only the weights of that checkpoint: fresh optimizer, epoch 0
-_C.TRAIN.STRICT_LOADING = False  # (new) refuse weights to start from that leave anything new or unused, a head too
-_C.TRAIN.MIXED_PRECISION = "off"  # (new) off: float32; bf16, fp16 (GPU): forward pass under autocast to it
-_C.TRAIN.TF32 = True  # (new) GPU: float32 matrix products in TF32: faster, with 10 bits of mantissa
-_C.TRAIN.COMPILE = False  # (new) compile the training step by torch.compile, which takes minutes at the start
-_C.TRAIN.ACTIVATION_CHECKPOINT = "none"  # (new) blocks, or every_N block: less memory, its forward pass done twice
+_original("TRAIN.ENABLE", True, "inputs", "Train before testing")
+_original("TRAIN.DATASET", "kinetics", "split", "Dataset to train on; see data.md")
+_original("TRAIN.BATCH_SIZE", 64, "training", "Clips per forward and backward pass, on all GPUs of a node", low=1)
+_original("TRAIN.EVAL_PERIOD", 10, "training", "Epochs between validations", low=1)
+_original("TRAIN.CHECKPOINT_PERIOD", 10, "runtime", "Epochs between checkpoints", low=1)
+_new("TRAIN.CHECKPOINT_MINUTES", 0.0, "runtime", "Minutes between further checkpoints; 0: only after epochs", low=0)
+_new("TRAIN.KEEP_CHECKPOINTS", 0, "runtime", "Newest epoch checkpoints to keep besides the best one; 0: all", low=0)
+_new(
+    "TRAIN.EARLY_STOP_PATIENCE", 0, "training", "Stop after this many validations without a better one; 0: never", low=0
+)
+_original("TRAIN.AUTO_RESUME", True, "runtime", "Resume from the newest checkpoint in OUTPUT_DIR")
+_original("TRAIN.CHECKPOINT_FILE_PATH", "", "start", "Checkpoint to start from: file, URL, zoo:, hf: or timm: name")
+_original("TRAIN.CHECKPOINT_EPOCH_RESET", False, "start", "Start at epoch 0 instead of after the checkpoint's epoch")
+_original("TRAIN.FINETUNE", False, "start", "Load only the weights of the checkpoint: new optimizer, epoch 0")
+_new("TRAIN.STRICT_LOADING", False, "start", "Refuse start weights with missing or unused tensors, heads included")
+_new(
+    *("TRAIN.MIXED_PRECISION", "off", "training evaluation"),
+    help="Autocast dtype of the forward pass; off: float32, fp16: GPU only",
+    choices=("off", "bf16", "fp16"),
+)
+_new("TRAIN.TF32", True, "training evaluation", "GPU: float32 matrix products in TF32 (10 bits of mantissa)")
+_new("TRAIN.COMPILE", False, "training", "Compile the training step with torch.compile, which takes minutes")
 
 # ---------------------------------------------------------------- testing
-_C.TEST = CfgNode()
-_C.TEST.ENABLE = True  # test after training, or alone
-_C.TEST.DATASET = "kinetics"  # as TRAIN.DATASET, for the test split
-_C.TEST.BATCH_SIZE = 8  # clips per forward pass, on all GPUs of a machine together
-_C.TEST.CHECKPOINT_FILE_PATH = ""  # checkpoint to test (file, URL, zoo:<name>, ...); empty: the best of this run
-_C.TEST.NUM_ENSEMBLE_VIEWS = 10  # clips taken along the time of each video
-_C.TEST.NUM_SPATIAL_CROPS = 3  # crops of each clip: 1 (centre) or 3 (along the longer side)
-_C.TEST.REPORT = True  # (new) then write report.html, and its pictures for TensorBoard
-_C.TEST.SAVE_RESULTS_PATH = ""  # file under OUTPUT_DIR for the scores and labels of all videos; empty: none
+_original("TEST.ENABLE", True, "evaluation", "Test after training, or only test")
+_original("TEST.DATASET", "kinetics", "evaluation", "Dataset to test on")
+_original("TEST.BATCH_SIZE", 8, "rounding", "Clips per forward pass, on all GPUs of a node", low=1)
+_original("TEST.CHECKPOINT_FILE_PATH", "", "inputs", "Checkpoint to test; empty: the best of this run")
+_original("TEST.NUM_ENSEMBLE_VIEWS", 10, "evaluation", "Clips of a video, spread over its length", low=1)
+_original(
+    "TEST.NUM_SPATIAL_CROPS", 3, "evaluation", "Crops of a clip: the center, or 3 along the longer side", choices=(1, 3)
+)
+_new("TEST.REPORT", True, "runtime", "Write report.html and its figures for TensorBoard")
+_original(
+    "TEST.SAVE_RESULTS_PATH", "", "runtime", "File in OUTPUT_DIR for scores and labels of all videos; empty: none"
+)
 
 # ---------------------------------------------------------------- data
-_C.DATA = CfgNode()
-_C.DATA.PATH_TO_DATA_DIR = ""  # folder of the dataset or of its CSV lists
-_C.DATA.SPLITS_DIR = ""  # (new) folder of the split files when they are not in PATH_TO_DATA_DIR
-_C.DATA.SPLIT = 1  # (new) hmdb51, ucf101: which of the three official splits; run_net.py --splits 1 2 3 runs them all
-_C.DATA.VAL_SHARE = 0.1  # (new) hmdb51, ucf101, folder: share of the training clips held out for validation, 0 to 1
-_C.DATA.SPLIT_RULE = "auto"  # (new) folder: files, folders or random; auto: the first of these that is there
-_C.DATA.SPLIT_SEED = 42  # (new) folder, random: seed of the split; RNG_SEED has no part in it
-_C.DATA.SPLIT_GROUPS = ""  # (new) folder, random: pattern in <class>/<name>; what it finds names a group kept whole
-_C.DATA.TEST_SHARE = 0.1  # (new) folder, random: share of all clips for test, 0 to 1
-_C.DATA.PROTOCOL = "cross_subject"  # (new) muwiges: or cross_scene_subject
-_C.DATA.TEST_SUBJECTS = list(range(36, 51))  # (new) muwiges: subjects whose clips are the test; this list is a choice
-_C.DATA.VAL_SUBJECTS = list(range(31, 36))  # (new) muwiges: subjects held out of training for validation
-_C.DATA.TEST_SCENES = ""  # (new) muwiges, cross_scene_subject: scenes of test clips alone, joined by commas
-_C.DATA.DOWNLOAD = False  # (new) hmdb51, ucf101: fetch and unpack the dataset if it is not in PATH_TO_DATA_DIR
-_C.DATA.DOWNLOAD_URLS = ["", ""]  # (new) addresses of its archives of videos and of lists; empty: the makers' own
-_C.DATA.PATH_LABEL_SEPARATOR = " "  # between path and label in a line of a CSV list
-_C.DATA.PATH_PREFIX = ""  # folder put before the paths of a list; empty: the working directory, or PATH_TO_DATA_DIR
-_C.DATA.MAX_MISSING = 0.0  # (new) share of the clips listed, 0 to 1, that may be absent on disk and are left out
-_C.DATA.BALANCE = "none"  # (new) of classes in training: none, oversample (all as often), class_weights (in the loss)
-_C.DATA.ON_UNREADABLE = "continue"  # (new) replace a clip in training, else count it as a miss; error: stop
-_C.DATA.MAX_UNREADABLE = 0.01  # (new) share of training clips, 0 to 1, that may be unreadable before the run stops
-_C.DATA.DECODE_TIMEOUT = 60.0  # (new) seconds after which a clip that is still being decoded is unreadable; 0: never
-_C.DATA.DECODING_BACKEND = "pyav"  # library that decodes video files; older values (auto, torchcodec) mean pyav
-_C.DATA.DECODE_SHORT_SIDE = 0  # (new) larger frames are decoded down to about this short side in pixels; 0: as they are
-_C.DATA.NUM_FRAMES = 8  # frames of a clip
-_C.DATA.SAMPLING_RATE = 8  # distance in frames between two frames of a clip
-_C.DATA.TARGET_FPS = 30.0  # dense: frames per second that SAMPLING_RATE refers to, and those of folders of frames
-_C.DATA.SAMPLER = ""  # (new) dense, uniform, equidistant, random, segment or a registered one; empty: the dataset's own
-_C.DATA.SAMPLER_WINDOW = ""  # (new) dense, short video: full repeats the last frame, fit shortens; empty: by dataset
-_C.DATA.SAMPLER_START = ""  # (new) first, center or random, for dense, uniform; empty: random in training, else first
-_C.DATA.SAMPLER_ORDERED = True  # (new) random sampler: frames in time order; False: in the order drawn
-_C.DATA.TEST_SAMPLER = ""  # (new) sampler of validation and test; empty: DATA.SAMPLER
-_C.DATA.PRE_SAMPLING = CfgNode()  # (new) stretching of clips shorter than NUM_FRAMES x SAMPLING_RATE
-_C.DATA.PRE_SAMPLING.ENABLED = False  # stretch short clips
-_C.DATA.PRE_SAMPLING.METHODS = ["interpolate", "reverse", "brightness"]  # applied in this order until long enough
-_C.DATA.PRE_SAMPLING.BRIGHTNESS_FACTORS = [0.6, 0.8, 1.2, 1.4]  # gains of the brightness copies
-_C.DATA.PRE_SAMPLING.ORDER = "before_sampling"  # or after_sampling: sample first, stretch the sampled frames
-_C.DATA.SPATIAL_MODE = "crop"  # (new) crop: jitter and crop; resize: the whole frame to the crop size, squeezed
-_C.DATA.TRAIN_CROP_SIZE = 224  # side in pixels of a training and validation clip
-_C.DATA.TEST_CROP_SIZE = 256  # side in pixels of a test clip
-_C.DATA.TRAIN_JITTER_SCALES = [256, 320]  # smallest and largest short side in pixels before the training crop
-_C.DATA.INV_UNIFORM_SAMPLE = False  # draw the inverse of that short side evenly, so that small ones are more frequent
-_C.DATA.RANDOM_FLIP = True  # mirror half of the training clips left to right
-_C.DATA.AUTO_AUGMENT = ""  # training clips: policy of timm's, such as rand-m7-n4-mstd0.5-inc1; empty: none
-_C.DATA.COLOR_JITTER = 0.0  # training clips: largest change of brightness, contrast and saturation, 0 to 1
-_C.DATA.LIGHTING_JITTER = 0.0  # (new) training clips: std of the shift along the principal colours; AlexNet's is 0.1
-_C.DATA.RE_PROB = 0.0  # training clips: share, 0 to 1, in which a rectangle is filled with noise (random erasing)
-_C.DATA.TRANSFORMS = []  # (new) training clips: registered transforms, applied in this order after all others
-_C.DATA.REVERSE_INPUT_CHANNEL = False  # BGR clips, as the original's models of ssv2 see them; RGB otherwise
-_C.DATA.MEAN = [0.45, 0.45, 0.45]  # subtracted from each channel, of values 0 to 1
-_C.DATA.STD = [0.225, 0.225, 0.225]  # then divides each channel
-_C.DATA.INPUT_CHANNEL_NUM = [3, 3]  # channels of each pathway; there is one pathway here, so [3] says the same
-_C.DATA.ENSEMBLE_METHOD = "sum"  # joining the scores of the views of a video: sum or max
+_original("DATA.PATH_TO_DATA_DIR", "", "inputs", "Folder of the dataset or of its CSV lists")
+_new("DATA.SPLITS_DIR", "", "inputs", "Folder of the split files; empty: DATA.PATH_TO_DATA_DIR")
+_new(
+    "DATA.SPLIT",
+    1,
+    "split",
+    "Official split; run_net.py --splits runs several",
+    choices=(1, 2, 3),
+    read_by=_OFFICIAL_SPLITS,
+)
+_new(
+    *("DATA.VAL_FRACTION", 0.1, "split", "Fraction of the training clips that is held out for validation"),
+    above=0,
+    below=1,
+    read_by={"DATASET": "!kinetics ssv2 hmdb_simp muwiges"},
+)
+_new(
+    *("DATA.SPLIT_RULE", "auto", "split", "Where the split comes from; auto: the first of the others that exists"),
+    choices=("auto", "files", "folders", "random"),
+    read_by={"DATASET": "folder"},
+)
+_new("DATA.SPLIT_SEED", 42, "split", "Seed of a random split, independent of RNG_SEED", read_by=_RANDOM_SPLIT)
+_new(
+    "DATA.SPLIT_GROUPS",
+    "",
+    "split",
+    "Regex for <class>/<name>: clips with equal matches stay together",
+    read_by=_RANDOM_SPLIT,
+)
+_new("DATA.TEST_FRACTION", 0.1, "split", "Fraction of all clips for the test", above=0, below=1, read_by=_RANDOM_SPLIT)
+_new(
+    *("DATA.PROTOCOL", "cross_subject", "split", "What training and test do not share"),
+    choices=("cross_subject", "cross_scene_subject"),
+    read_by=_MUWIGES,
+)
+_new("DATA.TEST_SUBJECTS", list(range(36, 51)), "split", "Subjects of the test clips; our choice", read_by=_MUWIGES)
+_new("DATA.VAL_SUBJECTS", list(range(31, 36)), "split", "Training subjects held out for validation", read_by=_MUWIGES)
+_new(
+    *("DATA.TEST_SCENES", "", "split", "Scenes that only test clips have, separated by commas"),
+    read_by={**_MUWIGES, "DATA.PROTOCOL": "cross_scene_subject"},
+)
+_new(
+    "DATA.DOWNLOAD", False, "inputs", "Download the dataset if it is not in PATH_TO_DATA_DIR", read_by=_OFFICIAL_SPLITS
+)
+_new(
+    *("DATA.DOWNLOAD_URLS", ["", ""], "inputs", "URLs of the archives of videos and lists; empty: the publisher's"),
+    length=2,
+    read_by=_OFFICIAL_SPLITS,
+)
+_original(
+    *("DATA.PATH_LABEL_SEPARATOR", " ", "inputs", "Text between path and label in a line of a CSV list"),
+    pattern=".+",
+    values="text such as ' ' or ','",
+    read_by={"DATASET": "!ssv2 hmdb51 ucf101 muwiges"},
+)
+_original(
+    "DATA.PATH_PREFIX",
+    "",
+    "inputs",
+    "Folder of the paths in a list; empty: depends on the dataset",
+    read_by={"DATASET": "!hmdb51 ucf101"},
+)
+_new(
+    "DATA.MAX_MISSING_FRACTION",
+    0.0,
+    "training",
+    "Fraction of the listed clips that may be missing on disk",
+    low=0,
+    high=1,
+)
+_new(
+    *("DATA.BALANCE", "none", "training", "Balance classes by repeating clips or by weights in the loss"),
+    choices=("none", "oversample", "class_weights"),
+)
+_new(
+    *("DATA.ON_UNREADABLE", "continue", "training"),
+    help="Replace an unreadable clip in training and count it as an error in a test, or stop",
+    choices=("continue", "error"),
+)
+_new("DATA.MAX_UNREADABLE_FRACTION", 0.01, "training", "Stop with more unreadable training clips", low=0, high=1)
+_new("DATA.DECODE_TIMEOUT", 60.0, "training", "Seconds until a clip counts as unreadable; 0: no limit", low=0)
+_new(
+    "DATA.DECODE_SHORT_SIDE", 0, "clips", "Decode larger frames to about this short side in pixels; 0: full size", low=0
+)
+_original("DATA.NUM_FRAMES", 8, "model clips", "Frames of a clip", low=1)
+_original("DATA.SAMPLING_RATE", 8, "clips", "Distance in frames between two frames of a clip", low=1)
+_original("DATA.TARGET_FPS", 30.0, "clips", "dense: frame rate of SAMPLING_RATE, and of folders of frames", above=0)
+_new("DATA.SAMPLER", "", "clips", "Which frames make a clip; empty: the dataset's default")
+_new(
+    *("DATA.SAMPLER_WINDOW", "", "clips"),
+    help="dense, short video: full repeats the last frame, fit shortens; empty: the dataset's default",
+    choices=("", "full", "fit"),
+)
+_new(
+    *("DATA.SAMPLER_START", "", "clips", "dense, uniform: the first frame; empty: random in training, else first"),
+    choices=("", "first", "center", "random"),
+)
+_new("DATA.SAMPLER_ORDERED", True, "clips", "random: frames in time order; False: in the order drawn")
+_new("DATA.TEST_SAMPLER", "", "clips", "Sampler of validation and test; empty: DATA.SAMPLER")
+_new("DATA.PRE_SAMPLING.ENABLED", False, "clips", "Lengthen videos shorter than NUM_FRAMES x SAMPLING_RATE")
+_new(
+    *("DATA.PRE_SAMPLING.METHODS", ["interpolate", "reverse", "brightness"], "clips"),
+    help="Applied in this order until the video is long enough",
+    choices=("interpolate", "reverse", "brightness"),
+)
+_new("DATA.PRE_SAMPLING.BRIGHTNESS_FACTORS", [0.6, 0.8, 1.2, 1.4], "clips", "Gains of the brightness copies", above=0)
+_new(
+    *("DATA.PRE_SAMPLING.ORDER", "before_sampling", "clips", "Lengthen the video, or the sampled frames"),
+    choices=("before_sampling", "after_sampling"),
+)
+_new(
+    *("DATA.SPATIAL_MODE", "crop", "clips", "Jitter and crop, or resize the whole frame to a square"),
+    choices=("crop", "resize"),
+)
+_original("DATA.TRAIN_CROP_SIZE", 224, "model", "Side in pixels of a training or validation clip", low=1)
+_original("DATA.TEST_CROP_SIZE", 256, "evaluation", "Side in pixels of a test clip", low=1)
+_original(
+    "DATA.TRAIN_JITTER_SCALES", [256, 320], "training", "Range in pixels of the short side before the training crop"
+)
+_original(
+    *("DATA.INV_UNIFORM_SAMPLE", False, "training", "Draw the inverse of that short side uniformly"),
+    read_by={"DATA.SPATIAL_MODE": "crop"},
+)
+_original("DATA.RANDOM_FLIP", True, "training", "Mirror half of the training clips left to right")
+_original(
+    *("DATA.AUTO_AUGMENT", "", "training", "Augmentation policy of timm for training clips; empty: none"),
+    pattern=_POLICY,
+    values="'' or a policy such as rand-m7-n4-mstd0.5-inc1, augmix-m3 or original-mstd0.5",
+)
+_original("DATA.COLOR_JITTER", 0.0, "training", "Largest change of brightness, contrast, saturation", low=0, high=1)
+_new("DATA.LIGHTING_JITTER", 0.0, "training", "Std of the shift along the principal colors; AlexNet: 0.1", low=0)
+_original("DATA.RE_PROB", 0.0, "training", "Probability of random erasing in a training clip", low=0, high=1)
+_new("DATA.TRANSFORMS", [], "training", "Registered transforms of training clips, after all others", item_type=str)
+_original("DATA.REVERSE_INPUT_CHANNEL", False, "clips", "BGR clips, which the original's SSv2 models expect")
+_original("DATA.MEAN", [0.45, 0.45, 0.45], "clips", "Subtracted from the channels, of values 0 to 1", length=3)
+_original("DATA.STD", [0.225, 0.225, 0.225], "clips", "The channels are divided by it", length=3, above=0)
+_original("DATA.INPUT_CHANNEL_NUM", [3, 3], "model", "Channels of each pathway; clips are RGB", choices=([3], [3, 3]))
+_original(
+    "DATA.ENSEMBLE_METHOD", "sum", "evaluation", "How the scores of a video's views are joined", choices=("sum", "max")
+)
 
-_C.DATA_LOADER = CfgNode()
-_C.DATA_LOADER.NUM_WORKERS = 8  # loading processes; 0: load in the main process
-_C.DATA_LOADER.PIN_MEMORY = True  # page-locked batches, for faster copies to a GPU
+_original(
+    "DATA_LOADER.NUM_WORKERS", 8, "runtime", "DataLoader workers of a process; 0: load in the main process", low=0
+)
+_original("DATA_LOADER.PIN_MEMORY", True, "runtime", "Page-locked batches, for faster copies to a GPU")
 
-_C.MIXUP = CfgNode()  # mixing the clips of a training batch in pairs, and their labels with them
-_C.MIXUP.ENABLED = False  # mix
-_C.MIXUP.ALPHA = 0.8  # mixup (a clip fades over the other): both parameters of the Beta distribution; 0: no mixup
-_C.MIXUP.CUTMIX_ALPHA = 1.0  # CutMix (a rectangle is of the other): the same for its area; 0: no CutMix
-_C.MIXUP.CUTMIX_MINMAX = []  # [smallest, largest] side of that rectangle, shares of the frame's; empty: by the area
-_C.MIXUP.PROB = 1.0  # share of batches (pairs, clips: see MODE) that are mixed, 0 to 1
-_C.MIXUP.SWITCH_PROB = 0.5  # share of those that get CutMix, 0 to 1, where mixup is possible too
-_C.MIXUP.MODE = "batch"  # drawn for each batch, pair or elem (clip)
+_new("MIXUP.ENABLED", False, "training", "Mix the clips of a training batch in pairs, and their labels")
+_new("MIXUP.ALPHA", 0.8, "training", "Mixup: parameter of the Beta distribution; 0: no mixup", low=0)
+_new("MIXUP.CUTMIX_ALPHA", 1.0, "training", "CutMix: parameter of the Beta distribution; 0: no CutMix", low=0)
+_new(
+    "MIXUP.CUTMIX_MINMAX", [], "training", "Range of the side of the CutMix box, relative to the frame; empty: by ALPHA"
+)
+_new("MIXUP.PROB", 1.0, "training", "Probability of mixing a batch, pair or clip", low=0, high=1)
+_new("MIXUP.SWITCH_PROB", 0.5, "training", "Probability of CutMix instead of mixup", low=0, high=1)
+_new(
+    "MIXUP.MODE",
+    "batch",
+    "training",
+    "What is drawn for: the batch, each pair or each clip",
+    choices=("batch", "pair", "elem"),
+)
 
 # ---------------------------------------------------------------- model
-_C.MODEL = CfgNode()
-_C.MODEL.MODEL_NAME = "vit_base_patch16_224"  # or torchvision/<name>, timm/<name>; the original's SlowFast is not here
-_C.MODEL.PRETRAINED = False  # (new) torchvision/ and timm/ models: begin with the library's weights, downloaded once
-_C.MODEL.NUM_CLASSES = 400  # outputs of the head
-_C.MODEL.LOSS_FUNC = "cross_entropy"  # training loss
-_C.MODEL.DROPOUT_RATE = 0.0  # dropout before the head; the original's 0.5 reached no layer
-_C.MODEL.FREEZE = "none"  # (new) what is not trained: none, backbone (all but the head) or all_but_last_N (blocks)
+_original(
+    *("MODEL.MODEL_NAME", "vit_base_patch16_224", "model", "Model; see models.md (the original's default is SlowFast)"),
+)
+_new(
+    *("MODEL.PRETRAINED", False, "start", "Start with the library's weights, downloaded once"),
+    read_by={"MODEL.MODEL_NAME": _LIBRARY_MODELS},
+)
+_original("MODEL.NUM_CLASSES", 400, "model", "Outputs of the head", low=1)
+_original("MODEL.LOSS_FUNC", "cross_entropy", "training", "Training loss", choices=("cross_entropy",))
+_original(
+    "MODEL.DROPOUT_RATE", 0.0, "model", "Dropout before the head (0.5 in the original, but unused)", low=0, below=1
+)
+_new(
+    *("MODEL.FREEZE", "none", "optimizer", "What is not trained: all but the head, or all but the last N blocks"),
+    pattern=r"none|backbone|all_but_last_[1-9]\d*",
+    values="none, backbone or all_but_last_N",
+)
+_new(
+    *("MODEL.ACT_CHECKPOINT", "none", "rounding", "Recompute activations of all or every Nth block to save memory"),
+    pattern=r"none|blocks|every_[1-9]\d*",
+    values="none, blocks or every_N",
+    synonyms={"true": "blocks", "false": "none"},
+    read_by={"MODEL.MODEL_NAME": f"!{_LIBRARY_MODELS}"},
+)
 
-_C.TIMESFORMER = CfgNode()  # the transformer; of ViViT too, but for ATTENTION_TYPE, VARIANT and PATCH_SIZE
-_C.TIMESFORMER.ATTENTION_TYPE = "divided_space_time"  # or joint_space_time, space_only
-_C.TIMESFORMER.PRETRAINED_MODEL = ""  # weights to start from, e.g. an image ViT; empty: none
-_C.TIMESFORMER.POS_EMBED_INTERPOLATION = "bicubic"  # (new) resizing of embeddings; legacy: the original's nearest
-_C.TIMESFORMER.INIT = "pretrained"  # (new) the original's initialisation; scratch: for training without weights
-_C.TIMESFORMER.VARIANT = ""  # (new) preset of LightTimeSformer: gesture, small or tiny; empty: gesture
-_C.TIMESFORMER.EMBED_DIM = 768  # (new) width of a token; LightTimeSformer has this and the next two from VARIANT
-_C.TIMESFORMER.DEPTH = 12  # (new) blocks
-_C.TIMESFORMER.NUM_HEADS = 12  # (new) heads of an attention; divides EMBED_DIM
-_C.TIMESFORMER.PATCH_SIZE = 16  # (new) side in pixels of a patch
-_C.TIMESFORMER.MLP_RATIO = 4.0  # (new) hidden width of an MLP, in EMBED_DIMs
-_C.TIMESFORMER.DROP_RATE = 0.0  # (new) dropout after embeddings, projections and MLPs
-_C.TIMESFORMER.ATTN_DROP_RATE = 0.0  # (new) dropout of attention weights
-_C.TIMESFORMER.DROP_PATH_RATE = 0.1  # (new) stochastic depth of the last block, growing linearly from 0 at the first
+_original(
+    *("TIMESFORMER.ATTENTION_TYPE", "divided_space_time", "model", "Attention over space and time"),
+    choices=("divided_space_time", "joint_space_time", "space_only"),
+    read_by=_NOT_VIVIT,
+)
+_original(
+    *("TIMESFORMER.PRETRAINED_MODEL", "", "start", "Weights to start from, such as an image ViT; empty: none"),
+    read_by={"MODEL.MODEL_NAME": f"!{_LIBRARY_MODELS}"},
+)
+_new(
+    *("TIMESFORMER.POS_EMBED_INTERPOLATION", "bicubic", "model"),
+    help="How position embeddings are resized; legacy: nearest, as in the original",
+    choices=("bicubic", "legacy"),
+)
+_new(
+    *("TIMESFORMER.INIT", "pretrained", "model", "Initialization: the original's, or one to train from scratch"),
+    choices=("pretrained", "scratch"),
+)
+_new(
+    *("TIMESFORMER.VARIANT", "", "model", "Preset of sizes; empty: gesture"),
+    choices=("", "gesture", "small", "tiny"),
+    read_by={"MODEL.MODEL_NAME": "LightTimeSformer"},
+)
+_new("TIMESFORMER.EMBED_DIM", 768, "model", "Width of a token", low=1, read_by=_NOT_LIGHT)
+_new("TIMESFORMER.DEPTH", 12, "model", "Number of blocks", low=1, read_by=_NOT_LIGHT)
+_new("TIMESFORMER.NUM_HEADS", 12, "model", "Attention heads; divides EMBED_DIM", low=1, read_by=_NOT_LIGHT)
+_new("TIMESFORMER.PATCH_SIZE", 16, "model", "Side in pixels of a patch", low=1, read_by=_NOT_VIVIT)
+_new("TIMESFORMER.MLP_RATIO", 4.0, "model", "Hidden width of an MLP, as a multiple of EMBED_DIM", above=0)
+_new("TIMESFORMER.DROP_RATE", 0.0, "model", "Dropout after embeddings, projections and MLPs", low=0, below=1)
+_new("TIMESFORMER.ATTN_DROP_RATE", 0.0, "model", "Dropout of attention weights", low=0, below=1)
+_new("TIMESFORMER.DROP_PATH_RATE", 0.1, "model", "Stochastic depth of the last block, rising from 0", low=0, below=1)
 
-_C.VIVIT = CfgNode()  # (new) what ViViT has beside the options of TIMESFORMER
-_C.VIVIT.MODEL = 1  # number in the paper: 1 joint attention, 2 factorised encoder, 3 factorised self-attention
-_C.VIVIT.TUBELET_SIZE = [2, 16, 16]  # frames, height and width in pixels of a tubelet
-_C.VIVIT.TUBELET_INIT = "central"  # tubelets from an image model's patches: the central frame, or inflate: all alike
-_C.VIVIT.TEMPORAL_DEPTH = 4  # model 2: blocks of the second encoder, over time
+_new(
+    "VIVIT.MODEL",
+    1,
+    "model",
+    "1: joint, 2: factorised encoder, 3: factorised attention",
+    choices=(1, 2, 3),
+    read_by=_VIVIT,
+)
+_new(
+    "VIVIT.TUBELET_SIZE", [2, 16, 16], "model", "Frames, height and width of a tubelet", length=3, low=1, read_by=_VIVIT
+)
+_new(
+    *("VIVIT.TUBELET_INIT", "central", "model", "Tubelets from image patches: only the central frame, or all equal"),
+    choices=("central", "inflate"),
+    read_by=_VIVIT,
+)
+_new(
+    *("VIVIT.TEMPORAL_DEPTH", 4, "model", "Blocks of the temporal encoder"),
+    low=1,
+    read_by={**_VIVIT, "VIVIT.MODEL": "2"},
+)
 
-# ---------------------------------------------------------------- optimisation
-_C.SOLVER = CfgNode()
-_C.SOLVER.BASE_LR = 0.1  # learning rate after warm-up
-_C.SOLVER.BASE_LR_SCALE_NUM_SHARDS = False  # multiply all learning rates by NUM_SHARDS
-_C.SOLVER.LR_SCALE_BATCH_SIZE = 0  # (new) clips per step that the learning rates are meant for, to scale them; 0: off
-_C.SOLVER.LR_POLICY = "cosine"  # or steps_with_relative_lrs
-_C.SOLVER.COSINE_END_LR = 0.0  # cosine: learning rate at the end
-_C.SOLVER.STEPS = []  # steps_with_relative_lrs: epochs at which a step starts, the first at 0
-_C.SOLVER.LRS = []  # steps_with_relative_lrs: factor on BASE_LR of each step
-_C.SOLVER.MAX_EPOCH = 300  # epochs of training
-_C.SOLVER.WARMUP_EPOCHS = 0.0  # epochs of linear warm-up, fractions allowed
-_C.SOLVER.WARMUP_START_LR = 0.01  # learning rate at the start of warm-up
-_C.SOLVER.OPTIMIZING_METHOD = "sgd"  # sgd, adam or adamw
-_C.SOLVER.MOMENTUM = 0.9  # sgd
-_C.SOLVER.DAMPENING = 0.0  # sgd: dampening of momentum
-_C.SOLVER.NESTEROV = True  # sgd: Nesterov momentum
-_C.SOLVER.WEIGHT_DECAY = 1e-4  # L2 penalty (sgd, adam) or decoupled decay (adamw)
-_C.SOLVER.ZERO_WEIGHT_DECAY_1D = False  # (new) no decay on biases, norms and embeddings
-_C.SOLVER.LAYER_DECAY = 1.0  # (new) factor on the learning rate from each layer to the one before it; 1: all alike
-_C.SOLVER.LABEL_SMOOTHING = 0.0  # (new) share of the target, 0 to 1, spread evenly over all classes; training only
-_C.SOLVER.CLIP_GRADIENT = 0.0  # (new) largest norm of the gradient of a step; 0: no clipping
+# ---------------------------------------------------------------- optimization
+_original("SOLVER.BASE_LR", 0.1, "training", "Learning rate after warm-up", above=0)
+_original("SOLVER.BASE_LR_SCALE_NUM_SHARDS", False, "training", "Multiply all learning rates by NUM_SHARDS")
+_new("SOLVER.LR_SCALE_BATCH_SIZE", 0, "training", "Scale learning rates by clips per step / this; 0: no scaling", low=0)
+_original(
+    *("SOLVER.LR_POLICY", "cosine", "training", "Learning rate schedule"),
+    choices=("cosine", "steps_with_relative_lrs"),
+)
+_original("SOLVER.COSINE_END_LR", 0.0, "training", "cosine: learning rate at the end", low=0)
+_original("SOLVER.STEPS", [], "training", "steps_with_relative_lrs: first epochs of the steps, the first is 0")
+_original("SOLVER.LRS", [], "training", "steps_with_relative_lrs: factor on BASE_LR of each step", low=0)
+_original("SOLVER.MAX_EPOCH", 300, "training", "Epochs of training", low=1)
+_original("SOLVER.WARMUP_EPOCHS", 0.0, "training", "Epochs of linear warm-up, such as 2.5", low=0)
+_original("SOLVER.WARMUP_START_LR", 0.01, "training", "Learning rate at the start of warm-up", low=0)
+_original("SOLVER.OPTIMIZING_METHOD", "sgd", "optimizer", "Optimizer", choices=("sgd", "adam", "adamw"))
+_original("SOLVER.MOMENTUM", 0.9, "training", "sgd: momentum", low=0, below=1)
+_original("SOLVER.DAMPENING", 0.0, "training", "sgd: dampening of momentum", low=0)
+_original("SOLVER.NESTEROV", True, "training", "sgd: Nesterov momentum")
+_original("SOLVER.WEIGHT_DECAY", 1e-4, "training", "L2 penalty (sgd, adam) or decoupled weight decay (adamw)", low=0)
+_new("SOLVER.ZERO_WD_1D_PARAM", False, "optimizer", "No weight decay on biases, norms and embeddings")
+_new("SOLVER.LAYER_DECAY", 1.0, "optimizer", "Learning rate factor from a layer to the one before it", above=0, high=1)
+_new("SOLVER.LABEL_SMOOTHING", 0.0, "training", "Fraction of the target spread over all classes", low=0, below=1)
+_new("SOLVER.CLIP_GRAD_L2NORM", 0.0, "training", "Largest norm of the gradients; 0: no clipping", low=0)
 
-_C.EMA = CfgNode()  # exponential moving average of the weights
-_C.EMA.ENABLED = False  # average them; then the average is validated, and is what the best checkpoint holds
-_C.EMA.DECAY = 0.9999  # (new) share of the average that stays in a step; in the first steps less
+_original("EMA.ENABLED", False, "training", "Average the weights; validation and the best checkpoint use the average")
+_new("EMA.DECAY", 0.9999, "training", "Decay of the average per step; smaller in the first steps", low=0, below=1)
 
 # ---------------------------------------------------------------- the run
-_C.TENSORBOARD = CfgNode()
-_C.TENSORBOARD.ENABLE = True  # write curves; False in the original, but a run without them cannot be looked at later
-_C.TENSORBOARD.LOG_DIR = ""  # folder of the curves under OUTPUT_DIR; empty: one named after the dataset
-_C.TENSORBOARD.CATEGORIES_PATH = ""  # JSON, {category: [class, ...]}, for a confusion matrix of each; empty: none
-_C.TENSORBOARD.EMBEDDINGS = 0  # (new) test videos whose features go into the projector, of all classes; 0: none
-_C.TENSORBOARD.CONFUSION_MATRIX = CfgNode()
-_C.TENSORBOARD.CONFUSION_MATRIX.ENABLE = True  # draw it after the test; False in the original, but it costs no second
-_C.TENSORBOARD.CONFUSION_MATRIX.FIGSIZE = [8, 8]  # width and height in inches of 100 pixels
-_C.TENSORBOARD.CONFUSION_MATRIX.SUBSET_PATH = ""  # text, a name of a class a line: only these; empty: all classes
-_C.TENSORBOARD.HISTOGRAM = CfgNode()
-_C.TENSORBOARD.HISTOGRAM.ENABLE = False  # draw, for each class, what its test videos were taken for
-_C.TENSORBOARD.HISTOGRAM.FIGSIZE = [8, 8]  # width and height in inches of 100 pixels
-_C.TENSORBOARD.HISTOGRAM.SUBSET_PATH = ""  # text, a name of a class a line: only these; empty: all classes
-_C.TENSORBOARD.HISTOGRAM.TOPK = 10  # the most frequent predictions that are drawn
-_C.TENSORBOARD.WRONG_PRED_VIS = CfgNode()
-_C.TENSORBOARD.WRONG_PRED_VIS.ENABLE = True  # the surest mistakes of the test, animated; False in the original
-_C.TENSORBOARD.WRONG_PRED_VIS.TAG = "Incorrectly classified videos."  # what they are listed under
-_C.TENSORBOARD.WRONG_PRED_VIS.SUBSET_PATH = ""  # text, a name of a class a line: only these; empty: all classes
-_C.TENSORBOARD.MODEL_VIS = CfgNode()
-_C.TENSORBOARD.MODEL_VIS.ENABLE = False  # show what the next two ask for
-_C.TENSORBOARD.MODEL_VIS.INPUT_VIDEO = False  # clips of the test as the model sees them, animated
-_C.TENSORBOARD.MODEL_VIS.MODEL_WEIGHTS = False  # histograms of the weights that were tested
-_C.TENSORBOARD.MODEL_VIS.TOPK_PREDS = 1  # predictions named with a clip
+# TensorBoard, the confusion matrix and wrong predictions are off in the original; they cost little and show more.
+_original("TENSORBOARD.ENABLE", True, "runtime", "Write TensorBoard curves (False in the original)")
+_original("TENSORBOARD.LOG_DIR", "", "runtime", "Folder of the curves in OUTPUT_DIR; empty: named after the dataset")
+_original("TENSORBOARD.CATEGORIES_PATH", "", "runtime", "JSON {category: [class, ...]}, for a confusion matrix of each")
+_new("TENSORBOARD.EMBEDDINGS", 0, "runtime", "Test videos whose features are shown in the projector; 0: none", low=0)
+_original("TENSORBOARD.CONFUSION_MATRIX.ENABLE", True, "runtime", "Draw the confusion matrix (False in the original)")
+_original("TENSORBOARD.HISTOGRAM.ENABLE", False, "runtime", "Draw the predictions for each class")
+for _figure in ("CONFUSION_MATRIX", "HISTOGRAM"):
+    _original(
+        f"TENSORBOARD.{_figure}.FIGSIZE", [8, 8], "runtime", "Width, height in 100 pixels", length=2, low=1, high=100
+    )
+for _figure in ("CONFUSION_MATRIX", "HISTOGRAM", "WRONG_PRED_VIS"):
+    _original(
+        f"TENSORBOARD.{_figure}.SUBSET_PATH", "", "runtime", "Text file with a class per line; empty: all classes"
+    )
+_original("TENSORBOARD.HISTOGRAM.TOPK", 10, "runtime", "Number of most frequent predictions to draw", low=1)
+_original(
+    "TENSORBOARD.WRONG_PRED_VIS.ENABLE", True, "runtime", "Show the most confident errors (False in the original)"
+)
+_original(
+    *("TENSORBOARD.WRONG_PRED_VIS.TAG", "Incorrectly classified videos.", "runtime", "Their title"),
+    pattern=".+",
+    values="a title",
+)
+_original("TENSORBOARD.MODEL_VIS.ENABLE", False, "runtime", "Allow INPUT_VIDEO and MODEL_WEIGHTS")
+_original("TENSORBOARD.MODEL_VIS.INPUT_VIDEO", False, "runtime", "Show test clips as the model sees them")
+_original("TENSORBOARD.MODEL_VIS.MODEL_WEIGHTS", False, "runtime", "Histograms of the tested weights")
+_original("TENSORBOARD.MODEL_VIS.TOPK_PREDS", 1, "runtime", "Predictions named with a clip", low=1)
 
-_C.NUM_GPUS = 1  # GPUs of each machine; 0: run on the CPU
-_C.NUM_SHARDS = 1  # machines; torchrun and srun know their number
-_C.SHARD_ID = 0  # number of this machine, from 0
-_C.DIST_BACKEND = "nccl"  # how GPUs exchange gradients: nccl or gloo; between CPUs it is always gloo
-_C.DIST_TIMEOUT = 900.0  # (new) seconds that processes wait for one another before the run fails
-_C.OUTPUT_DIR = "./output"  # folder of all results; not the original's "./tmp", a name that invites deletion
-_C.RNG_SEED = 1  # the one seed of everything random
-_C.LOG_PERIOD = 10  # log every so many iterations
-_C.LOG_MODEL_INFO = False  # log parameters and FLOPs of the model before training; False as in the original
-_C.GLOBAL_BATCH_SIZE = 64  # clips per optimizer step: gradients are accumulated when it is above all machines' batches
-
-
-def get_cfg() -> CfgNode:
-    """Return a fresh copy of the defaults, free to be changed."""
-    return _C.clone()
+_original("NUM_GPUS", 1, "runtime", "GPUs of each node; 0: run on the CPU", low=0)
+_original("NUM_SHARDS", 1, "training", "Nodes; torchrun and srun set it", low=1)
+_original("SHARD_ID", 0, "runtime", "Number of this node, from 0", low=0)
+_original("DIST_BACKEND", "nccl", "runtime", "Communication between GPUs; CPUs use gloo", choices=("nccl", "gloo"))
+_new("DIST_TIMEOUT", 900.0, "runtime", "Seconds that processes wait for each other before the run fails", above=0)
+_original(
+    "OUTPUT_DIR",
+    "./output",
+    "runtime",
+    "Folder of all results (./tmp in the original)",
+    pattern=".+",
+    values="a folder",
+)
+_original("RNG_SEED", 1, "training evaluation", "Seed of everything random", low=0)
+_original("LOG_PERIOD", 10, "runtime", "Iterations between log lines", low=1)
+_original("LOG_MODEL_INFO", False, "runtime", "Log parameters and FLOPs of the model before training")
+_original("GLOBAL_BATCH_SIZE", 64, "training", "Clips per optimizer step; gradients are accumulated to reach it", low=1)

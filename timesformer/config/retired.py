@@ -1,7 +1,15 @@
-"""Keys of facebookresearch/TimeSformer that have no effect in this project, with the reason.
+"""Earlier names of options, and keys of facebookresearch/TimeSformer that have no effect in this project."""
 
-A key stands for itself and for everything below it. Its files load unchanged: these keys are named in one warning.
-"""
+RENAMED = {
+    "DATA.MAX_MISSING": "DATA.MAX_MISSING_FRACTION",
+    "DATA.MAX_UNREADABLE": "DATA.MAX_UNREADABLE_FRACTION",
+    "DATA.TEST_SHARE": "DATA.TEST_FRACTION",
+    "DATA.VAL_SHARE": "DATA.VAL_FRACTION",
+    "SOLVER.CLIP_GRADIENT": "SOLVER.CLIP_GRAD_L2NORM",
+    "SOLVER.ZERO_WEIGHT_DECAY_1D": "SOLVER.ZERO_WD_1D_PARAM",
+    "TRAIN.ACTIVATION_CHECKPOINT": "MODEL.ACT_CHECKPOINT",
+}
+"""Options by their earlier names, which YAML files, command lines and checkpoints may still have."""
 
 _CNN = "an option of convolutional networks, which are not part of this project"
 _DETECTION = "detection of people in AVA is not part of this project"
@@ -9,7 +17,7 @@ _CAFFE2 = "checkpoints of Caffe2 and inflated 2-D networks are not read"
 _ATTENTION = "tools/visualize.py draws what a model attends to"
 _UNUSED = "the original reads it nowhere, or only for models that it does not ship"
 
-RETIRED: dict[str, str] = {
+RETIRED: dict[str, str] = {  # a key includes everything below it
     "AVA": _DETECTION,
     "DETECTION": _DETECTION,
     "DEMO": "this command line does not run on a webcam or a video with boxes",
@@ -20,6 +28,7 @@ RETIRED: dict[str, str] = {
     "RESNET": _CNN,
     "SLOWFAST": _CNN,
     "X3D": _CNN,
+    "DATA.DECODING_BACKEND": "PyAV decodes video files",
     "DATA.DEIT_TRANSFORMS": "DATA.AUTO_AUGMENT, COLOR_JITTER and RE_PROB each switch on what they name",
     "DATA.CROP_SIZE": _UNUSED,
     "DATA.TEMPORAL_EXTENT": _UNUSED,

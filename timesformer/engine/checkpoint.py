@@ -6,7 +6,7 @@ are always among them; a part that a checkpoint lacks, because it is older than 
 
 import logging
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,8 +17,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from timesformer.atomic import report_write_errors, write_atomically
-from timesformer.config import get_cfg
-from timesformer.config.load import with_saved_defaults
+from timesformer.config.differences import differences
 from timesformer.errors import UserError, shorten
 from timesformer.models.weights.loading import CheckpointError, read_checkpoint
 from timesformer.runtime.distributed import from_main_process
@@ -27,29 +26,8 @@ from timesformer.runtime.run_folder import best_path, checkpoint_folder, epoch_c
 
 logger = logging.getLogger(__name__)
 
-_MAKE_ANOTHER_RUN = (
-    "MODEL.",
-    "TIMESFORMER.",
-    "VIVIT.",
-    "TRAIN.DATASET ",
-    "DATA.SPLIT ",  # one would be tested on clips that it was trained on
-    "DATA.SPLIT_",
-    "DATA.TEST_SHARE ",
-    "DATA.VAL_SHARE ",
-    "DATA.PROTOCOL ",
-    "DATA.TEST_SUBJECTS ",
-    "DATA.VAL_SUBJECTS ",
-    "DATA.TEST_SCENES ",
-    "DATA.NUM_FRAMES ",
-    "DATA.TRAIN_CROP_SIZE ",
-    "SOLVER.OPTIMIZING_METHOD ",
-    "SOLVER.ZERO_WEIGHT_DECAY_1D ",
-    "SOLVER.LAYER_DECAY ",
-)
-_STARTED_WITH = ("MODEL.PRETRAINED ", "TIMESFORMER.PRETRAINED_MODEL ", "TRAIN.CHECKPOINT_FILE_PATH ")
-_UNKNOWN = "is unknown to this version"
-_MAY_CHANGE = {"OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "TEST", "TENSORBOARD", "DATA_LOADER"}
-_MAY_CHANGE |= {"NUM_GPUS", "SHARD_ID", "DIST_BACKEND", "DIST_TIMEOUT"}
+_DIFFERENT_RUN = {"model", "optimizer", "split"}
+_MAY_CHANGE = {"evaluation", "rounding", "runtime"}
 _FOLDER = 0x10  # a bit of a zip entry's attributes
 
 
@@ -249,19 +227,11 @@ def restore(
     Raises:
         UserError: if the checkpoint is of another model or other classes.
     """
-    then = yaml.safe_load(content["cfg"])
-    now = yaml.safe_load(cfg.dump())
-    defaults = yaml.safe_load(get_cfg().dump())  # an option younger than the checkpoint was as it is by default
-    changed = sorted(differences(then, now, defaults, _MAY_CHANGE))
+    changes = differences(yaml.safe_load(content["cfg"]), cfg)
+    changed = [change for change in changes if not change.effects or change.effects - _MAY_CHANGE]
     ways_out = "choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME False to begin anew (what is there is kept aside)"
-    unread = [change for change in changed if change.startswith(_STARTED_WITH)]
-    alien = [
-        change
-        for change in changed
-        if change.startswith(_MAKE_ANOTHER_RUN) and not change.endswith(_UNKNOWN) and change not in unread
-    ]
-    if alien:
-        raise UserError(f"{path} is of another run, with other options: {'; '.join(alien)}. To go on, {ways_out}")
+    if different := [str(change) for change in changed if change.effects & _DIFFERENT_RUN]:
+        raise UserError(f"{path} is of another run, with other options: {'; '.join(different)}. To go on, {ways_out}")
     told = {"epoch": content["epoch"] + 1, "class_names": [*class_names], **saved_progress(content)}
     progress = Progress(**{"validated": told["epoch"], **told})  # those that do not tell were written after it
     if progress.class_names != list(class_names):
@@ -281,8 +251,8 @@ def restore(
     if unknown := sorted(name for name in content if name.endswith("_state") and name[: -len("_state")] not in parts):
         logger.warning("%s holds %s, which this run does not have; ignored", path.name, ", ".join(unknown))
     if changed:
-        logger.warning("options changed since %s was written: %s", path.name, "; ".join(changed))
-    if unread:
+        logger.warning("options changed since %s was written: %s", path.name, "; ".join(map(str, changed)))
+    if any("start" in change.effects for change in changed):
         logger.warning(
             "the run resumes with the weights of %s and reads no others; to start from other weights, %s",
             path.name,
@@ -349,29 +319,3 @@ def _take_over(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 def _one_line(error: Exception, limit: int = 300) -> str:
     text = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
     return text if len(text) <= limit else f"{text[:limit]} ..."
-
-
-def differences(
-    then: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any], ignored: Collection[str], prefix: str = ""
-) -> list[str]:
-    """How a configuration differs from an earlier one: a line for each option, that begins with its key and a blank.
-
-    Args:
-        then: the earlier configuration, as sections and keys.
-        now: the present one.
-        defaults: values of options that the earlier one does not have yet.
-        ignored: keys and sections that are left out, such as "TEST" and "TRAIN.AUTO_RESUME".
-        prefix: the section that the three are of, with a dot; empty for the whole.
-    """
-    lines = []
-    then = then if prefix else with_saved_defaults(then)
-    for key in sorted(key for key in {*then, *now} if f"{prefix}{key}" not in ignored):
-        before, after = then.get(key, defaults.get(key)), now.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += differences(before, after, defaults.get(key, {}), ignored, f"{prefix}{key}.")
-        elif key not in now:
-            lines.append(f"{prefix}{key} was {before}, {_UNKNOWN}")
-        elif before != after:
-            before, after = ("''" if value == "" else value for value in (before, after))
-            lines.append(f"{prefix}{key} was {before}, is {after}")
-    return lines

@@ -12,6 +12,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from timesformer.config.differences import differences, read_saved
 from timesformer.datasets.loader import construct_loader
 from timesformer.datasets.transforms.sampling import sampler_change
 from timesformer.datasets.transforms.spatial import normalize_clips
@@ -174,24 +175,13 @@ def clip_differences(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
     """How the clips of a configuration differ from those a checkpoint was trained on, where its content tells them."""
     text = content.get("cfg")
     then = yaml.safe_load(text) if isinstance(text, str) else {}
-    data = then.get("DATA") if isinstance(then, dict) else None
-    if not data:
+    if not isinstance(then, dict) or not then.get("DATA"):
         return []
-    clips = ("NUM_FRAMES", "SAMPLING_RATE", "TARGET_FPS", "SPATIAL_MODE", "REVERSE_INPUT_CHANNEL", "MEAN", "STD")
-    splits = (
-        "SPLIT",
-        "SPLIT_RULE",
-        "SPLIT_SEED",
-        "SPLIT_GROUPS",
-        "TEST_SHARE",
-        "PROTOCOL",
-        "TEST_SUBJECTS",
-        "TEST_SCENES",
-    )
+    saved = read_saved(then)
     changes = [
-        f"DATA.{key} was {data[key]}, is {cfg.DATA[key]}"
-        for key in (*splits, *clips)
-        if key in data and data[key] != cfg.DATA[key]
+        str(change)
+        for change in differences(then, cfg)
+        if change.key in saved and change.effects & {"split", "clips"} and "SAMPLER" not in change.key
     ]
     return [*changes, *filter(None, [sampler_change(then, cfg)])]
 

@@ -11,7 +11,7 @@ from timesformer.runtime.distributed import all_gather_objects
 _LISTED = 16
 _ADVICE = (
     "the checkpoints before are as they were. Lower SOLVER.BASE_LR, add SOLVER.WARMUP_EPOCHS, set "
-    "SOLVER.CLIP_GRADIENT, or mend clips that are broken"
+    "SOLVER.CLIP_GRAD_L2NORM, or mend clips that are broken"
 )
 
 

@@ -16,7 +16,7 @@ from timesformer.torchvision_import import import_package
 def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     """SOLVER.OPTIMIZING_METHOD over the trainable parameters, fused: one kernel instead of one for each operation.
 
-    With SOLVER.ZERO_WEIGHT_DECAY_1D, biases, norms and embeddings have a group of their own without weight decay. With
+    With SOLVER.ZERO_WD_1D_PARAM, biases, norms and embeddings have a group of their own without weight decay. With
     SOLVER.LAYER_DECAY below 1, each layer has groups of its own, with a factor `lr_scale` on the learning rate.
     """
     solver = cfg.SOLVER
@@ -32,11 +32,11 @@ def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer
         groups = timm.param_groups_layer_decay(
             _Layered(model),
             weight_decay=solver.WEIGHT_DECAY,
-            no_weight_decay_list=embeddings if solver.ZERO_WEIGHT_DECAY_1D else (),
-            weight_decay_exclude_1d=solver.ZERO_WEIGHT_DECAY_1D,
+            no_weight_decay_list=embeddings if solver.ZERO_WD_1D_PARAM else (),
+            weight_decay_exclude_1d=solver.ZERO_WD_1D_PARAM,
             layer_decay=solver.LAYER_DECAY,
         )
-    elif solver.ZERO_WEIGHT_DECAY_1D:
+    elif solver.ZERO_WD_1D_PARAM:
         free = [p for name, p in parameters if p.ndim <= 1 or name in embeddings]
         decayed = [p for name, p in parameters if p.ndim > 1 and name not in embeddings]
         groups = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]

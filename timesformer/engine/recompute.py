@@ -21,7 +21,7 @@ def recompute_blocks(model: nn.Module, which: str) -> None:
 
     Args:
         model: with blocks of type `Block`.
-        which: TRAIN.ACTIVATION_CHECKPOINT: "none", "blocks" (all) or "every_N" (one of N blocks, from the first).
+        which: MODEL.ACT_CHECKPOINT: "none", "blocks" (all) or "every_N" (one of N blocks, from the first).
 
     Raises:
         UserError: if the model has no such blocks.
@@ -32,7 +32,7 @@ def recompute_blocks(model: nn.Module, which: str) -> None:
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     if not blocks:
         raise UserError(
-            f"TRAIN.ACTIVATION_CHECKPOINT is {which}, expected none: the model of MODEL.MODEL_NAME is not made of this "
+            f"MODEL.ACT_CHECKPOINT is {which}, expected none: the model of MODEL.MODEL_NAME is not made of this "
             "project's transformer blocks"
         )
     for block in blocks[::period]:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import simplejson
-import yaml
 from fvcore.common.config import CfgNode
 
 from timesformer.atomic import write_text_atomically
-from timesformer.config import ConfigError, check, get_cfg
-from timesformer.config.check import CHOICES, WITH_OFFICIAL_SPLITS
+from timesformer.config import ConfigError, check
+from timesformer.config.differences import differences
+from timesformer.config.options import OPTIONS
 from timesformer.datasets.catalog import load_split
-from timesformer.engine.checkpoint import differences
 from timesformer.errors import UserError
 from timesformer.runtime.distributed import from_main_process
 from timesformer.runtime.logging import set_up_logging
@@ -28,24 +27,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 FIGURES = ("top1", "top5")
-OF_NO_WEIGHT = {
-    "OUTPUT_DIR",
-    "LOG_PERIOD",
-    "LOG_MODEL_INFO",
-    "NUM_GPUS",
-    "SHARD_ID",
-    "DIST_BACKEND",
-    "DIST_TIMEOUT",
-    "TENSORBOARD",
-    "DATA_LOADER",
-    "TRAIN.AUTO_RESUME",
-    "TRAIN.CHECKPOINT_PERIOD",
-    "TRAIN.CHECKPOINT_MINUTES",
-    "TRAIN.KEEP_CHECKPOINTS",
-    "TEST.REPORT",
-}
-"""Options and sections on which no result depends."""
-_TESTED_AGAIN = ("TEST.", "TRAIN.ENABLE ", "DATA.PATH_TO_DATA_DIR ", "DATA.SPLITS_DIR ")
+_TESTED_AGAIN = {"evaluation", "inputs", "rounding", "runtime"}
 
 
 def run_splits(cfg: CfgNode, splits: Sequence[int], run: Callable[[CfgNode], object]) -> Path:
@@ -123,12 +105,13 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def _refuse(cfg: CfgNode, splits: Sequence[int]) -> None:
-    if cfg.TEST.DATASET not in WITH_OFFICIAL_SPLITS or cfg.TRAIN.DATASET != cfg.TEST.DATASET:
+    option = OPTIONS["DATA.SPLIT"]
+    if option.why_unread(cfg) or cfg.TRAIN.DATASET != cfg.TEST.DATASET:
         raise UserError(
-            f"--splits is for {' and '.join(WITH_OFFICIAL_SPLITS)}, as TRAIN.DATASET and TEST.DATASET alike, and they "
-            f"are {cfg.TRAIN.DATASET} and {cfg.TEST.DATASET}: leave it out, or set both"
+            f"--splits is for {' and '.join(option.read_by['DATASET'].split())}, as TRAIN.DATASET and TEST.DATASET, "
+            f"and they are {cfg.TRAIN.DATASET} and {cfg.TEST.DATASET}: leave it out, or set both"
         )
-    known = CHOICES["DATA.SPLIT"]
+    known = option.choices
     if not splits or len(set(splits)) < len(splits) or not set(splits) <= set(known):
         raise UserError(
             f"--splits is {' '.join(map(str, splits))}, expected one or more of {' '.join(map(str, known))}, each once"
@@ -167,11 +150,10 @@ def _is_finished(cfg: CfgNode) -> bool:
     except (ValueError, KeyError, TypeError):
         logger.warning("%s is damaged; it is written anew", path)
         return False
-    now, defaults = yaml.safe_load(cfg.dump()), yaml.safe_load(get_cfg().dump())
-    changed = differences(then, now, defaults, OF_NO_WEIGHT)
-    if alien := [change for change in changed if not change.startswith(_TESTED_AGAIN)]:
+    changed = [change for change in differences(then, cfg) if change.effects != {"runtime"}]
+    if different := [str(c) for c in changed if not c.effects or c.effects - _TESTED_AGAIN]:
         raise UserError(
-            f"{path} is of other options: {'; '.join(alien)}. Choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME "
+            f"{path} is of other options: {'; '.join(different)}. Choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME "
             "False to begin all splits anew (what is there is kept aside)"
         )
     return not changed

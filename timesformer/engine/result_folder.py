@@ -7,31 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import simplejson
-import yaml
 from fvcore.common.config import CfgNode
 
-from timesformer.config import get_cfg
-from timesformer.engine.checkpoint import differences
+from timesformer.config.differences import differences
 from timesformer.errors import shorten
 from timesformer.runtime.run_folder import TEST_FOLDER, move_aside, result_files, results_path, with_output_dir
 
 logger = logging.getLogger(__name__)
 
-_SECTIONS = ("DATA", "MODEL", "TIMESFORMER", "VIVIT", "TEST", "RNG_SEED")
-_PRECISION = ("MIXED_PRECISION", "TF32")
-_WITHOUT_EFFECT = {
-    "DATA.PATH_TO_DATA_DIR",  # another copy; whether the videos are the same is seen by their names
-    "DATA.PATH_PREFIX",
-    "DATA.SPLITS_DIR",
-    "DATA.DECODE_TIMEOUT",
-    "DATA.ON_UNREADABLE",
-    "DATA.MAX_UNREADABLE",
-    "TEST.ENABLE",
-    "TEST.BATCH_SIZE",
-    "TEST.REPORT",
-    "TEST.CHECKPOINT_FILE_PATH",  # the weights are compared instead
-    "TEST.SAVE_RESULTS_PATH",
-}
+_AFFECTS_RESULTS = {"model", "clips", "evaluation"}  # weights and videos are compared themselves
 
 
 def folder_for_results(cfg: CfgNode, weights: str, videos: Sequence[str]) -> Path:
@@ -69,8 +53,8 @@ def _differences(folder: Path, cfg: CfgNode, weights: str, videos: Sequence[str]
     results = _read(folder)
     if not results:
         return ["results.json is damaged"]
-    now, defaults = (_options(yaml.safe_load(config.dump())) for config in (cfg, get_cfg()))
-    changed = differences(_options(results["config"]), now, defaults, _WITHOUT_EFFECT)
+    changes = differences(results["config"], cfg)
+    changed = [str(change) for change in changes if change.effects & _AFFECTS_RESULTS]
     if "weights" not in results:
         changed.append("an older version did not record their weights")
     elif results["weights"] != weights:
@@ -78,13 +62,6 @@ def _differences(folder: Path, cfg: CfgNode, weights: str, videos: Sequence[str]
     if sorted(_videos(folder)) != sorted(videos):
         changed.append("other videos")
     return changed
-
-
-def _options(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a configuration a result depends on."""
-    options = {section: config[section] for section in _SECTIONS if section in config}
-    precision = config.get("TRAIN", {})
-    return options | {"TRAIN": {key: precision[key] for key in _PRECISION if key in precision}}
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def train(cfg: CfgNode) -> Path:
 
     Raises:
         UserError: if data, checkpoints or options are not as they must be, the loss is not finite, more than
-            DATA.MAX_UNREADABLE of the training clips cannot be read, or a loading process dies.
+            DATA.MAX_UNREADABLE_FRACTION of the training clips cannot be read, or a loading process dies.
         KeyboardInterrupt: if a signal stops the run; it was saved before, unless that was a second signal.
     """
     train_loader, val_loader = (
@@ -134,7 +134,7 @@ def train(cfg: CfgNode) -> Path:
     freeze(model, cfg.MODEL.FREEZE)
     if cfg.LOG_MODEL_INFO:
         log_model_info(cfg, model)
-    recompute_blocks(model, cfg.TRAIN.ACTIVATION_CHECKPOINT)
+    recompute_blocks(model, cfg.MODEL.ACT_CHECKPOINT)
     model = model.to(device)
     update, figures, unreadable = Update(cfg, model), TrainingFigures(), UnreadableClips(cfg, "train", records)
     parts = {"model": model, **update.parts, "figures": figures, "unreadable": unreadable}

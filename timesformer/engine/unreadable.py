@@ -41,7 +41,7 @@ class UnreadableClips:
 
     def __init__(self, cfg: CfgNode, split: str, records: Records) -> None:
         self.reasons: dict[str, str] = {}
-        self._limit, self._stop = cfg.DATA.MAX_UNREADABLE, cfg.DATA.ON_UNREADABLE == "error"
+        self._limit, self._stop = cfg.DATA.MAX_UNREADABLE_FRACTION, cfg.DATA.ON_UNREADABLE == "error"
         self._split, self._records, self._path = split, records, unreadable_path(cfg)
         of_the_split = "--force, which splits them anew," if cfg.TRAIN.DATASET == "hmdb_simp" else "--check"
         self._check = f"datasets/{cfg.TRAIN.DATASET}/prepare.py {of_the_split}"
@@ -67,7 +67,7 @@ class UnreadableClips:
 
         Raises (of several processes, in `exchange`):
             UserError: if one is one too many (DATA.ON_UNREADABLE), or in training they are more than the share
-                DATA.MAX_UNREADABLE of the split; or if the file cannot be written.
+                DATA.MAX_UNREADABLE_FRACTION of the split; or if the file cannot be written.
         """
         if dist_info().world_size > 1:
             self._found |= errors
@@ -142,8 +142,9 @@ class UnreadableClips:
         if self._split == "train" and share > self._limit:
             raise UserError(
                 f"{len(self.reasons)} of {clips} training clips cannot be read, more than the share "
-                f"DATA.MAX_UNREADABLE {self._limit} allows; mend them or take them out of the split "
-                f"(they are listed in {self._path}), or set DATA.MAX_UNREADABLE {math.ceil(100 * share) / 100} or more "
-                f"(there may be others: {self._check} looks at all clips at once):"
+                f"DATA.MAX_UNREADABLE_FRACTION {self._limit} allows; mend them or take them out of the split "
+                f"(they are listed in {self._path}), or set DATA.MAX_UNREADABLE_FRACTION "
+                f"{math.ceil(100 * share) / 100} or more (there may be others: {self._check} looks at all "
+                "clips at once):"
                 "\n  " + shorten(sorted(self.reasons.values()), "\n  ", _LISTED)
             )

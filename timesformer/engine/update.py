@@ -23,7 +23,7 @@ class Update:
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
-        self._model, self._largest_norm = model, cfg.SOLVER.CLIP_GRADIENT
+        self._model, self._largest_norm = model, cfg.SOLVER.CLIP_GRAD_L2NORM
         self.optimizer = construct_optimizer(model, cfg)
         # In fp16 small gradients would be 0, so the loss is scaled up; steps whose gradients overflow are left out.
         fp16 = cfg.TRAIN.MIXED_PRECISION == "fp16"

@@ -14,29 +14,25 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import yaml
 from fvcore.common.config import CfgNode
 
 from timesformer.atomic import report_write_errors, write_atomically
-from timesformer.engine.checkpoint import differences
+from timesformer.config.differences import affecting
 from timesformer.errors import UserError, shorten
 from timesformer.inference.classifier import Classifier, Prediction
 
 UNFINISHED = ".unfinished"
 _ELSEWHERE = "give another --output or --features"
 _FLOAT = np.dtype("<f4")
-_MAY_CHANGE = {"DATA.DECODE_TIMEOUT", "TEST.BATCH_SIZE"}
 
 
 def settings_of(classifier: Classifier, cfg: CfgNode, top_k: int, features: bool) -> dict[str, Any]:
     """Returns what predictions depend on: the weights, the arguments and the options."""
-    options = yaml.safe_load(cfg.dump())
     return {
         "weights": classifier.fingerprint(),
         "top_k": top_k,
         "features": features,
-        **{section: options[section] for section in ("DATA", "MODEL", "TIMESFORMER", "VIVIT", "TEST", "RNG_SEED")},
-        "TRAIN": {key: options["TRAIN"][key] for key in ("DATASET", "MIXED_PRECISION", "TF32")},
+        **affecting(cfg, "model", "clips", "evaluation"),
     }
 
 
@@ -159,7 +155,7 @@ class PredictionFiles:
             before = _parse(line)
             if before.keys() != self._settings.keys():
                 problem = "was not written by this program"
-            elif changes := differences(before, self._settings, {}, _MAY_CHANGE):
+            elif changes := [f"{k} was {before[k]}, is {now}" for k, now in self._settings.items() if before[k] != now]:
                 problem = f"holds predictions of other settings: {shorten(changes, '; ')}"
         if problem and not overwrite:
             raise UserError(

@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from timesformer.config import ConfigError, check, get_cfg, load_config
-from timesformer.engine.checkpoint import differences
-from timesformer.engine.repeats import OF_NO_WEIGHT
+from timesformer.config import ConfigError, check, load_config
+from timesformer.config.check import Problem
+from timesformer.config.differences import differences
+from timesformer.config.options import OPTIONS, effects_of, flatten
+from timesformer.config.retired import RENAMED
 from timesformer.studies.demo_data import folder_of
 from timesformer.studies.study import DemoData, Finding, Row, Setting, Study, StudyError, Table
 from timesformer.studies.unequal import lists_folder
@@ -210,7 +212,7 @@ class Planner:
         options = self._choices.options
         pairs = [options[start : start + 2] for start in range(0, len(options), 2)]
         if number is None:
-            return [part for pair in pairs if _is_of_no_weight(pair[0]) for part in pair]
+            return [part for pair in pairs if not _is_identity(pair[0]) for part in pair]
         others = {key for key, numbers in self._study.only.items() if number not in numbers}
         return [part for pair in pairs if pair[0] not in others for part in pair]
 
@@ -225,9 +227,18 @@ class Planner:
 def _digest(cfg: CfgNode, parent: Cell | None) -> str:
     """Ten digits that follow from all that a run's figures depend on, but for the seed, as far as it is no default."""
     content = _content(cfg, parent)
-    defaults = dict(_flat(yaml.safe_load(get_cfg().dump())))
-    own = {key: value for key, value in _flat(content) if value != defaults[key] and not _is_of_no_weight(key)}
+    first_names = {new: old for old, new in RENAMED.items()}  # so that results of earlier versions are found
+    own = {
+        first_names.get(key, key): value
+        for key, value in flatten(content).items()
+        if OPTIONS[key].default != value and _is_identity(key)
+    }
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _is_identity(key: str) -> bool:
+    """Whether runs with other values of an option are of different cells."""
+    return effects_of(key) != {"runtime"} and key != "RNG_SEED"
 
 
 def _content(cfg: CfgNode, parent: Cell | None) -> dict[str, Any]:
@@ -237,28 +248,17 @@ def _content(cfg: CfgNode, parent: Cell | None) -> dict[str, Any]:
     return content
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs = []
-    for key, value in content.items():
-        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return pairs
-
-
-def _is_of_no_weight(key: str) -> bool:
-    return key == "RNG_SEED" or any(key == name or key.startswith(f"{name}.") for name in OF_NO_WEIGHT)
-
-
 def changes_since(cell: Cell) -> list[str]:
     """How the options of a finished cell differ from those its results are of: a default is another one today."""
     then = (cell.results() or {}).get("config")
-    now, defaults = (yaml.safe_load(cfg.dump()) for cfg in (cell.cfg, get_cfg()))
-    return differences(then, now, defaults, {*OF_NO_WEIGHT, STARTS_AT}) if then else []
+    changes = differences(then, cell.cfg) if then else []
+    return [str(change) for change in changes if change.effects != {"runtime"} and change.key != STARTS_AT]
 
 
-def problems_of(cell: Cell, check_gpus: bool) -> list[str]:
+def problems_of(cell: Cell, check_gpus: bool) -> list[Problem]:
     """What is wrong with the configuration of a cell on this machine; weights of a cell to come are no problem."""
     to_come = cell.parent is not None
-    return [problem for problem in check(cell.cfg, check_gpus) if not (to_come and problem.startswith(f"{STARTS_AT} "))]
+    return [problem for problem in check(cell.cfg, check_gpus) if not (to_come and problem.key == STARTS_AT)]
 
 
 def write_config(cell: Cell) -> None:

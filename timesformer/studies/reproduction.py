@@ -136,9 +136,9 @@ def _check(cells: Sequence[Cell], check_gpus: bool) -> None:
     looked_at = set()
     for cell in cells:
         if problems := problems_of(cell, check_gpus):
-            if any(problem.startswith("DATA.PATH_TO_DATA_DIR") for problem in problems):
+            if any(problem.key == "DATA.PATH_TO_DATA_DIR" for problem in problems):
                 raise DataError(f"{cell.name}: {problems[0]}")
-            raise StudyError("\n  - ".join([f"{cell.name} cannot run:", *problems]))
+            raise StudyError("\n  - ".join([f"{cell.name} cannot run:", *map(str, problems)]))
         data = str((cell.cfg.DATA, cell.cfg.TRAIN.DATASET, cell.cfg.TEST.DATASET, cell.cfg.MODEL.NUM_CLASSES))
         if data not in looked_at:
             looked_at.add(data)

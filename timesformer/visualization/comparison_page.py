@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
+from timesformer.config.options import effects_of
 from timesformer.runtime.logging import duration
 from timesformer.visualization.charts import SERIES
 from timesformer.visualization.run_charts import draw_charts
@@ -23,7 +24,6 @@ from timesformer.visualization.significance import (
 _MAX_RUNS_PAIRED = 6  # runs up to which each pair is listed
 _METRICS = {"top1": "top-1", "top5": "top-5", "mean_class_top1": "mean over classes", "val_top1": "validation top-1"}
 _REPEATED_BY = {"RNG_SEED", "DATA.SPLIT"}  # the mean of runs that differ in nothing else is shown
-_NOT_COMPARED = {"OUTPUT_DIR", "SHARD_ID", "LOG_PERIOD"}
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _differing_options(runs: Sequence[FinishedRun]) -> list[tuple[str, list[str 
     """Key and values of the options that are not equal in all runs. Older runs have the default of newer options."""
     defaults = default_options()
     rows = []
-    for key in sorted({key for run in runs for key in run.config} - _NOT_COMPARED):
+    for key in sorted({key for run in runs for key in run.config if effects_of(key) != {"runtime"}}):
         values = [run.config.get(key, defaults.get(key)) for run in runs]
         shown = [None if value is None else show_value(value) for value in values]
         if len(set(shown)) > 1:

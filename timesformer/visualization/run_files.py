@@ -13,6 +13,7 @@ import numpy as np
 import simplejson
 import yaml
 
+from timesformer.config.differences import read_saved
 from timesformer.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -145,17 +146,9 @@ def read_run(folder: Path) -> FinishedRun:
         predictions=predictions,
         metrics=metrics,
         unreadable=_read_rows(folder / "unreadable.csv") if (folder / "unreadable.csv").is_file() else [],
-        config=flatten(results.get("config") or _read_yaml(folder / "config.yaml")),
+        config=read_saved(results.get("config") or _read_yaml(folder / "config.yaml")),
         notes=notes,
     )
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The options of nested sections by their keys, such as "DATA.NUM_FRAMES"."""
-    options: dict[str, Any] = {}
-    for key, value in config.items() if isinstance(config, dict) else ():
-        options |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return options
 
 
 def _read_results(path: Path) -> dict[str, Any]:

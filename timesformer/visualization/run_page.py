@@ -5,15 +5,14 @@ import math
 from typing import Any
 
 import numpy as np
-import yaml
 from markupsafe import Markup
 
-from timesformer.config import get_cfg
+from timesformer.config.options import flatten, get_cfg
 from timesformer.runtime.logging import duration
 from timesformer.visualization.confusions import count_confusions, most_confused, order_by_similarity
 from timesformer.visualization.examples import MAX_EXAMPLES, Strip, least_confident_correct, most_confident_errors
 from timesformer.visualization.run_charts import draw_charts
-from timesformer.visualization.run_files import FinishedRun, flatten
+from timesformer.visualization.run_files import FinishedRun
 from timesformer.visualization.significance import wilson_interval
 
 Content = dict[str, Any]
@@ -57,7 +56,7 @@ def show_value(value: Any) -> str:
 
 def default_options() -> dict[str, Any]:
     """The default values of all options by their keys, such as "DATA.NUM_FRAMES"."""
-    return flatten(yaml.safe_load(get_cfg().dump()))
+    return flatten(get_cfg())
 
 
 def _count(number: float, noun: str) -> str:

@@ -44,7 +44,7 @@ def main() -> int:
     add("--attention", default="divided_space_time", help="TIMESFORMER.ATTENTION_TYPE; joint has no original")
     add("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     add("--compile", action="store_true", help="also this project's model compiled")
-    add("--recompute", default="none", metavar="WHICH", help="also with this TRAIN.ACTIVATION_CHECKPOINT")
+    add("--recompute", default="none", metavar="WHICH", help="also with this MODEL.ACT_CHECKPOINT")
     add("--memory", action="store_true", help="also measure memory, each in a fresh process")
     add("--data", action="store_true", help="train on made clips, and measure the wait for them")
     add("--workers", type=int, default=os.cpu_count() or 1, help="DataLoader workers, with --data")

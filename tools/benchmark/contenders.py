@@ -36,7 +36,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Contender:
-    """An implementation and its settings: precision "fp32" or "bf16"; recompute as TRAIN.ACTIVATION_CHECKPOINT."""
+    """An implementation and its settings: precision "fp32" or "bf16"; recompute as MODEL.ACT_CHECKPOINT."""
 
     implementation: str
     precision: str = "fp32"

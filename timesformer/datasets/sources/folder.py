@@ -57,7 +57,7 @@ def folder(cfg: CfgNode, split: str) -> DatasetSplit:
     """Find the clips of `split` in DATA.PATH_TO_DATA_DIR by DATA.SPLIT_RULE; split files in DATA.SPLITS_DIR if given.
 
     Classes are the union over the three splits. Raises DataError for a missing folder or split, a bad line, a clip that
-    is not there (see DATA.MAX_MISSING), an empty class, and a clip in two splits.
+    is not there (see DATA.MAX_MISSING_FRACTION), an empty class, and a clip in two splits.
     """
     root, rule = Path(cfg.DATA.PATH_TO_DATA_DIR), cfg.DATA.SPLIT_RULE
     if rule == "auto":
@@ -84,7 +84,7 @@ def hmdb_simp(cfg: CfgNode, split: str) -> DatasetSplit:
 def _refuse_unread(cfg: CfgNode, rule: str) -> None:
     """Raise DataError where a random split is configured, and another one was found on disk."""
     default = get_cfg().DATA
-    given = [key for key in ("SPLIT_SEED", "SPLIT_GROUPS", "TEST_SHARE") if cfg.DATA[key] != default[key]]
+    given = [key for key in ("SPLIT_SEED", "SPLIT_GROUPS", "TEST_FRACTION") if cfg.DATA[key] != default[key]]
     if rule != "random" and given:
         raise DataError(
             f"DATA.{given[0]} is {cfg.DATA[given[0]]!r}, which is for a split at random, but {splits_folder(cfg)} has "
@@ -214,7 +214,7 @@ def from_folders(root: Path, split: str) -> DatasetSplit:
 
 
 def _at_random(cfg: CfgNode, root: Path, split: str) -> DatasetSplit:
-    """Shares of every class: DATA.TEST_SHARE of its clips, then DATA.VAL_SHARE of the rest, the others to train on.
+    """From each class DATA.TEST_FRACTION of the clips, then DATA.VAL_FRACTION of the rest; the others are for training.
 
     Clips stand in an order that depends on their names without extension and DATA.SPLIT_SEED alone, and the first ones
     are taken. So the same clips are split alike anywhere, re-encoded or not, and one that is added moves two others at
@@ -229,7 +229,7 @@ def _at_random(cfg: CfgNode, root: Path, split: str) -> DatasetSplit:
         of_classes, pooled = [np.arange(len(clips.keys))], [str(root)]
     else:
         pooled = list(clips.class_names)
-    test, val = cfg.DATA.TEST_SHARE, (1 - cfg.DATA.TEST_SHARE) * cfg.DATA.VAL_SHARE
+    test, val = cfg.DATA.TEST_FRACTION, (1 - cfg.DATA.TEST_FRACTION) * cfg.DATA.VAL_FRACTION
     split_of = np.empty(len(clips.keys), np.int8)  # of groups, numbers into SPLITS
     small = []
     for label, groups in zip(pooled, of_classes, strict=True):

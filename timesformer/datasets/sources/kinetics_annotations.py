@@ -46,8 +46,8 @@ def find_records(cfg: CfgNode, split: str) -> DatasetSplit:
     A clip is called `<youtube_id>_<start>_<end>`, the times being seconds of six digits; it is a video file or a folder
     of frames, in any folder there, such as that of its class. Class names are the lines of `classes.txt` beside the
     files if there is one, else those of all files, sorted, as released checkpoints have them. Clips that are not on
-    disk are an error, or left out and named in the log as far as DATA.MAX_MISSING allows. A clip of training that is
-    in validation or testing too is an error. Raises DataError.
+    disk are an error, or left out and named in the log as far as DATA.MAX_MISSING_FRACTION allows. A clip of training
+    that is in validation or testing too is an error. Raises DataError.
     """
     folder = splits_folder(cfg)
     files = {name: locate(folder, name) for name in SPLITS}

@@ -157,14 +157,14 @@ def check_training(listed: Path | str, class_names: Sequence[str], trained: Iter
 
 
 def leave_out(cfg: CfgNode, listed: Path, missing: Sequence[str], total: int, remedy: str) -> None:
-    """Log the `missing` ones of the `total` clips of a list that are not on disk; DataError above DATA.MAX_MISSING."""
+    """Log the `missing` of `total` listed clips; DataError above DATA.MAX_MISSING_FRACTION."""
     if not missing:
         return
     what = f"{listed}: {len(missing)} of {total} listed clips are not on disk"
     if len(missing) == total:
         raise join_problems(what, list(missing), remedy)
     share = len(missing) / total
-    if share > cfg.DATA.MAX_MISSING:
+    if share > cfg.DATA.MAX_MISSING_FRACTION:
         enough = min(1.0, math.ceil(share * 100) / 100)
-        raise join_problems(what, list(missing), f"{remedy}; or set DATA.MAX_MISSING {enough} to do without them")
+        raise join_problems(what, list(missing), f"{remedy}; or set DATA.MAX_MISSING_FRACTION {enough} to skip them")
     logger.warning("%s and left out: %s", what, shorten(missing, "; "))

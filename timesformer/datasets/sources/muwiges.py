@@ -39,8 +39,8 @@ def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
 
     Paths start at DATA.PATH_PREFIX, else at DATA.PATH_TO_DATA_DIR. Class names are the lines of `classes.txt` beside
     the file if there is one (a label is then a name or a number from 0), else the labels, sorted, numbers by value.
-    Raises DataError for a missing file, a bad line, a clip that is listed twice or not there (see DATA.MAX_MISSING), a
-    split without clips, and a class without training clips.
+    Raises DataError for a missing file, a bad line, a clip that is listed twice or not there (see
+    DATA.MAX_MISSING_FRACTION), a split without clips, and a class without training clips.
     """
     folder = splits_folder(cfg)
     csv = folder / "clips.csv"

@@ -62,13 +62,13 @@ def find_official_records(
 ) -> DatasetSplit:
     """The videos of `split`, in the order of the lists: "train" and "val" share the clips listed for training.
 
-    Of these DATA.VAL_SHARE, in every class, is "val" (see `held_out.py`). Videos are found in the class folders of
+    Of these DATA.VAL_FRACTION, in every class, is "val" (see `held_out.py`). Videos are found in the class folders of
     DATA.PATH_TO_DATA_DIR, or one level below; names that differ in upper and lower case alone are the same.
 
     "test" does not need `trained`, which may be empty then.
 
     Raises DataError for a clip listed twice, a class without training or without test clips, or without a folder, and
-    for clips of the split that are not on disk (see DATA.MAX_MISSING).
+    for clips of the split that are not on disk (see DATA.MAX_MISSING_FRACTION).
     """
     _refuse_repeated([*trained, *tested])
     for part, clips in (("training", trained), ("test", tested)):
@@ -81,7 +81,7 @@ def find_official_records(
         wanted = list(tested)
         logger.info("%s: %d test clips of split %d of %s", split, len(wanted), cfg.DATA.SPLIT, lists)
     else:
-        held = _held_out(class_names, trained, cfg.DATA.VAL_SHARE)
+        held = _held_out(class_names, trained, cfg.DATA.VAL_FRACTION)
         wanted = [clip for clip in trained if ((clip.label, clip.name) in held) == (split == "val")]
         logger.info(
             "%s: %d of %d training clips of split %d of %s", split, len(wanted), len(trained), cfg.DATA.SPLIT, lists
@@ -111,7 +111,7 @@ def _held_out(class_names: Sequence[str], trained: Sequence[ListedClip], share: 
     for clip in trained:
         sources[clip.label][clip.name] = f"{class_names[clip.label]}/{clip.source}"
     if single := [name for name, clips in zip(class_names, sources, strict=True) if len(clips) < 2]:
-        remedy = "list more: at least one is trained on, and one held out for validation (DATA.VAL_SHARE)"
+        remedy = "list more: at least one is trained on, and one held out for validation (DATA.VAL_FRACTION)"
         raise join_problems("classes with a single training clip", single, remedy)
     return {(label, name) for label, clips in enumerate(sources) for name in hold_out(clips, share)}
 

@@ -12,7 +12,8 @@ from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 from numpy.random import RandomState
 
-from timesformer.config.load import ConfigError, earlier_sampler
+from timesformer.config.differences import earlier_sampler
+from timesformer.config.load import ConfigError
 from timesformer.datasets.decoding.base import StreamTiming
 
 SAMPLER_REGISTRY = Registry("SAMPLER")

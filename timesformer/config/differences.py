@@ -1,0 +1,70 @@
+"""How two configurations differ, and what the differences affect."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from fvcore.common.config import CfgNode
+
+from timesformer.config.options import OPTIONS, effects_of, flatten, get_cfg
+from timesformer.config.retired import RENAMED
+
+
+class Change(NamedTuple):
+    """An option with two values; `after` is None if the present version does not have it."""
+
+    key: str
+    before: Any
+    after: Any
+
+    @property
+    def effects(self) -> set[str]:
+        """What it affects (`options.EFFECTS`); empty for an option that the present version does not have."""
+        return effects_of(self.key)
+
+    def __str__(self) -> str:
+        before, after = ("''" if value == "" else value for value in (self.before, self.after))
+        return f"{self.key} was {before}, {f'is {after}' if self.key in OPTIONS else 'is unknown to this version'}"
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """The options whose values differ, by key.
+
+    Args:
+        before: sections and options of a saved configuration, maybe of an earlier version; options that it lacks have
+            their defaults.
+        after: the present configuration.
+    """
+    then, now, defaults = read_saved(before), flatten(after), flatten(get_cfg())
+    changes = [Change(key, then.get(key, defaults.get(key)), now.get(key)) for key in sorted({*then, *now})]
+    return [change for change in changes if change.before != change.after]
+
+
+def affecting(cfg: CfgNode, *effects: str) -> dict[str, Any]:
+    """The options of a configuration that have one of these effects, by key."""
+    return {key: value for key, value in flatten(cfg).items() if effects_of(key).intersection(effects)}
+
+
+def read_saved(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a saved configuration by their present keys, with the defaults of the version that saved it.
+
+    Args:
+        config: its sections and options, as in YAML.
+    """
+    saved = {RENAMED.get(key, key): value for key, value in flatten(config).items()}
+    return saved | changed_defaults(saved)
+
+
+def changed_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of options in a saved configuration (by dotted keys) whose default had another meaning.
+
+    An empty DATA.SAMPLER was `segment` for ssv2 and `uniform` for other datasets before DATA.SAMPLER_WINDOW was added.
+    """
+    is_earlier = "DATA.SAMPLER_ORDERED" in saved and "DATA.SAMPLER_WINDOW" not in saved
+    if is_earlier and saved.get("DATA.SAMPLER") == "":
+        return {"DATA.SAMPLER": earlier_sampler(saved.get("TRAIN.DATASET"))}
+    return {}
+
+
+def earlier_sampler(dataset: str | None) -> str:
+    """The default sampler of a dataset before DATA.SAMPLER_WINDOW was added."""
+    return "segment" if dataset == "ssv2" else "uniform"
