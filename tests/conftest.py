@@ -19,6 +19,7 @@ from hypothesis import settings
 from PIL import Image
 
 from tests.loopback import Server
+from tests.processes import ranks, unhurried  # noqa: F401
 from timesformer.runtime.signals import STOPPING, clear_signals
 from timesformer.torchvision_import import repair_torchvision
 

@@ -1,4 +1,4 @@
-"""Several processes at once, made by forking, which spares each of them loading PyTorch again."""
+"""Fixtures that run several processes, which are forked, so that they need not import PyTorch."""
 
 import logging
 import multiprocessing
@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from tests.patience import PATIENCE
-from timesformer.runtime import ranks as who_is_who
+from timesformer.config import get_cfg
+from timesformer.runtime import ranks as runtime_ranks
+from timesformer.runtime.launch import launch, run_and_report
 
 
 class Ended(NamedTuple):
-    """How a process ended: exit code, what it said on stdout and stderr, and when (monotonic seconds)."""
+    """How a process ended: exit code, stdout and stderr."""
 
     code: int
     out: str
@@ -30,34 +32,33 @@ Ranks = Callable[..., list[Ended]]
 
 @pytest.fixture
 def ranks(tmp_path: Path) -> Iterator[Ranks]:
-    """ranks(number, work, **variables): `work(rank)`, which returns an exit code, in processes as torchrun starts them.
-
-    Each has RANK, WORLD_SIZE and so on in its environment, and `variables`.
-    """
+    """ranks(number, work, **variables): runs `work(rank)`, which returns an exit code, in processes of torchrun."""
     started: list[multiprocessing.Process] = []
 
     def run(number: int, work: Callable[[int], int | None], **variables: str) -> list[Ended]:
         folder = tmp_path / f"ranks{len(started)}"
         folder.mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        world = {"WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        world = {
+            "WORLD_SIZE": number,
+            "LOCAL_WORLD_SIZE": number,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": free_port(),
+        }
         processes = []
         for rank in range(number):
             environment = {**world, "RANK": rank, "LOCAL_RANK": rank, **variables}
             arguments = (folder / str(rank), {key: str(value) for key, value in environment.items()}, work, rank)
-            processes.append(multiprocessing.get_context("fork").Process(target=_be_rank, args=arguments))
+            processes.append(multiprocessing.get_context("fork").Process(target=_run_rank, args=arguments))
         started.extend(processes)
         for process in processes:
             process.start()
         deadline = time.monotonic() + PATIENCE
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
-        said = [(folder / f"{rank}.{name}").read_text() for rank in range(number) for name in ("out", "err")]
+        texts = [(folder / f"{rank}.{name}").read_text() for rank in range(number) for name in ("out", "err")]
         codes = [process.exitcode for process in processes]
-        assert None not in codes, f"processes did not end: {codes}\n" + "\n".join(said)
-        return [Ended(code, out, err) for code, out, err in zip(codes, said[::2], said[1::2], strict=True)]
+        assert None not in codes, f"processes did not end: {codes}\n" + "\n".join(texts)
+        return [Ended(code, out, err) for code, out, err in zip(codes, texts[::2], texts[1::2], strict=True)]
 
     yield run
     for process in started:
@@ -68,14 +69,27 @@ def ranks(tmp_path: Path) -> Iterator[Ranks]:
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that fail wait for each other, however long a busy machine makes them."""
+    """Failing processes wait for each other, however slow the machine is."""
     for name in ("_HEAD_START", "_REPORT_TIMEOUT", "_LINGER"):
-        monkeypatch.setattr(who_is_who, name, PATIENCE / 2)
+        monkeypatch.setattr(runtime_ranks, name, PATIENCE / 2)
 
 
-def _be_rank(path: Path, environment: dict[str, str], work: Callable[[int], int | None], rank: int) -> None:
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def launched(main: Callable[[], object], timeout: float = PATIENCE) -> Callable[[int], int]:
+    """Work of `ranks`: launches `main()` on the CPU."""
+    cfg = get_cfg()
+    cfg.NUM_GPUS, cfg.TRAIN.ENABLE, cfg.TEST.ENABLE, cfg.DIST_TIMEOUT = 0, False, False, timeout
+    return lambda rank: run_and_report(lambda: launch(cfg, lambda _: main()))
+
+
+def _run_rank(path: Path, environment: dict[str, str], work: Callable[[int], int | None], rank: int) -> None:
     os.environ.update(environment)
-    torch.set_num_threads(1)  # threads of the process that was forked are not there
+    torch.set_num_threads(1)  # the threads of the forked process are not there
     for stream, number in (("out", 1), ("err", 2)):
         file = os.open(path.with_suffix(f".{stream}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)

@@ -1,0 +1,49 @@
+"""Device, precision, and batches on the device."""
+
+import pytest
+import torch
+from fvcore.common.config import CfgNode
+from torch.nn.functional import linear
+
+from timesformer.config import get_cfg
+from timesformer.runtime.device import autocast, choose_device, prefetch_to_device, set_float32_precision
+
+BATCHES = [
+    {"clip": torch.full((2, 3), number), "label": torch.tensor([number, 7]), "video": torch.tensor([number, -1])}
+    for number in range(3)
+]
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    cfg = get_cfg()
+    cfg.NUM_GPUS = int(torch.cuda.is_available())
+    return cfg
+
+
+def test_batches_are_moved_in_order_and_only_when_needed(cfg: CfgNode) -> None:
+    device, requested = choose_device(cfg), []
+    batches = (requested.append(number) or batch for number, batch in enumerate(BATCHES))
+    for number, batch in enumerate(prefetch_to_device(batches, device)):
+        assert requested == list(range(number + 1))  # else a step would wait for the batch after its own
+        assert batch["clip"].device.type == batch["present"].device.type == device.type
+        assert batch["video"].device.type == "cpu"
+        assert batch["clip"].tolist() == [[number] * 3] * 2
+        assert (batch["label"].tolist(), batch["present"].tolist()) == ([number, 7], [True, False])
+    assert number == 2
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_mixed_precision(cfg: CfgNode, name: str, dtype: torch.dtype) -> None:
+    cfg.TRAIN.MIXED_PRECISION, device = name, choose_device(cfg)
+    with autocast(cfg, device):
+        assert linear(torch.ones(2, 2, device=device), torch.ones(2, 2, device=device)).dtype == dtype
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("tf32", "precision"), [(True, "high"), (False, "highest")])
+def test_tf32(cfg: CfgNode, tf32: bool, precision: str) -> None:
+    cfg.TRAIN.TF32 = tf32
+    set_float32_precision(cfg)
+    assert torch.get_float32_matmul_precision() == precision
+    assert torch.backends.cudnn.allow_tf32 is tf32
