@@ -1,4 +1,4 @@
-"""A small model on disk, clips that it tells apart, and files that are no clips."""
+"""A small model, clips with different predictions, and files that are not videos."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -16,7 +16,7 @@ CLASSES = ("clap & wave", "jump", "walk", "run", "sit", "stand", "turn")
 
 
 def write_clip(path: Path, seed: int, frames: int = 12, rate: Fraction | int = 10, size: int = 32) -> Path:
-    """A short H.264 clip of noise on a colour; every seed has others."""
+    """A short H.264 clip of noise on a color, different for each seed."""
     random = np.random.default_rng(seed)
     colour = random.integers(0, 256, 3)
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
@@ -31,7 +31,7 @@ def write_clip(path: Path, seed: int, frames: int = 12, rate: Fraction | int = 1
 
 
 def write_model(path: Path, classes: tuple[str, ...], sharpness: float) -> Path:
-    """A checkpoint of an untrained model; the sharper, the surer it is of what it says."""
+    """A checkpoint of an untrained model, with higher confidence for higher sharpness."""
     cfg = get_cfg()
     cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.SAMPLER = 4, 2, "uniform"
     cfg.DATA.TRAIN_CROP_SIZE = cfg.DATA.TEST_CROP_SIZE = 16
@@ -53,26 +53,26 @@ def write_model(path: Path, classes: tuple[str, ...], sharpness: float) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of CLASSES that is sure of itself, and takes 2 views of 4 frames."""
+    """A confident model of CLASSES with 2 views of 4 frames."""
     return write_model(tmp_path_factory.mktemp("model") / "best.pyth", CLASSES, 3.0)
 
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Eight clips of which no two are alike."""
+    """Eight different clips."""
     folder = tmp_path_factory.mktemp("clips")
     return [write_clip(folder / f"clip{seed}.mp4", seed) for seed in range(8)]
 
 
 @pytest.fixture(scope="session")
 def no_clips(tmp_path_factory: pytest.TempPathFactory, clips: list[Path]) -> Callable[[str], Path]:
-    """no_clips(name): one of the files below, all of which call themselves a video."""
+    """no_clips(name): one of the files below, with the extension of a video."""
     whole = clips[0].read_bytes()
     contents = {
         "text": b"This is no video.\n" * 50,
         "empty": b"",
         "cut": whole[: len(whole) * 2 // 3],
-        "header alone": whole[:40],
+        "header": whole[:40],
         "playlist": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
         "concat": b"ffconcat version 1.0\nfile '/etc/passwd'\n",
         "huge frames": b"GIF89a\xff\xff\xff\xff\x80\0\0"

@@ -1,1 +1,1 @@
-"""The web page: upload a video, see what a model says about it and where it looks."""
+"""The web page: upload a video and see the model's predictions and attention."""

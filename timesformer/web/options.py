@@ -1,4 +1,4 @@
-"""What the web page is started with: the model, the one to fall back to, examples, limits."""
+"""Command line of the web page."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,13 +13,14 @@ from timesformer.web.uploads import Limits
 
 @dataclass(frozen=True)
 class Options:
-    """The command line of tools/app.py.
+    """The options of tools/app.py.
 
-    checkpoint, fallback: as `timesformer.load_model` takes them; "": none.
-    cfg, fallback_cfg: YAML files for the two, where they hold no configuration; "": none.
-    examples: folder of videos that visitors may choose from, or None.
-    device: "cpu", "cuda", ...; "": a GPU where there is one.
-    limits: of a video.
+    Attributes:
+        checkpoint, fallback: as `timesformer.load_model` takes them; "" for none.
+        cfg, fallback_cfg: YAML files for the two, if they hold no configuration; "" for none.
+        examples: folder of videos to choose from, or None.
+        device: "cpu", "cuda", ...; "" for a GPU where there is one.
+        limits: of a video.
     """
 
     checkpoint: str = ""
@@ -32,64 +33,42 @@ class Options:
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:  # the page shows it too; leaving would end the server's thread
+    def error(self, message: str) -> NoReturn:  # the page shows it; exiting would end the server's thread
         raise UserError(f"{message}\n{self.format_usage()}")
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """The options of a command line; UserError if it makes no sense."""
-    parser = _Parser(prog="tools/app.py", description="A web page that says what happens in a video.")
-    parser.add_argument(
-        "--checkpoint", type=as_source, default="", metavar="PTH", help="best.pyth, the folder of a run, ..."
-    )
-    parser.add_argument(
-        "--fallback",
-        type=as_source,
-        default="",
-        metavar="PTH",
-        help="pretrained weights for when --checkpoint is missing or broken",
-    )
-    for option, which in (("--cfg", "--checkpoint"), ("--fallback-cfg", "--fallback")):
-        parser.add_argument(
-            option, type=as_source, default="", metavar="YAML", help=f"configuration of {which}, if it holds none"
-        )
+    """The options of a command line; UserError if it is invalid."""
+    parser = _Parser(prog="tools/app.py", description="A web page that predicts the class of a video.")
+    for option, explanation in (
+        ("--checkpoint", "best.pyth, the folder of a run, ..."),
+        ("--fallback", "pretrained weights to use while --checkpoint is missing or broken"),
+        ("--cfg", "configuration (YAML) of --checkpoint, if it holds none"),
+        ("--fallback-cfg", "configuration (YAML) of --fallback, if it holds none"),
+    ):
+        parser.add_argument(option, type=as_source, default="", metavar="FILE", help=explanation)
     parser.add_argument("--examples", type=as_path, metavar="FOLDER", help="videos for visitors to choose from")
     parser.add_argument("--device", default="", help="cpu, cuda, cuda:1, ...; by default a GPU where there is one")
-    limits = Limits()
-    parser.add_argument(
-        "--max-megabytes", type=_positive(int), default=limits.megabytes, metavar="N", help="of a file; %(default)s"
-    )
-    parser.add_argument(
-        "--max-seconds", type=_positive(float), default=limits.seconds, metavar="S", help="of a video; %(default)s"
-    )
-    parser.add_argument(
-        "--max-pixels", type=_positive(int), default=limits.pixels, metavar="N", help="of a frame; %(default)s"
-    )
-    parser.add_argument(
-        "--max-decoding-seconds",
-        type=_positive(float),
-        default=limits.decoding_seconds,
-        metavar="S",
-        help="that reading a video may take; %(default)s",
-    )
-    args = parser.parse_args(arguments)
-    return Options(
-        args.checkpoint,
-        args.fallback,
-        args.cfg,
-        args.fallback_cfg,
-        args.examples,
-        args.device,
-        Limits(args.max_megabytes, args.max_seconds, args.max_pixels, args.max_decoding_seconds),
-    )
+    for option, convert, default, explanation in (
+        ("--max-megabytes", _positive_int, Limits.megabytes, "of a file"),
+        ("--max-seconds", _positive_float, Limits.seconds, "of a video"),
+        ("--max-pixels", _positive_int, Limits.pixels, "of a frame"),
+        ("--max-decoding-seconds", _positive_float, Limits.decoding_seconds, "to read a video"),
+    ):
+        explanation += "; %(default)s"
+        parser.add_argument(option, type=convert, default=default, metavar="N", help=explanation)
+    values = vars(parser.parse_args(arguments))
+    names = ("megabytes", "seconds", "pixels", "decoding_seconds")
+    return Options(limits=Limits(**{name: values.pop(f"max_{name}") for name in names}), **values)
 
 
-def _positive(kind: type) -> "type":
-    def convert(text: str) -> float:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-        return value
+def _positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a number above 0")
+    return value
 
-    convert.__name__ = kind.__name__  # argparse names it in "invalid float value"
-    return convert  # type: ignore[return-value]
+
+def _positive_int(text: str) -> int:
+    _positive_float(text)
+    return int(text)

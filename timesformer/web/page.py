@@ -1,4 +1,4 @@
-"""The page as a visitor sees it, from top to bottom; Streamlit runs `show` anew on every click."""
+"""The page from top to bottom. Streamlit runs `show` again on every click."""
 
 import logging
 import math
@@ -7,28 +7,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import streamlit as st
-from PIL import Image, ImageDraw
+from PIL import Image
 from streamlit import config
 
 from timesformer.datasets.decoding.containers import VIDEO_EXTENSIONS
 from timesformer.errors import UserError
-from timesformer.web import markup
 from timesformer.web.options import Options, parse
-from timesformer.web.service import ATTENTION_METHODS, LOW_CONFIDENCE, Answer, Service, state_of
-from timesformer.web.uploads import clock, find_examples, megabytes, private_file
+from timesformer.web.service import Answer, Service, file_states
+from timesformer.web.uploads import find_examples, format_size, format_time, private_file
 
 logger = logging.getLogger(__name__)
 
 TITLE = "What happens in this video?"
 UPLOAD, EXAMPLE = "Upload a video", "Pick an example"
+LOW_CONFIDENCE = 0.5
+METHODS = {"rollout": "all blocks (rollout)", "cls": "last block (class token)"}
+_FEW_CLASSES = 50  # their names are shown at once
 
 
 @dataclass(frozen=True)
 class Video:
-    """What the visitor chose: a name to show, and the bytes of an upload or the path of an example.
+    """The chosen video.
 
-    key: tells it from every other choice of this visitor.
+    Attributes:
+        key: distinguishes it from the visitor's other videos.
+        name: as shown.
+        size: in bytes.
+        content: of an upload.
+        path: of an example.
     """
 
     key: str
@@ -39,47 +47,45 @@ class Video:
 
 
 def show(arguments: Sequence[str]) -> None:
-    """The whole page; arguments: the command line of tools/app.py."""
-    st.set_page_config(page_title=TITLE, page_icon=_icon(), layout="centered")
+    """Draws the page; `arguments` is the command line of tools/app.py."""
+    icon = Image.new("RGB", (64, 64), "#7464e8")  # browsers would fetch an emoji from the internet
+    st.set_page_config(page_title=TITLE, page_icon=icon)
+    st.title(TITLE, anchor=False)
     try:
-        _page(parse(arguments))
+        _show_page(parse(arguments))
     except UserError as error:
-        st.html(markup.STYLE + markup.headline(TITLE, ""))
-        st.error(markup.plain(str(error)))
+        st.error(escape_markdown(str(error)), icon=":material/error:")
     except Exception:
         logger.exception("the page failed")
-        st.error("Something went wrong here, which is not your fault. Please try again, or try another video.")
+        st.error("Something went wrong on the server. Please try again, or try another video.")
 
 
-def _page(options: Options) -> None:
-    # One option decides: the server itself refuses what is larger, while it is still being sent.
+def _show_page(options: Options) -> None:
     if config.get_option("server.maxUploadSize") != options.limits.megabytes:
         config.set_option("server.maxUploadSize", options.limits.megabytes)
-    state = state_of(options)
-    service = _service(options, state)
-    known = len(service.classifier.class_names)
-    st.html(
-        markup.STYLE + markup.headline(TITLE, f"A video transformer names one of the {known:,} actions it learned.")
-    )
+    state = file_states(options)
+    service = _load_service(options, state)
+    names = sorted(service.classifier.class_names)
+    st.caption(f"A video transformer recognizes one of {len(names):,} actions.")
     if service.problem:
-        st.warning(markup.plain(service.problem), icon=":material/warning:")
+        st.warning(escape_markdown(service.problem), icon=":material/warning:")
     video = _choose_video(options)
     sampler, views = _choose_sampling(service)
     if video is not None:
         try:
             key = (video.key, sampler, views, state)
-            answer = _kept("answer", key, lambda: _answer(service, options, video, sampler, views))
+            answer = _cached("answer", key, lambda: _answer(service, options, video, sampler, views))
         except UserError as error:
-            st.error(markup.plain(f"{video.name}: {error}"), icon=":material/error:")
+            st.error(escape_markdown(f"{video.name}: {error}"), icon=":material/error:")
         else:
             _show_answer(service, answer, video, key)
-    with st.expander(f"The {known:,} actions this model knows", expanded=video is None):
-        st.html(markup.names(sorted(service.classifier.class_names)))
+    with st.expander(f"The {len(names):,} actions", expanded=video is None and len(names) <= _FEW_CLASSES):
+        st.markdown(" · ".join(map(escape_markdown, names)))
 
 
 @st.cache_resource(show_spinner="Loading the model …", max_entries=1)
-def _service(options: Options, state: tuple[tuple[int, int] | None, ...]) -> Service:
-    return Service.load(options)  # anew when the state of the files is another
+def _load_service(options: Options, state: tuple[object, ...]) -> Service:
+    return Service.load(options)  # again when the files change, which changes `state`
 
 
 def _choose_video(options: Options) -> Video | None:
@@ -87,149 +93,113 @@ def _choose_video(options: Options) -> Video | None:
     if options.examples is not None:
         source = st.segmented_control("Video", (UPLOAD, EXAMPLE), default=UPLOAD, label_visibility="collapsed")
     if source == EXAMPLE:
-        return _choose_example(options.examples)
+        names = find_examples(options.examples)
+        name = st.selectbox("An example", names, index=None, placeholder=f"Choose one of {len(names)} videos")
+        path = options.examples / (name or "")
+        return Video(name, name, path.stat().st_size, path=path) if name else None
     limits = options.limits
-    upload = st.file_uploader(
-        f"A short video of one action: at most {limits.megabytes} MB and {clock(limits.seconds)}",
-        type=list(VIDEO_EXTENSIONS),
-    )
-    if upload is None:
-        return None
-    return Video(upload.file_id, upload.name, upload.size, content=upload.getbuffer())
-
-
-def _choose_example(folder: Path) -> Video | None:
-    try:
-        names = find_examples(folder)
-    except UserError as error:
-        st.error(markup.plain(str(error)), icon=":material/error:")
-        return None
-    name = st.selectbox("An example", names, index=None, placeholder=f"Choose one of {len(names)} videos")
-    if name is None:
-        return None
-    path = folder / name
-    return Video(name, name, path.stat().st_size, path=path)
+    label = f"A short video of one action, up to {limits.megabytes} MB and {format_time(limits.seconds)}"
+    upload = st.file_uploader(label, type=list(VIDEO_EXTENSIONS))
+    return upload and Video(upload.file_id, upload.name, upload.size, content=upload.getbuffer())
 
 
 def _choose_sampling(service: Service) -> tuple[str, int]:
     with st.expander("Settings"):
         left, right = st.columns(2)
         sampler = left.selectbox(
-            "Sampler",
-            service.samplers,
-            help="Which frames make a clip. The first choice is what the model was tested with.",
+            "Sampler", service.samplers, help="How frames are chosen. The first one is that of the model's test."
         )
         views = right.slider(
-            "Views",
-            1,
-            service.most_views,
-            service.default_views,
-            help="Clips along the time of the video whose answers are averaged. More take longer.",
+            "Views", 1, service.max_views, service.default_views, help="Clips whose predictions are averaged."
         )
     return sampler, views
 
 
-def _kept(name: str, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
-    """What `make` returned for this visitor and key before, or else returns now; of another key, nothing is kept."""
+def _cached(name: str, key: tuple[object, ...], compute: Callable[[], Any]) -> Any:
+    """The visitor's last value of this name if it has this key, else a new one."""
     if st.session_state.get(name, (None, None))[0] != key:
-        st.session_state.pop(name, None)
-        st.session_state[name] = key, make()
+        st.session_state.pop(name, None)  # frees the memory first
+        st.session_state[name] = key, compute()
     return st.session_state[name][1]
 
 
 def _answer(service: Service, options: Options, video: Video, sampler: str, views: int) -> Answer:
-    if video.path is not None:
-        return _ask(service, video.path, sampler, views)
-    options.limits.check_size(video.size)
-    with private_file(video.content) as path:
-        return _ask(service, path, sampler, views)
-
-
-def _ask(service: Service, path: Path, sampler: str, views: int) -> Answer:
-    with st.spinner("Reading the video …"):
-        footage, seconds = service.read(path, sampler, views)
-    with st.spinner("Asking the model …"):
-        return service.answer(footage, seconds, views)
+    with st.spinner("Reading the video and computing the prediction …"):
+        if video.path is not None:
+            return service.answer(video.path, sampler, views)
+        options.limits.check_size(video.size)
+        with private_file(video.content) as path:
+            return service.answer(path, sampler, views)
 
 
 def _show_answer(service: Service, answer: Answer, video: Video, key: tuple[object, ...]) -> None:
     name, probability = answer.top[0]
-    st.html(markup.answer(name, probability))
-    knows = f"knows {len(service.classifier.class_names):,} actions, listed below, and always names one of them"
+    st.header(escape_markdown(name), anchor=False)
+    known = f"It knows {len(service.classifier.class_names):,} actions and always predicts one of them"
     if probability < LOW_CONFIDENCE:
-        st.warning(
-            f"The model is not sure. It {knows}, even when the video shows something else.", icon=":material/help:"
-        )
-    st.html(markup.bars(answer.top))
+        st.warning(f"The model is not sure. {known}, even if the video shows something else.", icon=":material/help:")
+    with st.container(key="top"):
+        for name, p in answer.top:
+            st.progress(min(p, 1.0), text=f"{escape_markdown(name)} &ensp; **{escape_markdown(format_percent(p))}**")
     if probability >= LOW_CONFIDENCE:
-        st.html(markup.note(f"The model {knows}. Shown anything else, it may be sure and wrong."))
+        st.caption(f"This is the model's own confidence. {known}, so it may be confident and wrong.")
     _show_frames(service, answer, key)
-    with st.expander("Technical details"):
-        st.html(markup.facts(_facts(service, answer, video)))
+    with st.expander("Technical details"), st.container(key="details"):
+        st.markdown("\n".join(f"- {name}: {escape_markdown(text)}" for name, text in _details(service, answer, video)))
 
 
 def _show_frames(service: Service, answer: Answer, key: tuple[object, ...]) -> None:
-    clips = answer.footage.clips
+    clips = answer.video.clips
     st.subheader("What the model saw", anchor=False)
     view = 0
     if len(clips) > 1:
-        view = st.pills(
-            "View",
-            range(len(clips)),
-            format_func=lambda view: f"view {view + 1}",
-            default=0,
-            label_visibility="collapsed",
-        )
-    clip = clips[view or 0]  # a click on the chosen one unchooses it
-    captions = [_moment(time, number) for time, number in zip(clip.times, clip.numbers, strict=True)]
-    st.html(markup.frames(clip.frames, captions, "frames"))
+        labels = [f"view {number + 1}" for number in range(len(clips))]
+        view = labels.index(st.pills("View", labels, default=labels[0], label_visibility="collapsed") or labels[0])
+    clip = clips[view]
+    captions = [
+        f"frame {number}" if math.isnan(seconds) else f"{seconds:.2f} s"
+        for seconds, number in zip(clip.times, clip.numbers, strict=True)
+    ]
+    _show_images("frames", clip.frames, captions)
     if not service.has_attention or not st.toggle("Show where the model looks"):
         return
-    method = st.radio(
-        "Attention",
-        list(ATTENTION_METHODS),
-        format_func=ATTENTION_METHODS.get,
-        horizontal=True,
-        label_visibility="collapsed",
-    )
-    try:
-        with st.spinner("Looking into the model …"):
-            overlays = _kept("overlays", (key, clip.view, method), lambda: service.attention(clip, method))
-    except UserError as error:
-        st.error(markup.plain(str(error)))
-        return
-    st.html(markup.frames(overlays, captions, "attention"))
-    st.html(
-        markup.note("Bright patches had the most weight. Attention hints at the reason for an answer; it is no proof.")
-    )
+    method = st.radio("Attention", METHODS, format_func=METHODS.get, horizontal=True, label_visibility="collapsed")
+    with st.spinner("Computing the attention …"):
+        overlays = _cached("overlays", (key, clip.view, method), lambda: service.attention(clip, method))
+    _show_images("attention", overlays, captions)
+    st.caption("Bright patches had the most attention. This is a hint at the reason for a prediction, not a proof.")
 
 
-def _facts(service: Service, answer: Answer, video: Video) -> list[tuple[str, str]]:
-    classifier, footage = service.classifier, answer.footage
-    cfg, clip = classifier.cfg, footage.clips[0]
-    frames, side = clip.frames.shape[0], clip.frames.shape[1]
-    length = clock(footage.seconds) if footage.seconds else "unknown length"
-    rate = f"{footage.fps:.4g} frames per second" if footage.fps else "unknown frame rate"
-    sizes = f"{footage.width} × {footage.height} pixels, {length}, {footage.num_frames} frames, {rate}"
+def _show_images(key: str, images: np.ndarray, captions: list[str]) -> None:
+    with st.container(key=key):
+        st.image(list(images), captions, width=80)
+
+
+def _details(service: Service, answer: Answer, video: Video) -> list[tuple[str, str]]:
+    classifier, decoded = service.classifier, answer.video
+    frames, height, width, _ = decoded.clips[0].frames.shape
+    length = format_time(decoded.seconds) if decoded.seconds else "unknown length"
+    rate = f"{decoded.fps:.4g} frames per second" if decoded.fps else "unknown frame rate"
+    properties = f"{decoded.width} × {decoded.height} pixels, {length}, {decoded.num_frames} frames, {rate}"
     return [
-        ("Video", f"{video.name} ({megabytes(video.size)}): {sizes}"),
-        ("Model", f"{cfg.MODEL.MODEL_NAME}, {service.num_parameters / 1e6:.4g} M parameters"),
+        ("Video", f"{video.name} ({format_size(video.size)}): {properties}"),
+        ("Model", f"{classifier.cfg.MODEL.MODEL_NAME}, {service.num_parameters / 1e6:.4g} M parameters"),
         ("Checkpoint", Path(classifier.path).name),
-        ("Input", f"{frames} frames of {side} × {side} pixels, in {len(footage.clips)} views"),
+        ("Input", f"{frames} frames of {width} × {height} pixels, {len(decoded.clips)} views"),
         ("Device", str(classifier.device)),
         ("Time", f"{answer.reading_seconds:.2f} s to read the video, {answer.model_seconds:.2f} s in the model"),
         *(("Note", note) for note in classifier.notes),
     ]
 
 
-def _moment(time: float, number: int) -> str:
-    return f"frame {number}" if math.isnan(time) else f"{time:.2f} s"
+def format_percent(probability: float) -> str:
+    """A probability as text, never rounded to 0 or 100 %."""
+    value = 100 * probability
+    if 99.95 <= value < 100:
+        return "> 99.9 %"
+    return "< 0.1 %" if 0 < value < 0.05 else f"{value:.1f} %"
 
 
-def _icon() -> Image.Image:
-    """Drawn here, as a browser would fetch the picture of an emoji from elsewhere."""
-    icon = Image.new("RGBA", (64, 64))
-    draw = ImageDraw.Draw(icon)
-    draw.rounded_rectangle((0, 0, 63, 63), 14, fill=markup.ACCENT)
-    draw.polygon([(24, 17), (24, 47), (49, 32)], fill="white")
-    return icon
+def escape_markdown(text: str) -> str:
+    """Text as Streamlit shows it literally. Markdown in a file name could otherwise load images from the internet."""
+    return "".join(f"\\{letter}" if letter in r"\`*_{}[]()<>#+-.!|~:$&" else letter for letter in text)

@@ -1,4 +1,4 @@
-"""What visitors may upload, and the private file that an upload lies in while it is read."""
+"""Limits of videos, the private file of an upload, and the list of example videos."""
 
 import os
 import tempfile
@@ -13,18 +13,19 @@ from timesformer.errors import UserError
 
 
 class RefusedError(UserError):
-    """A video that the page does not take; the message says why, to the visitor, without naming files."""
+    """A video that is not accepted. The message is for the visitor and names no files of the server."""
 
 
 @dataclass(frozen=True)
 class Limits:
     """What one video may be and cost.
 
-    megabytes: size of the file, in 2**20 bytes.
-    seconds: length of the video.
-    pixels: width times height of a frame.
-    decoding_seconds: time that reading it may take, after which it is given up.
-    decoding_bytes: memory that reading it may take.
+    Attributes:
+        megabytes: size of the file, in 2**20 bytes.
+        seconds: length of the video.
+        pixels: width times height of a frame.
+        decoding_seconds: time to read it.
+        decoding_bytes: memory to read it.
     """
 
     megabytes: int = 100
@@ -34,36 +35,32 @@ class Limits:
     decoding_bytes: int = 3 * 2**30
 
     def check_size(self, size: int) -> None:
-        """RefusedError if a file of `size` bytes is too large, or empty."""
+        """Raises a RefusedError if a file of `size` bytes is empty or too large."""
         if size == 0:
             raise RefusedError("The file is empty (0 bytes). Save or export the video again.")
         if size > self.megabytes * 2**20:
             raise RefusedError(
-                f"The file is too large: {megabytes(size)}, and at most {self.megabytes} MB are taken here. "
-                "Cut the video, or save it in a lower resolution."
+                f"The file has {format_size(size)}, the limit is {self.megabytes} MB. Cut the video, or lower its "
+                "resolution."
             )
 
     def check_frames(self, width: int, height: int, seconds: float) -> None:
-        """RefusedError if frames are too large (pixels), or the video too long; seconds 0.0: not known."""
+        """Raises a RefusedError if the frames are too large or the video is too long; 0.0 seconds are unknown."""
         if width * height > self.pixels:
             raise RefusedError(
-                f"The resolution is too high: {width} × {height} pixels, and at most {self.pixels:,} pixels a frame "
-                "are taken here. Save the video in a lower resolution."
+                f"A frame has {width} × {height} pixels, the limit is {self.pixels:,} pixels. Lower the resolution of "
+                "the video."
             )
         if seconds > self.seconds:
             raise RefusedError(
-                f"The video is too long: {clock(seconds)}, and at most {clock(self.seconds)} are taken here. "
-                "Cut out the part that shows the action."
+                f"The video is {format_time(seconds)} long, the limit is {format_time(self.seconds)}. Cut out the part "
+                "that shows the action."
             )
 
 
 @contextmanager
 def private_file(content: bytes | memoryview) -> Iterator[Path]:
-    """A file with this content that no other user of the machine can read, in a folder of its own.
-
-    Both are gone afterwards, whatever happens in between. The name says nothing about the upload, as a name chosen by a
-    visitor is no name for a file here.
-    """
+    """A file with this content that only this user can read (mode 0600), removed at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="timesformer-upload-") as folder:  # mode 0700
         path = Path(folder, "video")
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -72,30 +69,27 @@ def private_file(content: bytes | memoryview) -> Iterator[Path]:
 
 
 def find_examples(folder: Path, limit: int = 500) -> list[str]:
-    """Paths, from `folder`, of the first `limit` video files in it and its subfolders, sorted.
+    """Sorted paths, relative to `folder`, of up to `limit` video files in it and its subfolders.
 
-    Raises UserError if there is no such folder, or no video in it.
+    Raises:
+        UserError: if the folder is missing or has no videos.
     """
     if not folder.is_dir():
-        raise UserError(f"--examples {folder}: no such folder; give one with video files in it, or leave it out")
-    found = [
-        name if place == "." else f"{place}/{name}"
-        for place, _, files in walk(folder)
-        for name in files
-        if is_video_name(name)
-    ]
+        raise UserError(f"--examples {folder}: folder not found")
+    paths = (Path(subfolder, name) for subfolder, _, files in walk(folder) for name in files)
+    found = [path.as_posix() for path in paths if is_video_name(path.name)]
     if not found:
-        raise UserError(f"--examples {folder}: no video files in it; expected {', '.join(VIDEO_EXTENSIONS)}")
+        raise UserError(f"--examples {folder}: no video files, expected {', '.join(VIDEO_EXTENSIONS)}")
     return sorted(found)[:limit]
 
 
-def megabytes(size: int) -> str:
-    """Bytes as people say them."""
+def format_size(size: int) -> str:
+    """A number of bytes as text, such as "3.0 MB"."""
     return f"{size / 2**20:.1f} MB" if size >= 2**20 / 10 else f"{size / 1024:.1f} kB"
 
 
-def clock(seconds: float) -> str:
-    """A length of time as people say it."""
+def format_time(seconds: float) -> str:
+    """A length of time as text, such as "2.5 s" or "1:30 min"."""
     if seconds < 59.5:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
