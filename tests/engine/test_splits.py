@@ -243,7 +243,7 @@ def test_testing_a_checkpoint_of_another_split_is_warned_of(
 @pytest.mark.parametrize(
     ("splits", "options", "message"),
     [
-        ("1 2 3", "TRAIN.DATASET hmdb_simp TEST.DATASET hmdb_simp", "--splits is for hmdb51 and ucf101"),
+        ("1 2 3", "TRAIN.DATASET hmdb_simp TEST.DATASET hmdb_simp", "--splits is for DATASET hmdb51 or ucf101"),
         ("1 2 3", "TEST.DATASET ucf101", "they are hmdb51 and ucf101: leave it out, or set both"),
         ("1 2 4", "", "--splits is 1 2 4, expected one or more of 1 2 3, each once"),
         ("1 1", "", "--splits is 1 1, expected"),

@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_the_makers_addresses_are_where_the_configuration_says_they_can_be() -> None:
-    assert sorted(ARCHIVES) == sorted(OPTIONS["DATA.DOWNLOAD"].read_by["DATASET"].split())
+    assert sorted(ARCHIVES) == sorted(OPTIONS["DATA.DOWNLOAD"].conditions()[0][2])
     for archives in ARCHIVES.values():
         assert all(archive.url.startswith("https://") for archive in archives)
 

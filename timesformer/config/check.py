@@ -15,6 +15,13 @@ from timesformer.config.sources import source_problem
 _FOR_USE = {"model", "clips", "evaluation", "rounding"}
 _CROPS = ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE")
 
+_NUMBER = r"\d+(\.\d+)?"
+_POLICY = (  # timm would ignore a section that it does not know
+    rf"rand(-((m|n|p|mstd|mmax|inc){_NUMBER}|t(weights|3aw?)))*"
+    rf"|augmix(-(m|w|d|a|b|mstd){_NUMBER})*"
+    rf"|(original|originalr|v0|v0r|3a)(-mstd{_NUMBER})?"
+)
+
 
 class Problem(NamedTuple):
     """What is wrong with the value of an option."""
@@ -61,8 +68,8 @@ def _values(cfg: CfgNode) -> Iterator[Problem]:
 
 def _unread(cfg: CfgNode) -> Iterator[Problem]:
     for key, option in OPTIONS.items():
-        if (value := get_option(cfg, key)) != option.default and (reason := option.why_unread(cfg)):
-            yield Problem(key, f"is {value!r}, but {reason}; remove it")
+        if (value := get_option(cfg, key)) != option.default and not option.is_read(cfg):
+            yield Problem(key, f"is {value!r}, but is only read with {option.condition()}; remove it")
 
 
 _Found = Iterator[tuple[str, str]]
@@ -118,6 +125,11 @@ def _dataset(cfg: CfgNode) -> _Found:
 
 def _augmentation(cfg: CfgNode) -> _Found:
     mixup, size = cfg.MIXUP, cfg.DATA.TRAIN_CROP_SIZE
+    if (policy := cfg.DATA.AUTO_AUGMENT) and not re.fullmatch(_POLICY, policy):
+        yield (
+            "DATA.AUTO_AUGMENT",
+            f"is {policy!r}, expected a policy such as rand-m7-n4-mstd0.5-inc1 or augmix-m3",
+        )
     sides = mixup.CUTMIX_MINMAX
     if sides and not (len(sides) == 2 and sides[0] >= 0 and int(size * sides[0]) < int(size * sides[1]) <= size):
         yield "MIXUP.CUTMIX_MINMAX", f"is {sides}, expected [smallest, largest], 0 <= smallest < largest <= 1, or []"

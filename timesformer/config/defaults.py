@@ -1,7 +1,7 @@
 """The options of a run: key, default, what it affects (`options.EFFECTS`), and what it is.
 
-Keys and defaults are those of facebookresearch/TimeSformer. `_new` options do not exist there; a comment explains a
-default that differs. Its other keys are in `retired.py`.
+Keys and defaults are those of facebookresearch/TimeSformer, but for `_new` options and where the text says so. Its
+other keys are in `retired.py`.
 """
 
 from functools import partial
@@ -11,272 +11,148 @@ from timesformer.config.options import get_cfg, register_option
 __all__ = ["get_cfg"]
 
 _new = register_option
-_original = partial(register_option, new=False)
+_orig = partial(register_option, new=False)
 
-_OFFICIAL_SPLITS = {"DATASET": "hmdb51 ucf101"}
-_RANDOM_SPLIT = {"DATASET": "folder", "DATA.SPLIT_RULE": "auto random"}
-_MUWIGES = {"DATASET": "muwiges"}
-_LIBRARY_MODELS = "torchvision/?* timm/?*"
-_VIVIT = {"MODEL.MODEL_NAME": "ViViT"}
-_NOT_VIVIT = {"MODEL.MODEL_NAME": "!ViViT"}
-_NOT_LIGHT = {"MODEL.MODEL_NAME": "!LightTimeSformer"}
-_NUMBER = r"\d+(\.\d+)?"
-_POLICY = (  # timm would ignore a section that it does not know
-    rf"|rand(-((m|n|p|mstd|mmax|inc){_NUMBER}|t(weights|3aw?)))*"
-    rf"|augmix(-(m|w|d|a|b|mstd){_NUMBER})*"
-    rf"|(original|originalr|v0|v0r|3a)(-mstd{_NUMBER})?"
-)
+_OFFICIAL = "DATASET hmdb51 ucf101"
+_FOLDER = "DATASET folder"
+_RANDOM = f"{_FOLDER} and DATA.SPLIT_RULE auto random"
+_MUWIGES = "DATASET muwiges"
+_LIBRARY = "MODEL.MODEL_NAME torchvision/?* timm/?*"
+_NOT_LIBRARY = "MODEL.MODEL_NAME !torchvision/?* timm/?*"
+_NOT_LIGHT = "MODEL.MODEL_NAME !LightTimeSformer"
+_VIVIT = "MODEL.MODEL_NAME ViViT"
+_NOT_VIVIT = "MODEL.MODEL_NAME !ViViT"
+_METHODS = ("interpolate", "reverse", "brightness")
 
+# fmt: off
 # ---------------------------------------------------------------- training
-_original("TRAIN.ENABLE", True, "inputs", "Train before testing")
-_original("TRAIN.DATASET", "kinetics", "split", "Dataset to train on; see data.md")
-_original("TRAIN.BATCH_SIZE", 64, "training", "Clips per forward and backward pass, on all GPUs of a node", low=1)
-_original("TRAIN.EVAL_PERIOD", 10, "training", "Epochs between validations", low=1)
-_original("TRAIN.CHECKPOINT_PERIOD", 10, "runtime", "Epochs between checkpoints", low=1)
+_orig("TRAIN.ENABLE", True, "inputs", "Train before testing")
+_orig("TRAIN.DATASET", "kinetics", "split", "Name of a dataset to train on (data.md)")
+_orig("TRAIN.BATCH_SIZE", 64, "training", "Clips per forward and backward pass, on all GPUs of a node", low=1)
+_orig("TRAIN.EVAL_PERIOD", 10, "training", "Epochs between validations", low=1)
+_orig("TRAIN.CHECKPOINT_PERIOD", 10, "runtime", "Epochs between checkpoints", low=1)
 _new("TRAIN.CHECKPOINT_MINUTES", 0.0, "runtime", "Minutes between further checkpoints; 0: only after epochs", low=0)
 _new("TRAIN.KEEP_CHECKPOINTS", 0, "runtime", "Newest epoch checkpoints to keep besides the best one; 0: all", low=0)
-_new(
-    "TRAIN.EARLY_STOP_PATIENCE", 0, "training", "Stop after this many validations without a better one; 0: never", low=0
-)
-_original("TRAIN.AUTO_RESUME", True, "runtime", "Resume from the newest checkpoint in OUTPUT_DIR")
-_original("TRAIN.CHECKPOINT_FILE_PATH", "", "start", "Checkpoint to start from: file, URL, zoo:, hf: or timm: name")
-_original("TRAIN.CHECKPOINT_EPOCH_RESET", False, "start", "Start at epoch 0 instead of after the checkpoint's epoch")
-_original("TRAIN.FINETUNE", False, "start", "Load only the weights of the checkpoint: new optimizer, epoch 0")
+_new("TRAIN.EARLY_STOP_PATIENCE", 0, "training", "Stop after this many validations without a new best; 0: never", low=0)
+_orig("TRAIN.AUTO_RESUME", True, "runtime", "Resume from the newest checkpoint in OUTPUT_DIR")
+_orig("TRAIN.CHECKPOINT_FILE_PATH", "", "start", "Checkpoint to start from: file, URL, zoo:, hf: or timm: name")
+_orig("TRAIN.CHECKPOINT_EPOCH_RESET", False, "start", "Start at epoch 0 instead of after the checkpoint's epoch")
+_orig("TRAIN.FINETUNE", False, "start", "Load only the weights of the checkpoint: new optimizer, epoch 0")
 _new("TRAIN.STRICT_LOADING", False, "start", "Refuse start weights with missing or unused tensors, heads included")
-_new(
-    *("TRAIN.MIXED_PRECISION", "off", "training evaluation"),
-    help="Autocast dtype of the forward pass; off: float32, fp16: GPU only",
-    choices=("off", "bf16", "fp16"),
-)
+_new("TRAIN.MIXED_PRECISION", "off", "training evaluation", "Autocast dtype; fp16: GPU only", choices="off bf16 fp16")
 _new("TRAIN.TF32", True, "training evaluation", "GPU: float32 matrix products in TF32 (10 bits of mantissa)")
 _new("TRAIN.COMPILE", False, "training", "Compile the training step with torch.compile, which takes minutes")
 
 # ---------------------------------------------------------------- testing
-_original("TEST.ENABLE", True, "evaluation", "Test after training, or only test")
-_original("TEST.DATASET", "kinetics", "evaluation", "Dataset to test on")
-_original("TEST.BATCH_SIZE", 8, "rounding", "Clips per forward pass, on all GPUs of a node", low=1)
-_original("TEST.CHECKPOINT_FILE_PATH", "", "inputs", "Checkpoint to test; empty: the best of this run")
-_original("TEST.NUM_ENSEMBLE_VIEWS", 10, "evaluation", "Clips of a video, spread over its length", low=1)
-_original(
-    "TEST.NUM_SPATIAL_CROPS", 3, "evaluation", "Crops of a clip: the center, or 3 along the longer side", choices=(1, 3)
-)
+_orig("TEST.ENABLE", True, "evaluation", "Test after training, or only test")
+_orig("TEST.DATASET", "kinetics", "evaluation", "Name of a dataset to test on")
+_orig("TEST.BATCH_SIZE", 8, "rounding", "Clips per forward pass, on all GPUs of a node", low=1)
+_orig("TEST.CHECKPOINT_FILE_PATH", "", "inputs", "Checkpoint to test; empty: the best of this run")
+_orig("TEST.NUM_ENSEMBLE_VIEWS", 10, "evaluation", "Clips of a video, spread over its length", low=1)
+_orig("TEST.NUM_SPATIAL_CROPS", 3, "evaluation", "The center crop, or 3 along the longer side", choices=(1, 3))
 _new("TEST.REPORT", True, "runtime", "Write report.html and its figures for TensorBoard")
-_original(
-    "TEST.SAVE_RESULTS_PATH", "", "runtime", "File in OUTPUT_DIR for scores and labels of all videos; empty: none"
-)
+_orig("TEST.SAVE_RESULTS_PATH", "", "runtime", "File in OUTPUT_DIR for scores and labels of all videos; empty: none")
 
 # ---------------------------------------------------------------- data
-_original("DATA.PATH_TO_DATA_DIR", "", "inputs", "Folder of the dataset or of its CSV lists")
+_orig("DATA.PATH_TO_DATA_DIR", "", "inputs", "Folder of the dataset or of its CSV lists")
 _new("DATA.SPLITS_DIR", "", "inputs", "Folder of the split files; empty: DATA.PATH_TO_DATA_DIR")
-_new(
-    "DATA.SPLIT",
-    1,
-    "split",
-    "Official split; run_net.py --splits runs several",
-    choices=(1, 2, 3),
-    read_by=_OFFICIAL_SPLITS,
-)
-_new(
-    *("DATA.VAL_FRACTION", 0.1, "split", "Fraction of the training clips that is held out for validation"),
-    above=0,
-    below=1,
-    read_by={"DATASET": "!kinetics ssv2 hmdb_simp muwiges"},
-)
-_new(
-    *("DATA.SPLIT_RULE", "auto", "split", "Where the split comes from; auto: the first of the others that exists"),
-    choices=("auto", "files", "folders", "random"),
-    read_by={"DATASET": "folder"},
-)
-_new("DATA.SPLIT_SEED", 42, "split", "Seed of a random split, independent of RNG_SEED", read_by=_RANDOM_SPLIT)
-_new(
-    "DATA.SPLIT_GROUPS",
-    "",
-    "split",
-    "Regex for <class>/<name>: clips with equal matches stay together",
-    read_by=_RANDOM_SPLIT,
-)
-_new("DATA.TEST_FRACTION", 0.1, "split", "Fraction of all clips for the test", above=0, below=1, read_by=_RANDOM_SPLIT)
-_new(
-    *("DATA.PROTOCOL", "cross_subject", "split", "What training and test do not share"),
-    choices=("cross_subject", "cross_scene_subject"),
-    read_by=_MUWIGES,
-)
+_new("DATA.SPLIT", 1, "split", "Official split; run_net.py --splits runs several", choices=(1, 2, 3), read_by=_OFFICIAL)
+_new("DATA.VAL_FRACTION", 0.1, "split", "Fraction of the training clips for validation",
+     above=0, below=1, read_by="DATASET !kinetics ssv2 hmdb_simp muwiges")
+_new("DATA.SPLIT_RULE", "auto", "split", "Where the split comes from; auto: the first of the others that exists",
+     choices="auto files folders random", read_by=_FOLDER)
+_new("DATA.SPLIT_SEED", 42, "split", "Seed of a random split, independent of RNG_SEED", read_by=_RANDOM)
+_new("DATA.SPLIT_GROUPS", "", "split", "Clips stay together if this regex finds the same in CLASS/NAME",
+     read_by=_RANDOM)
+_new("DATA.TEST_FRACTION", 0.1, "split", "Fraction of all clips for the test", above=0, below=1, read_by=_RANDOM)
+_new("DATA.PROTOCOL", "cross_subject", "split", "What training and test do not share: subjects, or also scenes",
+     choices="cross_subject cross_scene_subject", read_by=_MUWIGES)
 _new("DATA.TEST_SUBJECTS", list(range(36, 51)), "split", "Subjects of the test clips; our choice", read_by=_MUWIGES)
 _new("DATA.VAL_SUBJECTS", list(range(31, 36)), "split", "Training subjects held out for validation", read_by=_MUWIGES)
-_new(
-    *("DATA.TEST_SCENES", "", "split", "Scenes that only test clips have, separated by commas"),
-    read_by={**_MUWIGES, "DATA.PROTOCOL": "cross_scene_subject"},
-)
-_new(
-    "DATA.DOWNLOAD", False, "inputs", "Download the dataset if it is not in PATH_TO_DATA_DIR", read_by=_OFFICIAL_SPLITS
-)
-_new(
-    *("DATA.DOWNLOAD_URLS", ["", ""], "inputs", "URLs of the archives of videos and lists; empty: the publisher's"),
-    length=2,
-    read_by=_OFFICIAL_SPLITS,
-)
-_original(
-    *("DATA.PATH_LABEL_SEPARATOR", " ", "inputs", "Text between path and label in a line of a CSV list"),
-    pattern=".+",
-    values="text such as ' ' or ','",
-    read_by={"DATASET": "!ssv2 hmdb51 ucf101 muwiges"},
-)
-_original(
-    "DATA.PATH_PREFIX",
-    "",
-    "inputs",
-    "Folder of the paths in a list; empty: depends on the dataset",
-    read_by={"DATASET": "!hmdb51 ucf101"},
-)
-_new(
-    "DATA.MAX_MISSING_FRACTION",
-    0.0,
-    "training",
-    "Fraction of the listed clips that may be missing on disk",
-    low=0,
-    high=1,
-)
-_new(
-    *("DATA.BALANCE", "none", "training", "Balance classes by repeating clips or by weights in the loss"),
-    choices=("none", "oversample", "class_weights"),
-)
-_new(
-    *("DATA.ON_UNREADABLE", "continue", "training"),
-    help="Replace an unreadable clip in training and count it as an error in a test, or stop",
-    choices=("continue", "error"),
-)
-_new("DATA.MAX_UNREADABLE_FRACTION", 0.01, "training", "Stop with more unreadable training clips", low=0, high=1)
+_new("DATA.TEST_SCENES", "", "split", "Scenes of the test, separated by commas",
+     read_by=f"{_MUWIGES} and DATA.PROTOCOL cross_scene_subject")
+_new("DATA.DOWNLOAD", False, "inputs", "Download the dataset if it is missing", read_by=_OFFICIAL)
+_new("DATA.DOWNLOAD_URLS", ["", ""], "inputs", "Archives of videos and of lists; empty: the official ones",
+     length=2, read_by=_OFFICIAL)
+_orig("DATA.PATH_LABEL_SEPARATOR", " ", "inputs", "Between path and label in a CSV list",
+      pattern=".+", read_by="DATASET !ssv2 hmdb51 ucf101 muwiges")
+_orig("DATA.PATH_PREFIX", "", "inputs", "Folder of the paths in lists; empty: depends on the dataset",
+      read_by="DATASET !hmdb51 ucf101")
+_new("DATA.MAX_MISSING_FRACTION", 0.0, "training", "Fraction of the listed clips that may be missing", low=0, high=1)
+_new("DATA.BALANCE", "none", "training", "Repeat clips of rare classes, or weight classes in the loss",
+     choices="none oversample class_weights")
+_new("DATA.ON_UNREADABLE", "continue", "training", "continue: replaced in training, an error of a test; error: stop",
+     choices="continue error")
+_new("DATA.MAX_UNREADABLE_FRACTION", 0.01, "training", "Largest fraction of training clips that may be unreadable",
+     low=0, high=1)
 _new("DATA.DECODE_TIMEOUT", 60.0, "training", "Seconds until a clip counts as unreadable; 0: no limit", low=0)
-_new(
-    "DATA.DECODE_SHORT_SIDE", 0, "clips", "Decode larger frames to about this short side in pixels; 0: full size", low=0
-)
-_original("DATA.NUM_FRAMES", 8, "model clips", "Frames of a clip", low=1)
-_original("DATA.SAMPLING_RATE", 8, "clips", "Distance in frames between two frames of a clip", low=1)
-_original("DATA.TARGET_FPS", 30.0, "clips", "dense: frame rate of SAMPLING_RATE, and of folders of frames", above=0)
-_new("DATA.SAMPLER", "", "clips", "Which frames make a clip; empty: the dataset's default")
-_new(
-    *("DATA.SAMPLER_WINDOW", "", "clips"),
-    help="dense, short video: full repeats the last frame, fit shortens; empty: the dataset's default",
-    choices=("", "full", "fit"),
-)
-_new(
-    *("DATA.SAMPLER_START", "", "clips", "dense, uniform: the first frame; empty: random in training, else first"),
-    choices=("", "first", "center", "random"),
-)
+_new("DATA.DECODE_SHORT_SIDE", 0, "clips", "Decode larger frames at about this short side in pixels; 0: off", low=0)
+_orig("DATA.NUM_FRAMES", 8, "model clips", "Frames of a clip", low=1)
+_orig("DATA.SAMPLING_RATE", 8, "clips", "Distance in frames between two frames of a clip", low=1)
+_orig("DATA.TARGET_FPS", 30.0, "clips", "dense: frame rate of SAMPLING_RATE, and of folders of frames", above=0)
+_new("DATA.SAMPLER", "", "clips", "Which frames make a clip (data.md); empty: the dataset's default")
+_new("DATA.SAMPLER_WINDOW", "", "clips", "dense, short video: full repeats the last frame, fit shortens; empty: by dataset",
+     choices=("", "full", "fit"))
+_new("DATA.SAMPLER_START", "", "clips", "dense, uniform: first frame; empty: random in training, else first",
+     choices=("", "first", "center", "random"))
 _new("DATA.SAMPLER_ORDERED", True, "clips", "random: frames in time order; False: in the order drawn")
 _new("DATA.TEST_SAMPLER", "", "clips", "Sampler of validation and test; empty: DATA.SAMPLER")
 _new("DATA.PRE_SAMPLING.ENABLED", False, "clips", "Lengthen videos shorter than NUM_FRAMES x SAMPLING_RATE")
-_new(
-    *("DATA.PRE_SAMPLING.METHODS", ["interpolate", "reverse", "brightness"], "clips"),
-    help="Applied in this order until the video is long enough",
-    choices=("interpolate", "reverse", "brightness"),
-)
+_new("DATA.PRE_SAMPLING.METHODS", [*_METHODS], "clips", "Applied in this order until the video is long enough",
+     choices=_METHODS)
 _new("DATA.PRE_SAMPLING.BRIGHTNESS_FACTORS", [0.6, 0.8, 1.2, 1.4], "clips", "Gains of the brightness copies", above=0)
-_new(
-    *("DATA.PRE_SAMPLING.ORDER", "before_sampling", "clips", "Lengthen the video, or the sampled frames"),
-    choices=("before_sampling", "after_sampling"),
-)
-_new(
-    *("DATA.SPATIAL_MODE", "crop", "clips", "Jitter and crop, or resize the whole frame to a square"),
-    choices=("crop", "resize"),
-)
-_original("DATA.TRAIN_CROP_SIZE", 224, "model", "Side in pixels of a training or validation clip", low=1)
-_original("DATA.TEST_CROP_SIZE", 256, "evaluation", "Side in pixels of a test clip", low=1)
-_original(
-    "DATA.TRAIN_JITTER_SCALES", [256, 320], "training", "Range in pixels of the short side before the training crop"
-)
-_original(
-    *("DATA.INV_UNIFORM_SAMPLE", False, "training", "Draw the inverse of that short side uniformly"),
-    read_by={"DATA.SPATIAL_MODE": "crop"},
-)
-_original("DATA.RANDOM_FLIP", True, "training", "Mirror half of the training clips left to right")
-_original(
-    *("DATA.AUTO_AUGMENT", "", "training", "Augmentation policy of timm for training clips; empty: none"),
-    pattern=_POLICY,
-    values="'' or a policy such as rand-m7-n4-mstd0.5-inc1, augmix-m3 or original-mstd0.5",
-)
-_original("DATA.COLOR_JITTER", 0.0, "training", "Largest change of brightness, contrast, saturation", low=0, high=1)
+_new("DATA.PRE_SAMPLING.ORDER", "before_sampling", "clips", "Lengthen the video, or the sampled frames",
+     choices="before_sampling after_sampling")
+_new("DATA.SPATIAL_MODE", "crop", "clips", "Jitter and crop, or resize the whole frame to a square",
+     choices="crop resize")
+_orig("DATA.TRAIN_CROP_SIZE", 224, "model", "Side in pixels of a training or validation clip", low=1)
+_orig("DATA.TEST_CROP_SIZE", 256, "evaluation", "Side in pixels of a test clip", low=1)
+_orig("DATA.TRAIN_JITTER_SCALES", [256, 320], "training", "Range in pixels of the short side before the training crop")
+_orig("DATA.INV_UNIFORM_SAMPLE", False, "training", "Draw the inverse of that short side uniformly",
+      read_by="DATA.SPATIAL_MODE crop")
+_orig("DATA.RANDOM_FLIP", True, "training", "Mirror half of the training clips left to right")
+_orig("DATA.AUTO_AUGMENT", "", "training", "Augmentation policy of timm, such as rand-m7-n4-mstd0.5-inc1; empty: none")
+_orig("DATA.COLOR_JITTER", 0.0, "training", "Largest change of brightness, contrast, saturation", low=0, high=1)
 _new("DATA.LIGHTING_JITTER", 0.0, "training", "Std of the shift along the principal colors; AlexNet: 0.1", low=0)
-_original("DATA.RE_PROB", 0.0, "training", "Probability of random erasing in a training clip", low=0, high=1)
+_orig("DATA.RE_PROB", 0.0, "training", "Probability of random erasing in a training clip", low=0, high=1)
 _new("DATA.TRANSFORMS", [], "training", "Registered transforms of training clips, after all others", item_type=str)
-_original("DATA.REVERSE_INPUT_CHANNEL", False, "clips", "BGR clips, which the original's SSv2 models expect")
-_original("DATA.MEAN", [0.45, 0.45, 0.45], "clips", "Subtracted from the channels, of values 0 to 1", length=3)
-_original("DATA.STD", [0.225, 0.225, 0.225], "clips", "The channels are divided by it", length=3, above=0)
-_original("DATA.INPUT_CHANNEL_NUM", [3, 3], "model", "Channels of each pathway; clips are RGB", choices=([3], [3, 3]))
-_original(
-    "DATA.ENSEMBLE_METHOD", "sum", "evaluation", "How the scores of a video's views are joined", choices=("sum", "max")
-)
+_orig("DATA.REVERSE_INPUT_CHANNEL", False, "clips", "BGR clips, which the original's SSv2 models expect")
+_orig("DATA.MEAN", [0.45, 0.45, 0.45], "clips", "Subtracted from the channels, of values 0 to 1", length=3)
+_orig("DATA.STD", [0.225, 0.225, 0.225], "clips", "The channels are divided by it", length=3, above=0)
+_orig("DATA.INPUT_CHANNEL_NUM", [3, 3], "model", "Channels of each pathway; clips are RGB", choices=([3], [3, 3]))
+_orig("DATA.ENSEMBLE_METHOD", "sum", "evaluation", "How the scores of a video's views are joined", choices="sum max")
 
-_original(
-    "DATA_LOADER.NUM_WORKERS", 8, "runtime", "DataLoader workers of a process; 0: load in the main process", low=0
-)
-_original("DATA_LOADER.PIN_MEMORY", True, "runtime", "Page-locked batches, for faster copies to a GPU")
+_orig("DATA_LOADER.NUM_WORKERS", 8, "runtime", "DataLoader workers of a process; 0: load in the main process", low=0)
+_orig("DATA_LOADER.PIN_MEMORY", True, "runtime", "Page-locked batches, for faster copies to a GPU")
 
 _new("MIXUP.ENABLED", False, "training", "Mix the clips of a training batch in pairs, and their labels")
 _new("MIXUP.ALPHA", 0.8, "training", "Mixup: parameter of the Beta distribution; 0: no mixup", low=0)
 _new("MIXUP.CUTMIX_ALPHA", 1.0, "training", "CutMix: parameter of the Beta distribution; 0: no CutMix", low=0)
-_new(
-    "MIXUP.CUTMIX_MINMAX", [], "training", "Range of the side of the CutMix box, relative to the frame; empty: by ALPHA"
-)
+_new("MIXUP.CUTMIX_MINMAX", [], "training", "Range of the side of the CutMix box as a fraction; empty: by its area")
 _new("MIXUP.PROB", 1.0, "training", "Probability of mixing a batch, pair or clip", low=0, high=1)
 _new("MIXUP.SWITCH_PROB", 0.5, "training", "Probability of CutMix instead of mixup", low=0, high=1)
-_new(
-    "MIXUP.MODE",
-    "batch",
-    "training",
-    "What is drawn for: the batch, each pair or each clip",
-    choices=("batch", "pair", "elem"),
-)
+_new("MIXUP.MODE", "batch", "training", "Draw for each batch, pair or clip", choices="batch pair elem")
 
 # ---------------------------------------------------------------- model
-_original(
-    *("MODEL.MODEL_NAME", "vit_base_patch16_224", "model", "Model; see models.md (the original's default is SlowFast)"),
-)
-_new(
-    *("MODEL.PRETRAINED", False, "start", "Start with the library's weights, downloaded once"),
-    read_by={"MODEL.MODEL_NAME": _LIBRARY_MODELS},
-)
-_original("MODEL.NUM_CLASSES", 400, "model", "Outputs of the head", low=1)
-_original("MODEL.LOSS_FUNC", "cross_entropy", "training", "Training loss", choices=("cross_entropy",))
-_original(
-    "MODEL.DROPOUT_RATE", 0.0, "model", "Dropout before the head (0.5 in the original, but unused)", low=0, below=1
-)
-_new(
-    *("MODEL.FREEZE", "none", "optimizer", "What is not trained: all but the head, or all but the last N blocks"),
-    pattern=r"none|backbone|all_but_last_[1-9]\d*",
-    values="none, backbone or all_but_last_N",
-)
-_new(
-    *("MODEL.ACT_CHECKPOINT", "none", "rounding", "Recompute activations of all or every Nth block to save memory"),
-    pattern=r"none|blocks|every_[1-9]\d*",
-    values="none, blocks or every_N",
-    synonyms={"true": "blocks", "false": "none"},
-    read_by={"MODEL.MODEL_NAME": f"!{_LIBRARY_MODELS}"},
-)
+_orig("MODEL.MODEL_NAME", "vit_base_patch16_224", "model", "Name of a model (models.md); SlowFast in the original")
+_new("MODEL.PRETRAINED", False, "start", "Start with the library's weights, downloaded once", read_by=_LIBRARY)
+_orig("MODEL.NUM_CLASSES", 400, "model", "Outputs of the head", low=1)
+_orig("MODEL.LOSS_FUNC", "cross_entropy", "training", "Training loss", choices="cross_entropy")
+_orig("MODEL.DROPOUT_RATE", 0.0, "model", "Dropout before the head (0.5 in the original, but unused)", low=0, below=1)
+_new("MODEL.FREEZE", "none", "optimizer", "Train only the head, or the head and the last N blocks",
+     pattern=r"none|backbone|all_but_last_[1-9]\d*")
+_new("MODEL.ACT_CHECKPOINT", "none", "rounding", "Recompute activations of all or every Nth block to save memory",
+     pattern=r"none|blocks|every_[1-9]\d*", synonyms={"true": "blocks", "false": "none"}, read_by=_NOT_LIBRARY)
 
-_original(
-    *("TIMESFORMER.ATTENTION_TYPE", "divided_space_time", "model", "Attention over space and time"),
-    choices=("divided_space_time", "joint_space_time", "space_only"),
-    read_by=_NOT_VIVIT,
-)
-_original(
-    *("TIMESFORMER.PRETRAINED_MODEL", "", "start", "Weights to start from, such as an image ViT; empty: none"),
-    read_by={"MODEL.MODEL_NAME": f"!{_LIBRARY_MODELS}"},
-)
-_new(
-    *("TIMESFORMER.POS_EMBED_INTERPOLATION", "bicubic", "model"),
-    help="How position embeddings are resized; legacy: nearest, as in the original",
-    choices=("bicubic", "legacy"),
-)
-_new(
-    *("TIMESFORMER.INIT", "pretrained", "model", "Initialization: the original's, or one to train from scratch"),
-    choices=("pretrained", "scratch"),
-)
-_new(
-    *("TIMESFORMER.VARIANT", "", "model", "Preset of sizes; empty: gesture"),
-    choices=("", "gesture", "small", "tiny"),
-    read_by={"MODEL.MODEL_NAME": "LightTimeSformer"},
-)
+_orig("TIMESFORMER.ATTENTION_TYPE", "divided_space_time", "model", "Attention over space and time",
+      choices="divided_space_time joint_space_time space_only", read_by=_NOT_VIVIT)
+_orig("TIMESFORMER.PRETRAINED_MODEL", "", "start", "Weights, such as an image ViT's; empty: none", read_by=_NOT_LIBRARY)
+_new("TIMESFORMER.POS_EMBED_INTERPOLATION", "bicubic", "model", "How position embeddings are resized; legacy: nearest, as in the original",
+     choices="bicubic legacy")
+_new("TIMESFORMER.INIT", "pretrained", "model", "The original's initialization, or one to train from scratch",
+     choices="pretrained scratch")
+_new("TIMESFORMER.VARIANT", "", "model", "Preset of sizes; empty: gesture",
+     choices=("", "gesture", "small", "tiny"), read_by="MODEL.MODEL_NAME LightTimeSformer")
 _new("TIMESFORMER.EMBED_DIM", 768, "model", "Width of a token", low=1, read_by=_NOT_LIGHT)
 _new("TIMESFORMER.DEPTH", 12, "model", "Number of blocks", low=1, read_by=_NOT_LIGHT)
 _new("TIMESFORMER.NUM_HEADS", 12, "model", "Attention heads; divides EMBED_DIM", low=1, read_by=_NOT_LIGHT)
@@ -286,99 +162,64 @@ _new("TIMESFORMER.DROP_RATE", 0.0, "model", "Dropout after embeddings, projectio
 _new("TIMESFORMER.ATTN_DROP_RATE", 0.0, "model", "Dropout of attention weights", low=0, below=1)
 _new("TIMESFORMER.DROP_PATH_RATE", 0.1, "model", "Stochastic depth of the last block, rising from 0", low=0, below=1)
 
-_new(
-    "VIVIT.MODEL",
-    1,
-    "model",
-    "1: joint, 2: factorised encoder, 3: factorised attention",
-    choices=(1, 2, 3),
-    read_by=_VIVIT,
-)
-_new(
-    "VIVIT.TUBELET_SIZE", [2, 16, 16], "model", "Frames, height and width of a tubelet", length=3, low=1, read_by=_VIVIT
-)
-_new(
-    *("VIVIT.TUBELET_INIT", "central", "model", "Tubelets from image patches: only the central frame, or all equal"),
-    choices=("central", "inflate"),
-    read_by=_VIVIT,
-)
-_new(
-    *("VIVIT.TEMPORAL_DEPTH", 4, "model", "Blocks of the temporal encoder"),
-    low=1,
-    read_by={**_VIVIT, "VIVIT.MODEL": "2"},
-)
+_new("VIVIT.MODEL", 1, "model", "1: joint, 2: factorised encoder, 3: factorised attention",
+     choices=(1, 2, 3), read_by=_VIVIT)
+_new("VIVIT.TUBELET_SIZE", [2, 16, 16], "model", "Frames, height, width of a tubelet", length=3, low=1, read_by=_VIVIT)
+_new("VIVIT.TUBELET_INIT", "central", "model", "How image weights fill a tubelet: its central frame, or all frames",
+     choices="central inflate", read_by=_VIVIT)
+_new("VIVIT.TEMPORAL_DEPTH", 4, "model", "Blocks of the temporal encoder", low=1, read_by=f"{_VIVIT} and VIVIT.MODEL 2")
 
 # ---------------------------------------------------------------- optimization
-_original("SOLVER.BASE_LR", 0.1, "training", "Learning rate after warm-up", above=0)
-_original("SOLVER.BASE_LR_SCALE_NUM_SHARDS", False, "training", "Multiply all learning rates by NUM_SHARDS")
+_orig("SOLVER.BASE_LR", 0.1, "training", "Learning rate after warm-up", above=0)
+_orig("SOLVER.BASE_LR_SCALE_NUM_SHARDS", False, "training", "Multiply all learning rates by NUM_SHARDS")
 _new("SOLVER.LR_SCALE_BATCH_SIZE", 0, "training", "Scale learning rates by clips per step / this; 0: no scaling", low=0)
-_original(
-    *("SOLVER.LR_POLICY", "cosine", "training", "Learning rate schedule"),
-    choices=("cosine", "steps_with_relative_lrs"),
-)
-_original("SOLVER.COSINE_END_LR", 0.0, "training", "cosine: learning rate at the end", low=0)
-_original("SOLVER.STEPS", [], "training", "steps_with_relative_lrs: first epochs of the steps, the first is 0")
-_original("SOLVER.LRS", [], "training", "steps_with_relative_lrs: factor on BASE_LR of each step", low=0)
-_original("SOLVER.MAX_EPOCH", 300, "training", "Epochs of training", low=1)
-_original("SOLVER.WARMUP_EPOCHS", 0.0, "training", "Epochs of linear warm-up, such as 2.5", low=0)
-_original("SOLVER.WARMUP_START_LR", 0.01, "training", "Learning rate at the start of warm-up", low=0)
-_original("SOLVER.OPTIMIZING_METHOD", "sgd", "optimizer", "Optimizer", choices=("sgd", "adam", "adamw"))
-_original("SOLVER.MOMENTUM", 0.9, "training", "sgd: momentum", low=0, below=1)
-_original("SOLVER.DAMPENING", 0.0, "training", "sgd: dampening of momentum", low=0)
-_original("SOLVER.NESTEROV", True, "training", "sgd: Nesterov momentum")
-_original("SOLVER.WEIGHT_DECAY", 1e-4, "training", "L2 penalty (sgd, adam) or decoupled weight decay (adamw)", low=0)
+_orig("SOLVER.LR_POLICY", "cosine", "training", "Learning rate schedule", choices="cosine steps_with_relative_lrs")
+_orig("SOLVER.COSINE_END_LR", 0.0, "training", "cosine: learning rate at the end", low=0)
+_orig("SOLVER.STEPS", [], "training", "steps_with_relative_lrs: first epochs of the steps, the first is 0")
+_orig("SOLVER.LRS", [], "training", "steps_with_relative_lrs: factor on BASE_LR of each step", low=0)
+_orig("SOLVER.MAX_EPOCH", 300, "training", "Epochs of training", low=1)
+_orig("SOLVER.WARMUP_EPOCHS", 0.0, "training", "Epochs of linear warm-up, such as 2.5", low=0)
+_orig("SOLVER.WARMUP_START_LR", 0.01, "training", "Learning rate at the start of warm-up", low=0)
+_orig("SOLVER.OPTIMIZING_METHOD", "sgd", "optimizer", "Optimizer", choices="sgd adam adamw")
+_orig("SOLVER.MOMENTUM", 0.9, "training", "sgd: momentum", low=0, below=1)
+_orig("SOLVER.DAMPENING", 0.0, "training", "sgd: dampening of momentum", low=0)
+_orig("SOLVER.NESTEROV", True, "training", "sgd: Nesterov momentum")
+_orig("SOLVER.WEIGHT_DECAY", 1e-4, "training", "L2 penalty (sgd, adam) or decoupled weight decay (adamw)", low=0)
 _new("SOLVER.ZERO_WD_1D_PARAM", False, "optimizer", "No weight decay on biases, norms and embeddings")
 _new("SOLVER.LAYER_DECAY", 1.0, "optimizer", "Learning rate factor from a layer to the one before it", above=0, high=1)
 _new("SOLVER.LABEL_SMOOTHING", 0.0, "training", "Fraction of the target spread over all classes", low=0, below=1)
 _new("SOLVER.CLIP_GRAD_L2NORM", 0.0, "training", "Largest norm of the gradients; 0: no clipping", low=0)
 
-_original("EMA.ENABLED", False, "training", "Average the weights; validation and the best checkpoint use the average")
+_orig("EMA.ENABLED", False, "training", "Average the weights; validation and the best checkpoint use the average")
 _new("EMA.DECAY", 0.9999, "training", "Decay of the average per step; smaller in the first steps", low=0, below=1)
 
 # ---------------------------------------------------------------- the run
 # TensorBoard, the confusion matrix and wrong predictions are off in the original; they cost little and show more.
-_original("TENSORBOARD.ENABLE", True, "runtime", "Write TensorBoard curves (False in the original)")
-_original("TENSORBOARD.LOG_DIR", "", "runtime", "Folder of the curves in OUTPUT_DIR; empty: named after the dataset")
-_original("TENSORBOARD.CATEGORIES_PATH", "", "runtime", "JSON {category: [class, ...]}, for a confusion matrix of each")
+_orig("TENSORBOARD.ENABLE", True, "runtime", "Write TensorBoard curves (False in the original)")
+_orig("TENSORBOARD.LOG_DIR", "", "runtime", "Folder of the curves in OUTPUT_DIR; empty: named after the dataset")
+_orig("TENSORBOARD.CATEGORIES_PATH", "", "runtime", "JSON {category: [class, ...]}, for a confusion matrix of each")
 _new("TENSORBOARD.EMBEDDINGS", 0, "runtime", "Test videos whose features are shown in the projector; 0: none", low=0)
-_original("TENSORBOARD.CONFUSION_MATRIX.ENABLE", True, "runtime", "Draw the confusion matrix (False in the original)")
-_original("TENSORBOARD.HISTOGRAM.ENABLE", False, "runtime", "Draw the predictions for each class")
+_orig("TENSORBOARD.CONFUSION_MATRIX.ENABLE", True, "runtime", "Draw the confusion matrix (False in the original)")
+_orig("TENSORBOARD.HISTOGRAM.ENABLE", False, "runtime", "Draw the predictions for each class")
 for _figure in ("CONFUSION_MATRIX", "HISTOGRAM"):
-    _original(
-        f"TENSORBOARD.{_figure}.FIGSIZE", [8, 8], "runtime", "Width, height in 100 pixels", length=2, low=1, high=100
-    )
+    _orig(f"TENSORBOARD.{_figure}.FIGSIZE", [8, 8], "runtime", "Width, height in 100 pixels", length=2, low=1, high=100)
 for _figure in ("CONFUSION_MATRIX", "HISTOGRAM", "WRONG_PRED_VIS"):
-    _original(
-        f"TENSORBOARD.{_figure}.SUBSET_PATH", "", "runtime", "Text file with a class per line; empty: all classes"
-    )
-_original("TENSORBOARD.HISTOGRAM.TOPK", 10, "runtime", "Number of most frequent predictions to draw", low=1)
-_original(
-    "TENSORBOARD.WRONG_PRED_VIS.ENABLE", True, "runtime", "Show the most confident errors (False in the original)"
-)
-_original(
-    *("TENSORBOARD.WRONG_PRED_VIS.TAG", "Incorrectly classified videos.", "runtime", "Their title"),
-    pattern=".+",
-    values="a title",
-)
-_original("TENSORBOARD.MODEL_VIS.ENABLE", False, "runtime", "Allow INPUT_VIDEO and MODEL_WEIGHTS")
-_original("TENSORBOARD.MODEL_VIS.INPUT_VIDEO", False, "runtime", "Show test clips as the model sees them")
-_original("TENSORBOARD.MODEL_VIS.MODEL_WEIGHTS", False, "runtime", "Histograms of the tested weights")
-_original("TENSORBOARD.MODEL_VIS.TOPK_PREDS", 1, "runtime", "Predictions named with a clip", low=1)
+    _orig(f"TENSORBOARD.{_figure}.SUBSET_PATH", "", "runtime", "Text file with a class per line; empty: all classes")
+_orig("TENSORBOARD.HISTOGRAM.TOPK", 10, "runtime", "Number of most frequent predictions to draw", low=1)
+_orig("TENSORBOARD.WRONG_PRED_VIS.ENABLE", True, "runtime", "Show the most confident errors (False in the original)")
+_orig("TENSORBOARD.WRONG_PRED_VIS.TAG", "Incorrectly classified videos.", "runtime", "Their title", pattern=".+")
+_orig("TENSORBOARD.MODEL_VIS.ENABLE", False, "runtime", "Allow INPUT_VIDEO and MODEL_WEIGHTS")
+_orig("TENSORBOARD.MODEL_VIS.INPUT_VIDEO", False, "runtime", "Show test clips as the model sees them")
+_orig("TENSORBOARD.MODEL_VIS.MODEL_WEIGHTS", False, "runtime", "Histograms of the tested weights")
+_orig("TENSORBOARD.MODEL_VIS.TOPK_PREDS", 1, "runtime", "Predictions named with a clip", low=1)
 
-_original("NUM_GPUS", 1, "runtime", "GPUs of each node; 0: run on the CPU", low=0)
-_original("NUM_SHARDS", 1, "training", "Nodes; torchrun and srun set it", low=1)
-_original("SHARD_ID", 0, "runtime", "Number of this node, from 0", low=0)
-_original("DIST_BACKEND", "nccl", "runtime", "Communication between GPUs; CPUs use gloo", choices=("nccl", "gloo"))
+_orig("NUM_GPUS", 1, "runtime", "GPUs of each node; 0: run on the CPU", low=0)
+_orig("NUM_SHARDS", 1, "training", "Nodes; torchrun and srun set it", low=1)
+_orig("SHARD_ID", 0, "runtime", "Number of this node, from 0", low=0)
+_orig("DIST_BACKEND", "nccl", "runtime", "Communication between GPUs; CPUs use gloo", choices="nccl gloo")
 _new("DIST_TIMEOUT", 900.0, "runtime", "Seconds that processes wait for each other before the run fails", above=0)
-_original(
-    "OUTPUT_DIR",
-    "./output",
-    "runtime",
-    "Folder of all results (./tmp in the original)",
-    pattern=".+",
-    values="a folder",
-)
-_original("RNG_SEED", 1, "training evaluation", "Seed of everything random", low=0)
-_original("LOG_PERIOD", 10, "runtime", "Iterations between log lines", low=1)
-_original("LOG_MODEL_INFO", False, "runtime", "Log parameters and FLOPs of the model before training")
-_original("GLOBAL_BATCH_SIZE", 64, "training", "Clips per optimizer step; gradients are accumulated to reach it", low=1)
+_orig("OUTPUT_DIR", "./output", "runtime", "Folder of all results (./tmp in the original)", pattern=".+")
+_orig("RNG_SEED", 1, "training evaluation", "Seed of everything random", low=0)
+_orig("LOG_PERIOD", 10, "runtime", "Iterations between log lines", low=1)
+_orig("LOG_MODEL_INFO", False, "runtime", "Log parameters and FLOPs of the model before training")
+_orig("GLOBAL_BATCH_SIZE", 64, "training", "Clips per optimizer step; gradients are accumulated to reach it", low=1)

@@ -18,146 +18,130 @@ EFFECTS = {
     "model": "the network and its weights; a run cannot resume with another value",
     "optimizer": "the parameter groups; a run cannot resume with another value",
     "split": "which videos are for training, validation and test; a run cannot resume with another value",
-    "clips": "how a video becomes a clip",
-    "start": "the weights that training starts from",
-    "training": "the course of training",
-    "evaluation": "the results of a test",
+    "clips": "how a video becomes a clip; warned of when a checkpoint was trained with another value",
+    "start": "the weights that training starts from; a run that resumes ignores it",
+    "training": "the course of training; a run resumes with the new value and a warning",
+    "evaluation": "the results of a test; results with other values are kept apart",
     "inputs": "where data and weights are read, and whether to train",
     "rounding": "speed and memory; results change by rounding at most",
     "runtime": "nothing in the results",
 }
 """What an option can affect."""
 
-_PATH_ENDINGS = ("_DIR", "_PATH", "_PREFIX", "_MODEL")
-
 
 @dataclass
 class Option:
-    """An option; see `register_option`."""
+    r"""An option of the configuration.
+
+    Attributes:
+        key: its name with the section, such as "SOLVER.MY_FACTOR".
+        default: a bool, int, float, str or list, which is also the type.
+        affects: words of `EFFECTS`, separated by blanks.
+        help: one short sentence, for docs/options.md.
+        choices: the valid values (a text: separated by blanks); for a list, those of each item.
+        low, high, above, below: bounds of a number, or of each number of a list; `low` and `high` are valid.
+        length: the number of items of a list.
+        pattern: regular expression for the whole of a text.
+        read_by: other options with the values for which this one is read, as in "MODEL.MODEL_NAME ViViT and
+            VIVIT.MODEL 2 3", or after "!" the values for which it is not; "DATASET" is TRAIN.DATASET or TEST.DATASET.
+            An option that is set but not read is an error.
+        synonyms: other spellings of values, in lower case.
+        item_type: of an empty list.
+        new: whether the original codebase does not have it.
+    """
 
     key: str
     default: Any
-    affects: tuple[str, ...]
+    affects: str
     help: str
-    choices: tuple[Any, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    below: float | None = None
+    choices: str | Sequence[Any] = ()
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
     length: int | None = None
     pattern: str = ""
-    values: str = ""
-    read_by: Mapping[str, str] = field(default_factory=dict)
+    read_by: str = ""
     synonyms: Mapping[str, str] = field(default_factory=dict)
-    new: bool = True
     item_type: type = float
+    new: bool = True
+
+    def __post_init__(self) -> None:
+        self.choices = tuple(self.choices.split() if isinstance(self.choices, str) else self.choices)
+        if isinstance(self.default, list) and self.default:
+            self.item_type = type(self.default[0])
 
     @property
     def is_path(self) -> bool:
         """Whether the value is a path, so that a leading `~` is the home directory."""
-        return isinstance(self.default, str) and self.key.endswith(_PATH_ENDINGS)
+        return isinstance(self.default, str) and self.key.endswith(("_DIR", "_PATH", "_PREFIX", "_MODEL"))
 
     @property
     def kind(self) -> str:
         """The type in words."""
-        if not isinstance(self.default, list):
-            return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[type(self.default)]
-        return {int: "a list of whole numbers", float: "a list of numbers", str: "a list of text"}[self.item_type]
+        if isinstance(self.default, list):
+            return {int: "a list of whole numbers", float: "a list of numbers", str: "a list of text"}[self.item_type]
+        return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[type(self.default)]
 
     def expected(self) -> str:
-        """The valid values in words; empty if every value of the type is valid."""
+        """The valid values in words."""
         if self.choices:
-            return one_of(self.choices)
+            return _one_of(self.choices)
         limits = ((">=", self.low), (">", self.above), ("<=", self.high), ("<", self.below))
-        limit = " and ".join(f"{sign} {bound:g}" for sign, bound in limits if bound is not None)
+        limit = " and ".join(f"{sign} {bound:g}" for sign, bound in limits if math.isfinite(bound))
         number = f"{self.length} values" if self.length else ""
-        return self.values or ", each ".join(filter(None, (number, limit)))
+        pattern = "not empty" if self.pattern == ".+" else self.pattern
+        return pattern or ", each ".join(filter(None, (number, limit))) or self.kind
 
     def problem(self, value: Any) -> str:
-        """What is wrong with a value of the correct type; empty if nothing is."""
+        """What is wrong with a value of the correct type; empty if it is valid."""
         items = value if isinstance(value, list) else [value]
         if self.choices:
-            if value in self.choices or all(item in self.choices for item in items):
-                return ""
-            near = get_close_matches(str(value).lower(), [c for c in self.choices if isinstance(c, str) and c], n=1)
-            return f"is {value!r}, expected {self.expected()}" + "".join(f"; the nearest is {name}" for name in near)
-        is_valid = (
-            (self.length is None or len(items) == self.length)
-            and (not self.pattern or re.fullmatch(self.pattern, value) is not None)
-            and all(self._is_in_range(item) for item in items if isinstance(item, int | float))
-        )
-        return "" if is_valid else f"is {value!r}, expected {self.expected() or 'finite numbers'}"
+            is_valid = value in self.choices or all(item in self.choices for item in items)
+        else:
+            is_valid = (
+                (self.length is None or len(items) == self.length)
+                and (not self.pattern or re.fullmatch(self.pattern, value) is not None)
+                and all(self.low <= v <= self.high and self.above < v < self.below for v in items if _is_number(v))
+            )
+        words = [choice for choice in self.choices if isinstance(choice, str) and choice]
+        near = "".join(f"; the nearest is {word}" for word in get_close_matches(str(value).lower(), words, n=1))
+        return "" if is_valid else f"is {value!r}, expected {self.expected()}{near}"
 
-    def _is_in_range(self, number: float) -> bool:
-        return (
-            math.isfinite(number)
-            and (self.low is None or number >= self.low)
-            and (self.above is None or number > self.above)
-            and (self.high is None or number <= self.high)
-            and (self.below is None or number < self.below)
-        )
+    def conditions(self) -> list[tuple[str, bool, list[str]]]:
+        """`read_by` in parts: a key, whether its value has to be one of the words, and the words."""
+        parts = (part.split() for part in self.read_by.split(" and ") if part)
+        return [(key, not words[0].startswith("!"), [word.lstrip("!") for word in words]) for key, *words in parts]
 
-    def why_unread(self, cfg: CfgNode) -> str:
-        """Why nothing reads the option in a configuration; empty if something does."""
-        for key, names in self.read_by.items():
-            keys = ("TRAIN.DATASET", "TEST.DATASET") if key == "DATASET" else (key,)
-            values = [get_option(cfg, key) for key in keys]
-            if not any(_matches(value, names) for value in values):
-                return f"{keys[0]} is {values[0]}, and it is only read with {keys[0]} {_words(names)}"
-        return ""
+    def condition(self) -> str:
+        """`read_by` in words; empty if the option is always read."""
+        parts = ((key, "" if among else "other than ", _one_of(words)) for key, among, words in self.conditions())
+        return " and ".join(f"{key} {no}{words}" for key, no, words in parts).replace("?*", "NAME")
+
+    def is_read(self, cfg: CfgNode) -> bool:
+        """Whether something reads the option in a configuration."""
+        return all(
+            any(any(fnmatchcase(value, word) for word in words) == among for value in _values(cfg, key))
+            for key, among, words in self.conditions()
+        )
 
 
 OPTIONS: dict[str, Option] = {}
 """Every option by its key, in the order of docs/options.md."""
 
 
-def register_option(
-    key: str,
-    default: bool | int | float | str | list,
-    affects: str,
-    help: str,
-    *,
-    choices: Sequence[Any] = (),
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    length: int | None = None,
-    pattern: str = "",
-    values: str = "",
-    read_by: Mapping[str, str] | None = None,
-    synonyms: Mapping[str, str] | None = None,
-    item_type: type = float,
-    new: bool = True,
-) -> None:
-    """Adds an option to the table, so that it has a default and YAML files and command lines can set it.
+def register_option(key: str, default: Any, affects: str, help: str, **rules: Any) -> None:
+    """Adds an option to the table, so that it has a default, and YAML files and command lines can set it.
 
     Args:
-        key: its name with the section, such as "SOLVER.MY_FACTOR".
-        default: gives the type too.
-        affects: words of `EFFECTS`, separated by blanks.
-        help: one short sentence, for docs/options.md.
-        choices: the valid values; for a list, those of each item.
-        low, high, above, below: the range of a number, or of each number of a list: `low` and `high` are valid values.
-        length: the number of items of a list.
-        pattern: regular expression for the whole of a text.
-        values: the valid values in words, for `pattern`.
-        read_by: other options, with the values for which this one is read, separated by blanks: {"MODEL.MODEL_NAME":
-            "ViViT"}, or with "!" before them the values for which it is not. "DATASET" is TRAIN.DATASET and
-            TEST.DATASET together. An option that is set but not read is an error.
-        synonyms: other spellings of values, in lower case.
-        item_type: of an empty list.
-        new: whether the original codebase does not have it.
+        key, default, affects, help: as in `Option`.
+        rules: further fields of `Option`, such as `choices`, `low` and `read_by`.
 
     Raises:
         ValueError: if another option has the key, `affects` has an unknown word, or the default is not valid.
     """
-    option = Option(
-        *(key, default, tuple(affects.split()), help, tuple(choices), low, high, above, below, length, pattern, values),
-        *(read_by or {}, synonyms or {}, new),
-        item_type=type(default[0]) if isinstance(default, list) and default else item_type,
-    )
-    if unknown := set(option.affects) - set(EFFECTS):
+    option = Option(key, default, affects, help, **rules)
+    if unknown := set(affects.split()) - set(EFFECTS):
         raise ValueError(f"{key} affects {', '.join(unknown)}, expected words of {', '.join(EFFECTS)}")
     if OPTIONS.get(key, option) != option:
         raise ValueError(f"{key} is registered twice, with different definitions")
@@ -193,7 +177,7 @@ def set_option(cfg: CfgNode, key: str, value: Any) -> None:
 
 def effects_of(key: str) -> set[str]:
     """What an option affects; empty for an option that the present version does not have."""
-    return set(OPTIONS[key].affects) if key in OPTIONS else set()
+    return set(OPTIONS[key].affects.split()) if key in OPTIONS else set()
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -204,18 +188,16 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return options
 
 
-def one_of(values: Sequence[Any]) -> str:
+def _values(cfg: CfgNode, key: str) -> list[str]:
+    keys = ("TRAIN.DATASET", "TEST.DATASET") if key == "DATASET" else (key,)
+    return [str(get_option(cfg, key)) for key in keys]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _one_of(values: Sequence[Any]) -> str:
     """The values as in "a, b or c"."""
     names = ["'' (empty)" if value == "" else str(value) for value in values]
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
-def _matches(value: Any, names: str | Sequence[Any]) -> bool:
-    if isinstance(names, str):
-        return _matches(value, names.lstrip("!").split()) != names.startswith("!")
-    return value in names or any(fnmatchcase(str(value), name) for name in names if isinstance(name, str))
-
-
-def _words(names: str) -> str:
-    words = one_of(names.lstrip("!").replace("?*", "<name>").split())
-    return f"other than {words}" if names.startswith("!") else words

@@ -106,9 +106,9 @@ def table(summary: dict[str, Any]) -> str:
 
 def _refuse(cfg: CfgNode, splits: Sequence[int]) -> None:
     option = OPTIONS["DATA.SPLIT"]
-    if option.why_unread(cfg) or cfg.TRAIN.DATASET != cfg.TEST.DATASET:
+    if not option.is_read(cfg) or cfg.TRAIN.DATASET != cfg.TEST.DATASET:
         raise UserError(
-            f"--splits is for {' and '.join(option.read_by['DATASET'].split())}, as TRAIN.DATASET and TEST.DATASET, "
+            f"--splits is for {option.condition()} in training and test, "
             f"and they are {cfg.TRAIN.DATASET} and {cfg.TEST.DATASET}: leave it out, or set both"
         )
     known = option.choices
