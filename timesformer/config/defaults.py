@@ -91,7 +91,7 @@ _orig("DATA.NUM_FRAMES", 8, "model clips", "Frames of a clip", low=1)
 _orig("DATA.SAMPLING_RATE", 8, "clips", "Distance in frames between two frames of a clip", low=1)
 _orig("DATA.TARGET_FPS", 30.0, "clips", "dense: frame rate of SAMPLING_RATE, and of folders of frames", above=0)
 _new("DATA.SAMPLER", "", "clips", "Which frames make a clip (data.md); empty: the dataset's default")
-_new("DATA.SAMPLER_WINDOW", "", "clips", "dense, short video: full repeats the last frame, fit shortens; empty: by dataset",
+_new("DATA.SAMPLER_WINDOW", "", "clips", "dense, short video: repeat its end (full), or shorten the window (fit)",
      choices=("", "full", "fit"))
 _new("DATA.SAMPLER_START", "", "clips", "dense, uniform: first frame; empty: random in training, else first",
      choices=("", "first", "center", "random"))
@@ -147,7 +147,7 @@ _new("MODEL.ACT_CHECKPOINT", "none", "rounding", "Recompute activations of all o
 _orig("TIMESFORMER.ATTENTION_TYPE", "divided_space_time", "model", "Attention over space and time",
       choices="divided_space_time joint_space_time space_only", read_by=_NOT_VIVIT)
 _orig("TIMESFORMER.PRETRAINED_MODEL", "", "start", "Weights, such as an image ViT's; empty: none", read_by=_NOT_LIBRARY)
-_new("TIMESFORMER.POS_EMBED_INTERPOLATION", "bicubic", "model", "How position embeddings are resized; legacy: nearest, as in the original",
+_new("TIMESFORMER.POS_EMBED_INTERPOLATION", "bicubic", "model", "legacy: resized as in the original (nearest)",
      choices="bicubic legacy")
 _new("TIMESFORMER.INIT", "pretrained", "model", "The original's initialization, or one to train from scratch",
      choices="pretrained scratch")
