@@ -1,5 +1,6 @@
 """Shared fixtures: folders of reference data, a file server, and a training run that takes a second."""
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -140,8 +141,8 @@ def load_tool(name: str) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def converter() -> ModuleType:
-    """tools/convert_checkpoint.py."""
-    return load_tool("convert_checkpoint")
+    """timesformer.models.weights.convert, for tests that do not import torch before they need to."""
+    return importlib.import_module("timesformer.models.weights.convert")
 
 
 class Outcome(NamedTuple):

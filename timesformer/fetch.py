@@ -1,4 +1,4 @@
-"""Fetching one file by its URL: whole or not at all, once, held against a sum, going on where a connection broke."""
+"""Downloading one file: resumed after a broken connection, checked, and given its name only when it is complete."""
 
 import hashlib
 import logging
@@ -20,70 +20,67 @@ from timesformer.progress import Progress
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 60
-"""Seconds without a byte after which a connection counts as broken."""
+"""Seconds without data after which a connection is considered broken."""
 ATTEMPTS = 3
-"""Connections in a row that bring nothing new, after which a download is given up."""
+"""Consecutive connections without new data after which a download fails."""
 _CHUNK = 1 << 20
 _DIGITS = {"sha256": 64, "md5": 32}
-_WEB_PAGE = (
-    "{} answers with a web page in place of a file; open it in a browser to see what it wants (a login, a "
-    "confirmation), and give the address of the file itself"
-)
 
 
 class DownloadError(UserError):
-    """A file that could not be fetched, or is not what was asked for."""
+    """A file could not be downloaded, or is not the expected one."""
 
 
-def fetch(url: str, path: Path, otherwise: str, elsewhere: str = "choose another folder") -> None:
-    """Bring the file at `url` to `path`, unless it is there; what follows `#` in the URL is checked in both cases.
+def fetch(url: str, path: Path, offline_hint: str, disk_hint: str = "choose another folder") -> None:
+    """Downloads `url` to `path` if it is not there. Checksums and size after `#` in the URL are checked in both cases.
 
-    Several processes may ask for the same file at the same time: one fetches it, the others wait.
+    One process downloads, others that ask for the same file wait. An incomplete file is `<path>.partial`; the next call
+    resumes it.
 
     Args:
-        url: https:// from anywhere, http:// from this machine only; `#sha256=<hex>`, `md5=<hex>` and `size=<bytes>`,
-            joined by `&`, may follow it.
-        path: of the file once it is whole. Until then `<path>.partial` has what came; the next call goes on with it.
-        otherwise: what the user can do where the place cannot be reached; a sentence for messages.
-        elsewhere: what the user can do where `path` cannot be written; for messages too.
+        url: https:// URL (http:// from this machine only), optionally with `#sha256=<hex>&md5=<hex>&size=<bytes>`.
+        path: of the complete file.
+        offline_hint: a sentence for messages: what to do without network.
+        disk_hint: what to do if `path` cannot be written.
 
     Raises:
-        DownloadError: if the place cannot be reached or has no such file, what comes is not what was asked for, or
-            `path` cannot be written.
+        DownloadError: if the file cannot be reached, does not exist or is not the expected one, or `path` cannot be
+            written.
     """
     if problem := url_problem(url):
-        raise DownloadError(f"{url} is no address to fetch a file from: {problem}")
+        raise DownloadError(f"{url}: {problem}")
     address, expected = urldefrag(url).url, url_expectations(url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):  # runs that start together fetch it once
+        with FileLock(f"{path}.lock"):
             if path.is_file():
                 _verify(path, url, expected)
                 return
             partial = path.with_name(f"{path.name}.partial")
-            _download(address, partial, int(expected["size"]) if "size" in expected else None, otherwise)
+            _download(address, partial, int(expected["size"]) if "size" in expected else None, offline_hint)
             try:
-                if is_web_page(_head(partial)):
-                    raise DownloadError(_WEB_PAGE.format(url))
+                with partial.open("rb") as file:
+                    if is_web_page(file.read(512)):
+                        raise _web_page_error(url)
                 _verify(partial, url, expected)
             except DownloadError:
                 partial.unlink()
                 raise
             partial.replace(path)
-            logger.info("%s is kept as %s", address, path)
+            logger.info("%s downloaded to %s", address, path)
     except OSError as error:
         raise DownloadError(
-            f"{path} could not be written: {error.strerror or error}; make room, or {elsewhere}"
+            f"{path} cannot be written: {error.strerror or error}; free some space, or {disk_hint}"
         ) from error
 
 
 def is_web_page(head: bytes) -> bool:
-    """Whether a file that begins like this is HTML."""
+    """Whether a file with these first bytes is HTML."""
     return head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html", b"<head", b"<?xml"))
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
-    """The sum of a file in hexadecimal digits."""
+    """The checksum of a file in hexadecimal digits."""
     found = hashlib.new(algorithm)
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -91,132 +88,121 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
     return found.hexdigest()
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(512)
+def _web_page_error(url: str) -> DownloadError:
+    return DownloadError(
+        f"{url} answers with a web page instead of the file; open it in a browser to see what it asks for (a login, a "
+        "confirmation), and give the address of the file itself"
+    )
 
 
 def _verify(path: Path, url: str, expected: dict[str, str]) -> None:
-    kept = "It was thrown away" if path.suffix == ".partial" else f"It lies in {path}; remove it to fetch it anew"
-    if "size" in expected and path.stat().st_size != int(expected["size"]):
-        raise DownloadError(
-            f"{url}: the file has {path.stat().st_size} bytes, expected {expected['size']}; correct the number after "
-            f"size=, or find a file that has it. {kept}"
-        )
-    for algorithm, name in (("sha256", "SHA-256"), ("md5", "MD5")):
-        if algorithm in expected and (found := digest(path, algorithm)) != expected[algorithm].lower():
-            raise DownloadError(
-                f"{url}: the file has {name} {found}, expected {expected[algorithm].lower()}; it is another file than "
-                f"the one meant, or was changed. {kept}"
-            )
+    partial = path.suffix == ".partial"
+    remedy = "The download was discarded" if partial else f"Remove {path} to download it again"
+    found = {key: str(path.stat().st_size) if key == "size" else digest(path, key) for key in expected}
+    for key, value in found.items():
+        if value != expected[key].lower():
+            raise DownloadError(f"{url}: the file has {key} {value}, expected {expected[key]}. {remedy}")
 
 
-def _download(url: str, partial: Path, size: int | None, otherwise: str) -> None:
-    """Brings `partial` to the whole length, going on where an earlier connection broke, also in another process."""
-    validator = partial.with_name(f"{partial.name}.etag")  # says whether the rest would be of the same file
+def _download(url: str, partial: Path, size: int | None, offline_hint: str) -> None:
+    """Completes `partial`, resuming what an earlier connection, maybe of another process, has left."""
+    validator = partial.with_name(f"{partial.name}.etag")  # shows whether the rest would be of the same file
     attempts, farthest = ATTEMPTS, partial.stat().st_size if partial.is_file() else 0
-    while not _one_connection(url, partial, validator, size, otherwise):
+    while not _one_connection(url, partial, validator, size, offline_hint):
         reached = partial.stat().st_size if partial.is_file() else 0
         attempts = ATTEMPTS if reached > farthest else attempts - 1
         farthest = max(farthest, reached)
         if not attempts:
             raise DownloadError(
-                f"{url}: the connection broke {ATTEMPTS} times with nothing new after {reached} bytes; the same "
-                "command goes on from there"
+                f"{url}: the connection broke {ATTEMPTS} times after {reached} bytes; run the same command to resume"
             )
-        logger.warning("%s: the connection broke after %d bytes; going on from there", url, reached)
+        logger.warning("%s: the connection broke after %d bytes; resuming", url, reached)
     validator.unlink(missing_ok=True)
 
 
-def _one_connection(url: str, partial: Path, validator: Path, size: int | None, otherwise: str) -> bool:
-    """Whether the file is whole after it; False when the connection broke."""
+def _one_connection(url: str, partial: Path, validator: Path, size: int | None, offline_hint: str) -> bool:
+    """Whether the file is complete afterwards; False if the connection broke."""
     done = partial.stat().st_size if partial.is_file() and validator.is_file() else 0
     headers = {"User-Agent": "timesformer", "Accept-Encoding": "identity"}
     if done:
         headers |= {"Range": f"bytes={done}-", "If-Range": validator.read_text()}
-    with _answer(Request(url, headers=headers), otherwise) as response:
-        if response.status == 416:  # nothing lies behind what is here: it is whole, or the file was replaced
-            whole = response.headers.get("Content-Range") == f"bytes */{done}"
-            if not whole:
+    with _open(Request(url, headers=headers), offline_hint) as response:
+        if response.status == 416:  # no more bytes: the file is complete, or was replaced
+            complete = response.headers.get("Content-Range") == f"bytes */{done}"
+            if not complete:
                 partial.unlink()
-            return whole
+            return complete
         if response.headers.get_content_type() == "text/html":
-            raise DownloadError(_WEB_PAGE.format(url))
-        goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {done}-") and response.status == 206
-        if response.status != 200 and not goes_on:
+            raise _web_page_error(url)
+        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {done}-") and response.status == 206
+        if response.status != 200 and not resumed:
             validator.unlink(missing_ok=True)  # the next call asks for the whole file
-            raise DownloadError(
-                f"{url} answers {response.status} {response.reason}, expected the file; check the address. {otherwise}"
-            )
-        done = done if goes_on else 0
+            raise DownloadError(f"{url} answers {response.status} {response.reason}; check the address. {offline_hint}")
+        done = done if resumed else 0
         length = response.headers.get("Content-Length", "")
-        whole = done + int(length) if length.isdecimal() else None
-        if size is not None and whole not in (size, None):
-            raise DownloadError(
-                f"{url} has {whole} bytes, expected {size}; correct size=, or find the file that has it"
-            )
-        mark = response.headers.get("ETag", "W/")
-        if (
-            mark := response.headers.get("Last-Modified", "") if mark.startswith("W/") else mark
-        ):  # weak ones do not hold
+        total = done + int(length) if length.isdecimal() else None
+        if size is not None and total not in (size, None):
+            raise DownloadError(f"{url} has size {total}, expected {size}")
+        etag = response.headers.get("ETag", "W/")
+        if mark := response.headers.get("Last-Modified", "") if etag.startswith("W/") else etag:  # weak ETags change
             validator.write_text(mark)
         else:
             validator.unlink(missing_ok=True)
-        with partial.open("ab" if goes_on else "wb") as file, Progress(partial.stem, whole, "B", done) as progress:
+        with partial.open("ab" if resumed else "wb") as file, Progress(partial.stem, total, "B", done) as progress:
             while chunk := _next_chunk(response):
                 file.write(chunk)
                 done += len(chunk)
                 progress.advance(len(chunk))
             os.fsync(file.fileno())
-        if not done and whole in (0, None) and size != 0 and chunk is not None:
-            raise DownloadError(f"{url} answers with no bytes, expected the file; check the address. {otherwise}")
-    return chunk is not None and whole in (done, None)
+        if not done and total in (0, None) and size != 0 and chunk is not None:
+            raise DownloadError(f"{url} answers with an empty file; check the address. {offline_hint}")
+    return chunk is not None and total in (done, None)
 
 
 def _next_chunk(response: HTTPResponse) -> bytes | None:
-    """The next bytes, none at the end; None where the connection broke."""
+    """The next bytes; b"" at the end, None if the connection broke."""
     try:
         return response.read1(_CHUNK)
     except (OSError, HTTPException):
         return None
 
 
-def _answer(request: Request, otherwise: str) -> HTTPResponse | HTTPError:
-    """The server's answer: the file, a part of it, or 416 where the part asked for is not there."""
+def _open(request: Request, offline_hint: str) -> HTTPResponse | HTTPError:
     url = request.full_url
     try:
         return build_opener(_SafeRedirects).open(request, timeout=TIMEOUT)
     except HTTPError as error:
         if error.code == 416 and request.has_header("Range"):
             return error
-        raise DownloadError(f"{url} answers {error.code} {error.reason}; check the address. {otherwise}") from error
+        raise DownloadError(f"{url} answers {error.code} {error.reason}; check the address. {offline_hint}") from error
     except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise DownloadError(f"{url} cannot be reached: {reason}. {otherwise}") from error
+        raise DownloadError(f"{url} cannot be reached: {getattr(error, 'reason', error)}. {offline_hint}") from error
 
 
 class _SafeRedirects(HTTPRedirectHandler):
     def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
         if not is_allowed(newurl):
-            raise DownloadError(f"{req.full_url} leads to {newurl}, which is not https; it was not followed")
+            raise DownloadError(f"{req.full_url} redirects to {newurl}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def url_expectations(url: str) -> dict[str, str]:
-    """What follows `#` in a URL: `sha256` and `md5` (hexadecimal digits) and `size` (bytes), each if given."""
+    """The expectations after `#` in a URL: `sha256` and `md5` (hexadecimal digits) and `size` (bytes)."""
     return dict(parse_qsl(urlsplit(url).fragment, keep_blank_values=True))
 
 
 def is_allowed(url: str) -> bool:
-    """Whether a file may be taken from there: by https from anywhere, by http from this very machine only."""
+    """Whether files may be downloaded from there: https from anywhere, http from this machine only."""
     parts = urlsplit(url)
-    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and _is_here(parts.hostname)))
+    return bool(parts.hostname) and (
+        parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname))
+    )
 
 
 def url_problem(url: str) -> str:
-    """What is wrong with the address of a file and with what it expects of the file; "" where nothing is."""
+    """What is wrong with the URL of a file or with its expectations; "" if nothing is."""
     if not is_allowed(url):
-        return "expected an https:// URL: what comes another way could be changed on its way"
+        return "expected an https:// URL"
     expected = url_expectations(url)
     if unknown := [key for key in expected if key not in (*_DIGITS, "size")]:
         return f"expected #sha256=<hex>, #md5=<hex> or #size=<bytes> after the URL, found {unknown[0]!r}"
@@ -228,7 +214,7 @@ def url_problem(url: str) -> str:
     return ""
 
 
-def _is_here(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

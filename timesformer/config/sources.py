@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from timesformer.fetch import url_problem
+from timesformer.paths import path_manager
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _TIMM_NAME = re.compile(r"[\w-]+\.[\w-]+")
@@ -78,10 +79,10 @@ def source_problem(source: str) -> str:
     Args:
         source: a path of a file, of a folder as on the Hugging Face hub or of the folder of a run, an https:// URL with
             `#sha256=<hex>&size=<bytes>` after it if wanted (http:// from this machine only), `zoo:<name>`,
-            `hf:<owner>/<name>[@<revision>]` or `timm:<model>.<tag>`.
+            `hf:<owner>/<name>[@<revision>]`, `timm:<model>.<tag>`, s3:// or a path of a registered handler.
     """
     kind, colon, name = source.partition(":")
-    if "://" in source:
+    if kind in ("http", "https"):
         return url_problem(source)
     if colon and kind == "zoo":
         if name in ZOO:
@@ -93,6 +94,10 @@ def source_problem(source: str) -> str:
     if colon and kind == "timm":
         # The tag says which of several trainings is meant; a default could change under a study.
         return "" if _TIMM_NAME.fullmatch(name) else "expected timm:model.tag, as in vit_base_patch16_224.augreg_in21k"
+    if path_manager.is_remote(source):
+        return ""
+    if "://" in source:
+        return f"expected an https:// URL, or a handler for {kind}:// that is registered in timesformer.paths"
     if not Path(source).exists():
         return "expected a checkpoint file that exists, a folder of one, an https:// URL, zoo:, hf: or timm:"
     return ""

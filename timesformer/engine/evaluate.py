@@ -125,7 +125,7 @@ def load_whole(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Module, LoadRep
     heads = (checkpoint.state.get(f"{head}.weight") for head in head_names(model))
     classes = next((len(head) for head in heads if head is not None), cfg.MODEL.NUM_CLASSES)
     if classes != cfg.MODEL.NUM_CLASSES:
-        names = shorten(map(str, checkpoint.facts.class_names))
+        names = shorten(map(str, checkpoint.metadata.class_names))
         raise CheckpointError(
             f"{checkpoint.source} does not fit: it is of {classes} classes{names and f' ({names})'}, and "
             f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}. Give a checkpoint of these classes, or train from it first"

@@ -117,7 +117,7 @@ def _check_device(device: str | torch.device | None) -> torch.device:
 
 def _class_names(checkpoint: Checkpoint, cfg: CfgNode) -> tuple[tuple[str, ...], str]:
     """Returns the class names, and a note if they are not those of the checkpoint."""
-    names, num_classes = checkpoint.facts.class_names, cfg.MODEL.NUM_CLASSES
+    names, num_classes = checkpoint.metadata.class_names, cfg.MODEL.NUM_CLASSES
     if len(names) == num_classes:
         return tuple(map(str, names)), ""
     note = "the checkpoint has no class names"

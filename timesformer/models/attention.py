@@ -53,14 +53,14 @@ class Attention(nn.Module):
     def attend(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         """`forward` without the output projection."""
         if num_queries is None or num_queries == x.shape[1]:
-            q, k, v = rearrange(self.qkv(x), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.num_heads)
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
         else:
             dim = x.shape[-1]
             weights = self.qkv.weight.split((dim, 2 * dim))
             biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split((dim, 2 * dim))
             q = F.linear(x[:, :num_queries], weights[0], biases[0])
-            q = rearrange(q, "b n (h d) -> b h n d", h=self.num_heads)
-            k, v = rearrange(F.linear(x, weights[1], biases[1]), "b n (kv h d) -> kv b h n d", kv=2, h=self.num_heads)
+            k, v = F.linear(x, weights[1], biases[1]).chunk(2, dim=-1)
+        q, k, v = (rearrange(part, "b n (h d) -> b h n d", h=self.num_heads) for part in (q, k, v))
         return rearrange(self._attend(q, k, v), "b h n d -> b n (h d)")
 
     def attend_over_frames(self, x: Tensor) -> Tensor:
