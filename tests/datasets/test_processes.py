@@ -16,7 +16,7 @@ import pytest
 
 from tests.patience import PATIENCE
 from timesformer.datasets.workers import pool as processes
-from timesformer.datasets.workers.fork_server import ProcessServer
+from timesformer.datasets.workers.fork_server import ForkServer
 from timesformer.datasets.workers.pool import in_processes
 from timesformer.errors import UserError
 
@@ -81,7 +81,7 @@ def test_a_server_of_processes_that_was_killed_is_replaced() -> None:
 def test_processes_that_cannot_be_started_are_a_user_error_and_no_problem_of_an_item(
     monkeypatch: pytest.MonkeyPatch, interpreter: str
 ) -> None:
-    monkeypatch.setattr(processes, "_server", ProcessServer())
+    monkeypatch.setattr(processes, "SERVER", ForkServer())
     monkeypatch.setattr("sys.executable", interpreter)
     with pytest.raises(UserError):
         list(in_processes(math.sqrt, [4.0, 9.0], 2))
@@ -91,8 +91,8 @@ def test_too_few_open_files_are_a_user_error_and_no_problem_of_an_item(monkeypat
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)  # the lowest number that is free: no file can be opened below it
     os.close(free)
-    for server, function in ((ProcessServer(), math.sqrt), (processes._server, math.sqrt)):
-        monkeypatch.setattr(processes, "_server", server)
+    for server, function in ((ForkServer(), math.sqrt), (processes.SERVER, math.sqrt)):
+        monkeypatch.setattr(processes, "SERVER", server)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
         try:
             with pytest.raises(UserError, match=r"ulimit -n"):

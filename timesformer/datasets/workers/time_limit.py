@@ -1,14 +1,15 @@
-"""Giving up on a call that takes too long, such as a decoder caught in a broken file."""
+"""Give up on a call that takes too long, such as decoding a broken file."""
 
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotYet  # the built-in one only from Python 3.11 on
+from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one only from Python 3.11 on
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+Tasks = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
 
 
 class TookTooLongError(Exception):
@@ -16,72 +17,62 @@ class TookTooLongError(Exception):
 
 
 class TimeLimit:
-    """Runs calls in a helper thread, one at a time, and leaves that thread behind when a call does not end in time.
+    """Runs calls in a helper thread, one at a time; a thread whose call does not end in time is left behind.
 
-    The next call gets a thread of its own. One that was left behind goes on until its call ends, if ever; it does not
-    keep the process from ending. Nothing can be done about a call that never lets go of Python's global lock; decoders
-    do while they decode.
+    The next call gets another thread. A thread that was left behind does not keep the process from ending. A call that
+    never releases Python's global lock cannot be given up; decoders release it.
 
     Args:
-        seconds: a call may take; 0: any time.
+        seconds: limit of a call; 0: none.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._helper: _Helper | None = None
+        self._helper: tuple[int, Tasks] | None = None  # process and tasks of the thread
 
     def __call__(self, function: Callable[[], Result]) -> Result:
-        """What `function` returns or raises; TookTooLongError if it does neither in time."""
+        """Return what `function` returns, or raise what it raises; TookTooLongError if it does neither in time."""
         helper, self._helper = self._helper, None
-        if helper is None or helper.process != os.getpid():  # threads do not outlive a fork
-            helper = _Helper()
+        if helper is None or helper[0] != os.getpid():  # threads do not survive a fork
+            helper = os.getpid(), SimpleQueue()
+            threading.Thread(target=_run_tasks, args=(helper[1],), name="decoding", daemon=True).start()
         answer: Future[Result] = Future()
-        helper.tasks.put((answer, function))
+        helper[1].put((answer, function))
         try:
             self._wait(answer)
-        except BaseException:  # also an interruption: whoever calls next must not wait for this call to end
-            helper.tasks.put(None)
+        except BaseException:  # also an interruption: the next call must not wait for this one
+            helper[1].put(None)
             raise
         self._helper = helper
         return answer.result()
 
     def close(self) -> None:
-        """Ends the helper thread; the next call starts another."""
-        helper, self._helper = self._helper, None
-        if helper:
-            helper.tasks.put(None)
+        """End the helper thread; the next call starts another."""
+        if self._helper:
+            self._helper[1].put(None)
+        self._helper = None
 
     def _wait(self, answer: "Future[Any]") -> None:
-        # In parts: the clock runs on while a process is suspended, and that should not cost a readable clip; and an
-        # interruption that another thread happened to receive should not have to wait for long either.
+        # In parts, because the time for which the process is suspended should not count.
         part, waited = min(self.seconds / 10 or 1.0, 1.0), 0.0
         while True:
             try:
                 answer.exception(part)
                 return
-            except NotYet:
+            except FutureTimeoutError:
                 waited += part
             if 0 < self.seconds <= waited + part / 2:
                 raise TookTooLongError
 
-    def __getstate__(self) -> dict[str, Any]:  # for loading processes that are not forked
+    def __getstate__(self) -> dict[str, Any]:  # for spawned workers
         return {"seconds": self.seconds, "_helper": None}
 
 
-class _Helper:
-    """A thread that works off tasks until it is told None."""
-
-    def __init__(self) -> None:
-        self.process = os.getpid()
-        self.tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        threading.Thread(target=_work, args=(self.tasks,), name="decoding", daemon=True).start()
-
-
-def _work(tasks: "SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]") -> None:
+def _run_tasks(tasks: Tasks) -> None:
     while task := tasks.get():
         answer, function = task
         try:
             answer.set_result(function())
-        except BaseException as error:  # whatever it is, the caller gets it
+        except BaseException as error:
             answer.set_exception(error)
-        del task, answer, function  # a waiting thread holds no clip
+        del task, answer, function  # a waiting thread keeps no clip
