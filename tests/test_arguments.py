@@ -67,12 +67,12 @@ def test_every_path_of_the_other_commands_is_expanded(
 ):
     for path, *first in (
         ["tools/report.py"],
-        ["datasets/hmdb_simp/prepare.py"],
+        ["tools/prepare.py", "hmdb_simp"],
         ["tools/benchmark.py", "models", "--cfg"],
     ):
         assert tool(path, *first, "~/none").main() == 2
         assert f"{home}/none" in capsys.readouterr().err
-    parsed = command_line._parse("folder", ["~/d", "--check", "--output=~/o"])
+    parsed = command_line.parse_arguments(["folder", "~/d", "--check", "--output=~/o"])
     assert (parsed.root, parsed.output) == (home / "d", home / "o")
     line = "--checkpoint=~/c --fallback=~/f --cfg=~/c.yaml --fallback-cfg=~/f.yaml --examples=~/e"
     found = options.parse(line.split())

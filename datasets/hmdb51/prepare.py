@@ -1,14 +1,8 @@
-"""Download, re-encode and check HMDB51: python datasets/hmdb51/prepare.py ROOT"""
+"""The same as `python tools/prepare.py hmdb51 ...`."""
 
+import runpy
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a clone, installed or not
-
-try:
-    from timesformer.preparation.command_line import main
-except KeyboardInterrupt:  # nothing is begun yet
-    sys.exit(130)
-
-if __name__ == "__main__":
-    sys.exit(main("hmdb51"))
+sys.argv[1:1] = ["hmdb51"]
+runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools/prepare.py"), run_name="__main__")

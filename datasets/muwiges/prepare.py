@@ -1,14 +1,8 @@
-"""Re-encode and check gesture clips in the manner of MuWiGes: python datasets/muwiges/prepare.py ROOT"""
+"""The same as `python tools/prepare.py muwiges ...`."""
 
+import runpy
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a clone, installed or not
-
-try:
-    from timesformer.preparation.command_line import main
-except KeyboardInterrupt:  # nothing is begun yet
-    sys.exit(130)
-
-if __name__ == "__main__":
-    sys.exit(main("muwiges"))
+sys.argv[1:1] = ["muwiges"]
+runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools/prepare.py"), run_name="__main__")

@@ -86,7 +86,7 @@ def test_every_extension_is_tried_and_documented() -> None:
 
 
 def test_a_check_decodes_every_frame_of_all(made: dict[str, int], data: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert main("folder", [str(data), "--check", "--workers", "1"]) == 0
+    assert main(["folder", str(data), "--check", "--workers", "1"]) == 0
     rows = {row.path: row for row in Manifest(data / NAME)}
     assert {name: row.frames for name, row in rows.items()} == {
         f"wave/{Path(path).name}": count for path, count in made.items()
@@ -96,7 +96,7 @@ def test_a_check_decodes_every_frame_of_all(made: dict[str, int], data: Path, ca
 
 
 def test_all_are_converted(data: Path) -> None:
-    assert main("folder", [str(data), "--short-side", "24", "--workers", "1"]) == 0
+    assert main(["folder", str(data), "--short-side", "24", "--workers", "1"]) == 0
     assert len(list((data.parent / "data_24/wave").glob("*.mp4"))) == len(WRITABLE)
 
 

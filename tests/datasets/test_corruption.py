@@ -180,7 +180,8 @@ def cfg(tmp_path: Path) -> CfgNode:
 def check(collection: Collection, cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loads every clip for validation and for training; fails unless all is as it should be."""
     records = collection.records
-    split = DatasetSplit(Records.of(records), ("a", "b"))
+    columns = zip(*((record.name, record.label, record.path) for record in records), strict=True)
+    split = DatasetSplit(Records(*columns), ("a", "b"))
     monkeypatch.setattr(clips, "load_split", lambda cfg, name: split)
     loader = construct_loader(cfg, "val")
     errors, seen = {}, {}

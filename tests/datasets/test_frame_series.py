@@ -77,7 +77,7 @@ def test_from_the_command_to_a_clip_optical_flow_plays_no_part(tmp_path, capsys)
         Image.fromarray(picture).save(folder / f"img_{number:05d}.png")
         for axis in "xy":
             Image.fromarray(np.full(picture.shape[:2], 128, np.uint8)).save(folder / f"flow_{axis}_{number:05d}.jpg")
-    assert main("folder", [str(tmp_path / "data"), "--check", "--workers", "1"]) == 0
+    assert main(["folder", str(tmp_path / "data"), "--check", "--workers", "1"]) == 0
     assert "1 clips, 10 frames" in capsys.readouterr().out
     cfg = get_cfg()
     cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.TEST_CROP_SIZE, cfg.DATA.SAMPLER = 5, 2, 64, "uniform"
@@ -93,7 +93,7 @@ def test_a_folder_of_frames_that_differ_in_size_is_refused_by_the_check_too(tmp_
     folder.mkdir(parents=True)
     for number in range(3):
         Image.new("RGB", (32, 24 + 8 * (number == 2))).save(folder / f"{number}.png")
-    assert main("folder", [str(tmp_path / "data"), "--check", "--workers", "1"]) == 1
+    assert main(["folder", str(tmp_path / "data"), "--check", "--workers", "1"]) == 1
     assert "up/clip" in capsys.readouterr().out
 
 

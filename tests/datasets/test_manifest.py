@@ -1,4 +1,4 @@
-"""The manifest: what it holds comes back, reaches the records, and holds for clips that are what they were."""
+"""The manifest: its rows, and the records of clips that have not changed since."""
 
 import shutil
 from collections.abc import Callable
@@ -14,10 +14,19 @@ from timesformer.datasets import clips as clips_module
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.decoding.open import VideoReader, open_video
-from timesformer.datasets.manifest import HEADER, NAME, Manifest, Row, clip_bytes, known, open_manifest, write_manifest
+from timesformer.datasets.manifest import (
+    HEADER,
+    NAME,
+    Manifest,
+    Row,
+    clip_bytes,
+    known_length,
+    open_manifest,
+    write_manifest,
+)
 from timesformer.datasets.records import DataError, Records, VideoRecord
+from timesformer.preparation.check import check_clips
 from timesformer.preparation.clips_on_disk import find_clips
-from timesformer.preparation.manifest_check import check
 
 ROWS = [
     Row("a/x.avi", "a", 75, 29.97003, 340, 256, 2.5, 1000),
@@ -29,77 +38,69 @@ ROWS = [
 ]
 
 
-def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """A manifest of ROWS."""
     write_manifest(tmp_path / NAME, ROWS)
-    manifest = Manifest(tmp_path / NAME)
-    assert set(manifest) == set(ROWS)
-    assert [manifest.find(row.path) for row in ROWS] == ROWS
-    assert manifest.find("a/x.av") is None
-    assert manifest.find("a/y.avi") is None
-    assert (tmp_path / NAME).read_bytes().startswith(b"path,label,frames,fps,width,height,seconds,bytes,problem\n")
+    return tmp_path / NAME
 
 
-def test_an_edited_manifest_in_any_order_is_understood(tmp_path: Path) -> None:
-    lines = [row.format().encode("utf-8", "surrogateescape") for row in ROWS]
-    (tmp_path / NAME).write_bytes(b"\r\n".join([b"\xef\xbb\xbf" + HEADER.encode(), *reversed(lines), b"", b""]))
-    assert [Manifest(tmp_path / NAME).find(row.path) for row in ROWS] == ROWS
+def test_rows_round_trip(manifest: Path) -> None:
+    assert [Manifest(manifest).find(row.path) for row in ROWS] == ROWS
+    assert Manifest(manifest).find("a/x.av") is None
+    assert Manifest(manifest).find("a/y.avi") is None
+    assert manifest.read_bytes().startswith(b"path,label,frames,fps,width,height,seconds,bytes,problem\n")
+    lines = [row.format().encode("utf-8", "surrogateescape") for row in ROWS]  # as edited by hand
+    manifest.write_bytes(b"\r\n".join([b"\xef\xbb\xbf" + HEADER.encode(), *reversed(lines), b"", b""]))
+    assert [Manifest(manifest).find(row.path) for row in ROWS] == ROWS
 
 
-def test_a_file_that_is_no_manifest_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_text("class,video_name\n")
-    with pytest.raises(DataError, match=r"manifest.csv: its first line is 'class,video_name', expected 'path,label,"):
-        open_manifest(tmp_path)
-    (tmp_path / NAME).write_text(f"{HEADER}\na/x.avi,a,many\n")
-    with pytest.raises(DataError, match=r"found 'a/x.avi,a,many', expected path,label.*--check"):
-        open_manifest(tmp_path).find("a/x.avi")
-
-
-def test_a_manifest_is_read_once_as_long_as_it_is_the_same(tmp_path: Path) -> None:
+def test_other_files_are_errors(tmp_path: Path) -> None:
     assert open_manifest(tmp_path) is None
-    write_manifest(tmp_path / NAME, ROWS)
-    first = open_manifest(tmp_path)
-    assert open_manifest(tmp_path) is first
-    write_manifest(tmp_path / NAME, ROWS[:2])
-    assert len(open_manifest(tmp_path)) == 2
+    (tmp_path / NAME).write_text("class,video_name\n")
+    with pytest.raises(DataError, match=r"manifest\.csv"):
+        open_manifest(tmp_path)
+    (tmp_path / NAME).write_text(f"{HEADER}\na/x.avi,a,many,\n")
+    with pytest.raises(DataError, match=r"a/x\.avi,a,many"):
+        open_manifest(tmp_path).find("a/x.avi")
+    (tmp_path / NAME).unlink()
+    (tmp_path / NAME).mkdir()
+    with pytest.raises(DataError, match=r"manifest\.csv"):
+        open_manifest(tmp_path)
+
+
+def test_manifest_is_read_again_if_it_changes(manifest: Path) -> None:
+    first = open_manifest(manifest.parent)
+    assert open_manifest(manifest.parent) is first
+    write_manifest(manifest, ROWS[:2])
+    assert open_manifest(manifest.parent).find(ROWS[2].path) is None
 
 
 @pytest.mark.parametrize("folder", ["{}", "{}/", "{}/a/.."])
-def test_records_get_what_the_manifest_knows(tmp_path: Path, folder: str) -> None:
+def test_records_are_described(tmp_path: Path, manifest: Path, folder: str) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/bad.avi").write_bytes(b"x" * 13)
-    write_manifest(tmp_path / NAME, ROWS)
+    (tmp_path / "a/x.avi").write_bytes(b"x" * 1000)
     root = folder.format(tmp_path)
     paths = [f"{root}/{path}" for path in ("a/bad.avi", "a/new.avi", "a/x.avi", "a/x/%03d.jpg#3-5")]
-    records = Manifest(tmp_path / NAME).describe_all(Records(map(str, range(4)), [0] * 4, paths))
+    records = Manifest(manifest).describe_all(Records(map(str, range(4)), [0] * 4, paths))
     assert records.problems == {0: "not a video, at all"}
     assert records[0].problem == "not a video, at all"
     assert records[1] == VideoRecord(paths[1], 0, "1")
     assert records[2] == VideoRecord(paths[2], 0, "2", 75, 29.97003, "", 1000)
-    assert records[3] == VideoRecord(paths[3], 0, "3")  # the record's own list says which frames they are
-
-
-def test_a_clip_that_was_replaced_is_not_the_manifests_any_more(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/bad.avi").write_bytes(b"mended")
-    (tmp_path / "a/x.avi").write_bytes(b"other")
-    write_manifest(tmp_path / NAME, ROWS)
-    paths = [str(tmp_path / path) for path in ("a/bad.avi", "a/x.avi")]
-    records = Manifest(tmp_path / NAME).describe_all(Records(["bad", "x"], [0, 0], paths))
+    assert records[3] == VideoRecord(paths[3], 0, "3")  # its path has the frame numbers
+    assert known_length(records[2]) == (75, 29.97003)
+    for name in ("bad", "x"):
+        (tmp_path / f"a/{name}.avi").write_bytes(b"replaced")
+    records = Manifest(manifest).describe_all(Records(map(str, range(4)), [0] * 4, paths))
     assert records.problems == {}
-    assert known(records[1]) == (0, 0.0)
-    (tmp_path / "a/x.avi").write_bytes(b"x" * 1000)
-    assert known(records[1]) == (75, 29.97003)
-
-
-def test_frames_that_a_dataset_itself_lists_need_no_manifest() -> None:
-    assert known(VideoRecord("x.avi", 0, "x", 40, 12.0)) == (40, 12.0)
-    assert known(VideoRecord("x.avi", 0, "x")) == (0, 0.0)
+    assert known_length(records[2]) == (0, 0.0)
 
 
 def test_bytes_of_a_folder_are_those_of_its_frames(tmp_path: Path, make_frames: Callable[..., Path]) -> None:
     folder = make_frames(tmp_path / "clip", 3)
     total = sum(path.stat().st_size for path in folder.iterdir())
-    (folder / "notes.txt").write_text("none of it")
+    (folder / "notes.txt").write_text("no frame")
     assert clip_bytes(str(folder)) == clip_bytes(f"{folder}/frame%d.png#0-2") == total
     assert clip_bytes(str(tmp_path / "none")) == 0
 
@@ -114,21 +115,19 @@ def videos(tmp_path: Path, cfg: CfgNode, make_video: Callable[..., Path], make_f
             make_video(root / split / label / f"{label}{number}.mp4", frames, "libx264")
     (root / "train/wave/broken.mp4").write_bytes(b"nothing of a video")
     make_frames(root / "train/wave/frames", 6)
-    check(root, find_clips(root), 1)
+    check_clips(root, find_clips(root), 1)
     cfg.DATA.PATH_TO_DATA_DIR = str(root)
     return root
 
 
-def test_training_on_a_manifest_believes_it_and_opens_nothing_broken(
-    videos: Path, cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_uses_the_manifest(videos: Path, cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: dict[str, tuple[int, float]] = {}
 
-    def noting(path: str, *, num_frames: int, fps: float, **options: Any) -> VideoReader:
+    def record(path: str, *, num_frames: int, fps: float, **options: Any) -> VideoReader:
         opened[Path(path).name] = num_frames, fps
         return open_video(path, num_frames=num_frames, fps=fps, **options)
 
-    monkeypatch.setattr(clips_module, "open_video", noting)
+    monkeypatch.setattr(clips_module, "open_video", record)
     dataset = ClipDataset(cfg, "train")
     (problem,) = (record.problem for record in dataset.records if record.problem)
     assert problem.startswith("not a video")
@@ -142,7 +141,7 @@ def test_training_on_a_manifest_believes_it_and_opens_nothing_broken(
     assert all(one.equal(other) for one, other in zip(with_manifest, without, strict=True))
 
 
-def test_a_manifest_may_lie_where_the_paths_of_a_list_start(videos: Path, cfg: CfgNode, tmp_path: Path) -> None:
+def test_manifest_in_path_prefix(videos: Path, cfg: CfgNode, tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/train.csv").write_text("catch/catch0.mp4 0\nwave/wave0.mp4 1\n")
     cfg.TRAIN.DATASET, cfg.DATA.PATH_TO_DATA_DIR = "kinetics", str(tmp_path / "lists")
@@ -153,7 +152,7 @@ def test_a_manifest_may_lie_where_the_paths_of_a_list_start(videos: Path, cfg: C
     assert [record.num_frames for record in load_split(cfg, "train").records] == [12, 12]
 
 
-def test_a_clip_that_changed_since_is_counted_anew(videos: Path, cfg: CfgNode, make_video: Callable[..., Path]) -> None:
+def test_changed_clip_is_counted_again(videos: Path, cfg: CfgNode, make_video: Callable[..., Path]) -> None:
     place = videos / "train/catch/catch0.mp4"
     make_video(place, [np.full((24, 32, 3), 200, np.uint8)] * 3, "libx264")
     shutil.copyfile(videos / "val/wave/wave1.mp4", videos / "train/wave/broken.mp4")
@@ -165,17 +164,3 @@ def test_a_clip_that_changed_since_is_counted_anew(videos: Path, cfg: CfgNode, m
     assert abs(int(dataset[number]["clip"].float().mean()) - 200) < 5
     with av.open(str(place)) as container:
         assert container.streams.video[0].frames == 3
-
-
-def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / NAME).mkdir()
-    with pytest.raises(DataError, match=r"manifest.csv cannot be read: Is a directory; make it a readable file, or re"):
-        open_manifest(tmp_path)
-
-
-def test_one_of_many_clips_is_found(tmp_path: Path) -> None:
-    lines = (f"c/{number:06}.mp4,c,{number % 99 + 1},25.0,32,24,1.0,7,\n" for number in range(10**5))
-    (tmp_path / NAME).write_text("".join([f"{HEADER}\n", *lines]))
-    names = [f"c/{number:06}.mp4" for number in range(0, 10**5, 1000)]
-    records = Manifest(tmp_path / NAME).describe_all(Records(names, [0] * 100, folder=str(tmp_path)))
-    assert [record.num_frames for record in records] == [number % 99 + 1 for number in range(0, 10**5, 1000)]

@@ -15,9 +15,7 @@ from timesformer.config import get_cfg
 from timesformer.datasets.clips import ClipMaker
 from timesformer.datasets.decoding.open import VideoError, open_video
 from timesformer.inference.clip_batches import make_views
-from timesformer.preparation.convert import Job
-from timesformer.preparation.jpeg_frames import extract_frames
-from timesformer.preparation.reencode import reencode
+from timesformer.preparation.encode import encode_frames, encode_video
 
 # a, b, c, d of the display matrix, and what a player does to the stored picture
 MATRICES: dict[str, tuple[tuple[int, int, int, int], Callable[[np.ndarray], np.ndarray]]] = {
@@ -79,8 +77,8 @@ def test_converted_clips_are_stored_as_they_are_shown(tmp_path, stored, name):
     path = shown_as(stored, tmp_path / "clip.mp4", matrix)
     with open_video(stored) as video:
         expected = [as_shown(frame) for frame in video.frames()]
-    reencode(Job(str(path), str(tmp_path / "out/clip.mp4"), 0, 90))
-    extract_frames(Job(str(path), str(tmp_path / "out/clip"), 0, 95))
+    encode_video(str(path), str(tmp_path / "out/clip.mp4"), 0)
+    encode_frames(str(path), str(tmp_path / "out/clip"), 0, 95)
     for copy in ("out/clip.mp4", "out/clip"):
         with open_video(tmp_path / copy) as video:
             assert_close(list(video.frames()), expected, difference=12)

@@ -138,9 +138,9 @@ def test_check_conversion_and_clips_agree_on_the_frames_of_a_cut(tmp_path):
     expected = ffmpeg_frames(path)
     assert len(expected) < stored
     data = str(tmp_path / "data")
-    assert main("folder", [data, "--check", "--workers", "1"]) == 0
-    assert main("folder", [data, "--short-side", "64", "--check", "--workers", "1"]) == 0
-    assert main("folder", [data, "--frames", "--check", "--workers", "1"]) == 0
+    assert main(["folder", data, "--check", "--workers", "1"]) == 0
+    assert main(["folder", data, "--short-side", "64", "--check", "--workers", "1"]) == 0
+    assert main(["folder", data, "--frames", "--check", "--workers", "1"]) == 0
     for folder in ("data", "data_64", "data_frames"):
         (row,) = Manifest(tmp_path / folder / "manifest.csv")
         assert (row.frames, row.problem) == (len(expected), "")
@@ -231,7 +231,7 @@ def test_frames_of_another_size_are_scaled_to_the_first(tmp_path, sizes, suffix)
     assert {frame.shape for frame in frames} == {(sizes[0], sizes[0], 3)}
     brightness = np.array([0.299, 0.587, 0.114])  # versions of FFmpeg differ in where the colours of H.264 lie
     assert_close([frame @ brightness for frame in frames], [frame @ brightness for frame in ffmpeg_frames(path)], 2)
-    assert main("folder", [str(tmp_path), "--short-side", "32", "--workers", "1", "--output", f"{tmp_path}_32"]) == 0
+    assert main(["folder", str(tmp_path), "--short-side", "32", "--workers", "1", "--output", f"{tmp_path}_32"]) == 0
 
 
 def test_a_stream_whose_codec_gets_other_parameters_is_read_in_any_order(tmp_path):

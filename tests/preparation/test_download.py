@@ -1,49 +1,29 @@
-"""Fetching a dataset: its archives, checked, unpacked into its layout, once, on command or when training starts."""
+"""Downloading a dataset into its layout, with the command or when training starts."""
 
 import hashlib
 import io
+import json
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from fvcore.common.config import CfgNode
 
+from tests.conftest import TINY_CONFIG, Outcome
+from tests.datasets.sources.common import make_cfg
 from tests.loopback import Server
 from tests.rar import rar
-from timesformer.config import check, get_cfg
-from timesformer.config.options import OPTIONS
+from timesformer.config import check
 from timesformer.datasets.records import DataError
 from timesformer.fetch import DownloadError
 from timesformer.preparation import download as module
 from timesformer.preparation.download import ARCHIVES, Archive, download, download_if_asked
 
 VIDEOS = rar({"UCF-101/Archery/v_Archery_g01_c01.avi": b"video"})
-
-
-def lists() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("ucfTrainTestlist/classInd.txt", "1 Archery\n")
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def ucf101(server: Server, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """Addresses of a tiny UCF101, which are its makers' as well."""
-    server.files |= {"/data/UCF101.rar": VIDEOS, "/data/lists.zip": lists()}
-    urls = server.url("/data/UCF101.rar"), server.url("/data/lists.zip")
-    folders = [archive.folder for archive in ARCHIVES["ucf101"]]
-    archives = tuple(Archive(url, folder) for url, folder in zip(urls, folders, strict=True))
-    monkeypatch.setitem(module.ARCHIVES, "ucf101", archives)
-    return urls
-
-
-def files_in(folder: Path) -> list[str]:
-    hidden = (".lock", ".sha256")
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.suffix not in hidden)
-
-
 LAYOUT = [
     "UCF-101/Archery/v_Archery_g01_c01.avi",
     "archives/UCF101.rar",
@@ -52,131 +32,155 @@ LAYOUT = [
 ]
 
 
-def test_a_dataset_comes_into_its_layout_once_also_by_many_at_the_same_time(
-    server: Server, ucf101: tuple[str, str], tmp_path: Path
-) -> None:
+def zipped(files: dict[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(f"ucfTrainTestlist/{name}.txt", text)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def urls(server: Server, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """URLs of a tiny UCF101, in place of its makers'."""
+    server.files |= {"/data/UCF101.rar": VIDEOS, "/data/lists.zip": zipped({"classInd": "1 Archery\n"})}
+    urls = server.url("/data/UCF101.rar"), server.url("/data/lists.zip")
+    folders = [archive.folder for archive in ARCHIVES["ucf101"]]
+    monkeypatch.setitem(module.ARCHIVES, "ucf101", tuple(map(Archive, urls, folders)))
+    return urls
+
+
+def files_in(folder: Path) -> list[str]:
+    hidden = (".lock", ".sha256")
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.suffix not in hidden)
+
+
+def test_many_processes_download_once(server: Server, urls: tuple[str, str], tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: download("ucf101", tmp_path / "new/ucf"), range(4)))
     assert files_in(tmp_path / "new/ucf") == LAYOUT
     assert len(server.asked) == 2
-    note = (tmp_path / "new/ucf/archives/UCF101.rar.sha256").read_text()
-    assert note == f"{hashlib.sha256(VIDEOS).hexdigest()}  UCF101.rar\n"
+    checksum = (tmp_path / "new/ucf/archives/UCF101.rar.sha256").read_text()
+    assert checksum == f"{hashlib.sha256(VIDEOS).hexdigest()}  UCF101.rar\n"
 
 
-def test_an_interrupted_download_goes_on(server: Server, ucf101: tuple[str, str], tmp_path: Path) -> None:
-    server.breaks = [10**6, 30, 0, 0, 0]  # the lists come, of the videos the beginning
-    with pytest.raises(DownloadError, match="the same command goes on"):
+def test_interrupted_download_continues(
+    server: Server, urls: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.breaks = [10**6, 30, 0, 0, 0]  # all of the lists, the start of the videos
+    with pytest.raises(DownloadError, match=r"UCF101\.rar"):
         download("ucf101", tmp_path)
     assert files_in(tmp_path) == ["archives/UCF101.rar.partial", "archives/UCF101.rar.partial.etag", *LAYOUT[2:]]
     server.asked.clear()
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("timesformer.preparation.unpack.shutil.copyfileobj", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            download("ucf101", tmp_path)
     download("ucf101", tmp_path)
     assert files_in(tmp_path) == LAYOUT
     assert server.asked == [("/data/UCF101.rar", "bytes=30-")]
 
 
-def test_an_interrupted_unpacking_fetches_nothing_again(
-    server: Server, ucf101: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("timesformer.preparation.unpack._copy", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            download("ucf101", tmp_path)
-    download("ucf101", tmp_path)
-    assert files_in(tmp_path) == LAYOUT
-    assert [path for path, _ in server.asked] == ["/data/lists.zip", "/data/UCF101.rar"]
-
-
-def test_an_archive_that_changed_on_this_disk_is_told(server: Server, ucf101: tuple[str, str], tmp_path: Path) -> None:
+def test_changed_archive_is_an_error(urls: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"lists\.zip#sha256=0+"):
+        download("ucf101", tmp_path, ("", f"{urls[1]}#sha256={'0' * 64}"))
+    assert files_in(tmp_path) == []
     download("ucf101", tmp_path)
     (tmp_path / "UCF-101").rename(tmp_path / "moved")
     (tmp_path / "archives/UCF101.rar").write_bytes(VIDEOS[::-1])
-    with pytest.raises(DataError, match=r"UCF101.rar has SHA-256 .*, but had .* when it was fetched: remove it"):
+    with pytest.raises(DataError, match=r"UCF101\.rar"):
         download("ucf101", tmp_path)
 
 
-def test_a_sum_that_is_known_goes_behind_the_address(server: Server, ucf101: tuple[str, str], tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match=r"lists.zip#sha256=0+: the file has SHA-256"):
-        download("ucf101", tmp_path, ("", f"{ucf101[1]}#sha256={'0' * 64}"))
-    assert files_in(tmp_path) == []
-
-
-def test_an_archive_put_there_by_hand_is_taken_and_the_message_says_where(
-    server: Server, ucf101: tuple[str, str], tmp_path: Path
-) -> None:
+def test_archive_may_be_put_there_by_hand(server: Server, urls: tuple[str, str], tmp_path: Path) -> None:
     del server.files["/data/UCF101.rar"]
-    place = tmp_path / "archives/UCF101.rar"
-    with pytest.raises(DownloadError, match=rf"UCF101.rar answers 404 .*by hand, e.g. with a browser, to {place}"):
+    path = tmp_path / "archives/UCF101.rar"
+    with pytest.raises(DownloadError, match=str(path)):
         download("ucf101", tmp_path)
-    place.write_bytes(VIDEOS)
+    path.write_bytes(VIDEOS)
     download("ucf101", tmp_path)
     assert files_in(tmp_path) == LAYOUT
+    with pytest.raises(DataError, match=r"UCF101\.rar/ucf"):
+        download("ucf101", path / "ucf")
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="file/ucf cannot be written: Not a directory"):
-        download("ucf101", tmp_path / "file/ucf")
-
-
-def test_the_makers_addresses_are_where_the_configuration_says_they_can_be() -> None:
-    assert sorted(ARCHIVES) == sorted(OPTIONS["DATA.DOWNLOAD"].conditions()[0][2])
-    for archives in ARCHIVES.values():
-        assert all(archive.url.startswith("https://") for archive in archives)
-
-
-class TestWhenTrainingStarts:
+class TestOnStart:
     @pytest.fixture
     def cfg(self, tmp_path: Path) -> CfgNode:
-        cfg = get_cfg()
-        cfg.TRAIN.DATASET = cfg.TEST.DATASET = "ucf101"
-        cfg.DATA.PATH_TO_DATA_DIR = str(tmp_path / "data")
-        cfg.DATA.DOWNLOAD = True
-        return cfg
+        return make_cfg("ucf101", tmp_path / "data", DOWNLOAD=True)
 
-    def test_what_is_missing_is_fetched_into_a_new_folder(
-        self, server: Server, ucf101: tuple[str, str], cfg: CfgNode, tmp_path: Path
-    ) -> None:
-        for _ in ("train", "val", "test"):
-            download_if_asked(cfg)
-        assert files_in(tmp_path / "data") == LAYOUT
-        assert len(server.asked) == 2
-
-    def test_nothing_is_fetched_unasked(self, server: Server, ucf101: tuple[str, str], cfg: CfgNode) -> None:
-        cfg.DATA.DOWNLOAD = False
-        download_if_asked(cfg)
-        assert server.asked == []
-
-    def test_a_dataset_laid_out_by_hand_is_left_alone_and_named(
-        self,
-        server: Server,
-        ucf101: tuple[str, str],
-        cfg: CfgNode,
-        tmp_path: Path,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        (tmp_path / "data/Archery").mkdir(parents=True)
-        download_if_asked(cfg)
-        assert server.asked == []
-        assert len(caplog.messages) == 1
-        assert "Archery" in caplog.text
-
-    def test_other_addresses_can_be_given(
-        self, server: Server, ucf101: tuple[str, str], cfg: CfgNode, tmp_path: Path
+    def test_missing_dataset_is_downloaded(
+        self, server: Server, urls: tuple[str, str], cfg: CfgNode, tmp_path: Path
     ) -> None:
         server.files["/mirror/v.rar"] = VIDEOS
+        (tmp_path / "data/lost+found").mkdir(parents=True)
         cfg.DATA.DOWNLOAD_URLS = [server.url("/mirror/v.rar"), ""]
-        download_if_asked(cfg)
+        for _ in range(2):
+            download_if_asked(cfg)
         assert [path for path, _ in server.asked] == ["/data/lists.zip", "/mirror/v.rar"]
+        assert len(files_in(tmp_path / "data")) == 4
 
-    def test_the_folder_need_not_exist_but_the_dataset_must_be_one_on_offer(self, cfg: CfgNode) -> None:
+    def test_options_are_checked(self, cfg: CfgNode) -> None:
         keys = {"DATA.PATH_TO_DATA_DIR", "DATA.DOWNLOAD", "DATA.DOWNLOAD_URLS"}
-        assert not keys & {problem.key for problem in check(cfg)}
+        assert not keys & {problem.key for problem in check(cfg)}  # the folder need not exist
         cfg.DATA.DOWNLOAD = False
         assert "DATA.PATH_TO_DATA_DIR" in {problem.key for problem in check(cfg)}
         cfg.DATA.DOWNLOAD, cfg.DATA.DOWNLOAD_URLS = True, ["https://a.example/b"]
-        assert "DATA.DOWNLOAD_URLS" in {problem.key for problem in check(cfg)}
         cfg.TRAIN.DATASET = cfg.TEST.DATASET = "kinetics"
-        assert "DATA.DOWNLOAD" in {problem.key for problem in check(cfg)}
+        assert {"DATA.DOWNLOAD_URLS", "DATA.DOWNLOAD"} <= {problem.key for problem in check(cfg)}
+
+    @pytest.mark.parametrize("is_asked", [False, True])
+    def test_other_datasets_are_left_alone(
+        self, server: Server, urls: tuple[str, str], cfg: CfgNode, caplog: pytest.LogCaptureFixture, is_asked: bool
+    ) -> None:
+        cfg.DATA.DOWNLOAD = is_asked
+        Path(cfg.DATA.PATH_TO_DATA_DIR, "Archery").mkdir(parents=True)
+        download_if_asked(cfg)
+        assert server.asked == []
+        assert ("Archery" in caplog.text) == is_asked
+
+    @pytest.fixture
+    def command(self, server: Server, tmp_path: Path) -> list[str]:
+        """A run on UCF101 of two classes: three groups of two clips for training, one for test."""
+        clips, lists = {}, {"classInd": "1 Archery\n2 Biking", "trainlist01": "", "testlist01": ""}
+        for label, name in enumerate(("Archery", "Biking")):
+            for group, number in ((group, number) for group in range(1, 5) for number in (1, 2)):
+                with av.open(str(tmp_path / "clip.avi"), "w") as container:
+                    stream = container.add_stream("mpeg4", 25)
+                    stream.width, stream.height = 32, 24
+                    frame = np.full((24, 32, 3), 100 * label + 10 * group, np.uint8)
+                    for _ in range(3):
+                        container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+                    container.mux(stream.encode())
+                clip = f"{name}/v_{name}_g{group:02}_c{number:02}.avi"
+                clips[f"UCF-101/{clip}"] = (tmp_path / "clip.avi").read_bytes()
+                lists["testlist01" if group == 1 else "trainlist01"] += (
+                    f"{clip}\n" if group == 1 else f"{clip} {label + 1}\n"
+                )
+        server.files |= {"/UCF101.rar": rar(clips), "/lists.zip": zipped(lists)}
+        (tmp_path / "tiny.yaml").write_text(TINY_CONFIG)
+        return [
+            *("--cfg", str(tmp_path / "tiny.yaml"), "TRAIN.DATASET", "ucf101", "TEST.DATASET", "ucf101"),
+            *("MODEL.NUM_CLASSES", "2", "SOLVER.MAX_EPOCH", "1", "DATA.PATH_TO_DATA_DIR", str(tmp_path / "ucf101")),
+            *("DATA.DOWNLOAD", "True", "OUTPUT_DIR", str(tmp_path / "out")),
+            *("DATA.DOWNLOAD_URLS", str([server.url("/UCF101.rar"), server.url("/lists.zip")])),
+        ]
+
+    @pytest.mark.slow
+    def test_run_downloads_its_dataset(
+        self, server: Server, command: list[str], run_net: Callable[..., Outcome], tmp_path: Path
+    ) -> None:
+        lists = server.files.pop("/lists.zip")
+        failed = run_net(*command)
+        assert failed.code == 2
+        assert str(tmp_path / "ucf101/archives/lists.zip") in failed.err
+        server.files["/lists.zip"] = lists
+        server.asked.clear()
+        outcome = run_net(*command)
+        assert outcome.code == 0, outcome.err
+        assert json.loads((tmp_path / "out/results.json").read_text())["num_videos"] == 4
+        assert [path for path, _ in server.asked] == ["/lists.zip", "/UCF101.rar"]

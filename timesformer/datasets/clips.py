@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.decoding.open import VideoError, VideoReader, open_video
-from timesformer.datasets.manifest import known
+from timesformer.datasets.manifest import known_length
 from timesformer.datasets.records import VideoRecord
 from timesformer.datasets.transforms.augmentation import Augmentation
 from timesformer.datasets.transforms.sampling import VideoInfo, build_sampler
@@ -97,7 +97,7 @@ class ClipMaker:
             VideoError: if the video cannot be read.
         """
         with as_video_error(record.path):
-            num_frames, fps = known(record)
+            num_frames, fps = known_length(record)
             reader = open_video(record.path, short_side=self._data.DECODE_SHORT_SIDE, num_frames=num_frames, fps=fps)
 
         @functools.lru_cache(maxsize=1)  # all crops of a clip are cut from the same frames

@@ -1,36 +1,32 @@
-"""The manifest of a folder of clips: what each one is, or why it cannot be read, found out once for all trainings.
+"""The manifest of a dataset: length, size and problems of every clip, found once by `prepare.py --check`.
 
-`manifest.csv` lies in the dataset's folder (DATA.PATH_TO_DATA_DIR) and has a line for each clip: path (from that
-folder, with slashes), label, frames, fps, width, height, seconds, bytes, problem. `prepare.py --check` writes it.
+`manifest.csv` is in the dataset's folder (DATA.PATH_TO_DATA_DIR or DATA.PATH_PREFIX), with one row per clip.
 """
 
 import bisect
 import csv
 import functools
 import io
-import operator
 import os
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import accumulate, islice
 from pathlib import Path
 from typing import NamedTuple
 
 from timesformer.atomic import write_atomically
 from timesformer.datasets.decoding.open import is_image_name
-from timesformer.datasets.records import DataError, Records, VideoRecord
+from timesformer.datasets.records import DataError, Records, Strings, VideoRecord
 
 NAME = "manifest.csv"
 
 
 class Row(NamedTuple):
-    """A line of a manifest.
+    """A row of a manifest.
 
-    path: of a video file or a folder of frames, from the manifest's folder.
-    label: name of its class, where folders say it.
-    frames, fps, width, height, seconds: of the clip; 0 where unknown.
-    bytes: of the file, or of all frames in the folder, when it was looked at.
+    path: of a video file or a folder of frames, from the manifest's folder, with slashes.
+    label: class name, if folders are classes.
+    frames, fps, width, height, seconds: of the clip; 0 if unknown.
+    bytes: of the file, or of all frames in the folder.
     problem: why the clip cannot be read; empty if it can.
     """
 
@@ -46,8 +42,14 @@ class Row(NamedTuple):
 
     @classmethod
     def parse(cls, line: str) -> "Row":
-        """The row of a line of CSV; ValueError where it is not one."""
-        path, label, frames, fps, width, height, seconds, size, problem = next(csv.reader([line], strict=True))
+        """The row of a line of CSV; ValueError if it is not one."""
+        try:
+            cells = next(csv.reader([line], strict=True))
+        except (csv.Error, StopIteration) as error:
+            raise ValueError(line) from error
+        if len(cells) != len(cls._fields):
+            raise ValueError(line)
+        path, label, frames, fps, width, height, seconds, size, problem = cells
         return cls(path, label, int(frames), float(fps), int(width), int(height), float(seconds), int(size), problem)
 
     def format(self) -> str:
@@ -64,86 +66,69 @@ def _csv(cells: Iterable[object]) -> str:
 HEADER = ",".join(Row._fields)
 
 
-class Manifest(Sequence[Row]):
-    """A manifest on disk, read as a whole, parsed line by line when asked: a million lines open in less than a second.
+class Manifest:
+    """A manifest on disk; its lines are parsed on access.
 
-    Raises DataError where the file is not a manifest, or cannot be read.
+    Raises DataError if the file cannot be read or is not a manifest.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._folder = os.path.join(path.parent, "")
         try:
-            content = path.read_bytes()
+            text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
         except OSError as error:
-            raise DataError(
-                f"{path} cannot be read: {error.strerror}; make it a readable file, or remove it"
-            ) from error
-        header, _, text = content.replace(b"\r\n", b"\n").partition(b"\n")
-        del content
-        if header.decode("utf-8-sig", "replace") != HEADER:
-            raise self._error(f"its first line is {header[:200].decode('utf-8', 'replace')!r}, expected {HEADER!r}")
-        lines = [line for line in text.split(b"\n") if line]
-        if not all(map(operator.lt, lines, islice(lines, 1, None))):  # somebody edited it
-            lines.sort()
-        # One buffer instead of a million objects: nothing to copy for a forked process.
-        self._text = b"".join(lines)
-        self._ends = array("q", accumulate(map(len, lines), initial=0))
-        self._broken = [number for number, line in enumerate(lines) if not line.endswith(b",")]
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> Row:  # type: ignore[override]  # no slices
-        line = self._line(range(len(self))[index]).decode("utf-8", "surrogateescape")
-        try:
-            return Row.parse(line)
-        except (ValueError, csv.Error) as error:
-            raise self._error(f"found {line!r}, expected {HEADER}") from error
+            raise self._error(f"cannot be read ({error.strerror})") from error
+        header, *lines = text.replace("\r\n", "\n").split("\n")
+        if header != HEADER:
+            raise self._error(f"its first line is {header[:200]!r}, expected {HEADER!r}")
+        self._lines = Strings(sorted(filter(None, lines)))
+        self._broken = {row.path: row for line in lines if line and not line.endswith(",") for row in [self._row(line)]}
 
     def find(self, path: str) -> Row | None:
-        """The row of a clip by its path as the row has it."""
-        beginning = _csv([path, ""]).encode("utf-8", "surrogateescape")
-        number = bisect.bisect_left(range(len(self)), beginning, key=self._line)
-        return self[number] if number < len(self) and self._line(number).startswith(beginning) else None
+        """The row of a clip by its path from the manifest's folder."""
+        start = _csv([path, ""])
+        number = bisect.bisect_left(self._lines, start)
+        line = self._lines[number] if number < len(self._lines) else ""
+        return self._row(line) if line.startswith(start) else None
 
     def describe(self, record: VideoRecord) -> VideoRecord:
-        """The record with frames, fps and bytes of the manifest, or as it was where that does not know the clip."""
+        """The record with frames, fps and bytes of its row; unchanged if it has none."""
         path, is_numbered = _location(record.path)
-        row = None if is_numbered else self.find(self._relative(path))  # how many frames are listed, the record knows
+        row = None if is_numbered else self.find(self._relative(path))  # a numbered path has its frame count
         return record if row is None else replace(record, num_frames=row.frames, fps=row.fps, bytes=row.bytes)
 
     def describe_all(self, records: Records) -> Records:
-        """The records with what the manifest knows of them; what cannot be read is known at once."""
+        """The records with the problems of the manifest, and its other columns on access."""
         return records.described_by(self.describe, self.problems(records.paths()))
 
     def problems(self, paths: Iterable[str]) -> dict[int, str]:
-        """Why clips cannot be read, by their number among `paths`; of those alone that are still what they were."""
-        broken = {row.path: row for row in map(self.__getitem__, self._broken)}
-        names = {path.rpartition("/")[2] for path in broken}
+        """Why clips cannot be read, by index into `paths`. Clips whose size has changed are left out."""
+        names = {path.rpartition("/")[2] for path in self._broken}
         found = {}
-        for number, path in enumerate(paths if broken else ()):
-            place, _ = _location(path) if "#" in path else (path, False)
-            if place.rpartition(os.sep)[2] in names:  # quickly decided for nearly all
-                row = broken.get(self._relative(place))
-                if row is not None and clip_bytes(place) == row.bytes:
+        for number, path in enumerate(paths if names else ()):
+            path, _ = _location(path) if "#" in path else (path, False)
+            if os.path.basename(path) in names:  # a cheap test that most clips fail
+                row = self._broken.get(self._relative(path))
+                if row is not None and clip_bytes(path) == row.bytes:
                     found[number] = row.problem
         return found
 
-    def _relative(self, path: str) -> str:
-        is_plain = path.startswith(self._folder) and "//" not in path and "/." not in path
-        relative = path[len(self._folder) :] if is_plain else os.path.relpath(path, self._folder)
-        return relative.replace(os.sep, "/")
+    def _row(self, line: str) -> Row:
+        try:
+            return Row.parse(line)
+        except ValueError as error:
+            raise self._error(f"found {line!r}, expected {HEADER}") from error
 
-    def _line(self, number: int) -> bytes:
-        return self._text[self._ends[number] : self._ends[number + 1]]
+    def _relative(self, path: str) -> str:
+        return os.path.relpath(path, self._folder).replace(os.sep, "/")
 
     def _error(self, reason: str) -> DataError:
-        return DataError(f"{self._path}: {reason}; have it written anew by `prepare.py --check`, or remove it")
+        return DataError(f"{self._path}: {reason}; write it again with `prepare.py --check`, or remove it")
 
 
 def open_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a dataset's folder, None where there is none; one object as long as the file is the same."""
+    """The manifest of a dataset's folder, None if there is none. It is read again only if the file changes."""
     try:
         status = (folder / NAME).stat()
     except OSError:
@@ -157,23 +142,21 @@ def _open(path: Path, changed: int, size: int) -> Manifest:
 
 
 def write_manifest(path: Path, rows: Iterable[Row]) -> None:
-    """Write the rows in order of their paths; whole or not at all. Raises OSError."""
-    lines = sorted(row.format().encode("utf-8", "surrogateescape") for row in rows)
-    write_atomically(path, lambda file: file.writelines(line + b"\n" for line in (HEADER.encode(), *lines)))
+    """Write the rows atomically, sorted by path. Raises OSError."""
+    lines = sorted(row.format() for row in rows)
+    text = "".join(f"{line}\n" for line in (HEADER, *lines)).encode("utf-8", "surrogateescape")
+    write_atomically(path, lambda file: file.write(text))
 
 
-def known(record: VideoRecord) -> tuple[int, float]:
-    """Frames and frames per second of the record's video; 0 where unknown, also because it is not what it was.
-
-    Looks at no more than the size of the file.
-    """
-    # A folder of frames is listed anyhow when it is opened, which counts them.
+def known_length(record: VideoRecord) -> tuple[int, float]:
+    """Frame count and frame rate of a record; 0 if unknown, or if the file's size is not the one in the manifest."""
+    # Frames of a folder are always listed and counted when it is opened.
     changed = record.bytes and (not os.path.isfile(record.path) or os.path.getsize(record.path) != record.bytes)
     return (0, 0.0) if changed else (record.num_frames, record.fps)
 
 
 def clip_bytes(path: str) -> int:
-    """Size of a video file, or of all frames in a folder; 0 where there is nothing."""
+    """Size of a video file, or of all frames in a folder; 0 if there is neither."""
     path, _ = _location(path)
     try:
         if not os.path.isdir(path):
@@ -185,20 +168,7 @@ def clip_bytes(path: str) -> int:
 
 
 def _location(path: str) -> tuple[str, bool]:
-    """The file or folder, and whether the path names some numbered frames in it, `<folder>/%06d.jpg#<first>-<last>`."""
+    """The file or folder of a path, and whether the path selects frames of it: `<folder>/%06d.jpg#<first>-<last>`."""
     folder, name = os.path.split(path)
     is_numbered = "%" in name and "#" in name and not os.path.exists(path)
     return (folder, True) if is_numbered else (path, False)
-
-
-def rows_of(path: Path) -> Iterator[Row]:
-    """The rows of a manifest that may be half written or not there: all whole lines."""
-    try:
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
-    except OSError:
-        return
-    for line in text.split("\n")[:-1]:
-        try:
-            yield Row.parse(line)
-        except (ValueError, csv.Error):
-            continue  # the header, or a line that was being written when the machine stopped

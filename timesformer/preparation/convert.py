@@ -1,16 +1,15 @@
-"""A dataset's clips into another form in another folder, many at once, going on where an earlier run was stopped."""
+"""Converts the clips of a dataset into another folder, in several processes; an interrupted run continues."""
 
 import csv
 import json
 import logging
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from timesformer.atomic import report_write_errors, write_atomically, write_text_atomically
 from timesformer.datasets.manifest import NAME, clip_bytes
@@ -18,155 +17,149 @@ from timesformer.datasets.records import DataError, join_problems
 from timesformer.datasets.sources.clip_files import walk
 from timesformer.datasets.workers.pool import TIME_LIMIT, in_processes, without_path
 from timesformer.preparation.clips_on_disk import is_list_name
+from timesformer.preparation.encode import encode_frames, encode_video, remove
 from timesformer.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-NOTE = "conversion.json"
+SETTINGS = "conversion.json"
+"""The settings of the conversion, and the clips that failed with their problems."""
 SIZES = "conversion.csv"
-"""Path and bytes of every clip that was converted: one that has others now is converted again."""
+"""Path and bytes of every converted clip; one that has another size now is converted again."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One clip to be converted: paths of the clip and of what is made of it, and how."""
-
+class _Job(NamedTuple):
     source: str
     target: str
     short_side: int
-    quality: int
+    quality: int  # of JPEG frames; 0 for a video
+
+
+def _run_job(job: _Job) -> None:
+    encode_frames(*job) if job.quality else encode_video(*job[:3])
 
 
 def convert(
     root: Path,
     clips: Sequence[str],
     output: Path,
-    make: Callable[[Job], None],
-    suffix: str,
-    short_side: int,
-    quality: int,
-    workers: int,
+    short_side: int = 0,
+    quality: int = 0,
+    workers: int = 1,
     time_limit: float = TIME_LIMIT,
 ) -> dict[str, str]:
-    """Make of each clip `root`/x.avi a clip `output`/x<suffix>, and put the dataset's lists beside them.
+    """Make a clip in `output` of each clip in `root`, x.mp4 or a folder x of frames, and copy the dataset's lists.
 
-    Nothing in `root` is changed. Clips that are in `output` already are left alone, unless the source has another size
-    now, so that a run that was stopped goes on; lists that are there stay as they are. Whatever `make` does must let a
-    clip appear as a whole. A clip that cannot be converted is copied as it is, so that none vanishes from the dataset:
-    it stays what it was, a clip that cannot be read.
+    `root` is not changed. Clips that are already in `output` are kept, unless the source has another size now; so are
+    lists. A clip that cannot be converted is copied, so that none disappears from a test.
 
     Args:
-        root, output: folders, neither of them in the other.
+        root, output: folders, neither in the other.
         clips: paths from `root`, with slashes.
-        make: `reencode.reencode` or `jpeg_frames.extract_frames`.
-        suffix: of the clips made: ".mp4", or "" for folders.
-        short_side, quality: see Job; the quality counts for folders.
-        workers: processes, 1 or more.
-        time_limit: seconds after which the work on a clip is given up.
+        short_side: pixels that the short side is scaled down to; 0 keeps the size.
+        quality: of JPEG frames, 1 to 95; 0 makes H.264 files.
+        workers: number of processes.
+        time_limit: seconds after which a clip counts as unreadable.
 
     Returns:
         Why clips were not converted, by path.
 
     Raises:
-        DataError: if two clips would become one, the folders lie in each other, or `output` has clips converted
-            otherwise.
+        DataError: if two clips would become one, the folders overlap, or `output` was made with other settings.
         UserError: if `output` cannot be written.
     """
     source, target = root.resolve(), output.resolve()
     if source == target or source in target.parents or target in source.parents:
-        raise DataError(f"{output} and {root} lie in each other: give --output a folder of its own")
-    targets = {clip: os.path.splitext(clip)[0] + suffix if _is_file(root, clip) else clip + suffix for clip in clips}
-    if twice := [name for name, count in Counter(targets.values()).items() if count > 1]:
-        sources = [" and ".join(clip for clip in clips if targets[clip] == name) for name in twice[:20]]
-        raise join_problems(f"{root}: clips that would become one", sources, "give one of them another name")
-    settings = {"made_by": make.__name__, "short_side": short_side} | ({} if suffix else {"quality": quality})
+        raise DataError(f"{output} and {root} overlap: give --output another folder")
+    targets = {clip: _target_name(root, clip, "" if quality else ".mp4") for clip in clips}
+    sources = defaultdict(list)
+    for clip, name in targets.items():
+        sources[name].append(clip)
+    if shared := [" and ".join(names) for names in sources.values() if len(names) > 1]:
+        raise join_problems(f"{root}: clips that would become one", shared, "rename one of them")
+    settings: dict[str, Any] = {"made_by": "reencode", "short_side": short_side}
+    if quality:
+        settings = {"made_by": "extract_frames", "short_side": short_side, "quality": quality}
     with report_write_errors(output, "choose another --output"):
         output.mkdir(parents=True, exist_ok=True)
-        failed = _failed_before(output, settings)
-        write_text_atomically(output / NOTE, _note(settings, failed))
+        failed = _read_failed(output, settings)
+        _write_settings(output, settings, failed)
         _copy_lists(root, output)
-        sizes, before = {clip: clip_bytes(str(root / clip)) for clip in clips}, _sizes_before(output)
-        stale = {clip for clip in clips if before.get(clip, sizes[clip]) != sizes[clip]}
-        todo = [clip for clip in clips if clip in failed or clip in stale or not (output / targets[clip]).exists()]
-        jobs = {str(root / clip): clip for clip in todo}
-        outcomes = in_processes(
-            make,
-            [Job(place, str(output / targets[clip]), short_side, quality) for place, clip in jobs.items()],
-            workers,
-            time_limit,
-        )
+        sizes, before = {clip: clip_bytes(str(root / clip)) for clip in clips}, _read_sizes(output)
+        changed = {clip for clip in clips if before.get(clip, sizes[clip]) != sizes[clip]}
+        todo = [clip for clip in clips if clip in failed or clip in changed or not (output / targets[clip]).exists()]
+        clip_of = {str(root / clip): clip for clip in todo}
+        jobs = [_Job(path, str(output / targets[clip]), short_side, quality) for path, clip in clip_of.items()]
+        outcomes = in_processes(_run_job, jobs, workers, time_limit)
         with (
             Progress("converting clips", len(clips), "clip", len(clips) - len(todo)) as progress,
             closing(outcomes),
-            (output / SIZES).open("a", encoding="utf-8", errors="surrogateescape", newline="") as done,
+            (output / SIZES).open("a", encoding="utf-8", errors="surrogateescape", newline="") as file,
         ):
-            table = csv.writer(done, lineterminator="\n")
+            table = csv.writer(file, lineterminator="\n")
             table.writerows((clip, sizes[clip]) for clip in clips if clip not in before and clip not in todo)
             for outcome in outcomes:
-                clip = jobs[outcome.item.source]
+                clip = clip_of[outcome.item.source]
                 if outcome.problem:
                     failed[clip] = without_path(outcome.problem, outcome.item.source)
-                    write_text_atomically(output / NOTE, _note(settings, failed))
-                    _remove(output / targets[clip])
+                    _write_settings(output, settings, failed)
+                    remove(output / targets[clip])
                     _copy(root / clip, output / clip)
                 else:
                     table.writerow((clip, sizes[clip]))
-                    done.flush()
+                    file.flush()
                     if failed.pop(clip, None) is not None and clip != targets[clip]:
-                        _remove(output / clip)
+                        remove(output / clip)
                 progress.advance()
-        write_text_atomically(output / NOTE, _note(settings, failed))
+        _write_settings(output, settings, failed)
     return failed
 
 
-def _is_file(root: Path, clip: str) -> bool:
-    return (root / clip).is_file()
+def _target_name(root: Path, clip: str, suffix: str) -> str:
+    return (os.path.splitext(clip)[0] if (root / clip).is_file() else clip) + suffix
 
 
-def _note(settings: dict[str, Any], failed: dict[str, str]) -> str:
-    return json.dumps(settings | {"copied_as_it_was": failed}, indent=2) + "\n"
+def _write_settings(output: Path, settings: dict[str, Any], failed: dict[str, str]) -> None:
+    text = json.dumps(settings | {"copied_as_it_was": failed}, indent=2) + "\n"
+    write_text_atomically(output / SETTINGS, text)
 
 
-def _failed_before(output: Path, settings: dict[str, Any]) -> dict[str, str]:
-    if not (output / NOTE).is_file():
+def _read_failed(output: Path, settings: dict[str, Any]) -> dict[str, str]:
+    if not (output / SETTINGS).is_file():
         return {}
     remedy = "give another --output, or remove it"
     try:
-        note = json.loads((output / NOTE).read_bytes())
-        failed = dict(note.pop("copied_as_it_was"))
-    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"{output / NOTE} does not say how {output} was made ({reason}): {remedy}") from error
-    if note != settings:
-        raise DataError(f"{output} has clips made with {note}, not {settings}: {remedy}")
+        found = json.loads((output / SETTINGS).read_bytes())
+        failed = dict(found.pop("copied_as_it_was"))
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise DataError(f"{output / SETTINGS} is damaged ({type(error).__name__}: {error}): {remedy}") from error
+    if found != settings:
+        raise DataError(f"{output} has clips made with {found}, not {settings}: {remedy}")
     return failed
 
 
-def _sizes_before(output: Path) -> dict[str, int]:
+def _read_sizes(output: Path) -> dict[str, int]:
+    """The complete lines of SIZES."""
     if not (output / SIZES).is_file():
         return {}
     with (output / SIZES).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = [line.rstrip("\n").rpartition(",") for line in file if line.endswith("\n")]
-    return {next(csv.reader([path]))[0]: int(size) for path, _, size in rows if path and size.isdecimal()}
+        rows = csv.reader(line for line in file if line.endswith("\n"))
+        return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdecimal()}
 
 
 def _copy_lists(root: Path, output: Path) -> None:
-    for place, _, files in walk(root):
+    for folder, _, files in walk(root):
         for name in files:
-            if is_list_name(name) and name not in (NAME, NOTE, SIZES):
-                copy, content = output / place / name, (root / place / name).read_bytes()
+            if is_list_name(name) and name not in (NAME, SETTINGS, SIZES):
+                copy, content = output / folder / name, (root / folder / name).read_bytes()
                 if not copy.exists():
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     write_atomically(copy, lambda file, content=content: file.write(content))
                 elif copy.read_bytes() != content:
-                    logger.warning("%s is not what %s is; it stays: remove it to have it copied", copy, root)
+                    logger.warning("%s differs from the one in %s and is kept: remove it to copy that", copy, root)
 
 
 def _copy(source: Path, target: Path) -> None:
-    _remove(target)
+    remove(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

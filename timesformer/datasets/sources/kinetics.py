@@ -1,197 +1,199 @@
-"""Lists in the manner of Kinetics: train.csv, val.csv and test.csv of lines `path<separator>label`.
+"""Kinetics, and any list of paths and labels: train.csv, val.csv and test.csv.
 
-The lists may be Kinetics' own annotation files instead: see kinetics_annotations.py.
+The lists have lines `path<separator>label`, or are Kinetics' annotation files with a header.
 """
 
 import logging
 import os
-from array import array
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, Strings, join_problems
-from timesformer.datasets.sources import kinetics_annotations
-from timesformer.datasets.sources.duplicates import matches, repeats
-from timesformer.datasets.sources.lists import first_line, iterate_lines, read_class_names, splits_folder
+from timesformer.datasets.records import DataError, DatasetSplit, Records, join_problems
+from timesformer.datasets.sources.clip_files import is_video_name, stem, walk
+from timesformer.datasets.sources.lists import (
+    ClipList,
+    check_missing,
+    check_training,
+    clips_folder,
+    find_repeats,
+    first_line,
+    iterate_lines,
+    number_labels,
+    read_class_names,
+    read_table,
+    refuse_shared,
+    split_cells,
+    split_files,
+    splits_folder,
+)
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
 
 _PATH_HEADERS = frozenset({"path", "video", "video_name", "video_path", "file", "filename", "name", "clip"})
-
-
-class _List(NamedTuple):
-    """What stands in a list, in columns: a million lines take under 100 MB."""
-
-    csv: Path
-    paths: Strings
-    labels: np.ndarray  # numbers into `texts`, int64 (videos,)
-    texts: tuple[str, ...]  # the different labels as they stand there
-    lines: np.ndarray  # numbers of the lines, int64 (videos,)
-    hashes: np.ndarray  # of the paths, int64 (videos,)
-    problems: dict[int, str]  # lines that are not a path and a label, by number
+_ANNOTATION_COLUMNS = ("youtube_id", "time_start", "time_end")
 
 
 def kinetics(cfg: CfgNode, split: str) -> DatasetSplit:
-    """Read `<split>.csv` of DATA.SPLITS_DIR (else DATA.PATH_TO_DATA_DIR).
+    """Read the list of `split` in DATA.SPLITS_DIR (else DATA.PATH_TO_DATA_DIR); datasets/kinetics/README.md.
 
-    A line holds a path, DATA.PATH_LABEL_SEPARATOR and a label; the first may be a header, such as `path label`, which
-    the log then tells. The last separator counts, so that paths may hold blanks. DATA.PATH_PREFIX is put before every
-    path; relative paths start at the working directory. A label is a number from 0 to MODEL.NUM_CLASSES - 1, or the
-    name of a class. Class names are the lines of `classes.txt` beside the list where there is one, else the numbers, or
-    the names of all lists, sorted.
-    A video may stand in both val.csv and test.csv (Kinetics is commonly tested on its validation list), but one that
-    is also trained on is an error. Videos are not looked for on disk, but for the first ones. Raises DataError.
+    Raises DataError for a missing list, a bad line, a repeated video, and a training video that is also in validation
+    or testing. Only the first videos of a list of paths are looked up on disk.
     """
     folder = splits_folder(cfg)
-    csv = kinetics_annotations.locate(folder, split)
-    if not csv.is_file():
+    files = split_files(folder)
+    if split not in files:
         raise DataError(
-            f"{csv} not found: expected lines `path{cfg.DATA.PATH_LABEL_SEPARATOR}label`; write it, or point "
-            "DATA.PATH_TO_DATA_DIR (or DATA.SPLITS_DIR) to the folder that holds train.csv, val.csv and test.csv"
+            f"{folder / f'{split}.csv'} not found: expected lines `path{cfg.DATA.PATH_LABEL_SEPARATOR}label`; write "
+            "it, or point DATA.PATH_TO_DATA_DIR (or DATA.SPLITS_DIR) to the folder of train.csv, val.csv and test.csv"
         )
-    if kinetics_annotations.is_header(first_line(csv)):
-        return kinetics_annotations.find_records(cfg, split)
+    if _is_annotation(files[split]):
+        return _from_annotations(cfg, split, files)
+    return _from_paths(cfg, split, files)
 
-    class_names = read_class_names(folder)
-    mine = _read(csv, cfg, class_names)
-    # Without classes.txt, labels that are no numbers are the names of the classes.
-    new_names = class_names is None and sum(text.isdecimal() for text in mine.texts) < len(mine.texts) / 2
-    numbers = {} if new_names else _numbers(class_names, cfg)
-    if new_names and len(mine.texts) > cfg.MODEL.NUM_CLASSES:
-        raise DataError(
-            f"{csv}: {len(mine.texts)} different labels ({shorten(mine.texts)}), but MODEL.NUM_CLASSES is "
-            f"{cfg.MODEL.NUM_CLASSES}: set DATA.PATH_LABEL_SEPARATOR or MODEL.NUM_CLASSES to what the file holds"
-        )
-    _check(mine, None if new_names else numbers)
-    names = set(mine.texts)
-    opposite = ("val", "test") if split == "train" else ("train",)
-    for other_csv in (folder / f"{name}.csv" for name in (SPLITS if new_names else opposite) if name != split):
-        if other_csv.is_file():
-            other = _read(other_csv, cfg, class_names)
-            _check(other, None if new_names else numbers)
-            names.update(other.texts)
-            if other_csv.stem in opposite:
-                _refuse_shared(mine, other)
-    if new_names:
-        class_names = tuple(sorted(names))
-        numbers = {name: number for number, name in enumerate(class_names)}
-    labels = np.array([_number(text, numbers) for text in mine.texts])[mine.labels]
 
-    records = Records(mine.paths, labels, folder=cfg.DATA.PATH_PREFIX)
+def _is_annotation(path: Path) -> bool:
+    return set(_ANNOTATION_COLUMNS) <= set(split_cells(first_line(path)))
+
+
+def _from_paths(cfg: CfgNode, split: str, files: dict[str, Path]) -> DatasetSplit:
+    class_names = read_class_names(files[split].parent)
+    bad_lines: dict[str, dict[int, str]] = {name: {} for name in files}
+    lists = {name: _read_paths(path, cfg, class_names or (), bad_lines[name]) for name, path in files.items()}
+    mine = lists[split]
+    texts = set(mine.labels)
+    # Without classes.txt, labels that are mostly no numbers are class names.
+    if class_names is None and sum(map(str.isdecimal, texts)) < len(texts) / 2:
+        if len(texts) > cfg.MODEL.NUM_CLASSES:
+            raise DataError(
+                f"{mine.path}: {len(texts)} different labels ({shorten(sorted(texts))}), but MODEL.NUM_CLASSES is "
+                f"{cfg.MODEL.NUM_CLASSES}: set DATA.PATH_LABEL_SEPARATOR or MODEL.NUM_CLASSES to match the file"
+            )
+        class_names = tuple(sorted(texts.union(*(clips.labels for clips in lists.values()))))
+        numbers = {name: label for label, name in enumerate(class_names)}
+    else:
+        class_names = class_names or tuple(map(str, range(cfg.MODEL.NUM_CLASSES)))
+        numbers = number_labels(mine.path, (), class_names)
+    keys = {name: [_normalize(path) for path in clips.names] for name, clips in lists.items()}
+    for name, clips in lists.items():
+        expected = f"expected 0 to {len(class_names) - 1} (MODEL.NUM_CLASSES), or a name in classes.txt"
+        for line, text in zip(clips.lines, clips.labels, strict=True):
+            if text not in numbers:
+                bad_lines[name][line] = f"line {line}: found the label {text!r}, {expected}"
+        problems = [bad_lines[name][line] for line in sorted(bad_lines[name])] + find_repeats(clips, keys[name])
+        if problems:
+            remedy = "fix these lines, or set DATA.PATH_LABEL_SEPARATOR or MODEL.NUM_CLASSES to match the file"
+            raise join_problems(str(clips.path), problems, remedy)
+    refuse_shared(split, keys, lists)
+
+    records = Records(mine.names, (numbers[text] for text in mine.labels), folder=cfg.DATA.PATH_PREFIX)
     if not any(os.path.exists(records[number].path) for number in range(min(20, len(records)))):
         raise DataError(
-            f"{csv}: none of its first videos exists, e.g. {records[0].path} (line {mine.lines[0]}): "
-            "set DATA.PATH_PREFIX to the folder that the paths start from, or, if the path is not a whole one, "
-            f"DATA.PATH_LABEL_SEPARATOR (now {cfg.DATA.PATH_LABEL_SEPARATOR!r}) to what stands before the label"
+            f"{mine.path}: none of its first videos exists, e.g. {records[0].path} (line {mine.lines[0]}): "
+            "set DATA.PATH_PREFIX to the folder that the paths start from, or, if the path is cut, "
+            f"DATA.PATH_LABEL_SEPARATOR (now {cfg.DATA.PATH_LABEL_SEPARATOR!r}) to what separates it from the label"
         )
-    highest = int(labels.max())
+    highest = int(records.labels.max())
     if split == "train" and highest < cfg.MODEL.NUM_CLASSES - 1:
         logger.warning(
-            "%s: labels end at %d, but MODEL.NUM_CLASSES is %d; set it to %d unless the last classes have no clips",
-            *(csv, highest, cfg.MODEL.NUM_CLASSES, highest + 1),
+            "%s: the highest label is %d, but MODEL.NUM_CLASSES is %d; set it to %d unless the last classes are empty",
+            *(mine.path, highest, cfg.MODEL.NUM_CLASSES, highest + 1),
         )
-    return DatasetSplit(records, class_names or tuple(numbers))
+    return DatasetSplit(records, class_names)
 
 
-def _read(csv: Path, cfg: CfgNode, class_names: tuple[str, ...] | None) -> _List:
+def _read_paths(path: Path, cfg: CfgNode, class_names: tuple[str, ...], problems: dict[int, str]) -> ClipList:
+    """Read lines `path<separator>label`; bad ones go into `problems` by line."""
     separator = cfg.DATA.PATH_LABEL_SEPARATOR
-    labels, lines, hashes = array("q"), array("q"), array("q")
-    texts: dict[str, int] = {}
-    codes: dict[str, int] = {}  # of labels as the separator leaves them
-    problems: dict[int, str] = {}
-    is_first = True
-
-    def paths() -> Iterator[str]:
-        nonlocal is_first
-        for number, line in iterate_lines(csv):
-            path, _, label = line.rpartition(separator)
-            path, code = path.strip(), codes.get(label)
-            if code is None or path[:1] in '"':  # a label not seen yet, a path in quotes, or none: seldom
-                path, text = _unquoted(path), _unquoted(label)
-                may_be_header, is_first = is_first, False  # the first line always comes here
-                if may_be_header and path.lower() in _PATH_HEADERS and not _is_label(text, class_names):
-                    logger.info("%s, line %d: %r is taken for a header", csv, number, line)
-                    continue
-                if not (path and text):
-                    problems[number] = f"found {line!r}, expected a path, {separator!r} and a label"
-                    continue
-                code = codes[label] = texts.setdefault(text, len(texts))
-            labels.append(code)
-            lines.append(number)
-            hashes.append(hash(_plain(path)))
-            yield path
-
-    found = Strings(paths())
-    if not found and not problems:
-        raise DataError(f"{csv} has a header but no videos: expected one line `path{separator}label` per video")
-    columns = (np.asarray(column) for column in (lines, hashes))
-    return _List(csv, found, np.asarray(labels), tuple(texts), *columns, problems)
+    clips = ClipList(path, [], [], [])
+    for index, (number, line) in enumerate(iterate_lines(path)):
+        name, _, label = line.rpartition(separator)
+        name, label = _unquote(name), _unquote(label)
+        label = str(int(label)) if label.isdecimal() else label
+        is_label = label.lstrip("-").isdecimal() or label in class_names
+        if index == 0 and name.lower() in _PATH_HEADERS and not is_label:
+            logger.info("%s, line %d: %r is taken as a header", path, number, line)
+        elif not (name and label):
+            problems[number] = f"line {number}: found {line!r}, expected a path, {separator!r} and a label"
+        else:
+            clips.lines.append(number)
+            clips.names.append(name)
+            clips.labels.append(sys.intern(label))
+    if not clips.names and not problems:
+        raise DataError(f"{path} has a header but no videos: expected one line `path{separator}label` per video")
+    return clips
 
 
-def _is_label(text: str, class_names: tuple[str, ...] | None) -> bool:
-    return text.lstrip("-").isdecimal() or text in (class_names or ())
-
-
-def _plain(path: str) -> str:
-    """The one spelling of paths that differ in `.`, `..` and repeated slashes alone."""
-    return os.path.normpath(path) if "./" in path or "//" in path or path.endswith("/") else path
-
-
-class _PlainPaths:
-    def __init__(self, paths: Strings) -> None:
-        self._paths = paths
-
-    def __getitem__(self, index: int) -> str:
-        return _plain(self._paths[index])
-
-
-def _unquoted(text: str) -> str:
+def _unquote(text: str) -> str:
     text = text.strip()
-    # Spreadsheets put quotes around what holds a comma.
+    # Spreadsheets quote cells with commas.
     return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
-def _numbers(class_names: tuple[str, ...] | None, cfg: CfgNode) -> dict[str, int]:
-    """The number of the class that each label means: numbers from 0, and names if there is a list of them."""
-    numbers = {str(number): number for number in range(len(class_names) if class_names else cfg.MODEL.NUM_CLASSES)}
-    return numbers | {name: number for number, name in enumerate(class_names or ())}
+def _normalize(path: str) -> str:
+    return os.path.normpath(path) if "./" in path or "//" in path or path.endswith("/") else path
 
 
-def _number(text: str, numbers: dict[str, int]) -> int | None:
-    return numbers.get(text, numbers.get(str(int(text))) if text.isdecimal() else None)
+def _from_annotations(cfg: CfgNode, split: str, files: dict[str, Path]) -> DatasetSplit:
+    """Clips of Kinetics' annotation files, found by their names `<youtube_id>_<start>_<end>` in any subfolder."""
+    annotated = {name: path for name, path in files.items() if _is_annotation(path)}
+    labelled = {name: path for name, path in annotated.items() if "label" in split_cells(first_line(path))}
+    if split not in labelled:
+        raise DataError(f"{files[split]} has no labels: to test on the validation list, copy that to test.csv")
+    lists = {name: _read_annotations(path) for name, path in labelled.items()}
+    mine = lists[split]
+    texts = set().union(*(clips.labels for clips in lists.values()))
+    class_names = read_class_names(mine.path.parent) or tuple(sorted(texts))
+    numbers = number_labels(mine.path, texts, class_names)
+    refuse_shared(split, {name: clips.names for name, clips in lists.items()}, lists)
+
+    root = clips_folder(cfg)
+    on_disk: dict[str, str] = {}
+    for path in _clips_below(root):
+        on_disk.setdefault(stem(os.path.basename(path)), path)
+    names, labels, missing = [], [], []
+    for line, name, text in zip(mine.lines, mine.names, mine.labels, strict=True):
+        if name in on_disk:
+            names.append(on_disk[name])
+            labels.append(numbers[text])
+        else:
+            missing.append(f"line {line}: {name}")
+    remedy = f"download these clips to {root}, or set DATA.PATH_PREFIX to the folder of the clips"
+    check_missing(cfg, mine.path, missing, len(mine.names), remedy)
+    if split == "train":
+        check_training(mine.path, class_names, labels)
+    return DatasetSplit(Records(names, labels, folder=str(root)), class_names)
 
 
-def _check(found: _List, numbers: dict[str, int] | None) -> None:
-    """Raise DataError for bad lines, videos listed twice, and labels that are not in `numbers` (None: all are good)."""
-    problems = dict(found.problems)
-    for code, text in enumerate(found.texts):
-        if numbers is not None and _number(text, numbers) is None:
-            expected = f"expected 0 to {max(numbers.values())} (MODEL.NUM_CLASSES), or a name in classes.txt"
-            wrong = found.lines[found.labels == code].tolist()
-            problems |= dict.fromkeys(wrong, f"found the label {text!r}, {expected}")
-    for number, earlier in repeats(_PlainPaths(found.paths), found.hashes):
-        line = int(found.lines[number])
-        problems.setdefault(line, f"{found.paths[number]} stands in line {found.lines[earlier]} already")
-    if problems:
-        remedy = "mend these lines, or set DATA.PATH_LABEL_SEPARATOR or MODEL.NUM_CLASSES to what the file holds"
-        raise join_problems(f"{found.csv}", [f"line {line}: {problems[line]}" for line in sorted(problems)], remedy)
+def _read_annotations(path: Path) -> ClipList:
+    clips, problems = ClipList(path, [], [], []), []
+    for number, (video, start, end, label) in read_table(path, (*_ANNOTATION_COLUMNS, "label"), problems):
+        try:
+            name = f"{video}_{int(float(start)):06d}_{int(float(end)):06d}"
+        except (ValueError, OverflowError):
+            problems.append(f"line {number}: time_start {start!r} and time_end {end!r}, expected seconds")
+            continue
+        clips.lines.append(number)
+        clips.names.append(name)
+        clips.labels.append(sys.intern(label))
+    if repeats := find_repeats(clips, clips.names):
+        raise join_problems(str(path), repeats, "remove one of each two lines")
+    return clips
 
 
-def _refuse_shared(mine: _List, other: _List) -> None:
-    places = matches(_PlainPaths(mine.paths), mine.hashes, _PlainPaths(other.paths), other.hashes)
-    shared = [
-        f"{mine.paths[number]}: {mine.csv.name} line {mine.lines[number]}, "
-        f"{other.csv.name} line {other.lines[places[number]]}"
-        for number in np.flatnonzero(places >= 0).tolist()
-    ]
-    if shared:
-        raise join_problems(
-            f"{mine.csv.parent}: videos in both {mine.csv.name} and {other.csv.name}",
-            shared,
-            "take them out of one of the two: accuracy on a video that was trained on means nothing",
-        )
+def _clips_below(root: Path) -> Iterator[str]:
+    """Paths of the clips below `root`, from there; video files, and folders of frames with the name of a clip."""
+    for folder, subfolders, files in walk(root):
+        frames = [name for name in subfolders if _is_clip_name(name)]
+        subfolders[:] = [name for name in subfolders if not _is_clip_name(name)]
+        for name in sorted([*frames, *filter(is_video_name, files)]):
+            yield name if folder == "." else f"{folder}/{name}"
+
+
+def _is_clip_name(name: str) -> bool:
+    """Whether a folder is named like a clip, `<youtube_id>_<start>_<end>`, and not like a class."""
+    _, start, end = ("__" + name).rsplit("_", 2)
+    return len(start) == len(end) == 6 and start.isdecimal() and end.isdecimal()

@@ -1,32 +1,34 @@
-"""MuWiGes, 12 gestures of 50 subjects seen from the wrist: clips.csv, split by who and where.
+"""MuWiGes, 12 gestures of 50 subjects seen from the wrist: clips.csv, split by subject and scene.
 
 The file has the columns path, label, subject and scene. DATA.PROTOCOL:
 
     cross_subject        test clips are those of DATA.TEST_SUBJECTS
-    cross_scene_subject  test clips are those of DATA.TEST_SUBJECTS in DATA.TEST_SCENES, and nothing of either is
-                         trained on; clips of a test subject in another scene, or the other way round, are left out
+    cross_scene_subject  test clips are those of DATA.TEST_SUBJECTS in DATA.TEST_SCENES; clips of a test subject in
+                         another scene, or of another subject in a test scene, are left out
 
-Clips of DATA.VAL_SUBJECTS are held out of training for validation. The gesture study has 35 subjects to train on and 15
-to test; which ones these are is not published, so the default, subjects 36 to 50, is this project's choice.
+Clips of DATA.VAL_SUBJECTS are held out of training for validation.
 """
 
 import functools
 import logging
 import os
-from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import compress
-from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, Strings, join_problems
+from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, join_problems
 from timesformer.datasets.sources.clip_files import ClipFolder
-from timesformer.datasets.sources.duplicates import hashes, repeats
-from timesformer.datasets.sources.lists import check_training, leave_out, read_class_names, read_table, splits_folder
+from timesformer.datasets.sources.lists import (
+    ClipList,
+    check_missing,
+    check_training,
+    clips_folder,
+    find_repeats,
+    number_labels,
+    read_class_names,
+    read_table,
+    splits_folder,
+)
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
@@ -35,134 +37,69 @@ COLUMNS = ("path", "label", "subject", "scene")
 
 
 def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
-    """Find the clips of `split` in clips.csv of DATA.SPLITS_DIR (else DATA.PATH_TO_DATA_DIR).
+    """Clips of `split` in clips.csv of DATA.SPLITS_DIR (else DATA.PATH_TO_DATA_DIR).
 
-    Paths start at DATA.PATH_PREFIX, else at DATA.PATH_TO_DATA_DIR. Class names are the lines of `classes.txt` beside
-    the file if there is one (a label is then a name or a number from 0), else the labels, sorted, numbers by value.
-    Raises DataError for a missing file, a bad line, a clip that is listed twice or not there (see
+    Paths start at DATA.PATH_PREFIX, else at DATA.PATH_TO_DATA_DIR. Class names are the lines of `classes.txt`, else the
+    labels, sorted. Raises DataError for a missing file, a bad line, a clip that is listed twice or not on disk (see
     DATA.MAX_MISSING_FRACTION), a split without clips, and a class without training clips.
     """
-    folder = splits_folder(cfg)
-    csv = folder / "clips.csv"
+    csv = splits_folder(cfg) / "clips.csv"
     if not csv.is_file():
-        raise DataError(
-            f"{csv} not found: expected a file of columns {','.join(COLUMNS)}; point DATA.SPLITS_DIR to its folder"
-        )
-    clips = _read(csv)
-    class_names, numbers = _classes(csv, clips.labels)
-    split_of = [_split(cfg, subject, scene) for subject, scene in clips.circumstances]
-    splits = [split_of[number] for number in clips.recorded.tolist()]
-    counts = Counter(splits)
+        raise DataError(f"{csv} not found: expected the columns {','.join(COLUMNS)}; set DATA.SPLITS_DIR to its folder")
+    clips, problems, subjects, scenes = ClipList(csv, [], [], []), [], [], []
+    for number, (path, label, subject, scene) in read_table(csv, COLUMNS, problems):
+        if not subject.isdecimal():
+            problems.append(f"line {number}: subject {subject!r}, expected a whole number")
+            continue
+        clips.lines.append(number)
+        clips.names.append(path)
+        clips.labels.append(label)
+        subjects.append(int(subject))
+        scenes.append(scene)
+    by_value = sorted(set(clips.labels), key=lambda label: (label.isdecimal() and int(label), label))
+    class_names = read_class_names(csv.parent) or tuple(by_value)
+    labels = number_labels(csv, clips.labels, class_names)
+
+    split_of = [_split_of(cfg, subject, scene) for subject, scene in zip(subjects, scenes, strict=True)]
+    counts = Counter(split_of)
     if not counts[split]:
-        subjects = shorten(map(str, sorted({subject for subject, _ in clips.circumstances})), limit=50)
-        scenes = shorten(sorted({scene for _, scene in clips.circumstances}))
         raise DataError(
             f"{csv}: no clips for the {split} split by DATA.PROTOCOL {cfg.DATA.PROTOCOL}; it has the subjects "
-            f"{subjects} and the scenes {scenes}: choose among them for DATA.TEST_SUBJECTS {cfg.DATA.TEST_SUBJECTS}, "
-            f"DATA.VAL_SUBJECTS {cfg.DATA.VAL_SUBJECTS} and DATA.TEST_SCENES {cfg.DATA.TEST_SCENES!r}"
+            f"{shorten(map(str, sorted(set(subjects))), limit=50)} and the scenes {shorten(sorted(set(scenes)))}: "
+            f"choose among them for DATA.TEST_SUBJECTS {cfg.DATA.TEST_SUBJECTS}, DATA.VAL_SUBJECTS {cfg.DATA.VAL_SUBJECTS} "
+            f"and DATA.TEST_SCENES {cfg.DATA.TEST_SCENES!r}"
         )
     parts = ", ".join(f"{name} {counts[name]}" for name in SPLITS)
     logger.info("%s, %s: %s, left out %d clips", csv, cfg.DATA.PROTOCOL, parts, counts[""])
 
-    root = Path(cfg.DATA.PATH_PREFIX or cfg.DATA.PATH_TO_DATA_DIR)
-    found = Strings(_on_disk(root, clips.paths))
-    _refuse_repeated(csv, clips, found)
-    mine = np.array([own == split for own in splits])
-    there = mine & np.fromiter(map(bool, found), bool)
-    missing = [f"line {clips.lines[row]}: {root / clips.paths[row]}" for row in np.flatnonzero(mine & ~there).tolist()]
+    root = clips_folder(cfg)
+    folder = ClipFolder(root)
+    found = [folder.find(path) for path in clips.names]
+    real_folder = functools.cache(os.path.realpath)
+    files = (os.path.split(root / (path or name)) for path, name in zip(found, clips.names, strict=True))
+    if repeats := find_repeats(clips, (os.path.join(real_folder(parent), name) for parent, name in files)):
+        raise join_problems(str(csv), repeats, "remove one of each two lines")
+    mine = [row for row, own in enumerate(split_of) if own == split]
+    missing = [f"line {clips.lines[row]}: {root / clips.names[row]}" for row in mine if found[row] is None]
     remedy = "copy them there, or set DATA.PATH_PREFIX to the folder that the paths start from"
-    leave_out(cfg, csv, missing, counts[split], remedy)
-    labels = numbers[clips.codes[there]]
-    if split == "train":
-        check_training(csv, class_names, np.unique(labels).tolist())
-    chosen = there.tolist()
-    return DatasetSplit(Records(compress(clips.paths, chosen), labels, compress(found, chosen)), class_names)
-
-
-class _Clips(NamedTuple):
-    """What stands in clips.csv, in columns."""
-
-    lines: np.ndarray  # numbers of the lines, int64 (clips,)
-    paths: Strings
-    codes: np.ndarray  # numbers into `labels`, int64 (clips,)
-    labels: tuple[str, ...]  # the different ones
-    recorded: np.ndarray  # numbers into `circumstances`, int64 (clips,)
-    circumstances: tuple[tuple[int, str], ...]  # the different pairs of a subject and a scene
-
-
-def _read(csv: Path) -> _Clips:
-    problems: list[str] = []
-    lines, codes, recorded = array("q"), array("q"), array("q")
-    labels: dict[str, int] = {}
-    circumstances: dict[tuple[str, str], int] = {}
-
-    def paths() -> Iterator[str]:
-        for number, (path, label, subject, scene) in read_table(csv, COLUMNS, problems):
-            if not subject.isdecimal():
-                problems.append(f"line {number}: subject {subject!r}, expected a whole number")
-                continue
-            lines.append(number)
-            codes.append(labels.setdefault(label, len(labels)))
-            recorded.append(circumstances.setdefault((subject, scene), len(circumstances)))
-            yield path
-
-    found = Strings(paths())
-    if problems:
-        raise join_problems(str(csv), problems, "mend these lines")
-    if not found:
-        raise DataError(f"{csv} has a header but no clips: expected one line '{','.join(COLUMNS)}' per clip")
-    pairs = tuple((int(subject), scene) for subject, scene in circumstances)
-    return _Clips(np.asarray(lines), found, np.asarray(codes), tuple(labels), np.asarray(recorded), pairs)
-
-
-def _on_disk(root: Path, paths: Iterable[str]) -> Iterator[str]:
-    """Where each clip is; empty if it is nowhere."""
-    folders: dict[str, ClipFolder] = {}
-    for path in paths:
-        parent, slash, name = path.rstrip("/").rpartition("/")
-        beginning = parent + slash
-        if beginning not in folders:
-            folders[beginning] = ClipFolder(root / beginning)
-        clips = folders[beginning]
-        clip = clips.find(name)
-        yield f"{clips.folder}/{clip}" if clip else ""
-
-
-def _refuse_repeated(csv: Path, clips: _Clips, found: Strings) -> None:
-    """Raise DataError for clips that are listed twice, be it under another name or in another spelling."""
-    real = functools.cache(os.path.realpath)
-    places = (clip.rpartition("/") for clip in found)
-    # What is nowhere is known by its path.
-    whole = Strings(
-        f"{real(folder)}/{name}" if name else path for (folder, _, name), path in zip(places, clips.paths, strict=True)
+    check_missing(cfg, csv, missing, len(mine), remedy)
+    rows = [row for row in mine if found[row] is not None]
+    records = Records(
+        (clips.names[row] for row in rows),
+        (labels[clips.labels[row]] for row in rows),
+        (str(root / found[row]) for row in rows),
     )
-    problems = [
-        f"line {clips.lines[row]}: {clips.paths[row]} stands in line {clips.lines[earlier]} already"
-        + ("" if clips.paths[row] == clips.paths[earlier] else f", as {clips.paths[earlier]}")
-        for row, earlier in repeats(whole, hashes(whole))
-    ]
-    if problems:
-        raise join_problems(str(csv), problems, "remove one of each two lines")
+    if split == "train":
+        check_training(csv, class_names, records.labels.tolist())
+    return DatasetSplit(records, class_names)
 
 
-def _classes(csv: Path, labels: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the classes, and the number of each of the labels."""
-    listed = read_class_names(csv.parent)
-    names = listed or tuple(sorted(labels, key=lambda label: (label.isdecimal() and int(label), label)))
-    numbers = {name: number for number, name in enumerate(names)}
-    if listed:
-        numbers = {str(number): number for number in range(len(names))} | numbers
-    if unknown := sorted(set(labels) - set(numbers)):
-        raise join_problems(f"{csv}: labels that are no class of classes.txt", unknown, "mend them, or classes.txt")
-    return names, np.array([numbers[label] for label in labels])
-
-
-def _split(cfg: CfgNode, subject: int, scene: str) -> str:
+def _split_of(cfg: CfgNode, subject: int, scene: str) -> str:
     """The split of a clip, or "" if it is in none."""
-    tested = subject in cfg.DATA.TEST_SUBJECTS
-    scenes = {name.strip() for name in cfg.DATA.TEST_SCENES.split(",")}
-    if cfg.DATA.PROTOCOL == "cross_scene_subject" and tested != (scene in scenes):
+    is_test_subject = subject in cfg.DATA.TEST_SUBJECTS
+    test_scenes = {name.strip() for name in cfg.DATA.TEST_SCENES.split(",")}
+    if cfg.DATA.PROTOCOL == "cross_scene_subject" and is_test_subject != (scene in test_scenes):
         return ""
-    if tested:
+    if is_test_subject:
         return "test"
     return "val" if subject in cfg.DATA.VAL_SUBJECTS else "train"

@@ -1,46 +1,42 @@
-"""From the clips that a dataset's official lists name for training and test to the records of a split.
-
-HMDB51 and UCF101 both come as class folders of video files beside a folder of lists, with three splits each into
-training and test. They differ in how the lists are written (`hmdb51.py`, `ucf101.py`), and in nothing after that.
-"""
+"""What HMDB51 and UCF101 share: class folders, and official lists of training and test clips in three splits."""
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.records import DataError, DatasetSplit, Records, VideoRecord, join_problems
+from timesformer.datasets.records import DataError, DatasetSplit, Records, join_problems
 from timesformer.datasets.sources.clip_files import ClipFolder, is_system_name, is_video_name, list_classes
-from timesformer.datasets.sources.held_out import hold_out
-from timesformer.datasets.sources.lists import leave_out, splits_folder
+from timesformer.datasets.sources.lists import check_missing, data_folder, splits_folder
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ListedClip:
+class ListedClip(NamedTuple):
     """A line of an official list.
 
     label: index into the class names.
-    name: of the file, as the list spells it.
-    source: the film, or the group, that the clip was cut from, as far as its name tells.
-    place: file and line.
+    name: file name as written in the list.
+    source: the film or group that the clip was cut from, according to its name.
+    where: file and line.
     """
 
     label: int
     name: str
     source: str
-    place: str
+    where: str
 
 
 def find_lists(cfg: CfgNode, folder_name: str, pattern: str) -> Path:
-    """The folder of the official lists, which has files like `pattern`.
+    """The folder of the official lists, with files that match `pattern`.
 
     It is DATA.SPLITS_DIR (else DATA.PATH_TO_DATA_DIR), or the folder of the official name in it or one level below.
-    Raises DataError where there is none.
+    Raises DataError if there is none.
     """
     base = splits_folder(cfg)
     for folder in (base, base / folder_name, *(path / folder_name for path in list_classes(base))):
@@ -52,7 +48,7 @@ def find_lists(cfg: CfgNode, folder_name: str, pattern: str) -> Path:
     )
 
 
-def find_official_records(
+def load_official_split(
     cfg: CfgNode,
     split: str,
     lists: Path,
@@ -60,106 +56,113 @@ def find_official_records(
     trained: Sequence[ListedClip],
     tested: Sequence[ListedClip],
 ) -> DatasetSplit:
-    """The videos of `split`, in the order of the lists: "train" and "val" share the clips listed for training.
+    """The videos of `split`, in list order. "train" and "val" share the training clips, by DATA.VAL_FRACTION.
 
-    Of these DATA.VAL_FRACTION, in every class, is "val" (see `held_out.py`). Videos are found in the class folders of
-    DATA.PATH_TO_DATA_DIR, or one level below; names that differ in upper and lower case alone are the same.
+    Videos are in the class folders of DATA.PATH_TO_DATA_DIR, or one level below; case does not matter. `trained` may be
+    empty for "test".
 
-    "test" does not need `trained`, which may be empty then.
-
-    Raises DataError for a clip listed twice, a class without training or without test clips, or without a folder, and
-    for clips of the split that are not on disk (see DATA.MAX_MISSING_FRACTION).
+    Raises DataError for a clip listed twice, a class without training or test clips or without a folder, and for clips
+    that are not on disk (see DATA.MAX_MISSING_FRACTION).
     """
-    _refuse_repeated([*trained, *tested])
-    for part, clips in (("training", trained), ("test", tested)):
-        if part == "training" and split == "test" and not trained:
-            continue
-        if absent := _without(class_names, {clip.label for clip in clips}):
-            remedy = "complete the list, or take these classes out of all lists"
-            raise join_problems(f"{lists}: classes without {part} clips", absent, remedy)
-    if split == "test":
-        wanted = list(tested)
-        logger.info("%s: %d test clips of split %d of %s", split, len(wanted), cfg.DATA.SPLIT, lists)
-    else:
-        held = _held_out(class_names, trained, cfg.DATA.VAL_FRACTION)
-        wanted = [clip for clip in trained if ((clip.label, clip.name) in held) == (split == "val")]
-        logger.info(
-            "%s: %d of %d training clips of split %d of %s", split, len(wanted), len(trained), cfg.DATA.SPLIT, lists
-        )
-    return DatasetSplit(Records.of(_on_disk(cfg, class_names, wanted)), class_names)
-
-
-def _without(class_names: Sequence[str], labels: set[int]) -> list[str]:
-    return [name for label, name in enumerate(class_names) if label not in labels]
-
-
-def _refuse_repeated(clips: Iterable[ListedClip]) -> None:
-    places: dict[tuple[int, str], str] = {}
-    repeated = []
-    for clip in clips:
-        key = (clip.label, clip.name.casefold())
-        if key in places:
-            repeated.append(f"{clip.name}: {places[key]} and {clip.place}")
-        places.setdefault(key, clip.place)
+    first: dict[tuple[int, str], str] = {}
+    keys = (((clip.label, clip.name.casefold()), clip) for clip in (*trained, *tested))
+    repeated = [
+        f"{clip.name}: {earlier} and {clip.where}"
+        for key, clip in keys
+        if (earlier := first.setdefault(key, clip.where)) != clip.where
+    ]
     if repeated:
-        remedy = "remove one of each two lines: a clip is trained on or tested, once"
-        raise join_problems("clips listed twice", repeated, remedy)
+        raise join_problems("clips listed twice", repeated, "remove one of each two lines")
+    for part, clips in {"training": trained, "test": tested}.items():
+        if clips or part == "test" or split != "test":
+            labels = {clip.label for clip in clips}
+            _refuse_absent(f"{lists}: classes without {part} clips", class_names, labels, "complete the lists")
+    wanted = tested
+    if split != "test":
+        held_out: set[tuple[int, str]] = set()
+        for label, name in enumerate(class_names):
+            sources = {clip.name: f"{name}/{clip.source}" for clip in trained if clip.label == label}
+            if len(sources) < 2:
+                raise DataError(f"{lists}: {name} has a single training clip, expected one more for DATA.VAL_FRACTION")
+            held_out |= {(label, clip) for clip in hold_out(sources, cfg.DATA.VAL_FRACTION)}
+        wanted = [clip for clip in trained if ((clip.label, clip.name) in held_out) == (split == "val")]
+    logger.info("%s: %d clips of split %d of %s", split, len(wanted), cfg.DATA.SPLIT, lists)
+    return _find_clips(cfg, class_names, wanted)
 
 
-def _held_out(class_names: Sequence[str], trained: Sequence[ListedClip], share: float) -> set[tuple[int, str]]:
-    sources: list[dict[str, str]] = [{} for _ in class_names]
-    for clip in trained:
-        sources[clip.label][clip.name] = f"{class_names[clip.label]}/{clip.source}"
-    if single := [name for name, clips in zip(class_names, sources, strict=True) if len(clips) < 2]:
-        remedy = "list more: at least one is trained on, and one held out for validation (DATA.VAL_FRACTION)"
-        raise join_problems("classes with a single training clip", single, remedy)
-    return {(label, name) for label, clips in enumerate(sources) for name in hold_out(clips, share)}
+def hold_out(sources: Mapping[str, str], fraction: float) -> set[str]:
+    """Choose about `fraction` of the clips of a class for validation, keeping the clips of a source together.
+
+    Clips of one film or person share faces and rooms, so validation on both sides of a split would be optimistic. The
+    order of the sources depends on a hash of their names alone, not on RNG_SEED or other classes.
+
+    Args:
+        sources: source of each clip of the class, by clip name. If there is only one, single clips are chosen.
+        fraction: above 0 and below 1.
+
+    Returns:
+        Names of the held-out clips: at least one and never all; none of a class of one clip.
+    """
+    if len(set(sources.values())) < 2:
+        sources = {name: name for name in sources}
+    sizes = Counter(sources.values())
+    order = sorted(sizes, key=lambda source: sha256(source.encode("utf-8", "surrogateescape")).digest())
+    wanted, number, held = fraction * len(sources), 0, set()
+    for source in order[:-1]:  # at least one stays in training
+        if abs(number + sizes[source] - wanted) < abs(number - wanted):
+            held.add(source)
+            number += sizes[source]
+    if not held and len(order) > 1:  # each source is far larger than the fraction
+        held = {min(order, key=sizes.__getitem__)}
+    return {name for name, source in sources.items() if source in held}
 
 
-def _on_disk(cfg: CfgNode, class_names: Sequence[str], clips: Sequence[ListedClip]) -> Iterable[VideoRecord]:
-    base, folders = _class_folders(Path(cfg.DATA.PATH_TO_DATA_DIR), class_names)
+def _refuse_absent(what: str, class_names: Sequence[str], labels: Collection[int], remedy: str) -> None:
+    if absent := [name for label, name in enumerate(class_names) if label not in labels]:
+        raise join_problems(what, absent, remedy)
+
+
+def _find_clips(cfg: CfgNode, class_names: tuple[str, ...], clips: Sequence[ListedClip]) -> DatasetSplit:
+    base, folders = _class_folders(data_folder(cfg), class_names)
     if unlisted := [
         path.name
         for path in list_classes(base)
         if path not in folders.values() and any(is_video_name(clip.name) for clip in path.iterdir())
     ]:
-        logger.warning("%s: videos in folders that no list calls a class are not used: %s", base, shorten(unlisted))
-    if absent := _without(class_names, set(folders)):
-        remedy = f"copy these folders there, or set DATA.PATH_TO_DATA_DIR to the folder that has them all (now {base})"
-        raise join_problems(f"{base}: classes without a folder", absent, remedy)
+        logger.warning("%s: videos in folders that are no class of the lists are not used: %s", base, shorten(unlisted))
+    remedy = f"copy these folders there, or set DATA.PATH_TO_DATA_DIR to the folder that has them all (now {base})"
+    _refuse_absent(f"{base}: classes without a folder", class_names, folders, remedy)
     contents = {label: ClipFolder(folder) for label, folder in folders.items()}
-    records, missing = [], []
-    for clip in clips:
-        name = contents[clip.label].find(clip.name, fold_case=True)
-        if name is None:
-            missing.append(f"{folders[clip.label] / clip.name} ({clip.place})")
-        else:
-            path = str(folders[clip.label] / name)
-            records.append(VideoRecord(path, clip.label, f"{class_names[clip.label]}/{clip.name}"))
-    remedy = "copy or unpack them again; frames in a folder of the same name, or x.mp4 for x.avi, do as well"
-    leave_out(cfg, base, missing, len(clips), remedy)
-    return records
+    found = [(clip, contents[clip.label].find(clip.name, ignore_case=True)) for clip in clips]
+    missing = [f"{folders[clip.label] / clip.name} ({clip.where})" for clip, name in found if name is None]
+    remedy = "copy or unpack them again; frames in a folder of the same name, or x.mp4 for x.avi, are found too"
+    check_missing(cfg, base, missing, len(clips), remedy)
+    present = [(clip, f"{folders[clip.label]}/{name}") for clip, name in found if name is not None]
+    records = Records(
+        (f"{class_names[clip.label]}/{clip.name}" for clip, _ in present),
+        (clip.label for clip, _ in present),
+        (path for _, path in present),
+    )
+    return DatasetSplit(records, class_names)
 
 
 def _class_folders(root: Path, class_names: Sequence[str]) -> tuple[Path, dict[int, Path]]:
-    """The folder that holds the class folders, `root` or one in it, and the class folders by label."""
-    if not root.is_dir():
-        raise DataError(f"DATA.PATH_TO_DATA_DIR is {root}, which is not a folder here: set it to the folder of clips")
+    """The folder of the class folders, `root` or one in it, and the class folders by label."""
     labels = {name.casefold(): label for label, name in enumerate(class_names)}
     for candidates in ([root], list_classes(root)):
-        found: dict[Path, dict[int, Path]] = {folder: {} for folder in candidates}
-        for path in (path for folder in candidates for path in list_classes(folder)):
-            if (label := labels.get(path.name.casefold())) is not None:
-                found[path.parent][label] = path
+        found = {
+            folder: {labels[path.name.casefold()]: path for path in paths if path.name.casefold() in labels}
+            for folder, paths in {folder: list_classes(folder) for folder in candidates}.items()
+        }
         found = {folder: classes for folder, classes in found.items() if classes}
         if len(found) > 1:
             raise DataError(
                 f"class folders such as {class_names[0]} are in {' and in '.join(map(str, found))}: set "
-                "DATA.PATH_TO_DATA_DIR to the one meant, and DATA.SPLITS_DIR to the folder of the split files"
+                "DATA.PATH_TO_DATA_DIR to one of them, and DATA.SPLITS_DIR to the folder of the split files"
             )
         if found:
             return next(iter(found.items()))
     raise DataError(
-        f"{root} holds no class folders, nor does a folder in it: expected {root}/<class>/<clip> with the classes "
+        f"{root} has no class folders, nor has a folder in it: expected {root}/<class>/<clip> with the classes "
         f"{shorten(class_names)}; set DATA.PATH_TO_DATA_DIR to the folder of the dataset"
     )

@@ -1,0 +1,225 @@
+"""Folders of classes, split by files, by folders, and at random: the datasets folder and hmdb_simp."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fvcore.common.config import CfgNode
+
+from tests.datasets.sources.common import assert_fails, clips_of, make_cfg, names_of, touch, write
+from timesformer.datasets.catalog import load_split
+from timesformer.datasets.records import SPLITS, DataError, VideoRecord
+
+
+def make(root: Path, num_classes: int = 2, dataset: str = "folder", **data: Any) -> CfgNode:
+    return make_cfg(dataset, root, num_classes, **data)
+
+
+def splits(root: Path, num_classes: int = 2, **data: Any) -> dict[str, set[str]]:
+    """Names of the clips of each split, without extension."""
+    cfg = make(root, num_classes, **data)
+    return {split: {name.split(".")[0] for name in names_of(cfg, split)} for split in SPLITS}
+
+
+class TestFiles:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        """Frame folders in `wave`, video files in `catch`, and split files."""
+        for number in range(6):
+            (tmp_path / "wave" / f"w{number}").mkdir(parents=True)
+            touch(tmp_path, f"catch/c{number}.mp4")
+        write(tmp_path / "train.csv", "class,video_name", "wave,w0", "wave,w1", "catch,c0.mp4", "catch,c1")
+        write(tmp_path / "val.csv", "class,video_name", "wave,w2", "catch,c2")
+        write(tmp_path / "test.csv", "class,video_name", "wave,w4", "catch,c4")
+        return tmp_path
+
+    @pytest.mark.parametrize("dataset", ["folder", "hmdb_simp"])
+    def test_clips_are_found_with_or_without_extension(self, root: Path, dataset: str) -> None:
+        found = load_split(make(root, dataset=dataset), "train")
+        assert found.class_names == ("catch", "wave")
+        assert found.records == (
+            VideoRecord(str(root / "wave/w0"), 1, "wave/w0"),
+            VideoRecord(str(root / "wave/w1"), 1, "wave/w1"),
+            VideoRecord(str(root / "catch/c0.mp4"), 0, "catch/c0.mp4"),
+            VideoRecord(str(root / "catch/c1.mp4"), 0, "catch/c1"),
+        )
+        (root / "wave/anna/w9").mkdir(parents=True)
+        write(root / "test.csv", "class,video_name", "wave,w4.avi", "catch,c4.AVI", "wave,anna/w9")
+        paths = [record.path for record in load_split(make(root, dataset=dataset), "test").records]
+        assert paths == [f"{root}/wave/w4", f"{root}/catch/c4.mp4", f"{root}/wave/anna/w9"]
+
+    def test_split_files_of_the_study(self, shared: Path, tmp_path: Path) -> None:
+        for split in SPLITS:
+            for line in (shared / f"hmdb_simp_splits/{split}.csv").read_text().split()[1:]:
+                (tmp_path / line.replace(",", "/")).mkdir(parents=True)
+        cfg = make(tmp_path, 25, "hmdb_simp", SPLITS_DIR=str(shared / "hmdb_simp_splits"))
+        found = {split: load_split(cfg, split) for split in SPLITS}
+        assert [len(found[split].records) for split in SPLITS] == [900, 225, 125]
+        (class_names,) = {split.class_names for split in found.values()}
+        assert (class_names[0], class_names[-1]) == ("brush_hair", "wave")
+        assert found["train"].records[0].path == f"{tmp_path}/smoke/92D80861"
+
+    def test_lists_of_paths_and_labels(self, root: Path) -> None:
+        for split in SPLITS:
+            (root / f"{split}.csv").unlink()
+        write(root / "train.csv", f"{root}/wave/w0 1", f"{root}/catch/c0.mp4 0")
+        assert clips_of(make(root, dataset="hmdb_simp")) == [(f"{root}/wave/w0", 1), (f"{root}/catch/c0.mp4", 0)]
+
+    def test_classes_are_those_of_all_splits(self, root: Path) -> None:
+        (root / "aim/a0").mkdir(parents=True)
+        write(root / "train.csv", *(root / "train.csv").read_text().split(), "aim,a0")
+        assert {load_split(make(root, 3), split).class_names for split in SPLITS} == {("aim", "catch", "wave")}
+        assert_fails(make(root, 400), "MODEL.NUM_CLASSES 3")
+        write(root / "train.csv", "class,video_name", "wave,w0", "aim,a0")
+        assert_fails(make(root, 3), "train.csv", "catch")
+
+    @pytest.mark.parametrize("line", ["wave", "wave,", ",w0", "wave,w0,1", "wave,gone", "catch,c0.mp4", "wave,w2"])
+    def test_bad_lines_and_missing_and_repeated_clips_are_errors(self, root: Path, line: str) -> None:
+        write(root / "train.csv", "class,video_name", "wave,w0", "", line, "catch,c0")
+        assert_fails(make(root), "train.csv", "line 4")
+
+    @pytest.mark.parametrize("header", ["class,video", "class;video_name", "Class,Video_Name", '"class","clip"'])
+    def test_wrong_headers_are_errors(self, root: Path, header: str) -> None:
+        write(root / "train.csv", header, "wave,w0")
+        assert_fails(make(root), "train.csv", "class,video_name")
+        write(root / "train.csv", "class,video_name")
+        assert_fails(make(root), "train.csv")
+
+    def test_errors_name_what_to_do(self, root: Path) -> None:
+        (root / "wave/w1").rmdir()
+        assert_fails(make(root), "DATA.SPLIT_RULE random")
+        lists = str(root.with_name("my lists"))
+        shutil.copytree(root, lists)
+        command = f"tools/prepare.py hmdb_simp {root} --output '{lists}' --force"
+        assert_fails(make(root, dataset="hmdb_simp", SPLITS_DIR=lists), command)
+        (root / "val.csv").unlink()
+        assert_fails(make(root), "val.csv", split="val")
+        shutil.rmtree(lists)
+        assert_fails(make(root / "wave", dataset="hmdb_simp"), f"tools/prepare.py hmdb_simp {root}/wave")
+
+
+class TestFolders:
+    def test_clips_and_classes(self, hmdb_root: Path) -> None:
+        found = load_split(make(hmdb_root, dataset="hmdb_simp"), "val")
+        assert found.class_names == ("catch", "wave")
+        names = ["catch/clip10", "catch/clip11", "wave/clip8", "wave/clip9"]
+        assert [record.path for record in found.records] == [f"{hmdb_root}/val/{name}" for name in names]
+        assert found.records.labels.tolist() == [0, 0, 1, 1]
+
+    def test_missing_and_empty_folders_are_errors(self, hmdb_root: Path) -> None:
+        (hmdb_root / "train/yawn").mkdir()
+        assert_fails(make(hmdb_root, 3), hmdb_root / "train/yawn")
+        (hmdb_root / "train/yawn").rmdir()
+        shutil.copytree(hmdb_root / "val/wave", hmdb_root / "val/yawn")
+        assert_fails(make(hmdb_root, 3), hmdb_root / "train/yawn")
+        shutil.rmtree(hmdb_root / "test")
+        assert_fails(make(hmdb_root, 3), hmdb_root / "test", split="test")
+
+    def test_same_clip_in_two_splits_is_an_error(self, hmdb_root: Path, make_frames: Callable[..., Path]) -> None:
+        make_frames(hmdb_root / "test/wave/clip0", 33)  # the same name is not enough
+        assert len(clips_of(make(hmdb_root))) == 8
+        shutil.rmtree(hmdb_root / "test/wave/clip0")
+        shutil.copytree(hmdb_root / "train/wave/clip0", hmdb_root / "test/wave/clip0")
+        assert_fails(make(hmdb_root), f"{hmdb_root}/train/wave/clip0 and {hmdb_root}/test/wave/clip0")
+
+
+class TestRandom:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        """50 clips of `wave` and 20 of `catch`."""
+        return touch(tmp_path, *[f"wave/w{n}.mp4" for n in range(50)], *[f"catch/c{n}.avi" for n in range(20)])
+
+    def test_auto_takes_the_first_rule_on_disk(self, root: Path) -> None:
+        assert sum(map(len, splits(root).values())) == 70
+        for split in SPLITS:
+            write(root / f"{split}/wave/clip_{split}.mp4", split)
+            write(root / f"{split}/catch/clip_{split}.mp4", split)
+        assert splits(root)["val"] == {"wave/clip_val", "catch/clip_val"}
+        assert_fails(make(root, SPLIT_SEED=1), "DATA.SPLIT_SEED", "folders", "DATA.SPLIT_RULE")
+        for n, split in enumerate(SPLITS):
+            write(root / f"{split}.csv", "class,video_name", f"wave,w{n}", f"catch,c{n}")
+        assert splits(root)["val"] == {"wave/w1", "catch/c1"}
+        assert_fails(make(root, SPLIT_GROUPS="w"), "DATA.SPLIT_GROUPS", "files")
+        assert splits(root, SPLIT_RULE="folders")["val"] == {"wave/clip_val", "catch/clip_val"}
+
+    @pytest.mark.parametrize(("rule", "absent"), [("files", "train.csv"), ("folders", "train")])
+    def test_rule_that_is_not_on_disk_is_an_error(self, root: Path, rule: str, absent: str) -> None:
+        assert_fails(make(root, SPLIT_RULE=rule), root / absent, "DATA.SPLIT_RULE")
+
+    def test_each_class_is_split_by_the_fractions(self, root: Path) -> None:
+        found = splits(root, TEST_FRACTION=0.1, VAL_FRACTION=0.2)
+        counts = {
+            split: [sum(name.startswith(label) for name in names) for label in ("wave", "catch")]
+            for split, names in found.items()
+        }
+        assert counts == {"train": [36, 14], "val": [9, 4], "test": [5, 2]}
+        assert len(set().union(*found.values())) == 70
+
+    def test_split_depends_on_names_and_seed_only(self, root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+        found = splits(root)
+        # Recorded, so that later versions test on the same clips.
+        assert sorted(found["test"]) == [
+            *("catch/c12", "catch/c17", "wave/w10", "wave/w21", "wave/w32", "wave/w49", "wave/w5")
+        ]
+        assert splits(root, SPLIT_SEED=43) != found
+        other = touch(tmp_path_factory.mktemp("other"), *[f"catch/c{n}.mp4" for n in range(20)])  # re-encoded
+        touch(other, *[f"wave/w{n}/0001.jpg" for n in reversed(range(50))])
+        assert splits(other) == found
+
+    def test_added_clip_moves_at_most_two_others(self, root: Path) -> None:
+        before = splits(root)
+        for number in range(20):
+            (root / "wave" / os.fsdecode(b"caf\xe9%d.mp4" % number)).touch()  # not UTF-8
+            after = splits(root)
+            moved = [name for split in SPLITS for name in before[split] - after[split]]
+            assert len(moved) <= 2
+            assert all(name.startswith("wave") for name in moved)
+            before = after
+
+    @pytest.mark.parametrize("pattern", [r"\w+_g\d+", r"_(g\d+)"])
+    def test_groups_stay_together(self, tmp_path: Path, pattern: str) -> None:
+        touch(tmp_path, *[f"{label}/v_{label}_g{g:02}_c{c}.avi" for label in "ab" for g in range(10) for c in range(4)])
+        found = splits(tmp_path, SPLIT_GROUPS=pattern, TEST_FRACTION=0.2, VAL_FRACTION=0.25)
+        assert [len(found[split]) for split in SPLITS] == [48, 16, 16]
+        groups = [{re.search(pattern, name).groups() or name[:-3] for name in found[split]} for split in SPLITS]
+        assert len(set.union(*groups)) == sum(map(len, groups))
+
+    def test_large_groups_leave_clips_for_every_split(self, tmp_path: Path) -> None:
+        touch(tmp_path, *[f"a/g{g}_{c}.avi" for g, size in enumerate((50, 1, 1)) for c in range(size)])
+        assert all(splits(tmp_path, num_classes=1, SPLIT_GROUPS=r"g\d").values())
+
+    @pytest.mark.parametrize(
+        ("names", "named", "options"),
+        [
+            ([], "<class>", {}),
+            (["wave/a.mp4", "wave/b.mp4"], "wave (2)", {}),
+            (["wave/notes.txt"], "wave", {}),
+            (["wave/a.mp4", "wave/b.mp4", "wave/c.mp4"], "DATA.SPLIT_GROUPS", {"SPLIT_GROUPS": "ve/b"}),
+            ([f"{g}/{g}{n}.mp4" for g in "abc" for n in range(2)], "a (1)", {"SPLIT_GROUPS": "a|b|c"}),
+        ],
+    )
+    def test_folders_that_cannot_be_split_are_errors(
+        self, tmp_path: Path, names: list[str], named: str, options: dict[str, str]
+    ) -> None:
+        assert_fails(make(touch(tmp_path, *names), **options), tmp_path, named)
+
+    def test_class_without_clips_in_a_split_is_logged_or_refused(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        touch(tmp_path, *[f"wave/s{s}_{n}.mp4" for s in range(10) for n in range(2)])
+        touch(tmp_path, "catch/s0_9.mp4", "catch/s0_10.mp4")
+        cfg, refused = make(tmp_path, SPLIT_GROUPS=r"s\d+"), ""
+        for cfg.DATA.SPLIT_SEED in range(50):  # subject 0, who alone has clips of `catch`, is in any of the splits
+            try:
+                load_split(cfg, "train")
+            except DataError as error:
+                refused = str(error)
+                continue
+            caplog.clear()
+            load_split(cfg, "test")
+            assert "catch" in caplog.text
+        assert refused.endswith("catch\nset another DATA.SPLIT_SEED or DATA.SPLIT_GROUPS")

@@ -1,0 +1,221 @@
+"""Kinetics: lists of paths and labels, and the official annotation files."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fvcore.common.config import CfgNode
+
+from tests.conftest import ROOT
+from tests.datasets.sources.common import assert_fails, clips_of, make_cfg, touch, write
+from timesformer.datasets.catalog import load_split
+from timesformer.datasets.records import SPLITS, VideoRecord
+
+
+def make(root: Path, num_classes: int = 2, **data: Any) -> CfgNode:
+    return make_cfg("kinetics", root, num_classes, **{"PATH_PREFIX": str(root)} | data)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Six clips w0 to w5, and a training list of w0 and w1."""
+    for number in range(6):
+        (tmp_path / f"w{number}").mkdir()
+    write(tmp_path / "train.csv", "w0 0", "w1 1")
+    return tmp_path
+
+
+def test_paths_may_have_blanks_and_get_the_prefix(root: Path) -> None:
+    (root / "my clips").mkdir()
+    write(root / "train.csv", "\ufeffmy clips/a b.mp4 1  \r", "\r", "w0 0\r")
+    found = load_split(make(root), "train")
+    assert found.records == (
+        VideoRecord(str(root / "my clips/a b.mp4"), 1, "my clips/a b.mp4"),
+        VideoRecord(str(root / "w0"), 0, "w0"),
+    )
+    assert found.class_names == ("0", "1")
+
+
+@pytest.mark.parametrize("header", ["path,label", "video_name,class", "Filename,Label"])
+def test_headers_are_skipped_and_quotes_removed(root: Path, header: str) -> None:
+    write(root / "train.csv", header, '"w0, ""cut""",1', "w1,0", '"w2","0"')
+    assert clips_of(make(root, PATH_LABEL_SEPARATOR=",")) == [('w0, "cut"', 1), ("w1", 0), ("w2", 0)]
+
+
+def test_clip_named_like_a_header_is_a_clip(root: Path) -> None:
+    write(root / "train.csv", "clip 1", "w0 0")
+    assert clips_of(make(root)) == [("clip", 1), ("w0", 0)]
+    write(root / "train.csv", "path label", "video wink", "w0 0")
+    write(root / "classes.txt", "yawn", "wink")
+    assert clips_of(make(root)) == [("video", 1), ("w0", 0)]
+
+
+def test_labels_are_numbers_or_names_of_classes_txt(root: Path) -> None:
+    write(root / "classes.txt", "yawn", "wink")
+    write(root / "train.csv", "w0 wink", "w1 yawn", "w2 01")
+    assert clips_of(make(root)) == [("w0", 1), ("w1", 0), ("w2", 1)]
+    assert load_split(make(root), "train").class_names == ("yawn", "wink")
+    assert_fails(make(root, 3), "MODEL.NUM_CLASSES")
+    write(root / "train.csv", "w0 wink", "w1 sleep")
+    assert_fails(make(root), "line 2", "sleep")
+    for names in (["yawn", "", "yawn", "wink"], ["1", "0"]):
+        write(root / "classes.txt", *names)
+        assert_fails(make(root), "classes.txt", "line")
+
+
+def test_names_without_classes_txt_are_sorted_over_all_lists(root: Path) -> None:
+    write(root / "train.csv", "w0,zap it", "w1,blow")
+    write(root / "val.csv", "w2,zap it", "w3,blow")
+    write(root / "test.csv", "w4,moan", "w5,blow")
+    cfg = make(root, 3, PATH_LABEL_SEPARATOR=",")
+    assert [clips_of(cfg, split) for split in SPLITS] == [
+        [("w0", 2), ("w1", 0)],
+        [("w2", 2), ("w3", 0)],
+        [("w4", 1), ("w5", 0)],
+    ]
+    assert {load_split(cfg, split).class_names for split in SPLITS} == {("blow", "moan", "zap it")}
+
+
+def test_wrong_separator_is_not_taken_for_class_names(root: Path) -> None:
+    write(root / "train.csv", *[f"my clips/w{number},0" for number in range(5)])
+    assert_fails(make(root), "DATA.PATH_LABEL_SEPARATOR")
+
+
+@pytest.mark.parametrize("line", ["w2", "w2,0", "w2 one", "w2 -1", "w2 2", "w0 1"])
+def test_bad_lines_are_all_reported(root: Path, line: str) -> None:
+    write(root / "train.csv", "w0 1", "", "w1 00", line, "w3 0", "w4", "w5 1")
+    assert_fails(make(root), root / "train.csv", "line 4", "line 6")
+    write(root / "train.csv", "path label")
+    assert_fails(make(root), "train.csv")
+
+
+def test_video_may_be_in_val_and_test_but_not_in_train(root: Path) -> None:
+    for split in ("val", "test"):
+        write(root / f"{split}.csv", "w2 0", "w3 1")
+    assert [clips_of(make(root), split) for split in ("val", "test")] == [[("w2", 0), ("w3", 1)]] * 2
+    write(root / "test.csv", "w2 0", "w1 1")
+    for split in ("train", "test"):
+        assert_fails(make(root), "w1: ", "train.csv line 2", "test.csv line 2", split=split)
+
+
+@pytest.mark.parametrize("path", ["./w1", ".//w1", "w0/../w1"])
+def test_other_spellings_of_a_path_are_the_same_video(root: Path, path: str) -> None:
+    write(root / "test.csv", "w2 0", f"{path} 1")
+    assert_fails(make(root), path, "test.csv line 2", "train.csv line 2", split="test")
+    write(root / "train.csv", "w0 0", "w1 1", f"{path} 1")
+    assert_fails(make(root), path, "line 3", "line 2")
+
+
+def test_missing_videos_and_lists_name_the_key(root: Path) -> None:
+    assert_fails(make(root, PATH_PREFIX="/nowhere"), "DATA.PATH_PREFIX", "/nowhere/w0")
+    write(root / "train.csv", "a b/w0,0", "b b/w1,1")  # cut at the blank
+    assert_fails(make(root), "DATA.PATH_LABEL_SEPARATOR")
+    assert_fails(make(root), "val.csv", split="val")
+
+
+def test_labels_below_num_classes_are_logged(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        clips_of(make(root, 400))
+    assert "MODEL.NUM_CLASSES is 400" in caplog.text
+
+
+OPEN_AND_FORK = """
+import json, os, sys
+from timesformer.config import get_cfg
+from timesformer.datasets.clips import ClipDataset
+
+cfg = get_cfg()
+cfg.DATA.PATH_TO_DATA_DIR = cfg.DATA.PATH_PREFIX = sys.argv[1]
+dataset = ClipDataset(cfg, "train")
+
+def private_megabytes():
+    with open("/proc/self/smaps_rollup") as file:
+        return sum(int(line.split()[1]) for line in file if line.startswith("Private")) / 1024
+
+print(json.dumps([len(dataset), dataset.records[len(dataset) - 1].name]), flush=True)
+if os.fork() == 0:  # as a DataLoader worker starts
+    before = private_megabytes()
+    for number in range(0, len(dataset), 10):
+        dataset.records[number]
+    print(json.dumps(private_megabytes() - before), flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is measured from Linux' /proc")
+def test_large_list_is_shared_with_workers(root: Path) -> None:
+    with open(root / "train.csv", "w") as file:
+        file.write("w0 0\n")
+        file.writelines(f"clips/class_{n % 400:03d}/{n:010d}_000010_000020.mp4 {n % 400}\n" for n in range(1, 250_000))
+    command = [sys.executable, "-c", OPEN_AND_FORK, str(root)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    opened, private = map(json.loads, output.splitlines())
+    assert opened == [250_000, "clips/class_399/0000249999_000010_000020.mp4"]
+    # Reading Python objects would change their reference counts and copy their pages: 12 MB of paths at least.
+    assert private < 5
+
+
+class TestAnnotations:
+    HEADER = "label,youtube_id,time_start,time_end,split,is_cc"
+
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        """Two classes: clips in folders of their class, without folders, and as frames."""
+        write(tmp_path / "train.csv", self.HEADER, '"zap, it",-_aaaaaaaa0,1,11,train,0', "air drumming,b,10,20,train,0")
+        write(tmp_path / "validate.csv", self.HEADER, "air drumming,c,0,10,validate,0")
+        write(tmp_path / "test.csv", self.HEADER, '"zap, it",d,0.0,10.0,test,1')
+        touch(tmp_path, "train/zap_it/-_aaaaaaaa0_000001_000011.mp4", "b_000010_000020.mkv", "d_000000_000010.mp4")
+        return touch(tmp_path, "val/air drumming/c_000000_000010/000001.jpg")
+
+    def test_clips_are_found_in_any_folder(self, root: Path) -> None:
+        assert load_split(make(root), "train").class_names == ("air drumming", "zap, it")
+        assert clips_of(make(root)) == [("train/zap_it/-_aaaaaaaa0_000001_000011.mp4", 1), ("b_000010_000020.mkv", 0)]
+        assert clips_of(make(root), "val") == [("val/air drumming/c_000000_000010", 0)]
+        assert clips_of(make(root), "test") == [("d_000000_000010.mp4", 1)]
+        write(root / "classes.txt", "zap, it", "air drumming")
+        assert clips_of(make(root), "test") == [("d_000000_000010.mp4", 0)]
+        write(root / "classes.txt", "zap, it", "air")
+        assert_fails(make(root), "classes.txt", "air drumming")
+
+    def test_links_are_followed_and_system_folders_are_not(self, root: Path) -> None:
+        (root / "b_000010_000020.mkv").unlink()
+        touch(root, "__MACOSX/b_000010_000020.mp4", "lost+found/b_000010_000020.mp4")
+        touch(root.with_name("linked"), "b_000010_000020.MTS")
+        (root / "link").symlink_to(root.with_name("linked"))
+        assert clips_of(make(root))[1] == ("link/b_000010_000020.MTS", 0)
+
+    def test_missing_clips_are_errors_or_left_out(self, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+        write(root / "train.csv", *(root / "train.csv").read_text().split("\n")[:3], "air drumming,gone,1,11,train,0")
+        assert_fails(make(root), "line 4: gone_000001_000011", "DATA.MAX_MISSING_FRACTION 0.34")
+        assert_fails(make(root, MAX_MISSING_FRACTION=0.33), "DATA.MAX_MISSING_FRACTION")
+        assert len(clips_of(make(root, MAX_MISSING_FRACTION=0.34))) == 2
+        assert "gone_000001_000011" in caplog.text
+        (root / "d_000000_000010.mp4").unlink()
+        assert_fails(make(root, MAX_MISSING_FRACTION=1.0), "DATA.PATH_PREFIX", split="test")
+        (root / "b_000010_000020.mkv").unlink()
+        assert_fails(make(root, MAX_MISSING_FRACTION=0.7), "air drumming")
+
+    @pytest.mark.parametrize(
+        ("line", "named"),
+        [
+            ("a,b,1", ["line 2"]),
+            (",b,1,11,test,0", ["line 2"]),
+            ("a,b,one,11,test,0", ["line 2", "time_start"]),
+            ("a,d,0,10,test,0", ["line 3", "d_000000_000010", "line 2"]),
+            ("a,b,10,20,test,0", ["b_000010_000020", "test.csv line 2", "train.csv line 3"]),
+        ],
+    )
+    def test_bad_lines_are_reported(self, root: Path, line: str, named: list[str]) -> None:
+        write(root / "test.csv", self.HEADER, line, "air drumming,d,0,10,test,0")
+        assert_fails(make(root), "test.csv", *named, split="test")
+
+    def test_test_list_without_labels_is_an_error(self, root: Path) -> None:
+        write(root / "test.csv", "youtube_id,time_start,time_end,split", "d,0,10,test")
+        assert_fails(make(root), "test.csv", split="test")
+        assert len(clips_of(make(root))) == 2

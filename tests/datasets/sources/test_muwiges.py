@@ -1,0 +1,100 @@
+"""MuWiGes' splits by subject and scene."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.datasets.sources.common import assert_fails, make_cfg, names_of, touch, write
+from timesformer.datasets.catalog import load_split
+from timesformer.datasets.records import SPLITS
+
+GESTURES = tuple(f"gesture_{letter}" for letter in "abcdefghijkl")
+make = partial(make_cfg, "muwiges", num_classes=12)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """One clip of each of 12 gestures by each of 50 subjects; some at home, some in the lab."""
+    clips = [(subject, number, gesture) for subject in range(1, 51) for number, gesture in enumerate(GESTURES)]
+    rows = [
+        f"s{subject:02d}/{gesture}.mp4,{gesture},{subject},{'lab' if subject > 25 and number % 2 else 'home'}"
+        for subject, number, gesture in clips
+    ]
+    write(tmp_path / "clips.csv", "path,label,subject,scene", *rows)
+    return touch(tmp_path, *(row.partition(",")[0] for row in rows))
+
+
+def subjects(root: Path, split: str, **options: object) -> set[int]:
+    return {int(name[1:3]) for name in names_of(make(root, **options), split)}
+
+
+def test_cross_subject(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    found = {split: load_split(make(root), split) for split in SPLITS}
+    assert [len(found[split].records) for split in SPLITS] == [30 * 12, 5 * 12, 15 * 12]
+    assert [subjects(root, split) for split in SPLITS] == [set(range(1, 31)), set(range(31, 36)), set(range(36, 51))]
+    assert found["test"].class_names == GESTURES
+    record = found["test"].records[13]
+    assert (record.path, record.label, record.name) == (f"{root}/s37/gesture_b.mp4", 1, "s37/gesture_b.mp4")
+    assert "train 360, val 60, test 180, left out 0" in caplog.text
+
+
+def test_subjects_are_options(root: Path) -> None:
+    options = {"TEST_SUBJECTS": [3], "VAL_SUBJECTS": [1, 2]}
+    assert subjects(root, "test", **options) == {3}
+    assert subjects(root, "val", **options) == {1, 2}
+    assert len(subjects(root, "train", **options)) == 47
+
+
+def test_cross_scene_subject(root: Path) -> None:
+    cfg = make(root, PROTOCOL="cross_scene_subject", TEST_SCENES="street, lab")
+    found = {split: load_split(cfg, split).records for split in SPLITS}
+    # Test subjects in the lab, others at home: 25 x 12 + 5 x 6 clips to train on, 5 x 6 to validate on.
+    assert [len(found[split]) for split in SPLITS] == [330, 30, 90]
+    assert {record.label % 2 for record in found["test"]} == {1}
+    assert {record.label % 2 for record in found["val"]} == {0}
+
+
+def test_folders_of_frames_replace_videos(root: Path) -> None:
+    (root / "s36/gesture_a.mp4").unlink()
+    (root / "s36/gesture_a").mkdir()
+    assert load_split(make(root), "test").records[0].path == f"{root}/s36/gesture_a"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_labels_may_be_numbers(root: Path, first: int) -> None:
+    text = (root / "clips.csv").read_text()
+    for number, gesture in enumerate(GESTURES, start=first):
+        text = text.replace(f",{gesture},", f",{number},")
+    (root / "clips.csv").write_text(text)
+    found = load_split(make(root), "test")
+    assert found.records.labels[:12].tolist() == list(range(12))
+    assert found.class_names == tuple(str(number + first) for number in range(12))
+    if first == 0:
+        write(root / "classes.txt", *GESTURES)
+        assert load_split(make(root), "test").class_names == GESTURES
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("a.mp4,wave,7", "a.mp4,,7,home", "a.mp4,gesture_a,seven,home", "s01/gesture_a.mp4,gesture_b,7,home"),
+        *("./s01/gesture_a.mp4,gesture_a,36,home", "s02/../s01/gesture_a.mp4,gesture_a,1,home"),
+        *("s01/gesture_a.avi,gesture_b,40,home", "gone.mp4,gesture_a,7,home"),
+    ],
+)
+def test_bad_lines_are_errors(root: Path, line: str) -> None:
+    write(root / "clips.csv", (root / "clips.csv").read_text() + line)
+    assert_fails(make(root), "clips.csv", "line 602")
+
+
+def test_missing_columns_classes_clips_and_files_are_errors(root: Path) -> None:
+    assert_fails(make(root, TEST_SUBJECTS=[99]), "DATA.TEST_SUBJECTS", "home, lab", split="test")
+    write(root / "classes.txt", *GESTURES[1:])
+    assert_fails(make(root), "classes.txt", "gesture_a")
+    for header in ("path,label,subject", "path,label,subject,scene"):
+        write(root / "clips.csv", header)
+        assert_fails(make(root), "clips.csv")
+    (root / "clips.csv").unlink()
+    assert_fails(make(root), "clips.csv", "DATA.SPLITS_DIR")

@@ -1,0 +1,238 @@
+"""Something-Something V2 from its official files, with lists of frames and with videos."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.datasets.sources.common import assert_fails, make_cfg, names_of, touch
+from timesformer.config import get_cfg, load_config
+from timesformer.datasets.catalog import load_split
+from timesformer.datasets.clips import ClipDataset
+from timesformer.datasets.records import SPLITS, VideoRecord
+from timesformer.datasets.transforms.sampling import Sampler
+
+CLASSES = ("Closing something", "Holding something next to something", "Pushing something from left to right")
+TEMPLATES = ("Closing [something]", "Holding [something] next to [something]", "Pushing [something] from left to right")
+OFFICIAL = "something-something-v2-{}.json"
+VIDEO_FOLDER = "20bn-something-something-v2"
+HEADER = "original_vido_id video_id frame_id path labels"
+
+
+def entries(*clips: tuple[str, int]) -> list[dict]:
+    return [
+        {"id": video, "label": "closing a book", "template": TEMPLATES[label], "placeholders": ["a book"]}
+        for video, label in clips
+    ]
+
+
+def write_lists(root: Path, naming: str = OFFICIAL) -> None:
+    numbers = {name: str(number) for number, name in reversed(list(enumerate(CLASSES)))}
+    (root / naming.format("labels")).write_text(json.dumps(numbers))
+    (root / naming.format("train")).write_text(json.dumps(entries(("78687", 1), ("42326", 2), ("100904", 0))))
+    (root / naming.format("validation")).write_text(json.dumps(entries(("74225", 2), ("9", 0))))
+    (root / naming.format("test")).write_text(json.dumps([{"id": "1420"}]))
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """The official lists beside the official folder of videos."""
+    write_lists(tmp_path)
+    return touch(tmp_path, *(f"{VIDEO_FOLDER}/{video}.webm" for video in (78687, 42326, 100904, 74225, 9)))
+
+
+def frame_list(*clips: tuple[str, int]) -> str:
+    lines = [HEADER]
+    for place, (video, frames) in enumerate(clips):
+        lines += [f'{video} {place} {n} {video}/{video}_{n + 1:06d}.jpg ""' for n in range(frames)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    """The official lists with lists of frames."""
+    write_lists(tmp_path)
+    (tmp_path / "train.csv").write_text(frame_list(("78687", 117), ("42326", 9), ("100904", 33)))
+    (tmp_path / "val.csv").write_text(frame_list(("9", 12), ("74225", 13)))
+    for video in ("78687", "74225"):
+        (tmp_path / "frames" / video).mkdir(parents=True)
+    return tmp_path
+
+
+make = partial(make_cfg, "ssv2", num_classes=3, RANDOM_FLIP=False)
+
+
+def test_videos_with_official_labels(videos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    found = load_split(make(videos), "train")
+    folder = videos / VIDEO_FOLDER
+    assert found.class_names == CLASSES
+    assert found.records == (
+        VideoRecord(str(folder / "78687.webm"), 1, "78687"),
+        VideoRecord(str(folder / "42326.webm"), 2, "42326"),
+        VideoRecord(str(folder / "100904.webm"), 0, "100904"),
+    )
+    (folder / "9.webm").rename(folder / "9.mp4")
+    (folder / "74225.webm").unlink()
+    (folder / "74225").mkdir()
+    val, test = (load_split(make(videos), split).records for split in ("val", "test"))
+    assert [record.path for record in val] == [f"{folder}/74225", f"{folder}/9.mp4"]
+    assert val == test
+    assert "validation list" in caplog.text
+
+
+def test_lists_may_have_newer_names_and_another_folder(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    lists = tmp_path_factory.mktemp("annotations")
+    write_lists(lists, "{}.json")
+    folder = videos / VIDEO_FOLDER
+    for cfg in (make(lists, PATH_PREFIX=str(folder)), make(folder, SPLITS_DIR=str(lists))):
+        assert [record.path for record in load_split(cfg, "val").records] == [
+            f"{folder}/74225.webm",
+            f"{folder}/9.webm",
+        ]
+
+
+def test_frame_lists(frames: Path) -> None:
+    cfg = make(frames, PATH_PREFIX=str(frames / "frames"))
+    expected = (
+        VideoRecord(f"{frames}/frames/78687/78687_%06d.jpg#1-117", 1, "78687"),
+        VideoRecord(f"{frames}/frames/42326/42326_%06d.jpg#1-9", 2, "42326"),
+        VideoRecord(f"{frames}/frames/100904/100904_%06d.jpg#1-33", 0, "100904"),
+    )
+    assert load_split(cfg, "train").records == expected
+    paths = [record.path for record in load_split(cfg, "test").records]
+    assert paths == [f"{frames}/frames/74225/74225_%06d.jpg#1-13", f"{frames}/frames/9/9_%06d.jpg#1-12"]
+    text = (frames / "train.csv").read_text()
+    (frames / "train.csv").write_text(text, encoding="utf-8-sig")
+    assert load_split(cfg, "train").records == expected
+    (frames / "train.csv").write_text(text, encoding="utf-16")
+    assert_fails(cfg, "train.csv")
+    (frames / "train.csv").write_text(text)
+    assert_fails(make(frames), "DATA.PATH_PREFIX", "78687/78687_%06d.jpg#1-117")
+
+
+def test_frame_lists_with_blanks_in_paths_and_unpadded_numbers(frames: Path) -> None:
+    lines = [HEADER, *[f'78687 0 {n} my frames/78687_{n}.png "3,5"' for n in range(12)]]
+    (frames / "train.csv").write_text("\r\n".join(lines))
+    (frames / "my frames").mkdir()
+    (frames / OFFICIAL.format("labels")).write_text(json.dumps({CLASSES[1]: "0"}))
+    (frames / OFFICIAL.format("train")).write_text(json.dumps(entries(("78687", 1), ("42326", 1))))
+    (frames / OFFICIAL.format("validation")).unlink()
+    cfg = make(frames, num_classes=1, PATH_PREFIX=str(frames), MAX_MISSING_FRACTION=1.0)
+    assert [record.path for record in load_split(cfg, "train").records] == [f"{frames}/my frames/78687_%01d.png#0-11"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (HEADER, "path label", "path label"),
+        ("78687_000003", "78687_000004", "line 4"),
+        ("78687/78687_000009", "78688/78687_000009", "line 10"),
+        ("78687 0 7 ", "78687,0,7,", "line 9"),
+        ("_000001.jpg", "", "line 2"),
+        ("42326 1 8", "78687 1 8", "line 127"),
+    ],
+)
+def test_bad_frame_lists_are_errors(frames: Path, old: str, new: str, line: str) -> None:
+    text = (frames / "train.csv").read_text()
+    assert old in text
+    (frames / "train.csv").write_text(text.replace(old, new, 1))
+    assert_fails(make(frames, PATH_PREFIX=str(frames / "frames")), "train.csv", line)
+
+
+def test_missing_clips_are_errors_or_left_out(videos: Path, frames: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (frames / "train.csv").write_text(frame_list(("78687", 3), ("100904", 3)))
+    assert_fails(make(frames, PATH_PREFIX=str(frames / "frames")), "42326", "train.csv")
+    for name in ("train.csv", "val.csv"):
+        (frames / name).unlink()
+    (videos / VIDEO_FOLDER / "9.webm").unlink()
+    assert_fails(make(videos), "9", "DATA.MAX_MISSING_FRACTION 0.5", split="val")
+    assert names_of(make(videos, MAX_MISSING_FRACTION=0.5), "val") == ["74225"]
+    assert "1 of 2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "named"),
+    [
+        ("labels", None, []),
+        ("train", None, []),
+        ("labels", '{"a": "0",', ["line 1"]),
+        ("labels", '{"a": "1"}', []),
+        ("labels", "[]", []),
+        ("train", "{}", []),
+        ("train", "\udcff", []),
+        pytest.param("train", "[" * 100_000, [], id="nested"),
+        ("train", '[{"id": "7"}, "x"]', ["entry 1", "entry 2"]),
+        ("train", '[{"id": "7", "template": "Eating"}]', ["entry 1", "Eating"]),
+        ("train", json.dumps(entries(("7", 0), ("7", 1))), ["entry 2", "7"]),
+        ("train", json.dumps(entries(("9", 0))), ["validation.json", "9"]),
+        ("train", json.dumps(entries(("42326", 2))), ["Closing something"]),
+    ],
+)
+def test_bad_json_files_are_errors(videos: Path, name: str, text: str | None, named: list[str]) -> None:
+    path = videos / OFFICIAL.format(name)
+    path.unlink()
+    if text is not None:
+        path.write_text(text, errors="surrogateescape")
+    assert_fails(make(videos), path.name, *named)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_frames_are_those_of_the_original(
+    golden_dir: Path, tmp_path: Path, make_frames: Callable[..., Path], split: str
+) -> None:
+    golden = json.loads((golden_dir / "sampling.json").read_text())["ssv2_seq"]
+    cases = [case for case in golden if case["mode"] == split and case["video_length"] <= 60]
+    lengths = sorted({case["video_length"] for case in cases})
+    (tmp_path / "labels.json").write_text(json.dumps({CLASSES[0]: "0"}))
+    (tmp_path / "validation.json").write_text(json.dumps(entries(*[(str(length), 0) for length in lengths])))
+    for length in lengths:
+        make_frames(tmp_path / str(length), length, 16, 16)
+    compared = set()
+    for num_frames in {case["num_frames"] for case in cases}:
+        cfg = make(tmp_path, NUM_FRAMES=num_frames, TRAIN_CROP_SIZE=16, TEST_CROP_SIZE=16)
+        cfg.DATA.TRAIN_JITTER_SCALES = [16, 16]
+        cfg.MODEL.NUM_CLASSES = cfg.TEST.NUM_ENSEMBLE_VIEWS = cfg.TEST.NUM_SPATIAL_CROPS = 1
+        dataset = ClipDataset(cfg, split)
+        for case in cases:
+            if case["num_frames"] == num_frames:
+                clip = dataset[lengths.index(case["video_length"])]["clip"]
+                assert (clip[0, :, 0, 0] // 4).tolist() == case["seq"], case
+                compared.add((num_frames, case["video_length"]))
+    assert len(compared) == 45
+
+
+def test_default_sampler(videos: Path) -> None:
+    assert [Sampler.from_cfg(make(videos), split).name for split in SPLITS] == ["segment"] * 3
+    assert Sampler.from_cfg(make(videos, SAMPLER="uniform"), "train").name == "uniform"
+    assert Sampler.from_cfg(get_cfg(), "train").name == "dense"
+
+
+ORIGINAL_FILE = """
+TRAIN: {DATASET: ssv2, BATCH_SIZE: 8}
+TEST: {DATASET: ssv2, BATCH_SIZE: 8, NUM_ENSEMBLE_VIEWS: 1, NUM_SPATIAL_CROPS: 3}
+DATA:
+  NUM_FRAMES: 8
+  TRAIN_JITTER_SCALES: [256, 320]
+  TRAIN_CROP_SIZE: 224
+  TEST_CROP_SIZE: 224
+  INPUT_CHANNEL_NUM: [3]
+  INV_UNIFORM_SAMPLE: True
+  RANDOM_FLIP: False
+  REVERSE_INPUT_CHANNEL: True
+MODEL: {MODEL_NAME: vit_base_patch16_224, NUM_CLASSES: 174, LOSS_FUNC: cross_entropy}
+"""
+
+
+def test_configuration_of_the_original(frames: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "original.yaml").write_text(ORIGINAL_FILE)
+    overrides = ["DATA.PATH_TO_DATA_DIR", str(frames), "DATA.PATH_PREFIX", str(frames / "frames"), "NUM_GPUS", "0"]
+    original = load_config(tmp_path / "original.yaml", overrides)
+    shipped = load_config(ROOT / "configs/SSv2/TimeSformer_divST_8_224.yaml", overrides)
+    assert not caplog.messages
+    assert Sampler.from_cfg(original, "train").name == Sampler.from_cfg(shipped, "train").name == "segment"
+    differing = {key for key in original.DATA if original.DATA[key] != shipped.DATA[key]}
+    assert differing == {"SAMPLER", "SAMPLING_RATE"}  # which segments do not use

@@ -1,0 +1,125 @@
+"""System files and subfolders of classes, in training, preparation and the web page."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import TINY_CONFIG, Outcome
+from tests.datasets.sources.common import make_cfg, names_of, touch, write
+from timesformer.datasets.manifest import NAME
+from timesformer.datasets.records import SPLITS
+from timesformer.preparation.clips_on_disk import find_clips, find_empty_classes
+from timesformer.preparation.command_line import main
+from timesformer.web.uploads import find_examples
+
+
+def litter(root: Path) -> Path:
+    """The files of macOS, Windows, Linux, a Synology and Jupyter in `root` and in every folder below it."""
+    for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
+        touch(folder, "@eaDir/a.mp4/SYNOINDEX_MEDIA_INFO", "__MACOSX/wave/._a.mp4", ".Trash-1000/files/b.mp4")
+        touch(folder, "Thumbs.db", "desktop.ini", ".DS_Store", "._a.mp4", ".ipynb_checkpoints/c.mp4")
+        touch(folder, "$RECYCLE.BIN/d.mp4", "System Volume Information/e.mp4")
+        (folder / "lost+found").mkdir()
+    return root
+
+
+@pytest.fixture
+def data(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
+    """Two classes of four clips, one with subfolders for two persons."""
+    frames = [np.full((24, 32, 3), 20 * number, np.uint8) for number in range(6)]
+    for number, person in enumerate(("anna", "anna", "bob", "bob")):
+        make_video(tmp_path / f"data/wave/{person}/{number}.mp4", frames)
+        make_video(tmp_path / f"data/catch/{number}.MKV", frames)
+    return tmp_path / "data"
+
+
+CLIPS = [
+    *(f"catch/{number}.MKV" for number in range(4)),
+    *(f"wave/{name}.mp4" for name in ("anna/0", "anna/1", "bob/2", "bob/3")),
+]
+
+
+def all_names(dataset: str, root: Path, num_classes: int = 2) -> list[str]:
+    cfg = make_cfg(dataset, root, num_classes)
+    return sorted(name for split in SPLITS for name in names_of(cfg, split))
+
+
+@pytest.mark.slow
+def test_run_with_system_files_and_home_paths(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_net: Callable[..., Outcome]
+) -> None:
+    litter(data)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    config = TINY_CONFIG.replace("hmdb_simp", "folder").replace("NUM_CLASSES: 3", "NUM_CLASSES: 2")
+    (tmp_path / "tiny.yaml").write_text(f"{config}OUTPUT_DIR: ~/runs/first\n")
+    done = run_net("--cfg=~/tiny.yaml", "DATA.PATH_TO_DATA_DIR", "~/data", "SOLVER.MAX_EPOCH", "1")
+    assert done.code == 0, done.err
+    results = json.loads((tmp_path / "runs/first/results.json").read_text())
+    assert (results["num_videos"], results["unreadable"]) == (2, [])
+    with (tmp_path / "runs/first/predictions.csv").open() as file:
+        assert {row["label"] for row in csv.DictReader(file)} == {"catch", "wave"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "runs", "tiny.yaml"]
+
+
+@pytest.mark.slow
+def test_training_and_preparation_see_the_same_clips(data: Path) -> None:
+    litter(data)
+    assert all_names("folder", data) == find_examples(data) == CLIPS
+    assert main(["folder", str(data), "--short-side", "16", "--check", "--workers", "1"]) == 0
+    made = data.with_name("data_16")
+    with (made / NAME).open() as file:
+        assert [(row["path"], row["label"]) for row in csv.DictReader(file)] == [
+            (f"{clip.rpartition('.')[0]}.mp4", clip.partition("/")[0]) for clip in CLIPS
+        ]
+    assert sorted(path.name for path in made.iterdir()) == ["catch", "conversion.csv", "conversion.json", NAME, "wave"]
+    fractions = ["--test", "0.25", "--val", "0.34"]
+    assert main(["hmdb_simp", str(data), "--workers", "1", *fractions]) == 0
+    assert all_names("hmdb_simp", data) == CLIPS
+
+
+def test_persons_in_subfolders_can_be_kept_together(data: Path) -> None:
+    for number in range(4, 8):
+        touch(data, f"wave/cleo/{number}.mp4", f"catch/anna/{number}.mp4")
+    cfg = make_cfg("folder", data, SPLIT_GROUPS=r"/([a-z]+)/|/\d")
+    persons = [{name.split("/")[1] for name in names_of(cfg, split) if name.count("/") == 2} for split in SPLITS]
+    assert set().union(*persons) == {"anna", "bob", "cleo"}
+    assert sum(map(len, persons)) == 3
+
+
+@pytest.mark.parametrize("dataset", ["hmdb51", "ucf101"])
+def test_official_lists_among_system_files(tmp_path: Path, dataset: str) -> None:
+    touch(tmp_path, *(f"videos/wave/{name}.avi" for name in "abc"))
+    hmdb51, ucf101 = tmp_path / "testTrainMulti_7030_splits", tmp_path / "ucfTrainTestlist"
+    write(hmdb51 / "wave_test_split1.txt", "a.avi 1", "b.avi 1", "c.avi 2")
+    write(ucf101 / "classInd.txt", "1 wave")
+    write(ucf101 / "trainlist01.txt", "wave/a.avi 1", "wave/b.avi 1")
+    write(ucf101 / "testlist01.txt", "wave/c.avi")
+    litter(tmp_path)
+    touch(tmp_path / "__MACOSX", f"{hmdb51.name}/._wave_test_split1.txt", f"{ucf101.name}/classInd.txt")
+    touch(hmdb51, "._wave_test_split1.txt", "._run_test_split1.txt")
+    assert all_names(dataset, tmp_path, 1) == [f"wave/{name}.avi" for name in "abc"]
+
+
+def test_check_names_empty_classes_and_strays(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(data, "run/a.xyz", "annotations/all.csv", "wave/notes/read.me")
+    (data / "empty").mkdir()
+    assert find_empty_classes(data, CLIPS) == ["empty", "run"]
+    assert main(["folder", str(data), "--check", "--workers", "1"]) == 1
+    assert "annotations, empty, run" in capsys.readouterr().out  # training takes every folder for a class
+    shutil.copy(data / "wave/anna/0.mp4", data / "loose.mp4")
+    assert main(["folder", str(data), "--check", "--workers", "1"]) == 1
+    assert "loose.mp4" in capsys.readouterr().out
+
+
+def test_skipped_files_among_clips_are_logged(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(data, "train.csv", "lists/test.txt", "wave/readme.md", "wave/anna/2.jpg", "catch/x.part")
+    find_clips(data)
+    (line,) = caplog.messages
+    assert "3 files" in line
+    assert all(name in line for name in ("catch/x.part", "wave/anna/2.jpg", "wave/readme.md"))

@@ -1,0 +1,95 @@
+"""Splits of HMDB_simp, made by tools/prepare.py hmdb_simp."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.datasets.sources.common import make_cfg, names_of
+from timesformer.datasets.records import SPLITS
+from timesformer.preparation import split as module
+from timesformer.preparation.command_line import main
+from timesformer.preparation.split import split_clips
+
+
+@pytest.fixture
+def clips(tmp_path: Path, make_frames: Callable[..., Path], make_video: Callable[..., Path]) -> Path:
+    """Two classes of 25 clips: frame folders and video files."""
+    root = tmp_path / "clips"
+    for number in range(25):
+        make_frames(root / "wave" / f"w{number}", 2, 8, 8)
+        make_video(root / "catch" / f"c{number}.avi", [np.full((16, 16, 3), number, np.uint8)] * 2)
+    return root
+
+
+def read(file: Path) -> list[str]:
+    return file.read_text().splitlines()
+
+
+def test_split_is_stratified_and_leaves_out_unreadable_clips(clips: Path) -> None:
+    (clips / "catch/broken.mp4").write_bytes(b"")
+    (clips / "wave/none").mkdir()
+    assert main(["hmdb_simp", str(clips)]) == 1
+    header, *unreadable = read(clips / "unreadable.csv")
+    assert header == "class,video_name,reason"
+    assert [line.split(",")[:2] for line in unreadable] == [["catch", "broken.mp4"], ["wave", "none"]]
+    assert read(clips / "classes.txt") == ["catch", "wave"]
+    assert len(read(clips / "manifest.csv")) == 1 + 52
+    rows = {split: read(clips / f"{split}.csv") for split in SPLITS}
+    assert {lines.pop(0) for lines in rows.values()} == {"class,video_name"}
+    assert [len(rows[split]) for split in SPLITS] == [36, 9, 5]
+    assert len(set().union(*rows.values())) == 50
+    assert Counter(line.split(",")[0] for line in rows["train"]) == {"catch": 18, "wave": 18}
+    assert len(names_of(make_cfg("hmdb_simp", clips))) == 36
+
+
+def test_split_is_not_overwritten_and_depends_on_the_seed(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["hmdb_simp", str(clips), "--output", str(tmp_path / "a"), "--workers", "1"]
+    assert main(command) == 0
+    first = read(tmp_path / "a/train.csv")
+    assert main([*command, "--seed", "1"]) == 2
+    assert "train.csv" in capsys.readouterr().err
+    assert read(tmp_path / "a/train.csv") == first
+    assert main([*command, "--seed", "1", "--force"]) == 0
+    assert read(tmp_path / "a/train.csv") != first
+    assert main([*command, "--force"]) == 0
+    assert read(tmp_path / "a/train.csv") == first
+    monkeypatch.setattr(module, "check_clips", None)  # fractions are checked before any clip
+    assert main([*command, "--val", "0.99", "--force"]) == 2
+    assert "--val" in capsys.readouterr().err
+
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "check_clips", interrupt)
+    assert main([*command, "--force"]) == 130
+
+
+def test_folders_that_cannot_be_split(
+    tmp_path: Path, hmdb_root: Path, make_frames: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_frames(tmp_path / "few/wave/w0", 1)
+    make_frames(tmp_path / "empty/wave/w0", 1)
+    (tmp_path / "empty/yawn").mkdir()
+    (tmp_path / "other/yawn").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / f"broken/wave/w{number}").mkdir(parents=True)
+    roots = [tmp_path / name for name in ("nowhere", "few/wave/w0", "few", "empty", "other", "broken")]
+    expected = ["nowhere", "few/wave/w0", "wave (1)", "empty/yawn", "other", "wave/w0", "train"]
+    for root, named in zip([*roots, hmdb_root], expected, strict=True):
+        assert main(["hmdb_simp", str(root), "--workers", "1"]) == 2
+        assert named in capsys.readouterr().err
+        assert {path.name for path in root.glob("*.csv")} <= {"manifest.csv"}
+
+
+def test_25_classes_of_50_clips_give_900_225_125() -> None:
+    clips = [(f"class{label:02}", f"clip{number}") for label in range(25) for number in range(50)]
+    splits = split_clips(clips, 42, 0.1, 0.2)
+    assert [len(splits[name]) for name in SPLITS] == [900, 225, 125]
+    for name, each in zip(SPLITS, (36, 9, 5), strict=True):
+        assert set(Counter(label for label, _ in splits[name]).values()) == {each}
+    assert split_clips(clips[::-1], 42, 0.1, 0.2) == splits
