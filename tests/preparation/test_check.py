@@ -66,7 +66,7 @@ def test_manifest_has_lengths_and_problems(root: Path) -> None:
     ]
     assert rows[0].problem
     assert rows[1][:5] == ("catch/frames", "catch", 4, 0.0, 32)
-    assert [Manifest(root / NAME).find(row.path) for row in rows] == rows
+    assert sorted(Manifest(root / NAME)) == sorted(rows)
     assert sorted(path.name for path in root.iterdir() if path.is_file()) == ["classes.txt", NAME]
 
 

@@ -1,6 +1,5 @@
 """tools/prepare.py, as a user would call it."""
 
-import csv
 import io
 import runpy
 import shutil
@@ -17,7 +16,7 @@ from tests.conftest import ROOT
 from tests.loopback import Server
 from tests.patience import PATIENCE
 from tests.rar import rar
-from timesformer.datasets.manifest import NAME
+from timesformer.datasets.manifest import NAME, Manifest
 from timesformer.preparation.clips_on_disk import find_clips
 from timesformer.preparation.command_line import main
 
@@ -30,11 +29,6 @@ def data(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
     return tmp_path / "data"
 
 
-def manifest_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / NAME).open(errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
-
-
 def test_convert_and_check(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "wave/caf\udce9.avi").write_bytes(b"")  # unreadable, and not UTF-8
     (data / "wave/lost").mkdir()
@@ -42,8 +36,8 @@ def test_convert_and_check(data: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["folder", str(data), "--short-side", "24", "--check", "--workers", "1"]) == 1
     small = data.with_name("data_24")
     assert find_clips(small) == ["wave/a.mp4", "wave/b.mp4", "wave/caf\udce9.avi", "wave/lost"]
-    rows = manifest_of(small)
-    assert [(row["frames"], row["width"], row["height"]) for row in rows] == [("8", "32", "24")] * 2 + [("0",) * 3] * 2
+    rows = list(Manifest(small / NAME))
+    assert [(row.frames, row.width, row.height) for row in rows] == [(8, 32, 24)] * 2 + [(0, 0, 0)] * 2
     assert not (data / NAME).exists()
     output = capsys.readouterr().out
     assert output.count("caf") == output.count("wave/lost") == 1
@@ -65,7 +59,7 @@ def test_download_unpack_and_check(server: Server, data: Path, tmp_path: Path) -
     urls = [server.url("/v.rar"), server.url("/l.zip")]
     assert main(["hmdb51", str(tmp_path / "hmdb"), "--download", "--url", *urls, "--check", "--workers", "1"]) == 0
     assert find_clips(tmp_path / "hmdb") == [f"hmdb51_org/wave/{name}.avi" for name in "abc"]
-    assert {row["label"] for row in manifest_of(tmp_path / "hmdb")} == {"wave"}
+    assert {row.label for row in Manifest(tmp_path / "hmdb" / NAME)} == {"wave"}
 
 
 def test_lists_are_checked(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

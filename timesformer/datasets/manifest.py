@@ -8,7 +8,7 @@ import csv
 import functools
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -84,6 +84,9 @@ class Manifest:
             raise self._error(f"its first line is {header[:200]!r}, expected {HEADER!r}")
         self._lines = Strings(sorted(filter(None, lines)))
         self._broken = {row.path: row for line in lines if line and not line.endswith(",") for row in [self._row(line)]}
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(self._row, self._lines)
 
     def find(self, path: str) -> Row | None:
         """The row of a clip by its path from the manifest's folder."""

@@ -9,11 +9,11 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.datasets.sources.common import assert_fails, make_cfg, names_of, touch
-from timesformer.config import get_cfg, load_config
+from timesformer.config import load_config
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.clips import ClipDataset
-from timesformer.datasets.records import SPLITS, VideoRecord
-from timesformer.datasets.transforms.sampling import Sampler
+from timesformer.datasets.records import VideoRecord
+from timesformer.datasets.transforms.sampling import Segment, build_sampler
 
 CLASSES = ("Closing something", "Holding something next to something", "Pushing something from left to right")
 TEMPLATES = ("Closing [something]", "Holding [something] next to [something]", "Pushing [something] from left to right")
@@ -205,12 +205,6 @@ def test_frames_are_those_of_the_original(
     assert len(compared) == 45
 
 
-def test_default_sampler(videos: Path) -> None:
-    assert [Sampler.from_cfg(make(videos), split).name for split in SPLITS] == ["segment"] * 3
-    assert Sampler.from_cfg(make(videos, SAMPLER="uniform"), "train").name == "uniform"
-    assert Sampler.from_cfg(get_cfg(), "train").name == "dense"
-
-
 ORIGINAL_FILE = """
 TRAIN: {DATASET: ssv2, BATCH_SIZE: 8}
 TEST: {DATASET: ssv2, BATCH_SIZE: 8, NUM_ENSEMBLE_VIEWS: 1, NUM_SPATIAL_CROPS: 3}
@@ -233,6 +227,6 @@ def test_configuration_of_the_original(frames: Path, tmp_path: Path, caplog: pyt
     original = load_config(tmp_path / "original.yaml", overrides)
     shipped = load_config(ROOT / "configs/SSv2/TimeSformer_divST_8_224.yaml", overrides)
     assert not caplog.messages
-    assert Sampler.from_cfg(original, "train").name == Sampler.from_cfg(shipped, "train").name == "segment"
+    assert all(isinstance(build_sampler(cfg, "train"), Segment) for cfg in (original, shipped))
     differing = {key for key in original.DATA if original.DATA[key] != shipped.DATA[key]}
     assert differing == {"SAMPLER", "SAMPLING_RATE"}  # which segments do not use

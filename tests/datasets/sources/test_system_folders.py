@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import TINY_CONFIG, Outcome
 from tests.datasets.sources.common import make_cfg, names_of, touch, write
-from timesformer.datasets.manifest import NAME
+from timesformer.datasets.manifest import NAME, Manifest
 from timesformer.datasets.records import SPLITS
 from timesformer.preparation.clips_on_disk import find_clips, find_empty_classes
 from timesformer.preparation.command_line import main
@@ -73,10 +73,9 @@ def test_training_and_preparation_see_the_same_clips(data: Path) -> None:
     assert all_names("folder", data) == find_examples(data) == CLIPS
     assert main(["folder", str(data), "--short-side", "16", "--check", "--workers", "1"]) == 0
     made = data.with_name("data_16")
-    with (made / NAME).open() as file:
-        assert [(row["path"], row["label"]) for row in csv.DictReader(file)] == [
-            (f"{clip.rpartition('.')[0]}.mp4", clip.partition("/")[0]) for clip in CLIPS
-        ]
+    assert [(row.path, row.label) for row in Manifest(made / NAME)] == [
+        (f"{clip.rpartition('.')[0]}.mp4", clip.partition("/")[0]) for clip in CLIPS
+    ]
     assert sorted(path.name for path in made.iterdir()) == ["catch", "conversion.csv", "conversion.json", NAME, "wave"]
     fractions = ["--test", "0.25", "--val", "0.34"]
     assert main(["hmdb_simp", str(data), "--workers", "1", *fractions]) == 0

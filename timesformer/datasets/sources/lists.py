@@ -202,7 +202,7 @@ def check_training(listed: Path | str, class_names: Sequence[str], labels: Itera
 
 
 def check_missing(cfg: CfgNode, listed: Path, missing: Sequence[str], total: int, remedy: str) -> None:
-    """Warn of the `missing` clips of a list of `total`; DataError if they are more than the share DATA.MAX_MISSING_FRACTION."""
+    """Warn of the `missing` of `total` listed clips. Raises DataError above DATA.MAX_MISSING_FRACTION."""
     if not missing:
         return
     what = f"{listed}: {len(missing)} of {total} listed clips are not on disk"
@@ -211,9 +211,7 @@ def check_missing(cfg: CfgNode, listed: Path, missing: Sequence[str], total: int
         raise join_problems(what, list(missing), remedy)
     if fraction > cfg.DATA.MAX_MISSING_FRACTION:
         enough = min(1.0, math.ceil(fraction * 100) / 100)
-        raise join_problems(
-            what, list(missing), f"{remedy}; or set DATA.MAX_MISSING_FRACTION {enough} to leave them out"
-        )
+        raise join_problems(what, list(missing), f"{remedy}; or set DATA.MAX_MISSING_FRACTION {enough} to skip them")
     logger.warning("%s and left out: %s", what, shorten(missing, "; "))
 
 

@@ -63,11 +63,10 @@ def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
     split_of = [_split_of(cfg, subject, scene) for subject, scene in zip(subjects, scenes, strict=True)]
     counts = Counter(split_of)
     if not counts[split]:
+        options = ", ".join(f"DATA.{key} {cfg.DATA[key]!r}" for key in ("TEST_SUBJECTS", "VAL_SUBJECTS", "TEST_SCENES"))
         raise DataError(
-            f"{csv}: no clips for the {split} split by DATA.PROTOCOL {cfg.DATA.PROTOCOL}; it has the subjects "
-            f"{shorten(map(str, sorted(set(subjects))), limit=50)} and the scenes {shorten(sorted(set(scenes)))}: "
-            f"choose among them for DATA.TEST_SUBJECTS {cfg.DATA.TEST_SUBJECTS}, DATA.VAL_SUBJECTS {cfg.DATA.VAL_SUBJECTS} "
-            f"and DATA.TEST_SCENES {cfg.DATA.TEST_SCENES!r}"
+            f"{csv}: no clips for the {split} split by DATA.PROTOCOL {cfg.DATA.PROTOCOL} and {options}; it has the "
+            f"subjects {shorten(map(str, sorted(set(subjects))), limit=50)} and scenes {shorten(sorted(set(scenes)))}"
         )
     parts = ", ".join(f"{name} {counts[name]}" for name in SPLITS)
     logger.info("%s, %s: %s, left out %d clips", csv, cfg.DATA.PROTOCOL, parts, counts[""])
