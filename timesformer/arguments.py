@@ -6,6 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from timesformer.config.imports import import_modules
+from timesformer.errors import UserError
+
 
 def as_path(text: str) -> Path:
     """Argument type of a path; expands `~`, which shells leave in `--output=~/a`."""
@@ -15,6 +18,22 @@ def as_path(text: str) -> Path:
 def as_source(text: str) -> str:
     """Argument type of a path, URL or name of a checkpoint; expands `~`."""
     return os.path.expanduser(text)
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """Adds `--import MODULE`, which imports the module while the command line is parsed."""
+    help_text = "module, or .py file, that registers samplers, models, options, ... (docs/extending.md); repeatable"
+    parser.add_argument(
+        "--import", dest="imports", action="append", type=_imported, default=[], metavar="MODULE", help=help_text
+    )
+
+
+def _imported(name: str) -> str:
+    try:
+        import_modules([name])
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
 
 
 def parse_intermixed(

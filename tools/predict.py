@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from timesformer.arguments import as_path, as_source, parse_intermixed
+from timesformer.arguments import add_import, as_path, as_source, parse_intermixed
 from timesformer.config.load import resembles_key
 from timesformer.datasets.sources.clip_files import is_video_name
 from timesformer.errors import UserError, shorten
@@ -59,6 +59,7 @@ def parse_args() -> argparse.Namespace:
     add("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one")
     add("--workers", type=at_least(0), metavar="N", help="processes that read videos; default: one per core; 0: none")
     add("--cfg", type=as_path, metavar="YAML", help="configuration, for checkpoints without one")
+    add_import(parser)
     add("--quiet", action="store_true", help="print only errors, and predictions if there is no output file")
     args = parse_intermixed(parser, "videos")
     videos, args.opts = split_overrides(args.videos)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from timesformer.arguments import as_path
+from timesformer.arguments import add_import, as_path
 from timesformer.errors import UserError
 
 
@@ -27,6 +27,7 @@ def main() -> int:
         help="the page; without it, report.html in the folder of the run, or comparison.html here for several runs",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is no report of these runs, too")
+    add_import(parser)
     args = parser.parse_args()
     try:
         from timesformer.visualization.report import check_overwrite, write_report

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fvcore.common.config import CfgNode
 
-from timesformer.arguments import as_path
+from timesformer.arguments import add_import, as_path
 from timesformer.config import load_config
 from timesformer.runtime.launch import launch, run_and_report
 from timesformer.runtime.ranks import is_main_process
@@ -38,6 +38,7 @@ def parse_args() -> argparse.Namespace:
     add("--shard_id", type=int, metavar="N", help="number of this node, from 0 (SHARD_ID)")
     add("--num_shards", type=int, metavar="N", help="number of nodes (NUM_SHARDS)")
     add("--init_method", default="", metavar="URL", help=INIT_METHOD_HELP)
+    add_import(parser)
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="options that override those of the file")
     args = parser.parse_args(join_splits(sys.argv[1:]))
     if args.cfg_file is None and not args.opts:
@@ -68,7 +69,11 @@ def main() -> int:
     args = parse_args()
     install_signal_handlers()
     run_splits = partial(run_all, splits=args.splits)
-    return run_and_report(lambda: launch(load_config(args.cfg_file, args.opts), run_splits, args.init_method))
+
+    def configure_and_launch() -> int:
+        return launch(load_config(args.cfg_file, args.opts, imports=args.imports), run_splits, args.init_method)
+
+    return run_and_report(configure_and_launch)
 
 
 def run_all(cfg: CfgNode, splits: list[int] | None) -> None:

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import submitit
 
-from timesformer.arguments import as_path, as_source
+from timesformer.arguments import add_import, as_path, as_source
 from timesformer.config import load_config
 from timesformer.errors import UserError
 from timesformer.runtime.signals import EXIT_REQUEUE
@@ -55,6 +55,7 @@ def parse_args() -> argparse.Namespace:
     add("--signal_delay", type=int, default=120, metavar="SECONDS", help="warning before the time limit (120)")
     add("--cluster", choices=CLUSTERS, default="slurm", help="local: processes on this node; debug: in this process")
     add("--follow", action="store_true", help="show the log until the job ended; Ctrl-C does not end the job")
+    add_import(parser)
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="options that override those of the file")
     args = parser.parse_args()
     args.job_dir = args.job_dir.resolve()
@@ -110,13 +111,15 @@ def submit(args: argparse.Namespace) -> submitit.Job:
         opts += ["TRAIN.CHECKPOINT_FILE_PATH", args.resume_from]
     if args.num_gpus is not None:
         opts += ["NUM_GPUS", str(args.num_gpus)]
-    cfg = load_config(args.cfg_file, opts, check_gpus=args.cluster != "slurm")  # login nodes have no GPUs
+    has_gpus = args.cluster != "slurm"  # login nodes have none
+    cfg = load_config(args.cfg_file, opts, check_gpus=has_gpus, imports=args.imports)
+    imports = [word for name in args.imports for word in ("--import", name)]
     try:
         executor = submitit.AutoExecutor(args.job_dir / "%j", args.cluster, slurm_max_num_timeout=args.max_timeouts)
     except RuntimeError as error:
         raise UserError(f"{error} Without Slurm, use --cluster local") from error
     executor.update_parameters(**job_parameters(args, cfg.NUM_GPUS, cfg.DATA_LOADER.NUM_WORKERS + 2))
-    return executor.submit(Run(["--cfg", str(Path(args.cfg_file).resolve()), *opts]))
+    return executor.submit(Run(["--cfg", str(Path(args.cfg_file).resolve()), *imports, *opts]))
 
 
 def job_parameters(args: argparse.Namespace, num_gpus: int, cpus: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from PIL import Image
 
-from timesformer.arguments import as_path, as_source
+from timesformer.arguments import add_import, as_path, as_source
 from timesformer.atomic import report_write_errors, write_atomically
 from timesformer.datasets.clips import middle_view
 from timesformer.errors import UserError
@@ -66,6 +66,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (cuda where there is one)")
     parser.add_argument("--views", metavar="N", type=int, help="clips along the time (as in a test of the checkpoint)")
     parser.add_argument("--crops", type=int, choices=(1, 3), help="of each clip: the centre, or three (as in a test)")
+    add_import(parser)
     parser.add_argument("--sampler", help="of frames: dense, uniform, equidistant, random or segment (as in a test)")
     return parser.parse_args()
 

@@ -15,6 +15,7 @@ from fvcore.common.config import BASE_KEY, CfgNode
 
 from timesformer.config.check import Problem, check, check_use
 from timesformer.config.differences import changed_defaults
+from timesformer.config.imports import import_modules
 from timesformer.config.options import OPTIONS, get_cfg, set_option
 from timesformer.config.retired import RENAMED, retired_by
 from timesformer.errors import UserError
@@ -40,24 +41,34 @@ class _Setting:
 
 
 def load_config(
-    path: str | Path | None, overrides: Sequence[str] = (), check_values: bool = True, check_gpus: bool = True
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    check_values: bool = True,
+    check_gpus: bool = True,
+    imports: Sequence[str] = (),
 ) -> CfgNode:
     """Returns the defaults, changed by a YAML file and then by overrides.
 
-    Keys that only the original has are accepted, with one warning for all of them.
+    Keys that only the original has are accepted, with one warning for all of them. The modules of IMPORTS are imported
+    first, because they may register options.
 
     Args:
         path: YAML file; None for the defaults. Its `_BASE_` (a path relative to it, or a list) is read first.
         overrides: KEY VALUE KEY VALUE ...; values are Python literals, or else text.
         check_values: also apply `check`, which looks at this machine (data folder, checkpoints, GPUs).
         check_gpus: whether the GPUs have to be on this machine.
+        imports: modules to import in addition to those of IMPORTS.
 
     Raises:
+        UserError: if a module cannot be imported.
         ConfigError: with every problem: unknown keys, values of another type, values that are not valid.
     """
     problems: list[str] = []
     settings = [*(_read_yaml(Path(path)) if path else ()), *_read_overrides(overrides, problems)]
+    modules = _apply([setting for setting in settings if setting.key == "IMPORTS"]).cfg.IMPORTS
+    import_modules([*modules, *imports])
     result = _apply(settings)
+    result.cfg.IMPORTS = list(dict.fromkeys([*modules, *imports]))
     problems += [f"{problem} ({setting.source})" for setting, problem in result.problems]
     if check_values:
         problems += result.with_sources(check(result.cfg, check_gpus))

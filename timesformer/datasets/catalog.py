@@ -34,7 +34,7 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
     name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
     if name not in DATASET_REGISTRY:
         names = ", ".join(sorted(name for name, _ in DATASET_REGISTRY))
-        raise DataError(f"{key} is {name!r}, expected a registered dataset: {names}")
+        raise DataError(f"{key} is {name!r}, expected one of {names}, or one that IMPORTS registers")
     try:
         found: DatasetSplit = DATASET_REGISTRY.get(name)(cfg, split)
     except DataError as error:

@@ -83,6 +83,9 @@ def build_model(cfg: CfgNode, fresh: bool = False) -> nn.Module:
             return BASELINES[library].from_config(cfg)
     if name not in MODEL_REGISTRY:
         known = ", ".join(sorted(registered for registered, _ in MODEL_REGISTRY))
-        raise UserError(f"MODEL.MODEL_NAME is {name!r}, expected one of {known}, torchvision/<name> or timm/<name>")
+        raise UserError(
+            f"MODEL.MODEL_NAME is {name!r}, expected one of {known}, torchvision/<name> or timm/<name>, or a model "
+            "that --import or IMPORTS registers"
+        )
     model_class = MODEL_REGISTRY.get(name)
     return model_class.from_config(cfg) if hasattr(model_class, "from_config") else model_class(cfg)

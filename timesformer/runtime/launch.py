@@ -28,6 +28,7 @@ from typing import NamedTuple
 from fvcore.common.config import CfgNode
 
 from timesformer.config import ConfigError, check
+from timesformer.config.imports import import_modules
 from timesformer.errors import UserError
 from timesformer.runtime import ranks
 from timesformer.runtime.ranks import DistInfo
@@ -235,6 +236,7 @@ def _run_process(cfg: CfgNode, main: Main, info: DistInfo, init_method: str) -> 
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: if the process that started it is killed
     install_signal_handlers()
+    import_modules(cfg.IMPORTS)
     code = run_and_report(lambda: _run(cfg, main, info, init_method))
     _ignore_signals()
     sys.exit(code)

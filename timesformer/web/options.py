@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from timesformer.arguments import as_path, as_source
+from timesformer.arguments import add_import, as_path, as_source
 from timesformer.errors import UserError
 from timesformer.web.uploads import Limits
 
@@ -47,6 +47,7 @@ def parse(arguments: Sequence[str]) -> Options:
         ("--fallback-cfg", "configuration (YAML) of --fallback, if it holds none"),
     ):
         parser.add_argument(option, type=as_source, default="", metavar="FILE", help=explanation)
+    add_import(parser)
     parser.add_argument("--examples", type=as_path, metavar="FOLDER", help="videos for visitors to choose from")
     parser.add_argument("--device", default="", help="cpu, cuda, cuda:1, ...; by default a GPU where there is one")
     for option, convert, default, explanation in (
@@ -58,6 +59,7 @@ def parse(arguments: Sequence[str]) -> Options:
         explanation += "; %(default)s"
         parser.add_argument(option, type=convert, default=default, metavar="N", help=explanation)
     values = vars(parser.parse_args(arguments))
+    del values["imports"]  # imported already
     names = ("megabytes", "seconds", "pixels", "decoding_seconds")
     return Options(limits=Limits(**{name: values.pop(f"max_{name}") for name in names}), **values)
 

@@ -58,6 +58,11 @@ class Sampler(ABC):
     target_fps: float = 30.0
     window: str = "full"
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode, **common: Any) -> "Sampler":
+        """Build the sampler; override this to read further options. `common` has the arguments of `Sampler`."""
+        return cls(**common)
+
     @property
     def name(self) -> str:
         """Name of the sampler in lower case."""
@@ -182,7 +187,8 @@ def build_sampler(cfg: CfgNode, split: str) -> Sampler:
     samplers = {registered.lower(): sampler for registered, sampler in SAMPLER_REGISTRY}
     if name.lower() not in samplers:
         raise ConfigError([f"{key} is {name!r}, expected one of {', '.join(samplers)}"])
-    return samplers[name.lower()](
+    return samplers[name.lower()].from_config(
+        cfg,
         num_frames=cfg.DATA.NUM_FRAMES,
         rate=cfg.DATA.SAMPLING_RATE,
         start=cfg.DATA.SAMPLER_START or ("random" if training else "first"),
