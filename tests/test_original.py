@@ -11,14 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import timesformer
+from tests.engine.training import Clips, loader_of, trainer_of
 from timesformer.config import get_cfg, load_config
 from timesformer.datasets.loader import EpochBatchSampler, collate
 from timesformer.datasets.records import Records
-from timesformer.engine.checkpoint import Progress
 from timesformer.engine.evaluate import evaluate
-from timesformer.engine.trainer import Run, train_epoch
-from timesformer.engine.unreadable import UnreadableClips
-from timesformer.engine.update import Update
 from timesformer.models import build_model
 
 pytestmark = pytest.mark.numerical
@@ -138,46 +135,22 @@ def test_a_test_in_any_order_of_views_has_the_scores_and_accuracies_of_the_origi
     assert found.topk(1, 5) == pytest.approx(stats, abs=0.005)  # which were written with two decimals
 
 
-class Rates(list[float]):
-    """Learning rate of each step of a run."""
-
-    def write(self, kind: str, epoch: float, figures: dict[str, float]) -> None:
-        if kind == "train_step":
-            self.append(figures["lr"])
-
-
-class Clips(Dataset[dict[str, Any]]):
-    """Black clips of a pixel."""
-
-    split, class_names, num_views = "train", ("a", "b"), 1
-
-    def __init__(self, number: int) -> None:
-        self.records = Records((f"clip{n}" for n in range(number)), (n % 2 for n in range(number)))
-
-    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
-        label = int(self.records.labels[key[1]])
-        item = {"clip": torch.zeros(3, 1, 1, 1, dtype=torch.uint8), "label": label, "video": key[1], "view": 0}
-        return item | {"readable": True, "errors": {}}
-
-
-def rates_of_a_run(solver: dict[str, Any], steps: int) -> Rates:
-    """Of a run of SOLVER.MAX_EPOCH epochs, with so many steps in each."""
+def learning_rates(solver: dict[str, Any], steps: int) -> list[float]:
+    """Learning rate of each step of a run of SOLVER.MAX_EPOCH epochs of so many steps."""
     cfg = get_cfg()
     cfg.SOLVER.update(solver)
-    cfg.NUM_GPUS, cfg.LOG_PERIOD, cfg.TRAIN.BATCH_SIZE, cfg.GLOBAL_BATCH_SIZE = 0, 1, 1, 1
-    model, clips, rates = nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), Clips(steps), Rates()
-    loader = DataLoader(clips, batch_sampler=EpochBatchSampler(steps, 1, 0, False), collate_fn=collate)
-    update = Update(cfg, model)
-    for epoch in range(cfg.SOLVER.MAX_EPOCH):
-        unreadable = UnreadableClips(cfg, "train", clips.records)
-        train_epoch(Run(cfg, model, update, loader, rates, unreadable, progress=Progress(epoch)))
-    return rates
+    cfg.NUM_GPUS, cfg.LOG_PERIOD, cfg.TRAIN.BATCH_SIZE, cfg.GLOBAL_BATCH_SIZE, cfg.MODEL.NUM_CLASSES = 0, 1, 1, 1, 3
+    model = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 3))
+    trainer = trainer_of(cfg, model, loader_of(Clips(steps), 1))
+    for _ in range(cfg.SOLVER.MAX_EPOCH):
+        trainer.train_epoch()
+    return [metrics["lr"] for metrics in trainer.writer.written["train_step"]]
 
 
 @pytest.mark.parametrize(("case", "steps"), [(0, 8), (1, 10), (2, 10), (4, 4), (5, 4)])
 def test_every_step_of_a_run_has_the_learning_rate_of_the_original(golden_dir: Path, case: int, steps: int) -> None:
     recorded = load(golden_dir, "lr_policy.json")[case]
-    rates, compared = rates_of_a_run(recorded["SOLVER"], steps), 0
+    rates, compared = learning_rates(recorded["SOLVER"], steps), 0
     for epoch, expected in recorded["points"]:
         step = round(epoch * steps)
         if step >= len(rates) or abs(epoch * steps - step) > 1e-9:

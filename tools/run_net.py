@@ -8,12 +8,15 @@ With --splits, runs several official splits of HMDB51 or UCF101 and averages the
 python tools/run_net.py --cfg configs/HMDB51/NAME.yaml --splits 1 2 3 DATA.PATH_TO_DATA_DIR /data/hmdb51
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from contextlib import nullcontext
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -24,6 +27,9 @@ from timesformer.config import load_config
 from timesformer.runtime.launch import launch, run_and_report
 from timesformer.runtime.ranks import is_main_process
 from timesformer.runtime.signals import install_signal_handlers
+
+if TYPE_CHECKING:
+    from timesformer.datasets.catalog import Splits
 
 SPLITS_HELP = """1 2 3: run each of these official splits (DATA.SPLIT) in OUTPUT_DIR/split_N, and write the mean of
 their results to OUTPUT_DIR/splits.json; finished ones are not repeated"""
@@ -90,9 +96,9 @@ def run_all(cfg: CfgNode, splits: list[int] | None) -> None:
         run(cfg)
 
 
-def run(cfg: CfgNode) -> None:
+def run(cfg: CfgNode, splits: Splits | None = None) -> None:
     """Trains and tests; imports PyTorch late, so that mistakes in the configuration are reported at once."""
-    from timesformer.datasets.catalog import load_split
+    from timesformer.datasets.catalog import Splits
     from timesformer.engine.evaluate import test
     from timesformer.engine.trainer import train
     from timesformer.preparation.download import download_if_asked
@@ -102,16 +108,17 @@ def run(cfg: CfgNode) -> None:
     with lock_output_dir(Path(cfg.OUTPUT_DIR)) if is_main_process() else nullcontext():
         set_up_logging(Path(cfg.OUTPUT_DIR))
         download_if_asked(cfg)
+        splits = splits or Splits(cfg)
         if cfg.TRAIN.ENABLE:
             if cfg.TEST.ENABLE:
-                load_split(cfg, "test")  # reports its mistakes before training
-            train(cfg)
+                splits["test"]  # reports its mistakes before training
+            train(cfg, splits)
         if cfg.TEST.ENABLE:
-            results = test(cfg)
+            results = test(cfg, splits)
             if is_main_process() and cfg.TEST.REPORT:
                 from timesformer.visualization.report import report_after_test
 
-                report_after_test(cfg, results.parent)
+                report_after_test(cfg, results.parent, splits)
 
 
 if __name__ == "__main__":

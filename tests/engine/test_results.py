@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from timesformer.config import load_config
+from timesformer.datasets.catalog import Splits
 from timesformer.engine.results import Evaluation, class_counts
 
 
@@ -14,4 +15,4 @@ def test_a_split_that_is_not_at_hand_has_no_counts(tiny_command: list[str], tiny
     cfg = load_config(tiny_command[1], ["DATA.PATH_TO_DATA_DIR", str(data)])
     labels = torch.tensor([0, 0, 2])
     evaluation = Evaluation(["a", "b", "c"], labels, torch.zeros(3, 3), torch.zeros(3, 3), {"a": "torn"}, 0.0, 1, 1.0)
-    assert class_counts(cfg, evaluation) == {"train": [4, 4, 4], "val": None, "test": [2, 0, 1]}
+    assert class_counts(Splits(cfg), evaluation) == {"train": [4, 4, 4], "val": None, "test": [2, 0, 1]}

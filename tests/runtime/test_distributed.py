@@ -17,7 +17,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 from tests.processes import Ranks, launched
 from timesformer.config import get_cfg
-from timesformer.engine.compiled import Compiled
+from timesformer.engine.model_wrappers import CompiledForward
 from timesformer.errors import UserError
 from timesformer.runtime import distributed
 from timesformer.runtime.ranks import DistInfo, dist_info
@@ -122,7 +122,7 @@ def test_compiled_gradients_are_exchanged_during_the_backward_pass(
 
     def main() -> None:
         model = nn.Sequential(*(nn.Linear(2600, 2600) for _ in range(3)))  # each more than DDP's bucket of 25 MB
-        forward = distributed.parallel(model, Compiled(model, 1))
+        forward = distributed.parallel(model, CompiledForward(model, 1))
         forward.register_comm_hook(None, exchange)
         for _ in range(3):  # DDP arranges its buckets in the first two
             events.clear()

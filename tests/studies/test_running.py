@@ -129,7 +129,7 @@ def test_a_killed_cell_fails_alone_and_goes_on_with_the_same_command(
     assert "1 of 2 cells failed" in said.err
 
     def interrupt_once_it_goes_on() -> None:
-        wait_for(lambda: "going on from" in (next(long_cells()) / "run.log").read_text())
+        wait_for(lambda: "resuming from" in (next(long_cells()) / "run.log").read_text())
         os.kill(os.getpid(), signal.SIGINT)
 
     assert reproduce(path, interrupt_once_it_goes_on) == 130

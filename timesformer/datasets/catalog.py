@@ -60,3 +60,17 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
             "fix them or remove them from the split, or set DATA.ON_UNREADABLE continue",
         )
     return found
+
+
+class Splits:
+    """The splits of a run by name, each found on disk once, when it is first needed."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self._cfg = cfg
+        self._found: dict[str, DatasetSplit] = {}
+
+    def __getitem__(self, split: str) -> DatasetSplit:
+        """The clips of "train", "val" or "test"; raises as `load_split`."""
+        if split not in self._found:
+            self._found[split] = load_split(self._cfg, split)
+        return self._found[split]

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.decoding.open import VideoError, VideoReader, open_video
 from timesformer.datasets.manifest import known_length
-from timesformer.datasets.records import VideoRecord
+from timesformer.datasets.records import DatasetSplit, VideoRecord
 from timesformer.datasets.transforms.augmentation import Augmentation
 from timesformer.datasets.transforms.sampling import VideoInfo, build_sampler
 from timesformer.datasets.transforms.spatial import CENTER, horizontal_flip, resize, spatial_sampling
@@ -188,13 +188,13 @@ class ClipDataset(Dataset[dict[str, Any]]):
     unreadable video is replaced by another one of its class, whose number is `video`. In validation and testing, with
     DATA.ON_UNREADABLE error, or if no other one can be read, the item is not `readable` and its clip is black.
 
-    Raises DataError when the split cannot be found.
+    `found` is the split, if it was loaded before; else it is found on disk, with DataError if that fails.
     """
 
     worker_status: WorkerStatus | None = None  # where a DataLoader worker records what it reads
 
-    def __init__(self, cfg: CfgNode, split: str) -> None:
-        found = load_split(cfg, split)
+    def __init__(self, cfg: CfgNode, split: str, found: DatasetSplit | None = None) -> None:
+        found = found or load_split(cfg, split)
         self.split = split
         self.records = found.records
         self.class_names = found.class_names

@@ -10,6 +10,7 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from timesformer.datasets.clips import PADDING_KEY, ClipDataset, Key
+from timesformer.datasets.records import DatasetSplit
 from timesformer.datasets.workers.dataloader import SentBatch, WorkerStatus, start_worker
 from timesformer.runtime.resource_limits import available_cores
 
@@ -126,7 +127,9 @@ def oversampled(labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarra
     return np.concatenate(clips), np.concatenate(repeats)
 
 
-def construct_loader(cfg: CfgNode, split: str, rank: int = 0, world_size: int = 1) -> DataLoader:
+def construct_loader(
+    cfg: CfgNode, split: str, rank: int = 0, world_size: int = 1, found: DatasetSplit | None = None
+) -> DataLoader:
     """Loader of a split: "train" is shuffled, "val" and "test" keep the order of records, views and crops.
 
     TRAIN.BATCH_SIZE (TEST.BATCH_SIZE) clips, for each of the NUM_SHARDS machines, are a batch of all ranks together;
@@ -137,9 +140,9 @@ def construct_loader(cfg: CfgNode, split: str, rank: int = 0, world_size: int = 
     A rank with nothing to do in the last batch of an epoch of training gets one clip of `video` -1, which must not
     count: so all ranks make the same number of steps, with clips of the same shape.
 
-    Raises DataError when the split cannot be found.
+    `found` is the split, if it was loaded before; else it is found on disk, with DataError if that fails.
     """
-    dataset = ClipDataset(cfg, split)
+    dataset = ClipDataset(cfg, split, found)
     # More processes than cores only wait for each other; what an item is does not depend on their number.
     workers = min(cfg.DATA_LOADER.NUM_WORKERS, available_cores())
     dataset.worker_status = WorkerStatus(workers)

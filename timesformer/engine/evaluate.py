@@ -1,4 +1,4 @@
-"""Scoring every video of a split, and testing a checkpoint."""
+"""Evaluation of a split, and the test of a checkpoint."""
 
 import logging
 import time
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from timesformer.config.differences import differences, read_saved
+from timesformer.datasets.catalog import Splits
 from timesformer.datasets.loader import construct_loader
 from timesformer.datasets.transforms.sampling import sampler_change
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.datasets.workers.dataloader import report_worker_death
 from timesformer.engine.checkpoint import is_undamaged, newest_checkpoint
-from timesformer.engine.meters import Average, Pace, ViewEnsemble
-from timesformer.engine.result_folder import folder_for_results
-from timesformer.engine.results import Evaluation, probabilities_of, write_results
+from timesformer.engine.meters import Average, Throughput, ViewEnsemble
+from timesformer.engine.results import Evaluation, folder_for_results, probabilities_of, write_results
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError, shorten
 from timesformer.models import build_model
@@ -46,60 +46,55 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: str) -> Evaluation:
-    """Scores every view of every video of a loader's split with the model in evaluation mode.
+    """Scores every view of every video of a split in evaluation mode.
+
+    All processes must call this together; each scores the views of its loader and gets the whole result.
 
     Args:
-        model: on the device of the run; left in the mode it came in.
+        model: on the device of the run; its mode is restored.
         loader: of the split "val" or "test".
         cfg: the configuration.
-        description: what the progress is called.
+        description: for the progress bar.
 
     Raises:
         UserError: if a clip cannot be read and DATA.ON_UNREADABLE is error.
-        StopRequested: if a signal waits to be obeyed; it then leaves the model in evaluation mode.
-
-    Of several processes, each of which must call this, each scores the views that its loader has, and all get the whole
-    outcome.
+        StopRequested: to obey a signal.
     """
-    training, device = model.training, choose_device(cfg)
+    training, device, dataset = model.training, choose_device(cfg), loader.dataset
     model.eval()
-    dataset = loader.dataset
     ensemble = ViewEnsemble(len(dataset.records), dataset.num_views, cfg.MODEL.NUM_CLASSES, cfg.DATA.ENSEMBLE_METHOD)
     losses, unreadable = Average(), UnreadableClips(cfg, dataset.split, dataset.records)
-    start, pace, since = time.perf_counter(), Pace(len(loader)), time.perf_counter()
-    agreement, common = distributed.DelayedMax(), -distributed.all_reduce_max(-len(loader))
+    start, throughput, since = time.perf_counter(), Throughput(len(loader)), time.perf_counter()
+    requests, common_batches = distributed.DelayedMax(), -distributed.all_reduce_max(-len(loader))
     loaded = progress_bar(loader, description, may_stop=lambda: dist_info().world_size == 1)
     for index, batch in enumerate(prefetch_to_device(loaded, device)):
         waited = time.perf_counter() - since
-        if index < common:
-            stop_if_requested(agreement.exchange(requested_signal()))
-        unreadable.note(batch["errors"])
+        if index < common_batches:  # a process may have one batch less
+            stop_if_requested(requests.exchange(requested_signal()))
+        unreadable.record(batch["errors"])
         scores = score_views(model, batch["clip"], cfg, device)
         ensemble.update(scores, batch["video"], batch["view"])
         loss = F.cross_entropy(scores, batch["label"], reduction="none").cpu()
         losses.add(loss[batch["readable"]].double().sum(), int(batch["readable"].sum()))
-        pace.step(len(scores), waited)
-        if pace.is_due(cfg.LOG_PERIOD):
-            figures = pace.report()
+        throughput.step(len(scores), waited)
+        if throughput.is_due(cfg.LOG_PERIOD):
+            metrics = throughput.report()
             logger.log(
                 STEP,
-                "%s: %d/%d, %.1f clips/s, %s to go",
-                description,
-                pace.done,
-                pace.steps,
-                figures["clips_per_second"] * dist_info().world_size,
-                duration(figures["eta_seconds"]),
+                f"{description}: {throughput.done}/{throughput.steps}, "
+                f"{metrics['clips_per_second'] * dist_info().world_size:.1f} clips/s, "
+                f"{duration(metrics['eta_seconds'])} to go",
             )
         since = time.perf_counter()
     model.train(training)
-    agreement.wait()
+    requests.wait()
     unreadable.exchange()
-    joined = ensemble.complete()
+    scores = ensemble.complete()
     return Evaluation(
         names=list(dataset.records.names),
         labels=torch.from_numpy(dataset.records.labels),
-        scores=joined,
-        probabilities=probabilities_of(joined, dataset.num_views, ensemble.method),
+        scores=scores,
+        probabilities=probabilities_of(scores, dataset.num_views, ensemble.method),
         unreadable=unreadable.reasons,
         loss=losses.value(),
         num_views=dataset.num_views,
@@ -114,11 +109,11 @@ def score_views(model: nn.Module, clips: Tensor, cfg: CfgNode, device: torch.dev
         return model(normalize_clips(clips, cfg, device)).float()
 
 
-def load_whole(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Module, LoadReport]:
-    """The model of a configuration with all its weights from a checkpoint, on the CPU, and what became of those.
+def build_from_checkpoint(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Module, LoadReport]:
+    """The model of a configuration on the CPU, with all its weights from a checkpoint.
 
     Raises:
-        UserError: if they do not fit, or any is missing or left over.
+        CheckpointError: if weights do not fit, are missing, or are left over.
     """
     model = build_model(cfg, fresh=True)
     report = load_pretrained(model, checkpoint, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION)
@@ -127,36 +122,37 @@ def load_whole(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Module, LoadRep
     if classes != cfg.MODEL.NUM_CLASSES:
         names = shorten(map(str, checkpoint.metadata.class_names))
         raise CheckpointError(
-            f"{checkpoint.source} does not fit: it is of {classes} classes{names and f' ({names})'}, and "
-            f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}. Give a checkpoint of these classes, or train from it first"
+            f"{checkpoint.source} has {classes} classes{names and f' ({names})'}, and MODEL.NUM_CLASSES is "
+            f"{cfg.MODEL.NUM_CLASSES}: use a checkpoint of these classes, or train from it first"
         )
     if misfits := report.new or report.unused:
-        problem = "lacks" if report.new else "has, where this model has not,"
+        problem = "lacks" if report.new else "has weights that this model does not have:"
         raise CheckpointError(
-            f"{checkpoint.source} does not fit: it {problem} {shorten(misfits)}. Check MODEL.NUM_CLASSES "
-            f"({cfg.MODEL.NUM_CLASSES}) and TIMESFORMER.ATTENTION_TYPE ({cfg.TIMESFORMER.ATTENTION_TYPE})"
+            f"{checkpoint.source} {problem} {shorten(misfits)}. Check MODEL.NUM_CLASSES ({cfg.MODEL.NUM_CLASSES}) and "
+            f"TIMESFORMER.ATTENTION_TYPE ({cfg.TIMESFORMER.ATTENTION_TYPE})"
         )
     return model, report
 
 
-def test(cfg: CfgNode) -> Path:
-    """Tests the checkpoint that the configuration means, and writes the results.
+def test(cfg: CfgNode, splits: Splits | None = None) -> Path:  # noqa: PT028
+    """Tests a checkpoint, and returns the path of `results.json`.
 
-    That is TEST.CHECKPOINT_FILE_PATH; else the best checkpoint of OUTPUT_DIR, else its newest; else, where nothing was
-    trained, TRAIN.CHECKPOINT_FILE_PATH. The results go into OUTPUT_DIR; where those of another test lie there, see
-    `folder_for_results`.
+    The checkpoint is TEST.CHECKPOINT_FILE_PATH, else the best of OUTPUT_DIR, else its newest, else (without training)
+    TRAIN.CHECKPOINT_FILE_PATH. See `folder_for_results` for where the results go.
 
-    Returns:
-        The path of `results.json`.
+    Args:
+        cfg: the configuration.
+        splits: those of the run, if some have been loaded before.
 
     Raises:
-        UserError: if there is none, it does not fit the model, the data cannot be found, a clip cannot be read and
-            DATA.ON_UNREADABLE is error, or a loading process dies.
+        UserError: if there is no checkpoint, it does not fit, the data cannot be found, a clip cannot be read and
+            DATA.ON_UNREADABLE is error, or a DataLoader worker dies.
     """
     set_float32_precision(cfg)
-    loader = construct_loader(cfg, "test", dist_info().rank, dist_info().world_size)
+    splits = splits or Splits(cfg)
+    loader = construct_loader(cfg, "test", dist_info().rank, dist_info().world_size, splits["test"])
     path = _checkpoint_to_test(cfg)
-    model, report = load_whole(cfg, read_checkpoint(path))
+    model, report = build_from_checkpoint(cfg, read_checkpoint(path))
     logger.info("testing %s\n%s", path, report.table())
     if changed := clip_differences(cfg, report.rest):
         logger.warning("%s was trained on other clips: %s", path, "; ".join(changed))
@@ -166,13 +162,13 @@ def test(cfg: CfgNode) -> Path:
         evaluation = evaluate(model.to(choose_device(cfg)), loader, cfg, "test")
     cfg = with_output_dir(cfg, folder)
     if is_main_process():
-        write_results(cfg, evaluation, dataset.class_names, path, report.rest, weights)
+        write_results(cfg, evaluation, splits, path, report.rest, weights)
     distributed.barrier()
     return results_path(cfg)
 
 
 def clip_differences(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
-    """How the clips of a configuration differ from those a checkpoint was trained on, where its content tells them."""
+    """How clips and splits of a configuration differ from those of a checkpoint's training, if it has them."""
     text = content.get("cfg")
     then = yaml.safe_load(text) if isinstance(text, str) else {}
     if not isinstance(then, dict) or not then.get("DATA"):
@@ -192,16 +188,13 @@ def _checkpoint_to_test(cfg: CfgNode) -> Path:
     best = best_path(cfg)
     if distributed.from_main_process(best.is_file):
         if is_main_process() and not is_undamaged(best):
-            raise UserError(
-                f"{best} is damaged: test another checkpoint with TEST.CHECKPOINT_FILE_PATH, or delete it to have the "
-                "newest of the run tested"
-            )
+            raise UserError(f"{best} is damaged: set TEST.CHECKPOINT_FILE_PATH, or delete it to test the newest")
         return best
     if newest := newest_checkpoint(cfg):
         return newest[0]
     if cfg.TRAIN.CHECKPOINT_FILE_PATH and not cfg.TRAIN.ENABLE:
         return local_path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
     raise UserError(
-        f"there is no checkpoint to test: none in {best_path(cfg).parent}; give TEST.CHECKPOINT_FILE_PATH, "
-        "or train first (TRAIN.ENABLE True)"
+        f"there is no checkpoint in {best.parent} to test: set TEST.CHECKPOINT_FILE_PATH, or train first (TRAIN.ENABLE "
+        "True)"
     )

@@ -1,6 +1,6 @@
 """One configuration over several official splits of its dataset, and the mean of their results.
 
-Each split is a run of its own in OUTPUT_DIR/split_<N>, the same as one started alone with DATA.SPLIT <N>.
+Each split is a run of its own in OUTPUT_DIR/split_<N>, the same as one with DATA.SPLIT <N>.
 """
 
 import logging
@@ -16,8 +16,9 @@ from timesformer.atomic import write_text_atomically
 from timesformer.config import ConfigError, check
 from timesformer.config.differences import differences
 from timesformer.config.options import OPTIONS
-from timesformer.datasets.catalog import load_split
+from timesformer.datasets.catalog import Splits
 from timesformer.errors import UserError
+from timesformer.preparation.download import download_if_asked
 from timesformer.runtime.distributed import from_main_process
 from timesformer.runtime.logging import set_up_logging
 from timesformer.runtime.ranks import is_main_process
@@ -26,66 +27,70 @@ from timesformer.runtime.run_folder import move_aside, report_path, result_files
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-FIGURES = ("top1", "top5")
-_TESTED_AGAIN = {"evaluation", "inputs", "rounding", "runtime"}
+_METRICS = ("top1", "top5")
+_NEEDS_TEST_ONLY = {"evaluation", "inputs", "rounding", "runtime"}
 
 
-def run_splits(cfg: CfgNode, splits: Sequence[int], run: Callable[[CfgNode], object]) -> Path:
+def run_splits(cfg: CfgNode, splits: Sequence[int], run: Callable[[CfgNode, Splits], object]) -> Path:
     """Runs the splits one after the other, and writes OUTPUT_DIR/splits.json (docs/results.md).
 
-    A split that is finished is not run again, unless TRAIN.AUTO_RESUME is off; one that was interrupted goes on. The
-    data of all splits are looked for before the first begins. Of several processes, each of which must call this, the
-    lead says what is finished, and writes.
+    Finished splits are not repeated (unless TRAIN.AUTO_RESUME is False), and interrupted ones resume. All processes
+    must call this together.
 
     Args:
-        cfg: the configuration; its DATA.SPLIT and OUTPUT_DIR are replaced for each split.
+        cfg: the configuration; DATA.SPLIT and OUTPUT_DIR are set for each split.
         splits: numbers of the splits, each once.
-        run: trains and tests one configuration, leaving `results.json` in its OUTPUT_DIR.
+        run: trains and tests a configuration, and leaves `results.json` in its OUTPUT_DIR.
 
     Raises:
-        UserError: if the dataset has no such splits, their results could not be compared, or some are there of other
-            options; and what the runs raise.
+        UserError: if the dataset has no such splits, or results of other options are there; and what the runs raise.
     """
-    _refuse(cfg, splits)
+    _check_splits(cfg, splits)
     output = Path(cfg.OUTPUT_DIR)
     set_up_logging(output)
-    runs = {split: _of_split(cfg, split) for split in splits}
-    for of_split in runs.values():
-        if problems := check(of_split, gpus=False):  # one of them may begin while another resumes
+    download_if_asked(cfg)
+    runs = {split: _cfg_of_split(cfg, split) for split in splits}
+    data = {split: Splits(run_cfg) for split, run_cfg in runs.items()}
+    for split, run_cfg in runs.items():  # all, before the first begins
+        if problems := check(run_cfg, gpus=False):
             raise ConfigError(problems)
-        for part in ("train", "val", "test") if cfg.TRAIN.ENABLE else ("test",):
-            load_split(of_split, part)
-    finished = from_main_process(lambda: _finished(runs) if cfg.TRAIN.AUTO_RESUME else [])
-    for split, of_split in runs.items():
+        for name in ("train", "val", "test") if cfg.TRAIN.ENABLE else ("test",):
+            data[split][name]
+    finished = from_main_process(
+        lambda: [split for split, run_cfg in runs.items() if cfg.TRAIN.AUTO_RESUME and _is_finished(run_cfg)]
+    )
+    for split, run_cfg in runs.items():
         if split in finished:
-            logger.info("split %d is finished: %s", split, results_path(of_split))
-        else:
-            logger.info("split %d runs in %s", split, of_split.OUTPUT_DIR)
-            if is_main_process() and results_path(of_split).exists() and not cfg.TRAIN.ENABLE:
-                # Of the splits' results, the latest are joined; a test by itself would leave those that are there.
-                target = move_aside(Path(of_split.OUTPUT_DIR), result_files(of_split))
-                logger.info("the results of another test are now in %s", target)
-            run(of_split)
-            set_up_logging(output)
+            logger.info("split %d is finished: %s", split, results_path(run_cfg))
+            continue
+        logger.info("split %d runs in %s", split, run_cfg.OUTPUT_DIR)
+        if is_main_process() and results_path(run_cfg).exists() and not cfg.TRAIN.ENABLE:
+            # A test alone would write to another folder, but the mean is over the latest results.
+            target = move_aside(Path(run_cfg.OUTPUT_DIR), result_files(run_cfg))
+            logger.info("the results of another test were moved to %s", target)
+        run(run_cfg, data[split])
+        set_up_logging(output)
     path = output / "splits.json"
-    summary = from_main_process(lambda: summarize(cfg, _results(runs)))
+    results = from_main_process(
+        lambda: {split: simplejson.loads(results_path(run_cfg).read_text()) for split, run_cfg in runs.items()}
+    )
+    summary = summarize(cfg, results)
     if is_main_process():
         text = simplejson.dumps(summary, indent=2, ignore_nan=True) + "\n"
         if path.exists() and path.read_text() != text:
-            target = move_aside(output, [path, report_path(cfg)])
-            logger.info("%s was of other results; it is now in %s", path, target)
+            logger.info("other results in %s were moved to %s", path, move_aside(output, [path, report_path(cfg)]))
         write_text_atomically(path, text)
     logger.info("%s\nresults: %s", table(summary), path)
     return path
 
 
 def summarize(cfg: CfgNode, results: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """The content of splits.json from that of the results.json of each split.
+    """The content of splits.json, from that of the results.json of each split.
 
-    `std` is the standard deviation between the splits, with n - 1 in its denominator; None for a single split.
+    `std` is the standard deviation over the splits (n - 1 in the denominator); None for a single split.
     """
-    columns = {name: [result[name] for result in results.values()] for name in FIGURES}
-    keys = (*FIGURES, "val_top1", "num_videos")
+    columns = {name: [result[name] for result in results.values()] for name in _METRICS}
+    keys = (*_METRICS, "val_top1", "num_videos")
     several = len(results) > 1
     return {
         "schema_version": SCHEMA_VERSION,
@@ -97,63 +102,54 @@ def summarize(cfg: CfgNode, results: dict[int, dict[str, Any]]) -> dict[str, Any
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The figures of splits.json in lines, in percent."""
+    """The metrics of splits.json as lines, in percent."""
     rows = [(f"split {row['split']}", row) for row in summary["splits"]]
     rows += [(name, summary[name]) for name in ("mean", "std") if len(summary["splits"]) > 1]
     lines = [f"{name:8}{row['top1']:8.2f}{row['top5']:8.2f}{row.get('num_videos', ''):>13}" for name, row in rows]
     return "\n".join([f"{'':8}{'top-1':>8}{'top-5':>8}{'test videos':>13}", *map(str.rstrip, lines)])
 
 
-def _refuse(cfg: CfgNode, splits: Sequence[int]) -> None:
+def _check_splits(cfg: CfgNode, splits: Sequence[int]) -> None:
     option = OPTIONS["DATA.SPLIT"]
     if not option.is_read(cfg) or cfg.TRAIN.DATASET != cfg.TEST.DATASET:
         raise UserError(
-            f"--splits is for {option.condition()} in training and test, "
-            f"and they are {cfg.TRAIN.DATASET} and {cfg.TEST.DATASET}: leave it out, or set both"
+            f"--splits needs {option.condition()} in TRAIN.DATASET and TEST.DATASET, found {cfg.TRAIN.DATASET} and "
+            f"{cfg.TEST.DATASET}"
         )
-    known = option.choices
-    if not splits or len(set(splits)) < len(splits) or not set(splits) <= set(known):
+    if not splits or len(set(splits)) < len(splits) or not set(splits) <= set(option.choices):
         raise UserError(
-            f"--splits is {' '.join(map(str, splits))}, expected one or more of {' '.join(map(str, known))}, each once"
+            f"--splits is {' '.join(map(str, splits))}, expected one or more of "
+            f"{' '.join(map(str, option.choices))}, each once"
         )
     if not cfg.TEST.ENABLE:
-        raise UserError("--splits takes the mean of test results, and TEST.ENABLE is False: set it True")
+        raise UserError("--splits averages test results, and TEST.ENABLE is False: set it True")
     if cfg.TEST.CHECKPOINT_FILE_PATH:
         raise UserError(
-            "--splits tests the best checkpoint of each split, and TEST.CHECKPOINT_FILE_PATH gives one for all: it "
-            "would be tested on clips it was trained on. Remove it, or test one split without --splits"
+            "--splits tests the best checkpoint of each split; TEST.CHECKPOINT_FILE_PATH would be tested on clips that "
+            "it was trained on: remove it"
         )
 
 
-def _of_split(cfg: CfgNode, split: int) -> CfgNode:
-    of_split = cfg.clone()
-    of_split.DATA.SPLIT = split
-    of_split.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / f"split_{split}")
-    return of_split
-
-
-def _finished(runs: dict[int, CfgNode]) -> list[int]:
-    return [split for split, of_split in runs.items() if _is_finished(of_split)]
-
-
-def _results(runs: dict[int, CfgNode]) -> dict[int, dict[str, Any]]:
-    return {split: simplejson.loads(results_path(of_split).read_text()) for split, of_split in runs.items()}
+def _cfg_of_split(cfg: CfgNode, split: int) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.DATA.SPLIT, cfg.OUTPUT_DIR = split, str(Path(cfg.OUTPUT_DIR) / f"split_{split}")
+    return cfg
 
 
 def _is_finished(cfg: CfgNode) -> bool:
-    """Whether there are results of these options; UserError where they are of others, which a mean cannot join."""
+    """Whether there are results with these options; UserError for other options that need training again."""
     path = results_path(cfg)
     if not path.is_file():
         return False
     try:
-        then = simplejson.loads(path.read_text())["config"]
+        saved = simplejson.loads(path.read_text())["config"]
     except (ValueError, KeyError, TypeError):
-        logger.warning("%s is damaged; it is written anew", path)
+        logger.warning("%s is damaged, and is written again", path)
         return False
-    changed = [change for change in differences(then, cfg) if change.effects != {"runtime"}]
-    if different := [str(c) for c in changed if not c.effects or c.effects - _TESTED_AGAIN]:
+    changed = [change for change in differences(saved, cfg) if change.effects != {"runtime"}]
+    if different := [str(c) for c in changed if not c.effects or c.effects - _NEEDS_TEST_ONLY]:
         raise UserError(
-            f"{path} is of other options: {'; '.join(different)}. Choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME "
-            "False to begin all splits anew (what is there is kept aside)"
+            f"{path} has results of other options: {'; '.join(different)}. Set another OUTPUT_DIR, or "
+            "TRAIN.AUTO_RESUME False to run all splits again (existing files are moved aside)"
         )
     return not changed

@@ -1,11 +1,13 @@
-"""The outcome of scoring a split, and the files a test leaves: results.json and predictions.csv (docs/results.md)."""
+"""The result of evaluating a split, and the files of a test: results.json and predictions.csv (docs/results.md)."""
 
 import csv
 import io
 import logging
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,21 +21,23 @@ from torch import Tensor
 
 import timesformer
 from timesformer.atomic import write_atomically, write_text_atomically
-from timesformer.datasets.catalog import load_split
+from timesformer.config.differences import differences
+from timesformer.datasets.catalog import Splits
 from timesformer.engine.checkpoint import newest_progress
 from timesformer.engine.meters import topk_accuracies
-from timesformer.errors import UserError
+from timesformer.errors import UserError, shorten
 from timesformer.runtime.device import choose_device, peak_memory
-from timesformer.runtime.run_folder import move_aside, results_path
+from timesformer.runtime.run_folder import TEST_FOLDER, move_aside, result_files, results_path
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
 TOP_LISTED = 5
+_AFFECTS_RESULTS = {"model", "clips", "evaluation"}  # weights and videos are compared themselves
 
 
 class Counts(NamedTuple):
-    """Videos of a class: of it, of it and predicted as it, and predicted as it (unreadable ones have no prediction)."""
+    """Videos of a class, those predicted correctly, and all videos predicted as this class."""
 
     videos: int
     correct: int
@@ -41,7 +45,7 @@ class Counts(NamedTuple):
 
 
 def probabilities_of(scores: Tensor, num_views: int, method: str) -> Tensor:
-    """Softmax [videos, classes] of logits joined over the views: of their mean for "sum", of the largest for "max"."""
+    """Softmax [videos, classes] of aggregated logits: of their mean over the views for "sum", the largest for "max"."""
     return (scores / (num_views if method == "sum" else 1)).softmax(dim=1)
 
 
@@ -50,14 +54,14 @@ class Evaluation:
     """Scores of every video of a split.
 
     Attributes:
-        names: names of the videos, in the order of the rows of `scores`.
+        names: of the videos, in the order of the rows of `scores`.
         labels: [videos], int64.
-        scores: [videos, classes], logits joined over the views.
-        probabilities: [videos, classes], softmax of the scores of a view (their mean for "sum", the largest for "max").
-        unreadable: reason by name of the videos that could not be read; they count as misses.
+        scores: [videos, classes], logits aggregated over the views.
+        probabilities: [videos, classes]; see `probabilities_of`.
+        unreadable: reasons by name of unreadable videos, which count as wrong.
         loss: mean cross entropy of the readable clips.
-        num_views: views of each video.
-        seconds: time it took.
+        num_views: of each video.
+        seconds: duration of the evaluation.
     """
 
     names: list[str]
@@ -75,74 +79,76 @@ class Evaluation:
         return torch.tensor([name not in self.unreadable for name in self.names])
 
     def topk(self, *ks: int) -> list[float]:
-        """Top-k accuracy in percent of all videos, where an unreadable one is a miss for every k."""
+        """Top-k accuracies in percent of all videos; an unreadable one is wrong for every k."""
         readable = self.readable
-        share = readable.float().mean().item()
-        return [share * value for value in topk_accuracies(self.scores[readable], self.labels[readable], ks)]
+        fraction = readable.float().mean().item()
+        return [fraction * value for value in topk_accuracies(self.scores[readable], self.labels[readable], ks)]
 
     def by_class(self) -> list[Counts]:
-        """How the videos of each class fared."""
+        """Counts of each class; unreadable videos have no prediction."""
         readable, predicted = self.readable, self.scores.argmax(dim=1)
-        classes, right = self.scores.shape[1], self.labels[readable & (predicted == self.labels)]
-        columns = [values.bincount(minlength=classes).tolist() for values in (self.labels, right, predicted[readable])]
-        return [Counts(*counts) for counts in zip(*columns, strict=True)]
+        correct = self.labels[readable & (predicted == self.labels)]
+        labels = (self.labels, correct, predicted[readable])
+        counts = torch.stack([values.bincount(minlength=self.scores.shape[1]) for values in labels], dim=1)
+        return [Counts(*row) for row in counts.tolist()]
 
     def mean_class_top1(self) -> float:
-        """Mean of the classes' top-1 accuracies in percent, so that each class counts alike, whatever its size."""
-        shares = [counts.correct / counts.videos for counts in self.by_class() if counts.videos]
-        return 100.0 * sum(shares) / len(shares)
+        """Mean of the top-1 accuracies of the classes that have videos, in percent."""
+        accuracies = [counts.correct / counts.videos for counts in self.by_class() if counts.videos]
+        return 100.0 * sum(accuracies) / len(accuracies)
+
+    def metrics(self) -> dict[str, float]:
+        """`loss`, and `top1`, `top5` and `mean_class_top1` in percent."""
+        top1, top5 = self.topk(1, 5)
+        return {"loss": self.loss, "top1": top1, "top5": top5, "mean_class_top1": self.mean_class_top1()}
 
 
 def write_results(
-    cfg: CfgNode,
-    evaluation: Evaluation,
-    class_names: tuple[str, ...],
-    checkpoint: Path,
-    content: dict[str, Any],
-    weights: str,
+    cfg: CfgNode, evaluation: Evaluation, splits: Splits, checkpoint: Path, content: dict[str, Any], weights: str
 ) -> Path:
-    """Writes the results of a test into OUTPUT_DIR and logs a summary.
-
-    What lies there of another test, `folder_for_results` has moved; a file TEST.SAVE_RESULTS_PATH elsewhere that is
-    not of the same test gets another name.
+    """Writes the results of a test into OUTPUT_DIR, logs a summary, and returns the path of `results.json`.
 
     Args:
-        cfg: the configuration.
-        evaluation: what `evaluate` found.
-        class_names: names in label order.
+        cfg: the configuration; its OUTPUT_DIR comes from `folder_for_results`.
+        evaluation: of the split "test".
+        splits: those of the run.
         checkpoint: the file tested.
-        content: what it holds besides the weights; its `progress` (`Progress`) is missing in one from elsewhere.
+        content: its other entries besides the weights.
         weights: fingerprint of the tested weights.
-
-    Returns:
-        The path of `results.json`.
     """
-    output = Path(cfg.OUTPUT_DIR)
+    output, path = Path(cfg.OUTPUT_DIR), results_path(cfg)
     output.mkdir(parents=True, exist_ok=True)
     progress = content.get("progress") or {}
-    whole = newest_progress(checkpoint, progress)
-    (top1, top5), mean_class_top1 = evaluation.topk(1, 5), evaluation.mean_class_top1()
+    newest = newest_progress(checkpoint, progress)
+    class_names, metrics = splits["test"].class_names, evaluation.metrics()
     results = {
         "schema_version": SCHEMA_VERSION,
-        "top1": round(top1, 4),
-        "top5": round(top5, 4),
-        "mean_class_top1": round(mean_class_top1, 4),
+        **{name: round(metrics[name], 4) for name in ("top1", "top5", "mean_class_top1")},
         "num_videos": len(evaluation.names),
         "num_classes": len(class_names),
         "num_views": evaluation.num_views,
         "class_names": list(class_names),
-        "per_class": per_class(evaluation, class_names),
-        "class_counts": class_counts(cfg, evaluation),
+        "per_class": [
+            {
+                "class": name,
+                "num_videos": counts.videos,
+                "correct": counts.correct,
+                "predicted": counts.predicted,
+                "top1": round(100.0 * counts.correct / counts.videos, 4) if counts.videos else None,
+            }
+            for name, counts in zip(class_names, evaluation.by_class(), strict=True)
+        ],
+        "class_counts": class_counts(splits, evaluation),
         "unreadable": [{"video": name, "reason": reason} for name, reason in sorted(evaluation.unreadable.items())],
         "loss": evaluation.loss,
         "seconds": round(evaluation.seconds, 3),
-        "train_seconds": _seconds(progress),
-        "total_train_seconds": _seconds(whole),
+        "train_seconds": round(progress["seconds"], 3) if "seconds" in progress else None,
+        "total_train_seconds": round(newest["seconds"], 3) if "seconds" in newest else None,
         "peak_memory_bytes": peak_memory(choose_device(cfg)),
         "checkpoint": str(checkpoint),
         "weights": weights,
         "checkpoint_epochs": progress.get("epoch"),
-        "total_epochs": whole.get("epoch"),
+        "total_epochs": newest.get("epoch"),
         "val_top1": validation_top1(content),
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": device_name(cfg),
@@ -150,101 +156,61 @@ def write_results(
         "versions": versions(),
     }
     write_text_atomically(output / "predictions.csv", predictions_csv(evaluation, class_names))
-    path = results_path(cfg)
     if cfg.TEST.SAVE_RESULTS_PATH:
         scores = output / cfg.TEST.SAVE_RESULTS_PATH
         if scores.exists() and not path.exists():
-            logger.info("%s is of another test; it is now in %s", scores, move_aside(scores.parent, [scores]))
-        write_atomically(
-            scores,
-            lambda file: np.savez_compressed(
-                file,
-                scores=evaluation.scores.numpy(),
-                labels=evaluation.labels.numpy(),
-                names=np.array(evaluation.names),
-            ),
-        )
+            logger.info("%s of another test was moved to %s", scores, move_aside(scores.parent, [scores]))
+        arrays = {"scores": evaluation.scores.numpy(), "labels": evaluation.labels.numpy()}
+        write_atomically(scores, lambda file: np.savez_compressed(file, **arrays, names=np.array(evaluation.names)))
     write_text_atomically(path, simplejson.dumps(results, indent=2, ignore_nan=True) + "\n")
     logger.info(
-        "test: top-1 %.2f %%, top-5 %.2f %%, mean over classes %.2f %%; %d videos (%d unreadable), %d view(s) each, "
-        "%.1f s\nresults: %s, %s",
-        top1,
-        top5,
-        mean_class_top1,
-        len(evaluation.names),
-        len(evaluation.unreadable),
-        evaluation.num_views,
-        evaluation.seconds,
-        path,
-        output / "predictions.csv",
+        f"test: top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} %, mean over classes "
+        f"{metrics['mean_class_top1']:.2f} %; {len(evaluation.names)} videos ({len(evaluation.unreadable)} "
+        f"unreadable), {evaluation.num_views} view(s) each, {evaluation.seconds:.1f} s\n"
+        f"results: {path}, {output / 'predictions.csv'}"
     )
     return path
 
 
 def validation_top1(content: dict[str, Any]) -> float | None:
-    """Validation top-1 of the weights of a checkpoint, in percent; None where these were not validated.
+    """Validation top-1 in percent of the weights of a checkpoint; None if they were not validated.
 
     Args:
-        content: what the checkpoint holds besides the weights.
+        content: entries of the checkpoint besides the weights.
     """
     progress = content.get("progress") or {}
     epoch = progress.get("epoch")
     if "ema_state" in content or progress.get("iteration") or progress.get("validated", epoch) != epoch:
-        return None  # what is validated of a run with EMA.ENABLED is the averaged weights
+        return None  # with EMA.ENABLED the averaged weights were validated
     if progress.get("last_top1") is not None:
         return progress["last_top1"]
-    # Checkpoints of older versions have the best alone, which is -1 before the first validation.
+    # Older versions saved the best only, as -1 before the first validation.
     best = progress.get("best_top1")
     return best if best is not None and best >= 0 and progress.get("best_epoch") == epoch else None
 
 
-def _seconds(progress: dict[str, Any]) -> float | None:
-    return round(progress["seconds"], 3) if "seconds" in progress else None
-
-
-def per_class(evaluation: Evaluation, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """For each class: its name, the counts of `Counts`, and top-1 in percent (None without videos)."""
-    return [
-        {
-            "class": name,
-            "num_videos": counts.videos,
-            "correct": counts.correct,
-            "predicted": counts.predicted,
-            "top1": round(100.0 * counts.correct / counts.videos, 4) if counts.videos else None,
-        }
-        for name, counts in zip(class_names, evaluation.by_class(), strict=True)
-    ]
-
-
-def class_counts(cfg: CfgNode, evaluation: Evaluation) -> dict[str, list[int] | None]:
-    """Videos of each class in "train", "val" and "test", in label order; None for a split that is not at hand."""
+def class_counts(splits: Splits, evaluation: Evaluation) -> dict[str, list[int] | None]:
+    """Videos per class in "train", "val" and "test", in label order; None for a split that cannot be found."""
     counts: dict[str, list[int] | None] = {}
-    datasets = logging.getLogger("timesformer.datasets")
-    level = datasets.level
-    datasets.setLevel(logging.ERROR)  # training has said what there is to say of these splits
     for split in ("train", "val"):
         try:
-            labels = load_split(cfg, split).records.labels
-        except UserError as error:  # to test a checkpoint needs no training data
+            found = splits[split]
+        except UserError as error:  # a test needs no training data
             logger.debug("the clips of the %s split are not counted: %s", split, error)
             counts[split] = None
         else:
-            counts[split] = np.bincount(labels, minlength=cfg.MODEL.NUM_CLASSES).tolist()
-    datasets.setLevel(level)
+            counts[split] = np.bincount(found.records.labels, minlength=len(found.class_names)).tolist()
     return counts | {"test": [counts_of_class.videos for counts_of_class in evaluation.by_class()]}
 
 
 def device_name(cfg: CfgNode) -> str:
-    """What the run computes on, such as "NVIDIA H200" or "CPU"."""
+    """The device of a run, such as "NVIDIA H200" or "CPU"."""
     device = choose_device(cfg)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
 
 
 def predictions_csv(evaluation: Evaluation, class_names: tuple[str, ...]) -> str:
-    """A line for each video: name, true class, the most probable classes with their probability, and any error.
-
-    The probability is the softmax of the scores of a view: their mean for "sum", the largest for "max".
-    """
+    """A line per video: name, true class, the most probable classes with their probabilities, and any error."""
     listed = min(TOP_LISTED, len(class_names))
     columns = [column for rank in range(1, listed + 1) for column in (f"class_{rank}", f"probability_{rank}")]
     text = io.StringIO()
@@ -262,7 +228,7 @@ def predictions_csv(evaluation: Evaluation, class_names: tuple[str, ...]) -> str
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Versions of the software that results depend on."""
     return {
         "timesformer": timesformer.__version__,
         "python": platform.python_version(),
@@ -273,3 +239,64 @@ def versions() -> dict[str, str]:
         "machine": platform.machine(),
         "system": platform.system(),
     }
+
+
+# ---------------------------------------------------------------- where the results go
+
+
+def folder_for_results(cfg: CfgNode, weights: str, videos: Sequence[str]) -> Path:
+    """The folder for the results of a test, which has none of another test.
+
+    It is OUTPUT_DIR, unless that has results of other weights, options or videos. A run that trains moves those to
+    `previous_N`. A test alone keeps them, and goes to `test_<clips>x<crops>`, with a number if that has other results.
+
+    Args:
+        cfg: the configuration.
+        weights: fingerprint of the tested weights (`models.weights.fingerprint`).
+        videos: names of the videos.
+    """
+    output = Path(cfg.OUTPUT_DIR)
+    if not results_path(cfg).exists() or not (changed := _test_differences(output, cfg, weights, videos)):
+        return output
+    reason = shorten(changed, "; ", 3)
+    if cfg.TRAIN.ENABLE or not _read_results(output):
+        target = move_aside(output, result_files(cfg))
+        logger.info("the results of another test (%s) were moved to %s", reason, target)
+        return output
+    name = f"{TEST_FOLDER}{cfg.TEST.NUM_ENSEMBLE_VIEWS}x{cfg.TEST.NUM_SPATIAL_CROPS}"
+    for number in count(1):
+        folder = output / (name if number == 1 else f"{name}_{number}")
+        if not (folder / "results.json").exists() or not _test_differences(folder, cfg, weights, videos):
+            break
+    logger.info("%s has results of another test (%s); these go to %s", output, reason, folder)
+    return folder
+
+
+def _test_differences(folder: Path, cfg: CfgNode, weights: str, videos: Sequence[str]) -> list[str]:
+    """How a test differs from the one whose results are in a folder; empty if it is the same."""
+    results = _read_results(folder)
+    if not results:
+        return ["results.json is damaged"]
+    changed = [str(change) for change in differences(results["config"], cfg) if change.effects & _AFFECTS_RESULTS]
+    if results.get("weights") != weights:
+        changed.append(f"other weights of {results.get('checkpoint')}")
+    if sorted(_read_videos(folder)) != sorted(videos):
+        changed.append("other videos")
+    return changed
+
+
+def _read_results(folder: Path) -> dict[str, Any]:
+    """The content of results.json; empty if it is damaged."""
+    try:
+        results = simplejson.loads((folder / "results.json").read_text(encoding="utf-8"))
+        return results if isinstance(results["config"], dict) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _read_videos(folder: Path) -> list[str]:
+    try:
+        with (folder / "predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return [row["video"] for row in csv.DictReader(file)]
+    except (OSError, KeyError, csv.Error):
+        return []

@@ -1,497 +1,406 @@
-"""The training loop: get a batch, forward, backward, step, log; validate; keep the best and the newest."""
+"""Training from start to end: the setup, the epoch loop (`fit`) and the step (`train_step`)."""
 
 import logging
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import nn
-from torch.utils.data import DataLoader
 
 from timesformer.atomic import WriteError, report_write_errors, write_text_atomically
+from timesformer.datasets.catalog import Splits
 from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.datasets.workers.dataloader import report_worker_death
-from timesformer.engine import checkpoint
-from timesformer.engine.class_balance import class_weights, clip_weights, log_classes
-from timesformer.engine.compiled import Compiled
+from timesformer.engine import checkpoint, optim
 from timesformer.engine.evaluate import evaluate
-from timesformer.engine.finite import LossWatch, refuse_broken_weights
-from timesformer.engine.meters import Pace, TrainingFigures
-from timesformer.engine.mixup import ClipMixup, heaviest_labels
-from timesformer.engine.optim import batches_per_step, clips_per_step, learning_rate, learning_rate_scale
-from timesformer.engine.recompute import recompute_blocks
+from timesformer.engine.loss import ClassificationLoss, ClipMixup, FiniteCheck, log_class_counts
+from timesformer.engine.meters import Throughput, TrainingMetrics
+from timesformer.engine.model_wrappers import CompiledForward, checkpoint_activations
+from timesformer.engine.progress import Progress
 from timesformer.engine.unreadable import UnreadableClips
-from timesformer.engine.update import Update
-from timesformer.errors import UserError, shorten
+from timesformer.errors import shorten
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
 from timesformer.models.parts import freeze, train_mode
 from timesformer.models.weights.loading import load_pretrained
-from timesformer.runtime import distributed
-from timesformer.runtime import signals as interrupts
+from timesformer.runtime import distributed, signals
 from timesformer.runtime.device import autocast, choose_device, prefetch_to_device, set_float32_precision
 from timesformer.runtime.logging import STEP, MetricsWriter, duration, progress_bar
 from timesformer.runtime.ranks import dist_info, is_main_process
-from timesformer.runtime.run_folder import (
-    best_path,
-    checkpoint_folder,
-    config_path,
-    move_previous_run,
-    remove_partial_files,
-)
+from timesformer.runtime.run_folder import best_path, config_path, move_previous_run, remove_partial_files
 
 logger = logging.getLogger(__name__)
 
-LOSSES = {"cross_entropy": F.cross_entropy}
-"""Training losses by the name that MODEL.LOSS_FUNC gives; called with (scores, labels, reduction, label_smoothing),
-where labels are numbers or, mixed, probabilities of all classes."""
-
-_SAVE = 1  # the wish for a checkpoint, among numbers of signals; those that training waits with have others
+_SAVE = 1  # a request for a checkpoint; the other requests are numbers of signals that stop the run, all above 1
 
 
-@dataclass
-class Run:
-    """What a training run works with.
+def train(cfg: CfgNode, splits: Splits | None = None) -> Path:
+    """Trains as configured and returns the best checkpoint by validation top-1; see `Trainer`.
 
-    Attributes:
+    Args:
         cfg: the configuration.
-        model: on the device of the run.
-        update: changes the model's weights.
-        loader: of the split "train".
-        metrics: takes the figures.
-        unreadable: takes the clips that cannot be read.
-        mixup: mixes the clips of each batch, if not None; top-1 is then that of the label with the larger share.
-        progress: how far the run has come.
-        figures: of the epoch so far.
-        parts: what a checkpoint holds.
-        saved: when the last checkpoint was written, or else the run began; seconds of `time.monotonic`.
-        saved_position: where the run was then.
-        watch: looks at the losses.
-        forward: the model's forward pass in training, with gradients averaged over all processes.
-        agreement: on when to save and when to stop.
-    """
-
-    cfg: CfgNode
-    model: nn.Module
-    update: Update
-    loader: DataLoader
-    metrics: MetricsWriter
-    unreadable: UnreadableClips
-    mixup: ClipMixup | None = None
-    progress: checkpoint.Progress = field(default_factory=checkpoint.Progress)
-    figures: TrainingFigures = field(default_factory=TrainingFigures)
-    parts: dict[str, checkpoint.Part] = field(default_factory=dict)
-    saved: float = field(default_factory=time.monotonic)
-    saved_position: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.watch = LossWatch(self.loader.dataset.records.names)
-        size = self.loader.batch_sampler.part_size
-        forward = Compiled(self.model, size) if self.cfg.TRAIN.COMPILE else self.model
-        self.forward = distributed.parallel(self.model, forward)
-        self.agreement = distributed.DelayedMax()
-
-    @property
-    def position(self) -> tuple[int, ...]:
-        """Where the run is: what changes whenever there is something new to save."""
-        return *self.progress.position, self.progress.validated
-
-
-def train(cfg: CfgNode) -> Path:
-    """Trains as configured, going on from the newest checkpoint in OUTPUT_DIR if there is one (TRAIN.AUTO_RESUME).
-
-    What is random depends on RNG_SEED, epoch, iteration and rank, so a run that was interrupted ends as one that was
-    not. Of several processes, each calls this with its part of the clips, and all end with the same weights.
-
-    Returns:
-        The best checkpoint by validation top-1.
+        splits: those of the run, if some have been loaded before.
 
     Raises:
-        UserError: if data, checkpoints or options are not as they must be, the loss is not finite, more than
-            DATA.MAX_UNREADABLE_FRACTION of the training clips cannot be read, or a loading process dies.
-        KeyboardInterrupt: if a signal stops the run; it was saved before, unless that was a second signal.
+        UserError: if data, checkpoints or options are invalid, the loss is not finite, too many training clips are
+            unreadable (DATA.MAX_UNREADABLE_FRACTION), or a DataLoader worker dies.
+        KeyboardInterrupt: if a signal stops the run; it is saved before, unless that was a second signal.
     """
-    train_loader, val_loader = (
-        construct_loader(cfg, split, dist_info().rank, dist_info().world_size) for split in ("train", "val")
-    )
-    mixup = ClipMixup(cfg) if cfg.MIXUP.ENABLED else None
-    records, class_names = train_loader.dataset.records, train_loader.dataset.class_names
-    device = choose_device(cfg)
-    set_float32_precision(cfg)
-    if is_main_process():
-        remove_partial_files(cfg)
-    newest = checkpoint.newest_checkpoint(cfg) if cfg.TRAIN.AUTO_RESUME else None
-    torch.manual_seed(cfg.RNG_SEED)
-    model = build_model(cfg, fresh=newest is not None)  # to resume, a run needs its checkpoint and no other weights
-    freeze(model, cfg.MODEL.FREEZE)
-    if cfg.LOG_MODEL_INFO:
-        log_model_info(cfg, model)
-    recompute_blocks(model, cfg.MODEL.ACT_CHECKPOINT)
-    model = model.to(device)
-    update, figures, unreadable = Update(cfg, model), TrainingFigures(), UnreadableClips(cfg, "train", records)
-    parts = {"model": model, **update.parts, "figures": figures, "unreadable": unreadable}
-    progress = start_or_resume(cfg, newest, parts, class_names)
-    del newest  # its tensors have been copied
-    if is_finished(cfg, progress):
-        logger.info("nothing left to train: %s", why_finished(cfg, progress))
-        return best_path(cfg)
-    if is_main_process():
-        with report_write_errors(Path(cfg.OUTPUT_DIR)):
-            Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-        write_text_atomically(config_path(cfg), cfg.dump())
-    if cfg.MODEL.FREEZE != "none":
-        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        logger.info("MODEL.FREEZE %s: training %d of %d parameters", cfg.MODEL.FREEZE, trained, count_parameters(model))
-    logger.info(
-        "training %s (%.2f M parameters) on %s: %d clips of %d classes, validating on %d; epochs %d to %d",
-        cfg.MODEL.MODEL_NAME,
-        count_parameters(model) / 1e6,
-        device,
-        len(train_loader.dataset),
-        len(class_names),
-        len(val_loader.dataset),
-        progress.epoch + 1,
-        cfg.SOLVER.MAX_EPOCH,
-    )
-    progress.iteration = iteration_now(cfg, train_loader, progress)
-    progress.batch_size = train_loader.batch_sampler.batch_size
-    log_step_size(cfg)
-    set_epoch(train_loader, progress.epoch)
-    log_classes(cfg, train_loader)
-    batches = len(train_loader)
-    metrics = MetricsWriter(cfg, progress.epoch + progress.iteration / batches, batches, progress.validated)
-    run = Run(cfg, model, update, train_loader, metrics, unreadable, mixup, progress, figures, parts)
-    try:
-        unreadable.note({video: f"{records[video].path}: {problem}" for video, problem in records.problems.items()})
-        unreadable.exchange()
-        with report_worker_death(train_loader, val_loader), interrupts.graceful_shutdown(dist_info().world_size > 1):
-            while not is_finished(cfg, progress):
-                if is_validation_due(cfg, progress):
-                    validate(run, val_loader)
-                else:
-                    train_epoch(run)
-                due = is_due(progress.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH)
-                save_and_stop_where_due(run, due or is_finished(cfg, progress))
-            run.agreement.wait()
-            interrupts.stop_if_requested(distributed.all_reduce_max(interrupts.requested_signal()))
-    except interrupts.StopRequested as request:
-        run.agreement.wait()
-        save(run)
-        distributed.barrier()  # or the end of one process would have the lead killed while it writes
-        logger.info("stopped by %s after %s; it is saved", Signals(*request.args).name, progress.describe())
-        raise
-    finally:
-        metrics.close()
-    best = best_path(cfg)
-    logger.info(
-        "training done in %s, %s; best validation top-1 %.2f %% after epoch %d: %s",
-        duration(progress.seconds),
-        why_finished(cfg, progress),
-        progress.best_top1,
-        progress.best_epoch,
-        best,
-    )
-    return best
+    trainer = Trainer(cfg, splits or Splits(cfg))
+    trainer.setup()
+    return trainer.fit()
 
 
-def start_or_resume(
-    cfg: CfgNode,
-    newest: tuple[Path, dict[str, Any]] | None,
-    parts: dict[str, checkpoint.Part],
-    class_names: tuple[str, ...],
-) -> checkpoint.Progress:
-    """Brings a run's parts to where training begins: its `newest` checkpoint if any, given weights, or fresh."""
-    model, optimizer = parts["model"], parts["optimizer"]
-    if newest:
-        path, content = newest
-        progress = checkpoint.restore(cfg, path, content, class_names, parts)
-        logger.info("going on from %s, after %s of %d", path, progress.describe(), cfg.SOLVER.MAX_EPOCH)
-        return progress
-    if cfg.TRAIN.AUTO_RESUME and is_main_process() and (unusable := checkpoint.names(cfg)):
-        raise UserError(
-            f"none of the checkpoints in {checkpoint_folder(cfg)} can be used: {shorten(unusable)} (the warnings above "
-            "say why). Restore one of them, or set TRAIN.AUTO_RESUME False to train from the beginning (they are moved "
-            "aside)"
-        )
-    source = cfg.TRAIN.CHECKPOINT_FILE_PATH
-    progress = checkpoint.Progress()
-    if source and cfg.TRAIN.FINETUNE:
-        report = load_pretrained(model, source, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION, cfg.TRAIN.STRICT_LOADING)
-        logger.info("fine-tuning from %s\n%s", source, report.table())
-        frozen = {name.removeprefix("model.") for name, p in model.named_parameters() if not p.requires_grad}
-        if untrained := sorted(frozen.intersection(report.new)):
-            logger.warning("MODEL.FREEZE keeps parts that are not in the checkpoint: %s", shorten(untrained))
-    elif source:
-        progress = checkpoint.continue_from(source, model, optimizer, cfg.TRAIN.CHECKPOINT_EPOCH_RESET)
-        if progress.epoch >= cfg.SOLVER.MAX_EPOCH:
-            raise UserError(
-                f"{source} has {progress.epoch} epochs of training already, and SOLVER.MAX_EPOCH is "
-                f"{cfg.SOLVER.MAX_EPOCH}: raise it, or set TRAIN.CHECKPOINT_EPOCH_RESET or TRAIN.FINETUNE True"
+class Trainer:
+    """Trains a model, and resumes from the newest checkpoint in OUTPUT_DIR (TRAIN.AUTO_RESUME).
+
+    Random numbers depend on (RNG_SEED, epoch, iteration, rank) only, so that an interrupted run ends with the same
+    weights as an uninterrupted one. Each process of a run has a trainer, with its part of the clips.
+    """
+
+    def __init__(self, cfg: CfgNode, splits: Splits) -> None:
+        self.cfg, self.splits, self.device = cfg, splits, choose_device(cfg)
+        self.progress = Progress()
+        self.requests = distributed.DelayedMax()
+        self.clips_accumulated = 0  # of this process, since the last optimizer step
+        self.saved_at, self.saved_position = time.monotonic(), ()
+
+    # ---------------------------------------------------------------- setup
+
+    def setup(self) -> None:
+        """Prepares data, model, optimizer and loss, and restores the newest checkpoint or loads initial weights."""
+        set_float32_precision(self.cfg)
+        self.setup_data()
+        if is_main_process():
+            remove_partial_files(self.cfg)
+        newest = checkpoint.newest_checkpoint(self.cfg) if self.cfg.TRAIN.AUTO_RESUME else None
+        self.setup_model(resuming=newest is not None)
+        self.setup_optimizer()
+        self.setup_loss()
+        if newest:
+            self.resume(*newest)
+        else:
+            self.load_initial_weights()
+        self.progress.fit_to_batches(self.cfg, self.train_loader.batch_sampler)
+        self.setup_forward()
+
+    def setup_data(self) -> None:
+        rank, world_size = dist_info().rank, dist_info().world_size
+        train, val = (construct_loader(self.cfg, s, rank, world_size, self.splits[s]) for s in ("train", "val"))
+        self.train_loader, self.val_loader = train, val
+
+    def setup_model(self, resuming: bool) -> None:
+        cfg = self.cfg
+        torch.manual_seed(cfg.RNG_SEED)
+        model = build_model(cfg, fresh=resuming)  # a checkpoint replaces all weights
+        freeze(model, cfg.MODEL.FREEZE)
+        if cfg.LOG_MODEL_INFO:
+            size = cfg.DATA.TRAIN_CROP_SIZE
+            flops = count_multiply_adds(model, (1, 3, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
+            logger.info("%s\n%.2f M parameters, %.2f GFLOPs per view", model, count_parameters(model) / 1e6, flops)
+        checkpoint_activations(model, cfg.MODEL.ACT_CHECKPOINT)
+        self.model = model.to(self.device)
+
+    def setup_optimizer(self) -> None:
+        self.optimizer = optim.construct_optimizer(self.model, self.cfg)
+        # fp16 gradients underflow, so the loss is scaled up; steps with overflowing gradients are skipped.
+        fp16 = self.cfg.TRAIN.MIXED_PRECISION == "fp16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
+        self.ema = optim.ModelEma(self.model, self.cfg.EMA.DECAY) if self.cfg.EMA.ENABLED else None
+
+    def setup_loss(self) -> None:
+        records = self.train_loader.dataset.records
+        self.loss = ClassificationLoss(self.cfg, records.labels, self.device)
+        self.mixup = ClipMixup(self.cfg) if self.cfg.MIXUP.ENABLED else None
+        self.metrics, self.finite_check = TrainingMetrics(), FiniteCheck(self.model, records.names)
+        self.unreadable = UnreadableClips(self.cfg, "train", records)
+
+    def setup_forward(self) -> None:
+        forward = self.model
+        if self.cfg.TRAIN.COMPILE:
+            forward = CompiledForward(self.model, self.train_loader.batch_sampler.part_size)
+        self.forward = distributed.parallel(self.model, forward)
+
+    def state(self) -> dict[str, checkpoint.Stateful]:
+        """What a checkpoint stores besides the progress, by name."""
+        state = {"model": self.model, "optimizer": self.optimizer}
+        if self.scaler.is_enabled():
+            state["scaler"] = self.scaler
+        if self.ema:
+            state["ema"] = self.ema
+        return state | {"figures": self.metrics, "unreadable": self.unreadable}
+
+    def resume(self, path: Path, content: dict[str, Any]) -> None:
+        """Restores a checkpoint of this run."""
+        class_names = self.train_loader.dataset.class_names
+        self.progress = checkpoint.restore(self.cfg, path, content, class_names, self.state())
+        logger.info("resuming from %s, after %s of %d", path, self.progress.describe(), self.cfg.SOLVER.MAX_EPOCH)
+
+    def load_initial_weights(self) -> None:
+        """Starts at epoch 0, from TRAIN.CHECKPOINT_FILE_PATH if given, or continues that checkpoint."""
+        cfg, source = self.cfg, self.cfg.TRAIN.CHECKPOINT_FILE_PATH
+        if source and cfg.TRAIN.FINETUNE:
+            report = load_pretrained(
+                self.model, source, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION, cfg.TRAIN.STRICT_LOADING
             )
-        logger.info("continuing %s after epoch %d", source, progress.epoch)
-    distributed.barrier()
-    if is_main_process():
-        move_previous_run(cfg)  # only now: what is to be read may lie there, and a mistake so far should move nothing
-    progress.class_names = list(class_names)
-    return progress
+            logger.info("fine-tuning from %s\n%s", source, report.table())
+            frozen = {name.removeprefix("model.") for name, p in self.model.named_parameters() if not p.requires_grad}
+            if untrained := sorted(frozen.intersection(report.new)):
+                logger.warning("MODEL.FREEZE freezes parameters missing in the checkpoint: %s", shorten(untrained))
+        elif source:
+            self.progress = checkpoint.continue_from(cfg, source, self.model, self.optimizer)
+        distributed.barrier()
+        if is_main_process():
+            move_previous_run(cfg)  # only now: the weights may be there, and an error so far should move nothing
+        self.progress.class_names = list(self.train_loader.dataset.class_names)
 
+    def start_logging(self) -> None:
+        """Writes the configuration, logs what will be trained, and opens metrics.jsonl and TensorBoard."""
+        cfg, progress, loader = self.cfg, self.progress, self.train_loader
+        if is_main_process():
+            with report_write_errors(Path(cfg.OUTPUT_DIR)):
+                Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+            write_text_atomically(config_path(cfg), cfg.dump())
+        parameters = [(parameter.numel(), parameter.requires_grad) for parameter in self.model.parameters()]
+        trained, total = (sum(n for n, grad in parameters if grad), sum(n for n, _ in parameters))
+        scale, base = optim.learning_rate_scale(cfg), cfg.SOLVER.BASE_LR
+        dataset = loader.dataset
+        logger.info(
+            f"training {cfg.MODEL.MODEL_NAME} on {self.device}: {trained} of {total} parameters (MODEL.FREEZE "
+            f"{cfg.MODEL.FREEZE}), {len(dataset)} clips of {len(dataset.class_names)} classes, validation on "
+            f"{len(self.val_loader.dataset)}; epochs {progress.epoch + 1} to {cfg.SOLVER.MAX_EPOCH}"
+        )
+        clips, batches = optim.clips_per_step(cfg), optim.batches_per_step(cfg)
+        logger.info(
+            f"a step: {clips} clips in {batches} batch(es) of {cfg.TRAIN.BATCH_SIZE} on {cfg.NUM_SHARDS} node(s) with "
+            f"{dist_info().local_size} process(es); learning rate {base * scale:g} ({scale:g} x SOLVER.BASE_LR)"
+        )
+        set_epoch(loader, progress.epoch)
+        log_class_counts(cfg, loader)
+        epoch = progress.epoch + progress.iteration / len(loader)
+        self.writer = MetricsWriter(cfg, epoch, len(loader), progress.validated)
 
-def train_epoch(run: Run) -> None:
-    """One pass over the training clips, or what is left of it.
+    # ---------------------------------------------------------------- the epoch loop
 
-    Gradients accumulate over as many batches as GLOBAL_BATCH_SIZE takes, and are those of the mean loss of all clips in
-    them, also where the last batches of the epoch are fewer or smaller. The model is put in training mode, except for
-    what is frozen. A process without a clip of the last batch computes the zero gradients that the others wait for in
-    evaluation mode, so that the padding clip does not enter the statistics of batch norms.
-    """
-    cfg, progress, loader = run.cfg, run.progress, run.loader
-    device, epoch, batches = choose_device(cfg), progress.epoch, len(loader)
-    train_mode(run.model)
-    set_epoch(loader, epoch, progress.iteration)
-    loss_func, smoothing = LOSSES[cfg.MODEL.LOSS_FUNC], 0.0 if run.mixup else cfg.SOLVER.LABEL_SMOOTHING
-    weights = class_weights(cfg, loader.dataset.records.labels).to(device)
-    accumulate = batches_per_step(cfg)
-    pace, since, number_in_step = Pace(batches, progress.iteration), time.perf_counter(), 0
-    upcoming = progress.iteration
+    def fit(self) -> Path:
+        """Trains, validates and saves checkpoints until the last epoch, early stopping or a signal.
 
-    def is_between_steps() -> bool:  # several processes stop together, after a step
-        return dist_info().world_size == 1 and progress.iteration == upcoming
+        Returns:
+            The best checkpoint by validation top-1.
+        """
+        cfg, progress = self.cfg, self.progress
+        if progress.is_finished(cfg):
+            logger.info("nothing left to train: %s", progress.finish_reason(cfg))
+            return best_path(cfg)
+        self.start_logging()
+        try:
+            self.unreadable.record_known()
+            workers_watched = report_worker_death(self.train_loader, self.val_loader)
+            with workers_watched, signals.graceful_shutdown(dist_info().world_size > 1):
+                while not progress.is_finished(cfg):
+                    if progress.needs_validation(cfg):
+                        self.validate()
+                    else:
+                        self.train_epoch()
+                    self.save_or_stop(
+                        due=progress.is_due(cfg, cfg.TRAIN.CHECKPOINT_PERIOD) or progress.is_finished(cfg)
+                    )
+                self.requests.wait()
+                signals.stop_if_requested(distributed.all_reduce_max(signals.requested_signal()))
+        except signals.StopRequested as request:
+            self.requests.wait()
+            self.save()
+            distributed.barrier()  # the end of one process would kill rank 0 while it writes
+            logger.info("stopped by %s after %s; it is saved", Signals(*request.args).name, progress.describe())
+            raise
+        finally:
+            self.writer.close()
+        logger.info(
+            f"training done in {duration(progress.seconds)}, {progress.finish_reason(cfg)}; best validation top-1 "
+            f"{progress.best_top1:.2f} % after epoch {progress.best_epoch}: {best_path(cfg)}"
+        )
+        return best_path(cfg)
 
-    loaded = progress_bar(loader, f"epoch {epoch + 1}", progress.iteration, is_between_steps)
-    for index, batch in enumerate(prefetch_to_device(loaded, device), progress.iteration):
-        waited = time.perf_counter() - since
-        run.unreadable.take(batch)
+    def train_epoch(self) -> None:
+        """Trains on the remaining batches of an epoch."""
+        progress, batches = self.progress, len(self.train_loader)
+        train_mode(self.model)
+        set_epoch(self.train_loader, progress.epoch, progress.iteration)
+        throughput, since = Throughput(batches, progress.iteration), time.perf_counter()
+
+        def may_stop() -> bool:  # while waiting for data: between two steps, and alone
+            return dist_info().world_size == 1 and progress.iteration == throughput.done
+
+        loaded = progress_bar(self.train_loader, f"epoch {progress.epoch + 1}", progress.iteration, may_stop)
+        for index, batch in enumerate(prefetch_to_device(loaded, self.device), progress.iteration):
+            waited = time.perf_counter() - since
+            self.unreadable.record_batch(batch)
+            has_stepped = self.train_step(batch, index)
+            throughput.step(self.clips_in(index, index + 1), waited)
+            if throughput.is_due(self.cfg.LOG_PERIOD):
+                self.log_step(throughput)
+            progress.seconds += time.perf_counter() - since
+            if has_stepped and index + 1 < batches:
+                progress.iteration = index + 1
+                self.save_or_stop()
+            since = time.perf_counter()
+        self.end_epoch()
+
+    def train_step(self, batch: dict[str, Any], index: int) -> bool:
+        """Forward and backward pass of one batch; after the last batch of an accumulation, the optimizer step.
+
+        The gradient is that of the mean loss over all clips of the step, in all processes and batches.
+
+        Returns:
+            Whether the optimizer has stepped.
+        """
+        cfg, epoch, batches = self.cfg, self.progress.epoch, len(self.train_loader)
         seed_step(cfg, epoch, index)
-        clip, label, counted = normalize_clips(batch["clip"], cfg, device), batch["label"], batch["present"]
-        number = int((batch["video"] >= 0).sum())
-        number_in_step += number
-        if number == 0:
-            run.model.eval()
-        if run.mixup:
-            clip, label = run.mixup(clip, label, epoch, index)
+        clip, label = normalize_clips(batch["clip"], cfg, self.device), batch["label"]
+        if self.mixup:
+            clip, label = self.mixup(clip, label, epoch, index)
 
-        stepped = (index + 1) % accumulate == 0 or index + 1 == batches
-        with nullcontext() if stepped else distributed.no_sync(run.forward):
-            with autocast(cfg, device):
-                scores = run.forward(clip)
-            losses = loss_func(scores.float(), label, reduction="none", label_smoothing=smoothing)
-            losses = losses * clip_weights(label, weights) * counted
-            # What the processes' gradients are averaged to is that of the mean over all clips of the step.
-            run.update.backward(losses.sum() * dist_info().world_size / clips_in_step(cfg, loader, index))
+        num_clips = int((batch["video"] >= 0).sum())
+        if num_clips == 0:  # a padding clip must not enter the statistics of batch norms
+            self.model.eval()
+        first, stop = self.batches_of_step(index)
+        clips_in_step = self.clips_in(first, stop)
+        with nullcontext() if index + 1 == stop else distributed.no_sync(self.forward):
+            with autocast(cfg, self.device):
+                logits = self.forward(clip)
+            losses = self.loss(logits, label) * batch["present"]
+            # DDP averages gradients over the processes; the sum over all clips is wanted.
+            self.scaler.scale(losses.sum() * dist_info().world_size / clips_in_step).backward()
+        if num_clips == 0:
+            train_mode(self.model)
 
-        if number == 0:
-            train_mode(run.model)
-        rate = learning_rate(cfg, epoch + index / batches)
-        if stepped:
-            distributed.average_batch_norm(run.model, number_in_step / clips_in_step(cfg, loader, index))
-            run.update.step(rate)
-            number_in_step = 0
+        self.clips_accumulated += num_clips
+        if index + 1 == stop:
+            distributed.average_batch_norm(self.model, self.clips_accumulated / clips_in_step)
+            self.optimizer_step(optim.learning_rate(cfg, epoch + index / batches))
+            self.clips_accumulated = 0
 
-        right = ((scores.detach().argmax(dim=1) == heaviest_labels(label)) & counted).sum()
-        run.figures.add(losses.detach().sum(), right, number)
-        run.watch.add(epoch, index, losses, batch["video"])
-        pace.step(clips_in_batch(loader, index), waited)
-        if pace.is_due(cfg.LOG_PERIOD):
-            run.watch.check()
-            run.unreadable.exchange()
-            log_step(run, pace, rate)
-        progress.seconds, upcoming = progress.seconds + time.perf_counter() - since, index + 1
-        if stepped and index + 1 < batches:
-            progress.iteration = index + 1
-            save_and_stop_where_due(run)
-        since = time.perf_counter()
-    run.watch.check()
-    end_epoch(run)
+        target = label.argmax(dim=1) if label.ndim == 2 else label  # of mixed clips, the label of the larger share
+        correct = (logits.detach().argmax(dim=1) == target) & batch["present"]
+        self.metrics.add(losses.detach().sum(), correct.sum(), num_clips)
+        self.finite_check.add(epoch, index, losses, batch["video"])
+        return index + 1 == stop
 
+    def optimizer_step(self, lr: float) -> None:
+        """Updates the weights from the accumulated gradients, and the moving average from the weights."""
+        optim.set_learning_rate(self.optimizer, lr)
+        if self.cfg.SOLVER.CLIP_GRAD_L2NORM > 0:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.SOLVER.CLIP_GRAD_L2NORM)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.ema:
+            self.ema.update()
 
-def iteration_now(cfg: CfgNode, loader: DataLoader, progress: checkpoint.Progress) -> int:
-    """The iteration to go on from amid an epoch, in the batches of this loader.
+    def batches_of_step(self, index: int) -> tuple[int, int]:
+        """First and last (exclusive) batch of the optimizer step that batch `index` of an epoch belongs to."""
+        accumulate = optim.batches_per_step(self.cfg)
+        first = index // accumulate * accumulate
+        return first, min(first + accumulate, len(self.train_loader))
 
-    Where they are of another size than before, or make other steps, it is the last step that leaves no clip out.
-    """
-    sampler, accumulate = loader.batch_sampler, batches_per_step(cfg)
-    done = min(progress.iteration * progress.batch_size, sampler.num_items - 1)
-    iteration = done // (sampler.batch_size * accumulate) * accumulate
-    if again := done - iteration * sampler.batch_size:
-        logger.warning("batches have changed since the checkpoint was written: %d clips come again in its epoch", again)
-    return iteration
+    def clips_in(self, start: int, stop: int) -> int:
+        """Clips in all processes of the batches from `start` up to `stop`, exclusive."""
+        sampler = self.train_loader.batch_sampler
+        return min(stop * sampler.batch_size, sampler.num_items) - start * sampler.batch_size
+
+    def log_step(self, throughput: Throughput) -> None:
+        """Writes the metrics of the steps since the last report, after checking them."""
+        self.finite_check.check_losses()
+        self.unreadable.exchange()
+        done, batches, recent = throughput.done, throughput.steps, self.metrics.recent_loss
+        lr = optim.learning_rate(self.cfg, self.progress.epoch + (done - 1) / batches)
+        metrics = {"loss": recent.value(), "lr": lr, **throughput.report()}
+        recent.reset()
+        self.writer.write("train_step", self.progress.epoch + done / batches, metrics)
+        logger.log(
+            STEP,
+            f"epoch {self.progress.epoch + 1}: {done}/{batches}, loss {metrics['loss']:.4f}, lr {lr:.3g}, "
+            f"{metrics['clips_per_second']:.1f} clips/s, {metrics['data_share']:.0%} waiting for data, "
+            f"{duration(metrics['eta_seconds'])} to go",
+        )
+
+    def end_epoch(self) -> None:
+        """Writes the metrics of a finished epoch and counts it."""
+        self.finite_check.check_losses()
+        progress, loss, top1 = self.progress, self.metrics.loss.value(), 100.0 * self.metrics.correct.value()
+        self.finite_check.check_weights(f"the end of epoch {progress.epoch + 1}")
+        progress.epoch, progress.iteration = progress.epoch + 1, 0
+        self.metrics.reset()
+        unreadable = len(self.unreadable.reasons)
+        self.writer.write("train_epoch", progress.epoch, {"loss": loss, "top1": top1, "unreadable": unreadable})
+        logger.info("epoch %d: training loss %.4f, top-1 %.2f %%", progress.epoch, loss, top1)
+
+    def eval_model(self) -> nn.Module:
+        """The model to validate and to save as the best: the moving average if there is one."""
+        return self.ema.eval_model() if self.ema else self.model
+
+    def validate(self) -> None:
+        """Evaluates the validation split, and saves the model if it is the best by top-1, then by loss."""
+        progress = self.progress
+        evaluation = evaluate(self.eval_model(), self.val_loader, self.cfg, "validation")
+        metrics = evaluation.metrics() | {"unreadable": len(evaluation.unreadable)}
+        self.writer.write("val_epoch", progress.epoch, metrics)
+        is_best = progress.update_best(metrics["top1"], metrics["loss"])
+        logger.info(
+            f"epoch {progress.epoch}: validation loss {metrics['loss']:.4f}, top-1 {metrics['top1']:.2f} %, top-5 "
+            f"{metrics['top5']:.2f} %, mean over classes {metrics['mean_class_top1']:.2f} %"
+            f"{' (best so far)' if is_best else ''}"
+        )
+        if is_best:
+            checkpoint.save_best(self.cfg, self.eval_model(), progress)
+
+    # ---------------------------------------------------------------- checkpoints and the end
+
+    def save_or_stop(self, due: bool = False) -> None:
+        """Saves a checkpoint if `due` or after TRAIN.CHECKPOINT_MINUTES, and obeys a signal of any process.
+
+        If only the minutes are over, a failure to write is a warning. Processes learn of each other's requests one
+        call later, so that none waits for another.
+
+        Raises:
+            StopRequested: to obey a signal.
+        """
+        minutes = self.cfg.TRAIN.CHECKPOINT_MINUTES
+        time_is_over = 0 < 60 * minutes <= time.monotonic() - self.saved_at
+        request = self.requests.exchange(
+            signals.requested_signal() or (_SAVE if time_is_over and is_main_process() else 0)
+        )
+        if due:
+            self.save()
+        elif request == _SAVE:
+            try:
+                self.save()
+            except WriteError as error:
+                self.saved_at = time.monotonic()
+                logger.warning("%s. Training continues, and tries again in %g minutes", error.problem, minutes)
+        signals.stop_if_requested(0 if request == _SAVE else request)
+
+    def save(self) -> None:
+        """Saves a checkpoint, unless nothing has changed since the last one; refuses weights that are not finite."""
+        position = (*self.progress.position, self.progress.validated)
+        if distributed.from_main_process(lambda: self.saved_position == position):
+            return
+        self.finite_check.check_losses()
+        self.unreadable.exchange()
+        self.finite_check.check_weights(f"the end of {self.progress.describe()}")
+        checkpoint.save(self.cfg, self.state(), self.progress)
+        checkpoint.remove_superseded(self.cfg, self.progress, self.progress.is_finished(self.cfg))
+        self.saved_at, self.saved_position = time.monotonic(), position
 
 
 def seed_step(cfg: CfgNode, epoch: int, iteration: int) -> None:
-    """Makes all that is drawn on any device in a step a function of (RNG_SEED, epoch, iteration, rank)."""
+    """Seeds PyTorch on all devices from (RNG_SEED, epoch, iteration, rank)."""
     key = [cfg.RNG_SEED, epoch, iteration, dist_info().rank]
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-
-
-def clips_in_step(cfg: CfgNode, loader: DataLoader, index: int) -> int:
-    """Clips, over all processes, of the optimizer step that the batch `index` of an epoch, from 0, belongs to."""
-    size = clips_per_step(cfg)
-    return min(size, loader.batch_sampler.num_items - index // batches_per_step(cfg) * size)
-
-
-def clips_in_batch(loader: DataLoader, index: int) -> int:
-    """Clips, over all processes, of the batch `index` of an epoch, from 0."""
-    sampler = loader.batch_sampler
-    return min(sampler.batch_size, sampler.num_items - index * sampler.batch_size)
-
-
-def log_step_size(cfg: CfgNode) -> None:
-    """Logs how many clips are a step, where they are computed, and the learning rate that goes with that."""
-    scale, base = learning_rate_scale(cfg), cfg.SOLVER.BASE_LR
-    logger.info(
-        "a step: %d clips in %d batch(es) of %d on %d machine(s) with %d process(es); learning rate %s",
-        clips_per_step(cfg),
-        batches_per_step(cfg),
-        cfg.TRAIN.BATCH_SIZE,
-        cfg.NUM_SHARDS,
-        dist_info().local_size,
-        f"{base:g}" if scale == 1 else f"{base * scale:g}, {scale:g} times SOLVER.BASE_LR {base:g}",
-    )
-
-
-def log_step(run: Run, pace: Pace, rate: float) -> None:
-    """Writes the figures of the last steps."""
-    epoch, recent = run.progress.epoch, run.figures.recent_loss
-    figures: dict[str, Any] = {"loss": recent.value(), "lr": rate, **pace.report()}
-    recent.clear()
-    run.metrics.write("train_step", epoch + pace.done / pace.steps, figures)
-    logger.log(
-        STEP,
-        "epoch %d: %d/%d, loss %.4f, lr %.3g, %.1f clips/s, %.0f %% waiting for data, %s to go",
-        epoch + 1,
-        pace.done,
-        pace.steps,
-        figures["loss"],
-        rate,
-        figures["clips_per_second"],
-        100 * figures["data_share"],
-        duration(figures["eta_seconds"]),
-    )
-
-
-def end_epoch(run: Run) -> None:
-    """Writes the figures of an epoch that is done, and counts it."""
-    progress = run.progress
-    figures = {
-        "loss": run.figures.loss.value(),
-        "top1": 100.0 * run.figures.right.value(),
-        "unreadable": len(run.unreadable.reasons),
-    }
-    refuse_broken_weights(run.model, f"the end of epoch {progress.epoch + 1}")
-    progress.epoch, progress.iteration = progress.epoch + 1, 0
-    run.figures.clear()
-    run.metrics.write("train_epoch", progress.epoch, figures)
-    logger.info("epoch %d: training loss %.4f, top-1 %.2f %%", progress.epoch, figures["loss"], figures["top1"])
-
-
-def save_and_stop_where_due(run: Run, due: bool = False) -> None:
-    """Writes a checkpoint if it is due, or TRAIN.CHECKPOINT_MINUTES have passed since the last; obeys a signal.
-
-    One that is written for the minutes' sake alone and fails is a warning: the run goes on. Of several processes, all
-    do so when one got a signal, or the lead's minutes are over: a step later, when they know.
-
-    Raises:
-        StopRequested: to obey a signal.
-    """
-    minutes = run.cfg.TRAIN.CHECKPOINT_MINUTES
-    waited_long = 0 < 60 * minutes <= time.monotonic() - run.saved
-    wish = run.agreement.exchange(interrupts.requested_signal() or (_SAVE if waited_long and is_main_process() else 0))
-    if due:
-        save(run)
-    elif wish == _SAVE:
-        try:
-            save(run)
-        except WriteError as error:
-            run.saved = time.monotonic()
-            logger.warning("%s. The run goes on, and tries again in %g minutes", error.problem, minutes)
-    interrupts.stop_if_requested(0 if wish == _SAVE else wish)
-
-
-def save(run: Run) -> None:
-    """Writes a checkpoint of where the run is, unless there is one, or the losses or the weights are broken."""
-    if distributed.from_main_process(lambda: run.saved_position == run.position):
-        return
-    run.watch.check()
-    run.unreadable.exchange()
-    refuse_broken_weights(run.model, f"the end of {run.progress.describe()}")
-    checkpoint.save(run.cfg, run.parts, run.progress)
-    checkpoint.remove_superseded(run.cfg, run.progress, is_finished(run.cfg, run.progress))
-    run.saved, run.saved_position = time.monotonic(), run.position
-
-
-def validate(run: Run, loader: DataLoader) -> None:
-    """Scores the validation split and keeps the model if it is the best so far (by top-1, then by loss)."""
-    progress = run.progress
-    evaluation = evaluate(run.update.outcome(), loader, run.cfg, "validation")
-    top1, top5 = evaluation.topk(1, 5)
-    figures = {
-        "loss": evaluation.loss,
-        "top1": top1,
-        "top5": top5,
-        "mean_class_top1": evaluation.mean_class_top1(),
-        "unreadable": len(evaluation.unreadable),
-    }
-    run.metrics.write("val_epoch", progress.epoch, figures)
-    best = progress.best_top1
-    is_best = best is None or (top1, -evaluation.loss) > (best, -progress.best_loss)
-    logger.info(
-        "epoch %d: validation loss %.4f, top-1 %.2f %%, top-5 %.2f %%, mean over classes %.2f %%%s",
-        progress.epoch,
-        evaluation.loss,
-        top1,
-        top5,
-        figures["mean_class_top1"],
-        " (best so far)" if is_best else "",
-    )
-    progress.validated, progress.last_top1 = progress.epoch, top1
-    progress.not_better = 0 if is_best else progress.not_better + 1
-    if is_best:
-        progress.best_top1, progress.best_loss, progress.best_epoch = top1, evaluation.loss, progress.epoch
-        checkpoint.save_best(run.cfg, run.update.outcome(), progress)
-
-
-def is_validation_due(cfg: CfgNode, progress: checkpoint.Progress) -> bool:
-    """Whether the epochs that are done are to be followed by a validation that is not done yet."""
-    due = is_due(progress.epoch, cfg.TRAIN.EVAL_PERIOD, cfg.SOLVER.MAX_EPOCH)
-    return due and progress.iteration == 0 and progress.validated < progress.epoch
-
-
-def is_finished(cfg: CfgNode, progress: checkpoint.Progress) -> bool:
-    """Whether nothing is left to train or validate."""
-    ended = progress.epoch >= cfg.SOLVER.MAX_EPOCH or should_stop_early(cfg, progress)
-    return ended and not is_validation_due(cfg, progress)
-
-
-def should_stop_early(cfg: CfgNode, progress: checkpoint.Progress) -> bool:
-    """Whether TRAIN.EARLY_STOP_PATIENCE validations in a row were no better than the best."""
-    return 0 < cfg.TRAIN.EARLY_STOP_PATIENCE <= progress.not_better
-
-
-def why_finished(cfg: CfgNode, progress: checkpoint.Progress) -> str:
-    """The end that a run has come to, in words."""
-    if should_stop_early(cfg, progress):
-        return (
-            f"stopped early after epoch {progress.epoch} of {cfg.SOLVER.MAX_EPOCH}, as {progress.not_better} "
-            f"validations were no better than that after epoch {progress.best_epoch} (TRAIN.EARLY_STOP_PATIENCE)"
-        )
-    return f"SOLVER.MAX_EPOCH is {cfg.SOLVER.MAX_EPOCH}"
-
-
-def is_due(epoch: int, period: int, last: int) -> bool:
-    """Whether something done every `period` epochs, and after the last, is due when `epoch` are finished."""
-    return epoch % period == 0 or epoch == last
-
-
-def log_model_info(cfg: CfgNode, model: nn.Module) -> None:
-    """Logs the model's modules, its number of parameters and the multiply-adds of a view."""
-    size = cfg.DATA.TRAIN_CROP_SIZE
-    operations = count_multiply_adds(model, (1, 3, cfg.DATA.NUM_FRAMES, size, size))
-    logger.info("%s\n%.2f M parameters, %.2f GFLOPs per view", model, count_parameters(model) / 1e6, operations / 1e9)

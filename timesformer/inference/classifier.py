@@ -17,7 +17,7 @@ from timesformer.config.check import check_use
 from timesformer.config.load import ConfigError, load_for_use
 from timesformer.datasets.clips import SampledClip
 from timesformer.datasets.decoding.open import VideoError
-from timesformer.engine.evaluate import load_whole, score_views
+from timesformer.engine.evaluate import build_from_checkpoint, score_views
 from timesformer.engine.meters import ViewEnsemble
 from timesformer.engine.results import probabilities_of
 from timesformer.errors import UserError, shorten
@@ -98,7 +98,7 @@ def load_model(
         options.TRAIN.MIXED_PRECISION = "off"
         notes.append("trained in fp16, which CPUs do not support: computed in float32")
     set_float32_precision(options)
-    model, report = load_whole(options, checkpoint)
+    model, report = build_from_checkpoint(options, checkpoint)
     names, note = _class_names(checkpoint, options)
     notes += [*(checkpoint.assumed if cfg is None else ()), *report.notes, *([note] if note else ())]
     return Classifier(options, model.to(device).eval(), names, device, path, notes)

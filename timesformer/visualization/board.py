@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
+from timesformer.datasets.catalog import Splits
 from timesformer.datasets.clips import SampledClip
 from timesformer.datasets.sources.lists import encoding_of
-from timesformer.engine.evaluate import load_whole
+from timesformer.engine.evaluate import build_from_checkpoint
 from timesformer.errors import UserError, shorten
 from timesformer.inference.classifier import Classifier
 from timesformer.models.weights.loading import read_checkpoint
@@ -34,18 +35,21 @@ _MAX_INPUTS = 12  # clips shown for MODEL_VIS.INPUT_VIDEO
 _SECONDS = 2.0  # of an animation
 
 
-def write_charts(cfg: CfgNode, run: FinishedRun, clips: Mapping[str, SampledClip]) -> None:
+def write_charts(
+    cfg: CfgNode, run: FinishedRun, clips: Mapping[str, SampledClip], splits: Splits | None = None
+) -> None:
     """Writes what the options in TENSORBOARD ask for, under the epoch of the tested checkpoint.
 
     Args:
         cfg: the configuration.
         run: the tested run.
         clips: decoded test videos by name; others that are shown are decoded here.
+        splits: those of the run, if they have been loaded before.
 
     Raises:
         UserError: if a file that an option names is invalid, or the split or checkpoint cannot be read.
     """
-    step = int(run.metric("checkpoint_epochs") or 0)
+    step, splits = int(run.metric("checkpoint_epochs") or 0), splits or Splits(cfg)
     with SummaryWriter(str(tensorboard_folder(cfg))) as writer:
         for name in _METRICS:
             if (value := run.metric(name)) is not None:
@@ -55,9 +59,9 @@ def write_charts(cfg: CfgNode, run: FinishedRun, clips: Mapping[str, SampledClip
             _add_figure(writer, "per_class", charts.per_class(run.class_names, top1), step)
         if run.predictions is not None:
             _add_confusions(writer, cfg, run, run.predictions, step)
-            _add_videos(writer, cfg, run, run.predictions, clips, step)
+            _add_videos(writer, cfg, run, run.predictions, clips, splits, step)
             if cfg.TENSORBOARD.EMBEDDINGS:
-                _add_embeddings(writer, cfg, run, run.predictions, step)
+                _add_embeddings(writer, cfg, run, run.predictions, splits, step)
         if cfg.TENSORBOARD.MODEL_VIS.ENABLE and cfg.TENSORBOARD.MODEL_VIS.MODEL_WEIGHTS:
             for name, value in read_checkpoint(run.results["checkpoint"]).state.items():
                 if value.is_floating_point():
@@ -87,6 +91,7 @@ def _add_videos(
     run: FinishedRun,
     predictions: Predictions,
     clips: Mapping[str, SampledClip],
+    splits: Splits,
     step: int,
 ) -> None:
     wrong, inputs = cfg.TENSORBOARD.WRONG_PRED_VIS, cfg.TENSORBOARD.MODEL_VIS
@@ -98,7 +103,7 @@ def _add_videos(
         tags |= dict.fromkeys(most_confident_errors(predictions, among=among), wrong.TAG)
     numbers = {predictions.videos[number]: number for number in tags}
     missing = [name for name in numbers if name not in clips]
-    for name, clip in [*clips.items(), *(load_clips(cfg, missing) if missing else ())]:
+    for name, clip in [*clips.items(), *(load_clips(cfg, missing, splits) if missing else ())]:
         if (number := numbers.get(name)) is not None:
             text = _describe(run, predictions, number, inputs.TOPK_PREDS)
             _add_animation(writer, f"{tags[number]}/{name}: {text}", clip.frames, step)
@@ -113,14 +118,16 @@ def _describe(run: FinishedRun, predictions: Predictions, number: int, top: int)
     return ", ".join(guesses) + truth
 
 
-def _add_embeddings(writer: SummaryWriter, cfg: CfgNode, run: FinishedRun, predictions: Predictions, step: int) -> None:
+def _add_embeddings(
+    writer: SummaryWriter, cfg: CfgNode, run: FinishedRun, predictions: Predictions, splits: Splits, step: int
+) -> None:
     """Features of videos of all classes, for TensorBoard's projector."""
     names, device, path = run.class_names, choose_device(cfg), run.results["checkpoint"]
-    model, _ = load_whole(cfg, read_checkpoint(path))
+    model, _ = build_from_checkpoint(cfg, read_checkpoint(path))
     classifier = Classifier(cfg, model.to(device).eval(), tuple(names), device, path, [])
     numbers = {predictions.videos[number]: number for number in _select_evenly(predictions, cfg.TENSORBOARD.EMBEDDINGS)}
     rows, features, images = [], [], []
-    for name, clip in load_clips(cfg, numbers):
+    for name, clip in load_clips(cfg, numbers, splits):
         guess, truth = predictions.classes[numbers[name], 0], predictions.labels[numbers[name]]
         rows.append([name, names[truth], names[guess] if guess >= 0 else ""])
         features.append(classifier.compute(clip.clip.unsqueeze(0), features=True)[1])

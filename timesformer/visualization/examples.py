@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 
 from timesformer.atomic import report_write_errors, write_atomically
-from timesformer.datasets.catalog import load_split
+from timesformer.datasets.catalog import Splits
 from timesformer.datasets.clips import ClipMaker, SampledClip, clip_rng, middle_view
 from timesformer.datasets.decoding.open import VideoError
 from timesformer.datasets.workers.time_limit import TimeLimit, TookTooLongError
@@ -69,7 +69,7 @@ def least_confident_correct(predictions: Predictions, limit: int = MAX_EXAMPLES)
     return correct[np.argsort(predictions.confidence[correct], kind="stable")[:limit]].tolist()
 
 
-def load_clips(cfg: CfgNode, videos: Iterable[str]) -> Iterator[tuple[str, SampledClip]]:
+def load_clips(cfg: CfgNode, videos: Iterable[str], splits: Splits | None = None) -> Iterator[tuple[str, SampledClip]]:
     """Names and clips of test videos as the model saw them: the middle view of each.
 
     They come in the order of the split. Videos that are unreadable or not in the split are left out.
@@ -77,7 +77,7 @@ def load_clips(cfg: CfgNode, videos: Iterable[str]) -> Iterator[tuple[str, Sampl
     Raises:
         DataError: if the split cannot be found.
     """
-    records, maker = load_split(cfg, "test").records, ClipMaker(cfg, "test")
+    records, maker = (splits or Splits(cfg))["test"].records, ClipMaker(cfg, "test")
     wanted, view = set(videos), middle_view(cfg)
     with closing(TimeLimit(cfg.DATA.DECODE_TIMEOUT)) as in_time:
         for number, name in enumerate(records.names):

@@ -13,6 +13,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from timesformer.atomic import report_write_errors, write_atomically
+from timesformer.datasets.catalog import Splits
 from timesformer.errors import UserError, shorten
 from timesformer.runtime.run_folder import report_frames_path, report_path, with_output_dir
 from timesformer.visualization.comparison_page import comparison_page
@@ -69,7 +70,7 @@ def check_overwrite(path: Path, run_dirs: Sequence[Path]) -> None:
         raise UserError(f"{path} is {found}: choose another file with --output, or add --overwrite to replace it")
 
 
-def report_after_test(cfg: CfgNode, folder: Path) -> None:
+def report_after_test(cfg: CfgNode, folder: Path, splits: Splits | None = None) -> None:
     """Writes the report of a finished test, frames of its examples, and its charts for TensorBoard.
 
     Failures are logged as warnings and raise nothing: the results are safe, and the report can be made again.
@@ -77,6 +78,7 @@ def report_after_test(cfg: CfgNode, folder: Path) -> None:
     Args:
         cfg: the configuration.
         folder: of the results.
+        splits: those of the run, if they have been loaded before.
     """
     cfg = with_output_dir(cfg, folder)
     path, clips = report_path(cfg), {}
@@ -84,7 +86,7 @@ def report_after_test(cfg: CfgNode, folder: Path) -> None:
     with _warn_on_failure("frames for the report"):
         if (predictions := read_run(folder).predictions) is not None:
             numbers = [*most_confident_errors(predictions), *least_confident_correct(predictions)]
-            clips = dict(load_clips(cfg, [predictions.videos[number] for number in numbers]))
+            clips = dict(load_clips(cfg, [predictions.videos[number] for number in numbers], splits))
             write_strips(report_frames_path(cfg), {name: make_strip(clip) for name, clip in clips.items()})
     with _warn_on_failure("the report", f"; `python tools/report.py {folder}` tries again"):
         write_report([folder], path)
@@ -93,7 +95,7 @@ def report_after_test(cfg: CfgNode, folder: Path) -> None:
         with _warn_on_failure("charts for TensorBoard"):
             from timesformer.visualization.board import write_charts  # late: TensorBoard takes seconds to import
 
-            write_charts(cfg, read_run(folder), clips)
+            write_charts(cfg, read_run(folder), clips, splits)
 
 
 def compare_after_splits(cfg: CfgNode, splits: Sequence[int]) -> None:

@@ -8,8 +8,9 @@ from functools import partial
 import torch
 from fvcore.common.config import CfgNode
 
-from timesformer.engine.checkpoint import Progress, is_undamaged, save
-from timesformer.engine.update import Update
+from timesformer.engine.checkpoint import Stateful, is_undamaged, save
+from timesformer.engine.optim import ModelEma, construct_optimizer
+from timesformer.engine.progress import Progress
 from timesformer.models import build_model
 from timesformer.models.complexity import count_parameters
 from tools.benchmark.tables import header, row
@@ -33,12 +34,14 @@ def checkpoint_table(cfg: CfgNode, rounds: int) -> Iterator[str]:
     parameters = f"{count_parameters(model) / 1e6:.0f} M parameters"
     yield from header([parameters, "MB", "write", "without sums", "check", "load", "write, with the disk"])
     for name, method in _OPTIMIZERS.items():
-        cfg.SOLVER.OPTIMIZING_METHOD, cfg.EMA.ENABLED = method, "average" in name
-        update = Update(cfg, model)
+        cfg.SOLVER.OPTIMIZING_METHOD = method
+        optimizer = construct_optimizer(model, cfg)
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        update.step(0.0)  # creates the optimizer's state
-        parts = {"model": model, **update.parts}
+        optimizer.step()  # creates the optimizer's state
+        parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer}
+        if "average" in name:
+            parts["ema"] = ModelEma(model, cfg.EMA.DECAY)
         write = partial(save, cfg, parts, Progress(epoch=1))
         without = time_in_turn({"": partial(_without_checksums, write)}, rounds, clock=time.process_time)
         path = write()

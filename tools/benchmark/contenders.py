@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from timesformer.config import get_cfg
-from timesformer.engine.recompute import recompute_blocks
+from timesformer.engine.model_wrappers import checkpoint_activations
 from timesformer.models.vit import TimeSformer
 from timesformer.models.weights.formats import CheckpointMetadata, describe, to_huggingface
 from timesformer.models.weights.huggingface import config_json
@@ -52,7 +52,7 @@ class Contender:
         model = models[self.implementation]
         if self.recompute != "none":  # on a copy, since it cannot be undone
             model = copy.deepcopy(model)
-            recompute_blocks(model, self.recompute)
+            checkpoint_activations(model, self.recompute)
         if self.compiled:
             model = torch.compile(model, dynamic=False)
         return (training_step if training else forward_pass)(model, clip, self.precision)
