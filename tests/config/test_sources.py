@@ -1,4 +1,4 @@
-"""Names of checkpoints: which make sense, and what is said of those that do not."""
+"""Names of checkpoints: valid and invalid ones."""
 
 import csv
 from pathlib import Path
@@ -26,33 +26,30 @@ SHA256 = "0123456789abcdef" * 4
         str(Path(__file__).parent),
     ],
 )
-def test_a_sound_name_has_no_problem(source: str) -> None:
+def test_valid_name(source: str) -> None:
     assert source_problem(source) == ""
 
 
 @pytest.mark.parametrize(
-    ("source", "problem"),
+    ("source", "hint"),
     [
-        ("http://host.example/model.pyth", "expected an https:// URL"),
-        ("ftp://host.example/model.pyth", "expected an https:// URL"),
-        ("https:///model.pyth", "expected an https:// URL"),
-        ("https://host.example/m#sha256=12", "expected 64 hexadecimal digits after sha256=, found 2 characters"),
-        ("https://host.example/m#size=big", "expected a number of bytes after size=, found 'big'"),
-        (
-            "https://host.example/m#crc=12",
-            "expected #sha256=<hex>, #md5=<hex> or #size=<bytes> after",
-        ),
-        ("zoo:TimeSformer_divST_8x32_K400", "the nearest is TimeSformer_divST_8x32_224_K400"),
-        ("hf:vivit", "expected hf:owner/name"),
-        ("timm:vit_base_patch16_224", "expected timm:model.tag"),
-        ("no/such/file.pyth", "expected a checkpoint file that exists"),
+        ("http://host.example/model.pyth", "https://"),
+        ("ftp://host.example/model.pyth", "https://"),
+        ("https:///model.pyth", "https://"),
+        ("https://host.example/m#sha256=12", "sha256="),
+        ("https://host.example/m#size=big", "size="),
+        ("https://host.example/m#crc=12", "#sha256="),
+        ("zoo:TimeSformer_divST_8x32_K400", "TimeSformer_divST_8x32_224_K400"),
+        ("hf:vivit", "hf:owner/name"),
+        ("timm:vit_base_patch16_224", "timm:model.tag"),
+        ("no/such/file.pyth", "zoo:"),
     ],
 )
-def test_a_name_that_makes_no_sense_is_told_what_was_expected(source: str, problem: str) -> None:
-    assert problem in source_problem(source)
+def test_invalid_name(source: str, hint: str) -> None:
+    assert hint in source_problem(source)
 
 
-def test_the_zoo_is_the_published_one(shared: Path) -> None:
+def test_zoo_is_as_published(shared: Path) -> None:
     with (shared / "published/zoo.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(ZOO) == [row["name"] for row in rows]
@@ -64,7 +61,7 @@ def test_the_zoo_is_the_published_one(shared: Path) -> None:
         assert found == (*expected, float(row["top1"]), float(top5) if top5 else None, row["url"])
 
 
-def test_the_page_lists_the_zoo() -> None:
+def test_page_lists_the_zoo() -> None:
     page = (Path(__file__).parents[2] / "docs/checkpoints.md").read_text()
     for name, model in ZOO.items():
         line = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))

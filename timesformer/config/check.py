@@ -33,6 +33,9 @@ class Problem(NamedTuple):
         return f"{self.key} {self.text}"
 
 
+_Found = Iterator[tuple[str, str]]
+
+
 def check(cfg: CfgNode, gpus: bool = True) -> list[Problem]:
     """Returns every problem of a configuration on this machine, where data folder and checkpoints have to exist.
 
@@ -41,7 +44,7 @@ def check(cfg: CfgNode, gpus: bool = True) -> list[Problem]:
         gpus: whether GPUs have to be available for NUM_GPUS.
     """
     rules = (_data, _dataset, _augmentation, _model, _solver, _tensorboard, _weights, *([_gpus] if gpus else ()))
-    return [*_values(cfg), *_unread(cfg), *(Problem(*found) for rule in rules for found in rule(cfg))]
+    return [Problem(*found) for found in (*_values(cfg, OPTIONS), *(found for rule in rules for found in rule(cfg)))]
 
 
 def check_use(cfg: CfgNode, given: Collection[str] = ()) -> list[Problem]:
@@ -52,27 +55,18 @@ def check_use(cfg: CfgNode, given: Collection[str] = ()) -> list[Problem]:
         given: keys of options that the user has set; their values are checked too.
     """
     matters = {key for key in OPTIONS if _FOR_USE & effects_of(key)}
-    found = (Problem(*found) for rule in (_data, _dataset, _model) for found in rule(cfg))
-    return [
-        *(problem for problem in _values(cfg) if problem.key in matters.union(given)),
-        *(problem for problem in _unread(cfg) if problem.key in given),
-        *(problem for problem in found if problem.key in matters),
-    ]
+    values = (found for found in _values(cfg, given) if found[0] in matters.union(given))
+    combined = (found for rule in (_data, _dataset, _model) for found in rule(cfg) if found[0] in matters)
+    return [Problem(*found) for found in (*values, *combined)]
 
 
-def _values(cfg: CfgNode) -> Iterator[Problem]:
+def _values(cfg: CfgNode, must_be_read: Collection[str]) -> _Found:
     for key, option in OPTIONS.items():
-        if problem := option.problem(get_option(cfg, key)):
-            yield Problem(key, problem)
-
-
-def _unread(cfg: CfgNode) -> Iterator[Problem]:
-    for key, option in OPTIONS.items():
-        if (value := get_option(cfg, key)) != option.default and not option.is_read(cfg):
-            yield Problem(key, f"is {value!r}, but is only read with {option.condition()}; remove it")
-
-
-_Found = Iterator[tuple[str, str]]
+        value = get_option(cfg, key)
+        if problem := option.problem(value):
+            yield key, problem
+        elif key in must_be_read and value != option.default and not option.is_read(cfg):
+            yield key, f"is {value!r}, but is only read with {option.condition()}; remove it"
 
 
 def _data(cfg: CfgNode) -> _Found:
@@ -92,8 +86,7 @@ def _data(cfg: CfgNode) -> _Found:
     if data.SPATIAL_MODE == "resize" and cfg.TEST.NUM_SPATIAL_CROPS == 3:
         yield "TEST.NUM_SPATIAL_CROPS", "is 3, expected 1: DATA.SPATIAL_MODE resize gives one crop, the whole frame"
     if data.SPATIAL_MODE == "crop" and (len(scales) != 2 or not data.TRAIN_CROP_SIZE <= scales[0] <= scales[1]):
-        text = f"is {scales}, expected [smallest, largest], both >= DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE}"
-        yield "DATA.TRAIN_JITTER_SCALES", text
+        yield "DATA.TRAIN_JITTER_SCALES", f"is {scales}, expected [smallest, largest], both >= DATA.TRAIN_CROP_SIZE"
     # Frames that are decoded smaller than they are needed would be enlarged again.
     needed = {key: get_option(cfg, key) for key in _CROPS}
     if data.SPATIAL_MODE == "crop" and scales:
@@ -126,10 +119,7 @@ def _dataset(cfg: CfgNode) -> _Found:
 def _augmentation(cfg: CfgNode) -> _Found:
     mixup, size = cfg.MIXUP, cfg.DATA.TRAIN_CROP_SIZE
     if (policy := cfg.DATA.AUTO_AUGMENT) and not re.fullmatch(_POLICY, policy):
-        yield (
-            "DATA.AUTO_AUGMENT",
-            f"is {policy!r}, expected a policy such as rand-m7-n4-mstd0.5-inc1 or augmix-m3",
-        )
+        yield "DATA.AUTO_AUGMENT", f"is {policy!r}, expected a policy such as rand-m7-n4-mstd0.5-inc1 or augmix-m3"
     sides = mixup.CUTMIX_MINMAX
     if sides and not (len(sides) == 2 and sides[0] >= 0 and int(size * sides[0]) < int(size * sides[1]) <= size):
         yield "MIXUP.CUTMIX_MINMAX", f"is {sides}, expected [smallest, largest], 0 <= smallest < largest <= 1, or []"
@@ -144,8 +134,7 @@ def _model(cfg: CfgNode) -> _Found:
     if name not in ("vit_base_patch16_224", "TimeSformer", "LightTimeSformer", "ViViT"):
         return
     if model.NUM_HEADS > 0 and model.EMBED_DIM % model.NUM_HEADS:
-        text = f"is {model.EMBED_DIM}, expected a multiple of TIMESFORMER.NUM_HEADS {model.NUM_HEADS}"
-        yield "TIMESFORMER.EMBED_DIM", text
+        yield "TIMESFORMER.EMBED_DIM", f"is {model.EMBED_DIM}, expected a multiple of NUM_HEADS, {model.NUM_HEADS}"
     multiples = dict.fromkeys(_CROPS, ("TIMESFORMER.PATCH_SIZE", model.PATCH_SIZE))
     if name == "ViViT":
         size = cfg.VIVIT.TUBELET_SIZE if len(cfg.VIVIT.TUBELET_SIZE) == 3 else [1, 1, 1]
@@ -168,8 +157,7 @@ def _solver(cfg: CfgNode) -> _Found:
         yield "SOLVER.COSINE_END_LR", f"is {solver.COSINE_END_LR}, expected <= SOLVER.BASE_LR {solver.BASE_LR}"
     if solver.WARMUP_EPOCHS > 0:
         if solver.WARMUP_EPOCHS >= solver.MAX_EPOCH:
-            text = f"is {solver.WARMUP_EPOCHS}, expected < SOLVER.MAX_EPOCH {solver.MAX_EPOCH}; 0: no warm-up"
-            yield "SOLVER.WARMUP_EPOCHS", text
+            yield "SOLVER.WARMUP_EPOCHS", f"is {solver.WARMUP_EPOCHS}, expected < SOLVER.MAX_EPOCH {solver.MAX_EPOCH}"
         if solver.WARMUP_START_LR > solver.BASE_LR:
             yield "SOLVER.WARMUP_START_LR", f"is {solver.WARMUP_START_LR}, expected <= SOLVER.BASE_LR {solver.BASE_LR}"
     if solver.OPTIMIZING_METHOD == "sgd" and solver.NESTEROV and (solver.MOMENTUM == 0 or solver.DAMPENING != 0):

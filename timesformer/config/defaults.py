@@ -6,9 +6,8 @@ other keys are in `retired.py`.
 
 from functools import partial
 
-from timesformer.config.options import get_cfg, register_option
-
-__all__ = ["get_cfg"]
+from timesformer.config.options import get_cfg as get_cfg
+from timesformer.config.options import register_option
 
 _new = register_option
 _orig = partial(register_option, new=False)
@@ -125,13 +124,13 @@ _orig("DATA.ENSEMBLE_METHOD", "sum", "evaluation", "How the scores of a video's 
 _orig("DATA_LOADER.NUM_WORKERS", 8, "runtime", "DataLoader workers of a process; 0: load in the main process", low=0)
 _orig("DATA_LOADER.PIN_MEMORY", True, "runtime", "Page-locked batches, for faster copies to a GPU")
 
-_new("MIXUP.ENABLED", False, "training", "Mix the clips of a training batch in pairs, and their labels")
-_new("MIXUP.ALPHA", 0.8, "training", "Mixup: parameter of the Beta distribution; 0: no mixup", low=0)
-_new("MIXUP.CUTMIX_ALPHA", 1.0, "training", "CutMix: parameter of the Beta distribution; 0: no CutMix", low=0)
-_new("MIXUP.CUTMIX_MINMAX", [], "training", "Range of the side of the CutMix box as a fraction; empty: by its area")
-_new("MIXUP.PROB", 1.0, "training", "Probability of mixing a batch, pair or clip", low=0, high=1)
-_new("MIXUP.SWITCH_PROB", 0.5, "training", "Probability of CutMix instead of mixup", low=0, high=1)
-_new("MIXUP.MODE", "batch", "training", "Draw for each batch, pair or clip", choices="batch pair elem")
+_orig("MIXUP.ENABLED", False, "training", "Mix the clips of a training batch in pairs, and their labels")
+_orig("MIXUP.ALPHA", 0.8, "training", "Mixup: parameter of the Beta distribution; 0: no mixup", low=0)
+_orig("MIXUP.CUTMIX_ALPHA", 1.0, "training", "CutMix: parameter of the Beta distribution; 0: no CutMix", low=0)
+_orig("MIXUP.CUTMIX_MINMAX", [], "training", "Range of the side of the CutMix box as a fraction; empty: by its area")
+_orig("MIXUP.PROB", 1.0, "training", "Probability of mixing a batch, pair or clip", low=0, high=1)
+_orig("MIXUP.SWITCH_PROB", 0.5, "training", "Probability of CutMix instead of mixup", low=0, high=1)
+_orig("MIXUP.MODE", "batch", "training", "Draw for each batch, pair or clip", choices="batch pair elem")
 
 # ---------------------------------------------------------------- model
 _orig("MODEL.MODEL_NAME", "vit_base_patch16_224", "model", "Name of a model (models.md); SlowFast in the original")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from fvcore.common.config import CfgNode
 
 from timesformer.config.options import OPTIONS, effects_of, flatten, get_cfg
-from timesformer.config.retired import RENAMED
+from timesformer.config.retired import RENAMED, retired_by
 
 
 class Change(NamedTuple):
@@ -45,12 +45,8 @@ def affecting(cfg: CfgNode, *effects: str) -> dict[str, Any]:
 
 
 def read_saved(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a saved configuration by their present keys, with the defaults of the version that saved it.
-
-    Args:
-        config: its sections and options, as in YAML.
-    """
-    saved = {RENAMED.get(key, key): value for key, value in flatten(config).items()}
+    """The options of a saved configuration (sections and options, as in YAML) by their present keys."""
+    saved = {RENAMED.get(key, key): value for key, value in flatten(config).items() if not retired_by(key)}
     return saved | changed_defaults(saved)
 
 

@@ -217,10 +217,9 @@ def resembles_key(word: str) -> bool:
     """Whether a word of a command line is an option or looks like one: in a known section, or close to an option."""
     if not re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*", word):
         return False
-    section, dot, _ = word.partition(".")
-    if not dot:
+    if "." not in word:
         return word in OPTIONS
-    is_known = _is_section(section) or retired_by(word) is not None
+    is_known = _is_section(word.partition(".")[0]) or retired_by(word) is not None
     return is_known or bool(get_close_matches(word, OPTIONS, n=1, cutoff=0.7))
 
 
@@ -283,7 +282,4 @@ def _warn(cfg: CfgNode, retired: dict[str, list[str]]) -> None:
         lines = [f"{', '.join(dict.fromkeys(keys))}: {reason}" for reason, keys in retired.items()]
         _logger.warning("these options have no effect here:\n  - %s", "\n  - ".join(lines))
     if cfg.TRAIN.ENABLE and cfg.TRAIN.AUTO_RESUME and Path(cfg.OUTPUT_DIR).resolve() == Path.cwd():
-        _logger.warning(
-            "OUTPUT_DIR is the current folder: with TRAIN.AUTO_RESUME, every run started here resumes "
-            "the one before; give each run a folder of its own"
-        )
+        _logger.warning("OUTPUT_DIR is the current folder, and TRAIN.AUTO_RESUME resumes what was trained there")

@@ -11,49 +11,35 @@ RENAMED = {
 }
 """Options by their earlier names, which YAML files, command lines and checkpoints may still have."""
 
-_CNN = "an option of convolutional networks, which are not part of this project"
-_DETECTION = "detection of people in AVA is not part of this project"
-_CAFFE2 = "checkpoints of Caffe2 and inflated 2-D networks are not read"
-_ATTENTION = "tools/visualize.py draws what a model attends to"
-_UNUSED = "the original reads it nowhere, or only for models that it does not ship"
-
-RETIRED: dict[str, str] = {  # a key includes everything below it
-    "AVA": _DETECTION,
-    "DETECTION": _DETECTION,
-    "DEMO": "this command line does not run on a webcam or a video with boxes",
-    "BENCHMARK": "speed is measured by tools/benchmark.py, which has options of its own",
-    "BN": _CNN,
-    "MULTIGRID": _CNN,
-    "NONLOCAL": _CNN,
-    "RESNET": _CNN,
-    "SLOWFAST": _CNN,
-    "X3D": _CNN,
-    "DATA.DECODING_BACKEND": "PyAV decodes video files",
-    "DATA.DEIT_TRANSFORMS": "DATA.AUTO_AUGMENT, COLOR_JITTER and RE_PROB each switch on what they name",
-    "DATA.CROP_SIZE": _UNUSED,
-    "DATA.TEMPORAL_EXTENT": _UNUSED,
-    "DATA.MULTI_LABEL": "a clip has one label",
-    "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": "each loading process decodes in one thread",
-    "MODEL.ARCH": "MODEL.MODEL_NAME alone says which model it is",
-    "MODEL.DROPCONNECT_RATE": _CNN,
-    "MODEL.FC_INIT_STD": _CNN,
-    "MODEL.HEAD_ACT": _CNN,
-    "MODEL.MULTI_PATHWAY_ARCH": _CNN,
-    "MODEL.SINGLE_PATHWAY_ARCH": _CNN,
-    "SOLVER.GAMMA": _UNUSED,
-    "SOLVER.STEP_SIZE": _UNUSED,
-    "SOLVER.WARMUP_FACTOR": _UNUSED,
-    "TENSORBOARD.CLASS_NAMES_PATH": "the dataset itself names its classes",
-    "TENSORBOARD.MODEL_VIS.ACTIVATIONS": _ATTENTION,
-    "TENSORBOARD.MODEL_VIS.COLORMAP": _ATTENTION,
-    "TENSORBOARD.MODEL_VIS.GRAD_CAM": _ATTENTION,
-    "TENSORBOARD.MODEL_VIS.LAYER_LIST": "TENSORBOARD.MODEL_VIS.MODEL_WEIGHTS is of all layers",
-    "TENSORBOARD.PREDICTIONS_PATH": "tools/report.py draws a finished test again from its files",
-    "TEST.CHECKPOINT_TYPE": _CAFFE2,
-    "TRAIN.CHECKPOINT_TYPE": _CAFFE2,
-    "TRAIN.CHECKPOINT_INFLATE": _CAFFE2,
-    "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN": "names in a checkpoint are recognised, prefixes included",
+_REASONS = {
+    "detection of people in AVA is not part of this project": "AVA DETECTION",
+    "this command line does not run on a webcam or a video with boxes": "DEMO",
+    "speed is measured by tools/benchmark.py, which has options of its own": "BENCHMARK",
+    "an option of convolutional networks, which are not part of this project": (
+        "BN MULTIGRID NONLOCAL RESNET SLOWFAST X3D MODEL.DROPCONNECT_RATE MODEL.FC_INIT_STD MODEL.HEAD_ACT "
+        "MODEL.MULTI_PATHWAY_ARCH MODEL.SINGLE_PATHWAY_ARCH"
+    ),
+    "PyAV decodes video files": "DATA.DECODING_BACKEND",
+    "DATA.AUTO_AUGMENT, COLOR_JITTER and RE_PROB each switch on what they name": "DATA.DEIT_TRANSFORMS",
+    "the original reads it nowhere, or only for models that it does not ship": (
+        "DATA.CROP_SIZE DATA.TEMPORAL_EXTENT SOLVER.GAMMA SOLVER.STEP_SIZE SOLVER.WARMUP_FACTOR"
+    ),
+    "a clip has one label": "DATA.MULTI_LABEL",
+    "each loading process decodes in one thread": "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE",
+    "MODEL.MODEL_NAME alone says which model it is": "MODEL.ARCH",
+    "the dataset itself names its classes": "TENSORBOARD.CLASS_NAMES_PATH",
+    "tools/visualize.py draws what a model attends to": (
+        "TENSORBOARD.MODEL_VIS.ACTIVATIONS TENSORBOARD.MODEL_VIS.COLORMAP TENSORBOARD.MODEL_VIS.GRAD_CAM"
+    ),
+    "TENSORBOARD.MODEL_VIS.MODEL_WEIGHTS is of all layers": "TENSORBOARD.MODEL_VIS.LAYER_LIST",
+    "tools/report.py draws a finished test again from its files": "TENSORBOARD.PREDICTIONS_PATH",
+    "checkpoints of Caffe2 and inflated 2-D networks are not read": (
+        "TEST.CHECKPOINT_TYPE TRAIN.CHECKPOINT_TYPE TRAIN.CHECKPOINT_INFLATE"
+    ),
+    "names in a checkpoint are recognised, prefixes included": "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN",
 }
+RETIRED = {key: reason for reason, keys in _REASONS.items() for key in keys.split()}
+"""Keys of the original, each with everything below it, by the reason that they have no effect."""
 
 
 def retired_by(key: str) -> tuple[str, str] | None:

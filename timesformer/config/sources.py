@@ -1,10 +1,9 @@
 """What an option that asks for weights may name: a path, a URL, a released model, a model on the Hugging Face hub."""
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NamedTuple
 
 from timesformer.fetch import url_problem
 from timesformer.paths import path_manager
@@ -13,29 +12,18 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _TIMM_NAME = re.compile(r"[\w-]+\.[\w-]+")
 
 
-@dataclass(frozen=True)
-class ZooModel:
-    """A released TimeSformer with divided attention, as published.
-
-    Attributes:
-        dataset: it was trained on.
-        frames: of a clip.
-        sampling_rate: distance in frames between two frames of a clip; None for segments over the whole video.
-        crop: side of a clip in pixels.
-        top1: published accuracy in percent.
-        top5: the same; None where it was not published.
-        url: of the file.
-    """
+class ZooModel(NamedTuple):
+    """A released TimeSformer with divided attention, as published; top-1 and top-5 accuracy in percent."""
 
     dataset: str
     frames: int
-    sampling_rate: int | None
-    crop: int
+    sampling_rate: int | None  # distance in frames between two frames of a clip; None: segments of the whole video
+    crop: int  # side of a clip in pixels
     top1: float
-    top5: float | None
+    top5: float | None  # None: not published
     url: str
 
-    def facts(self) -> str:
+    def describe(self) -> str:
         """What was published about it, and its licence, in a line."""
         rate = f" x {self.sampling_rate}" if self.sampling_rate else ""
         top5 = f", top-5 {self.top5} %" if self.top5 else ""
@@ -45,15 +33,9 @@ class ZooModel:
         )
 
 
-def _zoo(rows: Iterable[tuple]) -> dict[str, ZooModel]:
-    return {
-        name: ZooModel(*facts, url=f"https://www.dropbox.com/s/{folder}/{name}.pyth?dl=1")
-        for name, *facts, folder in rows
-    }
-
-
-ZOO = _zoo(
-    [
+ZOO = {
+    name: ZooModel(*facts, url=f"https://www.dropbox.com/s/{folder}/{name}.pyth?dl=1")
+    for name, *facts, folder in [
         ("TimeSformer_divST_8x32_224_K400", "K400", 8, 32, 224, 77.9, 93.2, "g5t24we9gl5yk88"),
         ("TimeSformer_divST_16x16_448_K400", "K400", 16, 16, 448, 79.6, 94.0, "6f0x172lpqy3oxt"),
         ("TimeSformer_divST_96x4_224_K400", "K400", 96, 4, 224, 80.6, 94.7, "r1iuxahif3sgimo"),
@@ -68,36 +50,31 @@ ZOO = _zoo(
         ("TimeSformer_divST_64x32_224_HowTo100M", "HowTo100M", 64, 32, 448, 62.2, None, "15bvqltl1j5vyp3"),
         ("TimeSformer_divST_96x32_224_HowTo100M", "HowTo100M", 96, 32, 224, 62.6, None, "t2mzgahnfhgakma"),
     ]
-)
+}
 """The released models by name, from the README of facebookresearch/TimeSformer (which gives 448 pixels for HowTo100M
 with 64 frames, where its file name says 224)."""
 
 
 def source_problem(source: str) -> str:
-    """What is wrong with the name of a checkpoint, as far as can be seen without a connection; "" where nothing is.
+    """What is wrong with the name of a checkpoint, without a connection; "" if nothing is.
 
     Args:
-        source: a path of a file, of a folder as on the Hugging Face hub or of the folder of a run, an https:// URL with
-            `#sha256=<hex>&size=<bytes>` after it if wanted (http:// from this machine only), `zoo:<name>`,
-            `hf:<owner>/<name>[@<revision>]`, `timm:<model>.<tag>`, s3:// or a path of a registered handler.
+        source: path of a file, of a Hugging Face folder or of a run; URL, maybe with `#sha256=<hex>&size=<bytes>` after
+            it; `zoo:<name>`, `hf:<owner>/<name>[@<revision>]`, `timm:<model>.<tag>`; or a path of a registered handler.
     """
-    kind, colon, name = source.partition(":")
+    kind, _, name = source.partition(":")
     if kind in ("http", "https"):
         return url_problem(source)
-    if colon and kind == "zoo":
-        if name in ZOO:
-            return ""
-        near = get_close_matches(name, ZOO, n=1, cutoff=0.3)
-        return f"expected one of the released models: {', '.join(ZOO)}" + (f"; the nearest is {near[0]}" * bool(near))
-    if colon and kind == "hf":
+    if kind == "zoo":
+        near = "".join(f"; the nearest is {name}" for name in get_close_matches(name, ZOO, n=1, cutoff=0.3))
+        return "" if name in ZOO else f"expected one of the released models: {', '.join(ZOO)}{near}"
+    if kind == "hf":
         return "" if _HUB_NAME.fullmatch(name) else "expected hf:owner/name, such as hf:google/vivit-b-16x2-kinetics400"
-    if colon and kind == "timm":
-        # The tag says which of several trainings is meant; a default could change under a study.
+    if kind == "timm":  # without the tag, timm's default could change
         return "" if _TIMM_NAME.fullmatch(name) else "expected timm:model.tag, as in vit_base_patch16_224.augreg_in21k"
     if path_manager.is_remote(source):
         return ""
     if "://" in source:
         return f"expected an https:// URL, or a handler for {kind}:// that is registered in timesformer.paths"
-    if not Path(source).exists():
-        return "expected a checkpoint file that exists, a folder of one, an https:// URL, zoo:, hf: or timm:"
-    return ""
+    is_there = Path(source).exists()
+    return "" if is_there else "expected an existing checkpoint file or folder, an https:// URL, zoo:, hf: or timm:"

@@ -55,7 +55,7 @@ class ZooHandler(PathHandler):
 
     def _get_local_path(self, path: str, force: bool = False, **options: Any) -> str:
         model = ZOO[path.removeprefix("zoo:")]
-        logger.info("%s: %s", path, model.facts())
+        logger.info("%s: %s", path, model.describe())
         return path_manager.get_local_path(model.url, force)
 
 
