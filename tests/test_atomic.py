@@ -1,4 +1,4 @@
-"""Files are whole or as they were."""
+"""Files are complete or as before."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from timesformer.atomic import write_atomically, write_text_atomically
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -23,16 +23,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_write_replaces_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-    write_text_atomically(path, "new")
-    assert path.read_text() == "new"
-
-
-def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_reaches_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fsync, path, seen = os.fsync, tmp_path / "file", []
 
     def note(file: int) -> None:
@@ -41,4 +32,5 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(
 
     monkeypatch.setattr(os, "fsync", note)
     write_text_atomically(path, "new")
-    assert seen == [(False, False), (True, True)]  # whether it was the folder's turn, and the name was there
+    assert seen == [(False, False), (True, True)]  # whether the folder was synced, and whether the file had its name
+    assert path.read_text() == "new"

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place and moved onto it when complete."""
+"""Files that are complete or absent: written under another name, and renamed when they are complete."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,28 +12,20 @@ PARTIAL_SUFFIX = ".partial"
 
 
 class WriteError(UserError):
-    """A file could not be written; what was there before is whole.
+    """A file could not be written: `problem` names it and says why, `remedy` is another thing that would help."""
 
-    Args:
-        problem: which file, and why.
-        elsewhere: what else would help.
-    """
-
-    def __init__(self, problem: str, elsewhere: str) -> None:
+    def __init__(self, problem: str, remedy: str) -> None:
         self.problem = problem
         super().__init__(
-            f"{problem}. What was written before is whole. See that there is room and that you may write there, and "
-            f"start the same command again; or {elsewhere}"
+            f"{problem}. Files written before are complete. Check the free space and permissions and run the same "
+            f"command again; or {remedy}"
         )
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Calls `write` with a file open for bytes, and gives the file its name only once it is safely on disk.
+    """Calls `write` with a binary file that gets the name `path` once it is on disk.
 
-    Whenever the process or the machine stops, `path` is either as it was before or complete.
-
-    Raises:
-        OSError: if the file cannot be written; what was at `path` stays.
+    If the process or machine stops, `path` is as before or complete. Raises OSError if the file cannot be written.
     """
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
@@ -45,7 +37,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # the new name itself must reach the disk too
+    if os.name == "posix":  # the new name must reach the disk too
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -54,26 +46,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Writes UTF-8 text as `write_atomically` does; names of files that are no UTF-8 as they are.
-
-    Raises:
-        WriteError: if the file cannot be written; what was at `path` stays.
-    """
+    """Writes UTF-8 text (file names that are not UTF-8 unchanged); raises WriteError if that fails."""
     with report_write_errors(path):
         write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
 
 
 @contextmanager
-def report_write_errors(path: Path, elsewhere: str = "choose another OUTPUT_DIR") -> Iterator[None]:
-    """Turns a failure to write `path` (a full disk, a folder that may not be written) into a WriteError.
-
-    elsewhere: what else would help.
-    """
+def report_write_errors(path: Path, remedy: str = "choose another OUTPUT_DIR") -> Iterator[None]:
+    """Turns a failure to write `path` (full disk, missing permission) into a WriteError."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch.save covers the system's error with a RuntimeError about its own bookkeeping.
+        # torch.save hides the system's error behind a RuntimeError
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        raise WriteError(f"{path} could not be written: {cause.strerror or cause}", elsewhere) from error
+        raise WriteError(f"{path} could not be written: {cause.strerror or cause}", remedy) from error

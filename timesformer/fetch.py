@@ -19,12 +19,14 @@ from timesformer.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT = 60
-"""Seconds without data after which a connection is considered broken."""
-ATTEMPTS = 3
-"""Consecutive connections without new data after which a download fails."""
+TIMEOUT = 60  # seconds without data after which a connection is considered broken
+ATTEMPTS = 3  # consecutive connections without new data after which a download fails
 _CHUNK = 1 << 20
-_DIGITS = {"sha256": 64, "md5": 32}
+_EXPECTATIONS = {
+    "sha256": (r"[0-9a-fA-F]{64}", "64 hexadecimal digits"),
+    "md5": (r"[0-9a-fA-F]{32}", "32 hexadecimal digits"),
+    "size": (r"\d+", "a number of bytes"),
+}
 
 
 class DownloadError(UserError):
@@ -35,17 +37,10 @@ def fetch(url: str, path: Path, offline_hint: str, disk_hint: str = "choose anot
     """Downloads `url` to `path` if it is not there. Checksums and size after `#` in the URL are checked in both cases.
 
     One process downloads, others that ask for the same file wait. An incomplete file is `<path>.partial`; the next call
-    resumes it.
-
-    Args:
-        url: https:// URL (http:// from this machine only), optionally with `#sha256=<hex>&md5=<hex>&size=<bytes>`.
-        path: of the complete file.
-        offline_hint: a sentence for messages: what to do without network.
-        disk_hint: what to do if `path` cannot be written.
+    resumes it. The hints are for messages: what to do without network (a sentence), and if `path` cannot be written.
 
     Raises:
-        DownloadError: if the file cannot be reached, does not exist or is not the expected one, or `path` cannot be
-            written.
+        DownloadError: if the file cannot be reached or is not the expected one, or `path` cannot be written.
     """
     if problem := url_problem(url):
         raise DownloadError(f"{url}: {problem}")
@@ -194,28 +189,22 @@ def url_expectations(url: str) -> dict[str, str]:
 def is_allowed(url: str) -> bool:
     """Whether files may be downloaded from there: https from anywhere, http from this machine only."""
     parts = urlsplit(url)
-    return bool(parts.hostname) and (
-        parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname))
-    )
+    if parts.scheme == "http" and parts.hostname:
+        try:
+            return parts.hostname == "localhost" or ip_address(parts.hostname).is_loopback
+        except ValueError:
+            return False
+    return parts.scheme == "https" and bool(parts.hostname)
 
 
 def url_problem(url: str) -> str:
     """What is wrong with the URL of a file or with its expectations; "" if nothing is."""
     if not is_allowed(url):
         return "expected an https:// URL"
-    expected = url_expectations(url)
-    if unknown := [key for key in expected if key not in (*_DIGITS, "size")]:
-        return f"expected #sha256=<hex>, #md5=<hex> or #size=<bytes> after the URL, found {unknown[0]!r}"
-    for key, digits in _DIGITS.items():
-        if key in expected and not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", expected[key]):
-            return f"expected {digits} hexadecimal digits after {key}=, found {len(expected[key])} characters"
-    if "size" in expected and not expected["size"].isdecimal():
-        return f"expected a number of bytes after size=, found {expected['size']!r}"
+    for key, value in url_expectations(url).items():
+        if key not in _EXPECTATIONS:
+            return f"expected #sha256=<hex>, #md5=<hex> or #size=<bytes> after the URL, found {key!r}"
+        pattern, expected = _EXPECTATIONS[key]
+        if not re.fullmatch(pattern, value):
+            return f"expected {expected} after {key}=, found {value!r}"
     return ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -19,10 +19,7 @@ from iopath.common.s3 import S3PathHandler
 from timesformer.errors import UserError
 from timesformer.fetch import DownloadError, fetch
 
-OFFLINE_HINT = (
-    "Without network, download it elsewhere (weights: with tools/convert_checkpoint.py) and give the path, or copy the "
-    "folder $TIMESFORMER_CACHE"
-)
+OFFLINE_HINT = "Without network, download it elsewhere and give the path, or copy the folder $TIMESFORMER_CACHE"
 
 
 class PathManager(BasePathManager):
@@ -42,10 +39,9 @@ def cache_folder() -> Path:
 
 
 def local_path(path: str | Path) -> Path:
-    """The path of a local copy of `path`, downloaded if it is remote and not in the cache; a local path as it is.
+    """A local copy of `path`, downloaded if it is remote and not in the cache; a local path as it is.
 
-    Raises:
-        DownloadError: if the handler cannot provide the file.
+    Raises DownloadError if the handler cannot provide the file.
     """
     if not path_manager.is_remote(path):
         return Path(path)
@@ -58,12 +54,7 @@ def local_path(path: str | Path) -> Path:
 
 
 def open(path: str | Path, mode: str = "r", **options: Any) -> IO[Any]:
-    """Opens a local or remote file for reading; `options` are those of the built-in function.
-
-    Raises:
-        DownloadError: see `local_path`.
-        OSError: if a local file cannot be opened.
-    """
+    """Opens a local or remote file for reading, like the built-in function. Raises OSError or DownloadError."""
     return local_path(path).open(mode, **options)
 
 
@@ -97,12 +88,6 @@ class HTTPHandler(PathHandler):
             if isinstance(error.__cause__, HTTPError) and error.__cause__.code in (404, 410):
                 return False
             raise
-
-    def _isfile(self, path: str, **options: Any) -> bool:
-        return self._exists(path)
-
-    def _isdir(self, path: str, **options: Any) -> bool:
-        return False
 
 
 class S3Handler(S3PathHandler):

@@ -1,9 +1,8 @@
-"""Importing torchvision, and the packages that import it, beside a torch of another build.
+"""Importing torchvision, and packages that import it, with a torch of another build.
 
-The wheels of torchvision on PyPI belong to the CUDA build of torch. Beside a CPU build their compiled operators cannot
-be loaded, and `import torchvision` ends in "operator torchvision::nms does not exist"; with it fail timm, torchmetrics
-and the vision models of transformers. What is needed of them here (models, weights, transforms) uses none of these
-operators, so declaring the missing ones is enough. Whatever needs one of these packages imports it by `import_package`.
+PyPI's torchvision belongs to the CUDA build of torch. With a CPU build, `import torchvision` fails with "operator
+torchvision::nms does not exist", and so do timm and parts of transformers. Declaring the missing operators is enough
+for models, weights and transforms, which do not use them.
 """
 
 import importlib
@@ -18,32 +17,24 @@ from timesformer.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_declared: list[torch.library.Library] = []  # kept alive: a library's operators vanish with it
+_declared: list[torch.library.Library] = []  # a library's operators disappear with it
 
 
 def import_package(name: str, needed_by: str) -> ModuleType:
-    """Imports a module of torchvision, or of a package that may import torchvision (timm, transformers).
+    """Imports the module `name` of torchvision, timm or transformers.
 
-    Args:
-        name: of the module, dots allowed.
-        needed_by: what asks for it, for the message: an option with its value, or a few words.
-
-    Raises:
-        UserError: if it is not installed.
+    Raises UserError, with `needed_by` (an option and its value, or a few words), if it is not installed.
     """
     try:
         repair_torchvision()
         return importlib.import_module(name)
     except ImportError as error:
-        package, missing = name.split(".")[0], (error.name or name).split(".")[0]
-        raise UserError(
-            f"{needed_by} needs the package {package}, which cannot be imported ({error}); pip install {missing}, "
-            "in the version that goes with the torch that is installed"
-        ) from error
+        missing = (error.name or name).split(".")[0]
+        raise UserError(f"{needed_by} needs {name.split('.')[0]} ({error}); pip install {missing}") from error
 
 
 def repair_torchvision() -> None:
-    """Imports torchvision if it is installed, declaring the operators it lacks beside a torch of another build."""
+    """Imports torchvision if it is installed, and declares the operators that its build lacks."""
     if importlib.util.find_spec("torchvision") is None:
         return
     try:

@@ -8,14 +8,7 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
-
-    Args:
-        dim: width of a token.
-        num_heads: number of heads; must divide `dim`.
-        qkv_bias: whether queries, keys and values have a bias.
-        attn_drop: dropout rate on the attention weights, in [0, 1].
-        proj_drop: dropout rate on the output, in [0, 1].
+    """Multi-head self-attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762), with timm's argument names.
 
     Attributes:
         observer: called with the queries and keys of every forward pass, see `attention_weights`. Both are
@@ -39,15 +32,7 @@ class Attention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
-        """Attention among the tokens of each sequence.
-
-        Args:
-            x: [batch, tokens, dim], float.
-            num_queries: compute the output of the first `num_queries` tokens only; keys are those of all tokens.
-
-        Returns:
-            [batch, num_queries or tokens, dim].
-        """
+        """[batch, tokens, dim] to [batch, num_queries or tokens, dim]: the first tokens attend to all."""
         return self.project(self.attend(x, num_queries))
 
     def attend(self, x: Tensor, num_queries: int | None = None) -> Tensor:
@@ -66,11 +51,7 @@ class Attention(nn.Module):
     def attend_over_frames(self, x: Tensor) -> Tensor:
         """Attention of each patch to the same patch of all frames, without the output projection.
 
-        Args:
-            x: [batch, frames, patches, dim], float.
-
-        Returns:
-            [batch, frames, patches, dim].
+        x: [batch, frames, patches, dim]; returns the same shape.
         """
         # Queries, keys and values come from three products: only then are patches and heads one evenly strided axis,
         # which makes (patches * heads) attention heads without a copy.
@@ -92,13 +73,5 @@ class Attention(nn.Module):
 
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """Softmax over the keys of the scaled dot products.
-
-    Args:
-        q: queries [..., queries, d], float.
-        k: keys [..., keys, d], of the same dtype.
-
-    Returns:
-        [..., queries, keys], in [0, 1]; each row sums to 1.
-    """
+    """Softmax of the scaled dot products: [..., queries, d] and [..., keys, d] to [..., queries, keys]."""
     return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)

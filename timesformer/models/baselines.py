@@ -22,17 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 class Baseline(nn.Module):
-    """A network of another library as `.model`, from clips [batch, 3, frames, height, width] to [batch, classes].
+    """A network of another library as `.model`, from clips [batch, 3, frames, height, width] to [batch, classes]."""
 
-    Attributes:
-        head_names: names of the layers in `.model` that give the logits.
-        made_for: the input that the network was designed for, for messages.
-        normalization: mean and std that its pretrained weights expect (DATA.MEAN and DATA.STD).
-    """
-
-    head_names: tuple[str, ...]
-    made_for: str
-    normalization: tuple[tuple[float, ...], tuple[float, ...]]
+    head_names: tuple[str, ...]  # of the layers in `.model` that give the logits
+    made_for: str  # the input that the network was designed for
+    normalization: tuple[tuple[float, ...], tuple[float, ...]]  # DATA.MEAN and DATA.STD of its pretrained weights
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -46,9 +40,7 @@ class Baseline(nn.Module):
     def from_config(cls, cfg: CfgNode) -> "Baseline":
         """The network MODEL.MODEL_NAME, built for DATA.TRAIN_CROP_SIZE if it has a fixed input size.
 
-        Raises:
-            UserError: if the library has no such model, the model cannot take clips of this size, or its weights
-                (MODEL.PRETRAINED) cannot be downloaded.
+        Raises UserError if there is no such model, clips of this size do not fit, or weights cannot be downloaded.
         """
         name = cfg.MODEL.MODEL_NAME.partition("/")[2]
         size, pretrained = cfg.DATA.TRAIN_CROP_SIZE, cfg.MODEL.PRETRAINED
@@ -82,17 +74,9 @@ class Baseline(nn.Module):
 
 
 class TorchvisionModel(Baseline):
-    """A video model of torchvision, such as r3d_18, s3d, mvit_v2_s or swin3d_t.
+    """A video model of torchvision, such as r3d_18, s3d, mvit_v2_s or swin3d_t; `size` is not used.
 
-    Args:
-        name: torchvision's name.
-        num_classes: outputs of the head.
-        dropout: dropout before the head.
-        pretrained: start from Kinetics-400 weights; the head is fresh unless there are 400 classes.
-        size: not used.
-
-    Raises:
-        UserError: if there is no such model, or the weights cannot be downloaded.
+    `pretrained` loads Kinetics-400 weights. The head stays fresh unless there are 400 classes.
     """
 
     def __init__(
@@ -101,7 +85,7 @@ class TorchvisionModel(Baseline):
         super().__init__(f"torchvision/{name}")
         known = torchvision_models.list_models(module=torchvision_models.video)
         if name not in known:
-            raise _unknown(self.name, name, known, known)
+            raise _unknown(self.name, name, known)
         self.model = torchvision_models.get_model(name, weights=None, num_classes=num_classes)
         self.head_names = ([n for n, m in self.model.named_modules() if isinstance(m, nn.Linear | nn.Conv3d)][-1],)
         self._set_dropout(dropout)
@@ -130,15 +114,8 @@ class TorchvisionModel(Baseline):
 class TimmModel(Baseline):
     """An image model of timm applied to every frame; the logits are averaged over the frames.
 
-    Args:
-        name: timm's name, such as "resnet18" or "vit_small_patch16_224.augreg_in21k" (with the tag of its weights).
-        num_classes: outputs of the head.
-        dropout: dropout before the head.
-        pretrained: start from timm's weights; the head is fresh unless there are as many classes.
-        size: side of a frame in pixels, for networks with a fixed input size.
-
-    Raises:
-        UserError: if there is no such model, or the weights cannot be downloaded.
+    `name` may have the tag of its weights, as in "vit_small_patch16_224.augreg_in21k". `size` is the side of a frame in
+    pixels, for networks with a fixed input size.
     """
 
     def __init__(
@@ -149,7 +126,7 @@ class TimmModel(Baseline):
         if not timm.is_model(architecture):
             raise _unknown(self.name, architecture, timm.list_models())
         if weights and name not in (known := timm.list_pretrained(f"{architecture}.*")):
-            raise _unknown(self.name, name, known, [architecture, *known])
+            raise _unknown(self.name, name, known)
         pretrained_cfg = timm.get_pretrained_cfg(name)
         options: dict[str, Any] = {"num_classes": num_classes}
         if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
@@ -176,11 +153,9 @@ BASELINES: dict[str, type[Baseline]] = {"torchvision": TorchvisionModel, "timm":
 """Baselines by the part of MODEL.MODEL_NAME before the slash."""
 
 
-def _unknown(full_name: str, name: str, known: list[str], choices: list[str] | None = None) -> UserError:
-    near = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    expected = f"; expected one of {', '.join(choices)}" if choices else ""
-    return UserError(f"MODEL.MODEL_NAME is {full_name}, which does not exist{hint}{expected}")
+def _unknown(full_name: str, name: str, known: list[str]) -> UserError:
+    near = ", ".join(get_close_matches(name, known)) or ", ".join(known[:20])
+    return UserError(f"MODEL.MODEL_NAME is {full_name}, which does not exist; similar names: {near}")
 
 
 def _fetch(name: str, fetch: Callable[[], Any]) -> Any:
@@ -189,8 +164,7 @@ def _fetch(name: str, fetch: Callable[[], Any]) -> Any:
     except Exception as error:  # any kind, depending on the library and its downloader
         raise UserError(
             f"the weights of {name} (MODEL.PRETRAINED True) cannot be downloaded: {_one_line(error)}. Without network, "
-            "copy the cache (~/.cache/torch, ~/.cache/huggingface) from elsewhere, or give a file with them as "
-            "TRAIN.CHECKPOINT_FILE_PATH, with TRAIN.FINETUNE True and MODEL.PRETRAINED False"
+            "copy ~/.cache/torch or ~/.cache/huggingface from elsewhere, or give a file as TRAIN.CHECKPOINT_FILE_PATH"
         ) from error
 
 

@@ -19,8 +19,7 @@ Init = Literal["pretrained", "scratch"]
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016, https://arxiv.org/abs/1603.09382) with the random draws of the original.
 
-    In training, a sample is set to zero with probability `rate`, else scaled by 1 / (1 - rate). timm's layer draws
-    other random numbers and drops along the first axis only.
+    timm's layer draws other random numbers, and only along the first axis.
     """
 
     def __init__(self, rate: float = 0.0) -> None:
@@ -39,25 +38,12 @@ class DropPath(nn.Module):
         keep = 1.0 - self.rate
         return (keep + torch.rand(shape, dtype=like.dtype, device=like.device)).floor_() / keep
 
-    def extra_repr(self) -> str:
-        return f"rate={self.rate}"
-
 
 class Block(nn.Module):
     """A pre-norm transformer block: attention (spatial, and temporal for two attention types), then the MLP.
 
-    Args:
-        dim: width of a token.
-        num_heads: attention heads.
-        mlp_ratio: hidden units of the MLP divided by `dim`.
-        qkv_bias: whether queries, keys and values have a bias.
-        drop: dropout rate after projections.
-        attn_drop: dropout rate on attention weights.
-        drop_path: probability of dropping a residual branch.
-        norm_layer: makes the normalisation of a given width.
-        attention_type: "divided_space_time" has temporal attention before the spatial one,
-            "factorised_self_attention" after it, the others have none.
-        act_layer: makes the activation of the MLP.
+    "divided_space_time" has temporal attention before the spatial one, "factorised_self_attention" after it, other
+    types have none. Other arguments are those of timm's block.
     """
 
     def __init__(
@@ -86,15 +72,7 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=act_layer, drop=drop)
 
     def forward(self, x: Tensor, num_outputs: int | None = None) -> Tensor:
-        """Joint attention over all tokens.
-
-        Args:
-            x: [batch, tokens, dim].
-            num_outputs: compute the first `num_outputs` tokens only.
-
-        Returns:
-            [batch, num_outputs or tokens, dim].
-        """
+        """Joint attention: [batch, tokens, dim] to [batch, num_outputs or tokens, dim], the first tokens only."""
         x = x[:, :num_outputs] + self.drop_path(self.attn(self.norm1(x), num_queries=num_outputs))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -133,13 +111,7 @@ class Block(nn.Module):
     def forward_factorised(self, patches: Tensor) -> Tensor:
         """ViViT's factorised self-attention: over the patches of each frame, then over the frames of each patch.
 
-        (Arnab et al. 2021, https://arxiv.org/abs/2103.15691, section 3.3.)
-
-        Args:
-            patches: [batch, frames, patches, dim].
-
-        Returns:
-            The same shape.
+        patches: [batch, frames, patches, dim]; returns the same shape.
         """
         spatial = self.attn(self.norm1(rearrange(patches, "b t n d -> (b t) n d")))
         patches = patches + self.drop_path(rearrange(spatial, "(b t) n d -> b t n d", b=len(patches)))
@@ -167,10 +139,7 @@ def make_blocks(depth: int, drop_path_rate: float, **options: Any) -> nn.ModuleL
 
 
 def joint_forward(blocks: nn.ModuleList, tokens: Tensor, num_outputs: int | None = None) -> Tensor:
-    """Runs blocks with joint attention over [batch, tokens, dim]; returns [batch, num_outputs or tokens, dim].
-
-    num_outputs: compute the first `num_outputs` tokens of the last block only; exact, and faster.
-    """
+    """Joint attention, block after block; the last one computes the first `num_outputs` tokens only."""
     for block in blocks[:-1]:
         tokens = block(tokens)
     return blocks[-1](tokens, num_outputs)
@@ -183,10 +152,7 @@ def prepend_cls(cls_token: Tensor, tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def initialize_linear(model: nn.Module, init: Init) -> None:
-    """Draws the weights of all linear layers from a truncated normal distribution and sets their biases to zero.
-
-    The standard deviation is 0.02 for "pretrained", and 1 / sqrt(inputs), which keeps the variance, for "scratch".
-    """
+    """Truncated normal weights, with std 0.02 or, for "scratch", 1 / sqrt(inputs) to keep the variance; zero biases."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02 if init == "pretrained" else module.in_features**-0.5)

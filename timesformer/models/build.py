@@ -19,10 +19,7 @@ MODEL_REGISTRY = Registry("MODEL")
 class RegisteredTransformer(nn.Module):
     """A transformer as `.model`, so that the names in the state dict begin with `model.`, as in every checkpoint.
 
-    Args:
-        model: the transformer.
-        pretrained_model: initial weights, see `read_checkpoint`; "" for none.
-        strict_loading: refuse weights that leave a tensor new or unused.
+    pretrained_model: initial weights, see `read_checkpoint`; strict_loading: refuse any new or unused tensor.
     """
 
     def __init__(self, model: nn.Module, pretrained_model: str = "", strict_loading: bool = False) -> None:
@@ -60,17 +57,9 @@ def transformer_options(cfg: CfgNode) -> dict[str, Any]:
 
 
 def build_model(cfg: CfgNode, fresh: bool = False) -> nn.Module:
-    """Builds the model MODEL.MODEL_NAME on the CPU, in training mode.
+    """Builds the model MODEL.MODEL_NAME, a registered one or the baseline torchvision/<name> or timm/<name>.
 
-    `torchvision/<name>` and `timm/<name>` are baselines, other names are looked up in the registry. Pretrained weights
-    are read if TIMESFORMER.PRETRAINED_MODEL or, for baselines, MODEL.PRETRAINED asks for them.
-
-    Args:
-        cfg: the configuration.
-        fresh: ignore both options, because the weights are loaded later.
-
-    Raises:
-        UserError: if there is no model of that name.
+    `fresh` ignores TIMESFORMER.PRETRAINED_MODEL and MODEL.PRETRAINED. Raises UserError if there is no such model.
     """
     if fresh:
         cfg = cfg.clone()

@@ -22,16 +22,8 @@ def resize_pos_embed(
 ) -> Tensor:
     """Resizes position embeddings to another grid of patches; those of the prefix tokens are kept.
 
-    Args:
-        pos_embed: [1, prefix + rows * columns, dim].
-        trained_grid: rows and columns of `pos_embed`.
-        grid: rows and columns of the result.
-        interpolation: "bicubic" with anti-aliasing; "legacy" is the nearest neighbour, and keeps the table of a grid
-            with as many patches, as facebookresearch/TimeSformer does in the forward pass.
-        num_prefix_tokens: 1 with a class token, else 0.
-
-    Returns:
-        [1, prefix + rows * columns, dim], dtype of `pos_embed`.
+    pos_embed is [1, prefix + rows * columns, dim], a grid its rows and columns. "legacy" keeps the embeddings of a grid
+    with as many patches, as facebookresearch/TimeSformer does in the forward pass.
     """
     if interpolation == "bicubic":
         return resample_abs_pos_embed(pos_embed, grid, trained_grid, num_prefix_tokens)
@@ -50,16 +42,8 @@ def resize_tubelet_embed(
 ) -> Tensor:
     """Resizes position embeddings of tubelets, in space and then in time; that of a class token is kept.
 
-    Embeddings of one step, such as an image model's, are repeated over the steps.
-
-    Args:
-        pos_embed: [1, (1 +) steps * rows * columns, dim].
-        trained_grid: steps, rows and columns of `pos_embed`.
-        grid: steps, rows and columns of the result.
-        interpolation: see `resize_pos_embed` and `resize_time_embed`.
-
-    Returns:
-        [1, (1 +) steps * rows * columns, dim], dtype of `pos_embed`.
+    pos_embed is [1, (1 +) steps * rows * columns, dim], a grid its steps, rows and columns. Embeddings of one step,
+    such as an image model's, are repeated.
     """
     if grid == trained_grid:
         return pos_embed

@@ -17,13 +17,7 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
     """The number of the layer of each parameter: 0 before the first block, then the blocks, last the head.
 
     What follows a block, such as the last norm, belongs to that block. Layers of timm models are timm's; in other
-    models, blocks are the entries of the network's module lists in the order of registration.
-
-    Args:
-        model: a model of `build_model`, which holds the network as `.model`.
-
-    Returns:
-        Numbers from 0 without a gap, by the parameter's name in `model`.
+    models of `build_model`, blocks are the entries of the module lists of `.model` in the order of registration.
     """
     network = model.model
     if hasattr(network, "group_matcher"):
@@ -48,15 +42,10 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
 
 
 def freeze(model: nn.Module, what: str) -> None:
-    """Freezes parameters: no gradients are computed for them.
+    """Freezes the parameters that MODEL.FREEZE names.
 
-    Args:
-        model: see `layer_numbers`.
-        what: MODEL.FREEZE: "none"; "backbone", all except the head; "all_but_last_N", all except the last N blocks and
-            what follows them.
-
-    Raises:
-        UserError: if the model has fewer than N blocks.
+    what: "none"; "backbone", all except the head; "all_but_last_N", all except the last N blocks and what follows them.
+    Raises UserError if the model has fewer blocks.
     """
     if what == "none":
         return

@@ -19,30 +19,15 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """[batch, channels, frames, height, width] to [batch, frames, rows, columns, dim].
-
-        Raises:
-            ValueError: if the clip has other axes, or its size is not a multiple of the patch size.
-        """
+        """Clips [batch, channels, frames, height, width] to [batch, frames, rows, columns, dim]."""
         return _project(clip, (1, self.patch_size, self.patch_size), self.proj)
 
 
 class TubeletEmbed(nn.Module):
-    """Cuts a clip into tubelets and projects each to a token (ViViT, https://arxiv.org/abs/2103.15691, section 3.2).
-
-    Args:
-        tubelet_size: frames, height and width of a tubelet.
-        in_chans: channels of a frame.
-        embed_dim: width of a token.
-        init: what `inflate` does, "central" or "inflate".
-    """
+    """Cuts a clip into tubelets of (frames, height, width) and projects each to a token; `init` is for `inflate`."""
 
     def __init__(
-        self,
-        tubelet_size: tuple[int, int, int] = (2, 16, 16),
-        in_chans: int = 3,
-        embed_dim: int = 768,
-        init: TubeletInit = "central",
+        self, tubelet_size: tuple[int, int, int], in_chans: int = 3, embed_dim: int = 768, init: TubeletInit = "central"
     ) -> None:
         super().__init__()
         self.tubelet_size = tubelet_size
@@ -50,23 +35,14 @@ class TubeletEmbed(nn.Module):
         self.proj = nn.Conv3d(in_chans, embed_dim, kernel_size=tubelet_size, stride=tubelet_size)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """[batch, channels, frames, height, width] to [batch, steps, rows, columns, dim].
-
-        Raises:
-            ValueError: if the clip has other axes, or its size is not a multiple of the tubelet size.
-        """
+        """Clips [batch, channels, frames, height, width] to [batch, steps, rows, columns, dim]."""
         return _project(clip, self.tubelet_size, self.proj)
 
     def inflate(self, kernel: Tensor) -> Tensor:
-        """Makes the weights of the projection from those of an image model (section 3.4 of the paper).
+        """Weights [dim, channels, frames, height, width] from an image model's [dim, channels, height, width].
 
-        A token is then that of the central frame, floor(frames / 2), or with "inflate" that of the mean frame.
-
-        Args:
-            kernel: [dim, channels, height, width].
-
-        Returns:
-            [dim, channels, frames, height, width], dtype of `kernel`.
+        A token is then that of the central frame, floor(frames / 2), or with "inflate" that of the mean frame (section
+        3.4 of the paper).
         """
         frames = self.tubelet_size[0]
         if self.init == "inflate":

@@ -28,31 +28,16 @@ ATTENTION_TYPES: tuple[str, ...] = get_args(AttentionType)
 
 
 class VisionTransformer(nn.Module):
-    """A vision transformer for clips.
+    """A vision transformer for clips, with the argument names of timm's.
 
-    Args:
-        img_size: height and width of the position embeddings, in pixels; they are resized to those of a clip.
-        patch_size: side of a patch in pixels.
-        in_chans: channels of a frame.
-        num_classes: outputs of the head; 0 for no head.
-        embed_dim: width of a token.
-        depth: number of blocks.
-        num_heads: attention heads.
-        mlp_ratio: hidden units of the MLP divided by `embed_dim`.
-        qkv_bias: whether queries, keys and values have a bias.
-        drop_rate: dropout after embeddings and projections.
-        attn_drop_rate: dropout on attention weights.
-        drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
-        norm_layer: makes the normalisation of a given width.
-        num_frames: length of the time embeddings; they are resized to the frames of a clip.
-        attention_type: "divided_space_time", "joint_space_time" or "space_only".
-        dropout: dropout before the head.
-        pos_embed_interpolation: "bicubic" (2-D in space, linear in time) or "legacy" (nearest, as the original).
-        init: "pretrained" (the original's) or "scratch" (learns from few clips).
+    Position embeddings are made for `img_size` pixels and time embeddings for `num_frames` frames. Those of other clips
+    are resized: `pos_embed_interpolation` is "bicubic" (2-D in space, linear in time) or "legacy" (nearest, as the
+    original). `drop_path_rate` is the stochastic depth of the last block and grows linearly from 0. `dropout` acts
+    before the head. `init` is "pretrained" (the original's) or "scratch" (learns from few clips).
 
     Attributes:
         last_block_cls_only: compute the last block for the class token only. This is exact, since the head sees nothing
-            else; set it to False to count operations as papers do or to look at the patches of the last block.
+            else; False counts operations as papers do and gives the patches of the last block.
 
     Raises:
         ValueError: on an unknown attention type, interpolation or initialisation.
@@ -117,10 +102,10 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, init: Init) -> None:
-        """Sets every parameter except the patch projection, which keeps PyTorch's initialisation.
+        """Initialises all parameters except the patch projection.
 
-        "pretrained": truncated normal weights (std 0.02); `temporal_fc` is zero, so that the weights of an image model
-        give that image model. "scratch": weights that keep the variance, sine and cosine position and time embeddings.
+        "pretrained": truncated normal (std 0.02) and zero `temporal_fc`, so that the weights of an image model give
+        that model. "scratch": weights that keep the variance, and sine and cosine embeddings.
         """
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
@@ -184,15 +169,8 @@ class VisionTransformer(nn.Module):
 class TimeSformer(RegisteredTransformer):
     """TimeSformer with ViT-B's width and depth by default: 121 million parameters with divided attention.
 
-    Args:
-        img_size: height and width in pixels.
-        patch_size: side of a patch in pixels.
-        num_classes: outputs of the head.
-        num_frames: frames per clip.
-        attention_type: "divided_space_time", "joint_space_time" or "space_only".
-        pretrained_model: initial weights, see `read_checkpoint`; "" for none.
-        strict_loading: refuse weights that leave a tensor new or unused.
-        options: other arguments of `VisionTransformer`.
+    `pretrained_model` and `strict_loading` are those of `RegisteredTransformer`, other arguments those of
+    `VisionTransformer`.
     """
 
     def __init__(
@@ -206,45 +184,28 @@ class TimeSformer(RegisteredTransformer):
         strict_loading: bool = False,
         **options: Any,
     ) -> None:
-        model = VisionTransformer(
-            img_size=img_size,
-            patch_size=patch_size,
-            num_classes=num_classes,
-            num_frames=num_frames,
-            attention_type=attention_type,
-            **{"qkv_bias": True, "norm_layer": partial(nn.LayerNorm, eps=1e-6), **options},
-        )
-        super().__init__(model, pretrained_model, strict_loading)
+        options = {"qkv_bias": True, "norm_layer": partial(nn.LayerNorm, eps=1e-6), **options}
+        options |= {"num_classes": num_classes, "num_frames": num_frames, "attention_type": attention_type}
+        super().__init__(VisionTransformer(img_size, patch_size, **options), pretrained_model, strict_loading)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> "TimeSformer":
+    def from_config(cls, cfg: CfgNode, **options: Any) -> "TimeSformer":
         """The model that MODEL.*, DATA.* and TIMESFORMER.* describe."""
-        return cls(**_options(cfg))
+        options |= {"patch_size": cfg.TIMESFORMER.PATCH_SIZE, "attention_type": cfg.TIMESFORMER.ATTENTION_TYPE}
+        return cls(**{**transformer_options(cfg), **options})
 
 
 @MODEL_REGISTRY.register()
-class vit_base_patch16_224(TimeSformer):
-    """TimeSformer with the original's name and constructor."""
-
-    def __init__(self, cfg: CfgNode) -> None:
-        super().__init__(**_options(cfg))
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> "vit_base_patch16_224":
-        """The same as the constructor."""
-        return cls(cfg)
+def vit_base_patch16_224(cfg: CfgNode) -> TimeSformer:
+    """TimeSformer under the name that the original's configurations give."""
+    return TimeSformer.from_config(cfg)
 
 
 @MODEL_REGISTRY.register()
 class LightTimeSformer(TimeSformer):
     """TimeSformer for short clips and small datasets (gesture study, github.com/nguyenthienhy/TimeSformer).
 
-    Args:
-        variant: a name in `LIGHT_VARIANTS`.
-        options: any argument of `TimeSformer`.
-
-    Raises:
-        ValueError: on an unknown variant.
+    `variant` is a name in `LIGHT_VARIANTS`, which gives width, depth and heads.
     """
 
     def __init__(self, variant: str = "gesture", **options: Any) -> None:
@@ -253,15 +214,6 @@ class LightTimeSformer(TimeSformer):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "LightTimeSformer":
-        """The variant TIMESFORMER.VARIANT ("gesture" by default); its sizes take the place of EMBED_DIM etc."""
+        """The variant TIMESFORMER.VARIANT ("gesture" by default)."""
         variant = cfg.TIMESFORMER.VARIANT or "gesture"
-        return cls(variant, **{**_options(cfg), **LIGHT_VARIANTS.get(variant, {})})
-
-
-def _options(cfg: CfgNode) -> dict[str, Any]:
-    options = cfg.TIMESFORMER
-    return {
-        **transformer_options(cfg),
-        "patch_size": options.PATCH_SIZE,
-        "attention_type": options.ATTENTION_TYPE,
-    }
+        return super().from_config(cfg, variant=variant, **LIGHT_VARIANTS.get(variant, {}))

@@ -28,33 +28,18 @@ VIVIT_MODELS: dict[int, AttentionType] = {1: "joint", 2: "factorised_encoder", 3
 
 
 class VideoTransformer(nn.Module):
-    """A vision transformer for clips cut into tubelets.
+    """A vision transformer for clips cut into tubelets. Arguments that `VisionTransformer` has too are the same.
 
     Args:
-        img_size: height and width of the position embeddings, in pixels; they are resized to those of a clip.
         tubelet_size: frames, height and width of a tubelet.
-        in_chans: channels of a frame.
-        num_classes: outputs of the head; 0 for no head.
-        embed_dim: width of a token.
-        depth: number of blocks.
-        num_heads: attention heads.
-        mlp_ratio: hidden units of the MLP divided by `embed_dim`.
-        drop_rate: dropout after embeddings and projections.
-        attn_drop_rate: dropout on attention weights.
-        drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first, in each encoder.
-        num_frames: frames of the position embeddings; they are resized to those of a clip.
         attention_type: "joint" (model 1 of the paper: all tubelets attend to all), "factorised_encoder" (model 2: an
             encoder over the tubelets of a step, then one over the class tokens of the steps) or
             "factorised_self_attention" (model 3: each block attends in space, then in time).
         temporal_depth: blocks of the second encoder of "factorised_encoder".
         tubelet_init: how a tubelet projection is made from an image model's, "central" or "inflate".
-        dropout: dropout before the head.
-        pos_embed_interpolation: "bicubic" (2-D in space, linear in time) or "legacy" (nearest neighbour).
-        init: "pretrained" (for loading weights) or "scratch" (learns from few clips).
 
     Attributes:
-        last_block_cls_only: compute the last block of an encoder for the class token only, which is exact. False
-            for "factorised_self_attention", which has no class token.
+        last_block_cls_only: as in `VisionTransformer`; False for "factorised_self_attention", which has no class token.
 
     Raises:
         ValueError: on an unknown attention type, interpolation or initialisation.
@@ -129,11 +114,10 @@ class VideoTransformer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, init: Init) -> None:
-        """Sets every parameter except the tubelet projection, which keeps PyTorch's initialisation.
+        """Initialises all parameters except the tubelet projection.
 
-        "pretrained": truncated normal weights (std 0.02); the temporal attention of "factorised_self_attention" starts
-        without effect, so that the weights of an image model give that model (section 3.4 of the paper). "scratch":
-        weights that keep the variance, sine and cosine position and time embeddings.
+        "pretrained": truncated normal (std 0.02); the temporal attention of "factorised_self_attention" has no effect,
+        so that the weights of an image model give that model. "scratch": see `VisionTransformer.initialize`.
         """
         embeddings = self.no_weight_decay()
         for name, parameter in self.named_parameters():
@@ -202,37 +186,13 @@ class VideoTransformer(nn.Module):
 class ViViT(RegisteredTransformer):
     """ViViT-B/16x2 by default, as google/vivit-b-16x2-kinetics400: 32 frames, 88.95 million parameters.
 
-    Args:
-        img_size: height and width in pixels.
-        tubelet_size: frames, height and width of a tubelet.
-        num_classes: outputs of the head.
-        num_frames: frames per clip.
-        attention_type: "joint", "factorised_encoder" or "factorised_self_attention".
-        pretrained_model: initial weights, see `read_checkpoint`; "" for none.
-        strict_loading: refuse weights that leave a tensor new or unused.
-        options: other arguments of `VideoTransformer`.
+    `pretrained_model` and `strict_loading` are those of `RegisteredTransformer`, `options` those of `VideoTransformer`.
     """
 
     def __init__(
-        self,
-        img_size: int | tuple[int, int] = 224,
-        tubelet_size: tuple[int, int, int] = (2, 16, 16),
-        num_classes: int = 400,
-        num_frames: int = 32,
-        attention_type: AttentionType = "joint",
-        pretrained_model: str = "",
-        strict_loading: bool = False,
-        **options: Any,
+        self, num_classes: int = 400, pretrained_model: str = "", strict_loading: bool = False, **options: Any
     ) -> None:
-        model = VideoTransformer(
-            img_size=img_size,
-            tubelet_size=tubelet_size,
-            num_classes=num_classes,
-            num_frames=num_frames,
-            attention_type=attention_type,
-            **options,
-        )
-        super().__init__(model, pretrained_model, strict_loading)
+        super().__init__(VideoTransformer(num_classes=num_classes, **options), pretrained_model, strict_loading)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "ViViT":

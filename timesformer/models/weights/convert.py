@@ -33,12 +33,9 @@ def convert(
     """Reads a checkpoint and writes it in another format; logs what was left out or assumed.
 
     Args:
-        source: see `read_checkpoint`.
+        source: see `read_checkpoint`, and `weights` too.
         target: file to write; for "hf" a folder.
-        to: "pyth", "safetensors" or "hf".
-        num_heads: attention heads, for "hf", if the source does not say it.
-        num_frames: frames of a clip, for "hf", if the source does not say it.
-        weights: see `read_checkpoint`.
+        to: "pyth", "safetensors" or "hf"; for "hf", `num_heads` and `num_frames` are needed if the source lacks them.
 
     Raises:
         UserError: if the source cannot be read or converted, or the target exists or cannot be written.

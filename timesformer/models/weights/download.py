@@ -26,17 +26,10 @@ _HUB_FILES = (
 
 
 def local_path(source: str | Path) -> Path:
-    """The local path of weights, which are downloaded if they are remote and not in the cache.
+    """The local path of weights (see `source_problem`), downloaded if they are remote and not in the cache.
 
-    Args:
-        source: see `timesformer.config.sources.source_problem`; a path may begin with `~`.
-
-    Returns:
-        A file, or a folder as on the Hugging Face hub. The folder of a run gives its best, else its newest checkpoint.
-        Other local paths are returned as they are and may not exist.
-
-    Raises:
-        DownloadError: if the name is invalid, or the weights cannot be downloaded.
+    The folder of a run gives its best, else its newest checkpoint. Other local paths are returned as they are and may
+    not exist. Raises DownloadError if the name is invalid, or the weights cannot be downloaded.
     """
     name = os.path.expanduser(source)
     if "://" in name or path_manager.is_remote(name):

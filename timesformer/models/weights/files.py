@@ -36,18 +36,11 @@ def has_hub_weights(folder: Path) -> bool:
 
 
 def read_weights(path: Path) -> tuple[Any, dict[str, dict[str, Any]]]:
-    """Reads a file, or a folder as on the Hugging Face hub. The format follows from the content, not from the name.
+    """Reads a file of `torch.save` or safetensors, an index of several files, or a folder with one of `HUB_WEIGHTS`.
 
-    Args:
-        path: a file of `torch.save` or safetensors, the index of a model in several such files, or a folder with one
-            of `HUB_WEIGHTS`.
-
-    Returns:
-        The content, with tensors on the CPU; and for a folder `config` (its config.json) and `preprocessor` (the
-        description of its preprocessing), each if there is one.
-
-    Raises:
-        CheckpointError: if there is no such file, or it is damaged, not a checkpoint, or contains code.
+    The format follows from the content, not from the name. Returns the content, with tensors on the CPU; and for a
+    folder `config` (its config.json) and `preprocessor` (the description of its preprocessing), each if there is one.
+    Raises CheckpointError if there is no such file, or it is damaged, not a checkpoint, or contains code.
     """
     if path.is_dir():
         file = next((path / name for name in HUB_WEIGHTS if (path / name).is_file()), None)

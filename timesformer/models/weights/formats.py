@@ -58,12 +58,9 @@ _HF_TITLES = {"timesformer": "TimeSformer", "vivit": "ViViT", "vit": "ViT"}
 def to_native(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Renames tensors to the names of facebookresearch/TimeSformer without the leading `model.`.
 
-    Args:
-        state: of the original, this project, timm, or transformers' TimeSformer, ViViT or ViT (any version), with or
-            without the prefixes of wrappers. Separate queries, keys and values are joined.
-
-    Returns:
-        The tensors, and the library they are from, "" if only prefixes were removed.
+    The state dict is of the original, this project, timm, or transformers' TimeSformer, ViViT or ViT (any version),
+    with or without prefixes of wrappers. Separate queries, keys and values are joined. Returns the tensors, and the
+    library they are from, "" if only prefixes were removed.
     """
     state = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items() if name != "n_averaged"}
     for prefix in _ATTRIBUTES:
@@ -173,16 +170,10 @@ def describe(
     num_heads: int | None = None,
     num_frames: int | None = None,
 ) -> Description:
-    """Derives the architecture from the tensors and the metadata of a checkpoint.
+    """Derives the architecture from the tensors (with this project's names) and the metadata of a checkpoint.
 
-    Args:
-        state: with the names that `to_native` gives.
-        metadata: of the checkpoint.
-        num_heads: given by the user; default: the checkpoint's, else one for every 64 units of width.
-        num_frames: given by the user; default: the checkpoint's.
-
-    Raises:
-        CheckpointError: if the tensors are of another model, or something needed is unknown.
+    num_heads, num_frames: given by the user, else the checkpoint's; one head for every 64 units of width by default.
+    Raises CheckpointError if the tensors are of another model, or something needed is unknown.
     """
     needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "head.weight")
     if missing := [name for name in needed if name not in state]:

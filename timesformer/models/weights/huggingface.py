@@ -63,16 +63,13 @@ def metadata_of_folder(config: dict[str, Any], preprocessor: dict[str, Any]) -> 
 def options_of_folder(
     state: dict[str, Tensor], metadata: CheckpointMetadata, config: dict[str, Any], preprocessor: dict[str, Any]
 ) -> tuple[str, list[str]]:
-    """The options for using the model of a folder.
+    """The options for using the model of a folder as YAML text, and lines about those that were assumed.
 
     Args:
         state: with the names of this project.
         metadata: of the folder.
         config: content of config.json.
         preprocessor: the description of the preprocessing; empty if there is none.
-
-    Returns:
-        YAML text, and lines about options that the folder does not give and are assumed.
 
     Raises:
         CheckpointError: if this project has no such model, or cannot prepare clips in this way.
@@ -104,11 +101,6 @@ def options_of_folder(
     for key, values in (("MEAN", metadata.mean), ("STD", metadata.std)):
         if not _is_close(values, data.get(key)):  # the exported ones have no rounding
             data[key] = list(values)
-    if not isinstance(exported, dict) and _shifts_twice(preprocessor, kind):
-        assumed.append(
-            f"its image processor scales pixels to [-1, 1], then normalises them as if they were in [0, 1]: DATA.MEAN "
-            f"{data['MEAN']} and DATA.STD {data['STD']} do the same. The paper's models take [-1, 1]: 0.5 and 0.5"
-        )
     assumed += _set_crop(options, preprocessor)
     return yaml.safe_dump(options), assumed
 
@@ -153,35 +145,23 @@ def _short_side(cfg: CfgNode) -> int:
 
 def _normalization(preprocessor: dict[str, Any], kind: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std for pixels in [0, 1] that have the effect of all steps of a processor."""
-    offset, factor = _scaling(preprocessor, kind)
+    keys = ("image_processor_type", "video_processor_type", "feature_extractor_type")
+    name = next((str(preprocessor[key]) for key in keys if preprocessor.get(key)), kind or "")
+    defaults = _PROCESSOR_DEFAULTS["vivit" if name.lower().startswith("vivit") else "timesformer"]
+    offset, factor = (preprocessor.get(key, defaults[key]) for key in ("offset", "rescale_factor"))
+    if not preprocessor.get("do_rescale", True):
+        offset, factor = False, 1.0
     mean, std = (0.5 if preprocessor.get(key) is None else preprocessor[key] for key in ("image_mean", "image_std"))
     if not preprocessor.get("do_normalize", True):
         mean, std = 0.0, 1.0
     scale = 255 * factor
     try:
         means, stds = (value if isinstance(value, list) else [value] * 3 for value in (mean, std))
-        return tuple(round((offset + m) / scale, 9) for m in means), tuple(round(s / scale, 9) for s in stds)
+        return tuple(round((bool(offset) + m) / scale, 9) for m in means), tuple(round(s / scale, 9) for s in stds)
     except (TypeError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"its image processor has image_mean {mean}, image_std {std} and rescale_factor {factor}, expected numbers"
         ) from error
-
-
-def _scaling(preprocessor: dict[str, Any], kind: str | None) -> tuple[float, Any]:
-    """A processor's first step: pixels in [0, 255] times the second value minus the first."""
-    keys = ("image_processor_type", "video_processor_type", "feature_extractor_type")
-    name = next((str(preprocessor[key]) for key in keys if preprocessor.get(key)), kind or "")
-    defaults = _PROCESSOR_DEFAULTS["vivit" if name.lower().startswith("vivit") else "timesformer"]
-    if not preprocessor.get("do_rescale", True):
-        return 0.0, 1.0
-    offset, factor = (preprocessor.get(key, defaults[key]) for key in ("offset", "rescale_factor"))
-    return float(bool(offset)), factor
-
-
-def _shifts_twice(preprocessor: dict[str, Any], kind: str) -> bool:
-    """Whether pixels that are in [-1, 1] already are normalised with the mean for [0, 1]."""
-    normalizes = preprocessor.get("do_normalize", True) and preprocessor.get("image_mean") == [0.5] * 3
-    return normalizes and _scaling(preprocessor, kind)[0] == 1.0
 
 
 def _is_close(values: tuple[float, ...], others: Any) -> bool:
@@ -256,15 +236,8 @@ def adapt_to_transformers(
 ) -> tuple[dict[str, Tensor], Description, list[str]]:
     """Changes a model to one for RGB clips of DATA.TEST_CROP_SIZE, as processors of transformers make them.
 
-    Weights for BGR get their channels reversed, and position embeddings of another size are resized.
-
-    Args:
-        state: with the names of this project.
-        model: its description.
-        cfg: the options for using the model; changed in place.
-
-    Returns:
-        State and description, and a line for each change.
+    Channels of BGR weights are reversed, position embeddings of another size are resized, `cfg` is changed in place.
+    Returns the new state and description, and a line for each change.
     """
     state, notes, data = dict(state), [], cfg.DATA
     if data.REVERSE_INPUT_CHANNEL:
@@ -287,13 +260,7 @@ def adapt_to_transformers(
 
 
 def config_json(model: Description, cfg: CfgNode, options: Options) -> dict[str, Any]:
-    """The content of config.json.
-
-    Args:
-        model: description of the model.
-        cfg: the options for using the model.
-        options: the given ones among them, for `OPTIONS_KEY`.
-    """
+    """The content of config.json; `options` are those of `cfg` that were given, for `OPTIONS_KEY`."""
     names = model.class_names or tuple(f"LABEL_{label}" for label in range(model.num_classes))
     height, width = model.image_size
     config: dict[str, Any] = {

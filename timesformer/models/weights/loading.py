@@ -40,30 +40,19 @@ _AVERAGED = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights of a file or folder.
+    """The weights of a file or folder."""
 
-    Attributes:
-        state: tensors on the CPU with the names of facebookresearch/TimeSformer, without the leading `model.`.
-        rest: the other content, such as `epoch`; of a Hugging Face folder `config`, `preprocessor` and, derived from
-            them, the options `cfg`.
-        origin: the library whose names the tensors had, "" for these names.
-        metadata: what the checkpoint says about its model.
-        source: as given by the user; for the folder of a run, the path of its checkpoint.
-        notes: lines about the weights for the user.
-        assumed: lines about options in `cfg` that were assumed, or about why there is no `cfg`.
-    """
-
-    state: dict[str, Tensor]
-    rest: dict[str, Any]
-    origin: str
+    state: dict[str, Tensor]  # on the CPU, with the original's names without the leading `model.`
+    rest: dict[str, Any]  # other content, such as `epoch`; of a folder `config`, `preprocessor`, and `cfg` from them
+    origin: str  # the library whose names the tensors had; "" for the original's
     metadata: CheckpointMetadata
-    source: str = ""
-    notes: tuple[str, ...] = ()
-    assumed: tuple[str, ...] = ()
+    source: str = ""  # as given by the user; for the folder of a run, the path of its checkpoint
+    notes: tuple[str, ...] = ()  # lines about the weights
+    assumed: tuple[str, ...] = ()  # lines about options in `cfg` that were assumed, or why there is no `cfg`
 
 
 def fingerprint(model: nn.Module, class_names: Sequence[str]) -> str:
-    """A hash of a model's weights and class names: 32 hexadecimal digits."""
+    """A hash (32 hexadecimal digits) of a model's weights and class names."""
     digest = hashlib.blake2b(repr(tuple(class_names)).encode(), digest_size=16)
     for name, value in model.state_dict().items():
         digest.update(name.encode())
@@ -73,23 +62,14 @@ def fingerprint(model: nn.Module, class_names: Sequence[str]) -> str:
 
 @dataclass
 class LoadReport:
-    """What was loaded; names of tensors are without the leading `model.`.
-
-    Attributes:
-        loaded: tensors of the model loaded unchanged.
-        adapted: tensors of the model made from one of another shape or name, and how.
-        new: tensors of the model that keep their initial values.
-        unused: tensors of the checkpoint that were not loaded.
-        notes: lines for the user.
-        rest: see `Checkpoint`.
-    """
+    """What was loaded; names of tensors are without the leading `model.`."""
 
     loaded: list[str] = field(default_factory=list)
-    adapted: list[tuple[str, str]] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
+    adapted: list[tuple[str, str]] = field(default_factory=list)  # name, and how it was made from another
+    new: list[str] = field(default_factory=list)  # tensors of the model that keep their initial values
+    unused: list[str] = field(default_factory=list)  # tensors of the checkpoint that were not loaded
     notes: list[str] = field(default_factory=list)
-    rest: dict[str, Any] = field(default_factory=dict)
+    rest: dict[str, Any] = field(default_factory=dict)  # see `Checkpoint`
 
     def table(self) -> str:
         """A table of counts and names, in which equal names of different blocks are one, and the notes."""
@@ -111,13 +91,12 @@ def read_checkpoint(source: str | Path, weights: str = "") -> Checkpoint:
     """Reads the weights of a file, folder, URL or name without running code in them.
 
     Args:
-        source: see `timesformer.config.sources.source_problem`. The file contains a state dict, or a dict with one
-            under a usual key (`model_state`, `state_dict`, `model`, ...), with the names of the original, timm or
-            transformers.
+        source: see `source_problem`. The file has a state dict, or a dict with one under a usual key (`model_state`,
+            `state_dict`, `model`, ...), with the names of the original, timm or transformers.
         weights: the key, for files with several state dicts; "" prefers others to moving averages.
 
     Raises:
-        CheckpointError: if the file does not exist, is damaged, is not a checkpoint, contains code, or has no weights.
+        CheckpointError: if there is no such file, or it is damaged, contains code, or has no weights.
         DownloadError: if it cannot be downloaded.
     """
     path = local_path(source)
@@ -183,22 +162,19 @@ def load_pretrained(
 ) -> LoadReport:
     """Loads weights of the same, another or an image model.
 
-    Position and time embeddings are resized, an image's being repeated over time (its grid is taken to be square), and
-    the patch projection is resampled or inflated. Missing temporal attention is copied from the spatial one if a fresh
-    `temporal_fc` follows, which keeps it without effect at first. A head with another number of classes stays fresh.
+    Position and time embeddings are resized, those of an image (of a square grid) repeated over time, and the patch
+    projection is resampled or inflated. Missing temporal attention is copied from the spatial one if a fresh
+    `temporal_fc` keeps it without effect at first. A head with another number of classes stays fresh.
 
     Args:
-        model: a `VisionTransformer`, `VideoTransformer`, another network, or a registered model with one as `.model`;
-            changed in place, and unchanged if an error is raised.
+        model: a network or a model of `build_model`; changed in place, and unchanged if an error is raised.
         source: see `read_checkpoint`, or its result.
-        interpolation: "bicubic" (2-D in space, linear in time) or "legacy" (nearest, as the original: with the patches
-            as a line instead of a grid).
+        interpolation: "bicubic", or "legacy" as the original, with the patches as a line instead of a grid.
         strict: refuse weights that leave a tensor new or unused.
 
     Raises:
         CheckpointError: if a tensor cannot be adapted, the number of heads differs, no tensor fits, or if `strict` and
             any is new or unused; see also `read_checkpoint`.
-        DownloadError: see `read_checkpoint`.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     source = checkpoint.source
@@ -285,7 +261,7 @@ def _notes(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
 def _adapt(
     name: str, value: Tensor, target: Tensor, network: nn.Module, checkpoint: Checkpoint, interpolation: Interpolation
 ) -> tuple[Tensor, list[str]] | None:
-    """`value` in the shape of `target` and how it was made; None or another shape if it cannot be adapted."""
+    """`value` adapted to `target` and how; None or another shape if that is not possible."""
     if not hasattr(network, "grid"):  # not a transformer of this project
         return None
     if name == "patch_embed.proj.weight":
@@ -352,16 +328,13 @@ def _trained_grid(entries: int, checkpoint: Checkpoint, grid: tuple[int, int, in
     They follow from the image size if the checkpoint has it. Else an image's grid is square, and a grid of tubelets has
     the rows and columns of `grid`, or its steps and is square.
     """
-    kernel = checkpoint.state.get("patch_embed.proj.weight")
+    kernel, guesses = checkpoint.state.get("patch_embed.proj.weight"), []
     is_vivit = kernel is not None and kernel.ndim == 5
-    guesses = []
     if checkpoint.metadata.image_size and kernel is not None:
         rows, columns = (n // k for n, k in zip(checkpoint.metadata.image_size, kernel.shape[-2:], strict=True))
-        guesses.append((max(1, entries // max(1, rows * columns)), rows, columns))
+        guesses.append((max(1, entries // max(1, rows * columns)) if is_vivit else 1, rows, columns))
     if is_vivit:
         guesses.append((entries // math.prod(grid[1:]), *grid[1:]))
-    else:
-        guesses = [guess for guess in guesses if guess[0] == 1]
     steps = grid[0] if is_vivit else 1
     side = math.isqrt(entries // steps)
     guesses.append((steps, side, side))
