@@ -21,7 +21,6 @@ from timesformer.datasets.manifest import (
     Row,
     clip_bytes,
     known_length,
-    open_manifest,
     write_manifest,
 )
 from timesformer.datasets.records import DataError, Records, VideoRecord
@@ -55,25 +54,12 @@ def test_rows_round_trip(manifest: Path) -> None:
     assert [Manifest(manifest).find(row.path) for row in ROWS] == ROWS
 
 
-def test_other_files_are_errors(tmp_path: Path) -> None:
-    assert open_manifest(tmp_path) is None
-    (tmp_path / NAME).write_text("class,video_name\n")
+@pytest.mark.parametrize("content", ["class,video_name\n", f"{HEADER}\na/x.avi,a,many,\n", "", None])
+def test_other_files_are_errors(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / NAME
+    path.mkdir() if content is None else path.write_text(content)
     with pytest.raises(DataError, match=r"manifest\.csv"):
-        open_manifest(tmp_path)
-    (tmp_path / NAME).write_text(f"{HEADER}\na/x.avi,a,many,\n")
-    with pytest.raises(DataError, match=r"a/x\.avi,a,many"):
-        open_manifest(tmp_path).find("a/x.avi")
-    (tmp_path / NAME).unlink()
-    (tmp_path / NAME).mkdir()
-    with pytest.raises(DataError, match=r"manifest\.csv"):
-        open_manifest(tmp_path)
-
-
-def test_manifest_is_read_again_if_it_changes(manifest: Path) -> None:
-    first = open_manifest(manifest.parent)
-    assert open_manifest(manifest.parent) is first
-    write_manifest(manifest, ROWS[:2])
-    assert open_manifest(manifest.parent).find(ROWS[2].path) is None
+        Manifest(path).find("a/x.avi")
 
 
 @pytest.mark.parametrize("folder", ["{}", "{}/", "{}/a/.."])
@@ -83,7 +69,8 @@ def test_records_are_described(tmp_path: Path, manifest: Path, folder: str) -> N
     (tmp_path / "a/x.avi").write_bytes(b"x" * 1000)
     root = folder.format(tmp_path)
     paths = [f"{root}/{path}" for path in ("a/bad.avi", "a/new.avi", "a/x.avi", "a/x/%03d.jpg#3-5")]
-    records = Manifest(manifest).describe_all(Records(map(str, range(4)), [0] * 4, paths))
+    records = Records(map(str, range(4)), [0] * 4, paths)
+    Manifest(manifest).apply_to(records)
     assert records.problems == {0: "not a video, at all"}
     assert records[0].problem == "not a video, at all"
     assert records[1] == VideoRecord(paths[1], 0, "1")
@@ -92,7 +79,8 @@ def test_records_are_described(tmp_path: Path, manifest: Path, folder: str) -> N
     assert known_length(records[2]) == (75, 29.97003)
     for name in ("bad", "x"):
         (tmp_path / f"a/{name}.avi").write_bytes(b"replaced")
-    records = Manifest(manifest).describe_all(Records(map(str, range(4)), [0] * 4, paths))
+    records = Records(map(str, range(4)), [0] * 4, paths)
+    Manifest(manifest).apply_to(records)
     assert records.problems == {}
     assert known_length(records[2]) == (0, 0.0)
 

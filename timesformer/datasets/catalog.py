@@ -5,7 +5,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 
-from timesformer.datasets.manifest import open_manifest
+from timesformer.datasets.manifest import NAME, Manifest
 from timesformer.datasets.records import DataError, DatasetSplit, join_problems
 from timesformer.datasets.sources.folder import folder, hmdb_simp
 from timesformer.datasets.sources.hmdb51 import hmdb51
@@ -40,9 +40,8 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
     except DataError as error:
         if cfg.TRAIN.DATASET == cfg.TEST.DATASET:
             raise
-        # One of the two may have been forgotten.
-        message = f"{error}\n(TRAIN.DATASET is {cfg.TRAIN.DATASET}, but TEST.DATASET {cfg.TEST.DATASET})"
-        raise DataError(message) from error
+        names = f"(TRAIN.DATASET is {cfg.TRAIN.DATASET}, but TEST.DATASET {cfg.TEST.DATASET})"
+        raise DataError(f"{error}\n{names}") from error
     classes = len(found.class_names)
     if classes != cfg.MODEL.NUM_CLASSES:
         raise DataError(
@@ -50,9 +49,9 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
             f"but MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}: set MODEL.NUM_CLASSES {classes}, "
             "or point DATA.PATH_TO_DATA_DIR to another dataset"
         )
-    folders = (Path(path) for path in (cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.PATH_PREFIX) if path)
-    if manifest := next(filter(None, map(open_manifest, folders)), None):
-        found = DatasetSplit(manifest.describe_all(found.records), found.class_names)
+    paths = [Path(folder) / NAME for folder in (cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.PATH_PREFIX) if folder]
+    if path := next(filter(Path.exists, paths), None):
+        Manifest(path).apply_to(found.records)
     if cfg.DATA.ON_UNREADABLE == "error" and (problems := found.records.problems):
         raise join_problems(
             f"{len(problems)} of {len(found.records)} clips of the {split} split cannot be read",

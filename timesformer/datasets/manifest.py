@@ -5,7 +5,6 @@
 
 import bisect
 import csv
-import functools
 import io
 import os
 from collections.abc import Iterable, Iterator
@@ -21,14 +20,7 @@ NAME = "manifest.csv"
 
 
 class Row(NamedTuple):
-    """A row of a manifest.
-
-    path: of a video file or a folder of frames, from the manifest's folder, with slashes.
-    label: class name, if folders are classes.
-    frames, fps, width, height, seconds: of the clip; 0 if unknown.
-    bytes: of the file, or of all frames in the folder.
-    problem: why the clip cannot be read; empty if it can.
-    """
+    """A row of a manifest; docs/preparing.md describes its columns. `path` has slashes; unknown numbers are 0."""
 
     path: str
     label: str = ""
@@ -44,13 +36,10 @@ class Row(NamedTuple):
     def parse(cls, line: str) -> "Row":
         """The row of a line of CSV; ValueError if it is not one."""
         try:
-            cells = next(csv.reader([line], strict=True))
-        except (csv.Error, StopIteration) as error:
+            cells = next(csv.reader([line], strict=True), [])
+        except csv.Error as error:
             raise ValueError(line) from error
-        if len(cells) != len(cls._fields):
-            raise ValueError(line)
-        path, label, frames, fps, width, height, seconds, size, problem = cells
-        return cls(path, label, int(frames), float(fps), int(width), int(height), float(seconds), int(size), problem)
+        return cls(*(kind(cell) for kind, cell in zip(cls.__annotations__.values(), cells, strict=True)))
 
     def format(self) -> str:
         """The line of CSV, without its end."""
@@ -97,25 +86,19 @@ class Manifest:
 
     def describe(self, record: VideoRecord) -> VideoRecord:
         """The record with frames, fps and bytes of its row; unchanged if it has none."""
-        path, is_numbered = _location(record.path)
-        row = None if is_numbered else self.find(self._relative(path))  # a numbered path has its frame count
+        row = None if _frame_folder(record.path) else self.find(self._relative(record.path))
         return record if row is None else replace(record, num_frames=row.frames, fps=row.fps, bytes=row.bytes)
 
-    def describe_all(self, records: Records) -> Records:
-        """The records with the problems of the manifest, and its other columns on access."""
-        return records.described_by(self.describe, self.problems(records.paths()))
-
-    def problems(self, paths: Iterable[str]) -> dict[int, str]:
-        """Why clips cannot be read, by index into `paths`. Clips whose size has changed are left out."""
-        names = {path.rpartition("/")[2] for path in self._broken}
-        found = {}
-        for number, path in enumerate(paths if names else ()):
-            path, _ = _location(path) if "#" in path else (path, False)
+    def apply_to(self, records: Records) -> None:
+        """Describe the records on access, and note the problems of clips that have not changed since."""
+        records.describe = self.describe
+        names = {os.path.basename(path) for path in self._broken}
+        for number, path in enumerate(records.paths() if names else ()):
+            path = _frame_folder(path) or path
             if os.path.basename(path) in names:  # a cheap test that most clips fail
                 row = self._broken.get(self._relative(path))
                 if row is not None and clip_bytes(path) == row.bytes:
-                    found[number] = row.problem
-        return found
+                    records.problems[number] = row.problem
 
     def _row(self, line: str) -> Row:
         try:
@@ -128,20 +111,6 @@ class Manifest:
 
     def _error(self, reason: str) -> DataError:
         return DataError(f"{self._path}: {reason}; write it again with `prepare.py --check`, or remove it")
-
-
-def open_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a dataset's folder, None if there is none. It is read again only if the file changes."""
-    try:
-        status = (folder / NAME).stat()
-    except OSError:
-        return None
-    return _open(folder / NAME, status.st_mtime_ns, status.st_size)
-
-
-@functools.lru_cache(maxsize=1)
-def _open(path: Path, changed: int, size: int) -> Manifest:
-    return Manifest(path)
 
 
 def write_manifest(path: Path, rows: Iterable[Row]) -> None:
@@ -160,7 +129,7 @@ def known_length(record: VideoRecord) -> tuple[int, float]:
 
 def clip_bytes(path: str) -> int:
     """Size of a video file, or of all frames in a folder; 0 if there is neither."""
-    path, _ = _location(path)
+    path = _frame_folder(path) or path
     try:
         if not os.path.isdir(path):
             return os.path.getsize(path)
@@ -170,8 +139,7 @@ def clip_bytes(path: str) -> int:
         return 0
 
 
-def _location(path: str) -> tuple[str, bool]:
-    """The file or folder of a path, and whether the path selects frames of it: `<folder>/%06d.jpg#<first>-<last>`."""
+def _frame_folder(path: str) -> str:
+    """The folder of a path that selects frames in it, `<folder>/%06d.jpg#<first>-<last>`; empty for other paths."""
     folder, name = os.path.split(path)
-    is_numbered = "%" in name and "#" in name and not os.path.exists(path)
-    return (folder, True) if is_numbered else (path, False)
+    return folder if "%" in name and "#" in name and not os.path.exists(path) else ""

@@ -1,6 +1,5 @@
 """The records of a dataset split, one per video, stored in columns."""
 
-import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -53,16 +52,11 @@ class Strings(Sequence[str]):
 class Records(Sequence[VideoRecord]):
     """The videos of a split in columns: a million take less than 100 MB, which DataLoader workers share.
 
-    Args:
-        names: unique names of the videos.
-        labels: class indices, int.
-        paths: files or folders of frames; `folder` joined with each name if None.
-        folder: of the names, if `paths` is None.
-
-    Attributes:
-        names: Strings.
-        labels: int64 array (videos,).
-        problems: why videos cannot be read, by index.
+    names: unique names of the videos.
+    labels: class indices, int64 array (videos,).
+    paths: files or folders of frames; `folder` joined with each name if None.
+    problems: why videos cannot be read, by index.
+    describe: adds to a record on access.
     """
 
     def __init__(
@@ -73,7 +67,7 @@ class Records(Sequence[VideoRecord]):
         self._paths = None if paths is None else Strings(paths)
         self._folder = folder
         self.problems: dict[int, str] = {}
-        self._describe: Callable[[VideoRecord], VideoRecord] | None = None
+        self.describe: Callable[[VideoRecord], VideoRecord] | None = None
         lengths = {len(column) for column in (self.names, self.labels, self._paths) if column is not None}
         if len(lengths) > 1:
             raise ValueError(f"columns of {sorted(lengths)} values, expected one length")
@@ -86,7 +80,7 @@ class Records(Sequence[VideoRecord]):
         record = VideoRecord(
             self._path(index), int(self.labels[index]), self.names[index], problem=self.problems.get(index, "")
         )
-        return self._describe(record) if self._describe else record
+        return self.describe(record) if self.describe else record
 
     def _path(self, index: int) -> str:
         return os.path.join(self._folder, self.names[index]) if self._paths is None else self._paths[index]
@@ -94,18 +88,6 @@ class Records(Sequence[VideoRecord]):
     def paths(self) -> Iterator[str]:
         """The paths of all videos."""
         return map(self._path, range(len(self)))
-
-    def described_by(self, describe: Callable[[VideoRecord], VideoRecord], problems: dict[int, str]) -> "Records":
-        """A copy that applies `describe` to each record on access, with more `problems`."""
-        described = copy.copy(self)
-        described._describe = describe
-        described.problems = self.problems | problems
-        return described
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None
 
 
 @dataclass(frozen=True)

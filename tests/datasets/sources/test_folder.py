@@ -41,7 +41,7 @@ class TestFiles:
     def test_clips_are_found_with_or_without_extension(self, root: Path, dataset: str) -> None:
         found = load_split(make(root, dataset=dataset), "train")
         assert found.class_names == ("catch", "wave")
-        assert found.records == (
+        assert tuple(found.records) == (
             VideoRecord(str(root / "wave/w0"), 1, "wave/w0"),
             VideoRecord(str(root / "wave/w1"), 1, "wave/w1"),
             VideoRecord(str(root / "catch/c0.mp4"), 0, "catch/c0.mp4"),

@@ -53,28 +53,23 @@ def list_classes(root: Path) -> list[Path]:
     return sorted(Path(entry.path) for entry in _entries(root) if _is_folder(entry))
 
 
-def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+def walk(
+    root: Path, folder: str = ".", above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[str, list[str], list[str]]]:
     """Like `os.walk` without system names: paths from `root` with slashes ("." for `root`), sorted folders and files.
 
     Folders that the caller removes from the list are not entered. Links to folders are followed, except back to a
     folder above. Raises DataError if a folder cannot be listed.
     """
-    yield from _walk(os.fspath(root), "", frozenset())
-
-
-def _walk(folder: str, relative: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, list[str], list[str]]]:
-    status = os.stat(folder)
+    status = os.stat(root / folder)
     identity = status.st_dev, status.st_ino
     if identity in above:
         return
-    folders, files = [], []
-    for entry in _entries(folder):
-        (folders if _is_folder(entry) else files).append(entry.name)
-    folders.sort()
-    files.sort()
-    yield relative or ".", folders, files
+    entries = sorted(_entries(root / folder), key=lambda entry: entry.name)
+    folders = [entry.name for entry in entries if _is_folder(entry)]
+    yield folder, folders, [entry.name for entry in entries if not _is_folder(entry)]
     for name in folders:
-        yield from _walk(os.path.join(folder, name), f"{relative}/{name}" if relative else name, above | {identity})
+        yield from walk(root, name if folder == "." else f"{folder}/{name}", above | {identity})
 
 
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
@@ -93,11 +88,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 class Found(NamedTuple):
-    """Sorted paths below a folder, with slashes.
-
-    clips: video files, and folders of frames.
-    skipped: all other files, and folders (ending in a slash) that were not searched; no system names.
-    """
+    """Sorted paths below a folder, with slashes: clips, and skipped files and folders (ending in a slash)."""
 
     clips: list[str]
     skipped: list[str]
@@ -141,12 +132,8 @@ def list_clips(root: Path) -> dict[str, list[str]]:
     """
     found = {path.name: find_below(path, is_class=True) for path in list_classes(root)}
     warn_skipped(root, [f"{label}/{name}" for label, below in found.items() for name in below.skipped])
-    nested = [f"{label}/{clip}" for label, below in found.items() for clip in below.clips if "/" in clip]
-    if nested:
-        _warn_once(
-            f"{root}: {len(nested)} clips are in subfolders and belong to the class of the outer folder: "
-            f"{shorten(nested)}"
-        )
+    if nested := [f"{label}/{clip}" for label, below in found.items() for clip in below.clips if "/" in clip]:
+        _warn_once(f"{root}: {len(nested)} clips in subfolders are of the class of the outer folder: {shorten(nested)}")
     if strays := sorted(entry.name for entry in _entries(root) if is_video_name(entry.name) and entry.is_file()):
         _warn_once(f"{root}: {strays_line(strays)}")
     return {label: below.clips for label, below in found.items()}

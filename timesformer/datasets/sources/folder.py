@@ -17,8 +17,8 @@ from timesformer.datasets.sources.clip_files import KINDS, ClipFolder, list_clip
 from timesformer.datasets.sources.kinetics import kinetics
 from timesformer.datasets.sources.lists import (
     ClipList,
-    check_missing,
-    check_training,
+    FoundClip,
+    build_split,
     data_folder,
     first_line,
     read_table,
@@ -37,9 +37,8 @@ _CLASS_FIRST = re.compile(r'"?class"?\s*[,;|\t]', re.IGNORECASE)
 def folder(cfg: CfgNode, split: str) -> DatasetSplit:
     """Clips of `split` in DATA.PATH_TO_DATA_DIR/<class>, by DATA.SPLIT_RULE; split files may be in DATA.SPLITS_DIR.
 
-    The rule is "files", "folders", "random", or "auto", the first of these that is on disk. Classes are those of all
-    splits, sorted. Raises DataError for a missing folder or split, a bad line, a clip that is not on disk (see
-    DATA.MAX_MISSING_FRACTION), an empty class, and a clip in two splits.
+    Classes are those of all splits, sorted. Raises DataError for a missing folder or split, a bad line, a clip that is
+    not on disk (see DATA.MAX_MISSING_FRACTION), an empty class, and a clip in two splits.
     """
     rule = cfg.DATA.SPLIT_RULE
     if rule == "auto":
@@ -99,27 +98,16 @@ def _from_files(cfg: CfgNode, split: str) -> DatasetSplit:
     if repeated:
         raise join_problems(f"{files[split].parent}: clips listed twice", repeated, "remove one of each two lines")
 
-    mine, paths = lists[split], found[split]
-    missing = [
-        f"line {line}: {root / clip}"
-        for line, clip, path in zip(mine.lines, mine.names, paths, strict=True)
-        if path is None
-    ]
     instead = "set DATA.SPLIT_RULE random"
-    if (cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET) == "hmdb_simp":
+    if "hmdb_simp" in (cfg.TRAIN.DATASET, cfg.TEST.DATASET):
         instead = f"make a new split with `{_split_command(cfg)} --force`"
     remedy = f"copy them there, set DATA.PATH_TO_DATA_DIR to the folder of class folders (now {root}), or {instead}"
-    check_missing(cfg, mine.path, missing, len(mine.names), remedy)
-    labels = {name: label for label, name in enumerate(class_names)}
-    if "train" in lists:
-        check_training(files["train"], class_names, map(labels.__getitem__, lists["train"].labels))
-    rows = [row for row, path in enumerate(paths) if path is not None]
-    records = Records(
-        (mine.names[row] for row in rows),
-        (labels[mine.labels[row]] for row in rows),
-        (f"{root}/{paths[row]}" for row in rows),
-    )
-    return DatasetSplit(records, class_names)
+    mine = lists[split]
+    clips = [
+        FoundClip(name, class_names.index(label), path and f"{root}/{path}", f"line {line}: {root / name}")
+        for line, name, label, path in zip(mine.lines, mine.names, mine.labels, found[split], strict=True)
+    ]
+    return build_split(cfg, split, mine.path, clips, class_names, remedy)
 
 
 def _read(path: Path) -> ClipList:
@@ -141,12 +129,8 @@ def _from_folders(cfg: CfgNode, split: str) -> DatasetSplit:
     if not class_names:
         raise DataError(f"{folders[split]} has no class folders: expected {folders[split]}/<class>/<video>")
     mine = {label: clips[split].get(label, []) for label in class_names}
-    empty = [
-        str(folders[split] / label)
-        for label in class_names
-        if not mine[label] and (label in clips[split] or split == "train")
-    ]
-    _refuse_empty(empty)
+    required = class_names if split == "train" else clips[split]
+    _refuse_empty([str(folders[split] / label) for label in required if not mine[label]])
     # The same name may be two clips (numbered from 1 in each split), so contents are compared.
     pairs = [
         (folders[split] / label / clip, folders[other] / label / clip)
@@ -197,14 +181,15 @@ def _at_random(cfg: CfgNode, split: str) -> DatasetSplit:
     class_names = tuple(clips)
     _refuse_empty([str(root / label) for label, members in clips.items() if not members])
     names = [f"{label}/{clip}" for label, members in clips.items() for clip in members]
-    labels = np.repeat(np.arange(len(clips)), [len(members) for members in clips.values()])
+    counts = [len(members) for members in clips.values()]
+    labels = np.repeat(np.arange(len(clips)), counts)
     groups: dict[str, int] = {}
     group_names = _group_names(root, cfg.DATA.SPLIT_GROUPS, names)
     group_of = np.array([groups.setdefault(group, len(groups)) for group in group_names])
     digests = (sha256(f"{cfg.DATA.SPLIT_SEED}/{group}".encode("utf-8", "surrogateescape")).digest() for group in groups)
     keys = np.array([int.from_bytes(digest[:8], "big") for digest in digests], np.uint64)
 
-    groups_of_class = [np.unique(group_of[start:end]) for start, end in _spans(labels)]
+    groups_of_class = [np.unique(part) for part in np.split(group_of, np.cumsum(counts)[:-1])]
     pools = list(class_names)
     if sum(map(len, groups_of_class)) > len(groups):
         groups_of_class, pools = [np.arange(len(groups))], [str(root)]
@@ -226,12 +211,6 @@ def _at_random(cfg: CfgNode, split: str) -> DatasetSplit:
         logger.warning("%s: no clip of %s in the %s split", root, shorten(absent), split)
     logger.info("%s: %d of %d clips for %s, at random", root, len(chosen), len(names), split)
     return DatasetSplit(Records((names[row] for row in chosen), labels[chosen], folder=str(root)), class_names)
-
-
-def _spans(labels: np.ndarray) -> list[tuple[int, int]]:
-    """First row of each label and the row after its last; labels are ascending from 0."""
-    ends = np.cumsum(np.bincount(labels)).tolist()
-    return list(zip([0, *ends], ends, strict=False))
 
 
 def _group_names(root: Path, pattern: str, names: list[str]) -> list[str]:

@@ -15,8 +15,8 @@ from timesformer.datasets.records import DataError, DatasetSplit, Records, join_
 from timesformer.datasets.sources.clip_files import is_video_name, stem, walk
 from timesformer.datasets.sources.lists import (
     ClipList,
-    check_missing,
-    check_training,
+    FoundClip,
+    build_split,
     clips_folder,
     find_repeats,
     first_line,
@@ -38,7 +38,7 @@ _ANNOTATION_COLUMNS = ("youtube_id", "time_start", "time_end")
 
 
 def kinetics(cfg: CfgNode, split: str) -> DatasetSplit:
-    """Read the list of `split` in DATA.SPLITS_DIR (else DATA.PATH_TO_DATA_DIR); datasets/kinetics/README.md.
+    """Clips of the list of `split` in DATA.SPLITS_DIR, else DATA.PATH_TO_DATA_DIR (datasets/kinetics/README.md).
 
     Raises DataError for a missing list, a bad line, a repeated video, and a training video that is also in validation
     or testing. Only the first videos of a list of paths are looked up on disk.
@@ -61,8 +61,7 @@ def _is_annotation(path: Path) -> bool:
 
 def _from_paths(cfg: CfgNode, split: str, files: dict[str, Path]) -> DatasetSplit:
     class_names = read_class_names(files[split].parent)
-    bad_lines: dict[str, dict[int, str]] = {name: {} for name in files}
-    lists = {name: _read_paths(path, cfg, class_names or (), bad_lines[name]) for name, path in files.items()}
+    lists = {name: _read_paths(path, cfg, class_names or ()) for name, path in files.items()}
     mine = lists[split]
     texts = set(mine.labels)
     # Without classes.txt, labels that are mostly no numbers are class names.
@@ -78,13 +77,15 @@ def _from_paths(cfg: CfgNode, split: str, files: dict[str, Path]) -> DatasetSpli
         class_names = class_names or tuple(map(str, range(cfg.MODEL.NUM_CLASSES)))
         numbers = number_labels(mine.path, (), class_names)
     keys = {name: [_normalize(path) for path in clips.names] for name, clips in lists.items()}
+    expected = f"expected 0 to {len(class_names) - 1} (MODEL.NUM_CLASSES), or a name in classes.txt"
     for name, clips in lists.items():
-        expected = f"expected 0 to {len(class_names) - 1} (MODEL.NUM_CLASSES), or a name in classes.txt"
-        for line, text in zip(clips.lines, clips.labels, strict=True):
-            if text not in numbers:
-                bad_lines[name][line] = f"line {line}: found the label {text!r}, {expected}"
-        problems = [bad_lines[name][line] for line in sorted(bad_lines[name])] + find_repeats(clips, keys[name])
-        if problems:
+        rows = zip(clips.lines, clips.names, clips.labels, strict=True)
+        problems = [
+            f"line {line}: found the path {path!r} and the label {text!r}, {expected}"
+            for line, path, text in rows
+            if not path or text not in numbers
+        ]
+        if problems := problems + find_repeats(clips, keys[name]):
             remedy = "fix these lines, or set DATA.PATH_LABEL_SEPARATOR or MODEL.NUM_CLASSES to match the file"
             raise join_problems(str(clips.path), problems, remedy)
     refuse_shared(split, keys, lists)
@@ -105,24 +106,21 @@ def _from_paths(cfg: CfgNode, split: str, files: dict[str, Path]) -> DatasetSpli
     return DatasetSplit(records, class_names)
 
 
-def _read_paths(path: Path, cfg: CfgNode, class_names: tuple[str, ...], problems: dict[int, str]) -> ClipList:
-    """Read lines `path<separator>label`; bad ones go into `problems` by line."""
+def _read_paths(path: Path, cfg: CfgNode, class_names: tuple[str, ...]) -> ClipList:
+    """Read lines `path<separator>label`; the path is empty without a separator."""
     separator = cfg.DATA.PATH_LABEL_SEPARATOR
     clips = ClipList(path, [], [], [])
     for index, (number, line) in enumerate(iterate_lines(path)):
-        name, _, label = line.rpartition(separator)
-        name, label = _unquote(name), _unquote(label)
+        name, label = map(_unquote, line.rpartition(separator)[::2])
         label = str(int(label)) if label.isdecimal() else label
         is_label = label.lstrip("-").isdecimal() or label in class_names
         if index == 0 and name.lower() in _PATH_HEADERS and not is_label:
             logger.info("%s, line %d: %r is taken as a header", path, number, line)
-        elif not (name and label):
-            problems[number] = f"line {number}: found {line!r}, expected a path, {separator!r} and a label"
-        else:
-            clips.lines.append(number)
-            clips.names.append(name)
-            clips.labels.append(sys.intern(label))
-    if not clips.names and not problems:
+            continue
+        clips.lines.append(number)
+        clips.names.append(name)
+        clips.labels.append(sys.intern(label))
+    if not clips.names:
         raise DataError(f"{path} has a header but no videos: expected one line `path{separator}label` per video")
     return clips
 
@@ -154,18 +152,12 @@ def _from_annotations(cfg: CfgNode, split: str, files: dict[str, Path]) -> Datas
     on_disk: dict[str, str] = {}
     for path in _clips_below(root):
         on_disk.setdefault(stem(os.path.basename(path)), path)
-    names, labels, missing = [], [], []
+    clips = []
     for line, name, text in zip(mine.lines, mine.names, mine.labels, strict=True):
-        if name in on_disk:
-            names.append(on_disk[name])
-            labels.append(numbers[text])
-        else:
-            missing.append(f"line {line}: {name}")
+        path = on_disk.get(name)
+        clips.append(FoundClip(path or name, numbers[text], path and f"{root}/{path}", f"line {line}: {name}"))
     remedy = f"download these clips to {root}, or set DATA.PATH_PREFIX to the folder of the clips"
-    check_missing(cfg, mine.path, missing, len(mine.names), remedy)
-    if split == "train":
-        check_training(mine.path, class_names, labels)
-    return DatasetSplit(Records(names, labels, folder=str(root)), class_names)
+    return build_split(cfg, split, mine.path, clips, class_names, remedy)
 
 
 def _read_annotations(path: Path) -> ClipList:

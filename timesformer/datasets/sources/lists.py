@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import io
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.records import SPLITS, DataError, join_problems
+from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, join_problems
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
@@ -27,18 +28,15 @@ _SAVE_AS_UTF8 = 'save it as UTF-8 (in Excel, "CSV UTF-8"; in an editor, "Save wi
 
 def splits_folder(cfg: CfgNode) -> Path:
     """Folder of the split files: DATA.SPLITS_DIR, else DATA.PATH_TO_DATA_DIR. Raises DataError if it does not exist."""
-    return _folder("DATA.SPLITS_DIR", cfg.DATA.SPLITS_DIR) if cfg.DATA.SPLITS_DIR else data_folder(cfg)
+    return data_folder(cfg, "SPLITS_DIR" if cfg.DATA.SPLITS_DIR else "PATH_TO_DATA_DIR")
 
 
-def data_folder(cfg: CfgNode) -> Path:
-    """DATA.PATH_TO_DATA_DIR. Raises DataError if it does not exist."""
-    return _folder("DATA.PATH_TO_DATA_DIR", cfg.DATA.PATH_TO_DATA_DIR)
-
-
-def _folder(key: str, value: str) -> Path:
-    if not value or not Path(value).is_dir():
-        raise DataError(f"{key} is {value!r}, which is not a folder here: set it to the folder of the dataset")
-    return Path(value)
+def data_folder(cfg: CfgNode, key: str = "PATH_TO_DATA_DIR") -> Path:
+    """The folder DATA.<key>. Raises DataError if it does not exist."""
+    path = cfg.DATA[key]
+    if not path or not Path(path).is_dir():
+        raise DataError(f"DATA.{key} is {path!r}, which is not a folder here: set it to the folder of the dataset")
+    return Path(path)
 
 
 def clips_folder(cfg: CfgNode) -> Path:
@@ -47,10 +45,7 @@ def clips_folder(cfg: CfgNode) -> Path:
 
 
 def encoding_of(path: Path) -> str:
-    """Encoding of a text file by its byte order mark, UTF-8 without one.
-
-    Raises DataError for null bytes, which only UTF-16 and UTF-32 text has.
-    """
+    """Encoding of a text file by its byte order mark, UTF-8 without one. Raises DataError for other UTF-16."""
     with open(path, "rb") as file:
         start = file.read(64)
     for mark, encoding in _BYTE_ORDER_MARKS.items():
@@ -66,26 +61,21 @@ def iterate_lines(path: Path) -> Iterator[tuple[int, str]]:
 
     The file is UTF-8 or has a byte order mark. Raises DataError if it is empty or has another encoding.
     """
-    empty, number, encoding = True, 0, encoding_of(path)
-    is_utf8 = encoding.startswith("utf-8")
-    # surrogateescape and a check of each line find the number of the line that is not UTF-8.
-    with open(path, encoding=encoding, errors="surrogateescape" if is_utf8 else "strict") as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                if text := line.strip():
-                    empty = False
-                    if not text.isascii():
-                        text.encode()
-                    yield number, text
-        except UnicodeError as error:
-            where = f"{path}, line {number}" if is_utf8 else str(path)
-            raise DataError(f"{where}: not {encoding.removesuffix('-sig').upper()} text: {_SAVE_AS_UTF8}") from error
-    if empty:
+    content, encoding = path.read_bytes(), encoding_of(path)
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: not {encoding.upper()} text: {_SAVE_AS_UTF8}") from error
+    if not text.strip():
         raise DataError(f"{path} is empty: expected one line per video")
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        if line := line.strip():
+            yield number, line
 
 
 def first_line(path: Path) -> str:
-    """The first line that is not blank. Raises DataError if there is none."""
+    """The first line that is not blank. Raises DataError as `iterate_lines`."""
     return next(iterate_lines(path))[1]
 
 
@@ -98,10 +88,9 @@ def split_cells(line: str) -> list[str]:
 
 
 def read_table(path: Path, columns: Sequence[str], problems: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the cells of `columns` of a CSV file with a header, with the line numbers.
+    """Yield the line numbers of a CSV file with a header, and the cells of `columns`.
 
-    Rows with empty or missing cells are skipped and added to `problems`. Raises DataError for another header, and at
-    the end if there are problems or no rows.
+    Raises DataError for another header, and at the end for bad rows, `problems` of the caller, or no rows at all.
     """
     lines = iterate_lines(path)
     header = split_cells(next(lines)[1])
@@ -132,30 +121,24 @@ class ClipList(NamedTuple):
 
 
 def find_repeats(clips: ClipList, keys: Iterable[str]) -> list[str]:
-    """Rows whose key is that of an earlier row, as messages."""
+    """Messages about rows whose key is that of an earlier row."""
     first: dict[str, int] = {}
-    rows = enumerate(first.setdefault(key, row) for row, key in enumerate(keys))
+    rows = ((row, first.setdefault(key, row)) for row, key in enumerate(keys))
     return [
-        f"line {clips.lines[row]}: {clips.names[row]} is already in line {clips.lines[earlier]}"
-        + ("" if clips.names[row] == clips.names[earlier] else f" as {clips.names[earlier]}")
+        f"line {clips.lines[row]}: {clips.names[row]} is in line {clips.lines[earlier]} as {clips.names[earlier]}"
         for row, earlier in rows
-        if row != earlier
+        if row != earlier and clips.names[row]
     ]
 
 
 def refuse_shared(split: str, keys: Mapping[str, Sequence[str]], lists: Mapping[str, ClipList]) -> None:
-    """Raise DataError for clips of `split` that training and validation, or training and testing, have in common.
-
-    keys: what makes two clips of `lists` the same, per split and row.
-    """
+    """Raise DataError for clips of `split` that are in training and in validation or testing, by their `keys`."""
     mine = lists[split]
     for other in set(lists) & ({"val", "test"} if split == "train" else {"train"}):
-        rows = {key: row for row, key in enumerate(keys[other])}
-        theirs = lists[other]
+        rows, theirs = {key: row for row, key in enumerate(keys[other])}, lists[other]
         shared = [
-            f"{mine.names[row]}: {mine.path.name} line {mine.lines[row]}, "
-            f"{theirs.path.name} line {theirs.lines[rows[key]]}"
-            for row, key in enumerate(keys[split])
+            f"{name}: {mine.path.name} line {line}, {theirs.path.name} line {theirs.lines[rows[key]]}"
+            for name, line, key in zip(mine.names, mine.lines, keys[split], strict=True)
             if key in rows
         ]
         if shared:
@@ -164,10 +147,7 @@ def refuse_shared(split: str, keys: Mapping[str, Sequence[str]], lists: Mapping[
 
 
 def read_class_names(folder: Path) -> tuple[str, ...] | None:
-    """Class names in label order: the lines of `classes.txt` in `folder`, None if there is none.
-
-    Raises DataError for a repeated name, and for a number that is not the label of its line.
-    """
+    """Class names in label order: the lines of `classes.txt` in `folder`, None if there is none. Raises DataError."""
     path = folder / "classes.txt"
     if not path.is_file():
         return None
@@ -182,10 +162,7 @@ def read_class_names(folder: Path) -> tuple[str, ...] | None:
 
 
 def number_labels(path: Path, texts: Iterable[str], class_names: tuple[str, ...]) -> dict[str, int]:
-    """The label of each class name, or number, among `texts`.
-
-    Raises DataError for one that is not a class of `classes.txt` next to the list `path`.
-    """
+    """The labels of class names and numbers. Raises DataError if one of `texts`, from the list `path`, is neither."""
     labels = {str(label): label for label in range(len(class_names))}
     labels |= {name: label for label, name in enumerate(class_names)}
     if unknown := sorted(set(texts) - set(labels)):
@@ -193,30 +170,45 @@ def number_labels(path: Path, texts: Iterable[str], class_names: tuple[str, ...]
     return labels
 
 
-def check_training(listed: Path | str, class_names: Sequence[str], labels: Iterable[int]) -> None:
-    """Raise DataError if a class has none of the `labels` of the training clips."""
+def check_classes(what: str, class_names: Sequence[str], labels: Iterable[int]) -> None:
+    """Raise DataError, which says `what` they are, if there are classes that are not among the `labels`."""
     present = set(labels)
     if absent := [name for label, name in enumerate(class_names) if label not in present]:
-        remedy = "add some, or remove these classes from all splits"
-        raise join_problems(f"{listed}: classes without training clips", absent, remedy)
+        raise join_problems(what, absent, "complete them, or remove these classes from all splits")
 
 
-def check_missing(cfg: CfgNode, listed: Path, missing: Sequence[str], total: int, remedy: str) -> None:
-    """Warn of the `missing` of `total` listed clips. Raises DataError above DATA.MAX_MISSING_FRACTION."""
-    if not missing:
-        return
-    what = f"{listed}: {len(missing)} of {total} listed clips are not on disk"
-    fraction = len(missing) / total
-    if fraction == 1:
-        raise join_problems(what, list(missing), remedy)
-    if fraction > cfg.DATA.MAX_MISSING_FRACTION:
+class FoundClip(NamedTuple):
+    """A listed clip: `path` is None if it is not on disk, and `where` names it in messages then."""
+
+    name: str
+    label: int
+    path: str | None
+    where: str
+
+
+def build_split(
+    cfg: CfgNode, split: str, listed: Path, clips: Sequence[FoundClip], class_names: tuple[str, ...], remedy: str
+) -> DatasetSplit:
+    """The clips of a list that are on disk.
+
+    Raises DataError if more than the fraction DATA.MAX_MISSING_FRACTION is missing, with the `remedy`, and for classes
+    without training clips.
+    """
+    missing = [clip.where for clip in clips if clip.path is None]
+    what, fraction = f"{listed}: {len(missing)} of {len(clips)} listed clips are not on disk", len(missing) / len(clips)
+    if fraction > cfg.DATA.MAX_MISSING_FRACTION or fraction == 1:
         enough = min(1.0, math.ceil(fraction * 100) / 100)
-        raise join_problems(what, list(missing), f"{remedy}; or set DATA.MAX_MISSING_FRACTION {enough} to skip them")
-    logger.warning("%s and left out: %s", what, shorten(missing, "; "))
+        raise join_problems(what, missing, f"{remedy}; or set DATA.MAX_MISSING_FRACTION {enough} to skip them")
+    if missing:
+        logger.warning("%s and left out: %s", what, shorten(missing, "; "))
+    names, labels, paths, _ = zip(*(clip for clip in clips if clip.path is not None), strict=True)
+    if split == "train":
+        check_classes(f"{listed}: classes without training clips", class_names, labels)
+    return DatasetSplit(Records(names, labels, paths), class_names)
 
 
 def split_files(folder: Path) -> dict[str, Path]:
     """The files train.csv, val.csv (or validate.csv) and test.csv that exist in `folder`, by split."""
-    names = {split: [f"{split}.csv"] for split in SPLITS} | {"val": ["val.csv", "validate.csv"]}
-    found = {split: [folder / name for name in names[split] if (folder / name).is_file()] for split in SPLITS}
-    return {split: paths[0] for split, paths in found.items() if paths}
+    names = {"validate": "val"} | {split: split for split in SPLITS}
+    paths = {split: folder / f"{name}.csv" for name, split in names.items() if (folder / f"{name}.csv").is_file()}
+    return {split: paths[split] for split in SPLITS if split in paths}

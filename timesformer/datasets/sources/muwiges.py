@@ -16,12 +16,12 @@ from collections import Counter
 
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, join_problems
+from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, join_problems
 from timesformer.datasets.sources.clip_files import ClipFolder
 from timesformer.datasets.sources.lists import (
     ClipList,
-    check_missing,
-    check_training,
+    FoundClip,
+    build_split,
     clips_folder,
     find_repeats,
     number_labels,
@@ -78,19 +78,13 @@ def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
     files = (os.path.split(root / (path or name)) for path, name in zip(found, clips.names, strict=True))
     if repeats := find_repeats(clips, (os.path.join(real_folder(parent), name) for parent, name in files)):
         raise join_problems(str(csv), repeats, "remove one of each two lines")
-    mine = [row for row, own in enumerate(split_of) if own == split]
-    missing = [f"line {clips.lines[row]}: {root / clips.names[row]}" for row in mine if found[row] is None]
+    mine = [
+        FoundClip(name, labels[label], path and str(root / path), f"line {line}: {root / name}")
+        for line, name, label, path, own in zip(*clips[1:], found, split_of, strict=True)
+        if own == split
+    ]
     remedy = "copy them there, or set DATA.PATH_PREFIX to the folder that the paths start from"
-    check_missing(cfg, csv, missing, len(mine), remedy)
-    rows = [row for row in mine if found[row] is not None]
-    records = Records(
-        (clips.names[row] for row in rows),
-        (labels[clips.labels[row]] for row in rows),
-        (str(root / found[row]) for row in rows),
-    )
-    if split == "train":
-        check_training(csv, class_names, records.labels.tolist())
-    return DatasetSplit(records, class_names)
+    return build_split(cfg, split, csv, mine, class_names, remedy)
 
 
 def _split_of(cfg: CfgNode, subject: int, scene: str) -> str:

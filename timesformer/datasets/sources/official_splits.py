@@ -2,40 +2,33 @@
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.records import DataError, DatasetSplit, Records, join_problems
+from timesformer.datasets.records import DataError, DatasetSplit, join_problems
 from timesformer.datasets.sources.clip_files import ClipFolder, is_system_name, is_video_name, list_classes
-from timesformer.datasets.sources.lists import check_missing, data_folder, splits_folder
+from timesformer.datasets.sources.lists import FoundClip, build_split, check_classes, data_folder, splits_folder
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
 
 
 class ListedClip(NamedTuple):
-    """A line of an official list.
-
-    label: index into the class names.
-    name: file name as written in the list.
-    source: the film or group that the clip was cut from, according to its name.
-    where: file and line.
-    """
+    """A line of an official list."""
 
     label: int
-    name: str
-    source: str
-    where: str
+    name: str  # of the file, as written
+    source: str  # the film or group that the clip was cut from, by its name
+    where: str  # file and line
 
 
 def find_lists(cfg: CfgNode, folder_name: str, pattern: str) -> Path:
-    """The folder of the official lists, with files that match `pattern`.
+    """The folder with official lists, named like `pattern`: that of the split files, or `folder_name` in or below it.
 
-    It is DATA.SPLITS_DIR (else DATA.PATH_TO_DATA_DIR), or the folder of the official name in it or one level below.
     Raises DataError if there is none.
     """
     base = splits_folder(cfg)
@@ -75,8 +68,7 @@ def load_official_split(
         raise join_problems("clips listed twice", repeated, "remove one of each two lines")
     for part, clips in {"training": trained, "test": tested}.items():
         if clips or part == "test" or split != "test":
-            labels = {clip.label for clip in clips}
-            _refuse_absent(f"{lists}: classes without {part} clips", class_names, labels, "complete the lists")
+            check_classes(f"{lists}: classes without {part} clips", class_names, {clip.label for clip in clips})
     wanted = tested
     if split != "test":
         held_out: set[tuple[int, str]] = set()
@@ -87,14 +79,14 @@ def load_official_split(
             held_out |= {(label, clip) for clip in hold_out(sources, cfg.DATA.VAL_FRACTION)}
         wanted = [clip for clip in trained if ((clip.label, clip.name) in held_out) == (split == "val")]
     logger.info("%s: %d clips of split %d of %s", split, len(wanted), cfg.DATA.SPLIT, lists)
-    return _find_clips(cfg, class_names, wanted)
+    return _find_clips(cfg, split, class_names, wanted)
 
 
 def hold_out(sources: Mapping[str, str], fraction: float) -> set[str]:
     """Choose about `fraction` of the clips of a class for validation, keeping the clips of a source together.
 
-    Clips of one film or person share faces and rooms, so validation on both sides of a split would be optimistic. The
-    order of the sources depends on a hash of their names alone, not on RNG_SEED or other classes.
+    Clips of one film or person share faces and rooms, so a source in both parts would make validation optimistic. The
+    choice depends on a hash of the names alone, not on RNG_SEED or other classes.
 
     Args:
         sources: source of each clip of the class, by clip name. If there is only one, single clips are chosen.
@@ -117,12 +109,7 @@ def hold_out(sources: Mapping[str, str], fraction: float) -> set[str]:
     return {name for name, source in sources.items() if source in held}
 
 
-def _refuse_absent(what: str, class_names: Sequence[str], labels: Collection[int], remedy: str) -> None:
-    if absent := [name for label, name in enumerate(class_names) if label not in labels]:
-        raise join_problems(what, absent, remedy)
-
-
-def _find_clips(cfg: CfgNode, class_names: tuple[str, ...], clips: Sequence[ListedClip]) -> DatasetSplit:
+def _find_clips(cfg: CfgNode, split: str, class_names: tuple[str, ...], clips: Sequence[ListedClip]) -> DatasetSplit:
     base, folders = _class_folders(data_folder(cfg), class_names)
     if unlisted := [
         path.name
@@ -130,20 +117,15 @@ def _find_clips(cfg: CfgNode, class_names: tuple[str, ...], clips: Sequence[List
         if path not in folders.values() and any(is_video_name(clip.name) for clip in path.iterdir())
     ]:
         logger.warning("%s: videos in folders that are no class of the lists are not used: %s", base, shorten(unlisted))
-    remedy = f"copy these folders there, or set DATA.PATH_TO_DATA_DIR to the folder that has them all (now {base})"
-    _refuse_absent(f"{base}: classes without a folder", class_names, folders, remedy)
+    check_classes(f"{base}: classes without a folder", class_names, folders)
     contents = {label: ClipFolder(folder) for label, folder in folders.items()}
-    found = [(clip, contents[clip.label].find(clip.name, ignore_case=True)) for clip in clips]
-    missing = [f"{folders[clip.label] / clip.name} ({clip.where})" for clip, name in found if name is None]
+    found = []
+    for label, name, _, where in clips:
+        path = contents[label].find(name, ignore_case=True)
+        whole = path and f"{folders[label]}/{path}"
+        found.append(FoundClip(f"{class_names[label]}/{name}", label, whole, f"{folders[label] / name} ({where})"))
     remedy = "copy or unpack them again; frames in a folder of the same name, or x.mp4 for x.avi, are found too"
-    check_missing(cfg, base, missing, len(clips), remedy)
-    present = [(clip, f"{folders[clip.label]}/{name}") for clip, name in found if name is not None]
-    records = Records(
-        (f"{class_names[clip.label]}/{clip.name}" for clip, _ in present),
-        (clip.label for clip, _ in present),
-        (path for _, path in present),
-    )
-    return DatasetSplit(records, class_names)
+    return build_split(cfg, split, base, found, class_names, remedy)
 
 
 def _class_folders(root: Path, class_names: Sequence[str]) -> tuple[Path, dict[int, Path]]:

@@ -17,9 +17,9 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.records import DataError, DatasetSplit, Records, join_problems
+from timesformer.datasets.records import DataError, DatasetSplit, join_problems
 from timesformer.datasets.sources.clip_files import ClipFolder
-from timesformer.datasets.sources.lists import check_missing, check_training, clips_folder, splits_folder
+from timesformer.datasets.sources.lists import FoundClip, build_split, clips_folder, splits_folder
 
 logger = logging.getLogger(__name__)
 
@@ -61,17 +61,12 @@ def ssv2(cfg: CfgNode, split: str) -> DatasetSplit:
         root = clips_folder(cfg)
         if not cfg.DATA.PATH_PREFIX and (root / VIDEO_FOLDER).is_dir():
             root /= VIDEO_FOLDER
-        clips = ClipFolder(root)
-        found = {video: clips.find(f"{video}.webm") for video in labels}
+        clip_folder = ClipFolder(root)
+        found = {video: clip_folder.find(f"{video}.webm") for video in labels}
         paths = {video: str(root / name) for video, name in found.items() if name}
         remedy = f"unpack the videos into {root}, or set DATA.PATH_PREFIX to the folder of the videos <id>.webm"
-    missing = [video for video in labels if video not in paths]
-    check_missing(cfg, listed, missing, len(labels), remedy)
-    names = [video for video in labels if video in paths]
-    records = Records(names, map(labels.__getitem__, names), map(paths.__getitem__, names))
-    if split == "train":
-        check_training(listed, class_names, records.labels.tolist())
-    return DatasetSplit(records, class_names)
+    clips = [FoundClip(video, label, paths.get(video), video) for video, label in labels.items()]
+    return build_split(cfg, split, listed, clips, class_names, remedy)
 
 
 def _locate(folder: Path, name: str) -> Path:
