@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def check_clips(
     label_of: Callable[[str], str] = class_of,
     folder: Path | None = None,
 ) -> list[Row]:
-    """Decode every frame of the clips and write `manifest.csv`.
+    """Decode every frame of the clips and write `manifest.csv` to `folder`, by default `root`.
 
     Clips that are in the manifest with their present size are not decoded again, nor those that an interrupted check
     wrote to `manifest.unfinished`.
@@ -39,13 +39,10 @@ def check_clips(
         workers: number of processes.
         time_limit: seconds after which a clip counts as unreadable.
         label_of: the class of a clip by its path.
-        folder: of the manifest, `root` if None. Training reads it in `root` only.
+        folder: of the manifest. Training reads it in `root` only.
 
     Returns:
-        A row for each clip, in order.
-
-    Raises:
-        UserError: if the manifest cannot be written.
+        A row for each clip, in order. Raises UserError if the manifest cannot be written.
     """
     manifest, unfinished = (folder or root) / NAME, (folder or root) / UNFINISHED
     before = {row.path: row for row in (*_rows_of(manifest), *_rows_of(unfinished))}
@@ -71,15 +68,10 @@ def check_clips(
 
 def _rows_of(path: Path) -> Iterator[Row]:
     """The complete rows of a manifest that may be missing or cut off."""
-    try:
-        lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
-    except OSError:
-        return
-    for line in lines[:-1]:
-        try:
+    text = path.read_bytes().decode("utf-8", "surrogateescape") if path.is_file() else ""
+    for line in text.split("\n")[:-1]:
+        with suppress(ValueError):  # the header, or a line that was cut off
             yield Row.parse(line)
-        except ValueError:  # the header, or a line that was being written when the machine stopped
-            continue
 
 
 def _measure(root: str, clip: str) -> Row:

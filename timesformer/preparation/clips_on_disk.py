@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from timesformer.datasets.records import SPLITS, DataError
 from timesformer.datasets.sources.clip_files import KINDS, find_below, walk, warn_skipped
@@ -22,13 +22,15 @@ def find_clips(root: Path) -> list[str]:
     if broken := [clip for clip in clips if "\n" in clip or "\r" in clip]:
         raise DataError(f"{root}: {broken[0]!r} has a line break in its name: rename it")
     depths = {clip.count("/") for clip in clips} - {0}
-    above = {clip[:end] for clip in clips for end, letter in enumerate(clip) if letter == "/"}
-    skipped = [
-        name
-        for name in others
-        if name.rpartition("/")[0] in above or (name.count("/") in depths and not is_list_name(name))
-    ]
-    warn_skipped(root, skipped)
+    above = {parent for clip in clips for parent in map(str, PurePosixPath(clip).parents)} - {"."}
+    warn_skipped(
+        root,
+        [
+            name
+            for name in others
+            if name.rpartition("/")[0] in above or (name.count("/") in depths and not is_list_name(name))
+        ],
+    )
     return clips
 
 

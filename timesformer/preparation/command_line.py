@@ -3,13 +3,15 @@
 import argparse
 import io
 import logging
+import math
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import PurePosixPath
 
 from timesformer.arguments import as_path
-from timesformer.datasets.manifest import NAME, Row
+from timesformer.datasets.manifest import NAME
 from timesformer.datasets.sources.clip_files import class_of, strays_line
 from timesformer.datasets.workers.pool import TIME_LIMIT
 from timesformer.errors import UserError, shorten
@@ -22,7 +24,6 @@ from timesformer.preparation.split import split_dataset
 _DATASETS = ("folder", "hmdb51", "hmdb_simp", "kinetics", "muwiges", "ssv2", "ucf101")
 _WITH_LISTS = ("hmdb51", "ucf101", "muwiges")  # datasets whose lists are always next to the clips
 _WITHOUT_CLASS_FOLDERS = ("ssv2", "muwiges")
-_NUM_SHOWN = 20  # clips that a summary names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,86 +56,60 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(prog="prepare.py", description="Prepares a dataset; see docs/preparing.md.")
     datasets = parser.add_subparsers(dest="dataset", metavar="DATASET", required=True, help=", ".join(_DATASETS))
     for dataset in _DATASETS:
+        description = "Downloads, converts and checks a dataset, in this order. An interrupted step continues."
         if dataset == "hmdb_simp":
             description = "Splits ROOT/<class>/<clip> into train.csv, val.csv and test.csv, after decoding every clip."
-        else:
-            description = "Downloads, converts and checks a dataset, in this order. An interrupted step continues."
         added = datasets.add_parser(dataset, description=description)
         added.add_argument("root", type=as_path, metavar="ROOT", help="folder of the dataset")
         added.add_argument("--output", type=as_path, help="folder for the files made (docs/preparing.md)")
-        added.add_argument(
-            "--workers", type=_whole_number(1), default=os.cpu_count(), help="processes (default: all cores)"
-        )
-        if dataset == "hmdb_simp":
-            _add_split_options(added)
-        else:
-            _add_options(added, dataset)
+        workers = "number of processes (default: all cores)"
+        added.add_argument("--workers", type=_number(int, 1), default=os.cpu_count(), help=workers)
+        (_add_split_options if dataset == "hmdb_simp" else _add_options)(added, dataset)
     options = parser.parse_args(arguments)
     if options.dataset != "hmdb_simp":
         if not (options.download or options.short_side or options.frames or options.check):
             steps = "--download, " if options.dataset in ARCHIVES else ""
             parser.error(f"nothing to do: give one or more of {steps}--short-side 256, --frames and --check")
-        if options.short_side and options.short_side % 2 and not options.frames:
+        if options.short_side % 2 and not options.frames:
             parser.error(f"argument --short-side: found {options.short_side}, expected an even number for H.264")
     return options
 
 
-def _add_split_options(parser: argparse.ArgumentParser) -> None:
+def _add_split_options(parser: argparse.ArgumentParser, dataset: str) -> None:
+    fraction = _number(float, 0.001, 0.999)
     parser.add_argument("--seed", type=int, default=42, help="of the split (default: 42)")
-    parser.add_argument("--test", type=_fraction, default=0.1, help="fraction of all clips for test (default: 0.1)")
-    parser.add_argument("--val", type=_fraction, default=0.2, help="fraction of the remaining clips (default: 0.2)")
+    parser.add_argument("--test", type=fraction, default=0.1, help="fraction of all clips for test (default: 0.1)")
+    parser.add_argument("--val", type=fraction, default=0.2, help="fraction of the remaining clips (default: 0.2)")
     parser.add_argument("--force", action="store_true", help="replace files of an earlier run")
 
 
 def _add_options(parser: argparse.ArgumentParser, dataset: str) -> None:
     parser.set_defaults(download=False, url=("", ""))
     if dataset in ARCHIVES:
-        defaults = " and ".join(archive.url for archive in ARCHIVES[dataset])
+        urls = " and ".join(archive.url for archive in ARCHIVES[dataset])
+        urls = f"of the archives, with #sha256=<hex> if known (default: {urls})"
         parser.add_argument("--download", action="store_true", help="download and unpack what ROOT lacks")
-        parser.add_argument(
-            "--url", nargs=2, metavar=("VIDEOS", "LISTS"), help=f"archives, with #sha256=<hex> (default: {defaults})"
-        )
-    parser.add_argument(
-        "--short-side",
-        type=_whole_number(16),
-        default=0,
-        metavar="PIXELS",
-        help="re-encode every clip as H.264 for fast reading, the short side scaled down to this, e.g. 256",
-    )
+        parser.add_argument("--url", nargs=2, metavar=("VIDEOS", "LISTS"), help=urls)
+    short_side = "re-encode every clip as H.264 for fast reading, the short side scaled down to this, e.g. 256"
+    parser.add_argument("--short-side", type=_number(int, 16), default=0, metavar="PIXELS", help=short_side)
     parser.add_argument("--frames", action="store_true", help="make a folder of JPEG frames of every clip instead")
-    parser.add_argument("--quality", type=_whole_number(1, 95), default=90, help="of JPEG frames (default: 90)")
+    parser.add_argument("--quality", type=_number(int, 1, 95), default=90, help="of JPEG frames (default: 90)")
     parser.add_argument("--check", action="store_true", help=f"decode every clip and write {NAME}, which training uses")
-    parser.add_argument(
-        "--time-limit",
-        type=float,
-        default=TIME_LIMIT,
-        metavar="SECONDS",
-        help=f"after which a clip counts as unreadable (default: {TIME_LIMIT:g})",
-    )
+    time_limit = f"after which a clip counts as unreadable (default: {TIME_LIMIT:g})"
+    parser.add_argument("--time-limit", type=float, default=TIME_LIMIT, metavar="SECONDS", help=time_limit)
 
 
-def _whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
-            limits = f"from {least}" + (f" to {most}" if most is not None else "")
-            raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number {limits}")
-        return int(text)
+def _number(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        if not least <= kind(text) <= most:
+            raise argparse.ArgumentTypeError(f"found {text}, expected a number from {least} to {most}")
+        return kind(text)
 
-    return parse
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a fraction above 0 and below 1")
-    return value
+    return number
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    dataset, folder, failed, remarks = options.dataset, options.root, {}, []
+    dataset, folder, failed, broken, remarks = options.dataset, options.root, {}, [], []
     if options.download:
         download(dataset, folder, options.url)
         print(f"{folder} has the videos and lists of {dataset}")
@@ -152,15 +127,16 @@ def _prepare(options: argparse.Namespace) -> int:
         failed = convert(folder, clips, output, options.short_side, quality, options.workers, options.time_limit)
         print(f"{output}: {len(clips) - len(failed)} of {len(clips)} clips made")
         if failed:
-            lines = shorten((f"{clip}: {problem}" for clip, problem in sorted(failed.items())), "\n  ", _NUM_SHOWN)
-            print(f"{len(failed)} could not be converted and were copied ({output / SETTINGS}):\n  {lines}")
+            print(f"{len(failed)} could not be converted and were copied ({output / SETTINGS}):\n  {_lines(failed)}")
         folder = output
-    broken = []
     if options.check:
-        label_of = {"folder": class_of, "ssv2": _no_class, "muwiges": _no_class}.get(dataset, _parent_name)
+        label_of = partial(_label_of, dataset)
         rows = check_clips(folder, find_clips(folder), options.workers, options.time_limit, label_of)
         broken = [row for row in rows if row.problem]
-        print(_summary(folder, rows, failed))
+        frames, hours = sum(row.frames for row in rows), sum(row.seconds for row in rows) / 3600
+        print(f"{folder / NAME}: {len(rows)} clips, {frames} frames, {hours:.2f} hours; {len(broken)} cannot be read")
+        if new := {row.path: row.problem for row in broken if row.path not in failed}:
+            print(f"  {_lines(new)}")
         if dataset in _WITH_LISTS:
             remarks += [f"training would refuse the dataset: {problem}" for problem in check_lists(dataset, folder)]
     for remark in remarks:
@@ -168,24 +144,12 @@ def _prepare(options: argparse.Namespace) -> int:
     return 1 if failed or broken or remarks else 0
 
 
-def _parent_name(clip: str) -> str:
-    return clip.rpartition("/")[0].rpartition("/")[2]
+def _label_of(dataset: str, clip: str) -> str:
+    """The class of a clip by its path."""
+    if dataset == "folder":
+        return class_of(clip)
+    return "" if dataset in _WITHOUT_CLASS_FOLDERS else PurePosixPath(clip).parent.name
 
 
-def _no_class(clip: str) -> str:
-    return ""
-
-
-def _summary(folder: Path, rows: Sequence[Row], shown: Collection[str]) -> str:
-    """What a check found, and the first clips that cannot be read, without those that were `shown` before."""
-    broken = [row for row in rows if row.problem]
-    frames, hours = sum(row.frames for row in rows), sum(row.seconds for row in rows) / 3600
-    size = sum(row.bytes for row in rows) / 1e9
-    line = f"{folder / NAME}: {len(rows)} clips, {frames} frames, {hours:.2f} hours, {size:.2f} GB; "
-    if not broken:
-        return line + "all can be read"
-    new = [f"{row.path}: {row.problem}" for row in broken if row.path not in shown]
-    line += f"{len(broken)} cannot be read"
-    if len(new) < len(broken):
-        line += f", {len(broken) - len(new)} of them listed above"
-    return line + ":\n  " + shorten(new, "\n  ", _NUM_SHOWN) if new else line
+def _lines(problems: dict[str, str]) -> str:
+    return shorten((f"{clip}: {problem}" for clip, problem in sorted(problems.items())), "\n  ", limit=20)

@@ -71,7 +71,8 @@ def convert(
     source, target = root.resolve(), output.resolve()
     if source == target or source in target.parents or target in source.parents:
         raise DataError(f"{output} and {root} overlap: give --output another folder")
-    targets = {clip: _target_name(root, clip, "" if quality else ".mp4") for clip in clips}
+    suffix = "" if quality else ".mp4"
+    targets = {clip: (os.path.splitext(clip)[0] if (root / clip).is_file() else clip) + suffix for clip in clips}
     sources = defaultdict(list)
     for clip, name in targets.items():
         sources[name].append(clip)
@@ -103,8 +104,10 @@ def convert(
                 if outcome.problem:
                     failed[clip] = without_path(outcome.problem, outcome.item.source)
                     _write_settings(output, settings, failed)
-                    remove(output / targets[clip])
-                    _copy(root / clip, output / clip)
+                    for path in (output / targets[clip], output / clip):
+                        remove(path)
+                    (output / clip).parent.mkdir(parents=True, exist_ok=True)
+                    (shutil.copytree if (root / clip).is_dir() else shutil.copyfile)(root / clip, output / clip)
                 else:
                     table.writerow((clip, sizes[clip]))
                     file.flush()
@@ -115,10 +118,6 @@ def convert(
     return failed
 
 
-def _target_name(root: Path, clip: str, suffix: str) -> str:
-    return (os.path.splitext(clip)[0] if (root / clip).is_file() else clip) + suffix
-
-
 def _write_settings(output: Path, settings: dict[str, Any], failed: dict[str, str]) -> None:
     text = json.dumps(settings | {"copied_as_it_was": failed}, indent=2) + "\n"
     write_text_atomically(output / SETTINGS, text)
@@ -127,14 +126,13 @@ def _write_settings(output: Path, settings: dict[str, Any], failed: dict[str, st
 def _read_failed(output: Path, settings: dict[str, Any]) -> dict[str, str]:
     if not (output / SETTINGS).is_file():
         return {}
-    remedy = "give another --output, or remove it"
     try:
         found = json.loads((output / SETTINGS).read_bytes())
         failed = dict(found.pop("copied_as_it_was"))
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise DataError(f"{output / SETTINGS} is damaged ({type(error).__name__}: {error}): {remedy}") from error
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise DataError(f"{output / SETTINGS} is damaged: remove it, or give another --output") from error
     if found != settings:
-        raise DataError(f"{output} has clips made with {found}, not {settings}: {remedy}")
+        raise DataError(f"{output} has clips made with {found}, not {settings}: remove it, or give another --output")
     return failed
 
 
@@ -143,8 +141,7 @@ def _read_sizes(output: Path) -> dict[str, int]:
     if not (output / SIZES).is_file():
         return {}
     with (output / SIZES).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = csv.reader(line for line in file if line.endswith("\n"))
-        return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdecimal()}
+        return {clip: int(size) for clip, size in csv.reader(line for line in file if line.endswith("\n"))}
 
 
 def _copy_lists(root: Path, output: Path) -> None:
@@ -157,9 +154,3 @@ def _copy_lists(root: Path, output: Path) -> None:
                     write_atomically(copy, lambda file, content=content: file.write(content))
                 elif copy.read_bytes() != content:
                     logger.warning("%s differs from the one in %s and is kept: remove it to copy that", copy, root)
-
-
-def _copy(source: Path, target: Path) -> None:
-    remove(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)

@@ -56,9 +56,7 @@ def download(name: str, root: Path, urls: Sequence[str] = ("", "")) -> None:
         root: folder of the dataset, created if missing.
         urls: of the archives of videos and of lists; empty for those of ARCHIVES.
 
-    Raises:
-        DownloadError: see `timesformer.fetch.fetch`.
-        DataError: an archive cannot be unpacked, or has changed since it was downloaded.
+    Raises DownloadError, and DataError for an archive that cannot be unpacked or has changed since it was downloaded.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -23,16 +23,12 @@ def split_dataset(
         root: folder of class folders; gets manifest.csv if it can be written.
         output: folder of the split files.
         seed: of the split.
-        test: fraction of all clips for test.
-        val: fraction of the remaining clips for validation.
+        test, val: fractions of all clips for test, and of the remaining clips for validation.
         workers: number of processes that decode.
         force: replace the files of an earlier call.
 
     Returns:
-        The clips left out, and why they cannot be read.
-
-    Raises:
-        DataError: if `root` has no clips or is already split, or there are too few clips.
+        The clips left out, and why. Raises DataError if `root` has no clips, is already split, or has too few clips.
     """
     files = [f"{split}.csv" for split in SPLITS] + ["classes.txt", "unreadable.csv"]
     if (present := [name for name in files if (output / name).exists()]) and not force:
@@ -43,9 +39,9 @@ def split_dataset(
     folder = root if os.access(root, os.W_OK) else output
     rows = check_clips(root, ["/".join(clip) for clip in clips], workers, folder=folder)
     unreadable = {clip: row.problem for clip, row in zip(clips, rows, strict=True) if row.problem}
+    problems = [f"{root.joinpath(*clip)}: {problem}" for clip, problem in unreadable.items()]
     readable = [clip for clip in clips if clip not in unreadable]
     if not readable:
-        problems = [f"{'/'.join(clip)}: {problem}" for clip, problem in unreadable.items()]
         raise join_problems("no clip can be read", problems, f"expected clips in {root}")
     splits = split_clips(readable, seed, test, val)
     for name, members in splits.items():
@@ -56,7 +52,7 @@ def split_dataset(
     if unreadable:
         _write(output / "unreadable.csv", [*CSV_HEADER, "reason"], [(*clip, why) for clip, why in unreadable.items()])
         print(f"{len(unreadable)} of {len(clips)} clips are unreadable and left out (see {output / 'unreadable.csv'}):")
-        print("".join(f"  {root.joinpath(*clip)}: {problem}\n" for clip, problem in unreadable.items()), end="")
+        print("\n".join(f"  {problem}" for problem in problems))
     counts = ", ".join(f"{name} {len(members)}" for name, members in splits.items())
     print(f"{len(classes)} classes; {counts}; written to {output}")
     return unreadable
