@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""The web page: upload a video, and see what a model says about it and where it looks.
+"""The web page: upload a video and see the model's predictions and attention (docs/web.md).
 
 streamlit run tools/app.py -- --checkpoint best.pyth [--fallback k400.pyth] [--examples FOLDER]
-
-`python tools/app.py --checkpoint best.pyth` starts the same. docs/web.md says more.
+python tools/app.py --checkpoint best.pyth ...
 """
 
 import os

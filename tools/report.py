@@ -1,10 +1,8 @@
 #!/usr/bin/env python3
-"""Makes the report of a finished run from its files, or one page that compares several runs.
+"""Writes the report of a finished run, or a page that compares several runs. Needs neither videos nor checkpoints.
 
 python tools/report.py output/demo
 python tools/report.py output/demo output/demo_spaceOnly --output comparison.html
-
-Neither videos nor checkpoints are needed. A folder with runs of several official splits counts as those runs.
 """
 
 import argparse
@@ -19,25 +17,20 @@ from timesformer.errors import UserError
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=as_path, metavar="RUN", help="OUTPUT_DIR of a run")
-    parser.add_argument(
-        "--output",
-        type=as_path,
-        metavar="HTML",
-        help="the page; without it, report.html in the folder of the run, or comparison.html here for several runs",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is no report of these runs, too")
+    add = parser.add_argument
+    add("runs", nargs="+", type=as_path, metavar="RUN", help="OUTPUT_DIR of a run, or of the runs of official splits")
+    add("--output", type=as_path, metavar="HTML", help="by default RUN/report.html, comparison.html for several runs")
+    add("--overwrite", action="store_true", help="replace a file that is not a report of these runs")
     add_import(parser)
     args = parser.parse_args()
     try:
         from timesformer.visualization.report import check_overwrite, write_report
 
-        folders = [folder for run in args.runs for folder in runs_in(run)]
-        given = args.runs[0] if args.runs[0].is_dir() else folders[0]
-        beside = given / "report.html" if len(args.runs) == 1 else Path("comparison.html")
-        path = args.output or beside
-        is_its_own = len(args.runs) == 1 and path.resolve() == beside.resolve()
-        if not (args.overwrite or is_its_own):
+        runs = [run.parent if run.name == "results.json" else run for run in args.runs]
+        folders = [folder for run in runs for folder in find_runs(run)]
+        default = runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html")
+        path = args.output or default
+        if not args.overwrite and (len(runs) > 1 or path.resolve() != default.resolve()):
             check_overwrite(path, folders)
         write_report(folders, path)
     except UserError as error:
@@ -47,10 +40,8 @@ def main() -> int:
     return 0
 
 
-def runs_in(folder: Path) -> list[Path]:
-    """The folder, or those of the splits that were run in it."""
-    if folder.name == "results.json":
-        return [folder.parent]
+def find_runs(folder: Path) -> list[Path]:
+    """The folder, or those of the official splits in it."""
     splits = sorted(path.parent for path in folder.glob("split_*/results.json"))
     return splits if splits and not (folder / "results.json").is_file() else [folder]
 

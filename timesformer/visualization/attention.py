@@ -29,8 +29,6 @@ METHODS: tuple[Method, ...] = ("rollout", "cls")
 COLORS = colormaps["inferno"]
 """Colors of attention, from low to high. Their brightness rises, so they suit any color vision."""
 
-_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
-
 
 @dataclass(frozen=True)
 class RecordedAttention:
@@ -60,12 +58,10 @@ class RecordedAttention:
 class AttentionRecord:
     """The attention of a model's last forward pass, in the order of computation.
 
-    Frames here are those of the model: with tubelets, a frame is a tubelet.
-
     Attributes:
         attention_type: of the model.
         has_cls: whether there is a class token, which precedes the patches of a frame or of the clip.
-        grid: clips, frames, rows and columns of patches.
+        grid: clips, frames (or tubelets), rows and columns of patches.
         steps: the attention of every block.
     """
 
@@ -75,11 +71,7 @@ class AttentionRecord:
     steps: list[RecordedAttention] = field(default_factory=list)
 
     def find(self, block: int, *kinds: Kind) -> RecordedAttention:
-        """The attention of these kinds in a block; negative numbers count from the last.
-
-        Raises:
-            UserError: if there is no such block, or no such attention in it.
-        """
+        """The attention of these kinds in a block; negative numbers count from the last. UserError if there is none."""
         found = {step.block: step for step in self.steps if step.kind in kinds}
         if not found:
             raise UserError(f"models with {self.attention_type} attention have no attention over time to show")
@@ -89,11 +81,7 @@ class AttentionRecord:
 
 
 def find_transformer(model: nn.Module) -> VisionTransformer | VideoTransformer:
-    """The TimeSformer or ViViT that a model is or contains.
-
-    Raises:
-        UserError: if there is none.
-    """
+    """The TimeSformer or ViViT that a model is or contains; UserError if there is none."""
     for module in model.modules():
         if isinstance(module, VisionTransformer | VideoTransformer):
             return module
@@ -113,9 +101,6 @@ def record_attention(model: nn.Module) -> Iterator[AttentionRecord]:
 
     Yields:
         The record, which each forward pass overwrites.
-
-    Raises:
-        UserError: if the model has no such transformer.
     """
     transformer = find_transformer(model)
     attention_type = transformer.attention_type
@@ -154,9 +139,6 @@ def cls_to_patches(record: AttentionRecord, block: int = -1, head: int | None = 
 
     Returns:
         [batch, frames, rows, columns], float32, from 0 to 1. The class token's attention to itself is left out.
-
-    Raises:
-        UserError: if there is no such block or head.
     """
     step = record.find(block, "space", "space_time")
     queries = step.queries[..., :1, :] if record.has_cls else step.queries
@@ -171,9 +153,6 @@ def rollout(record: AttentionRecord) -> Tensor:
     heads) and half its residual. Temporal and spatial attention of a block are two such steps. The class token is
     averaged over the frames where the model does so. The row of the output is multiplied with the matrices of all steps
     from the last to the first, which is exact and needs no matrix over all tokens.
-
-    Args:
-        record: of a forward pass.
 
     Returns:
         [batch, frames, rows, columns], float32, from 0 to 1. The shares of class tokens are left out.
@@ -218,15 +197,11 @@ def time_curves(record: AttentionRecord, row: int, column: int, block: int = -1,
     Args:
         record: of a forward pass.
         row, column: of the patch, from 0 at the top left.
-        block: number of the block; negative ones count from the last.
-        head: number of the head; None for the mean of all.
+        block, head: as in `cls_to_patches`.
 
     Returns:
         [batch, frames, frames], float32, from 0 to 1: from the patch in each frame, to each frame. Attention to a class
         token is left out.
-
-    Raises:
-        UserError: if there is no such patch, block or head, or no attention over time.
     """
     _, frames, rows, columns = record.grid
     if not (0 <= row < rows and 0 <= column < columns):
@@ -252,16 +227,9 @@ def record_clip(classifier: Classifier, clip: SampledClip) -> AttentionRecord:
 def attention_maps(
     record: AttentionRecord, frames: int, method: Method, block: int = -1, head: int | None = None
 ) -> np.ndarray:
-    """Maps of the first clip of a record, float32 [frames, rows, columns].
+    """Maps of the first clip of a record, float32 [frames, rows, columns]. Frames of a tubelet share a map.
 
-    Args:
-        record: of a forward pass.
-        frames: of the clip; frames of a tubelet share a map.
-        method: "rollout" through all blocks, or "cls", see `cls_to_patches`.
-        block, head: for "cls".
-
-    Raises:
-        UserError: if there is no such method, block or head.
+    `method` is "rollout" through all blocks, or "cls" of a block and head, see `cls_to_patches`.
     """
     if method not in METHODS:
         raise UserError(f"method is {method!r}, expected {' or '.join(METHODS)}")
@@ -284,16 +252,13 @@ def overlay(frames: np.ndarray, maps: np.ndarray, scale: Normalize | None = None
     strength = np.asarray((scale or color_scale(maps))(maps), np.float32)
     strength = strength[:, np.arange(height) * rows // height][:, :, np.arange(width) * columns // width, np.newaxis]
     colors = COLORS(strength[..., 0])[..., :3].astype(np.float32)
-    grey = frames.astype(np.float32) @ np.array(_LUMA, np.float32)[:, np.newaxis] / 255
+    grey = frames.astype(np.float32) @ np.array([[0.299], [0.587], [0.114]], np.float32) / 255  # luma
     share = 0.35 + 0.35 * strength
     return (((1 - share) * grey + share * colors) * 255).round().astype(np.uint8)
 
 
 def color_scale(maps: np.ndarray) -> PowerNorm:
-    """From the smallest and largest value of maps to 0 .. 1, where low values are separated by an exponent.
-
-    Maps that differ by less than a thousandth are all 0.
-    """
+    """From the smallest and largest value of maps to 0 .. 1, raised for low values; all 0 for almost equal values."""
     low, high = float(maps.min()), float(maps.max())
     return PowerNorm(0.7, low, max(high, low + 1e-3 * abs(low) + 1e-12), clip=True)
 
@@ -310,17 +275,12 @@ def attention_of(
 
     Returns:
         The clip, and maps [frames, rows, columns], float32.
-
-    Raises:
-        UserError: if the video cannot be read, the model's attention cannot be recorded, or there is no such block.
     """
     clip = classifier.clips(video)[middle_view(classifier.cfg)]
     return clip, attention_maps(record_clip(classifier, clip), len(clip.frames), method, block, head)
 
 
-def _attention_modules(
-    transformer: VisionTransformer | VideoTransformer,
-) -> Iterator[tuple[str, int, Kind, Attention]]:
+def _attention_modules(transformer: nn.Module) -> Iterator[tuple[str, int, Kind, Attention]]:
     spatial: Kind = "space_time" if transformer.attention_type in ("joint_space_time", "joint") else "space"
     for name, module in transformer.named_modules():
         if isinstance(module, Attention):

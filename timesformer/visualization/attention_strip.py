@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -60,8 +60,7 @@ def attention_strip(
         clip: the view of the video.
         maps: float [frames, rows, columns] from `attention_maps`.
         top: predicted classes and their scores from 0 to 1, the best first.
-        title: first line.
-        subtitle: second line.
+        title, subtitle: lines above the frames.
         max_frames: evenly chosen frames are shown if the clip has more.
         curves: drawn next to the predictions, or below them on a narrow page.
     """
@@ -90,7 +89,11 @@ def attention_strip(
         for picture, top_edge in ((frames[index], y), (attended[index], y + tall + _GAP)):
             page.imshow(picture, extent=(x, x + cell, top_edge + tall, top_edge), interpolation="nearest")
             if curves and curves.position:
-                _mark_patch(page, curves.position, maps.shape[1:], x, top_edge, cell, tall)
+                (row, column), high, wide = curves.position, tall / maps.shape[1], cell / maps.shape[2]
+                outline = [withStroke(linewidth=4, foreground=INK)]
+                mark = Rectangle((x + column * wide, top_edge + row * high), wide, high, fill=False, ec="white")
+                mark.set(linewidth=1.5, path_effects=outline)
+                page.add_patch(mark)
     _draw_scale(_inset(page, 16, below - _SCALE, 300, 10), maps)
     _draw_bars(page, below, top, page_width * 0.45 if two_columns else page_width)
     if curves:
@@ -117,25 +120,13 @@ def _inset(page: Axes, x: float, y: float, width: float, height: float) -> Axes:
     return page.figure.add_axes(((_MARGIN + x) / w, 1 - (_MARGIN + y + height) / h, width / w, height / h))
 
 
-def _write_fitted(page: Axes, x: float, y: float, text: str, width: float, **style: object) -> Text:
+def _write_fitted(page: Axes, x: float, y: float, text: str, width: float, **style: object) -> None:
     """Text on one line, cut off after `width` pixels, with ? for what no font can draw."""
     line = fonts.drawable(" ".join(text.split()))
     written = page.text(x, y, line, family=fonts.families(), **style)
     while line and written.get_window_extent().width > width:
         line = line[: -1 - len(line) // 20]
         written.set_text(f"{line}…")
-    return written
-
-
-def _mark_patch(
-    page: Axes, position: tuple[int, int], grid: tuple[int, ...], x: float, y: float, width: float, height: float
-) -> None:
-    """A frame around a patch, white and dark in turn, which is visible on any picture."""
-    patch_height, patch_width = height / grid[0], width / grid[1]
-    corner = x + position[1] * patch_width, y + position[0] * patch_height
-    for color, style in (("white", "-"), (INK, (0, (3, 3)))):
-        rectangle = Rectangle(corner, patch_width, patch_height, fill=False, ec=color, linestyle=style, linewidth=1.5)
-        page.add_patch(rectangle)
 
 
 def _time_of(clip: SampledClip, index: int) -> str:

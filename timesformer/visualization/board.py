@@ -1,6 +1,5 @@
 """Writes the charts of a test for TensorBoard, next to the curves of its training."""
 
-import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,6 @@ import numpy as np
 import simplejson
 import torch
 from fvcore.common.config import CfgNode
-from matplotlib.figure import Figure
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
@@ -28,9 +26,6 @@ from timesformer.visualization.confusions import count_confusions
 from timesformer.visualization.examples import load_clips, most_confident_errors, shrink
 from timesformer.visualization.run_files import FinishedRun, Predictions
 
-logger = logging.getLogger(__name__)
-
-_METRICS = ("top1", "top5", "mean_class_top1", "loss")
 _MAX_INPUTS = 12  # clips shown for MODEL_VIS.INPUT_VIDEO
 _SECONDS = 2.0  # of an animation
 
@@ -40,60 +35,51 @@ def write_charts(
 ) -> None:
     """Writes what the options in TENSORBOARD ask for, under the epoch of the tested checkpoint.
 
-    Args:
-        cfg: the configuration.
-        run: the tested run.
-        clips: decoded test videos by name; others that are shown are decoded here.
-        splits: those of the run, if they have been loaded before.
+    `clips` are test videos that are decoded already, by name.
 
     Raises:
         UserError: if a file that an option names is invalid, or the split or checkpoint cannot be read.
     """
     step, splits = int(run.metric("checkpoint_epochs") or 0), splits or Splits(cfg)
     with SummaryWriter(str(tensorboard_folder(cfg))) as writer:
-        for name in _METRICS:
+        for name in ("top1", "top5", "mean_class_top1", "loss"):
             if (value := run.metric(name)) is not None:
                 writer.add_scalar(f"test/{name}", value, step)
         if rows := run.results.get("per_class"):
             top1 = [np.nan if row["top1"] is None else row["top1"] for row in rows]
-            _add_figure(writer, "per_class", charts.per_class(run.class_names, top1), step)
+            writer.add_figure("per_class", charts.per_class(run.class_names, top1), step)
         if run.predictions is not None:
-            _add_confusions(writer, cfg, run, run.predictions, step)
-            _add_videos(writer, cfg, run, run.predictions, clips, splits, step)
+            _add_confusions(writer, cfg, run, step)
+            _add_videos(writer, cfg, run, clips, splits, step)
             if cfg.TENSORBOARD.EMBEDDINGS:
-                _add_embeddings(writer, cfg, run, run.predictions, splits, step)
+                _add_embeddings(writer, cfg, run, splits, step)
         if cfg.TENSORBOARD.MODEL_VIS.ENABLE and cfg.TENSORBOARD.MODEL_VIS.MODEL_WEIGHTS:
             for name, value in read_checkpoint(run.results["checkpoint"]).state.items():
                 if value.is_floating_point():
                     writer.add_histogram(f"weights/{name}", value.float(), step)
 
 
-def _add_confusions(writer: SummaryWriter, cfg: CfgNode, run: FinishedRun, predictions: Predictions, step: int) -> None:
+def _add_confusions(writer: SummaryWriter, cfg: CfgNode, run: FinishedRun, step: int) -> None:
     matrix, histogram, names = cfg.TENSORBOARD.CONFUSION_MATRIX, cfg.TENSORBOARD.HISTOGRAM, run.class_names
-    counts = count_confusions(predictions, len(names))
+    counts = count_confusions(run.predictions, len(names))
     if matrix.ENABLE:
         groups = {"": _read_subset(matrix.SUBSET_PATH, names)}
         groups |= _read_categories(cfg.TENSORBOARD.CATEGORIES_PATH, names)
         for group, numbers in groups.items():
             part, part_names = counts[np.ix_(numbers, numbers)], [names[number] for number in numbers]
             figure = charts.confusion_matrix(part, part_names, group or "Confusion matrix", tuple(matrix.FIGSIZE))
-            _add_figure(writer, f"confusion_matrix/{group}".rstrip("/"), figure, step)
+            writer.add_figure(_as_utf8(f"confusion_matrix/{group}".rstrip("/")), figure, step)
     if histogram.ENABLE:
         for number in _read_subset(histogram.SUBSET_PATH, names):
             if counts[number].any():
                 figure = charts.predicted_as(counts[number], names, number, histogram.TOPK, tuple(histogram.FIGSIZE))
-                _add_figure(writer, f"predicted_as/{names[number]}", figure, step)
+                writer.add_figure(_as_utf8(f"predicted_as/{names[number]}"), figure, step)
 
 
 def _add_videos(
-    writer: SummaryWriter,
-    cfg: CfgNode,
-    run: FinishedRun,
-    predictions: Predictions,
-    clips: Mapping[str, SampledClip],
-    splits: Splits,
-    step: int,
+    writer: SummaryWriter, cfg: CfgNode, run: FinishedRun, clips: Mapping[str, SampledClip], splits: Splits, step: int
 ) -> None:
+    predictions = run.predictions
     wrong, inputs = cfg.TENSORBOARD.WRONG_PRED_VIS, cfg.TENSORBOARD.MODEL_VIS
     tags: dict[int, str] = {}
     if inputs.ENABLE and inputs.INPUT_VIDEO:
@@ -105,24 +91,22 @@ def _add_videos(
     missing = [name for name in numbers if name not in clips]
     for name, clip in [*clips.items(), *(load_clips(cfg, missing, splits) if missing else ())]:
         if (number := numbers.get(name)) is not None:
-            text = _describe(run, predictions, number, inputs.TOPK_PREDS)
+            text = _describe(run, number, inputs.TOPK_PREDS)
             _add_animation(writer, f"{tags[number]}/{name}: {text}", clip.frames, step)
 
 
-def _describe(run: FinishedRun, predictions: Predictions, number: int, top: int) -> str:
+def _describe(run: FinishedRun, number: int, top: int) -> str:
     """The prediction in words, such as "wave 71 %, not catch"."""
-    names = run.class_names
+    names, predictions = run.class_names, run.predictions
     ranked = zip(predictions.classes[number, :top], predictions.probabilities[number, :top], strict=True)
     guesses = [f"{names[label]} {100 * share:.0f} %" for label, share in ranked if label >= 0]
     truth = "" if predictions.correct[number] else f", not {names[predictions.labels[number]]}"
     return ", ".join(guesses) + truth
 
 
-def _add_embeddings(
-    writer: SummaryWriter, cfg: CfgNode, run: FinishedRun, predictions: Predictions, splits: Splits, step: int
-) -> None:
+def _add_embeddings(writer: SummaryWriter, cfg: CfgNode, run: FinishedRun, splits: Splits, step: int) -> None:
     """Features of videos of all classes, for TensorBoard's projector."""
-    names, device, path = run.class_names, choose_device(cfg), run.results["checkpoint"]
+    names, predictions, device, path = run.class_names, run.predictions, choose_device(cfg), run.results["checkpoint"]
     model, _ = build_from_checkpoint(cfg, read_checkpoint(path))
     classifier = Classifier(cfg, model.to(device).eval(), tuple(names), device, path, [])
     numbers = {predictions.videos[number]: number for number in _select_evenly(predictions, cfg.TENSORBOARD.EMBEDDINGS)}
@@ -148,10 +132,6 @@ def _add_embeddings(
     )
 
 
-def _add_figure(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:
-    writer.add_figure(_as_utf8(tag), figure, step)
-
-
 def _add_animation(writer: SummaryWriter, tag: str, frames: np.ndarray, step: int) -> None:
     """Frames, uint8 (T, H, W, 3), as a GIF, which TensorBoard shows as an image."""
     images = np.stack([np.asarray(image) for image in shrink(frames)])
@@ -165,29 +145,30 @@ def _read_subset(path: str, names: list[str]) -> list[int]:
     """Numbers of the classes in a text file with a name a line; without a file, of all."""
     if not path:
         return list(range(len(names)))
-    try:
-        lines = Path(path).read_text(encoding=encoding_of(Path(path))).splitlines()
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): expected a class name in each line") from error
+    lines = _read_text(path).splitlines()
     return _class_numbers(path, [line.strip() for line in lines if line.strip()], names)
 
 
 def _read_categories(path: str, names: list[str]) -> dict[str, list[int]]:
     """Numbers of the classes of each category in a JSON file; without a file, none."""
-    if not path:
-        return {}
     try:
-        categories = simplejson.loads(Path(path).read_text(encoding=encoding_of(Path(path))))
+        categories = simplejson.loads(_read_text(path)) if path else {}
         return {str(name): _class_numbers(path, list(classes), names) for name, classes in categories.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is invalid ({error}): expected JSON, {{category: [class, ...]}}") from error
 
 
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding=encoding_of(Path(path)))
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
 def _class_numbers(path: str, wanted: list[str], names: list[str]) -> list[int]:
-    numbers = {name: number for number, name in enumerate(names)}
-    if unknown := [name for name in wanted if name not in numbers]:
+    if unknown := [name for name in wanted if name not in names]:
         raise UserError(f"{path} names classes that the dataset does not have: {shorten(unknown)}")
-    return [numbers[name] for name in wanted]
+    return [names.index(name) for name in wanted]
 
 
 def _select_evenly(predictions: Predictions, count: int) -> list[int]:

@@ -64,9 +64,8 @@ class Curve:
         label: in the legend; empty for none.
         x, y: float (points,); the line is interrupted where y is not finite.
         color: index into SERIES, modulo its length.
-        faint: drawn thin and pale, behind the others.
-        dashed: drawn dashed.
-        dots: the points are marked.
+        faint: thin and pale, behind the others.
+        dots: whether the points are marked.
     """
 
     label: str
@@ -74,7 +73,6 @@ class Curve:
     y: Sequence[float]
     color: int = 0
     faint: bool = False
-    dashed: bool = False
     dots: bool = False
 
 
@@ -104,7 +102,6 @@ def line_chart(curves: Sequence[Curve], title: str, xlabel: str = "epoch") -> Fi
             color=SERIES[curve.color % len(SERIES)],
             linewidth=0.9 if curve.faint else 1.7,
             alpha=0.4 if curve.faint else 1.0,
-            linestyle="--" if curve.dashed else "-",
             marker="o" if curve.dots or len(x) == 1 else None,
             markersize=3.2,
             label=curve.label or None,
@@ -127,7 +124,7 @@ def confusion_matrix(
     Args:
         counts: int (classes, classes).
         names: of the classes, shown for up to 60.
-        title: above the matrix.
+        title: of the chart.
         size: width and height in inches of 100 pixels.
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -171,14 +168,9 @@ def per_class(names: Sequence[str], accuracy: Sequence[float], title: str = "Top
 def predicted_as(
     counts: np.ndarray, names: Sequence[str], true_class: int, top: int, size: tuple[float, float]
 ) -> Figure:
-    """Bars of the most frequent predictions for the videos of one class.
+    """The `top` most frequent predictions for the videos of class number `true_class`, as bars.
 
-    Args:
-        counts: videos of the class by predicted class, int (classes,).
-        names: of the classes.
-        true_class: number of the class.
-        top: largest number of bars.
-        size: width and height in inches of 100 pixels.
+    `counts` are the videos of the class by predicted class, int (classes,); `size` is in inches of 100 pixels.
     """
     order = [int(number) for number in np.argsort(-counts, kind="stable")[:top] if counts[number]]
     labels = [_short_name(names, number) for number in order]
@@ -190,11 +182,7 @@ def predicted_as(
 
 @matplotlib.rc_context(STYLE)
 def svg(figure: Figure) -> str:
-    """An `<svg>` element for a page.
-
-    Its colors are the page's CSS variables --ink, --muted, --line, --good, --bad and --series-1 to --series-8 where
-    defined. The browser draws the text, in the font of the page.
-    """
+    """An `<svg>` element for a page, with the font of the page and the colors in its CSS variables (style.css)."""
     file = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # missing here, but the browser has fonts of its own
@@ -206,9 +194,7 @@ def svg(figure: Figure) -> str:
     text = re.sub(r"<g id=\"[^\"]*\"", "<g", text)
     for color, name in _CSS_VARIABLES.items():
         text = text.replace(color, f"var(--{name}, {color})")
-    opening, rest = text.split(">", 1)
-    opening = re.sub(r" (width|height)=\"[^\"]*\"", "", opening)
-    return f'{opening} stroke-linejoin="round">{rest}'
+    return re.sub(r" (width|height)=\"[^\"]*\"", "", text, count=2)  # the page decides about the size
 
 
 @matplotlib.rc_context({**STYLE, "savefig.facecolor": "white"})

@@ -28,13 +28,11 @@ _REPEATED_BY = {"RNG_SEED", "DATA.SPLIT"}  # the mean of runs that differ in not
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs on the same videos.
+    """Two runs on the same videos, by their numbers.
 
     Attributes:
-        first, second: numbers of the runs.
         counts: videos that both, only the first, only the second, and neither predict correctly.
-        comparison: of their top-1.
-        adjusted_p: p-value, adjusted for the number of pairs.
+        adjusted_p: p-value of the comparison, adjusted for the number of pairs.
     """
 
     first: int
@@ -48,15 +46,19 @@ def comparison_page(runs: Sequence[FinishedRun]) -> Content:
     """The values that `templates/comparison.html` shows; the names of the runs differ."""
     rows = [_result_row(run, number) for number, run in enumerate(runs)]
     pairs, options = _compare_pairs(runs), _differing_options(runs)
+    tested = [number for number, run in enumerate(runs) if run.metric("top1") is not None]
+    ranked = sorted(tested, key=lambda number: -runs[number].metric("top1"))
+    differing = {frozenset((pair.first, pair.second)) for pair in pairs if pair.adjusted_p < LEVEL}
+    rivals = [number for number in ranked[1:] if frozenset((ranked[0], number)) not in differing]
     many_classes = any(run.results.get("num_classes", 6) > 5 for run in runs)
     return {
         "title": f"{len(runs)} runs compared",
         "subtitle": " · ".join(run.name for run in runs),
-        "lead": _lead(runs, pairs),
+        "lead": _lead(runs, ranked, rivals, len(pairs)),
         "notes": [f"{run.name}: {note}" for run in runs for note in run.notes],
         "runs": rows,
         "metrics": {name: title for name, title in _METRICS.items() if many_classes or name != "top5"},
-        "best": _significantly_best(runs, pairs),
+        "best": ranked[0] if len(ranked) > 1 and not rivals else None,
         "means": _means(rows, options),
         "charts": draw_charts("comparison", runs),
         "pairs": pairs if len(runs) <= _MAX_RUNS_PAIRED else [],
@@ -100,42 +102,23 @@ def _compare_pairs(runs: Sequence[FinishedRun]) -> list[Pair]:
     return [Pair(*pair, p) for pair, p in zip(found, adjusted, strict=True)]
 
 
-def _ranked(runs: Sequence[FinishedRun]) -> list[int]:
-    """Numbers of the runs with a top-1, the highest first."""
-    tested = [number for number, run in enumerate(runs) if run.metric("top1") is not None]
-    return sorted(tested, key=lambda number: -runs[number].metric("top1"))
-
-
-def _not_significant(first: int, ranked: Sequence[int], pairs: Sequence[Pair]) -> list[int]:
-    """Numbers of the runs that do not differ significantly from run `first`."""
-    differing = {frozenset((pair.first, pair.second)) for pair in pairs if pair.adjusted_p < LEVEL}
-    return [other for other in ranked if other != first and frozenset((first, other)) not in differing]
-
-
-def _significantly_best(runs: Sequence[FinishedRun], pairs: Sequence[Pair]) -> int | None:
-    """Number of the run whose top-1 is significantly higher than that of each other run."""
-    ranked = _ranked(runs)
-    return ranked[0] if len(ranked) > 1 and not _not_significant(ranked[0], ranked, pairs) else None
-
-
-def _lead(runs: Sequence[FinishedRun], pairs: Sequence[Pair]) -> str:
-    ranked = _ranked(runs)
+def _lead(runs: Sequence[FinishedRun], ranked: Sequence[int], rivals: Sequence[int], num_pairs: int) -> str:
+    """A sentence about the best of the `ranked` runs, which is not significantly better than its `rivals`."""
     if len(ranked) < 2:
         return ""
     tests = {(runs[number].metric("num_videos"), runs[number].metric("num_classes")) for number in ranked}
     with_predictions = [number for number in ranked if runs[number].predictions is not None]
-    if len(tests) > 1 or len(pairs) < len([*combinations(with_predictions, 2)]):
+    if len(tests) > 1 or num_pairs < len([*combinations(with_predictions, 2)]):
         return "The runs were tested on different videos, so their accuracies cannot be ranked."
     names, top1 = [runs[number].name for number in ranked], [runs[number].metric("top1") for number in ranked]
     if top1[0] == top1[1]:
         return f"{_join(names[: top1.count(top1[0])])} share the highest test top-1, {top1[0]:.2f} %."
-    lead = (
-        f"{names[0]} has the highest test top-1, {top1[0]:.2f} %; {names[1]} is {top1[0] - top1[1]:.2f} points lower."
-    )
+    gap = top1[0] - top1[1]
+    lead = f"{names[0]} has the highest test top-1, {top1[0]:.2f} %; {names[1]} is {gap:.2f} points lower."
     if not {ranked[0], ranked[1]} <= {*with_predictions}:
         return f"{lead} Significance cannot be tested without predictions.csv of both."
-    if others := [runs[number].name for number in _not_significant(ranked[0], ranked, pairs)]:
-        return f"{lead} The difference from {_join(others)} is not significant."
+    if rivals:
+        return f"{lead} The difference from {_join([runs[number].name for number in rivals])} is not significant."
     return f"{lead} {names[0]} is significantly better than {names[1] if len(names) == 2 else 'each other run'}."
 
 

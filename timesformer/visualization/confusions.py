@@ -11,11 +11,9 @@ from timesformer.visualization.run_files import Predictions
 
 @dataclass(frozen=True)
 class Confusion:
-    """Videos of class `true` that were predicted as class `predicted`.
+    """The videos of a class that were predicted as another one, by the numbers of the classes.
 
     Attributes:
-        true, predicted: numbers of the classes.
-        count: number of these videos.
         share: `count` in percent of the videos of class `true`.
         reverse: videos of class `predicted` that were predicted as class `true`.
     """

@@ -34,13 +34,11 @@ _INDEX = "frames.json"
 
 @dataclass(frozen=True)
 class Strip:
-    """Frames of a clip side by side.
+    """Evenly spaced frames of a clip side by side, as a JPEG file.
 
     Attributes:
-        jpeg: the image file.
-        sampled: number of frames of the clip; the image shows evenly spaced ones.
-        numbers: of the frames in the image, counted in the video from 0.
-        times: of these frames, in seconds from the start of the video; None where unknown.
+        sampled: number of frames of the clip.
+        numbers, times: of the frames in the image, in the video; times are in seconds, None where unknown.
     """
 
     jpeg: bytes
@@ -52,27 +50,24 @@ class Strip:
 def most_confident_errors(
     predictions: Predictions, limit: int = MAX_EXAMPLES, among: np.ndarray | None = None
 ) -> list[int]:
-    """Numbers of the incorrectly predicted videos, in falling order of confidence.
+    """Numbers of up to `limit` incorrectly predicted videos in falling order of confidence.
 
-    Args:
-        predictions: of the test.
-        limit: largest number of videos.
-        among: bool (videos,), the videos to choose from; None for all.
+    `among`, bool (videos,), restricts the choice.
     """
     errors = np.flatnonzero(predictions.readable & ~predictions.correct & (True if among is None else among))
     return errors[np.argsort(-predictions.confidence[errors], kind="stable")[:limit]].tolist()
 
 
 def least_confident_correct(predictions: Predictions, limit: int = MAX_EXAMPLES) -> list[int]:
-    """Numbers of the correctly predicted videos, in rising order of confidence; `limit` of them at most."""
+    """Numbers of up to `limit` correctly predicted videos in rising order of confidence."""
     correct = np.flatnonzero(predictions.readable & predictions.correct)
     return correct[np.argsort(predictions.confidence[correct], kind="stable")[:limit]].tolist()
 
 
 def load_clips(cfg: CfgNode, videos: Iterable[str], splits: Splits | None = None) -> Iterator[tuple[str, SampledClip]]:
-    """Names and clips of test videos as the model saw them: the middle view of each.
+    """Names and middle views of test videos, in the order of the split; unreadable and unknown ones are left out.
 
-    They come in the order of the split. Videos that are unreadable or not in the split are left out.
+    `splits` are those of the run, if they have been loaded before.
 
     Raises:
         DataError: if the split cannot be found.
@@ -115,11 +110,7 @@ def make_strip(clip: SampledClip) -> Strip:
 
 
 def write_strips(path: Path, strips: dict[str, Strip]) -> None:
-    """Writes strips, by the names of their videos, into a zip archive of JPEG files.
-
-    Raises:
-        WriteError: if the file cannot be written.
-    """
+    """Writes strips, by the names of their videos, into a zip archive; WriteError if that fails."""
     file, index = io.BytesIO(), []
     with zipfile.ZipFile(file, "w") as archive:
         for number, (video, strip) in enumerate(strips.items()):

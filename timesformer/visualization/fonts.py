@@ -12,7 +12,7 @@ from matplotlib import font_manager, ft2font
 
 logger = logging.getLogger(__name__)
 
-_CAN_SHAPE = hasattr(ft2font, "__libraqm_version__")  # matplotlib 3.11 or later
+_CAN_SHAPE = hasattr(ft2font, "__libraqm_version__")  # matplotlib 3.11 or later draws Arabic and Indic scripts
 _families = ["DejaVu Sans"]  # comes with matplotlib
 
 # matplotlib logs a warning each time a family has no bold font.
@@ -30,22 +30,22 @@ def drawable(text: str, otherwise: str | None = None) -> str:
     Else `otherwise`, or the text with "?" for the missing characters, and a warning once for each script.
     """
     text = text.encode("utf-8", "replace").decode()
-    missing = {character for character in text if not _can_draw(character)}
-    for script in sorted({_script(character) for character in missing}):
-        _warn(script)
+    missing = {character for character in text if not _find_family(character)}
+    for character in missing:
+        _warn(unicodedata.name(character, "UNKNOWN").split()[0])
     if missing and otherwise is not None:
         return otherwise
     return "".join("?" if character in missing else character for character in text)
 
 
 @cache
-def _can_draw(character: str) -> bool:
+def _find_family(character: str) -> bool:
     """Whether a font has the character. Adds its family to those of `families`."""
     if not character.isprintable() or unicodedata.category(character) == "Cf":
         return True  # invisible
-    # Letters written from right to left, or with vowel signs of changing position, as in Indic scripts.
-    needs_shaping = unicodedata.bidirectional(character) in ("R", "AL") or _script(character) in _indic_scripts()
-    if needs_shaping and not _CAN_SHAPE:
+    if not _CAN_SHAPE and (
+        unicodedata.bidirectional(character) in ("R", "AL") or unicodedata.category(character) == "Mc"
+    ):
         return False
     if any(ord(character) in _characters(font_manager.findfont(family)) for family in _families):
         return True
@@ -59,16 +59,10 @@ def _can_draw(character: str) -> bool:
 
 @cache
 def _installed_fonts() -> list[str]:
-    """Paths of fonts, regular sans-serif Noto fonts first."""
-
-    def rank(path: str) -> tuple[bool, bool, bool, str]:
-        name = Path(path).stem.lower()
-        special = any(part in name for part in ("bold", "italic", "oblique", "black", "thin", "light", "condensed"))
-        return special, "noto" not in name, "sans" not in name, name
-
+    """Paths of fonts, Noto Sans first, without fonts that have a box for every character."""
     paths = {*(font.fname for font in font_manager.fontManager.ttflist), *font_manager.findSystemFonts()}
-    boxes_only = ("lastresort", "adobeblank")  # have a box for every character
-    return sorted((path for path in paths if not Path(path).stem.lower().startswith(boxes_only)), key=rank)
+    usable = (path for path in paths if not Path(path).stem.lower().startswith(("lastresort", "adobeblank")))
+    return sorted(usable, key=lambda path: ("NotoSans" not in path, "Regular" not in path, path))
 
 
 @cache
@@ -81,22 +75,10 @@ def _characters(path: str) -> frozenset[int]:
 
 
 @cache
-def _indic_scripts() -> frozenset[str]:
-    """Scripts with spacing vowel signs, such as DEVANAGARI and TAMIL."""
-    return frozenset(_script(chr(code)) for code in range(0x900, 0x1900) if unicodedata.category(chr(code)) == "Mc")
-
-
-def _script(character: str) -> str:
-    """The script of a letter as Unicode names it, such as DEVANAGARI or CJK."""
-    is_letter = unicodedata.category(character)[0] in "LM"
-    return unicodedata.name(character, "UNKNOWN").split()[0] if is_letter else "symbols"
-
-
-@cache
 def _warn(script: str) -> None:
     logger.warning(
         "no installed font can draw %s: pictures show the number of the class or ?. Install Noto fonts (on Debian and "
         "Ubuntu fonts-noto-core and fonts-noto-cjk)%s",
         script,
-        "" if _CAN_SHAPE else "; right-to-left and Indic scripts need matplotlib 3.11",
+        "" if _CAN_SHAPE else "; Arabic, Hebrew and Indic scripts need matplotlib 3.11",
     )

@@ -12,26 +12,20 @@ _DEFAULTS = {"subtitle": "", "lead": "", "notes": (), "runs_shown": ()}
 
 
 def render_page(template: str, **page: Any) -> str:
-    """Renders a page. Styles and scripts are part of it, and text is escaped.
+    """Renders a page, with its styles and scripts. Text is escaped; values missing in a template are an error.
 
     Args:
-        template: file in `templates/` that extends base.html, which shows the values below; parts.html has macros for
-            tables, charts and tiles.
+        template: file in `templates/` that extends base.html; parts.html has macros for tables, charts and tiles.
         page: `title`; optionally `subtitle`, `lead` (a sentence under it) and `notes` (warnings); and what the template
             itself needs, as `page.NAME`. Sections with an id become the navigation.
 
     Returns:
         The HTML text. Bytes of file names that are not UTF-8 are shown as escapes.
-
-    Raises:
-        jinja2.UndefinedError: if a value that the template needs is missing.
     """
     environment = _environment()
+    style, script = (Markup(environment.loader.get_source(environment, name)[0]) for name in ("style.css", "page.js"))
     text = environment.get_template(template).render(
-        page={**_DEFAULTS, **page},
-        version=timesformer.__version__,
-        style=Markup(_read_template("style.css")),
-        script=Markup(_read_template("page.js")),
+        page={**_DEFAULTS, **page}, version=timesformer.__version__, style=style, script=script
     )
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -45,8 +39,3 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def _read_template(name: str) -> str:
-    environment = _environment()
-    return environment.loader.get_source(environment, name)[0]

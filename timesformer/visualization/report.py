@@ -35,14 +35,7 @@ _RUNS_SHOWN = re.compile(r'<meta name="timesformer-runs" content="([^"]*)">')
 
 
 def write_report(run_dirs: Sequence[Path], path: Path) -> Path:
-    """Writes the page about a run, or about several compared.
-
-    Args:
-        run_dirs: OUTPUT_DIR of each run.
-        path: the HTML file.
-
-    Returns:
-        `path`.
+    """Writes the page about a run, or about several compared, from their OUTPUT_DIRs; returns `path`.
 
     Raises:
         UserError: if a folder has no results or damaged ones, or the page cannot be written.
@@ -71,14 +64,10 @@ def check_overwrite(path: Path, run_dirs: Sequence[Path]) -> None:
 
 
 def report_after_test(cfg: CfgNode, folder: Path, splits: Splits | None = None) -> None:
-    """Writes the report of a finished test, frames of its examples, and its charts for TensorBoard.
+    """Writes the report of the test in `folder`, frames of its examples, and its charts for TensorBoard.
 
-    Failures are logged as warnings and raise nothing: the results are safe, and the report can be made again.
-
-    Args:
-        cfg: the configuration.
-        folder: of the results.
-        splits: those of the run, if they have been loaded before.
+    Failures are logged as warnings and raise nothing: the results are safe, and the report can be made again. `splits`
+    are those of the run, if they have been loaded before.
     """
     cfg = with_output_dir(cfg, folder)
     path, clips = report_path(cfg), {}

@@ -1,7 +1,6 @@
 """Reads the files that a run leaves in its folder. Files and values that older runs lack may be missing."""
 
 import csv
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,8 +15,6 @@ import yaml
 from timesformer.config.differences import read_saved
 from timesformer.errors import UserError
 
-logger = logging.getLogger(__name__)
-
 NO_CLASS = -1
 
 
@@ -26,7 +23,7 @@ class Predictions:
     """The content of predictions.csv.
 
     Attributes:
-        videos: names of the test videos.
+        videos: names.
         labels: true classes, int64 (videos,).
         classes: most probable classes in falling order, int64 (videos, k); NO_CLASS where a video is unreadable.
         probabilities: of these classes, float64 (videos, k), from 0 to 1; NaN where a video is unreadable.
@@ -58,8 +55,7 @@ class FinishedRun:
     """A run that was trained, tested or both.
 
     Attributes:
-        folder: its OUTPUT_DIR.
-        name: of the folder, with its parents where several runs are compared and have equal names.
+        name: of its folder, with parents where runs with equal names are compared.
         results: content of results.json; empty if nothing was tested.
         predictions: of the test; None without a valid predictions.csv.
         metrics: lines of metrics.jsonl by their kind.
@@ -85,9 +81,10 @@ class FinishedRun:
     @property
     def num_correct(self) -> int | None:
         """Number of correct test predictions; None if unknown."""
-        if rows := self.results.get("per_class"):
-            return sum(row.get("correct") or 0 for row in rows)
-        return None if self.predictions is None else int(self.predictions.correct.sum())
+        if self.predictions is not None:
+            return int(self.predictions.correct.sum())
+        rows = self.results.get("per_class") or [{}]
+        return sum(row["correct"] for row in rows) if "correct" in rows[0] else None
 
     def metric(self, name: str) -> float | None:
         """A number of results.json; None if it is missing or not finite.
@@ -105,21 +102,16 @@ class FinishedRun:
         return value
 
     def series(self, kind: str, name: str) -> tuple[list[float], list[float]]:
-        """Epochs and values of a metric of metrics.jsonl; NaN for values that are not numbers.
+        """Epochs and values of a metric such as "loss"; NaN for values that are not numbers.
 
-        Args:
-            kind: "train_step", "train_epoch" or "val_epoch".
-            name: of the metric, such as "loss".
+        `kind` is "train_step", "train_epoch" or "val_epoch".
         """
         lines = [line for line in self.metrics.get(kind, []) if name in line]
         return [line["epoch"] for line in lines], [_to_float(line[name]) for line in lines]
 
 
 def read_run(folder: Path) -> FinishedRun:
-    """Reads the files of a run.
-
-    Args:
-        folder: OUTPUT_DIR of the run.
+    """Reads the files of a run from its OUTPUT_DIR.
 
     Raises:
         UserError: if the folder has neither results.json nor metrics.jsonl, or results.json is damaged.
@@ -139,16 +131,12 @@ def read_run(folder: Path) -> FinishedRun:
                 "Confusions, confidences and examples are left out: predictions.csv is missing or does not belong to "
                 f"results.json ({type(error).__name__}: {error})."
             )
-    return FinishedRun(
-        folder=folder,
-        name=folder.resolve().name,
-        results=results,
-        predictions=predictions,
-        metrics=metrics,
-        unreadable=_read_rows(folder / "unreadable.csv") if (folder / "unreadable.csv").is_file() else [],
-        config=read_saved(results.get("config") or _read_yaml(folder / "config.yaml")),
-        notes=notes,
-    )
+    unreadable = _read_rows(folder / "unreadable.csv") if (folder / "unreadable.csv").is_file() else []
+    config = results.get("config") or {}
+    if not config and (folder / "config.yaml").is_file():
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    name = folder.resolve().name
+    return FinishedRun(folder, name, results, predictions, metrics, unreadable, read_saved(config), notes)
 
 
 def _read_results(path: Path) -> dict[str, Any]:
@@ -167,8 +155,8 @@ def _read_metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
         try:
             values = simplejson.loads(line)
             metrics.setdefault(values["kind"], []).append({**values, "epoch": float(values["epoch"])})
-        except (ValueError, KeyError, TypeError):  # the incomplete last line of a killed process
-            logger.debug("%s: skipped %r", path, line)
+        except (ValueError, KeyError, TypeError):
+            continue  # the incomplete last line of a killed process
     return metrics
 
 
@@ -189,13 +177,6 @@ def _read_predictions(path: Path, class_names: Sequence[str]) -> Predictions:
 def _read_rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return {}
 
 
 def _to_float(value: Any) -> float:

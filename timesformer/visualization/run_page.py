@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from timesformer.config.options import flatten, get_cfg
 from timesformer.runtime.logging import duration
@@ -22,12 +21,7 @@ _FEW_CLASSES = 12  # all can be seen at once, so they are shown in their own ord
 
 
 def run_page(run: FinishedRun, strips: dict[str, Strip]) -> Content:
-    """The values that `templates/run.html` shows.
-
-    Args:
-        run: the run.
-        strips: frames of the example videos, by name; videos without a strip are shown without frames.
-    """
+    """The values that `templates/run.html` shows; `strips` are frames of example videos by name, where available."""
     return {
         "title": run.name,
         "subtitle": _subtitle(run),
@@ -64,15 +58,8 @@ def _count(number: float, noun: str) -> str:
 
 
 def _subtitle(run: FinishedRun) -> str:
-    config, results = run.config, run.results
-    finished = results.get("finished")
-    parts = (
-        config.get("MODEL.MODEL_NAME"),
-        config.get("TEST.DATASET" if results else "TRAIN.DATASET"),
-        f"{config['DATA.NUM_FRAMES']} frames" if "DATA.NUM_FRAMES" in config else None,
-        results.get("checkpoint"),
-        f"tested {finished[:16].replace('T', ' ')}" if isinstance(finished, str) else None,
-    )
+    keys = ("MODEL.MODEL_NAME", "TEST.DATASET" if run.results else "TRAIN.DATASET")
+    parts = [*(run.config.get(key) for key in keys), run.results.get("checkpoint"), run.results.get("finished")]
     return " · ".join(str(part) for part in parts if part)
 
 
@@ -80,16 +67,11 @@ def _lead(run: FinishedRun) -> str:
     correct, total = run.num_correct, run.results.get("num_videos")
     if correct is None or not total:
         return ""
-    low, high = wilson_interval(correct, total)
-    text = (
-        f"{correct} of {total} test videos are predicted correctly: {100 * correct / total:.1f} % "
-        f"(95 % interval {low:.1f} to {high:.1f} %)."
-    )
-    counts = None if run.predictions is None else count_confusions(run.predictions, len(run.class_names))
-    if counts is not None and (pairs := most_confused(counts, 1)):
-        true, predicted = run.class_names[pairs[0].true], run.class_names[pairs[0].predicted]
-        of_class = counts[pairs[0].true].sum()
-        text += f" The most frequent error: {true} predicted as {predicted} ({pairs[0].count} of {of_class})."
+    text = f"{correct} of {total} test videos are predicted correctly ({100 * correct / total:.1f} %)."
+    if run.predictions is not None:
+        for pair in most_confused(count_confusions(run.predictions, len(run.class_names)), 1):
+            true, predicted = run.class_names[pair.true], run.class_names[pair.predicted]
+            text += f" The most frequent error: {true} predicted as {predicted} ({pair.count} times)."
     return text
 
 
@@ -104,14 +86,12 @@ def _tiles(run: FinishedRun) -> list[tuple[str, str, str, str]]:
     for label, name, explanation in (
         ("top-1", "top1", interval),
         ("top-5", "top5", "true class among the five most probable"),
-        ("mean over classes", "mean_class_top1", "top-1, each class with equal weight"),
+        ("mean over classes", "mean_class_top1", "each class with equal weight"),
         ("validation top-1", "val_top1", "of the tested checkpoint"),
     ):
         value = run.metric(name)
         if value is not None and not (name == "top5" and num_classes <= 5):
             tiles.append((label, f"{value:.2f}", "%", explanation))
-    if not results and (best := _best_epoch(run)):
-        tiles.append(("best validation top-1", f"{best[1]:.2f}", "%", f"epoch {best[0]:g}"))
     if (loss := run.metric("loss")) is not None:
         tiles.append(("test loss", f"{loss:.4f}", "", "mean cross entropy"))
     if total:
@@ -120,15 +100,12 @@ def _tiles(run: FinishedRun) -> list[tuple[str, str, str, str]]:
         details += [f"{len(results['unreadable'])} unreadable"] if results.get("unreadable") else []
         tiles.append(("test videos", f"{total:,}", "", ", ".join(details)))
     for label, seconds, epochs in _training_times(run)[:1]:
-        details = ["hours, minutes, seconds", *([_count(epochs, "epoch")] if epochs is not None else [])]
-        tiles.append((label, duration(seconds), "", "; ".join(details)))
-    if (seconds := run.metric("seconds")) is not None:
-        tiles.append(("test", duration(seconds), "", _test_speed(run)))
+        tiles.append((label, duration(seconds), "", "" if epochs is None else _count(epochs, "epoch")))
     return tiles
 
 
 def _training_times(run: FinishedRun) -> list[tuple[str, float, float | None]]:
-    """Name, seconds and epochs of the whole training, which results of version 1 lack, and up to the checkpoint."""
+    """Name, seconds and epochs of the training, whole (not in results of version 1) and up to the checkpoint."""
     times = (
         ("training", run.metric("total_train_seconds"), run.metric("total_epochs")),
         ("training up to the tested checkpoint", run.metric("train_seconds"), run.metric("checkpoint_epochs")),
@@ -136,28 +113,19 @@ def _training_times(run: FinishedRun) -> list[tuple[str, float, float | None]]:
     return [(name, seconds, epochs) for name, seconds, epochs in times if seconds is not None]
 
 
-def _test_speed(run: FinishedRun) -> str:
-    seconds, videos, views = (run.metric(name) for name in ("seconds", "num_videos", "num_views"))
-    return f"{videos * (views or 1) / seconds:.1f} clips/s" if seconds and videos else ""
-
-
-def _best_epoch(run: FinishedRun) -> tuple[float, float] | None:
-    """Epoch and value of the best validation top-1; ties go to the lowest loss, as for best.pyth."""
-    losses = dict(zip(*run.series("val_epoch", "loss"), strict=True))
-    known = [
-        (value, -losses.get(epoch, math.inf), -epoch)
-        for epoch, value in zip(*run.series("val_epoch", "top1"), strict=True)
-        if math.isfinite(value)
-    ]
-    return (-max(known)[2], max(known)[0]) if known else None
-
-
 def _training_hint(run: FinishedRun) -> str:
     hint = "The training loss is measured on augmented clips, so it may be above the validation loss."
-    if best := _best_epoch(run):
-        hint = f"The best validation top-1 is {best[1]:.2f} %, after epoch {best[0]:g}. {hint}"
+    losses = dict(zip(*run.series("val_epoch", "loss"), strict=True))
+    epochs = [
+        (top1, -losses.get(epoch, math.inf), -epoch)  # ties go to the lowest loss, as for best.pyth
+        for epoch, top1 in zip(*run.series("val_epoch", "top1"), strict=True)
+        if math.isfinite(top1)
+    ]
+    if epochs:
+        top1, _, epoch = max(epochs)
+        hint = f"The best validation top-1 is {top1:.2f} %, after epoch {-epoch:g}. {hint}"
     missing = sum(not math.isfinite(value) for value in run.series("train_step", "loss")[1])
-    return f"{hint} {missing} loss values are not finite and interrupt the line." if missing else hint
+    return f"{hint} Loss values that are not finite, and interrupt the line: {missing}." if missing else hint
 
 
 def _confusions(run: FinishedRun) -> Content | None:
@@ -188,17 +156,14 @@ def _confusions(run: FinishedRun) -> Content | None:
 def _classes(run: FinishedRun) -> list[Content]:
     """Rows of the table of classes, the lowest accuracy first, classes without videos last."""
     sizes = run.results.get("class_counts") or {}
-    errors = np.zeros((0, 0), int)
+    errors = np.zeros((len(run.class_names),) * 2, int)
     if run.predictions is not None:
         errors = count_confusions(run.predictions, len(run.class_names))
         np.fill_diagonal(errors, 0)
     rows = []
     for number, row in enumerate(run.results.get("per_class") or []):
-        correct, predicted = row.get("correct"), row.get("predicted")
-        most_predicted = ""
-        if number < len(errors) and errors[number].any():
-            worst = int(errors[number].argmax())
-            most_predicted = f"{run.class_names[worst]} ({errors[number, worst]})"
+        correct, predicted, worst = row.get("correct"), row.get("predicted"), int(errors[number].argmax())
+        count = int(errors[number, worst])
         rows.append(
             {
                 "name": row.get("class", f"class {number}"),
@@ -208,7 +173,7 @@ def _classes(run: FinishedRun) -> list[Content]:
                 **{split: sizes[split][number] if sizes.get(split) else None for split in ("train", "val")},
                 "predicted": predicted,
                 "precision": 100 * correct / predicted if predicted and correct is not None else None,
-                "most_predicted": most_predicted,
+                "worst": f"{run.class_names[worst]} ({count})" if count else "",
             }
         )
     return sorted(rows, key=lambda row: (row["top1"] is None, row["top1"] or 0.0))
@@ -230,33 +195,30 @@ def _examples(run: FinishedRun, strips: dict[str, Strip]) -> Content | None:
 
 def _example(run: FinishedRun, number: int, strips: dict[str, Strip]) -> Content:
     predictions, names = run.predictions, run.class_names
-    video, confidence = predictions.videos[number], predictions.confidence[number]
-    ranked = zip(predictions.classes[number], predictions.probabilities[number], strict=True)
-    strip = strips.get(video)
+    strip = strips.get(predictions.videos[number])
+    ranked = [
+        (names[label], f"{100 * p:.1f} %")
+        for label, p in zip(predictions.classes[number], predictions.probabilities[number], strict=True)
+        if label >= 0
+    ]
     times = [] if strip is None or None in strip.times else [f"{seconds:.2f}" for seconds in strip.times]
-    image = strip and f"data:image/jpeg;base64,{base64.b64encode(strip.jpeg).decode()}"
     return {
-        "video": video,
+        "video": predictions.videos[number],
         "label": names[predictions.labels[number]],
-        "predicted": names[predictions.classes[number, 0]],
-        "confidence": f"{100 * confidence:.1f} %" if math.isfinite(confidence) else "unknown probability",
+        "predicted": ranked[0][0],
+        "confidence": ranked[0][1],
         "correct": bool(predictions.correct[number]),
-        "others": ", ".join(f"{names[label]} {100 * p:.1f} %" for label, p in [*ranked][1:3] if label >= 0),
+        "others": ", ".join(map(" ".join, ranked[1:3])),
         "times": f"at {', '.join(times)} s" if times else "",
-        "image": image and Markup(image),
+        "image": strip and f"data:image/jpeg;base64,{base64.b64encode(strip.jpeg).decode()}",
     }
 
 
 def _unreadable(run: FinishedRun) -> list[tuple[str, str, str]]:
     """Video, split and reason, the test split first."""
-    rows = [(row.get("name") or "", row.get("split") or "", row.get("reason") or "") for row in run.unreadable]
-    listed = {video for video, split, _ in rows if split == "test"}
-    in_test = [
-        (row.get("video", ""), "test", row.get("reason", ""))
-        for row in run.results.get("unreadable") or []
-        if row.get("video") not in listed
-    ]
-    return sorted(in_test + rows, key=lambda row: row[1] != "test")
+    in_test = [(row["video"], "test", row["reason"]) for row in run.results.get("unreadable") or []]
+    others = [(row["name"], row["split"], row["reason"]) for row in run.unreadable if row["split"] != "test"]
+    return in_test + others
 
 
 def _timing(run: FinishedRun) -> list[tuple[str, str]]:
@@ -264,17 +226,15 @@ def _timing(run: FinishedRun) -> list[tuple[str, str]]:
     for name, seconds, epochs in _training_times(run):
         per_epoch = f" ({_count(epochs, 'epoch')}, {seconds / epochs:.1f} s each)" if epochs else ""
         rows.append((name, f"{duration(seconds)}{per_epoch}"))
-    for name, title, factor, unit in (
-        ("clips_per_second", "training speed of all processes, median", 1, "clips/s"),
-        ("data_share", "time that the main process waits for data, median", 100, "%"),
-    ):
-        if values := [value for value in run.series("train_step", name)[1] if math.isfinite(value)]:
-            rows.append((title, f"{factor * float(np.median(values)):.1f} {unit}"))
+    if speeds := run.series("train_step", "clips_per_second")[1]:
+        rows.append(("training speed of all processes, median", f"{np.nanmedian(speeds):.1f} clips/s"))
+    if shares := run.series("train_step", "data_share")[1]:
+        rows.append(("time that the main process waits for data, median", f"{100 * np.nanmedian(shares):.1f} %"))
     if (seconds := run.metric("seconds")) is not None:
-        rows.append(("test", f"{seconds:.1f} s, {_test_speed(run)}".removesuffix(", ")))
-    if (memory := run.metric("peak_memory_bytes")) is not None:
+        rows.append(("test", duration(seconds)))
+    if memory := run.metric("peak_memory_bytes"):
         rows.append(("peak memory of the main process", f"{memory / 2**30:.2f} GiB"))
-    return rows + [(key, str(run.results[key])) for key in ("device", "finished") if run.results.get(key)]
+    return rows + ([("device", str(run.results["device"]))] if run.results.get("device") else [])
 
 
 def _changed_options(run: FinishedRun) -> list[tuple[str, str, str]]:

@@ -17,13 +17,13 @@ _Component = tuple[float, int]  # a variance of the difference, and its degrees 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference of two top-1 accuracies.
+    """The difference of two top-1 accuracies, first minus second.
 
     Attributes:
-        difference: first minus second, in percentage points.
+        difference: in percentage points.
         low, high: its 95 % confidence interval.
         p: two-sided p-value of "there is no difference".
-        method: the test, in words.
+        method: name of the test.
     """
 
     difference: float
@@ -67,15 +67,13 @@ def align_predictions(
 def compare_paired(first: np.ndarray, second: np.ndarray) -> Comparison:
     """Compares two settings on the same videos.
 
-    One run of each: McNemar's exact test (McNemar, Psychometrika 12, 1947; recommended for classifiers that are trained
-    once by Dietterich, Neural Computation 10, 1998). The interval is Clopper and Pearson's of the share of videos that
-    only the first predicts correctly among those that one of the two does; it excludes 0 if and only if p < LEVEL.
+    One run of each: McNemar's exact test (Dietterich, Neural Computation 10, 1998), with Clopper and Pearson's interval
+    of the share of videos that only the first predicts correctly among those that one of the two does.
 
-    Several seeds: a difference has to hold for other seeds and other videos, so p-value and interval are the wider ones
-    of two tests. The first is the paired t-test over the seeds. The second, min F' (Clark, Journal of Verbal Learning
-    and Verbal Behavior 12, 1973), has seeds and videos as crossed random effects: its squared standard error is the sum
-    of those of the paired t-tests over seeds and over videos, with Satterthwaite's degrees of freedom (Biometrics
-    Bulletin 2, 1946). With two or three seeds, min F' alone has up to 11 % false positives.
+    Several seeds: the wider one of the paired t-test over the seeds and of min F' (Clark, Journal of Verbal Learning
+    and Verbal Behavior 12, 1973), which has seeds and videos as crossed random effects: its squared standard error is
+    the sum of those of the paired t-tests over seeds and over videos, with Satterthwaite's degrees of freedom. With two
+    or three seeds, min F' alone has up to 11 % false positives.
 
     Args:
         first, second: correct predictions, bool (seeds, videos); row i of both has the same seed.
@@ -97,7 +95,7 @@ def compare_unpaired(first: Sequence[tuple[int, int]], second: Sequence[tuple[in
     and, with several seeds, of the pooled variance between seeds, with Satterthwaite's degrees of freedom.
 
     Args:
-        first, second: for each seed, correct predictions and videos, which are 1 or more.
+        first, second: numbers of correct predictions and of videos for each seed.
     """
     shares = [np.array([correct / total for correct, total in runs]) for runs in (first, second)]
     components: list[_Component] = []
