@@ -314,7 +314,7 @@ def test_errors_in_the_data_name_the_file(run: Run, tiny_data: Path, tmp_path: P
     for split in ("train", "val", "test"):
         (data / f"{split}.csv").write_text("train/catch/train0 0\ntrain/walk/train0 3\n")
     answer = run(f"DATA.PATH_TO_DATA_DIR {data} TRAIN.DATASET kinetics TEST.DATASET kinetics")
-    assert (answer.code, str(data / "train.csv") in answer.err) == (2, True)
+    assert (answer.code, str(data / "test.csv") in answer.err) == (2, True)
     assert not (tmp_path / "out/checkpoints").exists()
 
 
