@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A run on several machines of a Slurm cluster, a task for each GPU (docs/slurm.md):
+# A run on several nodes of a Slurm cluster, one task per GPU (docs/slurm.md):
 #
 #   sbatch [SBATCH OPTIONS] slurm_scripts/run_multi_node_job.sh [KEY VALUE ...]
 #
-# Options of sbatch win over the lines below; CFG and PYTHON over the settings after them. When the time is nearly over,
-# when it is preempted and when a machine fails, the job goes back into the queue, and goes on from its last checkpoint.
+# Options of sbatch override the lines below, the variables CFG and PYTHON the settings after them. Near its time limit,
+# when it is preempted and when a node fails, the job is requeued and resumes from its last checkpoint.
 
 #SBATCH --job-name=timesformer
 #SBATCH --nodes=2
@@ -21,13 +21,13 @@ set -euo pipefail
 
 CFG=${CFG:-configs/Kinetics/TimeSformer_divST_8x32_224.yaml}
 PYTHON=${PYTHON:-python}
-# Which network the machines talk over, if it is not found by itself: the name of the interface, from `ip addr`.
+# Network between the nodes, if the wrong one is found: the name of the interface, from `ip addr`.
 # export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
 
 code=0
 srun --label --kill-on-bad-exit=1 "$PYTHON" -u tools/run_net.py --cfg "$CFG" "$@" || code=$?
 
-# A run that a signal stopped has saved: 75 before its time is over, 143 when told to make way, or to end by scancel.
+# A run stopped by a signal has saved: 75 near its time limit, 143 when preempted or cancelled.
 if [ "$code" -eq 75 ] || [ "$code" -eq 143 ]; then
     if [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ]; then
         scontrol requeue "$SLURM_JOB_ID"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A run on one machine of a Slurm cluster, on all GPUs that the job has (docs/slurm.md):
+# A run on one node of a Slurm cluster, on all GPUs of the job (docs/slurm.md):
 #
 #   sbatch [SBATCH OPTIONS] slurm_scripts/run_single_node_job.sh [KEY VALUE ...]
 #
-# Options of sbatch win over the lines below; CFG and PYTHON over the settings after them. When the time is nearly over,
-# when it is preempted and when the machine fails, the job goes back into the queue, and goes on from its last checkpoint.
+# Options of sbatch override the lines below, the variables CFG and PYTHON the settings after them. Near its time limit,
+# when it is preempted and when a node fails, the job is requeued and resumes from its last checkpoint.
 
 #SBATCH --job-name=timesformer
 #SBATCH --nodes=1
@@ -25,7 +25,7 @@ PYTHON=${PYTHON:-python}
 code=0
 srun "$PYTHON" -u tools/run_net.py --cfg "$CFG" NUM_GPUS "${SLURM_GPUS_ON_NODE:-0}" "$@" || code=$?
 
-# A run that a signal stopped has saved: 75 before its time is over, 143 when told to make way, or to end by scancel.
+# A run stopped by a signal has saved: 75 near its time limit, 143 when preempted or cancelled.
 if [ "$code" -eq 75 ] || [ "$code" -eq 143 ]; then
     if [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ]; then
         scontrol requeue "$SLURM_JOB_ID"
