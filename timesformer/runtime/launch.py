@@ -236,8 +236,7 @@ def _run_process(cfg: CfgNode, main: Main, info: DistInfo, init_method: str) -> 
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: if the process that started it is killed
     install_signal_handlers()
-    import_modules(cfg.IMPORTS)
-    code = run_and_report(lambda: _run(cfg, main, info, init_method))
+    code = run_and_report(lambda: import_modules(cfg.IMPORTS) or _run(cfg, main, info, init_method))
     _ignore_signals()
     sys.exit(code)
 
