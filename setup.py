@@ -30,6 +30,7 @@ setup(
         "iopath>=0.1.10",
         "jinja2>=3.1",
         "matplotlib>=3.8",
+        "pydantic>=2.9",
         "pyyaml>=6",
         "rarfile>=4.1",
         "safetensors>=0.4",

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Runs a study, and writes its tables and figures: published figures beside ours.
+"""Run a study and write its tables and figures, with the published results beside ours.
 
 python tools/reproduce.py hmdb_simp --demo --jobs 2
 python tools/reproduce.py hmdb_simp --data /data/HMDB_simp --table 1 --weights K400=TimeSformer_divST_8x32_224_K400.pyth
 python tools/reproduce.py hmdb_simp --demo --sweep SOLVER.BASE_LR=0.001,0.0035 TRAIN.BATCH_SIZE=4,8 SOLVER.MAX_EPOCH 2
 
-Finished cells are never run again, and the same command goes on after an interruption.
+Finished cells are not run again; after an interruption the same command resumes the study.
 """
 
 import argparse
@@ -22,63 +22,53 @@ from timesformer.studies.study import FOLDER
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Runs a study, and writes its tables and figures: published figures beside ours."
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add(
-        "study",
-        type=as_source,
-        metavar="STUDY",
-        help=f"{', '.join(sorted(path.stem for path in FOLDER.glob('*.yaml')))}, or a file",
-    )
+    known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+    add("study", type=as_source, metavar="STUDY", help=f"{known}, or a file")
     add("--demo", action="store_true", help="small models on made clips: minutes on two cores, no data needed")
-    add("--data", type=as_path, metavar="FOLDER", help="of the dataset; with --demo, where its clips are made")
-    add("--weights", action="append", default=[], metavar="NAME=PLACE", help="of published weights; may be repeated")
-    add("--table", type=int, action="append", default=[], metavar="N", help="run this table alone; may be repeated")
-    add("--seeds", type=int, metavar="N", help="training seeds, 1 to N, of every row (the study's)")
-    add("--launcher", choices=("local", "slurm"), default="local", help="where cells run (local)")
-    add("--jobs", type=int, metavar="N", help="cells at a time (local: 1; slurm, in the queue: 100)")
-    add("--submit", default="", metavar="OPTIONS", help='of tools/submit.py, as in --submit "--partition gpu"')
+    add("--data", type=as_path, metavar="FOLDER", help="the dataset; with --demo, where its clips are made")
+    add("--weights", action="append", default=[], metavar="NAME=SOURCE", help="published weights; repeatable")
+    add("--table", type=int, action="append", default=[], metavar="N", help="run only this table; repeatable")
+    add("--seeds", type=int, metavar="N", help="training seeds, 1 to N, of every row (default: the study's)")
+    add("--launcher", choices=("local", "slurm"), default="local", help="where cells run (default: local)")
+    add("--jobs", type=int, metavar="N", help="cells at a time (default: 1; with Slurm, 100 in the queue)")
+    add("--submit", default="", metavar="OPTIONS", help='options of tools/submit.py, e.g. --submit "--partition gpu"')
     add("--sweep", action="append", default=[], metavar="KEY=V,V,...", help="vary these instead of running the tables")
-    add("--sweep-random", type=int, default=0, metavar="N", help="draw N combinations; values may be uniform(a,b) too")
-    add("--sweep-seed", type=int, default=1, metavar="N", help="of that draw (1)")
-    add(
-        "--output",
-        type=as_path,
-        default=Path("output/studies"),
-        metavar="FOLDER",
-        help="of all studies (output/studies)",
-    )
-    add("--dry-run", action="store_true", help="list the cells, and run nothing")
+    add("--sweep-random", type=int, default=0, metavar="N", help="draw N combinations; values may be uniform(a,b)")
+    add("--sweep-seed", type=int, default=1, metavar="N", help="seed of the draws (default: 1)")
+    add("--output", type=as_path, default=Path("output/studies"), help="folder of all studies (output/studies)")
+    add("--dry-run", action="store_true", help="list the cells without running them")
     add("opts", nargs="*", metavar="KEY VALUE", help="options of every cell, over the study's")
     args = parser.parse_intermixed_args(repeated_sweep(sys.argv[1:]))
     for name in ("seeds", "jobs"):
         if (number := getattr(args, name)) is not None and number < 1:
             parser.error(f"--{name} {number}: expected 1 or more")
-    if wrong := [text for text in args.weights if "=" not in text]:
-        parser.error(f"--weights {wrong[0]}: expected NAME=PLACE, such as K400=model.pyth")
+    if invalid := [text for text in args.weights if "=" not in text]:
+        parser.error(f"--weights {invalid[0]}: expected NAME=SOURCE, such as K400=model.pyth")
     if args.sweep_random and not args.sweep:
-        parser.error("--sweep-random draws from --sweep KEY=V,V,...: give at least one")
+        parser.error("--sweep-random needs at least one --sweep KEY=V,V,...")
     if args.sweep and args.table:
-        parser.error("--sweep takes the place of the tables: leave --table out")
+        parser.error("--sweep replaces the tables: remove --table")
     return args
 
 
 def repeated_sweep(arguments: list[str]) -> list[str]:
-    """Makes `--sweep A=1,2 B=3` two `--sweep`, because argparse would take the pairs after it as well."""
+    """Turns `--sweep A=1,2 B=3` into two `--sweep`, since argparse would take the KEY VALUE pairs after it as well."""
     if "--sweep" not in arguments:
         return arguments
     start = arguments.index("--sweep") + 1
     sweeps = list(takewhile(lambda text: "=" in text and not text.startswith("-"), arguments[start:]))
-    sweeps = sweeps or arguments[start : start + 1]  # something else, for an error that names it
+    sweeps = sweeps or arguments[start : start + 1]  # not KEY=V; the error names it
     rest = repeated_sweep(arguments[start + len(sweeps) :])
     return [*arguments[: start - 1], *(part for text in sweeps or [""] for part in ("--sweep", text)), *rest]
 
 
 def run(args: argparse.Namespace) -> int:
-    from timesformer.studies.cells import Choices
-    from timesformer.studies.reproduction import describe, plan, prepare, reproduce
+    import torch
+
+    from timesformer.studies.plan import Choices, Plan
+    from timesformer.studies.reproduction import prepare, reproduce
     from timesformer.studies.running import Local, Slurm
     from timesformer.studies.study import find_study, read_study
     from timesformer.studies.sweeps import sweep_table
@@ -90,20 +80,14 @@ def run(args: argparse.Namespace) -> int:
         weights = {**study.pretrained, **weights}
     choices = Choices(args.output, data, args.demo, args.seeds, tuple(args.opts), weights)
     sweep = sweep_table(args.sweep, args.sweep_random, args.sweep_seed) if args.sweep else None
-    planned = plan(study, choices, args.table, sweep)
+    plan = Plan(study, choices, args.table, sweep)
     if args.dry_run:
-        print("\n".join(describe(planned)))
+        print("\n".join(plan.describe()))
         return 0
-    prepare(planned, check_gpus=args.launcher == "local")
+    prepare(plan, check_gpus=args.launcher == "local")
     if args.launcher == "slurm":
-        return reproduce(planned, Slurm(args.jobs or 100, args.submit))
-    return reproduce(planned, Local(args.jobs or 1, num_gpus()))
-
-
-def num_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
+        return reproduce(plan, Slurm(args.jobs or 100, args.submit))
+    return reproduce(plan, Local(args.jobs or 1, torch.cuda.device_count()))
 
 
 def main() -> int:

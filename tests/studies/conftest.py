@@ -1,4 +1,4 @@
-"""A study of a second, and results as runs leave them."""
+"""A small study, and the results that its runs would leave."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from timesformer.studies.cells import Cell, Choices, write_config
+from timesformer.studies.cells import Cell
+from timesformer.studies.plan import Choices
 from timesformer.studies.study import Study, read_study
 
 CONFIG = """# tiny
@@ -23,40 +24,36 @@ NUM_GPUS: 0
 GLOBAL_BATCH_SIZE: 2
 OUTPUT_DIR: output/tiny
 """
+STUDY = """
+title: Tiny
+source: a paper
+config: tiny.yaml
+prepare: python datasets/hmdb_simp/prepare.py FOLDER
+weights: K400
+pretrained: {K400: "zoo:TimeSformer_divST_8x32_224_K400"}
+tables:
+  - title: rates
+    columns: {rate: SOLVER.BASE_LR}
+    rows:
+      - {name: base, published: [93.6, 99.2]}
+      - {name: slow, published: [80, null], set: {SOLVER.BASE_LR: 0.001}}
+      - {name: theirs, run: false, published: [50.96, 86.51], facts: {GFLOPs: 4.9}}
+    findings: [{row: base, beats: slow}]
+  - {title: weights, rows: [{name: K400}]}
+demo:
+  data: {seed: 3, clips: [2, 1, 1], classes: [left, right]}
+  pretrained: {K400: {data: {seed: 4, clips: [2, 1, 1], classes: [grow, shrink]}}}
+"""
 
 
 def content() -> dict:
-    """A study of two tables that share a row."""
-    return {
-        "title": "Tiny",
-        "source": "nobody",
-        "config": "tiny.yaml",
-        "prepare": "python datasets/hmdb_simp/prepare.py FOLDER",
-        "weights": "K400",
-        "pretrained": {"K400": "zoo:TimeSformer_divST_8x32_224_K400"},
-        "tables": [
-            {
-                "title": "rates",
-                "columns": {"rate": "SOLVER.BASE_LR"},
-                "rows": [
-                    {"name": "base", "published": [93.6, 99.2]},
-                    {"name": "slow", "published": [80, None], "set": {"SOLVER.BASE_LR": 0.001}},
-                    {"name": "theirs", "run": False, "published": [50.96, 86.51], "facts": {"GFLOPs": 4.9}},
-                ],
-                "findings": [{"row": "base", "beats": "slow"}],
-            },
-            {"title": "weights", "rows": [{"name": "K400"}]},
-        ],
-        "demo": {
-            "data": {"seed": 3, "clips": [2, 1, 1], "classes": ["left", "right"]},
-            "pretrained": {"K400": {"data": {"seed": 4, "clips": [2, 1, 1], "classes": ["grow", "shrink"]}}},
-        },
-    }
+    """The content of the study's file: two tables that share a row."""
+    return yaml.safe_load(STUDY)
 
 
 @pytest.fixture
 def write_study(tmp_path: Path) -> Callable[[dict], Path]:
-    """write_study(content): the file of such a study, beside its configuration."""
+    """write_study(content): its file, next to its configuration."""
 
     def write(given: dict) -> Path:
         (tmp_path / "tiny.yaml").write_text(CONFIG)
@@ -74,22 +71,23 @@ def study(write_study: Callable[[dict], Path]) -> Study:
 
 @pytest.fixture
 def choices(tmp_path: Path) -> Choices:
-    """Of a user who has data and weights."""
+    """Choices of a user who has data and weights."""
     (tmp_path / "data").mkdir()
     (tmp_path / "k400.pyth").touch()
     return Choices(tmp_path / "out", tmp_path / "data", False, 2, (), {"K400": str(tmp_path / "k400.pyth")})
 
 
-def finish(cell: Cell, top1: float, right: Sequence[bool] | None = None, **more: object) -> None:
-    """Leaves results of that accuracy in the folder of a cell; with `right`, predictions of so many videos, too."""
-    write_config(cell)
+def finish(cell: Cell, top1: float, correct: Sequence[bool] | None = None, **more: object) -> None:
+    """Writes the results of a cell with this accuracy; with `correct`, also its predictions."""
+    cell.write_config()
     results = {"top1": top1, "top5": 100.0, "val_top1": top1 - 1, "seconds": 1.0, "train_seconds": 40.0}
     results |= {"total_train_seconds": 60.0}
     results |= {"peak_memory_bytes": 300 * 2**20, "num_videos": 100, "num_classes": 2}
     results |= {"versions": {"timesformer": "1", "torch": "2"}, "class_names": ["left", "right"], **more}
-    if right is not None:
-        results |= {"top1": 100 * sum(right) / len(right), "num_videos": len(right)}
-        rows = [f"v{video},left,{'left' if is_right else 'right'},0.9," for video, is_right in enumerate(right)]
+    if correct is not None:
+        results |= {"top1": 100 * sum(correct) / len(correct), "num_videos": len(correct)}
+        predicted = ["left" if is_correct else "right" for is_correct in correct]
+        rows = [f"v{video},left,{name},0.9," for video, name in enumerate(predicted)]
         text = "\n".join(["video,label,class_1,probability_1,error", *rows])
         (cell.folder / "predictions.csv").write_text(text)
     (cell.folder / "results.json").write_text(json.dumps(results))

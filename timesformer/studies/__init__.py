@@ -1,1 +1,1 @@
-"""Studies: tables and figures of many runs, published figures beside our own, each by one command."""
+"""Studies: tables and figures of many runs beside published results, each from one command."""

@@ -1,34 +1,33 @@
-"""The made clips of the demos: datasets/demo/make.py, and laid out as other datasets are."""
+"""The demo's clips, made by datasets/demo/make.py, in the folder layouts of other datasets."""
 
-import csv
-import io
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from timesformer.atomic import write_text_atomically
 from timesformer.studies.study import ROOT, DemoData, StudyError
 
 SUBJECTS = {"train": range(1, 31), "val": range(31, 36), "test": range(36, 51)}
-"""Subjects of the clips of each split, laid out as MuWiGes, by the defaults of DATA.TEST_SUBJECTS and VAL_SUBJECTS."""
+"""Subjects of each split of MuWiGes, by the defaults of DATA.TEST_SUBJECTS and VAL_SUBJECTS."""
 SCENES = ("office", "kitchen", "garden", "street")
 
 
 def folder_of(data: DemoData, base: Path) -> Path:
-    """Where a set lies under `base`; another set lies elsewhere."""
+    """The folder of a set under `base`."""
     parts = [f"demo_seed{data.seed}", "-".join(map(str, data.clips)), *data.classes]
-    made = base / "_".join(parts)
-    return made if data.layout == "hmdb_simp" else made.with_name(f"{made.name}_{data.layout}")
+    return base / "_".join(parts + [data.layout] * (data.layout != "hmdb_simp"))
 
 
 def make(data: DemoData, base: Path, workers: int) -> Path:
-    """Makes a set under `base`, unless it is there; returns its folder.
+    """Makes a set under `base` unless it exists; returns its folder.
 
-    Raises StudyError if it cannot be made.
+    Raises:
+        StudyError: if the clips cannot be made.
     """
-    folder = folder_of(DemoData(data.seed, data.clips, data.classes), base)
+    folder = folder_of(data.model_copy(update={"layout": "hmdb_simp"}), base)
     command = [sys.executable, str(ROOT / "datasets/demo/make.py"), str(folder), "--seed", str(data.seed)]
     command += ["--clips-per-class", *map(str, data.clips), "--workers", str(workers)]
     command += ["--classes", *data.classes] if data.classes else []
@@ -36,54 +35,48 @@ def make(data: DemoData, base: Path, workers: int) -> Path:
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         raise StudyError(f"the demo clips in {folder} could not be made: {made.stderr.strip()}")
-    laid_out = folder_of(data, base)
+    target = folder_of(data, base)
+    target.mkdir(exist_ok=True)
     if data.layout == "muwiges":
-        laid_out.mkdir(exist_ok=True)
-        write_text_atomically(laid_out / "clips.csv", _muwiges_list(folder))
+        _write_muwiges(folder, target)
     elif data.layout == "ucf101":
-        _lay_out_as_ucf101(folder, laid_out)
-    return laid_out
+        _write_ucf101(folder, target)
+    return target
 
 
-def _clips(folder: Path) -> list[tuple[str, str, Path, int]]:
-    """Split, class, file and number of every clip."""
-    return [
-        (path.parts[-3], path.parts[-2], path, int(re.findall(r"\d+", path.stem)[-1]))
-        for path in sorted(folder.glob("*/*/*.mp4"))
-    ]
+def _clips(folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """Split, class and file of every clip."""
+    for path in sorted(folder.glob("*/*/*.mp4")):
+        yield path.parts[-3], path.parts[-2], path
 
 
-def _muwiges_list(folder: Path) -> str:
-    """clips.csv for the clips of a set: each split has subjects of its own, all are in all scenes."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "subject", "scene"])
-    for split, label, path, number in _clips(folder):
-        subjects = SUBJECTS[split]
+def _write_muwiges(folder: Path, target: Path) -> None:
+    """clips.csv: each split has its own subjects, and all are in all scenes."""
+    lines = ["path,label,subject,scene"]
+    for split, label, path in _clips(folder):
+        number, subjects = int(re.findall(r"\d+", path.stem)[-1]), SUBJECTS[split]
         subject, scene = subjects[number % len(subjects)], SCENES[number % len(SCENES)]
-        writer.writerow([f"../{folder.name}/{split}/{label}/{path.name}", label, subject, scene])
-    return text.getvalue()
+        lines.append(f"../{folder.name}/{split}/{label}/{path.name},{label},{subject},{scene}")
+    write_text_atomically(target / "clips.csv", "\n".join(lines) + "\n")
 
 
-def _lay_out_as_ucf101(folder: Path, laid_out: Path) -> None:
-    """Class folders of clips (the same files under other names) in groups of four, and the lists of split 1."""
-    lists = laid_out / "ucfTrainTestlist"
-    lists.mkdir(parents=True, exist_ok=True)
-    lines: dict[str, list[str]] = {"train": [], "test": []}
-    classes = sorted({label for _, label, _, _ in _clips(folder)})
+def _write_ucf101(folder: Path, target: Path) -> None:
+    """Class folders with links to the clips in groups of four, and the lists of split 1."""
+    lines: dict[str, list[str]] = {"trainlist01.txt": [], "testlist01.txt": []}
+    classes = sorted({label for _, label, _ in _clips(folder)})
     counts = dict.fromkeys(classes, 0)
-    for split, label, path, _ in _clips(folder):
+    for split, label, path in _clips(folder):
         name = f"v_{label}_g{counts[label] // 4 + 1:02d}_c{counts[label] % 4 + 1:02d}"
         counts[label] += 1
-        target = laid_out / label / f"{name}.mp4"
-        target.parent.mkdir(exist_ok=True)
-        if not target.exists():
-            os.link(path, target)
-        number = classes.index(label) + 1
-        lines["test" if split == "test" else "train"].append(
-            f"{label}/{name}.avi" + (f" {number}" if split != "test" else "")
-        )
-    for part, listed in lines.items():
-        write_text_atomically(lists / f"{part}list01.txt", "\n".join(listed) + "\n")
-    numbered = [f"{number} {label}" for number, label in enumerate(classes, start=1)]
-    write_text_atomically(lists / "classInd.txt", "\n".join(numbered) + "\n")
+        link = target / label / f"{name}.mp4"
+        link.parent.mkdir(exist_ok=True)
+        if not link.exists():
+            os.link(path, link)
+        if split == "test":
+            lines["testlist01.txt"].append(f"{label}/{name}.avi")
+        else:
+            lines["trainlist01.txt"].append(f"{label}/{name}.avi {classes.index(label) + 1}")
+    lines["classInd.txt"] = [f"{number} {label}" for number, label in enumerate(classes, start=1)]
+    (target / "ucfTrainTestlist").mkdir(exist_ok=True)
+    for name, listed in lines.items():
+        write_text_atomically(target / "ucfTrainTestlist" / name, "\n".join(listed) + "\n")

@@ -1,4 +1,4 @@
-"""Sweeps: a study's own setting with any options varied, by grid or at random."""
+"""Sweeps: a study's own setting with some options varied, by grid or at random."""
 
 import ast
 import itertools
@@ -18,53 +18,45 @@ def sweep_table(sweeps: Sequence[str], draws: int, seed: int) -> Table:
     """The table of a sweep, with a row for each combination.
 
     Args:
-        sweeps: KEY=value,value,... each; a value that holds commas stands in brackets, and drawn at random, the values
-            may be uniform(low,high) or loguniform(low,high).
-        draws: number of combinations drawn at random; 0 for all.
-        seed: of the draw.
+        sweeps: KEY=value,value,... each; values with commas are in brackets. For random draws the values may be
+            uniform(low,high) or loguniform(low,high).
+        draws: number of combinations to draw; 0 for the whole grid.
+        seed: of the draws.
 
     Raises:
-        StudyError: if a sweep is not written so, a key comes twice, or a range is to make a grid.
+        StudyError: if a sweep cannot be parsed, a key is repeated, or a grid is too large or has a range.
     """
     choices = dict(map(_parse, sweeps))
     if len(choices) < len(sweeps):
-        raise StudyError("--sweep: a key comes twice, expected all of its values in one")
+        raise StudyError("--sweep: found a key several times, expected all of its values in one")
     if draws:
         rng = random.Random(seed)
-        combinations = [{key: draw(rng) for key, (_, draw) in choices.items()} for _ in range(draws)]
+        combinations = [[draw(rng) for _, draw in choices.values()] for _ in range(draws)]
     else:
-        if ranges := [key for key, (values, _) in choices.items() if not values]:
-            raise StudyError(
-                f"--sweep {ranges[0]} is a range, which has no grid: give --sweep-random N to draw from it"
-            )
+        for key, (values, _) in choices.items():
+            if not values:
+                raise StudyError(f"--sweep {key}: found a range, which has no grid; add --sweep-random N")
         if (size := math.prod(len(values) for values, _ in choices.values())) > _MAX_GRID:
-            raise StudyError(f"--sweep: a grid of {size}, expected up to {_MAX_GRID}: give --sweep-random N instead")
-        grid = itertools.product(*(values for values, _ in choices.values()))
-        combinations = [dict(zip(choices, values, strict=True)) for values in grid]
-    rows = {_name(options): options for options in combinations}
-    short = {key: key.rpartition(".")[2] for key in choices}
-    names = short if len(set(short.values())) == len(short) else {key: key for key in choices}
+            raise StudyError(f"--sweep: found a grid of {size}, expected up to {_MAX_GRID}; add --sweep-random N")
+        combinations = list(itertools.product(*(values for values, _ in choices.values())))
+    short = {key.rpartition(".")[2]: key for key in choices}
+    rows = {}
+    for combination in combinations:
+        options = dict(zip(choices, combination, strict=True))
+        name = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in options.items())
+        rows[name] = Row(name=name, set=options, demo=Setting(set=options))  # over the demo's own options, too
     return Table(
         title="Sweep",
-        rows=tuple(
-            # Of the demo too, whose own options would come after the row's.
-            Row(name, (None, None), Setting(set=options), Setting(set=options), {})
-            for name, options in rows.items()
-        ),
-        columns={names[key]: key for key in choices},
-        findings=(),
-        note="Choose by the validation: the best of many test figures flatters itself.",
+        rows=tuple(rows.values()),
+        columns=short if len(short) == len(choices) else {key: key for key in choices},
+        note="Choose by the validation: selecting on the test set is optimistically biased.",
     )
 
 
-def _name(options: dict[str, Any]) -> str:
-    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in options.items())
-
-
 def _parse(text: str) -> tuple[str, tuple[list[Any], Callable[[random.Random], Any]]]:
-    key, equals, written = text.partition("=")
-    key = key.strip()
-    if not (key and equals and written.strip()):
+    """The key, its values (none for a range), and a function that draws one."""
+    key, _, written = (part.strip() for part in text.partition("="))
+    if not (key and written):
         raise StudyError(f"--sweep {text}: expected KEY=value,value,..., such as SOLVER.BASE_LR=0.001,0.0035")
     if match := _RANGE.fullmatch(written.replace(" ", "")):
         try:
@@ -72,16 +64,16 @@ def _parse(text: str) -> tuple[str, tuple[list[Any], Callable[[random.Random], A
         except ValueError:
             low = high = math.nan
         if not (low < high and (low > 0 or not match[1])):
-            raise StudyError(f"--sweep {text}: expected two rising numbers, above 0 for loguniform")
+            raise StudyError(f"--sweep {text}: expected low < high, and low > 0 for loguniform")
         if match[1]:
             return key, ([], lambda rng: float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.4g}"))
         return key, ([], lambda rng: float(f"{rng.uniform(low, high):.4g}"))
-    values = [_value(part) for part in re.split(r",(?![^\[]*\])", written)]
+    values = [_literal(part.strip()) for part in re.split(r",(?![^\[]*\])", written)]
     return key, (values, lambda rng: rng.choice(values))
 
 
-def _value(text: str) -> Any:
+def _literal(text: str) -> Any:
     try:
-        return ast.literal_eval(text.strip())
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return text.strip()
+        return text

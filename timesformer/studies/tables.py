@@ -1,225 +1,211 @@
-"""The tables of a study, published figures beside ours: tables.md, tables.html and tables.csv."""
+"""The page of a study, published results beside ours: tables.md, tables.html and tables.csv."""
 
+import base64
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from fvcore.common.config import CfgNode
 
 from timesformer.atomic import write_text_atomically
+from timesformer.config.options import get_option
 from timesformer.runtime.logging import duration
 from timesformer.runtime.run_folder import move_aside
-from timesformer.studies.cells import Cell, PlannedRow, PlannedTable
-from timesformer.studies.outcomes import Figure, Outcome, judge, memory_of, outcome_of
-from timesformer.studies.pages import Page, Picture, Section, as_html, as_markdown
-from timesformer.studies.study import Study
-from timesformer.studies.unequal import classes_seen
+from timesformer.studies.class_counts import count_classes
+from timesformer.studies.outcomes import Outcome, Statistic, judge, outcome_of
+from timesformer.studies.plan import Plan, PlannedTable
+from timesformer.visualization.page import render_page
 
+FILES = ("tables.md", "tables.html", "tables.csv")
 NOTHING = "-"
 DEMO = (
     "These are demo numbers: small models on made clips of moving shapes. They show that each part of the study works "
-    "and which way its comparisons point there, and say nothing about the published figures beside them."
+    "and which way its comparisons point there, and say nothing about the published results beside them."
+)
+METHOD = (
+    "Accuracies are in percent, mean ± standard deviation over the training seeds. Time is the mean of the whole "
+    "training, whose best epoch is tested. Memory is the highest peak, of the GPU if there is one, otherwise of the "
+    "main process. A finding is decided where the difference is significant (p < 0.05), by a paired test where the "
+    "videos are the same. With several seeds the difference has to hold for other seeds, too. With one seed the test "
+    "compares two trained models, and another seed may decide otherwise."
 )
 
 
-def write_tables(
-    study: Study,
-    tables: Sequence[PlannedTable],
-    folder: Path,
-    is_demo: bool,
-    data: Path,
-    pictures: Sequence[Picture] = (),
-) -> list[str]:
-    """Writes tables.md, tables.html and tables.csv of what is finished into a folder.
+@dataclass
+class Section:
+    """A titled part of the page: a note, a table, points and pictures (titles and paths), each of them optional."""
+
+    title: str
+    note: str = ""
+    header: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+    points: list[str] = field(default_factory=list)
+    pictures: Sequence[tuple[str, Path]] = ()
+
+
+def write_tables(plan: Plan, pictures: Sequence[tuple[str, Path]] = ()) -> list[str]:
+    """Writes the page of what is finished into the study's folder.
+
+    Args:
+        plan: the study.
+        pictures: titles and files of figures in that folder.
 
     Returns:
         The findings, a sentence each.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    sections = [_section(table, "demo" if is_demo else "our") for table in tables]
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    is_demo = plan.choices.is_demo
+    sections = [
+        _count_section(table) if table.table.processes else _result_section(table, "demo" if is_demo else "our")
+        for table in plan.tables
+    ]
     findings = [point for section in sections for point in section.points]
     if pictures:
-        sections.append(Section("Figures", pictures=list(pictures)))
-    sections.append(_cells_section(tables))
-    page = Page(study.title + (" (demo)" if is_demo else ""), _paragraphs(study, tables, is_demo, data), sections)
-    write_text_atomically(folder / "tables.md", as_markdown(page))
-    write_text_atomically(folder / "tables.html", as_html(page))
-    write_text_atomically(folder / "tables.csv", _csv(study, tables, is_demo))
+        sections.append(Section("Figures", pictures=pictures))
+    sections.append(_cells_section(plan))
+    title, paragraphs = plan.study.title + " (demo)" * is_demo, _paragraphs(plan)
+    html = render_page(
+        "study.html",
+        title=title,
+        paragraphs=paragraphs,
+        parts=sections,
+        images={path: base64.b64encode(path.read_bytes()).decode() for _, path in pictures},
+        sections=[(f"part-{number}", section.title) for number, section in enumerate(sections)],
+    )
+    texts = (_markdown(title, paragraphs, sections, plan.folder), html, _csv(plan))
+    for name, text in zip(FILES, texts, strict=True):
+        write_text_atomically(plan.folder / name, text)
     return findings
 
 
-def keep_other_tables(folder: Path, tables: Sequence[PlannedTable]) -> Path | None:
-    """Moves tables and figures of an earlier command to `previous_N` in their folder, if these tables lack its cells.
-
-    So it is with other options or fewer seeds.
+def move_other_tables(plan: Plan) -> Path | None:
+    """Moves a page with cells that the plan lacks (other options, fewer seeds) to `previous_N`.
 
     Returns:
-        Where they are now; None if nothing was moved.
+        The new folder; None if nothing was moved.
     """
-    path = folder / "tables.csv"
+    path = plan.folder / "tables.csv"
     if not path.is_file():
         return None
     with path.open(newline="", encoding="utf-8") as file:
         before = {key for row in csv.DictReader(file) for key in (row.get("folders") or "").split()}
-    if before <= {cell.key for row in _rows(tables) for cell in row.cells}:
+    if before <= {cell.key for row in plan.rows for cell in row.cells}:
         return None
-    return move_aside(folder, [*(folder / f"tables.{kind}" for kind in ("md", "html", "csv")), folder / "figures"])
+    return move_aside(plan.folder, [plan.folder / name for name in (*FILES, "figures")])
 
 
-def _paragraphs(study: Study, tables: Sequence[PlannedTable], is_demo: bool, data: Path) -> list[str]:
-    results = next((results for row in _rows(tables) for _, results in outcome_of(row).cells), None)
-    ours = f"Ours: on {data.name}"
+def _paragraphs(plan: Plan) -> list[str]:
+    results = next((results for row in plan.rows for _, results in outcome_of(row.cells).cells), None)
+    ours = f"Ours: on {plan.data.name}"
     if results:
-        versions = results["versions"]
         ours += (
             f", {results['num_videos']} test videos of {results['num_classes']} classes; timesformer "
-            f"{versions['timesformer']}, PyTorch {versions['torch']}"
+            f"{results['versions']['timesformer']}, PyTorch {results['versions']['torch']}"
         )
-    how = (
-        "Accuracies are in percent, mean ± standard deviation over the training seeds. Time is the mean of the whole "
-        "training, of which the best epoch is tested; memory is the highest peak, of the GPU if there is one, else of "
-        "the main process. A finding is decided where the difference is significant (p < 0.05): by a paired test where "
-        "the videos are the same, which with several seeds has to hold for other seeds, too. With one seed it compares "
-        "two trained models, and another seed may decide otherwise."
-    )
-    return [*([DEMO, study.demo.note] if is_demo else []), study.note, f"Published: {study.source}.", f"{ours}.", how]
+    study = plan.study
+    demo = [DEMO, study.demo.note] if plan.choices.is_demo else []
+    return [text for text in (*demo, study.note, f"Published: {study.source}.", f"{ours}.", METHOD) if text]
 
 
-def _rows(tables: Sequence[PlannedTable]) -> list[PlannedRow]:
-    return [row for table in tables for row in table.rows]
+def _title(table: PlannedTable) -> str:
+    return f"{table.number}. {table.table.title}" if table.number else table.table.title
 
 
-def _section(table: PlannedTable, ours: str) -> Section:
-    title = f"Table {table.number}: {table.title}" if table.number else table.title
-    if table.processes:
-        return _seen_section(table, title)
+def _result_section(table: PlannedTable, ours: str) -> Section:
     facts = list(dict.fromkeys(name for row in table.rows for name in row.row.facts))
-    columns = table.columns
-    by_validation = not table.number  # a sweep is chosen from
-    rows = []
+    by_validation = table.number == 0  # a sweep is chosen by it
+    columns, rows = table.table.columns, []
     for row in table.rows:
-        outcome = outcome_of(row)
-        shown = [_option(row.cfg, key) for key in columns.values()]
-        known = [row.row.facts.get(name, NOTHING) for name in facts]
-        published = [NOTHING if value is None else _as_published(value) for value in row.row.published]
-        validation = [_figure(outcome.val_top1)] if by_validation else []
-        own = [_figure(outcome.top1), _figure(outcome.top5)] if row.row.setting else ["as published", NOTHING]
-        rows.append(
-            [row.row.name, *shown, *known, *published, *validation, *own, _count(row, outcome), *_costs(outcome)]
-        )
+        outcome = outcome_of(row.cells)
+        options = [NOTHING if row.cfg is None else str(get_option(row.cfg, key)) for key in columns.values()]
+        cells = [row.row.name, *options]
+        cells += [str(row.row.facts.get(name, NOTHING)) for name in facts]
+        cells += [NOTHING if value is None else f"{value:.2f}".removesuffix("0") for value in row.row.published]
+        if row.row.run:
+            cells += [_metric(outcome.val_top1)] * by_validation + [_metric(outcome.top1), _metric(outcome.top5)]
+            done, planned = len(outcome.cells), len(row.cells)
+            cells += [str(done) if done == planned else f"{done} of {planned}", *_costs(outcome)]
+        else:
+            cells += ["as published", *[NOTHING] * 4]
+        rows.append(cells)
     header = ["", *columns, *facts, "published top-1", "published top-5"]
     header += [f"{ours} validation top-1"] * by_validation
     header += [f"{ours} top-1", f"{ours} top-5", "seeds", "time", "memory (MiB)"]
-    points = [judge(finding, table).text for finding in table.findings]
-    return Section(title, table.note, header, rows, 1, points)
+    points = [judge(finding, table).text for finding in table.table.findings]
+    return Section(_title(table), table.table.note, header, rows, points)
 
 
-def _as_published(value: float) -> str:
-    return f"{value:.2f}".removesuffix("0")
-
-
-def _option(cfg: CfgNode | None, key: str) -> str:
-    if cfg is None:
+def _metric(statistic: Statistic | None) -> str:
+    if statistic is None:
         return NOTHING
-    value: Any = cfg
-    for name in key.split("."):
-        value = value[name]
-    return str(value)
-
-
-def _figure(figure: Figure | None) -> str:
-    if figure is None:
-        return NOTHING
-    return f"{figure.mean:.1f}" + (f" ± {figure.spread:.1f}" if figure.spread is not None else "")
-
-
-def _count(row: PlannedRow, outcome: Outcome) -> str:
-    if row.row.setting is None:
-        return NOTHING
-    done, wanted = len(outcome.cells), len(row.cells)
-    return str(done) if done == wanted else f"{done} of {wanted}"
+    return f"{statistic.mean:.1f}" + (f" ± {statistic.std:.1f}" if statistic.std is not None else "")
 
 
 def _costs(outcome: Outcome) -> list[str]:
-    seconds = None if outcome.seconds is None else outcome.seconds.mean
-    return [_time(seconds), NOTHING if outcome.memory is None else f"{outcome.memory:.0f}"]
+    seconds, memory = outcome.seconds, outcome.memory
+    return [duration(seconds.mean) if seconds else NOTHING, NOTHING if memory is None else f"{memory:.0f}"]
 
 
-def _time(seconds: float | None) -> str:
-    return NOTHING if seconds is None else duration(seconds)
-
-
-def _seen_section(table: PlannedTable, title: str) -> Section:
-    """What data-parallel processes see of the classes; nothing is trained for it."""
+def _count_section(table: PlannedTable) -> Section:
+    """The classes that data-parallel processes see; nothing is trained."""
     rows = []
     for row in table.rows:
-        for processes in table.processes:
-            names, seen = classes_seen(row.cfg, processes)
-            of_a_class = f"{seen.counts.min()} to {seen.counts.max()}"
-            clips = f"{seen.clips[0]}" if len(set(seen.clips)) == 1 else f"{seen.clips[0]} to {seen.clips[1]}"
-            absent = f"{seen.absent} of {len(names)}"
-            rows.append([row.row.name, str(processes), clips, of_a_class, f"{seen.furthest:.1f}", absent])
+        for processes in table.table.processes:
+            counts = count_classes(row.cfg, processes)
+            clips = "{} to {}".format(*counts.clips) if len(set(counts.clips)) > 1 else str(counts.clips[0])
+            per_class = f"{counts.per_class.min()} to {counts.per_class.max()}"
+            missed = f"{counts.missed} of {counts.per_class.shape[1]}"
+            rows.append([row.row.name, str(processes), clips, per_class, f"{counts.largest_difference:.1f}", missed])
     header = ["", "processes", "clips of a process", "clips of a class", "furthest from all (points)", "classes missed"]
-    return Section(title, table.note, header, rows)
+    return Section(_title(table), table.table.note, header, rows)
 
 
-def _cells_section(tables: Sequence[PlannedTable]) -> Section:
-    """Every cell once, with its time and memory."""
-    cells: dict[Cell, None] = {}
-    for row in _rows(tables):
-        for cell in row.cells:
-            if cell.parent is not None:
-                cells.setdefault(cell.parent)
-            cells.setdefault(cell)
+def _cells_section(plan: Plan) -> Section:
+    """Every finished cell once, with its time and memory."""
+    cells = dict.fromkeys(one for row in plan.rows for cell in row.cells for one in (cell.parent, cell) if one)
     rows = []
     for cell in cells:
-        results = cell.results()
-        if results:
-            memory = memory_of(results)
-            rows.append(
-                [
-                    cell.name,
-                    f"{results['top1']:.2f}",
-                    f"{results['top5']:.2f}",
-                    NOTHING if results["val_top1"] is None else f"{results['val_top1']:.2f}",
-                    _time(results.get("total_train_seconds")),
-                    duration(results["seconds"]),
-                    NOTHING if memory is None else f"{memory:.0f}",
-                    cell.key,
-                ]
-            )
+        outcome = outcome_of([cell])
+        if outcome.top1 is None:
+            continue
+        metrics = (outcome.top1, outcome.top5, outcome.val_top1)
+        time, memory = _costs(outcome)
+        values = [NOTHING if metric is None else f"{metric.mean:.2f}" for metric in metrics]
+        rows.append([cell.name, *values, time, duration(outcome.cells[0][1]["seconds"]), memory, cell.key])
     header = ["", "top-1", "top-5", "validation top-1", "training", "test", "memory (MiB)", "folder under cells/"]
     return Section("Cells", "A row of several tables is run once, and named after the first.", header, rows)
 
 
-def _csv(study: Study, tables: Sequence[PlannedTable], is_demo: bool) -> str:
+def _markdown(title: str, paragraphs: Sequence[str], sections: Sequence[Section], folder: Path) -> str:
+    """The page in GitHub's Markdown."""
+    blocks = [f"# {title}", *paragraphs]
+    for section in sections:
+        blocks += [f"## {section.title}", section.note]
+        if section.rows:
+            marks = ["---", *["---:"] * (len(section.header) - 1)]
+            lines = [section.header, marks, *section.rows]
+            blocks.append("\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines))
+        blocks.append("\n".join(f"* {point}" for point in section.points))
+        blocks += [f"![{title}]({path.relative_to(folder).as_posix()})" for title, path in section.pictures]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _csv(plan: Plan) -> str:
     text = io.StringIO()
-    figures = ("top1", "top5", "val_top1", "train_seconds")
     columns = ["study", "demo", "table", "title", "row", "published_top1", "published_top5", "seeds"]
-    columns += [f"{name}_{part}" for name in figures for part in ("mean", "std")]
+    columns += [f"{name}_{part}" for name in ("top1", "top5", "val_top1", "train_seconds") for part in ("mean", "std")]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*columns, "peak_memory_mib", "test_videos", "folders"])
-    for table in tables:
-        for row in table.rows if not table.processes else ():
-            outcome = outcome_of(row)
-            values = []
-            for figure in (outcome.top1, outcome.top5, outcome.val_top1, outcome.seconds):
-                values += ["", ""] if figure is None else [_number(figure.mean), _number(figure.spread)]
-            writer.writerow(
-                [
-                    *(study.name, int(is_demo), table.number or "", table.title, row.row.name),
-                    *("" if value is None else value for value in row.row.published),
-                    len(outcome.cells),
-                    *values,
-                    _number(outcome.memory),
-                    outcome.num_videos or "",
-                    " ".join(cell.key for cell, _ in outcome.cells),
-                ]
-            )
+    for table in plan.tables:
+        for row in table.rows if not table.table.processes else ():
+            outcome = outcome_of(row.cells)
+            values: list[float | None] = []
+            for statistic in (outcome.top1, outcome.top5, outcome.val_top1, outcome.seconds):
+                values += [None, None] if statistic is None else [statistic.mean, statistic.std]
+            cells = [plan.study.name, int(plan.choices.is_demo), table.number or "", table.table.title, row.row.name]
+            cells += ["" if value is None else value for value in row.row.published]
+            cells.append(len(outcome.cells))
+            cells += ["" if value is None else f"{value:.4f}" for value in (*values, outcome.memory)]
+            videos = outcome.cells[0][1]["num_videos"] if outcome.cells else ""
+            writer.writerow([*cells, videos, " ".join(cell.key for cell, _ in outcome.cells)])
     return text.getvalue()
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,209 @@
+"""The plan of a study: its tables with the cells of their rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from timesformer.config import ConfigError, load_config
+from timesformer.errors import shorten
+from timesformer.runtime.run_folder import best_path, checkpoint_folder
+from timesformer.studies.cells import WEIGHTS_KEY, Cell, is_identity, make_cell
+from timesformer.studies.demo_data import folder_of
+from timesformer.studies.study import DemoData, Row, Setting, Study, StudyError, Table
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The user's choices.
+
+    Attributes:
+        output: folder of all studies and of their cells.
+        data: folder of the dataset; in the demo, where its clips are made.
+        is_demo: whether to run the demo.
+        seeds: number of seeds; None for the study's.
+        options: KEY VALUE KEY VALUE ... for every cell.
+        weights: sources of weights by name.
+    """
+
+    output: Path
+    data: Path | None
+    is_demo: bool
+    seeds: int | None = None
+    options: tuple[str, ...] = ()
+    weights: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row with its configuration and its cells, one for each seed; None and none if nothing is run."""
+
+    row: Row
+    cfg: CfgNode | None = None
+    cells: tuple[Cell, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlannedTable:
+    """A table with its number, 0 for a sweep, and its rows."""
+
+    number: int
+    table: Table
+    rows: tuple[PlannedRow, ...]
+
+
+class Plan:
+    """The tables of a study and the cells that they need. Equal cells of several rows are one.
+
+    Args:
+        study: the study.
+        choices: of the user.
+        numbers: tables to run, from 1; none for all.
+        sweep: a table that replaces those of the study.
+
+    Attributes:
+        tables: all tables, for the page.
+        cells: of the chosen tables, each after the cell that it starts from.
+        folder: of the page.
+
+    Raises:
+        StudyError: if a table does not exist, data or weights are not given, or options are not valid.
+    """
+
+    def __init__(self, study: Study, choices: Choices, numbers: Sequence[int] = (), sweep: Table | None = None) -> None:
+        self.study, self.choices = study, choices
+        self.folder = choices.output / (study.name + "_demo" * choices.is_demo) / ("sweep" * (sweep is not None))
+        self._known: dict[Path, Cell] = {}
+        self._missing_weights: dict[str, list[str]] = {}
+        tables = dict(enumerate(study.tables, start=1)) if sweep is None else {0: sweep}
+        if unknown := set(numbers) - set(tables):
+            raise StudyError(f"--table {min(unknown)}: {study.name} has tables 1 to {len(study.tables)}")
+        planned = {number: self._plan_table(number, tables[number]) for number in numbers or tables}
+        cells = [cell for table in planned.values() for row in table.rows for cell in row.cells]
+        self.cells = tuple(dict.fromkeys(one for cell in cells for one in (cell.parent, cell) if one is not None))
+        self._require_weights()
+        self.tables = tuple(planned.get(number) or self._plan_table(number, table) for number, table in tables.items())
+
+    @property
+    def missing(self) -> list[Cell]:
+        """Cells that are not finished."""
+        return [cell for cell in self.cells if not cell.results()]
+
+    @property
+    def rows(self) -> list[PlannedRow]:
+        """Rows of all tables."""
+        return [row for table in self.tables for row in table.rows]
+
+    @property
+    def data(self) -> Path:
+        """Folder of the dataset."""
+        if self.choices.is_demo:
+            return self._demo_folder(self.study.demo.data)
+        if self.choices.data is None:
+            raise StudyError(f"{self.study.name}: give --data FOLDER, prepared by `{self.study.prepare}`, or --demo")
+        return self.choices.data.resolve()
+
+    @property
+    def demo_base(self) -> Path:
+        """Folder in which the demo's clips are made."""
+        return self.choices.data or Path("data/studies")
+
+    def demo_sets(self) -> list[DemoData]:
+        """Sets of made clips that unfinished cells read; always that of the demo itself."""
+        if not self.choices.is_demo:
+            return []
+        demo = self.study.demo
+        used = {Path(cell.cfg.DATA.PATH_TO_DATA_DIR) for cell in self.missing}
+        sets = dict.fromkeys([demo.data, *(run.data for run in demo.pretrained.values())])
+        return [data for data in sets if data == demo.data or self._demo_folder(data) in used]
+
+    def describe(self) -> list[str]:
+        """A line for each cell: whether it is finished, its name and folder."""
+        lines = []
+        for cell in self.cells:
+            resumes = any(checkpoint_folder(cell.cfg).glob("*.pyth"))
+            state = "finished" if cell.results() else "resumes" if resumes else "to run"
+            lines.append(f"{state:8}  {cell.name}  {cell.folder}")
+        return [*lines, f"{len(self.cells)} cells, {len(self.missing)} of them to run; tables in {self.folder}"]
+
+    def _demo_folder(self, data: DemoData) -> Path:
+        return folder_of(data, self.demo_base).resolve()
+
+    def _plan_table(self, number: int, table: Table) -> PlannedTable:
+        rows = []
+        for row in table.rows:
+            name = f"table {number}, {row.name}" if number else f"sweep, {row.name}"
+            if not row.run:
+                rows.append(PlannedRow(row))
+                continue
+            cfg, parent = self._configure(row, number, name)
+            seeds = self.choices.seeds or (self.study.demo if self.choices.is_demo else self.study).seeds
+            numbers = () if table.processes else range(1, seeds + 1)
+            cells = tuple(self._cell(cfg, parent, seed, f"{name}, seed {seed}") for seed in numbers)
+            rows.append(PlannedRow(row, cfg, cells))
+        return PlannedTable(number, table, tuple(rows))
+
+    def _configure(self, row: Row, number: int, name: str) -> tuple[CfgNode, Cell | None]:
+        """The configuration of a row, and the cell that it starts from."""
+        study, is_demo = self.study, self.choices.is_demo
+        settings: list[Setting] = [study, row, *([study.demo, row.demo] if is_demo else [])]
+        options = {key: value for setting in settings for key, value in setting.set.items()}
+        options["DATA.PATH_TO_DATA_DIR"] = str(self.data)
+        if row.rarest < 1:
+            folder = f"{self.data.name}_rarest_{row.rarest:g}"
+            options["DATA.SPLITS_DIR"] = str(self.choices.output.resolve() / "lists" / folder)
+        config = next(setting.config for setting in reversed(settings) if setting.config)
+        weights = next((one.weights for one in reversed(settings) if one.weights is not None), "none")
+        parent = None
+        if weights == "none":
+            options |= {"TRAIN.FINETUNE": False} if is_demo else {}
+        else:
+            options["TRAIN.FINETUNE"] = True
+            if is_demo:
+                parent = self._pretrain(weights)
+                options[WEIGHTS_KEY] = str(best_path(parent.cfg))
+            elif source := self.choices.weights.get(weights):
+                options[WEIGHTS_KEY] = str(Path(source).resolve()) if Path(source).exists() else source
+            else:
+                self._missing_weights.setdefault(weights, []).append(name)
+        others = {key for key, numbers in study.only.items() if number not in numbers}
+        given = {key: value for key, value in self._given().items() if key not in others}
+        return self._load(config, {**options, **given}, name), parent
+
+    def _pretrain(self, name: str) -> Cell:
+        """The run of the demo's stand-in for published weights; options that affect results do not vary it."""
+        run = self.study.demo.pretrained[name]
+        options = {**run.set, "TRAIN.FINETUNE": False, "DATA.PATH_TO_DATA_DIR": str(self._demo_folder(run.data))}
+        options |= {key: value for key, value in self._given().items() if not is_identity(key)}
+        return self._cell(self._load(run.config, options, f"weights {name}"), None, 1, f"weights {name}")
+
+    def _given(self) -> dict[str, str]:
+        """Options of the command line."""
+        if len(self.choices.options) % 2:
+            raise StudyError(f"{self.choices.options[-1]}: no value found, expected KEY VALUE KEY VALUE ...")
+        return dict(zip(self.choices.options[::2], self.choices.options[1::2], strict=True))
+
+    def _load(self, config: Path, options: Mapping[str, Any], name: str) -> CfgNode:
+        try:
+            return load_config(config, [str(part) for pair in options.items() for part in pair], check_values=False)
+        except ConfigError as error:
+            raise StudyError(f"{self.study.file}, {name} ({config}): {error}") from error
+
+    def _cell(self, cfg: CfgNode, parent: Cell | None, seed: int, name: str) -> Cell:
+        cell = make_cell(cfg, parent, seed, name, self.choices.output.resolve() / "cells")
+        return self._known.setdefault(cell.folder, cell)
+
+    def _require_weights(self) -> None:
+        if not self._missing_weights:
+            return
+        lines = [
+            f"--weights {name}=FILE, or --weights {name}={self.study.pretrained[name]} to download them (for "
+            f"{shorten(dict.fromkeys(rows), '; ', 2)})"
+            for name, rows in self._missing_weights.items()
+        ]
+        raise StudyError(
+            "\n  - ".join([f"{self.study.name} starts from published weights, which are not given:", *lines])
+            + "\nMind the licences of the weights; the released TimeSformer models are CC-BY-NC."
+        )
