@@ -136,14 +136,6 @@ def test_missing_fields_of_older_versions_have_defaults(
     assert vars(progress) == vars(saved) | default
 
 
-@pytest.mark.parametrize(("best", "expected"), [(-1.0, None), (0.0, 0.0)])
-def test_best_accuracy_before_the_first_validation_in_older_versions(
-    cfg: CfgNode, objects: dict[str, Stateful], best: float, expected: float | None
-) -> None:
-    path = save(cfg, objects, Progress(3, best_top1=best))
-    assert restore(cfg, path, torch.load(path, weights_only=True), (), objects).best_top1 == expected
-
-
 def test_options_on_resume(cfg: CfgNode, objects: dict[str, Stateful], caplog: pytest.LogCaptureFixture) -> None:
     path = save(cfg, objects, Progress(1))
     content = torch.load(path, weights_only=True)

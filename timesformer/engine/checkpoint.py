@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _DIFFERENT_RUN = {"model", "optimizer", "split"}
 _MAY_CHANGE = {"evaluation", "rounding", "runtime"}
+_REMEDY = "Set another OUTPUT_DIR, or TRAIN.AUTO_RESUME False to start again (existing files are moved aside)"
 _FOLDER = 0x10  # a bit of a zip entry's attributes
 
 
@@ -102,15 +103,13 @@ def _newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
             content = torch.load(path, map_location="cpu", weights_only=True)
             if {"epoch", "model_state", "optimizer_state", "cfg"} <= content.keys():
                 return path, content
-            problem = "lacks epoch, model_state, optimizer_state or cfg"
+            logger.warning("%s lacks epoch, model_state, optimizer_state or cfg, and is skipped", path)
         except Exception as error:  # torch.load raises many types
-            problem = f"cannot be read ({type(error).__name__}: {_one_line(error)})"
-        logger.warning("%s %s and is skipped", path, problem)
+            logger.warning("%s cannot be read (%s), and is skipped", path, _one_line(error))
     if paths:
         raise UserError(
-            f"no checkpoint in {checkpoint_folder(cfg)} can be used: {shorten(path.name for path in paths)} (see the "
-            "warnings above). Restore one, or set TRAIN.AUTO_RESUME False to train from the beginning (they are moved "
-            "aside)"
+            f"no checkpoint in {checkpoint_folder(cfg)} can be used (see the warnings above): "
+            f"{shorten(path.name for path in paths)}. {_REMEDY}"
         )
     return None
 
@@ -176,15 +175,14 @@ def restore(
     """
     changes = differences(yaml.safe_load(content["cfg"]), cfg)
     changed = [change for change in changes if not change.effects or change.effects - _MAY_CHANGE]
-    remedy = "Set another OUTPUT_DIR, or TRAIN.AUTO_RESUME False to start again (existing files are moved aside)"
     if different := [str(change) for change in changed if change.effects & _DIFFERENT_RUN]:
-        raise UserError(f"{path} is of a run with other options: {'; '.join(different)}. {remedy}")
+        raise UserError(f"{path} is of a run with other options: {'; '.join(different)}. {_REMEDY}")
     saved = {"epoch": content["epoch"] + 1, "class_names": [*class_names], **_saved_progress(content)}
     progress = Progress(**{"validated": saved["epoch"], **saved})  # older versions saved after the validation
     if progress.class_names != list(class_names):
         raise UserError(
             f"{path} is of a run with {len(progress.class_names)} other classes ({shorten(progress.class_names)}) than "
-            f"the {len(class_names)} of the data ({shorten(class_names)}). {remedy}"
+            f"the {len(class_names)} of the data ({shorten(class_names)}). {_REMEDY}"
         )
     try:
         for name, item in objects.items():
@@ -194,13 +192,15 @@ def restore(
             elif state is not None:
                 item.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"{path} does not fit this run: {_one_line(error)}. {remedy}") from error
+        raise UserError(f"{path} does not fit this run: {_one_line(error)}. {_REMEDY}") from error
     if unused := sorted(key for key in content if key.endswith("_state") and key.removesuffix("_state") not in objects):
         logger.warning("%s has states that this run does not use: %s", path.name, ", ".join(unused))
     if changed:
         logger.warning("options changed since %s was written: %s", path.name, "; ".join(map(str, changed)))
     if any("start" in change.effects for change in changed):
-        logger.warning("the run resumes with the weights of %s, not with those of these options. %s", path.name, remedy)
+        logger.warning(
+            "the run resumes with the weights of %s, not with those of these options. %s", path.name, _REMEDY
+        )
     return progress
 
 
@@ -209,11 +209,10 @@ def _saved_progress(content: Mapping[str, Any]) -> dict[str, Any]:
     saved = content.get("progress")
     if not isinstance(saved, Mapping):
         return {}
-    known = {name: value for name, value in saved.items() if name in {field.name for field in fields(Progress)}}
+    names = {field.name for field in fields(Progress)}
+    known = {name: value for name, value in saved.items() if name in names}
     if unknown := sorted(map(str, saved.keys() - known.keys())):
         logger.warning("unknown fields in the progress of the checkpoint are ignored: %s", ", ".join(unknown))
-    if known.get("best_top1") == -1.0:  # older versions wrote this before the first validation
-        known["best_top1"] = None
     return known
 
 

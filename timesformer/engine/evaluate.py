@@ -51,7 +51,7 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
     All processes must call this together; each scores the views of its loader and gets the whole result.
 
     Args:
-        model: on the device of the run; its mode is restored.
+        model: on the device of the run.
         loader: of the split "val" or "test".
         cfg: the configuration.
         description: for the progress bar.
@@ -135,18 +135,13 @@ def build_from_checkpoint(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Modu
 
 
 def test(cfg: CfgNode, splits: Splits | None = None) -> Path:  # noqa: PT028
-    """Tests a checkpoint, and returns the path of `results.json`.
+    """Tests a checkpoint, and returns the path of `results.json` (see `folder_for_results`).
 
     The checkpoint is TEST.CHECKPOINT_FILE_PATH, else the best of OUTPUT_DIR, else its newest, else (without training)
-    TRAIN.CHECKPOINT_FILE_PATH. See `folder_for_results` for where the results go.
-
-    Args:
-        cfg: the configuration.
-        splits: those of the run, if some have been loaded before.
+    TRAIN.CHECKPOINT_FILE_PATH. `splits` are those of the run, if some have been loaded before.
 
     Raises:
-        UserError: if there is no checkpoint, it does not fit, the data cannot be found, a clip cannot be read and
-            DATA.ON_UNREADABLE is error, or a DataLoader worker dies.
+        UserError: if checkpoint, data or options are invalid, or a DataLoader worker dies.
     """
     set_float32_precision(cfg)
     splits = splits or Splits(cfg)

@@ -29,26 +29,16 @@ _ADVICE = (
 class ClassificationLoss:
     """MODEL.LOSS_FUNC of each clip, with SOLVER.LABEL_SMOOTHING and the class weights of DATA.BALANCE.
 
-    Targets that Mixup has mixed contain the label smoothing already.
-
-    Args:
-        cfg: the configuration.
-        labels: of the training clips, int (clips,).
-        device: of logits and targets.
+    `labels` are those of the training clips, int (clips,); `device` is that of logits and targets.
     """
 
     def __init__(self, cfg: CfgNode, labels: np.ndarray, device: torch.device) -> None:
         self._function = LOSSES[cfg.MODEL.LOSS_FUNC]
-        self._smoothing = 0.0 if cfg.MIXUP.ENABLED else cfg.SOLVER.LABEL_SMOOTHING
+        self._smoothing = 0.0 if cfg.MIXUP.ENABLED else cfg.SOLVER.LABEL_SMOOTHING  # Mixup smooths the labels itself
         self._weights = class_weights(cfg, labels).to(device)
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Losses [batch] of logits [batch, classes].
-
-        Args:
-            logits: of any floating-point type; the loss is computed in float32.
-            target: labels [batch], int64, or probabilities [batch, classes].
-        """
+        """Losses [batch], float32, of logits [batch, classes] and labels [batch] or probabilities [batch, classes]."""
         losses = self._function(logits.float(), target, reduction="none", label_smoothing=self._smoothing)
         return losses * (self._weights[target] if target.ndim == 1 else target @ self._weights)
 
@@ -66,24 +56,16 @@ def class_weights(cfg: CfgNode, labels: np.ndarray) -> Tensor:
 
 
 def log_class_counts(cfg: CfgNode, loader: DataLoader) -> None:
-    """Logs how many clips of each class this process gets in the epoch that its training loader is set to."""
-    sampler, dataset = loader.batch_sampler, loader.dataset
-    names, indices = dataset.class_names, sampler.indices()
-    counts = np.bincount(dataset.records.labels[indices], minlength=len(names))
-    weights = class_weights(cfg, dataset.records.labels).tolist()
-    process = f"process {sampler.rank} of {sampler.world_size}"
+    """Logs the clips of each class that this process gets in the epoch of its training loader."""
+    sampler, records, names = loader.batch_sampler, loader.dataset.records, loader.dataset.class_names
+    counts = np.bincount(records.labels[sampler.indices()], minlength=len(names))
+    least, most = counts.argmin(), counts.argmax()
     logger.info(
-        "%s: %d clips per epoch, %d (%s) to %d (%s) per class (DATA.BALANCE %s)",
-        process,
-        len(indices),
-        counts.min(),
-        names[counts.argmin()],
-        counts.max(),
-        names[counts.argmax()],
-        cfg.DATA.BALANCE,
+        f"process {sampler.rank} of {sampler.world_size}: {counts.sum()} clips per epoch, {counts[least]} "
+        f"({names[least]}) to {counts[most]} ({names[most]}) per class (DATA.BALANCE {cfg.DATA.BALANCE})"
     )
-    table = [f"{name} {count} (weight {w:.3f})" for name, count, w in zip(names, counts, weights, strict=True)]
-    logger.debug("%s, clips per class: %s", process, ", ".join(table))
+    table = zip(names, counts, class_weights(cfg, records.labels).tolist(), strict=True)
+    logger.debug("clips per class: %s", ", ".join(f"{name} {count} (weight {w:.3f})" for name, count, w in table))
 
 
 class ClipMixup:
@@ -109,16 +91,10 @@ class ClipMixup:
         )
 
     def __call__(self, clip: Tensor, label: Tensor, epoch: int, iteration: int) -> tuple[Tensor, Tensor]:
-        """Mixes a batch.
-
-        Args:
-            clip: [batch, 3, frames, height, width], float; may be overwritten.
-            label: [batch], int64.
-            epoch: from 0.
-            iteration: of the epoch, from 0.
+        """Mixes clips [batch, 3, frames, height, width], float, maybe in place, and their labels [batch], int64.
 
         Returns:
-            The clips, and their labels as probabilities [batch, classes], float32.
+            The clips, and the labels as probabilities [batch, classes], float32.
         """
         number, channels_and_frames = len(label), clip.shape[1:3]
         images = clip.flatten(1, 2)  # timm cuts rectangles out of the last two of four dimensions
@@ -130,12 +106,7 @@ class ClipMixup:
 
 
 class FiniteCheck:
-    """Detects NaN and Inf without per-step syncs with the device, and reports the clips.
-
-    Args:
-        model: whose weights are checked.
-        names: of the videos, by record number.
-    """
+    """Detects NaN and Inf without per-step syncs with the device, and reports the clips by name."""
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self._model, self._names = model, names
@@ -143,14 +114,7 @@ class FiniteCheck:
         self._batches: list[tuple[int, int, Tensor]] = []
 
     def add(self, epoch: int, iteration: int, losses: Tensor, videos: Tensor) -> None:
-        """Stores the losses [batch] of a batch for the next check.
-
-        Args:
-            epoch: from 0.
-            iteration: of the epoch, from 0.
-            losses: on the device.
-            videos: record numbers [batch], on the CPU; -1 for padding clips.
-        """
+        """Stores the losses [batch] of a batch, and its record numbers [batch] (-1 for padding clips) on the CPU."""
         self._losses.append(losses.detach())
         self._batches.append((epoch, iteration, videos))
 

@@ -11,49 +11,32 @@ from timesformer.runtime.distributed import all_reduce, all_reduce_sum
 from timesformer.runtime.ranks import dist_info, is_main_process
 
 
-def topks_correct(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> list[Tensor]:
-    """Number of samples with the label among the k highest scores, for each k.
+def topk_accuracies(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> list[float]:
+    """Top-k accuracy in percent for each k; 0 without samples.
 
     Args:
         scores: [samples, classes], float.
-        labels: [samples], int64, 0 to classes - 1.
-        ks: 1 or more; one above the number of classes counts every sample.
-
-    Returns:
-        One float tensor without dimensions per k.
-
-    Raises:
-        ValueError: if scores and labels differ in number.
+        labels: [samples], int64.
+        ks: 1 or more; with k above the number of classes, every sample is correct.
     """
-    if len(scores) != len(labels):
-        raise ValueError(f"{len(scores)} rows of scores for {len(labels)} labels; give one label per row")
     ranked = scores.topk(min(max(ks), scores.shape[1]), dim=1).indices
-    hits = ranked == labels.unsqueeze(1)
-    return [hits[:, :k].any(dim=1).sum().float() for k in ks]
-
-
-def topk_accuracies(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> list[float]:
-    """Top-k accuracy in percent for each k; see `topks_correct`. Without samples, 0."""
-    return [100.0 * correct.item() / max(len(scores), 1) for correct in topks_correct(scores, labels, ks)]
+    correct = ranked == labels.unsqueeze(1)
+    return [100.0 * correct[:, :k].any(dim=1).sum().item() / max(len(scores), 1) for k in ks]
 
 
 class ViewEnsemble:
     """Aggregates the scores of every video over its views, which may come in any order.
 
     Args:
-        num_videos: number of videos.
-        num_views: views (clips x crops) of each.
-        num_classes: scores of a view.
+        num_videos, num_views, num_classes: number of videos, views (clips x crops) of each, and scores of a view.
         method: "sum" or "max" over the views.
     """
 
     def __init__(
         self, num_videos: int, num_views: int, num_classes: int, method: Literal["sum", "max"] = "sum"
     ) -> None:
-        self.num_views = num_views
         self.method = method
-        # A maximum starts below every score: starting from zero would lift negative logits.
-        # In double precision the sum of a few floats is the same in any order, and so on any number of ranks.
+        # Double precision, so that the sum does not depend on the order of the views and the number of processes.
         start = 0.0 if method == "sum" else -torch.inf
         self.scores = torch.full((num_videos, num_classes), start, dtype=torch.float64)
         self._seen = torch.zeros(num_videos, num_views, dtype=torch.bool)
@@ -173,8 +156,8 @@ class Throughput:
 
     def is_due(self, period: int, seconds: float = 60.0) -> bool:
         """Whether to report: every `period` steps, at the end and, in a single process, after `seconds`."""
-        waited_long = dist_info().world_size == 1 and time.perf_counter() - self._since > seconds
-        return self.done % period == 0 or self.done == self.steps or waited_long
+        is_late = dist_info().world_size == 1 and time.perf_counter() - self._since > seconds
+        return self.done % period == 0 or self.done == self.steps or is_late
 
     def report(self) -> dict[str, float]:
         """`clips_per_second`, `data_share` (of the time, spent waiting for data) and `eta_seconds`; then restarts."""

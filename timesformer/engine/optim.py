@@ -2,7 +2,7 @@
 
 import bisect
 import math
-from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,9 +28,9 @@ def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer
     }
     parameters = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if solver.LAYER_DECAY < 1:
-        timm = import_package("timm.optim", f"SOLVER.LAYER_DECAY {solver.LAYER_DECAY}")
-        groups = timm.param_groups_layer_decay(
-            _LayerNumbers(model),
+        timm, numbers = import_package("timm.optim", f"SOLVER.LAYER_DECAY {solver.LAYER_DECAY}"), layer_numbers(model)
+        groups = timm.param_groups_layer_decay(  # uses only this of a timm model
+            SimpleNamespace(named_parameters=model.named_parameters, group_matcher=lambda coarse: numbers.__getitem__),
             weight_decay=solver.WEIGHT_DECAY,
             no_weight_decay_list=embeddings if solver.ZERO_WD_1D_PARAM else (),
             weight_decay_exclude_1d=solver.ZERO_WD_1D_PARAM,
@@ -47,17 +47,6 @@ def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer
         options |= {"momentum": solver.MOMENTUM, "dampening": solver.DAMPENING, "nesterov": solver.NESTEROV}
     optimizers = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     return optimizers[solver.OPTIMIZING_METHOD](groups, **options)
-
-
-class _LayerNumbers:
-    """The part of a timm model's interface that `param_groups_layer_decay` uses."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.named_parameters = model.named_parameters
-        self.numbers = layer_numbers(model)
-
-    def group_matcher(self, coarse: bool) -> Callable[[str], int]:
-        return self.numbers.__getitem__
 
 
 class ModelEma:
@@ -116,6 +105,15 @@ def learning_rate_scale(cfg: CfgNode) -> float:
         return float(cfg.NUM_SHARDS)
     reference = cfg.SOLVER.LR_SCALE_BATCH_SIZE
     return clips_per_step(cfg) / reference if reference else 1.0
+
+
+def describe_step(cfg: CfgNode) -> str:
+    """The batches and the learning rate of an optimizer step, for the log."""
+    scale, base = learning_rate_scale(cfg), cfg.SOLVER.BASE_LR
+    return (
+        f"learning rate {base * scale:g} ({scale:g} x SOLVER.BASE_LR); a step: {clips_per_step(cfg)} clips in "
+        f"{batches_per_step(cfg)} batch(es) of {cfg.TRAIN.BATCH_SIZE} on {cfg.NUM_SHARDS} node(s)"
+    )
 
 
 def learning_rate(cfg: CfgNode, epoch: float) -> float:

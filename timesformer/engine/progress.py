@@ -13,33 +13,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """The progress of a training run; the fields are saved in checkpoints (docs/checkpoints.md).
+    """The progress of a training run; checkpoints contain these fields."""
 
-    Attributes:
-        epoch: finished epochs.
-        iteration: finished batches of the next epoch, all of them in finished optimizer steps.
-        batch_size: clips of such a batch, in all processes.
-        validated: finished epochs at the last validation.
-        not_better: validations since the best one.
-        best_top1: highest validation top-1 in percent; None before the first validation.
-        best_loss: its validation loss, which decides between equal top-1.
-        best_epoch: finished epochs at that validation.
-        last_top1: top-1 of the last validation in percent; None before the first.
-        seconds: training time, over all interruptions.
-        class_names: in label order.
-    """
-
-    epoch: int = 0
-    iteration: int = 0
-    batch_size: int = 0
-    validated: int = 0
-    not_better: int = 0
-    best_top1: float | None = None
-    best_loss: float = float("inf")
-    best_epoch: int = 0
-    last_top1: float | None = None
-    seconds: float = 0.0
-    class_names: list[str] = field(default_factory=list)
+    epoch: int = 0  # finished epochs
+    iteration: int = 0  # finished batches of the next epoch, all of them in finished optimizer steps
+    batch_size: int = 0  # clips of such a batch, in all processes
+    validated: int = 0  # finished epochs at the last validation
+    not_better: int = 0  # validations since the best one
+    best_top1: float | None = None  # percent; None before the first validation
+    best_loss: float = float("inf")  # at the best top-1
+    best_epoch: int = 0  # finished epochs at the best validation
+    last_top1: float | None = None  # of the last validation, percent
+    seconds: float = 0.0  # training time, over all interruptions
+    class_names: list[str] = field(default_factory=list)  # in label order
 
     @property
     def position(self) -> tuple[int, int]:

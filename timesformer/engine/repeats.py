@@ -39,11 +39,11 @@ def run_splits(cfg: CfgNode, splits: Sequence[int], run: Callable[[CfgNode, Spli
 
     Args:
         cfg: the configuration; DATA.SPLIT and OUTPUT_DIR are set for each split.
-        splits: numbers of the splits, each once.
+        splits: numbers of the splits.
         run: trains and tests a configuration, and leaves `results.json` in its OUTPUT_DIR.
 
     Raises:
-        UserError: if the dataset has no such splits, or results of other options are there; and what the runs raise.
+        UserError: for invalid splits, and if there are results of other options.
     """
     _check_splits(cfg, splits)
     output = Path(cfg.OUTPUT_DIR)
@@ -80,15 +80,14 @@ def run_splits(cfg: CfgNode, splits: Sequence[int], run: Callable[[CfgNode, Spli
         if path.exists() and path.read_text() != text:
             logger.info("other results in %s were moved to %s", path, move_aside(output, [path, report_path(cfg)]))
         write_text_atomically(path, text)
-    logger.info("%s\nresults: %s", table(summary), path)
+    rows = [f"split {row['split']} {row['top1']:.2f} %" for row in summary["splits"]]
+    rows += [f"{name} {summary[name]['top1']:.2f}" for name in ("mean", "std") if len(splits) > 1]
+    logger.info("top-1: %s\nresults: %s", ", ".join(rows), path)
     return path
 
 
 def summarize(cfg: CfgNode, results: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """The content of splits.json, from that of the results.json of each split.
-
-    `std` is the standard deviation over the splits (n - 1 in the denominator); None for a single split.
-    """
+    """The content of splits.json, from those of results.json of the splits; `std` is that of a sample (n - 1)."""
     columns = {name: [result[name] for result in results.values()] for name in _METRICS}
     keys = (*_METRICS, "val_top1", "num_videos")
     several = len(results) > 1
@@ -99,14 +98,6 @@ def summarize(cfg: CfgNode, results: dict[int, dict[str, Any]]) -> dict[str, Any
         "mean": {name: round(statistics.mean(column), 4) for name, column in columns.items()},
         "std": {name: round(statistics.stdev(column), 4) if several else None for name, column in columns.items()},
     }
-
-
-def table(summary: dict[str, Any]) -> str:
-    """The metrics of splits.json as lines, in percent."""
-    rows = [(f"split {row['split']}", row) for row in summary["splits"]]
-    rows += [(name, summary[name]) for name in ("mean", "std") if len(summary["splits"]) > 1]
-    lines = [f"{name:8}{row['top1']:8.2f}{row['top5']:8.2f}{row.get('num_videos', ''):>13}" for name, row in rows]
-    return "\n".join([f"{'':8}{'top-1':>8}{'top-5':>8}{'test videos':>13}", *map(str.rstrip, lines)])
 
 
 def _check_splits(cfg: CfgNode, splits: Sequence[int]) -> None:
@@ -121,12 +112,10 @@ def _check_splits(cfg: CfgNode, splits: Sequence[int]) -> None:
             f"--splits is {' '.join(map(str, splits))}, expected one or more of "
             f"{' '.join(map(str, option.choices))}, each once"
         )
-    if not cfg.TEST.ENABLE:
-        raise UserError("--splits averages test results, and TEST.ENABLE is False: set it True")
-    if cfg.TEST.CHECKPOINT_FILE_PATH:
+    if not cfg.TEST.ENABLE or cfg.TEST.CHECKPOINT_FILE_PATH:
         raise UserError(
-            "--splits tests the best checkpoint of each split; TEST.CHECKPOINT_FILE_PATH would be tested on clips that "
-            "it was trained on: remove it"
+            "--splits averages the tests of each split's best checkpoint: set TEST.ENABLE True, and remove "
+            "TEST.CHECKPOINT_FILE_PATH"
         )
 
 

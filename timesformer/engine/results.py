@@ -5,6 +5,7 @@ import io
 import logging
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
@@ -37,7 +38,7 @@ _AFFECTS_RESULTS = {"model", "clips", "evaluation"}  # weights and videos are co
 
 
 class Counts(NamedTuple):
-    """Videos of a class, those predicted correctly, and all videos predicted as this class."""
+    """Videos of a class, those predicted correctly, and all that are predicted as this class."""
 
     videos: int
     correct: int
@@ -109,14 +110,12 @@ def write_results(
     """Writes the results of a test into OUTPUT_DIR, logs a summary, and returns the path of `results.json`.
 
     Args:
-        cfg: the configuration; its OUTPUT_DIR comes from `folder_for_results`.
+        cfg: the configuration, with the OUTPUT_DIR of `folder_for_results`.
         evaluation: of the split "test".
         splits: those of the run.
-        checkpoint: the file tested.
-        content: its other entries besides the weights.
-        weights: fingerprint of the tested weights.
+        checkpoint, content, weights: the file tested, its entries besides the weights, and their fingerprint.
     """
-    output, path = Path(cfg.OUTPUT_DIR), results_path(cfg)
+    output, path, device = Path(cfg.OUTPUT_DIR), results_path(cfg), choose_device(cfg)
     output.mkdir(parents=True, exist_ok=True)
     progress = content.get("progress") or {}
     newest = newest_progress(checkpoint, progress)
@@ -144,16 +143,25 @@ def write_results(
         "seconds": round(evaluation.seconds, 3),
         "train_seconds": round(progress["seconds"], 3) if "seconds" in progress else None,
         "total_train_seconds": round(newest["seconds"], 3) if "seconds" in newest else None,
-        "peak_memory_bytes": peak_memory(choose_device(cfg)),
+        "peak_memory_bytes": peak_memory(device),
         "checkpoint": str(checkpoint),
         "weights": weights,
         "checkpoint_epochs": progress.get("epoch"),
         "total_epochs": newest.get("epoch"),
         "val_top1": validation_top1(content),
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "device": device_name(cfg),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "config": yaml.safe_load(cfg.dump()),
-        "versions": versions(),
+        "versions": {
+            "timesformer": timesformer.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "av": av.__version__,
+            "numpy": np.__version__,
+            "cuda": torch.version.cuda or "",
+            "machine": platform.machine(),
+            "system": platform.system(),
+        },
     }
     write_text_atomically(output / "predictions.csv", predictions_csv(evaluation, class_names))
     if cfg.TEST.SAVE_RESULTS_PATH:
@@ -173,40 +181,21 @@ def write_results(
 
 
 def validation_top1(content: dict[str, Any]) -> float | None:
-    """Validation top-1 in percent of the weights of a checkpoint; None if they were not validated.
-
-    Args:
-        content: entries of the checkpoint besides the weights.
-    """
+    """Validation top-1 in percent of the weights of a checkpoint with this content; None if they were not validated."""
     progress = content.get("progress") or {}
-    epoch = progress.get("epoch")
-    if "ema_state" in content or progress.get("iteration") or progress.get("validated", epoch) != epoch:
-        return None  # with EMA.ENABLED the averaged weights were validated
-    if progress.get("last_top1") is not None:
-        return progress["last_top1"]
-    # Older versions saved the best only, as -1 before the first validation.
-    best = progress.get("best_top1")
-    return best if best is not None and best >= 0 and progress.get("best_epoch") == epoch else None
+    is_validated = progress.get("validated") == progress.get("epoch") and not progress.get("iteration")
+    is_averaged = "ema_state" in content  # and the average was validated, not these weights
+    return progress.get("last_top1") if is_validated and not is_averaged else None
 
 
 def class_counts(splits: Splits, evaluation: Evaluation) -> dict[str, list[int] | None]:
     """Videos per class in "train", "val" and "test", in label order; None for a split that cannot be found."""
-    counts: dict[str, list[int] | None] = {}
-    for split in ("train", "val"):
-        try:
-            found = splits[split]
-        except UserError as error:  # a test needs no training data
-            logger.debug("the clips of the %s split are not counted: %s", split, error)
-            counts[split] = None
-        else:
-            counts[split] = np.bincount(found.records.labels, minlength=len(found.class_names)).tolist()
+    counts: dict[str, list[int] | None] = {"train": None, "val": None}
+    for split in counts:
+        with suppress(UserError):  # a test needs no training data
+            labels, num_classes = splits[split].records.labels, len(splits[split].class_names)
+            counts[split] = np.bincount(labels, minlength=num_classes).tolist()
     return counts | {"test": [counts_of_class.videos for counts_of_class in evaluation.by_class()]}
-
-
-def device_name(cfg: CfgNode) -> str:
-    """The device of a run, such as "NVIDIA H200" or "CPU"."""
-    device = choose_device(cfg)
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
 
 
 def predictions_csv(evaluation: Evaluation, class_names: tuple[str, ...]) -> str:
@@ -227,20 +216,6 @@ def predictions_csv(evaluation: Evaluation, class_names: tuple[str, ...]) -> str
     return text.getvalue()
 
 
-def versions() -> dict[str, str]:
-    """Versions of the software that results depend on."""
-    return {
-        "timesformer": timesformer.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "av": av.__version__,
-        "numpy": np.__version__,
-        "cuda": torch.version.cuda or "",
-        "machine": platform.machine(),
-        "system": platform.system(),
-    }
-
-
 # ---------------------------------------------------------------- where the results go
 
 
@@ -250,10 +225,7 @@ def folder_for_results(cfg: CfgNode, weights: str, videos: Sequence[str]) -> Pat
     It is OUTPUT_DIR, unless that has results of other weights, options or videos. A run that trains moves those to
     `previous_N`. A test alone keeps them, and goes to `test_<clips>x<crops>`, with a number if that has other results.
 
-    Args:
-        cfg: the configuration.
-        weights: fingerprint of the tested weights (`models.weights.fingerprint`).
-        videos: names of the videos.
+    `weights` is the fingerprint of the tested weights, and `videos` are the names of the videos.
     """
     output = Path(cfg.OUTPUT_DIR)
     if not results_path(cfg).exists() or not (changed := _test_differences(output, cfg, weights, videos)):

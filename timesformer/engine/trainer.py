@@ -167,20 +167,14 @@ class Trainer:
             with report_write_errors(Path(cfg.OUTPUT_DIR)):
                 Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
             write_text_atomically(config_path(cfg), cfg.dump())
-        parameters = [(parameter.numel(), parameter.requires_grad) for parameter in self.model.parameters()]
-        trained, total = (sum(n for n, grad in parameters if grad), sum(n for n, _ in parameters))
-        scale, base = optim.learning_rate_scale(cfg), cfg.SOLVER.BASE_LR
-        dataset = loader.dataset
+        trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        dataset, total = loader.dataset, count_parameters(self.model)
         logger.info(
             f"training {cfg.MODEL.MODEL_NAME} on {self.device}: {trained} of {total} parameters (MODEL.FREEZE "
             f"{cfg.MODEL.FREEZE}), {len(dataset)} clips of {len(dataset.class_names)} classes, validation on "
             f"{len(self.val_loader.dataset)}; epochs {progress.epoch + 1} to {cfg.SOLVER.MAX_EPOCH}"
         )
-        clips, batches = optim.clips_per_step(cfg), optim.batches_per_step(cfg)
-        logger.info(
-            f"a step: {clips} clips in {batches} batch(es) of {cfg.TRAIN.BATCH_SIZE} on {cfg.NUM_SHARDS} node(s) with "
-            f"{dist_info().local_size} process(es); learning rate {base * scale:g} ({scale:g} x SOLVER.BASE_LR)"
-        )
+        logger.info(f"{optim.describe_step(cfg)} with {dist_info().local_size} process(es)")
         set_epoch(loader, progress.epoch)
         log_class_counts(cfg, loader)
         epoch = progress.epoch + progress.iteration / len(loader)

@@ -24,18 +24,10 @@ _LISTED = 20  # reasons in an error message
 
 
 class UnreadableClips:
-    """The unreadable clips of a split.
+    """The unreadable clips of a split; `reasons` are by name of the clip.
 
     Each is logged and appended to OUTPUT_DIR/unreadable.csv, unless the file lists it already. With several processes,
     the main process does so for all of them in `exchange`.
-
-    Args:
-        cfg: the configuration.
-        split: "train", "val" or "test".
-        records: of that split.
-
-    Attributes:
-        reasons: by name of the clip.
     """
 
     def __init__(self, cfg: CfgNode, split: str, records: Records) -> None:
@@ -115,15 +107,8 @@ class UnreadableClips:
         """Names in the file; read when first needed, because the file of an earlier run is set aside first."""
         if not self._path.exists():
             return set()
-        with (
-            report_write_errors(self._path),
-            self._path.open(newline="", encoding="utf-8", errors="surrogateescape") as file,
-        ):
-            try:
-                return {row.get("name", "") for row in csv.DictReader(file) if row.get("split") == self._split}
-            except csv.Error as error:
-                logger.warning("%s: %s; clips may be listed twice", self._path, error)
-                return set()
+        with self._path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return {row.get("name", "") for row in csv.DictReader(file) if row.get("split") == self._split}
 
     def _append(self, rows: list[list[str]]) -> None:
         text = io.StringIO()
