@@ -34,15 +34,11 @@ def check_clips(
     wrote to `manifest.unfinished`.
 
     Args:
-        root: folder of the dataset.
         clips: paths from `root`, with slashes.
-        workers: number of processes.
         time_limit: seconds after which a clip counts as unreadable.
         label_of: the class of a clip by its path.
-        folder: of the manifest. Training reads it in `root` only.
 
-    Returns:
-        A row for each clip, in order. Raises UserError if the manifest cannot be written.
+    Returns a row for each clip, in order. Raises UserError if the manifest cannot be written.
     """
     manifest, unfinished = (folder or root) / NAME, (folder or root) / UNFINISHED
     before = {row.path: row for row in (*_rows_of(manifest), *_rows_of(unfinished))}

@@ -58,15 +58,10 @@ def convert(
         clips: paths from `root`, with slashes.
         short_side: pixels that the short side is scaled down to; 0 keeps the size.
         quality: of JPEG frames, 1 to 95; 0 makes H.264 files.
-        workers: number of processes.
         time_limit: seconds after which a clip counts as unreadable.
 
-    Returns:
-        Why clips were not converted, by path.
-
-    Raises:
-        DataError: if two clips would become one, the folders overlap, or `output` was made with other settings.
-        UserError: if `output` cannot be written.
+    Returns why clips were not converted, by path. Raises DataError if two clips would become one, the folders overlap,
+    or `output` was made with other settings, and UserError if it cannot be written.
     """
     source, target = root.resolve(), output.resolve()
     if source == target or source in target.parents or target in source.parents:

@@ -51,10 +51,7 @@ def download(name: str, root: Path, urls: Sequence[str] = ("", "")) -> None:
     Archives are kept in `root`/archives, where they can also be put by hand. Of processes that call this at the same
     time, one downloads and the others wait.
 
-    Args:
-        name: "hmdb51" or "ucf101".
-        root: folder of the dataset, created if missing.
-        urls: of the archives of videos and of lists; empty for those of ARCHIVES.
+    urls: of the archives of videos and of lists; empty for those of ARCHIVES.
 
     Raises DownloadError, and DataError for an archive that cannot be unpacked or has changed since it was downloaded.
     """

@@ -22,13 +22,10 @@ def split_dataset(
     Args:
         root: folder of class folders; gets manifest.csv if it can be written.
         output: folder of the split files.
-        seed: of the split.
         test, val: fractions of all clips for test, and of the remaining clips for validation.
-        workers: number of processes that decode.
         force: replace the files of an earlier call.
 
-    Returns:
-        The clips left out, and why. Raises DataError if `root` has no clips, is already split, or has too few clips.
+    Returns the clips left out, and why. Raises DataError if `root` has no or too few clips, or is already split.
     """
     files = [f"{split}.csv" for split in SPLITS] + ["classes.txt", "unreadable.csv"]
     if (present := [name for name in files if (output / name).exists()]) and not force:

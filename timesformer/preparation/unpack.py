@@ -27,10 +27,7 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "7z": ("7z", "x", "-y", "-bd", "-o{folder}", "{archive}"),
 }
 """Programs that unpack rar archives, with their arguments, in the order in which they are tried."""
-_INSTALL = (
-    "install one, e.g. `apt-get install unrar` or `unar`, `dnf install unar`, `brew install unar`, or "
-    "`conda install -c conda-forge libarchive` (bsdtar); or unpack the archive by hand, and start again"
-)
+_INSTALL = "install one, e.g. `apt-get install unrar` or `unar`, or unpack the archive by hand, and start again"
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -39,9 +36,8 @@ def unpack(archive: Path, folder: Path) -> None:
     A single outer folder in the archive is left out: a/x.avi becomes folder/x.avi. Until everything is unpacked, it is
     in a hidden folder next to `folder`; an interrupted call starts again.
 
-    Raises:
-        DataError: if the archive is damaged or of another kind, has links or names that lead out of the folder, or
-            needs a program that is not installed. Nothing is left behind then.
+    Raises DataError if the archive is damaged or of another kind, has links or names that lead out of the folder, or
+    needs a program that is not installed. Nothing is left behind then.
     """
     if folder.is_dir():
         return

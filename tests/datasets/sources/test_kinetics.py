@@ -1,7 +1,6 @@
 """Kinetics: lists of paths and labels, and the official annotation files."""
 
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -115,12 +114,6 @@ def test_missing_videos_and_lists_name_the_key(root: Path) -> None:
     write(root / "train.csv", "a b/w0,0", "b b/w1,1")  # cut at the blank
     assert_fails(make(root), "DATA.PATH_LABEL_SEPARATOR")
     assert_fails(make(root), "val.csv", split="val")
-
-
-def test_labels_below_num_classes_are_logged(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        clips_of(make(root, 400))
-    assert "MODEL.NUM_CLASSES is 400" in caplog.text
 
 
 OPEN_AND_FORK = """

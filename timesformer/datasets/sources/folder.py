@@ -13,18 +13,9 @@ from fvcore.common.config import CfgNode
 from timesformer.config.defaults import get_cfg
 from timesformer.datasets.decoding.open import VideoError, frame_files
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, join_problems
+from timesformer.datasets.sources import lists
 from timesformer.datasets.sources.clip_files import KINDS, ClipFolder, list_clips, stem
 from timesformer.datasets.sources.kinetics import kinetics
-from timesformer.datasets.sources.lists import (
-    ClipList,
-    FoundClip,
-    build_split,
-    data_folder,
-    first_line,
-    read_table,
-    split_files,
-    splits_folder,
-)
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
@@ -46,8 +37,8 @@ def folder(cfg: CfgNode, split: str) -> DatasetSplit:
         given = [key for key in ("SPLIT_SEED", "SPLIT_GROUPS", "TEST_FRACTION") if cfg.DATA[key] != default[key]]
         if rule and given:
             raise DataError(
-                f"DATA.{given[0]} is {cfg.DATA[given[0]]!r}, which is for random splits, but {splits_folder(cfg)} has "
-                f"a split by {rule}: set DATA.SPLIT_RULE random, or DATA.SPLIT_RULE {rule} without DATA.{given[0]}"
+                f"DATA.{given[0]} is set, which is for random splits, but {lists.splits_folder(cfg)} has a split by "
+                f"{rule}: set DATA.SPLIT_RULE random, or DATA.SPLIT_RULE {rule} without DATA.{given[0]}"
             )
     if rule == "files":
         return _from_files(cfg, split)
@@ -59,15 +50,15 @@ def hmdb_simp(cfg: CfgNode, split: str) -> DatasetSplit:
     rule = _split_on_disk(cfg)
     if not rule:
         raise DataError(
-            f"{splits_folder(cfg)} has neither train.csv, val.csv and test.csv nor folders train, val and test: make a "
-            f"split with\n  {_split_command(cfg)}"
+            f"{lists.splits_folder(cfg)} has neither train.csv, val.csv and test.csv nor folders train, val and test: "
+            f"make a split with\n  {_split_command(cfg)}"
         )
     return _from_files(cfg, split) if rule == "files" else _from_folders(cfg, split)
 
 
 def _split_on_disk(cfg: CfgNode) -> str:
     """The rule, "files" or "folders", of the split on disk; empty if there is none."""
-    if any((splits_folder(cfg) / f"{name}.csv").is_file() for name in SPLITS):
+    if any((lists.splits_folder(cfg) / f"{name}.csv").is_file() for name in SPLITS):
         return "files"
     return "folders" if any((Path(cfg.DATA.PATH_TO_DATA_DIR) / name).is_dir() for name in SPLITS) else ""
 
@@ -79,18 +70,18 @@ def _split_command(cfg: CfgNode) -> str:
 
 def _from_files(cfg: CfgNode, split: str) -> DatasetSplit:
     """Clips of files with the columns class and video_name, or of lists of paths and labels."""
-    files = split_files(splits_folder(cfg))
-    _require(split, files, splits_folder(cfg) / f"{split}.csv")
-    if not _CLASS_FIRST.match(first_line(files[split])):
+    files = lists.split_files(lists.splits_folder(cfg))
+    _require(split, files, lists.splits_folder(cfg) / f"{split}.csv")
+    if not _CLASS_FIRST.match(lists.first_line(files[split])):
         return kinetics(cfg, split)
-    root = data_folder(cfg)
+    root = lists.data_folder(cfg)
     clips_on_disk = ClipFolder(root)
-    lists = {name: _read(path) for name, path in files.items()}
-    class_names = tuple(sorted({label for clips in lists.values() for label in clips.labels}))
-    found = {name: [clips_on_disk.find(clip) for clip in clips.names] for name, clips in lists.items()}
+    splits = {name: _read(path) for name, path in files.items()}
+    class_names = tuple(sorted({label for clips in splits.values() for label in clips.labels}))
+    found = {name: [clips_on_disk.find(clip) for clip in clips.names] for name, clips in splits.items()}
     first: dict[str, str] = {}
     repeated = []
-    for name, clips in lists.items():
+    for name, clips in splits.items():
         for line, clip, path in zip(clips.lines, clips.names, found[name], strict=True):
             where = f"{name}.csv line {line}"
             if path and (earlier := first.setdefault(path, where)) != where:
@@ -102,17 +93,17 @@ def _from_files(cfg: CfgNode, split: str) -> DatasetSplit:
     if "hmdb_simp" in (cfg.TRAIN.DATASET, cfg.TEST.DATASET):
         instead = f"make a new split with `{_split_command(cfg)} --force`"
     remedy = f"copy them there, set DATA.PATH_TO_DATA_DIR to the folder of class folders (now {root}), or {instead}"
-    mine = lists[split]
+    mine = splits[split]
     clips = [
-        FoundClip(name, class_names.index(label), path and f"{root}/{path}", f"line {line}: {root / name}")
+        lists.FoundClip(name, class_names.index(label), path and f"{root}/{path}", f"line {line}: {root / name}")
         for line, name, label, path in zip(mine.lines, mine.names, mine.labels, found[split], strict=True)
     ]
-    return build_split(cfg, split, mine.path, clips, class_names, remedy)
+    return lists.build_split(cfg, split, mine.path, clips, class_names, remedy)
 
 
-def _read(path: Path) -> ClipList:
-    clips = ClipList(path, [], [], [])
-    for number, (label, video) in read_table(path, CSV_HEADER, []):
+def _read(path: Path) -> lists.ClipList:
+    clips = lists.ClipList(path, [], [], [])
+    for number, (label, video) in lists.read_table(path, CSV_HEADER, []):
         clips.lines.append(number)
         clips.names.append(f"{label}/{video}")
         clips.labels.append(label)
@@ -121,7 +112,7 @@ def _read(path: Path) -> ClipList:
 
 def _from_folders(cfg: CfgNode, split: str) -> DatasetSplit:
     """Clips in DATA.PATH_TO_DATA_DIR/<split>/<class>."""
-    root = data_folder(cfg)
+    root = lists.data_folder(cfg)
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
     _require(split, folders, root / split)
     clips = {name: list_clips(path) for name, path in folders.items()}
@@ -174,7 +165,7 @@ def _at_random(cfg: CfgNode, split: str) -> DatasetSplit:
     else that itself. So the split does not depend on the machine or the encoding of clips, and an added clip moves at
     most two others. If groups have clips of several classes, the fractions are those of all clips.
     """
-    root = data_folder(cfg)
+    root = lists.data_folder(cfg)
     clips = list_clips(root)
     if not clips:
         raise DataError(f"{root} has no class folders: expected {root}/<class>/<clip>")

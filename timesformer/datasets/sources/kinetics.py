@@ -12,23 +12,8 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.records import DataError, DatasetSplit, Records, join_problems
+from timesformer.datasets.sources import lists
 from timesformer.datasets.sources.clip_files import is_video_name, stem, walk
-from timesformer.datasets.sources.lists import (
-    ClipList,
-    FoundClip,
-    build_split,
-    clips_folder,
-    find_repeats,
-    first_line,
-    iterate_lines,
-    number_labels,
-    read_class_names,
-    read_table,
-    refuse_shared,
-    split_cells,
-    split_files,
-    splits_folder,
-)
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
@@ -43,8 +28,8 @@ def kinetics(cfg: CfgNode, split: str) -> DatasetSplit:
     Raises DataError for a missing list, a bad line, a repeated video, and a training video that is also in validation
     or testing. Only the first videos of a list of paths are looked up on disk.
     """
-    folder = splits_folder(cfg)
-    files = split_files(folder)
+    folder = lists.splits_folder(cfg)
+    files = lists.split_files(folder)
     if split not in files:
         raise DataError(
             f"{folder / f'{split}.csv'} not found: expected lines `path{cfg.DATA.PATH_LABEL_SEPARATOR}label`; write "
@@ -56,13 +41,13 @@ def kinetics(cfg: CfgNode, split: str) -> DatasetSplit:
 
 
 def _is_annotation(path: Path) -> bool:
-    return set(_ANNOTATION_COLUMNS) <= set(split_cells(first_line(path)))
+    return set(_ANNOTATION_COLUMNS) <= set(lists.split_cells(lists.first_line(path)))
 
 
 def _from_paths(cfg: CfgNode, split: str, files: dict[str, Path]) -> DatasetSplit:
-    class_names = read_class_names(files[split].parent)
-    lists = {name: _read_paths(path, cfg, class_names or ()) for name, path in files.items()}
-    mine = lists[split]
+    class_names = lists.read_class_names(files[split].parent)
+    splits = {name: _read_paths(path, cfg, class_names or ()) for name, path in files.items()}
+    mine = splits[split]
     texts = set(mine.labels)
     # Without classes.txt, labels that are mostly no numbers are class names.
     if class_names is None and sum(map(str.isdecimal, texts)) < len(texts) / 2:
@@ -71,24 +56,24 @@ def _from_paths(cfg: CfgNode, split: str, files: dict[str, Path]) -> DatasetSpli
                 f"{mine.path}: {len(texts)} different labels ({shorten(sorted(texts))}), but MODEL.NUM_CLASSES is "
                 f"{cfg.MODEL.NUM_CLASSES}: set DATA.PATH_LABEL_SEPARATOR or MODEL.NUM_CLASSES to match the file"
             )
-        class_names = tuple(sorted(texts.union(*(clips.labels for clips in lists.values()))))
+        class_names = tuple(sorted(texts.union(*(clips.labels for clips in splits.values()))))
         numbers = {name: label for label, name in enumerate(class_names)}
     else:
         class_names = class_names or tuple(map(str, range(cfg.MODEL.NUM_CLASSES)))
-        numbers = number_labels(mine.path, (), class_names)
-    keys = {name: [_normalize(path) for path in clips.names] for name, clips in lists.items()}
+        numbers = lists.number_labels(mine.path, (), class_names)
+    keys = {name: [_normalize(path) for path in clips.names] for name, clips in splits.items()}
     expected = f"expected 0 to {len(class_names) - 1} (MODEL.NUM_CLASSES), or a name in classes.txt"
-    for name, clips in lists.items():
+    for name, clips in splits.items():
         rows = zip(clips.lines, clips.names, clips.labels, strict=True)
         problems = [
             f"line {line}: found the path {path!r} and the label {text!r}, {expected}"
             for line, path, text in rows
             if not path or text not in numbers
         ]
-        if problems := problems + find_repeats(clips, keys[name]):
+        if problems := problems + lists.find_repeats(clips, keys[name]):
             remedy = "fix these lines, or set DATA.PATH_LABEL_SEPARATOR or MODEL.NUM_CLASSES to match the file"
             raise join_problems(str(clips.path), problems, remedy)
-    refuse_shared(split, keys, lists)
+    lists.refuse_shared(split, keys, splits)
 
     records = Records(mine.names, (numbers[text] for text in mine.labels), folder=cfg.DATA.PATH_PREFIX)
     if not any(os.path.exists(records[number].path) for number in range(min(20, len(records)))):
@@ -97,20 +82,14 @@ def _from_paths(cfg: CfgNode, split: str, files: dict[str, Path]) -> DatasetSpli
             "set DATA.PATH_PREFIX to the folder that the paths start from, or, if the path is cut, "
             f"DATA.PATH_LABEL_SEPARATOR (now {cfg.DATA.PATH_LABEL_SEPARATOR!r}) to what separates it from the label"
         )
-    highest = int(records.labels.max())
-    if split == "train" and highest < cfg.MODEL.NUM_CLASSES - 1:
-        logger.warning(
-            "%s: the highest label is %d, but MODEL.NUM_CLASSES is %d; set it to %d unless the last classes are empty",
-            *(mine.path, highest, cfg.MODEL.NUM_CLASSES, highest + 1),
-        )
     return DatasetSplit(records, class_names)
 
 
-def _read_paths(path: Path, cfg: CfgNode, class_names: tuple[str, ...]) -> ClipList:
+def _read_paths(path: Path, cfg: CfgNode, class_names: tuple[str, ...]) -> lists.ClipList:
     """Read lines `path<separator>label`; the path is empty without a separator."""
     separator = cfg.DATA.PATH_LABEL_SEPARATOR
-    clips = ClipList(path, [], [], [])
-    for index, (number, line) in enumerate(iterate_lines(path)):
+    clips = lists.ClipList(path, [], [], [])
+    for index, (number, line) in enumerate(lists.iterate_lines(path)):
         name, label = map(_unquote, line.rpartition(separator)[::2])
         label = str(int(label)) if label.isdecimal() else label
         is_label = label.lstrip("-").isdecimal() or label in class_names
@@ -138,31 +117,31 @@ def _normalize(path: str) -> str:
 def _from_annotations(cfg: CfgNode, split: str, files: dict[str, Path]) -> DatasetSplit:
     """Clips of Kinetics' annotation files, found by their names `<youtube_id>_<start>_<end>` in any subfolder."""
     annotated = {name: path for name, path in files.items() if _is_annotation(path)}
-    labelled = {name: path for name, path in annotated.items() if "label" in split_cells(first_line(path))}
+    labelled = {name: path for name, path in annotated.items() if "label" in lists.split_cells(lists.first_line(path))}
     if split not in labelled:
         raise DataError(f"{files[split]} has no labels: to test on the validation list, copy that to test.csv")
-    lists = {name: _read_annotations(path) for name, path in labelled.items()}
-    mine = lists[split]
-    texts = set().union(*(clips.labels for clips in lists.values()))
-    class_names = read_class_names(mine.path.parent) or tuple(sorted(texts))
-    numbers = number_labels(mine.path, texts, class_names)
-    refuse_shared(split, {name: clips.names for name, clips in lists.items()}, lists)
+    splits = {name: _read_annotations(path) for name, path in labelled.items()}
+    mine = splits[split]
+    texts = set().union(*(clips.labels for clips in splits.values()))
+    class_names = lists.read_class_names(mine.path.parent) or tuple(sorted(texts))
+    numbers = lists.number_labels(mine.path, texts, class_names)
+    lists.refuse_shared(split, {name: clips.names for name, clips in splits.items()}, splits)
 
-    root = clips_folder(cfg)
+    root = lists.clips_folder(cfg)
     on_disk: dict[str, str] = {}
     for path in _clips_below(root):
         on_disk.setdefault(stem(os.path.basename(path)), path)
     clips = []
     for line, name, text in zip(mine.lines, mine.names, mine.labels, strict=True):
         path = on_disk.get(name)
-        clips.append(FoundClip(path or name, numbers[text], path and f"{root}/{path}", f"line {line}: {name}"))
+        clips.append(lists.FoundClip(path or name, numbers[text], path and f"{root}/{path}", f"line {line}: {name}"))
     remedy = f"download these clips to {root}, or set DATA.PATH_PREFIX to the folder of the clips"
-    return build_split(cfg, split, mine.path, clips, class_names, remedy)
+    return lists.build_split(cfg, split, mine.path, clips, class_names, remedy)
 
 
-def _read_annotations(path: Path) -> ClipList:
-    clips, problems = ClipList(path, [], [], []), []
-    for number, (video, start, end, label) in read_table(path, (*_ANNOTATION_COLUMNS, "label"), problems):
+def _read_annotations(path: Path) -> lists.ClipList:
+    clips, problems = lists.ClipList(path, [], [], []), []
+    for number, (video, start, end, label) in lists.read_table(path, (*_ANNOTATION_COLUMNS, "label"), problems):
         try:
             name = f"{video}_{int(float(start)):06d}_{int(float(end)):06d}"
         except (ValueError, OverflowError):
@@ -171,7 +150,7 @@ def _read_annotations(path: Path) -> ClipList:
         clips.lines.append(number)
         clips.names.append(name)
         clips.labels.append(sys.intern(label))
-    if repeats := find_repeats(clips, clips.names):
+    if repeats := lists.find_repeats(clips, clips.names):
         raise join_problems(str(path), repeats, "remove one of each two lines")
     return clips
 

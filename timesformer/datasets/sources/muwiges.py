@@ -1,13 +1,4 @@
-"""MuWiGes, 12 gestures of 50 subjects seen from the wrist: clips.csv, split by subject and scene.
-
-The file has the columns path, label, subject and scene. DATA.PROTOCOL:
-
-    cross_subject        test clips are those of DATA.TEST_SUBJECTS
-    cross_scene_subject  test clips are those of DATA.TEST_SUBJECTS in DATA.TEST_SCENES; clips of a test subject in
-                         another scene, or of another subject in a test scene, are left out
-
-Clips of DATA.VAL_SUBJECTS are held out of training for validation.
-"""
+"""MuWiGes, 12 gestures of 50 subjects: clips.csv, split by subject and scene (datasets/muwiges/README.md)."""
 
 import functools
 import logging
@@ -17,18 +8,8 @@ from collections import Counter
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, join_problems
+from timesformer.datasets.sources import lists
 from timesformer.datasets.sources.clip_files import ClipFolder
-from timesformer.datasets.sources.lists import (
-    ClipList,
-    FoundClip,
-    build_split,
-    clips_folder,
-    find_repeats,
-    number_labels,
-    read_class_names,
-    read_table,
-    splits_folder,
-)
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
@@ -43,11 +24,11 @@ def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
     labels, sorted. Raises DataError for a missing file, a bad line, a clip that is listed twice or not on disk (see
     DATA.MAX_MISSING_FRACTION), a split without clips, and a class without training clips.
     """
-    csv = splits_folder(cfg) / "clips.csv"
+    csv = lists.splits_folder(cfg) / "clips.csv"
     if not csv.is_file():
         raise DataError(f"{csv} not found: expected the columns {','.join(COLUMNS)}; set DATA.SPLITS_DIR to its folder")
-    clips, problems, subjects, scenes = ClipList(csv, [], [], []), [], [], []
-    for number, (path, label, subject, scene) in read_table(csv, COLUMNS, problems):
+    clips, problems, subjects, scenes = lists.ClipList(csv, [], [], []), [], [], []
+    for number, (path, label, subject, scene) in lists.read_table(csv, COLUMNS, problems):
         if not subject.isdecimal():
             problems.append(f"line {number}: subject {subject!r}, expected a whole number")
             continue
@@ -57,8 +38,8 @@ def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
         subjects.append(int(subject))
         scenes.append(scene)
     by_value = sorted(set(clips.labels), key=lambda label: (label.isdecimal() and int(label), label))
-    class_names = read_class_names(csv.parent) or tuple(by_value)
-    labels = number_labels(csv, clips.labels, class_names)
+    class_names = lists.read_class_names(csv.parent) or tuple(by_value)
+    labels = lists.number_labels(csv, clips.labels, class_names)
 
     split_of = [_split_of(cfg, subject, scene) for subject, scene in zip(subjects, scenes, strict=True)]
     counts = Counter(split_of)
@@ -71,20 +52,20 @@ def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
     parts = ", ".join(f"{name} {counts[name]}" for name in SPLITS)
     logger.info("%s, %s: %s, left out %d clips", csv, cfg.DATA.PROTOCOL, parts, counts[""])
 
-    root = clips_folder(cfg)
+    root = lists.clips_folder(cfg)
     folder = ClipFolder(root)
     found = [folder.find(path) for path in clips.names]
     real_folder = functools.cache(os.path.realpath)
     files = (os.path.split(root / (path or name)) for path, name in zip(found, clips.names, strict=True))
-    if repeats := find_repeats(clips, (os.path.join(real_folder(parent), name) for parent, name in files)):
+    if repeats := lists.find_repeats(clips, (os.path.join(real_folder(parent), name) for parent, name in files)):
         raise join_problems(str(csv), repeats, "remove one of each two lines")
     mine = [
-        FoundClip(name, labels[label], path and str(root / path), f"line {line}: {root / name}")
+        lists.FoundClip(name, labels[label], path and str(root / path), f"line {line}: {root / name}")
         for line, name, label, path, own in zip(*clips[1:], found, split_of, strict=True)
         if own == split
     ]
     remedy = "copy them there, or set DATA.PATH_PREFIX to the folder that the paths start from"
-    return build_split(cfg, split, csv, mine, class_names, remedy)
+    return lists.build_split(cfg, split, csv, mine, class_names, remedy)
 
 
 def _split_of(cfg: CfgNode, subject: int, scene: str) -> str:
