@@ -12,7 +12,9 @@ from iopath.common.file_io import PathHandler
 
 from tests.loopback import Server
 from timesformer import paths
+from timesformer.config import get_cfg
 from timesformer.config.sources import source_problem
+from timesformer.datasets.sources.lists import splits_folder
 from timesformer.fetch import DownloadError
 
 
@@ -110,6 +112,13 @@ class Client:
             raise ClientError
         return {"LastModified": datetime(2020, 1, 1, tzinfo=timezone.utc)}
 
+    def get_paginator(self, operation: str) -> "Client":
+        return self
+
+    def paginate(self, Bucket: str, Prefix: str, Delimiter: str) -> list[dict[str, Any]]:
+        keys = [key for bucket, key in self.objects if bucket == Bucket and key.startswith(Prefix)]
+        return [{"Contents": [{"Key": key} for key in keys if Delimiter not in key.removeprefix(Prefix)]}]
+
     def download_file(self, bucket: str, key: str, file: str, Config: object) -> None:
         self.downloads += 1
         Path(file).write_bytes(self.objects[bucket, key])
@@ -140,6 +149,13 @@ def test_s3_objects_are_downloaded_once(cache: Path, monkeypatch: pytest.MonkeyP
     assert not paths.exists("s3://a/none")
     with pytest.raises(DownloadError, match="s3://a/none"):
         paths.local_path("s3://a/none")
+
+    cfg = get_cfg()
+    cfg.DATA.SPLITS_DIR = "s3://a/lists"
+    client.objects["a", "lists/val.csv"] = b"v"
+    assert (splits_folder(cfg) / "val.csv").read_text() == "v"
+    del client.objects["a", "lists/train.csv"]
+    assert [path.name for path in splits_folder(cfg).glob("*.csv")] == ["val.csv"]
 
 
 def test_s3_without_boto3(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ class HTTPHandler(PathHandler):
 
 
 class S3Handler(S3PathHandler):
-    """Objects of s3://, with the credentials that boto3 finds. boto3 is imported by the first use."""
+    """Objects of s3://, with the credentials that boto3 finds; boto3 is imported on first use."""
 
     def __init__(self) -> None:  # that of the base imports boto3
         self.profile = os.environ.get("AWS_PROFILE")
@@ -109,9 +109,19 @@ class S3Handler(S3PathHandler):
         return str(cache_folder() / "s3" / bucket / key)
 
     def _get_local_path(self, path: str, **options: Any) -> str:
-        if not self._isfile(path):
+        """Also downloads a folder, without those in it."""
+        if self._isfile(path):
+            return super()._get_local_path(path)
+        bucket, prefix = self._parse_uri(f"{path.rstrip('/')}/")
+        keys = [key for key in self._ls(f"s3://{bucket}/{prefix}") if not key.endswith("/")]
+        if not keys:
             raise DownloadError(f"{path} does not exist, or these credentials may not read it; check the address")
-        return super()._get_local_path(path, **options)
+        files = {Path(super(S3Handler, self)._get_local_path(f"s3://{bucket}/{key}")) for key in keys}
+        folder = cache_folder() / "s3" / bucket / prefix
+        for file in folder.iterdir():  # deleted since an earlier download
+            if file.is_file() and file not in files and file.suffix != ".lock":
+                file.unlink()
+        return str(folder)
 
 
 path_manager.register_handler(HTTPHandler())

@@ -11,6 +11,7 @@ from fvcore.common.config import CfgNode
 
 from timesformer.config.options import OPTIONS, effects_of, get_option
 from timesformer.config.sources import source_problem
+from timesformer.paths import path_manager
 
 _FOR_USE = {"model", "clips", "evaluation", "rounding"}
 _CROPS = ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE")
@@ -74,7 +75,8 @@ def _data(cfg: CfgNode) -> _Found:
     if (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE) and not data.PATH_TO_DATA_DIR:
         yield "DATA.PATH_TO_DATA_DIR", "is empty, expected the folder of the dataset; add DATA.PATH_TO_DATA_DIR /path"
     for key, may_be_missing in (("DATA.PATH_TO_DATA_DIR", data.DOWNLOAD), ("DATA.SPLITS_DIR", False)):
-        if (path := get_option(cfg, key)) and not may_be_missing and not Path(path).is_dir():
+        path = get_option(cfg, key)
+        if path and not may_be_missing and not path_manager.is_remote(path) and not Path(path).is_dir():
             yield key, f"is {path!r}, expected a folder that exists"
     if len(set(stretch.METHODS)) < len(stretch.METHODS):
         yield "DATA.PRE_SAMPLING.METHODS", f"is {stretch.METHODS}, expected each method once"

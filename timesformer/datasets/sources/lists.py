@@ -13,6 +13,7 @@ from fvcore.common.config import CfgNode
 
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, join_problems
 from timesformer.errors import shorten
+from timesformer.paths import local_path
 
 logger = logging.getLogger(__name__)
 
@@ -32,16 +33,16 @@ def splits_folder(cfg: CfgNode) -> Path:
 
 
 def data_folder(cfg: CfgNode, key: str = "PATH_TO_DATA_DIR") -> Path:
-    """The folder DATA.<key>. Raises DataError if it does not exist."""
+    """The folder DATA.<key>, downloaded if it is remote. Raises DataError if it does not exist."""
     path = cfg.DATA[key]
-    if not path or not Path(path).is_dir():
+    if not path or not (folder := local_path(path)).is_dir():
         raise DataError(f"DATA.{key} is {path!r}, which is not a folder here: set it to the folder of the dataset")
-    return Path(path)
+    return folder
 
 
 def clips_folder(cfg: CfgNode) -> Path:
     """Folder that the paths of a list start from: DATA.PATH_PREFIX, else DATA.PATH_TO_DATA_DIR."""
-    return Path(cfg.DATA.PATH_PREFIX or cfg.DATA.PATH_TO_DATA_DIR)
+    return local_path(cfg.DATA.PATH_PREFIX or cfg.DATA.PATH_TO_DATA_DIR)
 
 
 def encoding_of(path: Path) -> str:
