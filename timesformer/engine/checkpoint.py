@@ -36,15 +36,13 @@ _FOLDER = 0x10  # a bit of a zip entry's attributes
 class Stateful(Protocol):
     """An object that a checkpoint stores."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state: tensors and plain values."""
+    def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> object:
-        """Restores a state."""
+    def load_state_dict(self, state: dict[str, Any]) -> object: ...
 
 
-def save(cfg: CfgNode, objects: Mapping[str, Stateful], progress: Progress) -> Path:
-    """Writes `checkpoint_epoch_NNNNN.pyth`, or mid-epoch `checkpoint_epoch_NNNNN_iteration_NNNNNNNN.pyth`.
+def save(cfg: CfgNode, objects: Mapping[str, Stateful], progress: Progress, path: Path | None = None) -> Path:
+    """Writes `path`, `checkpoint_epoch_NNNNN.pyth`, or mid-epoch `checkpoint_epoch_NNNNN_iteration_NNNNNNNN.pyth`.
 
     The numbers are those of finished epochs, and of finished iterations of the next. The keys are the original's
     (`epoch`, from 0, `model_state`, `optimizer_state`, `cfg` as YAML), `progress`, and `<name>_state` of each other
@@ -54,23 +52,19 @@ def save(cfg: CfgNode, objects: Mapping[str, Stateful], progress: Progress) -> P
         UserError: if it cannot be written; earlier checkpoints are intact.
     """
     iteration = f"_iteration_{progress.iteration:08d}" if progress.iteration else ""
-    path = checkpoint_folder(cfg) / f"checkpoint_epoch_{progress.epoch:05d}{iteration}.pyth"
-    _save(path, cfg, objects, progress)
-    return path
-
-
-def save_best(cfg: CfgNode, model: nn.Module, progress: Progress) -> None:
-    """Writes `best.pyth`: as an epoch's checkpoint, with the model alone; errors as `save`."""
-    _save(best_path(cfg), cfg, {"model": model}, progress)
-
-
-def _save(path: Path, cfg: CfgNode, objects: Mapping[str, Stateful], progress: Progress) -> None:
+    path = path or checkpoint_folder(cfg) / f"checkpoint_epoch_{progress.epoch:05d}{iteration}.pyth"
     states = {f"{name}_state": item.state_dict() for name, item in objects.items()}  # some gather from all processes
     if is_main_process():
         content = {"epoch": progress.epoch - 1, **states, "cfg": cfg.dump(), "progress": vars(progress)}
         with report_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, lambda file: torch.save(content, file))
+    return path
+
+
+def save_best(cfg: CfgNode, model: nn.Module, progress: Progress) -> None:
+    """Writes `best.pyth`: like an epoch's checkpoint, with the model only."""
+    save(cfg, {"model": model}, progress, best_path(cfg))
 
 
 def newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
@@ -198,22 +192,18 @@ def restore(
     if changed:
         logger.warning("options changed since %s was written: %s", path.name, "; ".join(map(str, changed)))
     if any("start" in change.effects for change in changed):
-        logger.warning(
-            "the run resumes with the weights of %s, not with those of these options. %s", path.name, _REMEDY
-        )
+        logger.warning("these options name other weights than those of %s. %s", path.name, _REMEDY)
+    logger.info("resuming from %s, after %s of %d", path, progress.describe(), cfg.SOLVER.MAX_EPOCH)
     return progress
 
 
 def _saved_progress(content: Mapping[str, Any]) -> dict[str, Any]:
     """The known fields of `Progress` in a checkpoint; others are ignored with a warning."""
-    saved = content.get("progress")
-    if not isinstance(saved, Mapping):
-        return {}
-    names = {field.name for field in fields(Progress)}
-    known = {name: value for name, value in saved.items() if name in names}
-    if unknown := sorted(map(str, saved.keys() - known.keys())):
+    saved = content.get("progress") or {}
+    known = {field.name for field in fields(Progress)}
+    if unknown := sorted(saved.keys() - known):
         logger.warning("unknown fields in the progress of the checkpoint are ignored: %s", ", ".join(unknown))
-    return known
+    return {name: value for name, value in saved.items() if name in known}
 
 
 def continue_from(cfg: CfgNode, path: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:

@@ -164,17 +164,12 @@ def test(cfg: CfgNode, splits: Splits | None = None) -> Path:  # noqa: PT028
 
 def clip_differences(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
     """How clips and splits of a configuration differ from those of a checkpoint's training, if it has them."""
-    text = content.get("cfg")
-    then = yaml.safe_load(text) if isinstance(text, str) else {}
+    then = yaml.safe_load(content["cfg"]) if isinstance(content.get("cfg"), str) else {}
     if not isinstance(then, dict) or not then.get("DATA"):
         return []
-    saved = read_saved(then)
-    changes = [
-        str(change)
-        for change in differences(then, cfg)
-        if change.key in saved and change.effects & {"split", "clips"} and "SAMPLER" not in change.key
-    ]
-    return [*changes, *filter(None, [sampler_change(then, cfg)])]
+    changes = [change for change in differences(then, cfg) if change.key in read_saved(then)]
+    changes = [c for c in changes if c.effects & {"split", "clips"} and "SAMPLER" not in c.key]
+    return [*map(str, changes), *filter(None, [sampler_change(then, cfg)])]
 
 
 def _checkpoint_to_test(cfg: CfgNode) -> Path:

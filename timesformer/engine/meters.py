@@ -73,10 +73,7 @@ class ViewEnsemble:
 
 
 class Average:
-    """Running mean weighted by the number of samples, accumulated on the device in double precision.
-
-    The result does not depend on how the samples are divided among processes, or by an interruption.
-    """
+    """Running mean over samples, summed on the device in double precision, and so in any order."""
 
     def __init__(self) -> None:
         self.total: Tensor | float = 0.0
@@ -98,13 +95,7 @@ class Average:
 
 
 class TrainingMetrics:
-    """Loss and top-1 of the current epoch, and the loss since the last report.
-
-    Attributes:
-        loss: over the clips of the epoch.
-        correct: fraction of them with the label as the most likely class.
-        recent_loss: over the clips since the last report.
-    """
+    """Loss and fraction of correct predictions of the current epoch, and loss since the last report."""
 
     def __init__(self) -> None:
         self.loss, self.correct, self.recent_loss = Average(), Average(), Average()
@@ -132,12 +123,7 @@ class TrainingMetrics:
 
 
 class Throughput:
-    """Clips per second and remaining time of a loop, measured since the last report.
-
-    Args:
-        steps: steps of the loop.
-        done: steps done before.
-    """
+    """Clips per second since the last report and remaining time of a loop of `steps`, some of them `done` before."""
 
     def __init__(self, steps: int, done: int = 0) -> None:
         self.steps, self.done = steps, done

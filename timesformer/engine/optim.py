@@ -54,10 +54,6 @@ class ModelEma:
 
     The decay after n updates is min(`decay`, n / (n + 9)): the first update copies the weights, and the average of a
     short run is not dominated by its start.
-
-    Args:
-        model: on the device of the run.
-        decay: 0 (the weights themselves) to below 1.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -67,7 +63,7 @@ class ModelEma:
         self._model, self.updates = model, 0
 
     def update(self) -> None:
-        """Averages in the current weights, without syncing with the device."""
+        """Adds the current weights to the average."""
         self.updates += 1
         self._ema.update(self._model, self.updates)
 
@@ -122,11 +118,10 @@ def learning_rate(cfg: CfgNode, epoch: float) -> float:
     Over the first WARMUP_EPOCHS it rises linearly from WARMUP_START_LR to the value of LR_POLICY at their end.
     """
     policy = {"cosine": _cosine, "steps_with_relative_lrs": _steps}[cfg.SOLVER.LR_POLICY]
-    warmup, scale = cfg.SOLVER.WARMUP_EPOCHS, learning_rate_scale(cfg)
+    warmup, lr = cfg.SOLVER.WARMUP_EPOCHS, policy(cfg.SOLVER, max(epoch, cfg.SOLVER.WARMUP_EPOCHS))
     if epoch < warmup:
-        start, end = cfg.SOLVER.WARMUP_START_LR, policy(cfg.SOLVER, warmup)
-        return scale * (start + (end - start) * epoch / warmup)
-    return scale * policy(cfg.SOLVER, epoch)
+        lr = cfg.SOLVER.WARMUP_START_LR + (lr - cfg.SOLVER.WARMUP_START_LR) * epoch / warmup
+    return lr * learning_rate_scale(cfg)
 
 
 def _cosine(solver: CfgNode, epoch: float) -> float:

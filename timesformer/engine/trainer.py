@@ -84,7 +84,8 @@ class Trainer:
         self.setup_optimizer()
         self.setup_loss()
         if newest:
-            self.resume(*newest)
+            class_names = self.train_loader.dataset.class_names
+            self.progress = checkpoint.restore(self.cfg, *newest, class_names, self.state())
         else:
             self.load_initial_weights()
         self.progress.fit_to_batches(self.cfg, self.train_loader.batch_sampler)
@@ -135,12 +136,6 @@ class Trainer:
         if self.ema:
             state["ema"] = self.ema
         return state | {"figures": self.metrics, "unreadable": self.unreadable}
-
-    def resume(self, path: Path, content: dict[str, Any]) -> None:
-        """Restores a checkpoint of this run."""
-        class_names = self.train_loader.dataset.class_names
-        self.progress = checkpoint.restore(self.cfg, path, content, class_names, self.state())
-        logger.info("resuming from %s, after %s of %d", path, self.progress.describe(), self.cfg.SOLVER.MAX_EPOCH)
 
     def load_initial_weights(self) -> None:
         """Starts at epoch 0, from TRAIN.CHECKPOINT_FILE_PATH if given, or continues that checkpoint."""

@@ -77,18 +77,17 @@ class UnreadableClips:
         self._report({number: reason for errors in found for number, reason in errors.items()})
 
     def _report(self, errors: dict[int, str]) -> None:
-        is_fatal, rows = self._data.ON_UNREADABLE == "error", []
+        rows = []
         for number, reason in errors.items():
             record = self._records[number]
             if record.name not in self.reasons and record.name not in self._listed:
                 rows.append([record.name, record.path, self._split, reason.removeprefix(f"{record.path}: ")])
-                if not is_fatal:
-                    effect = "is replaced by another clip of its class" if self._split == "train" else "counts as wrong"
-                    logger.warning("%s %s: %s", record.name, effect, reason)
+                effect = "is replaced by another clip of its class" if self._split == "train" else "counts as wrong"
+                logger.warning("%s is unreadable and %s: %s", record.name, effect, reason)
             self.reasons[record.name] = reason
         if rows and is_main_process():
             self._append(rows)
-        if errors and is_fatal:
+        if errors and self._data.ON_UNREADABLE == "error":
             raise UserError(
                 f"a clip of the {self._split} split cannot be read: {next(iter(errors.values()))}\nFix it or remove it "
                 "from the split, or set DATA.ON_UNREADABLE continue"
