@@ -1,8 +1,5 @@
 """Recorded attention and maps of it, compared with the models' outputs and dense matrices of all tokens."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -27,7 +24,7 @@ SIZE = {"img_size": (16, 24), "num_frames": 4, "embed_dim": DIM, "depth": 3, "nu
 
 
 def assert_equal_sums(found: Tensor, expected: Tensor, terms: int) -> None:
-    """Equal but for the rounding of float32 sums of so many terms, each as large as the largest result."""
+    """Checks equality up to the rounding of float32 sums of so many terms."""
     largest = max(expected.abs().max().item(), 1.0)
     tolerance = terms * torch.finfo(torch.float32).eps * largest
     torch.testing.assert_close(found, expected, rtol=0.0, atol=tolerance)
@@ -66,29 +63,23 @@ each_model = pytest.mark.parametrize(
 )
 
 
-@contextmanager
-def spied(model: nn.Module, kind: type[nn.Module], methods: tuple[str, ...]) -> Iterator[list[tuple]]:
-    """Calls of those methods in all modules of a kind: (name of the module, method, arguments, result)."""
+def record_block_calls(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Calls of all blocks from now on: (name of the block, method, arguments, result)."""
     calls: list[tuple] = []
 
-    def spy(name: str, module: nn.Module, method: str) -> None:
-        real = getattr(module, method)
+    def spy(name: str, block: Block, method: str) -> None:
+        original = getattr(block, method)
 
-        def seen(*arguments: object, **options: object) -> object:
-            result = real(*arguments, **options)
-            calls.append((name, method, arguments, result))
-            return result
+        def call(*arguments: object, **options: object) -> object:
+            calls.append((name, method, arguments, original(*arguments, **options)))
+            return calls[-1][-1]
 
-        setattr(module, method, seen)
+        monkeypatch.setattr(block, method, call)
 
-    modules = [(name, module) for name, module in model.named_modules() if isinstance(module, kind)]
-    for name, module in modules:
-        for method in methods:
-            spy(name, module, method)
-    yield calls
-    for _, module in modules:
-        for method in methods:
-            delattr(module, method)
+    for name, block in model.named_modules():
+        for method in ("forward", "forward_divided", "forward_factorised") if isinstance(block, Block) else ():
+            spy(name, block, method)
+    return calls
 
 
 def attended(module: Attention, weights: Tensor, x: Tensor) -> Tensor:
@@ -100,7 +91,7 @@ def attended(module: Attention, weights: Tensor, x: Tensor) -> Tensor:
 
 
 def output(block: Block, weights: dict[str, Tensor], method: str, arguments: tuple) -> tuple[Tensor, ...]:
-    """What a block makes of its input, in plain sums, with attention weights given."""
+    """The output of a block for given attention weights, in plain sums."""
 
     def branch(module: Attention, which: str, x: Tensor) -> Tensor:
         return module.proj(attended(module, weights[which], x))
@@ -137,29 +128,13 @@ class TestWeights:
             sums = weights.sum(-1)
             assert_equal_sums(sums, torch.ones_like(sums), terms=weights.shape[-1])
 
-    def test_weights_reproduce_module_outputs(self, name: str) -> None:
+    def test_weights_reproduce_block_outputs(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         model = make_model(name)
         recorded = {step.name: step.weights() for step in record(model).steps}
         network = getattr(model, "model", model)
         network.last_block_cls_only = False
-        with torch.no_grad(), spied(network, Attention, ("attend", "attend_over_frames")) as calls:
-            model(make_clip(model))
-            assert [call[0] for call in calls] == list(recorded)
-            for module, method, arguments, result in calls:
-                x, weights = arguments[0], recorded[module]
-                if method == "attend":
-                    expected = attended(network.get_submodule(module), weights.flatten(0, 1), x)
-                else:
-                    expected = attended(network.get_submodule(module), weights, x.transpose(1, 2)).transpose(1, 2)
-                assert_equal_sums(result, expected, terms=DIM)
-
-    def test_weights_reproduce_block_outputs(self, name: str) -> None:
-        model = make_model(name)
-        recorded = {step.name: step.weights() for step in record(model).steps}
-        network = getattr(model, "model", model)
-        network.last_block_cls_only = False
-        methods = ("forward", "forward_divided", "forward_factorised")
-        with torch.no_grad(), spied(network, Block, methods) as calls:
+        calls = record_block_calls(network, monkeypatch)
+        with torch.no_grad():
             model(make_clip(model))
             assert len(calls) == (5 if name == "vivit2" else 3)
             for block, method, arguments, result in calls:
@@ -167,7 +142,7 @@ class TestWeights:
                 expected = output(network.get_submodule(block), weights, method, arguments)
                 results = result if isinstance(result, tuple) else (result,)
                 for one, other in zip(expected, results, strict=True):
-                    assert_equal_sums(other, one, terms=4 * DIM)  # the hidden numbers of the MLP
+                    assert_equal_sums(other, one, terms=4 * DIM)  # the hidden layer of the MLP
 
     def test_recording_leaves_model_unchanged(self, name: str) -> None:
         model = make_model(name)
@@ -187,12 +162,12 @@ class TestWeights:
 def dense_rollout(recorded: AttentionRecord) -> Tensor:
     """Rollout by the product of whole matrices over all tokens: class tokens of the frames first, then patches."""
     clips, frames, rows, columns = recorded.grid
-    places = rows * columns
+    positions = rows * columns
     own_cls = recorded.attention_type in ("space_only", "factorised_encoder")
     num_cls = frames if own_cls else int(recorded.has_cls)
     results = []
     for clip in range(clips):
-        product = torch.eye(num_cls + frames * places, dtype=torch.float64)
+        product = torch.eye(num_cls + frames * positions, dtype=torch.float64)
         encoder = torch.eye(1 + frames, dtype=torch.float64)
         for step in recorded.steps:
             weights = step.weights()[clip].double().mean(1)  # [groups, queries, keys]
@@ -203,14 +178,14 @@ def dense_rollout(recorded: AttentionRecord) -> Tensor:
             if step.kind == "space_time":
                 mixing = weights[0]
             elif step.kind == "time":
-                for place in range(places):
-                    at = [num_cls + frame * places + place for frame in range(frames)]
-                    mixing[torch.tensor(at)[:, None], torch.tensor(at)] = weights[place]
+                for position in range(positions):
+                    at = [num_cls + frame * positions + position for frame in range(frames)]
+                    mixing[torch.tensor(at)[:, None], torch.tensor(at)] = weights[position]
             else:
                 mixing[:num_cls, :num_cls] = 0
                 for frame in range(frames):
                     cls = [frame if own_cls else 0] if num_cls else []
-                    at = cls + [num_cls + frame * places + place for place in range(places)]
+                    at = cls + [num_cls + frame * positions + position for position in range(positions)]
                     for query, row in zip(at, weights[frame], strict=True):
                         share = 1 / frames if cls and query == 0 and not own_cls else 1
                         if query >= num_cls:
@@ -243,13 +218,13 @@ class TestMaps:
         for frame in range(4):
             for row in range(2):
                 for column in range(3):
-                    place = row * 3 + column
+                    position = row * 3 + column
                     if name == "vivit3":
-                        expected = weights[frame, :, place].mean()
+                        expected = weights[frame, :, position].mean()
                     elif step.kind == "space_time":
-                        expected = weights[0, 0, 1 + frame * 6 + place]
+                        expected = weights[0, 0, 1 + frame * 6 + position]
                     else:
-                        expected = weights[frame, 0, 1 + place]
+                        expected = weights[frame, 0, 1 + position]
                     torch.testing.assert_close(maps[frame, row, column], expected)
         heads = torch.stack([cls_to_patches(recorded, 1, head) for head in range(3)])
         torch.testing.assert_close(cls_to_patches(recorded, 1), heads.mean(0))
@@ -291,9 +266,6 @@ def test_bfloat16_attention() -> None:
     assert recorded.steps[0].queries.dtype == torch.bfloat16
     exact = rollout(record(model))
     torch.testing.assert_close(rollout(recorded), exact, rtol=0.0, atol=0.1 * exact.max().item())
-    weights = recorded.steps[0].weights()
-    sums = weights.sum(-1)
-    assert_equal_sums(sums, torch.ones_like(sums), terms=weights.shape[-1])
 
 
 def test_each_forward_pass_overwrites_the_record() -> None:
