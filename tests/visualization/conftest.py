@@ -1,4 +1,4 @@
-"""Made-up finished runs; a model that looks at what is bright, and videos in which something bright moves."""
+"""Finished runs with random results; a model that attends to brightness, and videos with a moving bright patch."""
 
 import csv
 import json
@@ -79,7 +79,7 @@ def bright_seeker(tmp_path: Path) -> MakeCheckpoint:
 
 @pytest.fixture(scope="session")
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
-    """make_run(name, classes, ...): the folder of a run as training and testing leave it, with made-up figures."""
+    """make_run(name, classes, ...): the folder of a finished run with random results."""
 
     def make(
         name: str,
@@ -95,33 +95,37 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         names = [f"class{number}" for number in range(classes)] if isinstance(classes, int) else classes
         labels = np.arange(videos) % max(1, len(names) - 1)  # the last class has no videos
         predicted = np.where(random.random(videos) < 0.7, labels, random.integers(0, len(names), videos))
-        listed = min(5, len(names))
-        columns = [part for rank in range(1, listed + 1) for part in (f"class_{rank}", f"probability_{rank}")]
+        k = min(5, len(names))
+        columns = [column for rank in range(1, k + 1) for column in (f"class_{rank}", f"probability_{rank}")]
         rows = [["video", "label", *columns, "error"]]
-        for video in range(videos):
-            others = [number for number in range(len(names)) if number != predicted[video]][: listed - 1]
-            shares = [0.5 + 0.4 * random.random(), *[0.1 / listed] * (listed - 1)]
-            ranked = zip([predicted[video], *others], shares, strict=True)
-            cells = [part for number, share in ranked for part in (names[number], f"{share:.6f}")]
-            lost = video < unreadable
-            cells = [""] * len(cells) if lost else cells
-            rows.append([f"v{video:03d}", names[labels[video]], *cells, "torn" if lost else ""])
+        for video, first in enumerate(predicted):
+            others = [number for number in range(len(names)) if number != first][: k - 1]
+            shares = [0.5 + 0.4 * random.random(), *[0.1 / k] * (k - 1)]
+            ranked = zip([first, *others], shares, strict=True)
+            cells = [cell for number, share in ranked for cell in (names[number], f"{share:.6f}")]
+            is_lost = video < unreadable
+            rows.append(
+                [f"v{video:03d}", names[labels[video]], *([""] * 2 * k if is_lost else cells), "torn" * is_lost]
+            )
         with (folder / "predictions.csv").open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
         read = np.arange(videos) >= unreadable
-        right = (predicted == labels) & read
+        correct = (predicted == labels) & read
         per_class = []
         for number, class_name in enumerate(names):
-            of_class = labels == number
-            total, correct = int(of_class.sum()), int((right & of_class).sum())
-            row = {"class": class_name, "num_videos": total, "correct": correct}
-            row["predicted"] = int((predicted[read] == number).sum())
-            per_class.append({**row, "top1": 100 * correct / total if total else None})
+            total, hits = int((labels == number).sum()), int((correct & (labels == number)).sum())
+            row = {
+                "class": class_name,
+                "num_videos": total,
+                "correct": hits,
+                "top1": 100 * hits / total if total else None,
+            }
+            per_class.append({**row, "predicted": int((predicted[read] == number).sum())})
         cfg = get_cfg()
         cfg.merge_from_list([part for pair in (options or {}).items() for part in pair])
         results = {
             "schema_version": 2,
-            "top1": 100.0 * right.mean(),
+            "top1": 100.0 * correct.mean(),
             "top5": 100.0,
             "mean_class_top1": 60.0,
             "num_videos": videos,
@@ -147,11 +151,11 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         (folder / "results.json").write_text(json.dumps(results))
         metrics = []
         for epoch in range(1, epochs + 1):
-            figures = {"loss": 2.0 / epoch, "top1": 30.0 * epoch}
-            step = {"loss": 2.0 / epoch, "lr": 0.1, "clips_per_second": 9.0, "data_share": 0.1}
-            metrics.append({"kind": "train_step", "epoch": epoch, **step})
-            metrics.append({"kind": "train_epoch", "epoch": epoch, **figures})
-            metrics.append({"kind": "val_epoch", "epoch": epoch, **figures, "top5": 99.0, "mean_class_top1": 20.0})
+            values = {"epoch": epoch, "loss": 2.0 / epoch, "top1": 30.0 * epoch}
+            step = {"lr": 0.1, "clips_per_second": 9.0, "data_share": 0.1}
+            metrics.append({"kind": "train_step", **values, **step})
+            metrics.append({"kind": "train_epoch", **values})
+            metrics.append({"kind": "val_epoch", **values, "top5": 99.0, "mean_class_top1": 20.0})
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
         return folder
 

@@ -109,6 +109,7 @@ def edit_results(folder: Path, **values: Any) -> Path:
 # ---------------------------------------------------------------- content
 
 
+@pytest.mark.slow
 def test_page_shows_results(make_run: MakeRun, charts_drawn: None) -> None:
     folder = make_run("five", 5, unreadable=2, options={"SOLVER.MAX_EPOCH": 3})
     results, page = json.loads((folder / "results.json").read_text()), page_of(folder)
@@ -175,7 +176,7 @@ def test_page_fetches_nothing(make_run: MakeRun) -> None:
     assert any(content.startswith("default-src 'none'") for content in page.attributes("content"))
 
 
-def test_names_are_escaped(make_run: MakeRun, charts_drawn: None) -> None:
+def test_names_are_escaped(make_run: MakeRun) -> None:
     names = ["</script><script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$x_1$ & {{ 7*7 }}", "a", "b"]
     folder = make_run("names", names)
     text = (folder / "predictions.csv").read_bytes().replace(b"v0", b"caf\xe9v0")
@@ -203,6 +204,7 @@ def test_registered_charts_are_drawn(make_run: MakeRun, monkeypatch: pytest.Monk
 # ---------------------------------------------------------------- missing and damaged files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [1, 2, 400])
 def test_few_and_many_classes(make_run: MakeRun, classes: int) -> None:
     assert len(page_of(make_run("size", classes, videos=800)).rows["classes"]) == classes + 1
@@ -231,7 +233,7 @@ def test_ties_of_validation_accuracy_go_to_lowest_loss(make_run: MakeRun) -> Non
     assert "after epoch 2." in page_of(folder).text
 
 
-def test_metrics_with_missing_losses_and_torn_last_line(make_run: MakeRun, charts_drawn: None) -> None:
+def test_metrics_with_missing_losses_and_torn_last_line(make_run: MakeRun) -> None:
     folder = make_run("broken", 3)
     lines = (folder / "metrics.jsonl").read_text().replace('"loss": 1.0', '"loss": null')
     (folder / "metrics.jsonl").write_text(lines + '{"kind": "train_st')
@@ -278,6 +280,7 @@ def test_folder_without_results_is_refused(
 # ---------------------------------------------------------------- tools/report.py and after a test
 
 
+@pytest.mark.slow
 def test_pages_of_other_runs_are_not_overwritten(
     make_run: MakeRun, call_tool: CallTool, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

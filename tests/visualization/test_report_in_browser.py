@@ -1,4 +1,4 @@
-"""The report in a real browser: it sorts, finds and zooms, and asks nobody else for anything."""
+"""The report in a browser: tables, the confusion matrix, and no requests to other hosts."""
 
 import importlib.util
 import shutil
@@ -12,10 +12,12 @@ from tests.patience import PATIENCE
 from timesformer.visualization.report import write_report
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or importlib.util.find_spec("playwright") is None,
-    reason="Playwright or Debian's chromium is not installed",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None or importlib.util.find_spec("playwright") is None, reason="Playwright or chromium is missing"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +31,14 @@ def page(make_run: Callable[..., Path]) -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1000, "height": 1200})
         page.set_default_timeout(1000 * PATIENCE)
-        page.said, page.asked = [], []
-        page.on("console", lambda message: page.said.append(message.text))
-        page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.on("request", lambda request: page.asked.append(request.url))
+        messages, requests = [], []
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(path.as_uri())
         yield page
-        assert page.said == []
-        assert [url for url in page.asked if not url.startswith("data:")] == [path.as_uri()]
+        assert messages == []
+        assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
         browser.close()
 
 
@@ -44,7 +46,7 @@ def column(page: Any, number: int) -> list[str]:
     return page.locator(f"#class-table tbody tr:visible td:nth-child({number})").all_inner_texts()
 
 
-def test_a_table_is_sorted_by_any_column_both_ways(page: Any) -> None:
+def test_tables_are_sorted_by_any_column(page: Any) -> None:
     heading = page.locator("#class-table th:nth-child(5)")
     heading.locator("button").click()
     sizes = [int(text) for text in column(page, 5)]
@@ -58,14 +60,14 @@ def test_a_table_is_sorted_by_any_column_both_ways(page: Any) -> None:
     assert column(page, 2)[-1].strip() == "–"  # the class without videos stays last
 
 
-def test_a_class_is_found_by_a_part_of_its_name(page: Any) -> None:
+def test_classes_are_filtered_by_name(page: Any) -> None:
     page.fill("input[data-filters]", "CLASS3")
     assert sorted(column(page, 1)) == sorted(["class3", *(f"class3{digit}" for digit in range(10))])
     page.fill("input[data-filters]", "")
     assert len(column(page, 1)) == 60
 
 
-def test_the_matrix_tells_the_cell_under_the_pointer_and_zooms(page: Any) -> None:
+def test_confusion_matrix_zooms_and_names_cells(page: Any) -> None:
     page.select_option("#order", "labels")
     page.locator("#matrix").scroll_into_view_if_needed()
     page.locator("#zoom-fit").click()
@@ -84,6 +86,6 @@ def test_the_matrix_tells_the_cell_under_the_pointer_and_zooms(page: Any) -> Non
     assert "class" in near
 
 
-def test_the_page_fits_a_phone(page: Any) -> None:
+def test_page_fits_a_phone(page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 700})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -2,10 +2,8 @@
 
 import io
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import av
 import numpy as np
@@ -53,28 +51,12 @@ def video(moving_patch: MakeVideo) -> Path:
     return moving_patch([(0, 2), (1, 3), (2, 4), (3, 5)])
 
 
-@pytest.mark.parametrize("kind", ["run", "hugging_face"])
-def test_folders_as_checkpoints(
-    visualize: Visualize, video: Path, bright_seeker: MakeCheckpoint, converter: ModuleType, tmp_path: Path, kind: str
-) -> None:
-    checkpoint, folder = bright_seeker(), tmp_path / "folder"
-    if kind == "run":
-        (folder / "checkpoints").mkdir(parents=True)
-        shutil.copy(checkpoint, folder / "checkpoints" / "best.pyth")
-    else:
-        converter.convert(str(checkpoint), folder, "hf", None, None)
-    for source, name in ((checkpoint, "expected.png"), (folder, "found.png")):
-        code, said = visualize("--checkpoint", source, video, "--output", name)
-        assert code == 0, said
-    expected, found = (np.asarray(Image.open(name)) for name in ("expected.png", "found.png"))
-    assert np.array_equal(found, expected)
-
-
+@pytest.mark.slow
 def test_picture_and_overlays_are_written(visualize: Visualize, video: Path, bright_seeker: MakeCheckpoint) -> None:
     checkpoint = bright_seeker()
-    code, said = visualize("--checkpoint", checkpoint, video, "--overlay", "new/over.gif", "--time-of-patch", 1, 2)
-    assert code == 0, said
-    assert "still 78" in said
+    code, output = visualize("--checkpoint", checkpoint, video, "--overlay", "new/over.gif", "--time-of-patch", 1, 2)
+    assert code == 0, output
+    assert "still 78" in output
     with Image.open("moving_attention.png") as picture:
         assert picture.width > 700
     with Image.open("new/over.gif") as moving:
@@ -91,16 +73,18 @@ def test_picture_and_overlays_are_written(visualize: Visualize, video: Path, bri
 
 
 def test_existing_files_are_kept_without_overwrite(
-    visualize: Visualize, video: Path, bright_seeker: MakeCheckpoint
+    visualize: Visualize, video: Path, bright_seeker: MakeCheckpoint, tmp_path: Path
 ) -> None:
-    checkpoint, kept = bright_seeker(), Path("moving_attention.png")
-    kept.write_text("of another video of that name")
-    code, said = visualize("--checkpoint", checkpoint, video)
-    assert code == 2
-    assert str(kept) in said
-    assert kept.read_text() == "of another video of that name"
+    checkpoint, existing, text = bright_seeker(), Path("moving_attention.png"), tmp_path / "text.mp4"
+    for path in (existing, text):
+        path.write_text("mine")
+    for arguments, named in ((video,), existing), ((text, "--overlay", text), text):
+        code, output = visualize("--checkpoint", checkpoint, *arguments)
+        assert code == 2
+        assert named.name in output
+        assert named.read_text() == "mine"
     assert visualize("--checkpoint", checkpoint, video, "--overwrite")[0] == 0
-    assert Image.open(kept).format == "PNG"
+    assert Image.open(existing).format == "PNG"
 
 
 @pytest.mark.parametrize(
@@ -121,27 +105,22 @@ def test_existing_files_are_kept_without_overwrite(
 def test_invalid_arguments_are_named(
     arguments: list[str], named: str, visualize: Visualize, video: Path, bright_seeker: MakeCheckpoint
 ) -> None:
-    code, said = visualize("--checkpoint", bright_seeker(), video, *arguments)
+    code, output = visualize("--checkpoint", bright_seeker(), video, *arguments)
     assert code == 2
-    assert named in said
+    assert named in output
     assert not list(Path().iterdir())
 
 
 def test_unreadable_video_and_missing_checkpoint(
     visualize: Visualize, video: Path, bright_seeker: MakeCheckpoint, tmp_path: Path
 ) -> None:
-    text = tmp_path / "text.mp4"
-    text.write_text("no video")
-    checkpoint = bright_seeker()
-    assert visualize("--checkpoint", checkpoint, text)[0] == 2
+    (tmp_path / "text.mp4").write_text("no video")
+    assert visualize("--checkpoint", bright_seeker(), tmp_path / "text.mp4")[0] == 2
     assert visualize("--checkpoint", tmp_path / "none.pyth", video)[0] == 2
-    code, said = visualize("--checkpoint", checkpoint, text, "--overlay", text)
-    assert code == 2
-    assert "text.mp4" in said
-    assert text.read_text() == "no video"
     assert not list(Path().iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("total", "tubelet", "most", "expected"),
     [(2, 1, 16, [0, 1]), (4, 2, 3, [0, 2, 3]), (96, 1, 16, np.linspace(0, 95, 16).round().astype(int).tolist())],
