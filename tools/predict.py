@@ -96,6 +96,7 @@ def at_least(minimum: int) -> Callable[[str], int]:
 def main() -> int:
     args = parse_args()
     install_signal_handlers()
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names may be invalid UTF-8
     try:
         return run(args)
     except UserError as error:
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     errors = (write_files if args.output or args.features else print_lines)(args, classifier, paths)
     if errors:
         print(f"{len(errors)} of {len(paths)} videos could not be read:", file=sys.stderr)
-        print("  " + printable(shorten(errors, "\n  ", LISTED)), file=sys.stderr)
+        print("  " + shorten(errors, "\n  ", LISTED), file=sys.stderr)
     return SOME_UNREADABLE if errors else 0
 
 
@@ -144,7 +145,7 @@ def find_videos(sources: Sequence[str], quiet: bool) -> list[str]:
             others = f"; {skipped_line(found.skipped)}" if found.skipped else ""
             raise UserError(f"{source} holds no videos: expected {KINDS}, at any depth{others}")
     if skipped and not quiet:
-        print(printable(skipped_line(list(skipped))), file=sys.stderr)
+        print(skipped_line(list(skipped)), file=sys.stderr)
     return list(videos)
 
 
@@ -159,11 +160,6 @@ def show_progress(predictions: Iterator[Item], total: int, done: int, quiet: boo
                 progress.advance()
 
 
-def printable(text: str) -> str:
-    """Escapes file names that are not valid UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def print_lines(args: argparse.Namespace, classifier: "Classifier", paths: list[str]) -> list[str]:
     """Prints a line for each video, in order; returns the errors of unreadable videos."""
     options = {"top_k": args.top_k, "sampler": args.sampler}
@@ -173,7 +169,7 @@ def print_lines(args: argparse.Namespace, classifier: "Classifier", paths: list[
             if prediction.error:
                 errors.append(prediction.error)
             else:
-                print(printable(str(prediction)), flush=True)
+                print(prediction, flush=True)
     return errors
 
 

@@ -40,13 +40,18 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Trains, validates and tests a model as a configuration says.")
     add = parser.add_argument
     add("--cfg", dest="cfg_file", type=as_path, metavar="YAML", help="configuration file; without it, the defaults")
-    add("--splits", type=split_numbers, metavar="N...", help=SPLITS_HELP)
+    add("--splits", nargs="+", default=[], metavar="N", help=SPLITS_HELP)
     add("--shard_id", type=int, metavar="N", help="number of this node, from 0 (SHARD_ID)")
     add("--num_shards", type=int, metavar="N", help="number of nodes (NUM_SHARDS)")
     add("--init_method", default="", metavar="URL", help=INIT_METHOD_HELP)
     add_import(parser)
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="options that override those of the file")
-    args = parser.parse_args(join_splits(sys.argv[1:]))
+    args = parser.parse_args()
+    splits = list(takewhile(str.isdecimal, args.splits))
+    if args.splits and not splits:
+        parser.error(f"--splits {args.splits[0]}, expected numbers of splits, such as 1 2 3")
+    args.opts = args.splits[len(splits) :] + args.opts  # argparse takes the KEY VALUE pairs for splits, too
+    args.splits = [int(split) for split in splits]
     if args.cfg_file is None and not args.opts:
         parser.error("give a configuration, such as --cfg configs/Demo/TimeSformer_divST_8x2_48.yaml")
     if args.splits and "DATA.SPLIT" in args.opts[::2]:
@@ -56,33 +61,18 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def join_splits(arguments: list[str]) -> list[str]:
-    """Replaces `--splits 1 2 3` by `--splits 1,2,3`; argparse would also take the KEY VALUE pairs that follow."""
-    if "--splits" not in arguments:
-        return arguments
-    start = arguments.index("--splits") + 1
-    splits = list(takewhile(str.isdecimal, arguments[start:]))
-    return [*arguments[:start], *([",".join(splits)] if splits else []), *arguments[start + len(splits) :]]
-
-
-def split_numbers(text: str) -> list[int]:
-    if not all(part.isdecimal() for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r}, expected numbers of splits, such as 1 2 3")
-    return [int(part) for part in text.split(",")]
-
-
 def main() -> int:
     args = parse_args()
     install_signal_handlers()
-    run_splits = partial(run_all, splits=args.splits)
 
     def configure_and_launch() -> int:
-        return launch(load_config(args.cfg_file, args.opts, imports=args.imports), run_splits, args.init_method)
+        cfg = load_config(args.cfg_file, args.opts, imports=args.imports)
+        return launch(cfg, partial(run_all, splits=args.splits), args.init_method)
 
     return run_and_report(configure_and_launch)
 
 
-def run_all(cfg: CfgNode, splits: list[int] | None) -> None:
+def run_all(cfg: CfgNode, splits: list[int]) -> None:
     """Runs the configuration, or each of the official splits."""
     if splits:
         from timesformer.engine.repeats import run_splits

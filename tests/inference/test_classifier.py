@@ -3,11 +3,8 @@
 import csv
 import math
 import os
-import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -16,7 +13,6 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from torch import nn
 
 import timesformer
 from timesformer.config import get_cfg
@@ -106,56 +102,15 @@ def test_random_samples_do_not_depend_on_other_videos(classifier: Classifier, cl
     assert len({clip.numbers for clip in alone.clips}) > 1
 
 
-@contextmanager
-def fifo(folder: Path, kill: bool = False) -> Iterator[Path]:
-    """A clip that hangs its reader, which is killed if asked."""
-    folder.mkdir()
-    os.mkfifo(folder / "0.jpg")
-
-    def hold_and_kill() -> None:
-        while True:
-            with suppress(OSError):  # ENXIO: no process has opened it yet
-                held.append(os.open(folder / "0.jpg", os.O_WRONLY | os.O_NONBLOCK))
-                break
-            time.sleep(0.01)
-        while kill and not (readers := readers_of(folder / "0.jpg")):
-            time.sleep(0.01)
-        for reader in readers if kill else ():
-            os.kill(reader, signal.SIGSEGV)
-
-    held: list[int] = []
-    thread = threading.Thread(target=hold_and_kill)
-    thread.start()
-    yield folder
-    thread.join()
-    os.close(*held)
-
-
-def readers_of(file: Path) -> list[int]:
-    """Other processes that have a file open."""
-    found = []
-    for link in Path("/proc").glob("[1-9]*/fd/*"):
-        with suppress(OSError):  # the process ends
-            if os.readlink(link) == str(file) and int(link.parts[2]) != os.getpid():
-                found.append(int(link.parts[2]))
-    return found
-
-
 @pytest.mark.slow
-def test_videos_that_make_the_decoder_hang_or_crash_are_reported(
-    tiny_checkpoint: Path, clips: list[str], tmp_path: Path
-):
-    classifier = load_model(tiny_checkpoint, "cpu")
-    with fifo(tmp_path / "crashing", kill=True) as crashing:
-        predictions = list(classifier.predict_many([crashing, *clips[:2]], workers=1))
-    assert "SIGSEGV" in predictions[0].error
+def test_a_video_that_hangs_the_decoder_is_given_up(tiny_checkpoint: Path, clips: list[str], tmp_path: Path):
+    os.mkfifo(tmp_path / "0.jpg")  # opening it waits for a writer
     classifier = load_model(tiny_checkpoint, "cpu", ["DATA.DECODE_TIMEOUT", "2.0"])
     for workers in (0, 1):
-        with fifo(tmp_path / f"hanging{workers}") as hanging:
-            predictions += list(classifier.predict_many([hanging, clips[2]], workers=workers))
-        assert predictions[-2].error.startswith(str(hanging))
-        assert "DATA.DECODE_TIMEOUT" in predictions[-2].error
-    assert [not prediction.error for prediction in predictions] == [False, True, True, False, True, False, True]
+        hanging, readable = classifier.predict_many([tmp_path, clips[2]], workers=workers)
+        assert hanging.error.startswith(str(tmp_path))
+        assert "DATA.DECODE_TIMEOUT" in hanging.error
+        assert not readable.error
 
 
 def test_clips_hold_the_pixels_of_their_frames(tiny_checkpoint: Path, tmp_path: Path):
@@ -196,33 +151,19 @@ FAMILIES = {
 }
 
 
-class ConvHead(nn.Module):
-    """Its head is applied at every position."""
-
-    head_names = ("head",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = nn.ModuleDict({"head": nn.Conv3d(3, 2, 1)})
-
-    def forward(self, clip: torch.Tensor) -> torch.Tensor:
-        return self.model["head"](clip).mean((2, 3, 4))
-
-
 @pytest.mark.numerical
-@pytest.mark.parametrize("family", [*FAMILIES, "convolutional head"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_head_computes_the_logits_from_the_embedding(family: str, tiny_checkpoint: Path, tmp_path: Path):
     cfg = get_cfg()
     cfg.merge_from_other_cfg(type(cfg)(yaml.safe_load(torch.load(tiny_checkpoint, weights_only=True)["cfg"])))
-    cfg.merge_from_list(FAMILIES.get(family, []))
+    cfg.merge_from_list(FAMILIES[family])
     cfg.TIMESFORMER.PATCH_SIZE = 8 if family.startswith("Time") else 16
-    model = (build_model(cfg) if family in FAMILIES else ConvHead()).eval()
+    model = build_model(cfg).eval()
     classifier = Classifier(cfg, model, ("catch", "walk", "wave"), torch.device("cpu"), "", [])
     scores, embeddings = classifier.compute(torch.randint(256, (2, 3, 2, 16, 16), dtype=torch.uint8), features=True)
     head = model.model.get_submodule(getattr(model, "head_names", ("head",))[0])
     assert embeddings.dtype == torch.float32
-    embeddings = embeddings[:, :, None, None, None] if isinstance(head, nn.Conv3d) else embeddings
-    assert torch.allclose(head(embeddings).flatten(1), scores, atol=1e-5)
+    assert torch.allclose(head(embeddings), scores, atol=1e-5)
 
 
 @pytest.mark.numerical

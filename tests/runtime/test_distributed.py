@@ -22,6 +22,8 @@ from timesformer.errors import UserError
 from timesformer.runtime import distributed
 from timesformer.runtime.ranks import DistInfo, dist_info
 
+pytestmark = pytest.mark.slow
+
 
 def test_collectives(ranks: Ranks) -> None:
     def main() -> None:
@@ -104,7 +106,6 @@ def test_batch_norm_statistics_are_averaged_by_clips_except_in_evaluation_mode(r
         assert (ended.out, ended.err) == (f"{[1.75, 17.5, 2, float(rank), 10.0 * rank, rank]}\n", "")
 
 
-@pytest.mark.slow
 def test_compiled_gradients_are_exchanged_during_the_backward_pass(
     ranks: Ranks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +161,6 @@ def test_rank_0_reports_an_error_of_all_ranks(ranks: Ranks) -> None:
     assert [(end.code, end.err) for end in ended] == [(2, "error: expected\n"), (2, ""), (2, "")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_others(ranks: Ranks, victim: int) -> None:
     def main() -> None:
@@ -174,7 +174,6 @@ def test_a_killed_process_ends_the_others(ranks: Ranks, victim: int) -> None:
     assert ended[1 - victim].err
 
 
-@pytest.mark.slow
 def test_a_hanging_process_is_not_waited_for_beyond_the_timeout(ranks: Ranks) -> None:
     has_ended = multiprocessing.get_context("fork").Event()
 

@@ -201,6 +201,7 @@ def test_a_killed_process_is_reported(run_two: Callable) -> None:
     assert "rank 1 of 2 was killed by SIGKILL" in ended.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_all_processes(run_two: Callable, number: int) -> None:
     def main(cfg: CfgNode) -> None:

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
@@ -130,6 +130,7 @@ def _class_names(checkpoint: Checkpoint, cfg: CfgNode) -> tuple[tuple[str, ...],
     return tuple(f"class {number}" for number in range(num_classes)), note
 
 
+@dataclass(eq=False, repr=False)
 class Classifier:
     """A trained model with its configuration and class names.
 
@@ -143,17 +144,13 @@ class Classifier:
         lock: held while the model computes, so that several threads can use it; hold it to add hooks to the model.
     """
 
-    def __init__(
-        self,
-        cfg: CfgNode,
-        model: nn.Module,
-        class_names: tuple[str, ...],
-        device: torch.device,
-        path: str | Path,
-        notes: list[str],
-    ) -> None:
-        self.cfg, self.model, self.class_names, self.device = cfg, model, class_names, device
-        self.path, self.notes, self.lock = path, notes, RLock()
+    cfg: CfgNode
+    model: nn.Module
+    class_names: tuple[str, ...]
+    device: torch.device
+    path: str | Path
+    notes: list[str]
+    lock: AbstractContextManager = field(default_factory=RLock, init=False)
 
     def __repr__(self) -> str:
         data, test = self.cfg.DATA, self.cfg.TEST
@@ -247,14 +244,12 @@ class Classifier:
         workers: int | None = None,
         finished: Collection[int] = (),
     ) -> Iterator[tuple[int, Prediction]]:
-        """Yields the number of a video and its prediction as soon as it is complete.
+        """Yields numbers of videos and their predictions as soon as they are complete; arguments as `predict_many`.
 
         Args:
             cfg: the result of `options`.
             paths: of the videos.
             finished: numbers of videos that are left out; the predictions of the others do not depend on it.
-
-        The other arguments are those of `predict_many`.
         """
         workers = available_cores() if workers is None else workers
         summaries: dict[int, Summary] = {}
@@ -278,7 +273,7 @@ class Classifier:
                     summary.seconds += part.seconds + seconds_per_clip * len(part.views)
                     summary.clips += part.clips
                     summary.add(scores[part.rows], None if embeddings is None else embeddings[part.rows], part.views)
-                    if summary.is_complete():
+                    if len(summary.views) == summary.num_views:
                         yield part.video, self.prediction(part.path, summaries.pop(part.video), top_k)
 
     def embed(
@@ -339,42 +334,39 @@ class Classifier:
         return Prediction(video, top, probabilities.numpy(), summary.num_views, embedding, clips, seconds)
 
 
+@dataclass
 class Summary:
-    """Scores and embeddings of one video over its views, in any order.
+    """Scores and embeddings of the views of one video, in any order."""
 
-    Attributes:
-        num_views: number of views.
-        clips: the views that are kept.
-        seconds: time spent so far.
-    """
+    cfg: CfgNode
+    views: list[int] = field(default_factory=list)  # numbers of the views so far
+    clips: list[SampledClip] = field(default_factory=list)  # the views that are kept
+    seconds: float = 0.0  # time spent so far
+    _scores: list[Tensor] = field(default_factory=list)  # [n, classes]
+    _embeddings: list[Tensor] = field(default_factory=list)  # [n, dim]
 
-    def __init__(self, cfg: CfgNode) -> None:
-        self.num_views = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
-        self.clips: list[SampledClip] = []
-        self.seconds = 0.0
-        self._views = ViewEnsemble(1, self.num_views, cfg.MODEL.NUM_CLASSES, cfg.DATA.ENSEMBLE_METHOD)
-        self._embeddings: Tensor | None = None
-        self._missing = self.num_views
+    @property
+    def num_views(self) -> int:
+        """Number of views of a video."""
+        return self.cfg.TEST.NUM_ENSEMBLE_VIEWS * self.cfg.TEST.NUM_SPATIAL_CROPS
 
-    def add(self, scores: Tensor, embeddings: Tensor | None, views: Sequence[int]) -> None:
-        """Adds scores [n, classes] and embeddings [n, dim] of views."""
-        self._views.update(scores, torch.zeros(len(scores), dtype=torch.int64), torch.tensor(views))
-        if embeddings is not None:
-            total = embeddings.double().sum(dim=0)
-            self._embeddings = total if self._embeddings is None else self._embeddings + total
-        self._missing -= len(scores)
-
-    def is_complete(self) -> bool:
-        """Returns whether all views were added."""
-        return not self._missing
+    def add(self, scores: Tensor, embeddings: Tensor | None, views: Iterable[int]) -> None:
+        """Adds views."""
+        self.views += views
+        self._scores.append(scores)
+        self._embeddings += [] if embeddings is None else [embeddings]
 
     def probabilities(self) -> Tensor:
-        """Returns float32 [classes]."""
-        return probabilities_of(self._views.complete(), self.num_views, self._views.method)[0]
+        """Returns float32 [classes], as a test computes them."""
+        method = self.cfg.DATA.ENSEMBLE_METHOD
+        ensemble = ViewEnsemble(1, self.num_views, self.cfg.MODEL.NUM_CLASSES, method)
+        videos = torch.zeros(len(self.views), dtype=torch.int64)
+        ensemble.update(torch.cat(self._scores), videos, torch.tensor(self.views))
+        return probabilities_of(ensemble.complete(), self.num_views, method)[0]
 
     def embedding(self) -> np.ndarray | None:
-        """Returns float32 [dim], None if there were no embeddings."""
-        return None if self._embeddings is None else (self._embeddings / self.num_views).float().numpy()
+        """Returns the mean, float32 [dim], None if there are no embeddings."""
+        return torch.cat(self._embeddings).double().mean(dim=0).float().numpy() if self._embeddings else None
 
 
 def _pool(inputs: Tensor, head: nn.Module, batch: int) -> Tensor:

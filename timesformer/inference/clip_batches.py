@@ -24,44 +24,26 @@ from timesformer.datasets.workers.time_limit import TimeLimit, TookTooLongError
 
 @dataclass
 class Part:
-    """Views of one video that are in one batch.
+    """Views of one video that are in one batch."""
 
-    Attributes:
-        batch: number of the batch.
-        rows: positions of the views in the batch.
-        video: number of the video.
-        path: of the video.
-        views: numbers of the views.
-        problem: why earlier views of the video could not be read, "" if they could.
-        seconds: time that reading took.
-        clips: the views, if they are to be kept.
-    """
-
-    batch: int
-    rows: slice
-    video: int
+    batch: int  # number of the batch
+    rows: slice  # positions in the batch
+    video: int  # number of the video
     path: str
-    views: range
-    problem: str = ""
-    seconds: float = 0.0
-    clips: list[SampledClip] = field(default_factory=list)
+    views: range  # their numbers
+    problem: str = ""  # why earlier views of the video could not be read
+    seconds: float = 0.0  # time that reading took
+    clips: list[SampledClip] = field(default_factory=list)  # the views, if they are kept
 
 
 @dataclass
 class ClipBatch:
-    """Clips to be computed together.
+    """Clips that are computed together."""
 
-    Attributes:
-        clips: uint8 [batch, 3, T, H, W].
-        missing: number of parts that have not been read yet.
-        parts: parts that were read.
-        errors: reasons of unreadable videos, by number.
-    """
-
-    clips: Tensor
-    missing: int
+    clips: Tensor  # uint8 [batch, 3, T, H, W]
+    missing: int  # number of parts that are not read yet
     parts: list[Part] = field(default_factory=list)
-    errors: dict[int, str] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)  # of unreadable videos, by number
 
 
 def make_views(maker: ClipMaker, path: str, views: Sequence[int], seed: int) -> list[SampledClip]:

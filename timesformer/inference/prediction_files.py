@@ -113,14 +113,11 @@ class PredictionFiles:
         return (line["error"] for line in self._lines() if "error" in line)
 
     def finish(self, header: dict[str, Any], num_classes: int) -> None:
-        """Writes the output files and removes the unfinished ones.
+        """Writes the output files and removes the unfinished ones; UserError if they cannot be written.
 
         Args:
             header: entries of the JSON file besides the videos.
             num_classes: number of classes listed for each video.
-
-        Raises:
-            UserError: if they cannot be written; the unfinished files stay.
         """
         if self._features:
             _write(self._features, self._write_features)

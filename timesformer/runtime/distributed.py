@@ -23,13 +23,7 @@ Item = TypeVar("Item")
 def init_process_group(cfg: CfgNode, info: DistInfo, init_method: str) -> None:
     """Joins the process group of the run: gloo for CPU tensors, DIST_BACKEND for GPU tensors.
 
-    Args:
-        cfg: the configuration.
-        info: rank and world size of this process.
-        init_method: tcp://host:port of rank 0, file:///path on a shared disk, or env://.
-
-    Raises:
-        UserError: if not all processes joined within DIST_TIMEOUT, or this node has too few GPUs.
+    Raises UserError if not all processes joined within DIST_TIMEOUT, or this node has too few GPUs.
     """
     timeout, backend = timedelta(seconds=cfg.DIST_TIMEOUT), "gloo"
     if cfg.NUM_GPUS > 0:
@@ -175,13 +169,10 @@ class _Replica(DistributedDataParallel):
 
 
 def parallel(model: nn.Module, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Returns a forward pass whose gradients are averaged over all processes; copies the weights of rank 0 to them.
+    """Wraps `forward`, the model or its compiled forward pass, so that gradients are averaged over all processes.
 
-    Every backward pass must use the same parameters; some may be frozen or unused. `model` is not changed.
-
-    Args:
-        model: whose parameters are trained.
-        forward: its forward pass in training: the model itself, or a compiled one.
+    Copies the weights of rank 0 to all ranks. Every backward pass must use the same parameters; some may be frozen or
+    unused.
     """
     return forward if dist_info().world_size == 1 else _Replica(model, forward)
 
@@ -199,7 +190,7 @@ def average_batch_norm(model: nn.Module, share: float) -> None:
 
     Args:
         model: with the same statistics on all ranks before this step.
-        share: of the step's clips that this process computed; the shares of all processes sum to 1.
+        share: fraction of the step's clips that this process computed.
     """
     if dist_info().world_size == 1:
         return

@@ -51,8 +51,6 @@ _PORTS = range(20000, 32000)  # below the ports of outgoing connections
 
 
 class _Launcher(NamedTuple):
-    """What a launcher says of this process: its name for messages, rank and world size, and the rendezvous URL."""
-
     name: str
     info: DistInfo
     init_method: str
@@ -121,15 +119,9 @@ def _fit_config(cfg: CfgNode, info: DistInfo, launcher: str) -> CfgNode:
             f"NUM_SHARDS is {cfg.NUM_SHARDS}, but {launcher} started processes on {num_nodes} node(s): omit NUM_SHARDS"
         )
     if cfg.NUM_GPUS not in (0, 1, info.local_size):
-        raise UserError(
-            f"NUM_GPUS is {cfg.NUM_GPUS}, but {launcher} started {info.local_size} process(es) per node, expected one "
-            "for each GPU"
-        )
+        raise UserError(f"NUM_GPUS is {cfg.NUM_GPUS}, but {launcher} started {info.local_size} process(es) per node")
     if cfg.TRAIN.ENABLE and info.local_size > cfg.TRAIN.BATCH_SIZE:
-        raise UserError(
-            f"TRAIN.BATCH_SIZE is {cfg.TRAIN.BATCH_SIZE}, expected at least {info.local_size}, a clip for each process "
-            "of a node"
-        )
+        raise UserError(f"TRAIN.BATCH_SIZE is {cfg.TRAIN.BATCH_SIZE}, expected a clip per process, {info.local_size}")
     cfg = cfg.clone()
     cfg.NUM_SHARDS, cfg.SHARD_ID = num_nodes, info.rank // info.local_size
     cfg.NUM_GPUS = info.local_size if cfg.NUM_GPUS else 0
@@ -145,11 +137,8 @@ def _from_environment() -> _Launcher | None:
     env = os.environ
     if not {"RANK", "WORLD_SIZE"} <= env.keys():
         return None
-    info = DistInfo(
-        *(int(env[name]) for name in ("RANK", "WORLD_SIZE")),
-        int(env.get("LOCAL_RANK", "0")),
-        int(env.get("LOCAL_WORLD_SIZE", "1")),
-    )
+    local_rank, local_size = int(env.get("LOCAL_RANK", "0")), int(env.get("LOCAL_WORLD_SIZE", "1"))
+    info = DistInfo(int(env["RANK"]), int(env["WORLD_SIZE"]), local_rank, local_size)
     if info.world_size % info.local_size:
         raise UserError(f"WORLD_SIZE is {info.world_size}, expected a multiple of LOCAL_WORLD_SIZE {info.local_size}")
     if "TORCHELASTIC_RUN_ID" in env:
@@ -183,8 +172,7 @@ def _first_node_url() -> str:
         nodes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(
-            f"`{' '.join(command)}` failed ({error}): set MASTER_ADDR to the first node and MASTER_PORT to a port that "
-            "is free on it, before srun"
+            f"`{' '.join(command)}` failed ({error}): set MASTER_ADDR to the first node and MASTER_PORT to a free port"
         ) from error
     step = int(os.environ["SLURM_JOB_ID"]) + int(os.environ["SLURM_STEP_ID"])
     return f"tcp://{nodes[0]}:{_PORTS[step % len(_PORTS)]}"
@@ -194,13 +182,10 @@ def _first_node_url() -> str:
 
 
 def run_processes(cfg: CfgNode, main: Main, infos: list[DistInfo], init_method: str) -> int:
-    """Runs `main(cfg)` in a process for each DistInfo; ends all when one fails or this process gets a signal.
+    """Runs `main(cfg)` in a process for each DistInfo; returns the exit code of the first that failed, else 0.
 
-    The first signal is passed on (Ctrl-C as SIGTERM), so that the processes save. After a second signal they have
+    A first signal is passed on (Ctrl-C as SIGTERM), so that the processes save. After a second signal they have
     seconds, after a second Ctrl-C they are killed.
-
-    Returns:
-        The exit code of the first process that failed, the lowest rank among several; 0 if none did.
     """
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_run_process, args=(cfg, main, info, init_method)) for info in infos]

@@ -50,19 +50,13 @@ def is_main_process() -> bool:
 
 
 def enter(info: DistInfo, store: Store, destroy: Callable[[bool], object]) -> None:
-    """Records the process group that this process has joined.
-
-    Args:
-        info: rank and world size.
-        store: key-value store of all processes.
-        destroy: leaves the process group; called with whether collectives may be unfinished.
-    """
+    """Records that this process joined a process group, which `destroy(abort)` leaves."""
     global _info, _store, _destroy
     _info, _store, _destroy = info, store, destroy
 
 
 def leave(abort: bool = False) -> None:
-    """Leaves the process group; `abort`: although other processes may be waiting in a collective."""
+    """Leaves the process group; with `abort`, without waiting for collectives."""
     global _info, _store, _destroy
     destroy = _destroy
     _info, _store, _destroy = DistInfo(), None, None
