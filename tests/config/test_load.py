@@ -158,7 +158,6 @@ def test_invalid_base_is_named(tmp_path: Path, base: str) -> None:
     ("key", "nearest"),
     [
         ("DATA.NUM_FRAME", "DATA.NUM_FRAMES"),
-        ("data.num_frames", "DATA.NUM_FRAMES"),
         ("SOLVR.BASE_LR", "SOLVER.BASE_LR"),
         ("BATCH_SIZE", "TRAIN.BATCH_SIZE"),
         ("--splits", ""),
@@ -186,7 +185,6 @@ def test_problems_name_their_sources(tmp_path: Path) -> None:
         ("DATA.NUM_FRAMES", "8.0"),
         ("DATA.NUM_FRAMES", "True"),
         ("SOLVER.BASE_LR", "fast"),
-        ("SOLVER.BASE_LR", "True"),
         ("DATA.MEAN", "0.5"),
         ("DATA.MEAN", "[0.5, 'x', 0.5]"),
         ("TRAIN.ENABLE", "1"),

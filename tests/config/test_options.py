@@ -58,8 +58,6 @@ def test_invalid_registration(key: str, default: object, affects: str, rules: di
     ("key", "effects"),
     [
         ("TIMESFORMER.DEPTH", {"model"}),
-        ("SOLVER.LAYER_DECAY", {"optimizer"}),
-        ("DATA.SPLIT", {"split"}),
         ("DATA.NUM_FRAMES", {"model", "clips"}),
         ("TRAIN.CHECKPOINT_FILE_PATH", {"start"}),
         ("OUTPUT_DIR", {"runtime"}),

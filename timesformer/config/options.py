@@ -167,11 +167,11 @@ def get_option(cfg: CfgNode, key: str) -> Any:
     return cfg
 
 
-def set_option(cfg: CfgNode, key: str, value: Any) -> None:
+def set_option(cfg: dict[str, Any], key: str, value: Any) -> None:
     """Sets the option with a dotted key; its sections are created if necessary."""
     *sections, name = key.split(".")
     for section in sections:
-        cfg = cfg.setdefault(section, CfgNode())
+        cfg = cfg.setdefault(section, type(cfg)())
     cfg[name] = value
 
 

@@ -12,7 +12,7 @@ import yaml
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from timesformer.config import get_cfg
+from timesformer.config.options import effects_of, flatten, get_cfg, set_option
 from timesformer.config.sources import ZOO
 from timesformer.models.embeddings import resize_tubelet_embed
 from timesformer.models.weights.files import CheckpointError
@@ -23,16 +23,6 @@ Options = dict[str, Any]
 
 OPTIONS_KEY = "timesformer_options"
 
-_EXPORTED: dict[str, tuple[str, ...]] = {
-    "TRAIN": ("DATASET", "MIXED_PRECISION"),
-    "TEST": ("DATASET", "BATCH_SIZE", "NUM_ENSEMBLE_VIEWS", "NUM_SPATIAL_CROPS"),
-    "DATA": (),
-    "MODEL": (),
-    "TIMESFORMER": (),
-    "VIVIT": (),
-}
-"""Sections of the options that an export keeps, and their keys; () for all except `_PATHS`."""
-_PATHS = ("PATH_TO_DATA_DIR", "SPLITS_DIR", "PATH_PREFIX", "DOWNLOAD_URLS", "PRETRAINED_MODEL")
 _PROCESSOR_DEFAULTS = {  # of transformers
     "timesformer": {"offset": False, "rescale_factor": 1 / 255},
     "vivit": {"offset": True, "rescale_factor": 1 / 127.5},
@@ -290,12 +280,12 @@ def config_json(model: Description, cfg: CfgNode, options: Options) -> dict[str,
 
 def _exported_options(cfg: CfgNode, options: Options) -> Options:
     exported: Options = {}
-    for section, keys in _EXPORTED.items():
-        part = options.get(section) if isinstance(options.get(section), dict) else {}
-        exported[section] = {k: v for k, v in part.items() if k not in _PATHS and (not keys or k in keys)}
+    for key, value in flatten(options).items():
+        if effects_of(key) & {"model", "clips", "evaluation"} or key == "TRAIN.DATASET":
+            set_option(exported, key, value)
     # What `adapt_to_transformers` changes
     for key in ("REVERSE_INPUT_CHANNEL", "MEAN", "STD", "TRAIN_CROP_SIZE", "TEST_CROP_SIZE", "TRAIN_JITTER_SCALES"):
-        exported["DATA"][key] = cfg.DATA[key]
+        set_option(exported, f"DATA.{key}", cfg.DATA[key])
     return exported | {"RNG_SEED": cfg.RNG_SEED}
 
 
