@@ -129,17 +129,6 @@ def test_training_uses_the_manifest(videos: Path, cfg: CfgNode, monkeypatch: pyt
     assert all(one.equal(other) for one, other in zip(with_manifest, without, strict=True))
 
 
-def test_manifest_in_path_prefix(videos: Path, cfg: CfgNode, tmp_path: Path) -> None:
-    (tmp_path / "lists").mkdir()
-    (tmp_path / "lists/train.csv").write_text("catch/catch0.mp4 0\nwave/wave0.mp4 1\n")
-    cfg.TRAIN.DATASET, cfg.DATA.PATH_TO_DATA_DIR = "kinetics", str(tmp_path / "lists")
-    cfg.DATA.PATH_PREFIX = str(videos / "train")
-    (videos / NAME).rename(videos / "train" / NAME)
-    text = (videos / "train" / NAME).read_text()
-    (videos / "train" / NAME).write_text(text.replace("\ntrain/", "\n"))
-    assert [record.num_frames for record in load_split(cfg, "train").records] == [12, 12]
-
-
 def test_changed_clip_is_counted_again(videos: Path, cfg: CfgNode, make_video: Callable[..., Path]) -> None:
     place = videos / "train/catch/catch0.mp4"
     make_video(place, [np.full((24, 32, 3), 200, np.uint8)] * 3, "libx264")

@@ -109,18 +109,6 @@ def test_changed_clips_are_made_again(
     assert names_in(tmp_path / "small/UCF-101/wave") == ["a.avi", "b.mp4", "broken.mp4"]
 
 
-def test_lists_in_the_output_are_kept(
-    root: Path, tmp_path: Path, made: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    run(root)
-    (tmp_path / "small/lists/classInd.txt").write_text("1 my_wave\n")
-    (root / "lists/more.txt").write_text("2 more\n")
-    run(root)
-    assert (tmp_path / "small/lists/classInd.txt").read_text() == "1 my_wave\n"
-    assert (tmp_path / "small/lists/more.txt").read_text() == "2 more\n"
-    assert "small/lists/classInd.txt" in caplog.text
-
-
 @pytest.mark.parametrize("content", [b"{cut", b"\xff", b"[]", b"{}", b'{"copied_as_it_was": 3}'])
 def test_damaged_settings_are_named(root: Path, tmp_path: Path, made: list[str], content: bytes) -> None:
     (tmp_path / "small").mkdir()

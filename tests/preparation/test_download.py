@@ -17,7 +17,6 @@ from tests.conftest import TINY_CONFIG, Outcome
 from tests.datasets.sources.common import make_cfg
 from tests.loopback import Server
 from tests.rar import rar
-from timesformer.config import check
 from timesformer.datasets.records import DataError
 from timesformer.fetch import DownloadError
 from timesformer.preparation import download as module
@@ -123,15 +122,6 @@ class TestOnStart:
             download_if_asked(cfg)
         assert [path for path, _ in server.asked] == ["/data/lists.zip", "/mirror/v.rar"]
         assert len(files_in(tmp_path / "data")) == 4
-
-    def test_options_are_checked(self, cfg: CfgNode) -> None:
-        keys = {"DATA.PATH_TO_DATA_DIR", "DATA.DOWNLOAD", "DATA.DOWNLOAD_URLS"}
-        assert not keys & {problem.key for problem in check(cfg)}  # the folder need not exist
-        cfg.DATA.DOWNLOAD = False
-        assert "DATA.PATH_TO_DATA_DIR" in {problem.key for problem in check(cfg)}
-        cfg.DATA.DOWNLOAD, cfg.DATA.DOWNLOAD_URLS = True, ["https://a.example/b"]
-        cfg.TRAIN.DATASET = cfg.TEST.DATASET = "kinetics"
-        assert {"DATA.DOWNLOAD_URLS", "DATA.DOWNLOAD"} <= {problem.key for problem in check(cfg)}
 
     @pytest.mark.parametrize("is_asked", [False, True])
     def test_other_datasets_are_left_alone(

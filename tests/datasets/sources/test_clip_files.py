@@ -55,11 +55,6 @@ def test_names_in_split_files(folder: Path, name: str, expected: str | None) -> 
     assert ClipFolder(folder).find(name) == expected
 
 
-def test_names_with_ignored_case(folder: Path) -> None:
-    assert ClipFolder(folder).find("FILM.mp4", ignore_case=True) == "film.AVI"
-    assert ClipFolder(folder / "gone").find("x") is None
-
-
 SYSTEM = [
     *("__MACOSX", "@eaDir", "lost+found", ".Trash-1000", "$RECYCLE.BIN", "System Volume Information"),
     *(".ipynb_checkpoints", ".git", "#recycle", "@Recycle", "Thumbs.db", "desktop.ini", ".DS_Store", "._a.mp4"),

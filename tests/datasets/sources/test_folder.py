@@ -63,12 +63,6 @@ class TestFiles:
         assert (class_names[0], class_names[-1]) == ("brush_hair", "wave")
         assert found["train"].records[0].path == f"{tmp_path}/smoke/92D80861"
 
-    def test_lists_of_paths_and_labels(self, root: Path) -> None:
-        for split in SPLITS:
-            (root / f"{split}.csv").unlink()
-        write(root / "train.csv", f"{root}/wave/w0 1", f"{root}/catch/c0.mp4 0")
-        assert clips_of(make(root, dataset="hmdb_simp")) == [(f"{root}/wave/w0", 1), (f"{root}/catch/c0.mp4", 0)]
-
     def test_classes_are_those_of_all_splits(self, root: Path) -> None:
         (root / "aim/a0").mkdir(parents=True)
         write(root / "train.csv", *(root / "train.csv").read_text().split(), "aim,a0")
@@ -188,10 +182,6 @@ class TestRandom:
         groups = [{re.search(pattern, name).groups() or name[:-3] for name in found[split]} for split in SPLITS]
         assert len(set.union(*groups)) == sum(map(len, groups))
 
-    def test_large_groups_leave_clips_for_every_split(self, tmp_path: Path) -> None:
-        touch(tmp_path, *[f"a/g{g}_{c}.avi" for g, size in enumerate((50, 1, 1)) for c in range(size)])
-        assert all(splits(tmp_path, num_classes=1, SPLIT_GROUPS=r"g\d").values())
-
     @pytest.mark.parametrize(
         ("names", "named", "options"),
         [
@@ -210,16 +200,16 @@ class TestRandom:
     def test_class_without_clips_in_a_split_is_logged_or_refused(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        touch(tmp_path, *[f"wave/s{s}_{n}.mp4" for s in range(10) for n in range(2)])
-        touch(tmp_path, "catch/s0_9.mp4", "catch/s0_10.mp4")
-        cfg, refused = make(tmp_path, SPLIT_GROUPS=r"s\d+"), ""
-        for cfg.DATA.SPLIT_SEED in range(50):  # subject 0, who alone has clips of `catch`, is in any of the splits
+        touch(tmp_path, *[f"wave/s{s}.mp4" for s in range(10)], "catch/s0_9.mp4")
+        refused = []
+        for seed in range(20):  # subject 0, who alone has clips of `catch`, is in any of the splits
+            cfg = make(tmp_path, SPLIT_GROUPS=r"s\d+", SPLIT_SEED=seed)
+            caplog.clear()
+            load_split(cfg, "test")
+            assert ("catch" in caplog.text) == ("catch/s0_9.mp4" not in names_of(cfg, "test"))
             try:
                 load_split(cfg, "train")
             except DataError as error:
-                refused = str(error)
-                continue
-            caplog.clear()
-            load_split(cfg, "test")
-            assert "catch" in caplog.text
-        assert refused.endswith("catch\nset another DATA.SPLIT_SEED or DATA.SPLIT_GROUPS")
+                refused.append(str(error))
+        assert refused
+        assert all("catch" in error for error in refused)

@@ -1,15 +1,11 @@
 """Kinetics: lists of paths and labels, and the official annotation files."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fvcore.common.config import CfgNode
 
-from tests.conftest import ROOT
 from tests.datasets.sources.common import assert_fails, clips_of, make_cfg, touch, write
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.records import SPLITS, VideoRecord
@@ -114,44 +110,6 @@ def test_missing_videos_and_lists_name_the_key(root: Path) -> None:
     write(root / "train.csv", "a b/w0,0", "b b/w1,1")  # cut at the blank
     assert_fails(make(root), "DATA.PATH_LABEL_SEPARATOR")
     assert_fails(make(root), "val.csv", split="val")
-
-
-OPEN_AND_FORK = """
-import json, os, sys
-from timesformer.config import get_cfg
-from timesformer.datasets.clips import ClipDataset
-
-cfg = get_cfg()
-cfg.DATA.PATH_TO_DATA_DIR = cfg.DATA.PATH_PREFIX = sys.argv[1]
-dataset = ClipDataset(cfg, "train")
-
-def private_megabytes():
-    with open("/proc/self/smaps_rollup") as file:
-        return sum(int(line.split()[1]) for line in file if line.startswith("Private")) / 1024
-
-print(json.dumps([len(dataset), dataset.records[len(dataset) - 1].name]), flush=True)
-if os.fork() == 0:  # as a DataLoader worker starts
-    before = private_megabytes()
-    for number in range(0, len(dataset), 10):
-        dataset.records[number]
-    print(json.dumps(private_megabytes() - before), flush=True)
-    os._exit(0)
-os.wait()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is measured from Linux' /proc")
-def test_large_list_is_shared_with_workers(root: Path) -> None:
-    with open(root / "train.csv", "w") as file:
-        file.write("w0 0\n")
-        file.writelines(f"clips/class_{n % 400:03d}/{n:010d}_000010_000020.mp4 {n % 400}\n" for n in range(1, 250_000))
-    command = [sys.executable, "-c", OPEN_AND_FORK, str(root)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    opened, private = map(json.loads, output.splitlines())
-    assert opened == [250_000, "clips/class_399/0000249999_000010_000020.mp4"]
-    # Reading Python objects would change their reference counts and copy their pages: 12 MB of paths at least.
-    assert private < 5
 
 
 class TestAnnotations:

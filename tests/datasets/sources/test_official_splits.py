@@ -2,17 +2,13 @@
 
 import re
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.datasets.sources.common import assert_fails, make_cfg, names_of, write
 from timesformer.datasets.catalog import load_split
-from timesformer.datasets.clips import ClipDataset
-from timesformer.datasets.records import SPLITS
 from timesformer.datasets.sources.hmdb51 import film
 from timesformer.datasets.sources.official_splits import hold_out
 
@@ -68,42 +64,18 @@ class TestHMDB51:
             assert self.CLASSES[record.label] == record.name.split("/")[0]
             assert record.path == str(root / "hmdb51_org" / record.name)
 
-    def test_validation_depends_on_names_and_fraction_only(self, root: Path) -> None:
-        cfg = self.make(root)
-        before = names_of(cfg, "val")
-        cfg.RNG_SEED = 77
-        assert names_of(cfg, "val") == before
-        cfg.DATA.VAL_FRACTION = 0.4
-        assert set(before) < set(names_of(cfg, "val"))
-
     @pytest.mark.parametrize(
         ("clip", "label", "expected"),
         [
             ("The_Fugitive_2_run_f_cm_np1_fr_med_1.avi", "run", "The_Fugitive"),
-            ("NOVA_ELEGANTUNIVERSE3_sit_f_nm_np1_fr_med_2.avi", "sit", "NOVA_ELEGANTUNIVERSE"),
             ("kick__Baddest_Fight_-_Part_1_of_2_kick_u_cm_np1_ba_med_6.avi", "kick", "kick__Baddest_Fight_-_Part_1_of"),
             ("21_drink_u_nm_np1_fr_goo_9", "drink", "21"),
-            ("20060723sfjffinallseriousness_run_f_cm_np2_ba_med_2.mp4", "run", "20060723sfjffinallseriousness"),
             ("run_and_run_u_nm_np10_le_bad_2.avi", "run", "run_and"),
             ("unheard_of.avi", "run", "unheard_of"),
         ],
     )
     def test_film_of_a_clip(self, clip: str, label: str, expected: str) -> None:
         assert film(clip, label) == expected
-
-    def test_odd_names_are_read_with_their_labels(self, root: Path, make_video: Callable[..., Path]) -> None:
-        cfg = self.make(root, NUM_FRAMES=2, SAMPLING_RATE=1, TRAIN_CROP_SIZE=16, TEST_CROP_SIZE=16)
-        cfg.TEST.NUM_ENSEMBLE_VIEWS = cfg.TEST.NUM_SPATIAL_CROPS = 1
-        brightness = {}
-        for number, record in enumerate([record for part in SPLITS for record in load_split(cfg, part).records]):
-            brightness[record.name] = 20 + 5 * number
-            make_video(Path(record.path), [np.full((24, 32, 3), 20 + 5 * number, np.uint8)] * 2)
-        for part in SPLITS:
-            dataset = ClipDataset(cfg, part)
-            for item in map(dataset.__getitem__, range(len(dataset))):
-                name = dataset.records[item["video"]].name
-                assert abs(item["clip"].float().mean() - brightness[name]) < 2.5
-                assert self.CLASSES[item["label"]] == name.split("/")[0]
 
     @pytest.mark.parametrize("where", ["with the classes", "one level below", "elsewhere"])
     def test_lists_and_class_folders_may_be_elsewhere(self, root: Path, tmp_path: Path, where: str) -> None:
@@ -119,15 +91,6 @@ class TestHMDB51:
             options = {"SPLITS_DIR": str(lists.rename(tmp_path / "lists"))}
             root /= "hmdb51_org"
         assert names_of(self.make(root, **options), "test") == expected
-
-    def test_frames_and_other_encodings_replace_the_avi(self, root: Path) -> None:
-        cfg = self.make(root)
-        first, second, *_ = [Path(record.path) for record in load_split(cfg, "test").records]
-        first.unlink()
-        first.with_suffix("").mkdir()
-        second.rename(second.with_suffix(".mp4"))
-        paths = [record.path for record in load_split(cfg, "test").records]
-        assert paths[:2] == [str(first.with_suffix("")), str(second.with_suffix(".mp4"))]
 
     @pytest.mark.parametrize("line", ["A_ride_bike_f_cm_np1_ba_med_0.avi 3", "Alps.avi", "Alps.avi 1x", "Alps.avi -1"])
     def test_bad_lines_are_errors(self, root: Path, line: str) -> None:
@@ -153,18 +116,14 @@ class TestHMDB51:
         assert_fails(self.make(root), "wave")
         self.list_of(root, "wave", 2).unlink()
         assert_fails(self.make(root, SPLIT=2), "wave_test_split2.txt")
-        self.list_of(root, "ride_bike", 2).unlink()
-        for split in (1, 3):
-            self.list_of(root, "wave", split).unlink()
-            self.list_of(root, "ride_bike", split).unlink()
+        for path in (root / "testTrainMulti_7030_splits").glob("[wr]*"):
+            path.unlink()
         assert_fails(self.make(root), "MODEL.NUM_CLASSES 1")
         assert "ride_bike" in caplog.text  # its videos are not used
         shutil.copytree(root / "hmdb51_org", root / "small")
         assert_fails(self.make(root), root / "hmdb51_org", root / "small", "DATA.PATH_TO_DATA_DIR")
         shutil.rmtree(root / "small")
-        (root / "hmdb51_org").rename(root / "far")
-        (root / "deeper").mkdir()
-        (root / "far").rename(root / "deeper/far")
+        shutil.rmtree(root / "hmdb51_org")
         assert_fails(self.make(root), "DATA.PATH_TO_DATA_DIR")
         shutil.rmtree(root / "testTrainMulti_7030_splits")
         assert_fails(self.make(root), "DATA.SPLITS_DIR")

@@ -1,7 +1,5 @@
 """System files and subfolders of classes, in training, preparation and the web page."""
 
-import csv
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import TINY_CONFIG, Outcome
 from tests.datasets.sources.common import make_cfg, names_of, touch, write
 from timesformer.datasets.manifest import NAME, Manifest
 from timesformer.datasets.records import SPLITS
@@ -50,24 +47,6 @@ def all_names(dataset: str, root: Path, num_classes: int = 2) -> list[str]:
 
 
 @pytest.mark.slow
-def test_run_with_system_files_and_home_paths(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_net: Callable[..., Outcome]
-) -> None:
-    litter(data)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    config = TINY_CONFIG.replace("hmdb_simp", "folder").replace("NUM_CLASSES: 3", "NUM_CLASSES: 2")
-    (tmp_path / "tiny.yaml").write_text(f"{config}OUTPUT_DIR: ~/runs/first\n")
-    done = run_net("--cfg=~/tiny.yaml", "DATA.PATH_TO_DATA_DIR", "~/data", "SOLVER.MAX_EPOCH", "1")
-    assert done.code == 0, done.err
-    results = json.loads((tmp_path / "runs/first/results.json").read_text())
-    assert (results["num_videos"], results["unreadable"]) == (2, [])
-    with (tmp_path / "runs/first/predictions.csv").open() as file:
-        assert {row["label"] for row in csv.DictReader(file)} == {"catch", "wave"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "runs", "tiny.yaml"]
-
-
-@pytest.mark.slow
 def test_training_and_preparation_see_the_same_clips(data: Path) -> None:
     litter(data)
     assert all_names("folder", data) == find_examples(data) == CLIPS
@@ -80,15 +59,6 @@ def test_training_and_preparation_see_the_same_clips(data: Path) -> None:
     fractions = ["--test", "0.25", "--val", "0.34"]
     assert main(["hmdb_simp", str(data), "--workers", "1", *fractions]) == 0
     assert all_names("hmdb_simp", data) == CLIPS
-
-
-def test_persons_in_subfolders_can_be_kept_together(data: Path) -> None:
-    for number in range(4, 8):
-        touch(data, f"wave/cleo/{number}.mp4", f"catch/anna/{number}.mp4")
-    cfg = make_cfg("folder", data, SPLIT_GROUPS=r"/([a-z]+)/|/\d")
-    persons = [{name.split("/")[1] for name in names_of(cfg, split) if name.count("/") == 2} for split in SPLITS]
-    assert set().union(*persons) == {"anna", "bob", "cleo"}
-    assert sum(map(len, persons)) == 3
 
 
 @pytest.mark.parametrize("dataset", ["hmdb51", "ucf101"])
