@@ -76,18 +76,6 @@ def test_server_without_resuming(server: Server, lacking: str, bring: Callable[[
     assert bring("/m") == CONTENT
 
 
-def test_weak_etag_is_replaced_by_last_modified(server: Server, bring: Callable[[str], bytes]) -> None:
-    server.files["/m"], server.breaks = CONTENT, [1000, 500]
-    server.etag, server.last_modified = 'W/"one"', "Fri, 06 Nov 2015 10:00:00 GMT"
-    assert bring("/m") == CONTENT
-    assert [wanted for _, wanted in server.asked] == [None, "bytes=1000-", "bytes=1500-"]
-
-
-def test_invalid_length(server: Server, bring: Callable[[str], bytes]) -> None:
-    server.files["/m"], server.length = CONTENT, "abc"
-    assert bring("/m") == CONTENT
-
-
 @pytest.mark.parametrize(("status", "content"), [(204, b""), (206, CONTENT), (200, b"")])
 def test_answer_without_the_file(
     server: Server, folder: Path, status: int, content: bytes, bring: Callable[[str], bytes]
@@ -167,11 +155,6 @@ def test_redirects(server: Server, folder: Path, bring: Callable[[str], bytes]) 
     assert bring("/m") == CONTENT
     with pytest.raises(DownloadError, match=r"http://example\.invalid/m"):
         fetch(server.url("/away"), folder / "away", "")
-
-
-def test_http_is_refused(folder: Path) -> None:
-    with pytest.raises(DownloadError, match=r"http://example\.invalid/m"):
-        fetch("http://example.invalid/m", folder / "m", "")
 
 
 def test_folder_that_cannot_be_written(server: Server, folder: Path, bring: Callable[[str], bytes]) -> None:

@@ -28,9 +28,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_local_paths_are_returned_as_they_are(tmp_path: Path) -> None:
     assert paths.local_path("folder/../model.pyth") == Path("folder/../model.pyth")
     file = tmp_path / "train.csv"
-    assert not paths.exists(file)
     file.write_text("a.mp4 0\n")
-    assert paths.exists(str(file))
     with paths.open(file, encoding="utf-8") as lines:
         assert list(lines) == ["a.mp4 0\n"]
 
@@ -48,22 +46,6 @@ def test_http_files_are_downloaded_once(server: Server, cache: Path) -> None:
         assert file.read() == "é\r\n"
     with paths.path_manager.open(server.url("/b/list.csv"), "rb") as file:
         assert file.read() == "é\r\n".encode()
-
-
-def test_existence_of_http_files(server: Server) -> None:
-    server.files["/m"] = b"m"
-    assert paths.exists(server.url("/m"))
-    assert not paths.exists(server.url("/none"))
-    server.shutdown()
-    server.server_close()
-    with pytest.raises(DownloadError, match="/other"):
-        paths.exists(server.url("/other"))
-
-
-def test_equal_names_of_two_addresses_are_kept_apart(server: Server) -> None:
-    server.files |= {"/a/model.pyth": b"a" * 9, "/b/model.pyth": b"b" * 9}
-    assert paths.local_path(server.url("/a/model.pyth")).read_bytes() == b"a" * 9
-    assert paths.local_path(server.url("/b/model.pyth")).read_bytes() == b"b" * 9
 
 
 def test_cache_that_cannot_be_written(server: Server, cache: Path) -> None:
@@ -145,8 +127,6 @@ def test_s3_objects_are_downloaded_once(cache: Path, monkeypatch: pytest.MonkeyP
         for bucket in "ab":
             assert paths.local_path(f"s3://{bucket}/lists/train.csv").read_text() == bucket
     assert client.downloads == 2
-    assert paths.exists("s3://a/lists/train.csv")
-    assert not paths.exists("s3://a/none")
     with pytest.raises(DownloadError, match="s3://a/none"):
         paths.local_path("s3://a/none")
 

@@ -138,9 +138,8 @@ def _one_connection(url: str, partial: Path, validator: Path, size: int | None, 
         total = done + int(length) if length.isdecimal() else None
         if size is not None and total not in (size, None):
             raise DownloadError(f"{url} has size {total}, expected {size}")
-        etag = response.headers.get("ETag", "W/")
-        if mark := response.headers.get("Last-Modified", "") if etag.startswith("W/") else etag:  # weak ETags change
-            validator.write_text(mark)
+        if (etag := response.headers.get("ETag", "")).startswith('"'):  # not a weak one
+            validator.write_text(etag)
         else:
             validator.unlink(missing_ok=True)
         with partial.open("ab" if resumed else "wb") as file, Progress(partial.stem, total, "B", done) as progress:

@@ -9,7 +9,6 @@ import os
 import re
 from pathlib import Path
 from typing import IO, Any
-from urllib.error import HTTPError
 from urllib.parse import unquote, urldefrag, urlsplit
 
 from iopath.common.file_io import PathHandler
@@ -58,11 +57,6 @@ def open(path: str | Path, mode: str = "r", **options: Any) -> IO[Any]:
     return local_path(path).open(mode, **options)
 
 
-def exists(path: str | Path) -> bool:
-    """Whether a local file or folder or a remote file exists."""
-    return path_manager.exists(os.fspath(path))
-
-
 class HTTPHandler(PathHandler):
     """Files of https://, and of http:// on this machine, downloaded once to the cache; see `timesformer.fetch`."""
 
@@ -80,14 +74,6 @@ class HTTPHandler(PathHandler):
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **options: Any) -> IO[Any]:
         return Path(self._get_local_path(path)).open(mode, buffering, **options)
-
-    def _exists(self, path: str, **options: Any) -> bool:
-        try:
-            return bool(self._get_local_path(path))
-        except DownloadError as error:
-            if isinstance(error.__cause__, HTTPError) and error.__cause__.code in (404, 410):
-                return False
-            raise
 
 
 class S3Handler(S3PathHandler):

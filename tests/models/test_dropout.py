@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from timesformer.config import get_cfg
 from timesformer.models import build_model
-from timesformer.models.vit import ATTENTION_TYPES, VisionTransformer
+from timesformer.models.vit import ATTENTION_TYPES
 
 pytestmark = pytest.mark.numerical
 CLIPS, FRAMES = 64, 2
@@ -60,21 +60,3 @@ def test_dropout_masks_differ_between_clips(name: str, key: str, value: str | in
         assert len(output) % CLIPS == 0, f"{dropout}: {len(output)} rows for {CLIPS} clips"
         kept = (output != 0).flatten(1)[:, (values != 0).flatten(1).all(dim=0)]
         assert len(kept.unique(dim=0)) > CLIPS // 2, dropout
-
-
-@pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
-def test_dropout_of_the_class_token(attention_type: str) -> None:
-    cfg = cfg_of("TimeSformer", "TIMESFORMER.ATTENTION_TYPE", attention_type)
-    torch.manual_seed(0)
-    model: VisionTransformer = build_model(cfg).model.train()
-    with torch.no_grad():
-        cls, _ = model.embed(torch.randn(CLIPS, 3, FRAMES, 16, 16))
-        whole = (model.cls_token + model.pos_embed[:, :1]).expand(*cls.shape[:-1], -1)
-    copies = CLIPS * FRAMES if attention_type == "space_only" else CLIPS
-    assert cls.numel() == copies * 16
-    dropped = cls == 0
-    # Five standard deviations of the share of independent draws, for each copy and for each coordinate.
-    for axis, draws in ((1, 16), (0, copies)):
-        share = dropped.flatten(0, -2).double().mean(dim=axis)
-        assert ((share - 0.5).abs() <= 5 * 0.5 / draws**0.5).all()
-    torch.testing.assert_close(cls[~dropped], 2 * whole[~dropped])

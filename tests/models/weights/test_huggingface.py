@@ -310,7 +310,7 @@ class TestForeignFolders:
         [
             ("config.json", {"model_type": "vit"}, "vit"),
             ("config.json", {"model_type": None}, "model_type"),
-            ("config.json", {"image_size": [32, 64]}, "32 x 64"),
+            ("config.json", {"image_size": [32, 64]}, "image_size"),
             ("preprocessor_config.json", {"crop_size": {"height": 32, "width": 24}}, "crop_size"),
             ("preprocessor_config.json", {"image_mean": "grey"}, "image_mean"),
         ],

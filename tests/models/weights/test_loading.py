@@ -109,37 +109,12 @@ class TestAdapting:
         pictures = small_clip(frames=6, size=48).double()
         torch.testing.assert_close(bigger.double()(pictures), trained.double()(pictures), **RESIZED)
 
-    def test_resized_position_embeddings_keep_the_grid(self, tmp_path: Path) -> None:
-        trained, bigger = small_timesformer(), small_timesformer(seed=1, img_size=64)
-        rows = torch.arange(4.0).repeat_interleave(4)  # each entry says the row it is in
-        trained.pos_embed.data[0, 1:] = rows.unsqueeze(1)
-        load_pretrained(bigger, save(trained.state_dict(), tmp_path))
-        table = bigger.pos_embed.detach()[0, 1:, 0].unflatten(0, (8, 8))
-        torch.testing.assert_close(table, table[:, :1].expand(-1, 8))
-        assert (table[1:, 0] > table[:-1, 0]).all()
-
     def test_other_classes(self, tmp_path: Path) -> None:
         trained, model = small_timesformer(), small_timesformer(seed=1, num_classes=7)
         head = model.head.weight.detach().clone()
         report = load_pretrained(model, save(trained.state_dict(), tmp_path))
         assert report.new == report.unused == ["head.weight", "head.bias"]
         torch.testing.assert_close(model.head.weight.detach(), head, rtol=0, atol=0)
-
-    def test_temporal_attention_is_copied_from_the_spatial_one(self, tmp_path: Path) -> None:
-        image, model = small_timesformer("space_only"), small_timesformer(seed=1)
-        report = load_pretrained(model, save(image.state_dict(), tmp_path))
-        block = model.blocks[1]
-        for copy, origin in ((block.temporal_attn, block.attn), (block.temporal_norm1, block.norm1)):
-            for name, tensor in copy.state_dict().items():
-                torch.testing.assert_close(tensor, origin.state_dict()[name], rtol=0, atol=0)
-        assert set(report.new) == {"time_embed"} | {
-            f"blocks.{b}.temporal_fc.{p}" for b in "01" for p in ("weight", "bias")
-        }
-
-    def test_unused_tensors(self, tmp_path: Path) -> None:
-        report = load_pretrained(small_timesformer(depth=1), save(small_timesformer().state_dict(), tmp_path))
-        assert report.unused
-        assert all(name.startswith("blocks.1.") for name in report.unused)
 
     def test_half_precision(self, tmp_path: Path) -> None:
         model = small_timesformer(img_size=48, num_frames=8)
@@ -257,13 +232,6 @@ class TestViViT:
 
 
 class TestStrictness:
-    def test_new_or_unused_tensors_are_refused(self, tmp_path: Path) -> None:
-        model = small_timesformer(num_classes=7)
-        before = model.norm.weight.detach().clone()
-        with pytest.raises(CheckpointError, match=r"TRAIN\.STRICT_LOADING.*head\.weight"):
-            load_pretrained(model, save(small_timesformer().state_dict(), tmp_path), strict=True)
-        torch.testing.assert_close(model.norm.weight.detach(), before, rtol=0, atol=0)
-
     def test_option(self, tmp_path: Path) -> None:
         path = str(save(small_timesformer(num_classes=7).state_dict(), tmp_path))
         cfg = get_cfg()
@@ -272,7 +240,7 @@ class TestStrictness:
         cfg.TIMESFORMER.update(size)
         build_model(cfg)
         cfg.TRAIN.STRICT_LOADING = True
-        with pytest.raises(CheckpointError, match="STRICT_LOADING"):
+        with pytest.raises(CheckpointError, match=r"TRAIN\.STRICT_LOADING.*head\.weight"):
             build_model(cfg)
 
 
@@ -300,15 +268,7 @@ class TestReading:
 
     @pytest.mark.parametrize("nested", [False, True])
     @pytest.mark.parametrize(
-        ("taken", "averaged"),
-        [
-            ("model", "model_ema"),
-            ("state_dict", "state_dict_ema"),
-            ("model_state_dict", "ema_state_dict"),
-            ("model_state_dict", "model_ema_state_dict"),
-            ("net", "ema"),
-            ("model_state", "ema_state"),
-        ],
+        ("taken", "averaged"), [("model", "model_ema"), ("state_dict", "state_dict_ema"), ("model_state", "ema_state")]
     )
     def test_moving_average(self, tmp_path: Path, taken: str, averaged: str, nested: bool) -> None:
         average = {"module.norm.weight": torch.full((3,), 2.0)}
@@ -385,11 +345,6 @@ class TestReading:
         path.write_bytes(path.read_bytes()[:-left_out])
         with pytest.raises(CheckpointError, match=str(path)):
             read_checkpoint(path)
-
-    def test_format_follows_from_the_content(self, tmp_path: Path) -> None:
-        for write, name in ((torch.save, "model.safetensors"), (save_file, "model.pyth")):
-            write({"norm.weight": torch.ones(3)}, tmp_path / name)
-            assert read_checkpoint(tmp_path / name).state["norm.weight"].eq(1).all()
 
     @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"model_state": {}}, {}])
     def test_file_without_weights(self, tmp_path: Path, content: object) -> None:

@@ -69,7 +69,7 @@ def options_of_folder(
         raise CheckpointError(f"its config.json has model_type {kind}, expected {' or '.join(_NORMALIZATION)}")
     model = describe(state, metadata)
     if len(set(model.image_size)) > 1:
-        raise CheckpointError(f"its image_size is {_times(model.image_size)}, expected a square")
+        raise CheckpointError(f"its image_size is {list(model.image_size)}, expected a square")
     exported = config.get(OPTIONS_KEY)
     if isinstance(exported, dict):
         options, assumed = _copy(exported), []
@@ -149,9 +149,7 @@ def _normalization(preprocessor: dict[str, Any], kind: str | None) -> tuple[tupl
         means, stds = (value if isinstance(value, list) else [value] * 3 for value in (mean, std))
         return tuple(round((bool(offset) + m) / scale, 9) for m in means), tuple(round(s / scale, 9) for s in stds)
     except (TypeError, ZeroDivisionError) as error:
-        raise CheckpointError(
-            f"its image processor has image_mean {mean}, image_std {std} and rescale_factor {factor}, expected numbers"
-        ) from error
+        raise CheckpointError(f"image_mean {mean}, image_std {std}, rescale_factor {factor} must be numbers") from error
 
 
 def _is_close(values: tuple[float, ...], others: Any) -> bool:
@@ -182,10 +180,7 @@ def assumed_options(model: Description) -> tuple[Options, list[str]]:
         "STD": [std] * 3,
     }
     sampling = "DATA.SAMPLER segment (Something-Something V2)" if ssv2 else f"DATA.SAMPLING_RATE {rate}"
-    return options, [
-        f"it does not say how frames are sampled; assumed: {sampling}, TEST.NUM_ENSEMBLE_VIEWS 1, "
-        "TEST.NUM_SPATIAL_CROPS 1"
-    ]
+    return options, [f"it does not say how frames are sampled; assumed: {sampling}, 1 view and 1 crop in a test"]
 
 
 def architecture(model: Description) -> Options:
@@ -193,18 +188,12 @@ def architecture(model: Description) -> Options:
     ratio = model.hidden_dim / model.embed_dim
     if int(model.embed_dim * ratio) < model.hidden_dim:  # the model computes its width so
         ratio = math.nextafter(ratio, math.inf)
+    name = "ViViT" if model.model == "vivit" else "TimeSformer"
+    size = {"EMBED_DIM": model.embed_dim, "DEPTH": model.depth, "NUM_HEADS": model.num_heads, "MLP_RATIO": ratio}
     options: Options = {
-        "MODEL": {
-            "MODEL_NAME": "ViViT" if model.model == "vivit" else "TimeSformer",
-            "NUM_CLASSES": model.num_classes,
-        },
+        "MODEL": {"MODEL_NAME": name, "NUM_CLASSES": model.num_classes},
         "DATA": {"NUM_FRAMES": model.num_frames, "TRAIN_CROP_SIZE": model.image_size[0]},
-        "TIMESFORMER": {
-            "EMBED_DIM": model.embed_dim,
-            "DEPTH": model.depth,
-            "NUM_HEADS": model.num_heads,
-            "MLP_RATIO": ratio,
-        },
+        "TIMESFORMER": size,
     }
     if model.model == "vivit":
         return options | {"VIVIT": {"MODEL": 1, "TUBELET_SIZE": list(model.patch)}}
@@ -240,10 +229,7 @@ def adapt_to_transformers(
         before, after = ((steps, s[0] // model.patch[1], s[1] // model.patch[2]) for s in (model.image_size, size))
         how = cfg.TIMESFORMER.POS_EMBED_INTERPOLATION
         state["pos_embed"] = resize_tubelet_embed(state["pos_embed"], before, after, how)
-        notes.append(
-            f"its position embeddings were resized from {_times(before[1:])} to {_times(after[1:])} patches, for "
-            f"DATA.TEST_CROP_SIZE {size[0]}"
-        )
+        notes.append(f"its position embeddings were resized for DATA.TEST_CROP_SIZE {size[0]}")
         model, data.TRAIN_CROP_SIZE = replace(model, image_size=size), size[0]
         data.TRAIN_JITTER_SCALES = [max(side, size[0]) for side in data.TRAIN_JITTER_SCALES]
     return state, model, notes
@@ -314,7 +300,3 @@ def preprocessor_json(model: Description, cfg: CfgNode) -> dict[str, Any]:
 
 def _copy(options: Options) -> Options:
     return {name: dict(part) if isinstance(part, dict) else part for name, part in options.items()}
-
-
-def _times(sides: tuple[int, ...]) -> str:
-    return " x ".join(map(str, sides))

@@ -118,7 +118,11 @@ def read_checkpoint(source: str | Path, weights: str = "") -> Checkpoint:
         )
     rest = {k: v for k, v in content.items() if k != container} if container else {}
     state, origin = to_native(state)
-    notes = _note_other_weights(source, [key for key in found if key != container], container)
+    notes = ()
+    if others := [key for key in found if key != container]:
+        averaged = " (a moving average)" if set(others) & set(_AVERAGED) else ""
+        command = f"tools/convert_checkpoint.py {source} OUT --to pyth --weights {others[0]}"
+        notes = (f"its weights under {container} were read; it also has {', '.join(others)}{averaged}: {command}",)
     name = str(path if path.is_file() and Path(str(source)).is_dir() else source)
     if "config" not in folder:
         return Checkpoint(state, rest, origin, metadata_of(rest), name, notes)
@@ -145,16 +149,6 @@ def _find_state(content: Any) -> dict[str, Tensor]:
         return {}
     inner = (content[key] for key in _CONTAINERS if isinstance(content.get(key), dict))
     return next(filter(None, map(_tensors, (*inner, content))), {})
-
-
-def _note_other_weights(source: str | Path, others: list[str], container: str | None) -> tuple[str, ...]:
-    if not others:
-        return ()
-    averaged = " (a moving average)" if set(others) & set(_AVERAGED) else ""
-    return (
-        f"its weights under {container} were read; it also has {', '.join(others)}{averaged}. To use those, run "
-        f"tools/convert_checkpoint.py {source} OUT --to pyth --weights {others[0]}",
-    )
 
 
 def load_pretrained(
@@ -186,13 +180,14 @@ def load_pretrained(
     for name, target in wanted.items():
         origin, how = _find_origin(name, checkpoint.state, wanted), []
         value = checkpoint.state.get(origin)
-        if value is None or (name.startswith(heads) and _has_other_classes(value, target)):
+        other_shape = value is not None and value.shape != target.shape
+        if value is None or (name.startswith(heads) and other_shape and value.shape[1:] == target.shape[1:]):
             report.new.append(name)
             continue
         used.add(origin)
         if origin != name:
             how.append(f"copied from {origin}")
-        if value.shape != target.shape:
+        if other_shape:
             adapted = _adapt(name, value, target, network, checkpoint, interpolation)
             if adapted is None or adapted[0].shape != target.shape:
                 misfits.append(f"{name} is {_times(value.shape)}, expected {_times(target.shape)}")
@@ -222,10 +217,6 @@ def load_pretrained(
         )
     network.load_state_dict(values, strict=False)
     return report
-
-
-def _has_other_classes(value: Tensor, target: Tensor) -> bool:
-    return value.shape != target.shape and value.shape[1:] == target.shape[1:]
 
 
 def _find_origin(name: str, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
