@@ -1,4 +1,4 @@
-"""Memory of a process that loads clips: what it has after many of them is what it had after some."""
+"""Memory of a process that loads clips does not grow."""
 
 import os
 import sys
@@ -12,9 +12,10 @@ from timesformer.datasets.clips import ClipDataset
 from tools.benchmark.loading import dataset_of, resident_memory
 
 WARM_UP, CLIPS = 200, 600
-ALLOWED = 3e6  # bytes, of what allocators keep at hand; each clip that is not let go of is 0.1e6
+ALLOWED = 3e6  # bytes that allocators keep; each clip that is not freed is 0.1e6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory of a process is asked of Linux")
 @pytest.mark.parametrize("kind", ["mpeg4", "libx264", "frames"])
 def test_memory_does_not_grow_with_the_clips_loaded(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from timesformer.config import get_cfg
+from timesformer.config.differences import read_saved
 from timesformer.config.load import ConfigError
 from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.decoding.base import StreamTiming
@@ -197,16 +198,16 @@ def test_timing_gives_the_frames_that_the_original_decodes():
 @pytest.mark.parametrize(
     ("saved", "changed"),
     [
-        ({"DATA": {"SAMPLER": ""}, "TEST": {"DATASET": "kinetics"}}, True),  # of this project, before there was dense
-        ({"DATA": {"SAMPLER": ""}, "TEST": {"DATASET": "ssv2"}}, True),
-        ({"DATA": {"TARGET_FPS": 30}, "TEST": {"DATASET": "kinetics"}}, False),  # of the original
-        ({"DATA": {"SAMPLER": "", "SAMPLER_WINDOW": ""}, "TEST": {"DATASET": "kinetics"}}, False),
-        ({"DATA": {"SAMPLER": "", "SAMPLER_WINDOW": "fit"}, "TEST": {"DATASET": "kinetics"}}, True),
-        ({"DATA": {"SAMPLER": "uniform", "TEST_SAMPLER": "dense"}, "TEST": {"DATASET": "kinetics"}}, False),
+        ({"DATA": {"SAMPLER": "", "SAMPLER_ORDERED": True}}, True),  # saved before there was dense
+        ({"DATA": {"TARGET_FPS": 30}}, False),  # of the original
+        ({"DATA": {"SAMPLER": "", "SAMPLER_WINDOW": ""}}, False),
+        ({"DATA": {"SAMPLER": "", "SAMPLER_WINDOW": "fit"}}, True),
+        ({"DATA": {"SAMPLER": "uniform", "TEST_SAMPLER": "dense"}}, False),
     ],
 )
 def test_sampler_change(saved, changed):
-    assert bool(sampler_change(saved, get_cfg())) == changed
+    options = read_saved({**saved, "TRAIN": {"DATASET": "kinetics"}, "TEST": {"DATASET": "kinetics"}})
+    assert bool(sampler_change(options, get_cfg())) == changed
 
 
 def golden(golden_dir, name):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from fvcore.common.config import CfgNode
 from numpy.random import RandomState
 from torch import Tensor
@@ -62,7 +63,8 @@ class SampledClip:
         cls, clip: Tensor, numbers: tuple[int, ...], times: tuple[float, ...], view: int, is_bgr: bool
     ) -> "SampledClip":
         """Make `frames` from the clip."""
-        return cls(clip, (clip.flip(0) if is_bgr else clip).permute(1, 2, 3, 0).numpy(), numbers, times, view)
+        frames = rearrange(clip.flip(0) if is_bgr else clip, "c t h w -> t h w c").numpy()
+        return cls(clip, frames, numbers, times, view)
 
 
 class ClipMaker:
@@ -118,12 +120,12 @@ class ClipMaker:
 
     def _make(self, reader: VideoReader, read: Read, view: int, rng: RandomState) -> SampledClip:
         pixels, numbers = self._sample(reader, read, view, rng)
-        clip = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # T, 3, H, W: resizing uint8 is fast in this order
+        clip = rearrange(torch.from_numpy(pixels), "t h w c -> t c h w")  # resizing uint8 is fast in this order
         with as_video_error(reader.path):  # frames of a broken file may have a shape that cannot be cropped
             clip = self._crop(clip, rng, view)
         if self._augmentation:
             clip = self._augmentation(clip, rng)
-        clip, is_bgr = clip.transpose(0, 1), self._data.REVERSE_INPUT_CHANNEL
+        clip, is_bgr = rearrange(clip, "t c h w -> c t h w"), self._data.REVERSE_INPUT_CHANNEL
         clip = (clip.flip(0) if is_bgr else clip).contiguous()
         return SampledClip.of(clip, numbers, reader.times(numbers), view, is_bgr)
 
@@ -133,18 +135,17 @@ class ClipMaker:
         """Sampled frames, uint8 [frames, height, width, 3], and their numbers."""
         num_frames, state = reader.num_frames, rng.get_state()
         try:
-            return self._read_frames(reader, read, view, rng)
+            return self._read_frames(reader, read, view // self.num_crops, rng)
         except VideoError:
             if reader.num_frames in (0, num_frames):
                 raise
             # Fewer frames decode than the file promises: sample again, now that their number is known.
             rng.set_state(state)
-            return self._read_frames(reader, read, view, rng)
+            return self._read_frames(reader, read, view // self.num_crops, rng)
 
     def _read_frames(
         self, reader: VideoReader, read: Read, view: int, rng: RandomState
     ) -> tuple[np.ndarray, tuple[int, ...]]:
-        view //= self.num_crops
         options, num_frames, sampler = self._data.PRE_SAMPLING, self._data.NUM_FRAMES, self._sampler
         video = VideoInfo(reader.num_frames, reader.fps, reader.timing)
         stretch = (options.METHODS, options.BRIGHTNESS_FACTORS) if options.ENABLED else ()
@@ -180,13 +181,13 @@ class ClipDataset(Dataset[dict[str, Any]]):
     """Clips of a split ("train", "val" or "test").
 
     The key of an item is (epoch, index, repeat), (epoch, index) or index; missing parts are 0. In testing every video
-    has TEST.NUM_ENSEMBLE_VIEWS x TEST.NUM_SPATIAL_CROPS items: index = video * views + view, and the crop changes
-    fastest. All randomness of an item depends on (RNG_SEED, epoch, video, view or repeat) alone.
+    has several views: index = video * views + view, and the crop changes fastest. All randomness of an item depends on
+    (RNG_SEED, epoch, video, view or repeat) alone.
 
-    Items are dicts: clip uint8 [3, frames, height, width], RGB or BGR; label int; video int, the number of the record;
-    view int; readable bool; errors dict, the reason for each unreadable video by number of the record. In training an
-    unreadable video is replaced by another one of its class, whose number is `video`. In validation and testing, with
-    DATA.ON_UNREADABLE error, or if no other one can be read, the item is not `readable` and its clip is black.
+    Items are dicts: clip uint8 [3, frames, height, width], RGB or BGR; label, video (number of the record), view int;
+    readable bool; errors dict, the reason for each unreadable video. In training an unreadable video is replaced by
+    another one of its class. In validation and testing, with DATA.ON_UNREADABLE error, or if no other one can be read,
+    the item is not `readable` and its clip is black.
 
     `found` is the split, if it was loaded before; else it is found on disk, with DataError if that fails.
     """

@@ -16,27 +16,24 @@ from timesformer.runtime.resource_limits import available_cores
 
 
 class EpochBatchSampler(Sampler[list[Key]]):
-    """Batches of keys (epoch, index, repeat); shuffled by (seed, epoch) if asked for. The last batch may be smaller.
+    """Batches of keys (epoch, index, repeat) for one rank; the last batch may be smaller.
 
-    The order is cut into batches for all ranks together, and each batch into as many parts as equal as can be, one for
-    each rank: so the batches of a run do not depend on the number of ranks, and each key comes to one rank, once.
-
-    Shuffled, as in training, all ranks have the same number of batches; one that gets none of
-    the last gets PADDING_KEY.
+    The order is cut into batches for all ranks together, and each batch into equal parts for the ranks, up to one key.
+    So the batches of a run do not depend on the number of ranks, and each key is loaded by one rank, once. Shuffled, as
+    in training, all ranks have the same number of batches: a rank without a part of the last gets PADDING_KEY.
     Otherwise, as in evaluation, a rank may have one batch less.
 
-    The epoch travels in the keys, because worker processes outlive an epoch and hold a copy of the dataset.
+    The epoch is part of the keys, because workers outlive an epoch and hold a copy of the dataset.
 
     Args:
-        num_items: items of the dataset, for all ranks together.
+        num_items: items of the dataset.
         batch_size: keys of a batch, for all ranks together.
         seed, shuffle: of the order.
-        rank, world_size: which process of how many gets these batches.
-        labels: of the items, if each class shall come as often as the largest one; int (num_items,).
+        labels: int (num_items,), to draw every class as often as the largest one; None: each item once.
 
     Attributes:
         num_items: keys of an epoch, for all ranks together.
-        start: batches at the beginning of the next iteration that are left out; its length counts them nonetheless.
+        start: number of the first batch of the next iteration; `len` includes those before it.
     """
 
     def __init__(
@@ -59,10 +56,7 @@ class EpochBatchSampler(Sampler[list[Key]]):
         self.epoch = self.start = 0
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch (from 0) of the next iteration, and the batch that it begins with.
-
-        Without shuffling every epoch is epoch 0.
-        """
+        """Choose the epoch (from 0) of the next iteration, always 0 without shuffling, and its first batch."""
         self.start = start
         if self.shuffle:
             self.epoch = epoch
@@ -80,21 +74,21 @@ class EpochBatchSampler(Sampler[list[Key]]):
 
     @property
     def part_size(self) -> int:
-        """Keys that come to this rank of each batch, but for a smaller last one."""
+        """Keys of this rank in each batch, except a smaller last one."""
         start, stop = next(self._parts())
         return stop - start
 
     def indices(self) -> np.ndarray:
-        """Items that come to this rank in the epoch, in their order; int64."""
+        """Return the items of this rank in the epoch, in their order; int64."""
         order, _ = self._order()
         return np.concatenate([order[start:stop] for start, stop in self._parts()])
 
     def _order(self) -> tuple[np.ndarray, np.ndarray]:
-        """The keys of an epoch for all ranks: items, and how often each of them came before."""
+        """Items of an epoch for all ranks, and how often each of them came before."""
         order, repeats = np.arange(self._items), np.zeros(self._items, np.int64)
         rng = np.random.default_rng([self.seed, self.epoch])
         if self._labels is not None:
-            order, repeats = oversampled(self._labels, rng)
+            order, repeats = _oversample(self._labels, rng)
         if self.shuffle:
             shuffled = rng.permutation(len(order))
             order, repeats = order[shuffled], repeats[shuffled]
@@ -107,44 +101,35 @@ class EpochBatchSampler(Sampler[list[Key]]):
             yield tuple(start + rank * size // self.world_size for rank in (self.rank, self.rank + 1))
 
 
-def oversampled(labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """An epoch in which every class comes as often as the largest one.
+def _oversample(labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Items in which every class comes as often as the largest one, and how often each item came before.
 
-    All clips of a class come once, in random order, before any comes again. The classes follow one another.
-
-    Args:
-        labels: of the clips, int (clips,).
-        rng: the only source of chance.
-
-    Returns:
-        Numbers of the clips, and how often each of them came before; int64 (classes present x largest class,).
+    All items of a class come once, in random order, before any comes again.
     """
     by_label = np.argsort(labels, kind="stable")
     classes = np.split(by_label, np.flatnonzero(np.diff(labels[by_label])) + 1)
     largest = max(map(len, classes))
-    clips = [np.resize(rng.permutation(members), largest) for members in classes]
+    items = [np.resize(rng.permutation(members), largest) for members in classes]
     repeats = [np.arange(largest) // len(members) for members in classes]
-    return np.concatenate(clips), np.concatenate(repeats)
+    return np.concatenate(items), np.concatenate(repeats)
 
 
 def construct_loader(
     cfg: CfgNode, split: str, rank: int = 0, world_size: int = 1, found: DatasetSplit | None = None
 ) -> DataLoader:
-    """Loader of a split: "train" is shuffled, "val" and "test" keep the order of records, views and crops.
+    """Build the DataLoader of a split: "train" is shuffled, "val" and "test" keep the order of the items.
 
-    TRAIN.BATCH_SIZE (TEST.BATCH_SIZE) clips, for each of the NUM_SHARDS machines, are a batch of all ranks together;
-    each of `world_size` ranks gets its part (see EpochBatchSampler). DATA.BALANCE oversample applies to "train".
+    TRAIN.BATCH_SIZE (TEST.BATCH_SIZE) clips for each of the NUM_SHARDS nodes are a batch of all ranks together; each
+    rank gets its part (see EpochBatchSampler). DATA.BALANCE oversample applies to "train".
 
-    Batches are dicts of: clip uint8 (B, 3, T, H, W) RGB or BGR, 0..255, not normalised; label, video, view int64 (B,);
-    readable bool (B,); errors, the reasons why videos could not be read, by number of the record (see ClipDataset).
-    A rank with nothing to do in the last batch of an epoch of training gets one clip of `video` -1, which must not
-    count: so all ranks make the same number of steps, with clips of the same shape.
+    Batches are dicts: clip uint8 [batch, 3, frames, height, width], RGB or BGR, not normalised; label, video, view
+    int64 [batch]; readable bool [batch]; errors dict, see ClipDataset. In training, a rank without a part of the last
+    batch gets one black clip of `video` -1, which must not count.
 
     `found` is the split, if it was loaded before; else it is found on disk, with DataError if that fails.
     """
     dataset = ClipDataset(cfg, split, found)
-    # More processes than cores only wait for each other; what an item is does not depend on their number.
-    workers = min(cfg.DATA_LOADER.NUM_WORKERS, available_cores())
+    workers = min(cfg.DATA_LOADER.NUM_WORKERS, available_cores())  # more would only wait for each other
     dataset.worker_status = WorkerStatus(workers)
     training = split == "train"
     return DataLoader(
@@ -167,15 +152,12 @@ def construct_loader(
 
 
 def set_epoch(loader: DataLoader, epoch: int, start: int = 0) -> None:
-    """Choose the epoch (from 0) of the loader's next iteration; validation and testing stay at epoch 0.
-
-    With `start` it begins amid the epoch: the first `start` batches are neither loaded nor given.
-    """
+    """Choose the epoch (from 0) and first batch of the loader's next iteration; validation and testing stay at 0."""
     loader.batch_sampler.set_epoch(epoch, start)
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any] | SentBatch:
-    """Join items of a ClipDataset into one batch; in a DataLoader worker, one that is ready to be sent."""
+    """Stack items of a ClipDataset into a batch; in a DataLoader worker, one that is ready to be sent."""
     batch: dict[str, Any] = {"clip": torch.stack([item["clip"] for item in items])}
     for key in ("label", "video", "view"):
         batch[key] = torch.tensor([item[key] for item in items], dtype=torch.int64)

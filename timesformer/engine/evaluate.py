@@ -167,9 +167,10 @@ def clip_differences(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
     then = yaml.safe_load(content["cfg"]) if isinstance(content.get("cfg"), str) else {}
     if not isinstance(then, dict) or not then.get("DATA"):
         return []
-    changes = [change for change in differences(then, cfg) if change.key in read_saved(then)]
+    saved = read_saved(then)
+    changes = [change for change in differences(then, cfg) if change.key in saved]
     changes = [c for c in changes if c.effects & {"split", "clips"} and "SAMPLER" not in c.key]
-    return [*map(str, changes), *filter(None, [sampler_change(then, cfg)])]
+    return [*map(str, changes), *filter(None, [sampler_change(saved, cfg)])]
 
 
 def _checkpoint_to_test(cfg: CfgNode) -> Path:

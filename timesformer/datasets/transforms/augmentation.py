@@ -8,6 +8,7 @@ from inspect import isclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 from numpy.random import RandomState
@@ -118,10 +119,10 @@ def _eraser(probability: float) -> Callable[[Tensor], Tensor]:
 def augment_frames(clip: Tensor, policy: Callable[[Image.Image], Image.Image], rng: RandomState) -> Tensor:
     """Apply `policy`, with the same random numbers, to every frame of a uint8 clip [frames, 3, height, width]."""
     seed, frames = rng.randint(2**31), []
-    for frame in clip.permute(0, 2, 3, 1).contiguous().numpy():
+    for frame in rearrange(clip, "t c h w -> t h w c").contiguous().numpy():
         with seeded_globals(seed):
             frames.append(np.asarray(policy(Image.fromarray(frame))))
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+    return rearrange(torch.from_numpy(np.stack(frames)), "t h w c -> t c h w")
 
 
 def color_jitter(clip: Tensor, brightness: float, contrast: float, saturation: float, rng: RandomState) -> Tensor:

@@ -12,7 +12,6 @@ from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 from numpy.random import RandomState
 
-from timesformer.config.differences import earlier_sampler
 from timesformer.config.load import ConfigError
 from timesformer.datasets.decoding.base import StreamTiming
 
@@ -180,23 +179,23 @@ class Segment(Sampler):
 
 def build_sampler(cfg: CfgNode, split: str) -> Sampler:
     """Build the sampler of `split` ("train", "val" or "test"). Raises ConfigError for an unknown name."""
-    training = split == "train"
+    data, training = cfg.DATA, split == "train"
     dataset = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
-    key = "DATA.SAMPLER" if training or not cfg.DATA.TEST_SAMPLER else "DATA.TEST_SAMPLER"
-    name = (not training and cfg.DATA.TEST_SAMPLER) or cfg.DATA.SAMPLER or default_sampler(dataset)
-    samplers = {registered.lower(): sampler for registered, sampler in SAMPLER_REGISTRY}
-    if name.lower() not in samplers:
-        raise ConfigError([f"{key} is {name!r}, expected one of {', '.join(samplers)}"])
-    return samplers[name.lower()].from_config(
+    key = "SAMPLER" if training or not data.TEST_SAMPLER else "TEST_SAMPLER"
+    name = (data[key] or default_sampler(dataset)).lower()
+    if name not in sampler_names():
+        raise ConfigError([f"DATA.{key} is {data[key]!r}, expected one of {', '.join(sampler_names())}"])
+    sampler = next(sampler for registered, sampler in SAMPLER_REGISTRY if registered.lower() == name)
+    return sampler.from_config(
         cfg,
-        num_frames=cfg.DATA.NUM_FRAMES,
-        rate=cfg.DATA.SAMPLING_RATE,
-        start=cfg.DATA.SAMPLER_START or ("random" if training else "first"),
-        ordered=cfg.DATA.SAMPLER_ORDERED,
+        num_frames=data.NUM_FRAMES,
+        rate=data.SAMPLING_RATE,
+        start=data.SAMPLER_START or ("random" if training else "first"),
+        ordered=data.SAMPLER_ORDERED,
         training=training,
         num_views=cfg.TEST.NUM_ENSEMBLE_VIEWS if split == "test" else 1,
-        target_fps=cfg.DATA.TARGET_FPS,
-        window=cfg.DATA.SAMPLER_WINDOW or default_window(dataset),
+        target_fps=data.TARGET_FPS,
+        window=data.SAMPLER_WINDOW or default_window(dataset),
     )
 
 
@@ -206,7 +205,7 @@ def sampler_names() -> list[str]:
 
 
 def default_sampler(dataset: str) -> str:
-    """Return the sampler of a dataset (a name as in TRAIN.DATASET) where DATA.SAMPLER is empty."""
+    """Return the sampler of a dataset where DATA.SAMPLER is empty."""
     return {"ssv2": "segment", "hmdb_simp": "uniform"}.get(dataset, "dense")
 
 
@@ -219,15 +218,12 @@ def sampler_change(saved: Mapping[str, Any], cfg: CfgNode) -> str:
     """Return how tests of `cfg` sample differently from tests of a checkpoint's configuration; empty if they do not.
 
     Args:
-        saved: sections of the saved configuration, of this version, an earlier one or the original.
+        saved: its options by dotted key, as `config.differences.read_saved` returns them.
         cfg: the present configuration.
     """
-    data, dataset = saved.get("DATA", {}), saved.get("TEST", {}).get("DATASET", "")
-    default = default_sampler(dataset)
-    if "SAMPLER" in data and "SAMPLER_WINDOW" not in data:  # saved before there was `dense`
-        default = earlier_sampler(dataset)
-    name = data.get("TEST_SAMPLER") or data.get("SAMPLER") or default
-    then = _describe(name.lower(), data.get("SAMPLER_WINDOW") or default_window(dataset))
+    dataset = saved.get("TEST.DATASET", "")
+    name = saved.get("DATA.TEST_SAMPLER") or saved.get("DATA.SAMPLER") or default_sampler(dataset)
+    then = _describe(name.lower(), saved.get("DATA.SAMPLER_WINDOW") or default_window(dataset))
     sampler = build_sampler(cfg, "test")
     now = _describe(sampler.name, sampler.window)
     return "" if then == now else f"the sampler of tests was {then}, is {now} (DATA.SAMPLER, DATA.TEST_SAMPLER)"

@@ -1,13 +1,13 @@
-"""Pre-sampling augmentation: short clips are stretched as *descriptions* of frames, and only sampled ones get pixels.
+"""Pre-sampling augmentation: short clips are stretched as descriptions of frames, and only sampled ones get pixels.
 
-A clip that is shorter than wanted is lengthened by, in this order and repeated until it is long enough,
+A clip that is too short is lengthened by these methods, in the given order and repeated until it is long enough:
 
     interpolate   one mean frame between each two neighbours: n frames become 2n - 1
     reverse       the frames backwards are appended without repeating the last: 2n - 1
     brightness    a copy of the whole list is appended for every gain: n (1 + gains)
 
-and then cut to the wanted length. The methods and their order are those of the HMDB_simp study
-(github.com/Sayzal28/EEEM068_Action_Recognition), which did this to decoded pixels before sampling 8 of 256 frames.
+The result is cut to the wanted length. This follows the HMDB_simp study
+(github.com/Sayzal28/EEEM068_Action_Recognition), which does it to decoded pixels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from timesformer.datasets.decoding.open import VideoError
+from timesformer.datasets.decoding.base import VideoError
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,21 @@ Frame = int | Mean | Gain  # an int is the number of a source frame
 
 
 class Timeline(Sequence[Frame]):
-    """A clip of `num_frames` source frames, stretched to `length` frames if it is shorter and `methods` can.
+    """Descriptions of the frames of a clip, stretched to `length` frames if it is shorter and the methods can.
 
-    `methods` are names out of interpolate, reverse and brightness, `factors` the gains of the brightness copies.
-    A clip that is long enough stays whole, for samplers to choose from; one that the methods cannot lengthen (a
-    single frame by interpolation alone, no methods) stays short, and samplers then repeat frames as they do for any
-    short clip. `timeline[position]` is the description of a frame; making it costs a few divisions.
+    A clip that is long enough stays whole; one that the methods cannot lengthen stays short. From the second round on,
+    methods work on clipped but not on rounded values: pixels are rounded once.
 
-    From the second round on, methods work on the results of the first: a mean of two brightened frames is the mean of
-    their clipped values. Values are rounded once, when pixels are made.
+    Args:
+        num_frames: source frames, at least 1; VideoError if there is none.
+        length: wanted frames.
+        methods: names of methods.
+        factors: gains of `brightness`.
     """
 
     def __init__(
         self, num_frames: int, length: int = 0, methods: Sequence[str] = (), factors: Sequence[float] = ()
     ) -> None:
-        """Raise VideoError for a clip without frames, ValueError for an unknown method."""
         if num_frames < 1:
             raise VideoError("a clip without frames cannot be stretched: remove it from the split files")
         growth: dict[str, Callable[[int], int]] = {
@@ -60,8 +60,6 @@ class Timeline(Sequence[Frame]):
             "reverse": lambda n: 2 * n - 1,
             "brightness": lambda n: n * (1 + len(factors)),
         }
-        if unknown := set(methods) - set(growth):
-            raise ValueError(f"unknown methods {sorted(unknown)}: expected some of {list(growth)}")
         self._factors = tuple(factors)
         self._steps: list[tuple[str, int]] = []  # (method, number of frames that it was applied to)
         frames, before = num_frames, 0
@@ -97,18 +95,18 @@ class Timeline(Sequence[Frame]):
 
 
 def render(frames: Sequence[Frame], read: Callable[[tuple[int, ...]], np.ndarray]) -> np.ndarray:
-    """Make the pixels of `frames`, uint8 (T, H, W, 3).
+    """Make the pixels of `frames`, uint8 [frames, height, width, 3].
 
-    read: returns the source frames of the given numbers (rising, each once) as uint8 (N, H, W, 3), as
-    `VideoReader.read` does; it is called once, and asked only for frames that `frames` are made of.
+    `read` returns source frames by number (rising, each once), uint8 [N, height, width, 3]; it is called once.
     """
     numbers = tuple(sorted({number for frame in frames for number in _sources(frame)}))
     pixels: dict[Frame, np.ndarray] = dict(zip(numbers, read(numbers), strict=True))
-    return np.stack([_round(_pixels(frame, pixels)) for frame in frames])
+    images = (_pixels(frame, pixels) for frame in frames)
+    return np.stack([image if image.dtype == np.uint8 else np.rint(image).astype(np.uint8) for image in images])
 
 
 def source_numbers(frames: Sequence[Frame]) -> tuple[int, ...]:
-    """The number of the source frame that each of `frames` is, or of the first that it is made of."""
+    """Return the number of the source frame that each of `frames` is, or of the first that it is made of."""
     return tuple(next(_sources(frame)) for frame in frames)
 
 
@@ -130,7 +128,3 @@ def _pixels(frame: Frame, known: dict[Frame, np.ndarray]) -> np.ndarray:
         elif isinstance(frame, Gain):
             known[frame] = np.clip(_pixels(frame.frame, known).astype(np.float32) * np.float32(frame.factor), 0, 255)
     return known[frame]
-
-
-def _round(image: np.ndarray) -> np.ndarray:
-    return image if image.dtype == np.uint8 else np.rint(image).astype(np.uint8)
