@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from timesformer.config import get_cfg
+from timesformer.datasets.clips import ClipMaker, SampledClip, clip_rng
+from timesformer.datasets.records import VideoRecord
+
 
 def moving_scene(count: int, width: int = 96, height: int = 64) -> list[np.ndarray]:
-    """Noisy frames, uint8 (height, width, 3), every one unlike any other, in which things move; no symmetry."""
+    """Noisy moving frames, uint8 [height, width, 3], all different and without symmetry."""
     random = np.random.default_rng(0)
     texture = random.integers(0, 256, (height // 8 + 5, width // 8 + count // 8 + 1, 3)).repeat(8, 0).repeat(8, 1)
     frames = [texture[i // 2 : i // 2 + height, i : i + width] for i in range(count)]
@@ -28,12 +32,14 @@ def encode(
     times: Sequence[int] | None = None,
     format_options: dict[str, str] | None = None,
     aspect: Fraction | None = None,
+    rate: int = 25,
+    container_format: str | None = None,
     **options: str,
 ) -> Path:
-    """Write a video; times: when each frame is shown, in milliseconds, else every 40; aspect: of a pixel."""
-    with av.open(str(path), "w", options=format_options or {}) as container:
-        stream = container.add_stream(codec, rate=25, options=options)
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    """Write a video; times: when each frame is shown in milliseconds; aspect: of a pixel."""
+    with av.open(str(path), "w", format=container_format, options=format_options or {}) as container:
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
         stream.height, stream.width = frames[0].shape[:2]
         if aspect is not None:
             stream.codec_context.sample_aspect_ratio = aspect
@@ -53,19 +59,50 @@ def packets_of(path: Path) -> list[av.Packet]:
         return [packet for packet in container.demux(video=0) if packet.size]
 
 
-def ffmpeg_frames(path: Path) -> list[np.ndarray]:
-    """Frames of a video, uint8 (H, W, 3) RGB, as the program `ffmpeg` shows them; skips the test without it."""
+def remux(packets: Sequence[av.Packet], source: Path, target: Path, shift: int = 0) -> Path:
+    """Write packets to a file with the stream parameters of `source`, `shift` ticks earlier."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in packets:
+            packet.pts -= shift
+            packet.dts = packet.dts - shift if packet.dts is not None else None
+            packet.stream = stream
+            new.mux(packet)
+    return target
+
+
+def decode_everything(path: Path) -> list[np.ndarray]:
+    """All frames, uint8 [height, width, 3], in the order in which PyAV decodes them."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def ffmpeg(*arguments: object) -> None:
+    """Run the program `ffmpeg`; skips the test without it."""
     if shutil.which("ffmpeg") is None:
         pytest.skip("the program ffmpeg is not installed")
+    subprocess.run(["ffmpeg", "-v", "error", *map(str, arguments)], check=True)
+
+
+def ffmpeg_frames(path: Path) -> list[np.ndarray]:
+    """Frames of a video, uint8 [height, width, 3], RGB, as the program `ffmpeg` shows them."""
     with tempfile.TemporaryDirectory() as folder:
-        command = ["ffmpeg", "-v", "quiet", "-i", str(path), "-fps_mode", "passthrough", "-pix_fmt", "rgb24"]
-        subprocess.run([*command, f"{folder}/%04d.png"], check=True)
+        ffmpeg("-v", "quiet", "-i", path, "-fps_mode", "passthrough", "-pix_fmt", "rgb24", f"{folder}/%04d.png")
         return [np.asarray(Image.open(file)) for file in sorted(Path(folder).iterdir())]
 
 
 def assert_close(frames: Sequence[np.ndarray], expected: Sequence[np.ndarray], difference: float = 1.0) -> None:
-    """Frames are as many, as large and the same up to a mean absolute difference, each, in grey levels of 255."""
+    """Frames have the same number, sizes and pixels, up to a mean absolute difference for each frame."""
     assert len(frames) == len(expected)
     for frame, other in zip(frames, expected, strict=True):
         assert frame.shape == other.shape
         assert np.abs(frame.astype(float) - other).mean() <= difference
+
+
+def clips_of(path: Path, views: Sequence[int] = (0,), **data: object) -> list[SampledClip]:
+    """Test clips of 64 x 64 pixels with these options of DATA; by default uniform samples."""
+    cfg = get_cfg()
+    cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS = len(views), 1
+    cfg.DATA.update({"TEST_CROP_SIZE": 64, "TRAIN_JITTER_SCALES": [64, 64], "SAMPLER": "uniform", **data})
+    rngs = [clip_rng(0, 0, 0, view) for view in views]
+    return ClipMaker(cfg, "test").make(VideoRecord(str(path), 0, str(path)), views, rngs)
