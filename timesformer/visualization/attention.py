@@ -39,7 +39,6 @@ class RecordedAttention:
     Attributes:
         name: of the module, such as "blocks.3.temporal_attn".
         block: number of its block, from 0; blocks of "steps" are counted separately.
-        kind: which tokens attend to each other.
         queries, keys: [batch, groups, heads, tokens, d].
     """
 
@@ -59,10 +58,8 @@ class AttentionRecord:
     """The attention of a model's last forward pass, in the order of computation.
 
     Attributes:
-        attention_type: of the model.
         has_cls: whether there is a class token, which precedes the patches of a frame or of the clip.
         grid: clips, frames (or tubelets), rows and columns of patches.
-        steps: the attention of every block.
     """
 
     attention_type: str
@@ -194,10 +191,7 @@ def time_curves(record: AttentionRecord, row: int, column: int, block: int = -1,
     patches. A factorised encoder has attention over time only between the class tokens of frames, so its curves are
     equal for all patches, and `block` counts in its second encoder.
 
-    Args:
-        record: of a forward pass.
-        row, column: of the patch, from 0 at the top left.
-        block, head: as in `cls_to_patches`.
+    Rows and columns of patches are counted from 0 at the top left; `block` and `head` are as in `cls_to_patches`.
 
     Returns:
         [batch, frames, frames], float32, from 0 to 1: from the patch in each frame, to each frame. Attention to a class
@@ -241,12 +235,9 @@ def overlay(frames: np.ndarray, maps: np.ndarray, scale: Normalize | None = None
     """Frames in grey with maps of their patches in color, from dark for little attention to bright.
 
     Args:
-        frames: uint8 [frames, height, width, 3], RGB.
-        maps: float [frames, rows, columns]; each value is that of a patch of height / rows x width / columns pixels.
+        frames: uint8 [frames, height, width, 3], RGB, like the result.
+        maps: float [frames, rows, columns].
         scale: from values to 0 .. 1; None for `color_scale(maps)`.
-
-    Returns:
-        uint8, the shape of `frames`.
     """
     (height, width), (rows, columns) = frames.shape[1:3], maps.shape[1:]
     strength = np.asarray((scale or color_scale(maps))(maps), np.float32)
@@ -266,16 +257,7 @@ def color_scale(maps: np.ndarray) -> PowerNorm:
 def attention_of(
     classifier: Classifier, video: Video, method: Method = "rollout", block: int = -1, head: int | None = None
 ) -> tuple[SampledClip, np.ndarray]:
-    """The middle view of a video as the model sees it, and a map of its attention for each frame.
-
-    Args:
-        classifier: from `load_model`.
-        video: path of a video file or a folder of frames.
-        method, block, head: as in `attention_maps`.
-
-    Returns:
-        The clip, and maps [frames, rows, columns], float32.
-    """
+    """The middle view of a video, and maps of its attention, float32 [frames, rows, columns], as `attention_maps`."""
     clip = classifier.clips(video)[middle_view(classifier.cfg)]
     return clip, attention_maps(record_clip(classifier, clip), len(clip.frames), method, block, head)
 

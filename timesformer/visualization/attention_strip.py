@@ -1,6 +1,5 @@
 """Draws an attended clip: its frames, the attention over them, the predictions, and attention over time."""
 
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,9 +33,8 @@ class PatchCurves:
     """How much a patch attends to each frame.
 
     Attributes:
-        position: row and column of the patch, which is marked in the frames; None if all patches have the same curves.
+        position: row and column of the patch, which is marked; None if all patches have the same curves.
         weights: [steps, steps], from the patch in each frame (or tubelet) to each, from 0 to 1.
-        label: title of the curves.
     """
 
     position: tuple[int, int] | None
@@ -62,7 +60,7 @@ def attention_strip(
         top: predicted classes and their scores from 0 to 1, the best first.
         title, subtitle: lines above the frames.
         max_frames: evenly chosen frames are shown if the clip has more.
-        curves: drawn next to the predictions, or below them on a narrow page.
+        curves: drawn below the predictions.
     """
     total, height, width, _ = clip.frames.shape
     chosen = np.unique(np.linspace(0, total - 1, min(total, max_frames)).round().astype(int))
@@ -75,17 +73,16 @@ def attention_strip(
     page_width = max(columns * (cell + _GAP), _MIN_WIDTH)
     below = _TITLE + -(-len(chosen) // columns) * row_height + _SCALE
     bars_height = 30 + _BAR * len(top)
-    two_columns = page_width > 1000
-    rest = max(bars_height, _CURVES) if curves and two_columns else bars_height + (_CURVES if curves else 0)
-
-    page = _new_page(page_width, below + rest)
+    page = _new_page(page_width, below + bars_height + (_CURVES if curves else 0))
+    limits = {"xlim": page.get_xlim(), "ylim": page.get_ylim(), "aspect": "auto"}
     _write_fitted(page, 0, 16, title, page_width, fontsize=13, fontweight="bold")
     page.text(0, 34, textwrap.fill(subtitle, page_width // 8), color=MUTED, va="top")
     frames = np.stack([np.asarray(Image.fromarray(clip.frames[number]).resize((cell, tall))) for number in chosen])
     attended = overlay(frames, maps[chosen], color_scale(maps))
     for index, number in enumerate(chosen):
         x, y = index % columns * (cell + _GAP), _TITLE + index // columns * row_height + _TIME
-        page.text(x + cell / 2, y - 5, _time_of(clip, number), ha="center")
+        time = f"{clip.times[number]:.2f} s".replace("nan s", f"frame {clip.numbers[number]}")
+        page.text(x + cell / 2, y - 5, time, ha="center")
         for picture, top_edge in ((frames[index], y), (attended[index], y + tall + _GAP)):
             page.imshow(picture, extent=(x, x + cell, top_edge + tall, top_edge), interpolation="nearest")
             if curves and curves.position:
@@ -95,11 +92,10 @@ def attention_strip(
                 mark.set(linewidth=1.5, path_effects=outline)
                 page.add_patch(mark)
     _draw_scale(_inset(page, 16, below - _SCALE, 300, 10), maps)
-    _draw_bars(page, below, top, page_width * 0.45 if two_columns else page_width)
+    _draw_bars(page, below, top, page_width)
     if curves:
-        left, y = (page_width * 0.5, below) if two_columns else (0, below + bars_height)
-        _draw_curves(_inset(page, left + 55, y + 30, page_width - left - 165, _CURVES - 80), clip, curves)
-    page.set(xlim=(-_MARGIN, page_width + _MARGIN), ylim=(below + rest + _MARGIN, -_MARGIN), aspect="auto")
+        _draw_curves(_inset(page, 55, below + bars_height + 30, page_width - 165, _CURVES - 80), clip, curves)
+    page.set(**limits)  # imshow changes them
     return png(page.figure)
 
 
@@ -127,11 +123,6 @@ def _write_fitted(page: Axes, x: float, y: float, text: str, width: float, **sty
     while line and written.get_window_extent().width > width:
         line = line[: -1 - len(line) // 20]
         written.set_text(f"{line}…")
-
-
-def _time_of(clip: SampledClip, index: int) -> str:
-    seconds = clip.times[index]
-    return f"frame {clip.numbers[index]}" if math.isnan(seconds) else f"{seconds:.2f} s"
 
 
 def _draw_scale(axes: Axes, maps: np.ndarray) -> None:

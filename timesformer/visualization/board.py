@@ -35,10 +35,7 @@ def write_charts(
 ) -> None:
     """Writes what the options in TENSORBOARD ask for, under the epoch of the tested checkpoint.
 
-    `clips` are test videos that are decoded already, by name.
-
-    Raises:
-        UserError: if a file that an option names is invalid, or the split or checkpoint cannot be read.
+    `clips` are test videos that are decoded already, by name. Invalid files in the options are a UserError.
     """
     step, splits = int(run.metric("checkpoint_epochs") or 0), splits or Splits(cfg)
     with SummaryWriter(str(tensorboard_folder(cfg))) as writer:
@@ -91,17 +88,11 @@ def _add_videos(
     missing = [name for name in numbers if name not in clips]
     for name, clip in [*clips.items(), *(load_clips(cfg, missing, splits) if missing else ())]:
         if (number := numbers.get(name)) is not None:
-            text = _describe(run, number, inputs.TOPK_PREDS)
+            ranked = zip(predictions.classes[number], predictions.probabilities[number], strict=True)
+            guesses = [f"{run.class_names[label]} {100 * p:.0f} %" for label, p in ranked if label >= 0]
+            text = ", ".join(guesses[: inputs.TOPK_PREDS])
+            text += "" if predictions.correct[number] else f", not {run.class_names[predictions.labels[number]]}"
             _add_animation(writer, f"{tags[number]}/{name}: {text}", clip.frames, step)
-
-
-def _describe(run: FinishedRun, number: int, top: int) -> str:
-    """The prediction in words, such as "wave 71 %, not catch"."""
-    names, predictions = run.class_names, run.predictions
-    ranked = zip(predictions.classes[number, :top], predictions.probabilities[number, :top], strict=True)
-    guesses = [f"{names[label]} {100 * share:.0f} %" for label, share in ranked if label >= 0]
-    truth = "" if predictions.correct[number] else f", not {names[predictions.labels[number]]}"
-    return ", ".join(guesses) + truth
 
 
 def _add_embeddings(writer: SummaryWriter, cfg: CfgNode, run: FinishedRun, splits: Splits, step: int) -> None:

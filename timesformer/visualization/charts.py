@@ -58,14 +58,9 @@ _MAX_POINTS = 400  # of a line
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a chart.
+    """A line of a chart, interrupted where y is not finite.
 
-    Attributes:
-        label: in the legend; empty for none.
-        x, y: float (points,); the line is interrupted where y is not finite.
-        color: index into SERIES, modulo its length.
-        faint: thin and pale, behind the others.
-        dots: whether the points are marked.
+    `color` is an index into SERIES, modulo its length. A faint line is thin and pale, and `dots` marks the points.
     """
 
     label: str
@@ -119,13 +114,9 @@ def line_chart(curves: Sequence[Curve], title: str, xlabel: str = "epoch") -> Fi
 def confusion_matrix(
     counts: np.ndarray, names: Sequence[str], title: str = "Confusion matrix", size: tuple[float, float] = (8, 8)
 ) -> Figure:
-    """True classes (rows) by predicted classes (columns), colored by their share of the row.
+    """Counts, int (classes, classes), of true classes (rows) and predicted ones, colored by their share of the row.
 
-    Args:
-        counts: int (classes, classes).
-        names: of the classes, shown for up to 60.
-        title: of the chart.
-        size: width and height in inches of 100 pixels.
+    Names are shown for up to 60 classes; `size` is in inches of 100 pixels.
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axes = new_chart(fonts.drawable(title), "predicted class", "true class", size)

@@ -70,9 +70,8 @@ def comparison_page(runs: Sequence[FinishedRun]) -> Content:
 
 
 def _result_row(run: FinishedRun, number: int) -> Content:
-    correct, total = run.num_correct, run.results.get("num_videos")
+    correct, total, seconds = run.num_correct, run.results.get("num_videos"), run.metric("total_train_seconds")
     tested, trained = run.metric("checkpoint_epochs"), run.metric("total_epochs")
-    seconds = run.metric("total_train_seconds")
     return {
         "name": run.name,
         "color": f"var(--series-{number % len(SERIES) + 1})",
@@ -81,9 +80,9 @@ def _result_row(run: FinishedRun, number: int) -> Content:
         "interval": "{:.1f}–{:.1f}".format(*wilson_interval(correct, total)) if correct is not None and total else "",
         "videos": total,
         "epochs": tested,
-        "epochs_text": "–" if tested is None else f"{tested:g}" if trained is None else f"{tested:g} of {trained:g}",
+        "epochs_text": f"{tested or 0:g}" if trained is None else f"{tested or 0:g} of {trained:g}",
         "seconds": seconds,
-        "duration": "–" if seconds is None else duration(seconds),
+        "duration": duration(seconds or 0),
         **{name: run.metric(name) for name in _METRICS},
     }
 
@@ -126,27 +125,23 @@ def _join(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _differing_options(runs: Sequence[FinishedRun]) -> list[tuple[str, list[str | None]]]:
+def _differing_options(runs: Sequence[FinishedRun]) -> list[tuple[str, list[str]]]:
     """Key and values of the options that are not equal in all runs. Older runs have the default of newer options."""
     defaults = default_options()
     rows = []
     for key in sorted({key for run in runs for key in run.config if effects_of(key) != {"runtime"}}):
-        values = [run.config.get(key, defaults.get(key)) for run in runs]
-        shown = [None if value is None else show_value(value) for value in values]
-        if len(set(shown)) > 1:
-            rows.append((key, shown))
+        values = [show_value(run.config.get(key, defaults.get(key, "–"))) for run in runs]
+        if len(set(values)) > 1:
+            rows.append((key, values))
     return rows
 
 
-def _means(rows: Sequence[Content], options: Sequence[tuple[str, list[str | None]]]) -> dict[str, str] | None:
+def _means(rows: Sequence[Content], options: Sequence[tuple[str, list[str]]]) -> dict[str, str] | None:
     """Mean and standard deviation (n - 1) of the metrics; None unless the runs are repetitions."""
     if len(rows) < 2 or not {key for key, _ in options} <= _REPEATED_BY:
         return None
-    means = {}
-    for name in _METRICS:
-        values = [row[name] for row in rows if row[name] is not None]
-        means[name] = f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" if len(values) == len(rows) else ""
-    return means
+    values = {name: np.array([row[name] for row in rows], float) for name in _METRICS}  # None becomes NaN
+    return {name: f"{v.mean():.2f} ± {v.std(ddof=1):.2f}".replace("nan ± nan", "–") for name, v in values.items()}
 
 
 def _class_rows(runs: Sequence[FinishedRun]) -> list[Content]:

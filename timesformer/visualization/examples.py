@@ -34,12 +34,7 @@ _INDEX = "frames.json"
 
 @dataclass(frozen=True)
 class Strip:
-    """Evenly spaced frames of a clip side by side, as a JPEG file.
-
-    Attributes:
-        sampled: number of frames of the clip.
-        numbers, times: of the frames in the image, in the video; times are in seconds, None where unknown.
-    """
+    """Some of the `sampled` frames of a clip side by side, with their numbers and seconds (or None) in the video."""
 
     jpeg: bytes
     sampled: int
@@ -50,16 +45,13 @@ class Strip:
 def most_confident_errors(
     predictions: Predictions, limit: int = MAX_EXAMPLES, among: np.ndarray | None = None
 ) -> list[int]:
-    """Numbers of up to `limit` incorrectly predicted videos in falling order of confidence.
-
-    `among`, bool (videos,), restricts the choice.
-    """
+    """Numbers of up to `limit` incorrectly predicted videos, of `among`, bool (videos,), by falling confidence."""
     errors = np.flatnonzero(predictions.readable & ~predictions.correct & (True if among is None else among))
     return errors[np.argsort(-predictions.confidence[errors], kind="stable")[:limit]].tolist()
 
 
 def least_confident_correct(predictions: Predictions, limit: int = MAX_EXAMPLES) -> list[int]:
-    """Numbers of up to `limit` correctly predicted videos in rising order of confidence."""
+    """Numbers of up to `limit` correctly predicted videos by rising confidence."""
     correct = np.flatnonzero(predictions.readable & predictions.correct)
     return correct[np.argsort(predictions.confidence[correct], kind="stable")[:limit]].tolist()
 
@@ -68,9 +60,6 @@ def load_clips(cfg: CfgNode, videos: Iterable[str], splits: Splits | None = None
     """Names and middle views of test videos, in the order of the split; unreadable and unknown ones are left out.
 
     `splits` are those of the run, if they have been loaded before.
-
-    Raises:
-        DataError: if the split cannot be found.
     """
     records, maker = (splits or Splits(cfg))["test"].records, ClipMaker(cfg, "test")
     wanted, view = set(videos), middle_view(cfg)

@@ -59,7 +59,7 @@ def _find_family(character: str) -> bool:
 
 @cache
 def _installed_fonts() -> list[str]:
-    """Paths of fonts, Noto Sans first, without fonts that have a box for every character."""
+    """Paths of fonts, Noto Sans first, except fonts with a box for every character."""
     paths = {*(font.fname for font in font_manager.fontManager.ttflist), *font_manager.findSystemFonts()}
     usable = (path for path in paths if not Path(path).stem.lower().startswith(("lastresort", "adobeblank")))
     return sorted(usable, key=lambda path: ("NotoSans" not in path, "Regular" not in path, path))

@@ -66,8 +66,7 @@ def check_overwrite(path: Path, run_dirs: Sequence[Path]) -> None:
 def report_after_test(cfg: CfgNode, folder: Path, splits: Splits | None = None) -> None:
     """Writes the report of the test in `folder`, frames of its examples, and its charts for TensorBoard.
 
-    Failures are logged as warnings and raise nothing: the results are safe, and the report can be made again. `splits`
-    are those of the run, if they have been loaded before.
+    Failures are logged as warnings. `splits` are those of the run, if they have been loaded before.
     """
     cfg = with_output_dir(cfg, folder)
     path, clips = report_path(cfg), {}

@@ -116,11 +116,8 @@ def calibration(run: FinishedRun, bins: int = 10) -> Figure | None:
 @report_chart("classes")
 def accuracy_by_size(run: FinishedRun) -> Figure | None:
     sizes = (run.results.get("class_counts") or {}).get("train") or []
-    points = [
-        (size, row["top1"])
-        for size, row in zip(sizes, run.results.get("per_class") or [], strict=False)
-        if row.get("top1") is not None
-    ]
+    pairs = zip(sizes, run.results.get("per_class") or [], strict=False)
+    points = [(size, row["top1"]) for size, row in pairs if row.get("top1") is not None]
     if len({size for size, _ in points}) < 2:
         return None
     figure, axes = new_chart("Top-1 (%) by class size", "training clips")

@@ -4,7 +4,6 @@ import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +33,17 @@ class Predictions:
     classes: np.ndarray
     probabilities: np.ndarray
 
-    @cached_property
+    @property
     def readable(self) -> np.ndarray:
         """Bool (videos,)."""
         return self.classes[:, 0] != NO_CLASS
 
-    @cached_property
+    @property
     def correct(self) -> np.ndarray:
         """Whether the predicted class is the true one, bool (videos,)."""
         return self.classes[:, 0] == self.labels
 
-    @cached_property
+    @property
     def confidence(self) -> np.ndarray:
         """Probability of the predicted class, float64 (videos,); NaN where unknown."""
         return self.probabilities[:, 0]
@@ -89,8 +88,7 @@ class FinishedRun:
     def metric(self, name: str) -> float | None:
         """A number of results.json; None if it is missing or not finite.
 
-        "val_top1" is None where it is not that of the tested checkpoint: in version 1, other checkpoints than best.pyth
-        have the best value of the run.
+        In version 1, "val_top1" is that of the tested checkpoint for best.pyth only.
         """
         value = self.results.get(name)
         if not isinstance(value, int | float) or not math.isfinite(value):
@@ -179,8 +177,5 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _to_float(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
+def _to_float(value: float | str | None) -> float:
+    return math.nan if value in (None, "") else float(value)

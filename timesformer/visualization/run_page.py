@@ -34,7 +34,10 @@ def run_page(run: FinishedRun, strips: dict[str, Strip]) -> Content:
         "classes": _classes(run),
         "class_charts": draw_charts("classes", run),
         "examples": _examples(run, strips),
-        "unreadable": _unreadable(run),
+        "unreadable": [
+            *((row["video"], "test", row["reason"]) for row in run.results.get("unreadable") or []),
+            *((row["name"], row["split"], row["reason"]) for row in run.unreadable if row["split"] != "test"),
+        ],
         "timing": _timing(run),
         "changed_options": _changed_options(run),
         "options": [(key, show_value(value)) for key, value in sorted(run.config.items())],
@@ -79,9 +82,9 @@ def _tiles(run: FinishedRun) -> list[tuple[str, str, str, str]]:
     """Label, value, unit and explanation of the metrics at the top of the page."""
     results, tiles = run.results, []
     correct, total = run.num_correct, results.get("num_videos")
-    interval = ""
-    if correct is not None and total:
-        interval = "95 % interval {:.1f} to {:.1f}".format(*wilson_interval(correct, total))
+    interval = (
+        correct is not None and total and "95 % interval {:.1f} to {:.1f}".format(*wilson_interval(correct, total))
+    )
     num_classes = results.get("num_classes", len(run.class_names))
     for label, name, explanation in (
         ("top-1", "top1", interval),
@@ -212,13 +215,6 @@ def _example(run: FinishedRun, number: int, strips: dict[str, Strip]) -> Content
         "times": f"at {', '.join(times)} s" if times else "",
         "image": strip and f"data:image/jpeg;base64,{base64.b64encode(strip.jpeg).decode()}",
     }
-
-
-def _unreadable(run: FinishedRun) -> list[tuple[str, str, str]]:
-    """Video, split and reason, the test split first."""
-    in_test = [(row["video"], "test", row["reason"]) for row in run.results.get("unreadable") or []]
-    others = [(row["name"], row["split"], row["reason"]) for row in run.unreadable if row["split"] != "test"]
-    return in_test + others
 
 
 def _timing(run: FinishedRun) -> list[tuple[str, str]]:

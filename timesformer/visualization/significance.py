@@ -17,14 +17,7 @@ _Component = tuple[float, int]  # a variance of the difference, and its degrees 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference of two top-1 accuracies, first minus second.
-
-    Attributes:
-        difference: in percentage points.
-        low, high: its 95 % confidence interval.
-        p: two-sided p-value of "there is no difference".
-        method: name of the test.
-    """
+    """The difference of two top-1 accuracies in percentage points, with its 95 % interval and two-sided p-value."""
 
     difference: float
     low: float
@@ -72,8 +65,7 @@ def compare_paired(first: np.ndarray, second: np.ndarray) -> Comparison:
 
     Several seeds: the wider one of the paired t-test over the seeds and of min F' (Clark, Journal of Verbal Learning
     and Verbal Behavior 12, 1973), which has seeds and videos as crossed random effects: its squared standard error is
-    the sum of those of the paired t-tests over seeds and over videos, with Satterthwaite's degrees of freedom. With two
-    or three seeds, min F' alone has up to 11 % false positives.
+    the sum of those of the paired t-tests over seeds and over videos, with Satterthwaite's degrees of freedom.
 
     Args:
         first, second: correct predictions, bool (seeds, videos); row i of both has the same seed.
@@ -89,13 +81,10 @@ def compare_paired(first: np.ndarray, second: np.ndarray) -> Comparison:
 
 
 def compare_unpaired(first: Sequence[tuple[int, int]], second: Sequence[tuple[int, int]]) -> Comparison:
-    """Compares two settings on different or unknown videos, which is weaker than `compare_paired`.
+    """Compares two settings on different or unknown videos, by numbers of correct predictions and videos of each seed.
 
     The squared standard error is the sum of the binomial ones (Agresti and Caffo, The American Statistician 54, 2000)
     and, with several seeds, of the pooled variance between seeds, with Satterthwaite's degrees of freedom.
-
-    Args:
-        first, second: numbers of correct predictions and of videos for each seed.
     """
     shares = [np.array([correct / total for correct, total in runs]) for runs in (first, second)]
     components: list[_Component] = []
