@@ -30,11 +30,9 @@ def test_long_tail_reduces_training_clips_only(cfg: CfgNode) -> None:
 
 
 def test_processes_share_the_clips_of_an_epoch(cfg: CfgNode) -> None:
-    one, four = count_classes(cfg, 1), count_classes(cfg, 4)
-    assert (one.per_class.tolist(), one.largest_difference, one.missed, one.clips) == ([[4, 2, 1]], 0.0, 0, (7, 7))
-    assert four.per_class.sum(axis=0).tolist() == [4, 2, 1]
-    assert four.clips == (1, 2)
-    assert four.missed == 2  # a process with one clip sees one class
-    assert four.largest_difference > 40
+    assert count_classes(cfg, 1).tolist() == [[4, 2, 1]]
+    four = count_classes(cfg, 4)
+    assert four.sum(axis=0).tolist() == [4, 2, 1]
+    assert sorted(four.sum(axis=1)) == [1, 2, 2, 2]
     cfg.DATA.BALANCE = "oversample"
-    assert count_classes(cfg, 2).per_class.sum(axis=0).tolist() == [4, 4, 4]
+    assert count_classes(cfg, 2).sum(axis=0).tolist() == [4, 4, 4]

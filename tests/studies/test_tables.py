@@ -87,6 +87,20 @@ def test_text_is_escaped(write_study: Callable[[dict], Path], choices: Choices) 
     assert "![1 & 2](picture.png)" in markdown
 
 
+def test_class_counts_of_processes_are_shown(
+    write_study: Callable[[dict], Path], choices: Choices, tiny_data: Path
+) -> None:
+    given = content()
+    given["tables"] = [{"title": "classes", "processes": [1, 12], "rows": [{"name": "all"}]}]
+    options = ("MODEL.NUM_CLASSES", "3", "TRAIN.BATCH_SIZE", "12")
+    plan = Plan(read_study(write_study(given)), replace(choices, data=tiny_data, options=options))
+    assert plan.cells == ()
+    write_tables(plan)
+    lines = (plan.folder / "tables.md").read_text().splitlines()
+    assert "| all | 1 | 12 | 4 to 4 | 0.0 | 0 of 3 |" in lines
+    assert "| all | 12 | 1 | 0 to 1 | 66.7 | 2 of 3 |" in lines
+
+
 def judged(
     study: Study, choices: Choices, base: Sequence[int], slow: Sequence[int], finding: Finding = BEATS, total: int = 100
 ) -> Verdict:

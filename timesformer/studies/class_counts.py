@@ -1,7 +1,6 @@
 """Imbalanced training sets, and the classes that the processes of a data-parallel run see."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from fvcore.common.config import CfgNode
@@ -43,49 +42,20 @@ def _long_tail(split: DatasetSplit, rarest: float) -> list[int]:
     return sorted(chosen)
 
 
-class ClassCounts(NamedTuple):
-    """Clips of each class that the processes of a run see in the first epoch.
+def count_classes(cfg: CfgNode, processes: int) -> np.ndarray:
+    """Clips of each class that each process sees in the first epoch, int [processes, classes].
 
-    Attributes:
-        clips: smallest and largest number of a process.
-        per_class: int [processes, classes].
-        largest_difference: between a class's share of a process's clips and its share of all clips, in percent.
-        missed: most classes that a process sees no clip of.
-    """
-
-    clips: tuple[int, int]
-    per_class: np.ndarray
-    largest_difference: float
-    missed: int
-
-
-def count_classes(cfg: CfgNode, processes: int) -> ClassCounts:
-    """Counts with the batches of training: TRAIN.BATCH_SIZE clips, divided among the processes.
+    The batches are those of training: TRAIN.BATCH_SIZE clips, divided among the processes.
 
     Raises:
         DataError: if the dataset is not found.
     """
     split = load_split(cfg, "train")
-    labels, num_classes = split.records.labels, len(split.class_names)
+    labels = split.records.labels
     balanced = labels if cfg.DATA.BALANCE == "oversample" else None
     counts = []
     for rank in range(processes):
-        sampler = EpochBatchSampler(
-            len(labels),
-            cfg.TRAIN.BATCH_SIZE,
-            cfg.RNG_SEED,
-            shuffle=True,
-            rank=rank,
-            world_size=processes,
-            labels=balanced,
-        )
-        counts.append(np.bincount(labels[sampler.indices()], minlength=num_classes))
-    per_class = np.stack(counts)
-    clips = per_class.sum(axis=1)
-    differences = per_class / np.maximum(1, clips)[:, None] - per_class.sum(axis=0) / per_class.sum()
-    return ClassCounts(
-        clips=(int(clips.min()), int(clips.max())),
-        per_class=per_class,
-        largest_difference=float(100 * np.abs(differences).max()),
-        missed=int((per_class == 0).sum(axis=1).max()),
-    )
+        batches = (cfg.TRAIN.BATCH_SIZE, cfg.RNG_SEED, True, rank, processes)
+        sampler = EpochBatchSampler(len(labels), *batches, labels=balanced)
+        counts.append(np.bincount(labels[sampler.indices()], minlength=len(split.class_names)))
+    return np.stack(counts)

@@ -22,7 +22,6 @@ class Choices:
     Attributes:
         output: folder of all studies and of their cells.
         data: folder of the dataset; in the demo, where its clips are made.
-        is_demo: whether to run the demo.
         seeds: number of seeds; None for the study's.
         options: KEY VALUE KEY VALUE ... for every cell.
         weights: sources of weights by name.

@@ -1,7 +1,6 @@
 """The schema of a study's YAML file: tables of runs beside published results (docs/studies.md)."""
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,11 +37,7 @@ class _Section(BaseModel):
 class DemoData(_Section):
     """Clips to make with datasets/demo/make.py.
 
-    Attributes:
-        seed: of the generator.
-        clips: per class, for training, validation and test.
-        classes: empty for all.
-        layout: dataset whose folder layout the clips get.
+    clips: per class, for training, validation and test; classes: empty for all; layout: that of this dataset.
     """
 
     seed: Count
@@ -72,7 +67,6 @@ class Row(Setting):
     """A row of a table.
 
     Attributes:
-        name: unique in its table.
         published: top-1 and top-5 in percent; None for not published.
         run: False prints the published values only.
         demo: settings over these in the demo.
@@ -111,12 +105,8 @@ class Table(_Section):
     """A table of the study.
 
     Attributes:
-        title, note: shown above it.
-        rows: of the table.
         columns: options to show, by column.
-        findings: expected results.
-        processes: numbers of data-parallel processes; if given, the table counts the classes that they see, and nothing
-            is trained.
+        processes: numbers of data-parallel processes; the table counts the classes that they see, nothing is trained.
     """
 
     title: str
@@ -145,11 +135,7 @@ class FigureRows(_Section):
 
 
 class Demo(Setting):
-    """The study on made clips.
-
-    Attributes:
-        pretrained: runs by the name of the weights that they replace; a name of another study for its run.
-    """
+    """The study on made clips. pretrained: runs by the name of the weights; the name of another study for its run."""
 
     data: DemoData
     seeds: Count = 1
@@ -161,15 +147,11 @@ class Study(Setting):
     """A study: tables over one dataset.
 
     Attributes:
-        file: that it was read from.
-        title, source, note: of its page; `source` names the origin of the published results.
+        source: origin of the published results.
         prepare: command that prepares the dataset.
-        seeds: training seeds of every row, from 1.
+        seeds: number of training seeds of every row.
         pretrained: sources of published weights, by name.
-        tables: numbered from 1.
         only: numbers of the tables that take an option of the command line, by key.
-        figures: by kind.
-        demo: the study on made clips.
     """
 
     config: Config
@@ -260,15 +242,9 @@ def _complete(study: Study, name: str, run: Pretraining | str) -> Pretraining:
 
 
 def _describe(problem: dict[str, Any]) -> str:
-    """A problem found by pydantic, with key, value and what was expected."""
+    """A problem found by pydantic: key, what was found, what was expected."""
     parts = [part for part in problem["loc"] if part not in ("Pretraining", "str")]  # alternative types, not keys
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
-    if problem["type"] == "extra_forbidden":
-        models = (DemoData, Row, Finding, Table, FigureRows, Demo, Study)
-        near = get_close_matches(str(parts[-1]), {name for model in models for name in model.model_fields}, n=1)
-        return f"{key}: unknown key" + (f", expected {near[0]}" if near else "")
-    if problem["type"] == "missing":
-        return f"{key}: missing"
-    if problem["type"] == "value_error":
-        return ": ".join(filter(None, [key, str(problem["ctx"]["error"])]))
-    return f"{key}: found {problem['input']!r}, expected: {problem['msg']}"
+    found = [] if problem["type"] in ("missing", "value_error") else [f"found {problem['input']!r}"]
+    message = problem["msg"].removeprefix("Value error, ")
+    return ": ".join(filter(None, [key, ", ".join([*found, message])]))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from timesformer.atomic import write_text_atomically
 from timesformer.config.options import get_option
 from timesformer.runtime.logging import duration
@@ -152,10 +154,12 @@ def _count_section(table: PlannedTable) -> Section:
     for row in table.rows:
         for processes in table.table.processes:
             counts = count_classes(row.cfg, processes)
-            clips = "{} to {}".format(*counts.clips) if len(set(counts.clips)) > 1 else str(counts.clips[0])
-            per_class = f"{counts.per_class.min()} to {counts.per_class.max()}"
-            missed = f"{counts.missed} of {counts.per_class.shape[1]}"
-            rows.append([row.row.name, str(processes), clips, per_class, f"{counts.largest_difference:.1f}", missed])
+            sums = counts.sum(axis=1)
+            furthest = np.abs(counts / np.maximum(1, sums)[:, None] - counts.sum(axis=0) / counts.sum()).max()
+            missed = (counts == 0).sum(axis=1).max()
+            clips = f"{sums.min()} to {sums.max()}" if np.ptp(sums) else str(sums[0])
+            cells = [row.row.name, str(processes), clips, f"{counts.min()} to {counts.max()}"]
+            rows.append([*cells, f"{100 * furthest:.1f}", f"{missed} of {counts.shape[1]}"])
     header = ["", "processes", "clips of a process", "clips of a class", "furthest from all (points)", "classes missed"]
     return Section(_title(table), table.table.note, header, rows)
 
