@@ -1,4 +1,4 @@
-"""From options to results: what the original computed, met by the functions that users and runs call."""
+"""Numbers recorded from the original, reproduced through the functions that users and runs call."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def load(golden_dir: Path, name: str) -> Any:
 
 
 def yaml_of(target: dict[str, Any], attention_type: str, folder: Path) -> Path:
-    """An experiment file as the original's, for the arguments that its model was built with."""
+    """A configuration like the original's, for the arguments of its model."""
     options = {
         "MODEL": {"MODEL_NAME": "vit_base_patch16_224", "NUM_CLASSES": target["num_classes"]},
         "DATA": {"NUM_FRAMES": target["num_frames"]},
@@ -49,15 +49,13 @@ def yaml_of(target: dict[str, Any], attention_type: str, folder: Path) -> Path:
 
 @torch.no_grad()
 def assert_recorded(model: nn.Module, clip: Tensor, recorded: Tensor, name: str) -> None:
-    """The model has the logits that the original recorded, up to the rounding of the original's float32."""
+    """Compares logits with the original's, which are rounded to float32."""
     found = model.double().eval()(clip.double())
     torch.testing.assert_close(found, recorded.double(), rtol=0, atol=1e-5, msg=lambda message: f"{name}: {message}")
 
 
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time", "space_only"])
-def test_a_checkpoint_of_the_original_has_its_logits_for_clips_of_any_shape(
-    golden_dir: Path, tmp_path: Path, attention_type: str
-) -> None:
+def test_checkpoint_of_the_original_has_its_logits(golden_dir: Path, tmp_path: Path, attention_type: str) -> None:
     golden = load(golden_dir, "vit_small_cases.pt")
     case = golden["cases"][attention_type]
     state = {f"model.{name}": tensor for name, tensor in case["state_dict"].items()}
@@ -70,7 +68,7 @@ def test_a_checkpoint_of_the_original_has_its_logits_for_clips_of_any_shape(
         assert_recorded(classifier.model, golden["inputs"][name], outputs["logits"], name)
 
 
-def test_fine_tuning_starts_with_the_logits_of_the_original(golden_dir: Path, tmp_path: Path) -> None:
+def test_fine_tuning_starts_with_the_original_logits(golden_dir: Path, tmp_path: Path) -> None:
     golden, done = load(golden_dir, "finetune_loading.pt"), 0
     for job, case in golden["load_pretrained"].items():
         if "in_chans" in case["target_config"]:
@@ -78,7 +76,7 @@ def test_fine_tuning_starts_with_the_logits_of_the_original(golden_dir: Path, tm
         file = yaml_of(case["target_config"], case["attention_type"], tmp_path)
         options = ["TIMESFORMER.PRETRAINED_MODEL", str(golden_dir / case["checkpoint"]), "NUM_GPUS", "0"]
         model = build_model(load_config(file, [*options, "DATA.PATH_TO_DATA_DIR", str(tmp_path)]))
-        # What no checkpoint gives is random: the head of other classes, for example.
+        # Weights that are not in the checkpoint are random.
         fresh = {f"model.{name}": tensor for name, tensor in case["kept_initial"].items()}
         assert model.load_state_dict(fresh, strict=False).unexpected_keys == []
         assert_recorded(model, golden["inputs"][case["input_key"]], case["logits"], job)
@@ -87,7 +85,7 @@ def test_fine_tuning_starts_with_the_logits_of_the_original(golden_dir: Path, tm
 
 
 class Recorded(Dataset[dict[str, Any]]):
-    """A test split of views whose clips hold nothing but their number."""
+    """A test split of views whose clips contain their number."""
 
     split, class_names = "test", ()
 
@@ -107,7 +105,7 @@ class Recorded(Dataset[dict[str, Any]]):
 
 
 class Scores(nn.Module):
-    """Gives each clip the scores recorded for its number."""
+    """Returns the scores recorded for the number of a clip."""
 
     def __init__(self, scores: list[list[float]]) -> None:
         super().__init__()
@@ -118,9 +116,7 @@ class Scores(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["sum", "max"])
-def test_a_test_in_any_order_of_views_has_the_scores_and_accuracies_of_the_original(
-    golden_dir: Path, method: str
-) -> None:
+def test_evaluation_matches_the_original(golden_dir: Path, method: str) -> None:
     case = load(golden_dir, "metrics.json")["test_meter"]
     cfg = get_cfg()
     cfg.NUM_GPUS, cfg.DATA.MEAN, cfg.DATA.STD, cfg.DATA.ENSEMBLE_METHOD = 0, [0.0] * 3, [1.0] * 3, method
@@ -148,7 +144,7 @@ def learning_rates(solver: dict[str, Any], steps: int) -> list[float]:
 
 
 @pytest.mark.parametrize(("case", "steps"), [(0, 8), (1, 10), (2, 10), (4, 4), (5, 4)])
-def test_every_step_of_a_run_has_the_learning_rate_of_the_original(golden_dir: Path, case: int, steps: int) -> None:
+def test_learning_rates_of_a_run_match_the_original(golden_dir: Path, case: int, steps: int) -> None:
     recorded = load(golden_dir, "lr_policy.json")[case]
     rates, compared = learning_rates(recorded["SOLVER"], steps), 0
     for epoch, expected in recorded["points"]:

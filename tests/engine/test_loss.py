@@ -1,9 +1,7 @@
 """Class weights, Mixup and CutMix, and the detection of losses and weights that are not finite."""
 
 import importlib.util
-import logging
 import math
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,9 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from tests.engine.training import Clips, loader_of
 from tests.processes import Ranks, launched
 from timesformer.config import get_cfg
-from timesformer.datasets.records import Records
-from timesformer.engine.loss import LOSSES, ClassificationLoss, ClipMixup, FiniteCheck, class_weights, log_class_counts
+from timesformer.engine.loss import LOSSES, ClassificationLoss, ClipMixup, FiniteCheck, class_weights
 from timesformer.errors import UserError
 from timesformer.runtime.ranks import dist_info
 
@@ -47,16 +43,6 @@ def test_mixed_labels_have_the_mean_weight_of_their_classes(cfg: CfgNode) -> Non
     expected = math.log(4) * torch.stack(((weights[0] + weights[2]) / 2, weights[3]))
     torch.testing.assert_close(loss(logits, mixed), expected)
     torch.testing.assert_close(loss(logits, torch.tensor([2, 3])), math.log(4) * weights[2:])
-
-
-def test_class_counts_of_an_epoch_are_logged(cfg: CfgNode, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    clips = Clips(10)
-    clips.records, clips.class_names = Records(clips.records.names, LABELS), ("walk", "sit", "wave", "catch")
-    log_class_counts(cfg, loader_of(clips, 4, shuffle=True))
-    summary, table = caplog.messages
-    assert "10 clips" in summary
-    assert "walk 6 (weight 0.556), sit 0 (weight 0.000), wave 3" in table
 
 
 def batch(number: int) -> tuple[Tensor, Tensor]:
@@ -97,18 +83,6 @@ def test_cutmix_cuts_the_same_rectangle_in_all_frames(cfg: CfgNode) -> None:
         assert (
             0 < foreign[0, 0].sum() == foreign[0, 0].any(1).sum() * foreign[0, 0].any(0).sum() < foreign[0, 0].numel()
         )
-
-
-@needs_timm
-def test_mixup_depends_on_seed_epoch_and_iteration_only(cfg: CfgNode) -> None:
-    def target(epoch: int, iteration: int) -> list[list[float]]:
-        return ClipMixup(cfg)(*batch(4), epoch, iteration)[1].tolist()
-
-    first, before = target(2, 5), (random.getstate(), str(np.random.get_state()))
-    assert target(2, 5) == first
-    assert (random.getstate(), str(np.random.get_state())) == before
-    cfg.RNG_SEED += 1
-    assert len({str(t) for t in (first, target(2, 5), target(2, 6), target(3, 5))}) == 4
 
 
 def test_first_batch_with_a_broken_loss_is_reported() -> None:

@@ -19,7 +19,6 @@ from timesformer.engine.optim import (
     learning_rate,
     set_learning_rate,
 )
-from timesformer.models.parts import freeze
 from timesformer.models.vit import VisionTransformer
 
 needs_timm = pytest.mark.skipif(
@@ -118,17 +117,6 @@ def test_layer_decay(cfg: CfgNode, zero_1d: bool) -> None:
     assert found["model.blocks.0.temporal_fc.bias"] == (0.25, undecayed)
     assert found["model.patch_embed.proj.weight"] == (0.125, 0.25)
     assert {found[f"model.{name}"] for name in ("cls_token", "pos_embed", "time_embed")} == {(0.125, undecayed)}
-
-
-@needs_timm
-def test_layer_decay_leaves_out_frozen_layers(cfg: CfgNode) -> None:
-    cfg.SOLVER.LAYER_DECAY, model = 0.5, Wrapper()
-    freeze(model, "all_but_last_1")
-    optimizer = construct_optimizer(model, cfg)
-    set_learning_rate(optimizer, 1.0)
-    found = rates_and_decays(model, optimizer)
-    assert set(found) == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert {rate for rate, _ in found.values()} == {1.0, 0.5}
 
 
 def train_step(model: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ from PIL import Image
 
 from tests.conftest import Outcome
 from timesformer.config import get_cfg
-from timesformer.engine.meters import Throughput
 from timesformer.engine.repeats import summarize
-from timesformer.engine.trainer import Trainer
 
 RunNet = Callable[..., Outcome]
 
@@ -115,51 +112,6 @@ def test_finished_splits_are_not_repeated(finished: Path, command: list[str], ru
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_the_running_split_and_starts_no_other(
-    finished: Path, command: list[str], run_net: RunNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log_step, out = Trainer.log_step, tmp_path / "stopped"
-
-    def stop_in_the_second_split(self: Trainer, throughput: Throughput) -> None:
-        log_step(self, throughput)
-        if self.cfg.DATA.SPLIT == 2 and self.progress.epoch == 1:
-            signal.raise_signal(signal.SIGINT)
-
-    series = ["--splits", "1", "2", "3", *command, "TRAIN.CHECKPOINT_PERIOD", "100", "OUTPUT_DIR", str(out)]
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "log_step", stop_in_the_second_split)
-        assert run_net(*series).code == 130
-    assert (out / "split_1" / "results.json").exists()
-    assert not (out / "split_3").exists()
-    assert run_net(*series).code == 0
-    assert not list(out.glob("*/previous_1"))
-    for split in ("split_1", "split_2", "split_3"):
-        assert_same_weights(out / split, finished / split)
-
-
-@pytest.mark.slow
-def test_several_processes(ranks: Callable[..., list], command: list[str], run_net: RunNet, tmp_path: Path) -> None:
-    deterministic = ["MODEL.DROPOUT_RATE", "0.0", "TIMESFORMER.DROP_PATH_RATE", "0.0"]
-    folders = {size: tmp_path / str(size) for size in (1, 2)}
-
-    def run(size: int) -> None:
-        arguments = ["--splits", "1", "2", *command, *deterministic, "OUTPUT_DIR", str(folders[size])]
-        assert [ended.code for ended in ranks(size, lambda rank: run_net(*arguments).code)] == [0] * size
-
-    run(1)
-    run(2)
-    summary = read(folders[2] / "splits.json")
-    assert summary["mean"] == read(folders[1] / "splits.json")["mean"]
-    for split in ("split_1", "split_2"):
-        assert_same_weights(folders[1] / split, folders[2] / split, atol=1e-5)
-    as_after_one_epoch(folders[2] / "split_2")
-    run(2)
-    assert read(folders[2] / "splits.json") == summary
-    logs = [(folders[2] / split / "log" / "rank_1.log").read_text() for split in ("split_1", "split_2")]
-    assert [log.count("training TimeSformer") for log in logs] == [1, 2]
-
-
-@pytest.mark.slow
 def test_test_options_test_again_and_others_are_refused(finished: Path, command: list[str], run_net: RunNet) -> None:
     before, tested = read(finished / "splits.json"), read(finished / "split_2" / "results.json")
     done = run_net("--splits", "1", "2", *command, "TEST.NUM_SPATIAL_CROPS", "3")
@@ -214,12 +166,6 @@ def test_invalid_splits_are_refused_before_anything_runs(
     assert refused.code == 2
     assert named in refused.err
     assert not list(tmp_path.glob("out/split_*"))
-
-
-@pytest.mark.parametrize("arguments", ["--splits all NUM_GPUS 0", "--splits NUM_GPUS 0", "--splits 1 2 DATA.SPLIT 1"])
-def test_invalid_command_line(run_net: RunNet, arguments: str) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        run_net(*arguments.split())
 
 
 def test_mean_and_standard_deviation() -> None:

@@ -20,7 +20,6 @@ from timesformer.datasets.records import Records
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.engine.evaluate import evaluate
 from timesformer.engine.loss import ClipMixup
-from timesformer.engine.progress import Progress
 from timesformer.engine.results import Evaluation
 from timesformer.models import build_model
 from timesformer.models.parts import freeze
@@ -231,9 +230,3 @@ def test_mean_class_accuracy_skips_empty_classes() -> None:
     evaluation = Evaluation([*"abcdef"], labels, scores, scores, {"f": "broken"}, 0.0, 1, 0.0)
     assert evaluation.by_class() == [(4, 3, 3), (2, 1, 2), (0, 0, 0)]
     assert evaluation.mean_class_top1() == pytest.approx(100 * (3 / 4 + 1 / 2) / 2)
-
-
-@pytest.mark.parametrize(("epoch", "due"), [(1, False), (2, True), (3, False), (5, True)])
-def test_validation_is_due_every_period_and_at_the_end(cfg: CfgNode, epoch: int, due: bool) -> None:
-    cfg.TRAIN.EVAL_PERIOD, cfg.SOLVER.MAX_EPOCH = 2, 5
-    assert Progress(epoch).needs_validation(cfg) is due
