@@ -61,32 +61,10 @@ def test_a_line_for_each_video_and_the_unreadable_ones_at_the_end(predict: Predi
     assert predict(videos / "a", "--top-k", 2, "--quiet") == (0, f"{first}\n", "")
 
 
-@pytest.mark.parametrize("kind", ["run", "hugging_face"])
-def test_a_folder_is_a_checkpoint(
-    predict: Predict, videos: Path, tmp_path: Path, tiny_checkpoint: Path, converter: object, kind: str
-):
-    folder = path = tmp_path / "folder"
-    if kind == "run":
-        (folder / "checkpoints").mkdir(parents=True)
-        path = Path(shutil.copy(tiny_checkpoint, folder / "checkpoints"))
-    else:
-        converter.convert(str(tiny_checkpoint), folder, "hf", None, None)
-    assert predict(videos, "--checkpoint", folder).out == predict(videos).out
-    assert predict(videos, "--checkpoint", folder, "--output", tmp_path / "p.json").code == 0
-    assert json.loads((tmp_path / "p.json").read_text())["checkpoint"] == str(path)
-
-
 def test_missing_files_in_upper_case_are_not_options(predict: Predict, videos: Path):
     for name in ("CLIP.MP4", "A.B.MKV", "RUNS"):
         outcome = predict(name, videos / "a", "DATA.TEST_CROP_SIZE", 32, "--quiet")
         assert (outcome.code, name in outcome.err) == (3, True)
-
-
-def test_names_with_a_dash_follow_two_dashes(predict: Predict, videos: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(videos)
-    (videos / "a").rename("-a")
-    plain = predict("./-a", "DATA.TEST_CROP_SIZE", 32, "--quiet").out
-    assert predict("--quiet", "--", "-a", "DATA.TEST_CROP_SIZE", 32).out == plain.replace("./-a", "-a")
 
 
 def test_options_change_the_prediction(predict: Predict, videos: Path):

@@ -171,11 +171,6 @@ def run_two(ranks: Ranks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ca
     return run
 
 
-def test_processes_have_joined_when_they_begin(run_two: Callable) -> None:
-    ended = run_two(lambda cfg: print(distributed.all_reduce_sum(dist_info().rank + 1)))
-    assert ended == (0, "[3.0]\n[3.0]\n", "")
-
-
 @pytest.mark.slow
 def test_a_failure_ends_a_process_that_hangs(run_two: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "GRACE_PERIOD", 0.5)

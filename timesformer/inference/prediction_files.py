@@ -77,17 +77,13 @@ class PredictionFiles:
             self._rows = self._open(self._rows_path) if self._rows_path else None
             self._resume()
         except BaseException:
-            self.close()
+            self.__exit__()
             raise
 
     def __enter__(self) -> "PredictionFiles":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the unfinished files."""
         self._journal.close()
         if self._rows:
             self._rows.close()

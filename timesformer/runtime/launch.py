@@ -30,16 +30,10 @@ from fvcore.common.config import CfgNode
 from timesformer.config import ConfigError, check
 from timesformer.config.imports import import_modules
 from timesformer.errors import UserError
-from timesformer.runtime import ranks
+from timesformer.runtime import ranks, signals
 from timesformer.runtime.ranks import DistInfo
 from timesformer.runtime.resource_limits import is_out_of_files, out_of_files
-from timesformer.runtime.signals import (
-    STOPPING,
-    StopRequested,
-    exit_code,
-    install_signal_handlers,
-    raise_if_interrupted,
-)
+from timesformer.runtime.signals import exit_code
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +214,7 @@ def _start(processes: list[BaseProcess]) -> None:
 def _run_process(cfg: CfgNode, main: Main, info: DistInfo, init_method: str) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: if the process that started it is killed
-    install_signal_handlers()
+    signals.install_signal_handlers()
     code = run_and_report(lambda: import_modules(cfg.IMPORTS) or _run(cfg, main, info, init_method))
     _ignore_signals()
     sys.exit(code)
@@ -278,7 +272,7 @@ def run_and_report(function: Callable[[], int]) -> int:
         try:
             return function()
         except Exception:
-            raise_if_interrupted()  # an error of a process that is being stopped is no error
+            signals.raise_if_interrupted()  # an error of a process that is being stopped is no error
             raise
     except SystemExit as error:  # submitit's, after it put the job back into the queue
         ranks.fail(1, partial(_release, error), wait_for_main=False)
@@ -286,7 +280,9 @@ def run_and_report(function: Callable[[], int]) -> int:
     except UserError as error:
         return _fail(2, f"error: {error}{_hint(error)}", error)
     except KeyboardInterrupt as error:
-        saved = "the checkpoint just saved" if isinstance(error, StopRequested) else "its last checkpoint, if any"
+        saved = (
+            "the checkpoint just saved" if isinstance(error, signals.StopRequested) else "its last checkpoint, if any"
+        )
         return _fail(exit_code(error), f"interrupted; the same command resumes from {saved}", error)
     except Exception as error:  # caught, so that it is logged and the DataLoader workers end
         return _fail(1, f"the run failed{_hint(error)}", error)
@@ -325,7 +321,7 @@ def _fail(code: int, message: str, error: BaseException) -> int:
 
 
 def _ignore_signals() -> dict[int, object]:
-    return {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
+    return {number: signal.signal(number, signal.SIG_IGN) for number in signals.STOPPING}
 
 
 def _release(error: BaseException | None, _: bool | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -34,13 +35,6 @@ class _ScreenHandler(logging.StreamHandler):
             super().emit(record)
 
 
-class _Formatter(logging.Formatter):
-    """Escapes file names that are not valid UTF-8."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).encode("utf-8", "backslashreplace").decode()
-
-
 def set_up_logging(output_dir: Path) -> None:
     """Logs to the screen (errors to stderr) and to `run.log` in the output folder, which is created.
 
@@ -54,15 +48,17 @@ def set_up_logging(output_dir: Path) -> None:
         path, prefix = output_dir / "log" / f"rank_{dist_info().rank}.log", f"[rank {dist_info().rank}] "
     with report_write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(path, encoding="utf-8")
+        file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may be invalid UTF-8
     screen, errors = _ScreenHandler(sys.stdout), _ScreenHandler(sys.stderr)
     screen.setLevel(logging.INFO if sys.stdout.isatty() else STEP)
     screen.addFilter(lambda record: record.levelno < logging.ERROR and is_main_process())
     errors.setLevel(logging.ERROR)
     for handler in (screen, errors):
-        handler.setFormatter(_Formatter(f"{prefix}%(message)s"))
+        handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
     file.handleError = lambda record: None  # a full disk stops the run elsewhere, where results would be lost
-    file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     root = logging.getLogger("timesformer")
     root.setLevel(STEP)
     root.propagate = False

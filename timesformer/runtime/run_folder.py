@@ -20,12 +20,8 @@ from timesformer.runtime.signals import defer_signals
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
-"""Name of the folder of checkpoints."""
-BEST = "best.pyth"
-"""Name of the checkpoint with the highest validation top-1."""
-TEST_FOLDER = "test_"
-"""Prefix of the folders of additional tests."""
-
+BEST = "best.pyth"  # the checkpoint with the highest validation top-1
+TEST_FOLDER = "test_"  # prefix of the folders of additional tests
 _EPOCH = re.compile(r"checkpoint_epoch_(\d{5,})(?:_iteration_(\d{8,}))?\.pyth")
 
 
