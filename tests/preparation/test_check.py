@@ -1,6 +1,6 @@
 """Checks of clips: every clip is decoded once, and the manifest has its length or its problem."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,6 @@ def root(tmp_path: Path, make_video: Callable[..., Path], make_frames: Callable[
     return root
 
 
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The clips decoded so far; in this process, without others."""
-    clips: list[str] = []
-
-    def run(function: Callable[[Any], Any], items: Sequence[Any], workers: int, limit: float) -> Iterator[Outcome]:
-        for item in items:
-            clips.append(item)
-            try:
-                yield Outcome(item, function(item))
-            except UserError as error:
-                yield Outcome(item, problem=str(error))
-
-    monkeypatch.setattr(module, "in_processes", run)
-    return clips
-
-
 def test_clips_are_found_at_any_depth(root: Path, make_frames: Callable[..., Path]) -> None:
     make_frames(root / "deep/er/still/frames", 1)
     found = ["catch/cut.mp4", "catch/frames", "deep/er/still/frames", "wave/a.avi", "wave/b, c.mp4"]
@@ -70,21 +53,21 @@ def test_manifest_has_lengths_and_problems(root: Path) -> None:
     assert sorted(path.name for path in root.iterdir() if path.is_file()) == ["classes.txt", NAME]
 
 
-def test_only_changed_clips_are_decoded_again(root: Path, decoded: list[str], make_frames: Callable[..., Path]) -> None:
+def test_only_changed_clips_are_decoded_again(root: Path, processed: list, make_frames: Callable[..., Path]) -> None:
     check_clips(root, find_clips(root), 1)
-    decoded.clear()
+    processed.clear()
     (root / "catch/cut.mp4").write_bytes((root / "wave/b, c.mp4").read_bytes())
     (root / "catch/frames/frame0.png").unlink()
     make_frames(root / "wave/new", 2)
     (root / "wave/a.avi").unlink()
     rows = check_clips(root, find_clips(root), 1)
-    assert decoded == ["catch/cut.mp4", "catch/frames", "wave/new"]
+    assert processed == ["catch/cut.mp4", "catch/frames", "wave/new"]
     expected = [("catch/cut.mp4", 10), ("catch/frames", 3), ("wave/b, c.mp4", 10), ("wave/new", 2)]
     assert [(row.path, row.frames) for row in rows] == expected
     assert Manifest(root / NAME).find("wave/a.avi") is None
 
 
-def test_interrupted_check_continues(root: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_check_continues(root: Path, processed: list, monkeypatch: pytest.MonkeyPatch) -> None:
     run = module.in_processes
 
     def interrupt(*arguments: Any) -> Iterator[Outcome]:
@@ -100,9 +83,9 @@ def test_interrupted_check_continues(root: Path, decoded: list[str], monkeypatch
     assert not (root / NAME).exists()
     with (root / UNFINISHED).open("a") as file:
         file.write("wave/a.avi,wave,1")  # cut off while it was written
-    decoded.clear()
+    processed.clear()
     rows = check_clips(root, find_clips(root), 1)
-    assert decoded == ["wave/a.avi", "wave/b, c.mp4"]
+    assert processed == ["wave/a.avi", "wave/b, c.mp4"]
     assert [row.frames for row in rows] == [0, 4, 10, 10]
     assert not (root / UNFINISHED).exists()
     (root / NAME).unlink()

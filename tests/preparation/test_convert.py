@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from timesformer.datasets.decoding.open import VideoError, open_video
+from timesformer.datasets.decoding.open import open_video
 from timesformer.datasets.records import DataError
 from timesformer.datasets.workers.pool import Outcome
 from timesformer.preparation import convert as module
 from timesformer.preparation.clips_on_disk import find_clips
 from timesformer.preparation.convert import SETTINGS, SIZES, convert
+
+Made = Callable[[], list[str]]
 
 
 def num_frames(path: Path) -> int:
@@ -36,20 +38,15 @@ def root(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The clips made so far; in this process, without others."""
-    clips: list[str] = []
+def made(processed: list[Any]) -> Made:
+    """made(): names of the clips that were made since the last call."""
 
-    def run(make: Callable[[Any], None], jobs: Sequence[Any], *_: Any) -> Iterator[Outcome]:
-        for job in jobs:
-            clips.append(Path(job.source).name)
-            try:
-                yield Outcome(job, make(job))
-            except VideoError as error:
-                yield Outcome(job, problem=str(error))
+    def names() -> list[str]:
+        names = [Path(job.source).name for job in processed]
+        processed.clear()
+        return names
 
-    monkeypatch.setattr(module, "in_processes", run)
-    return clips
+    return names
 
 
 def run(root: Path, frames: bool = False, short_side: int = 256, quality: int = 90) -> dict[str, str]:
@@ -77,32 +74,29 @@ def test_clips_keep_their_names_and_lists_are_copied(root: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("frames", [False, True])
-def test_only_failed_clips_are_made_again(root: Path, tmp_path: Path, made: list[str], frames: bool) -> None:
+def test_only_failed_clips_are_made_again(root: Path, tmp_path: Path, made: Made, frames: bool) -> None:
     run(root, frames)
-    assert made == ["a.avi", "b.mp4", "broken.mp4"]
-    made.clear()
+    assert made() == ["a.avi", "b.mp4", "broken.mp4"]
     shutil.copyfile(root / "UCF-101/wave/b.mp4", root / "UCF-101/wave/broken.mp4")
     assert run(root, frames) == {}
-    assert made == ["broken.mp4"]
+    assert made() == ["broken.mp4"]
     output, suffix = (tmp_path / "frames", "") if frames else (tmp_path / "small", ".mp4")
     assert names_in(output / "UCF-101/wave") == [f"{name}{suffix}" for name in ("a", "b", "broken")]
     assert json.loads((output / SETTINGS).read_text())["copied_as_it_was"] == {}
-    made.clear()
+    made()
     (output / SIZES).unlink()  # as in folders of versions that did not write it
     run(root, frames)
     run(root, frames)
-    assert made == []
+    assert made() == []
 
 
-def test_changed_clips_are_made_again(
-    root: Path, tmp_path: Path, make_video: Callable[..., Path], made: list[str]
-) -> None:
+def test_changed_clips_are_made_again(root: Path, tmp_path: Path, make_video: Callable[..., Path], made: Made) -> None:
     run(root)
-    made.clear()
+    made()
     make_video(root / "UCF-101/wave/a.avi", [np.zeros((48, 64, 3), np.uint8)] * 9)
     (root / "UCF-101/wave/b.mp4").write_bytes(b"broken now")
     assert sorted(run(root)) == ["UCF-101/wave/b.mp4", "UCF-101/wave/broken.mp4"]
-    assert made == ["a.avi", "b.mp4", "broken.mp4"]
+    assert made() == ["a.avi", "b.mp4", "broken.mp4"]
     assert num_frames(tmp_path / "small/UCF-101/wave/a.mp4") == 9
     (root / "UCF-101/wave/a.avi").write_bytes(b"broken too")
     run(root)
@@ -110,14 +104,14 @@ def test_changed_clips_are_made_again(
 
 
 @pytest.mark.parametrize("content", [b"{cut", b"\xff", b"[]", b"{}", b'{"copied_as_it_was": 3}'])
-def test_damaged_settings_are_named(root: Path, tmp_path: Path, made: list[str], content: bytes) -> None:
+def test_damaged_settings_are_named(root: Path, tmp_path: Path, made: Made, content: bytes) -> None:
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / SETTINGS).write_bytes(content)
     with pytest.raises(DataError, match=SETTINGS):
         run(root)
 
 
-def test_other_settings_need_another_folder(root: Path, made: list[str]) -> None:
+def test_other_settings_need_another_folder(root: Path, made: Made) -> None:
     run(root)
     with pytest.raises(DataError, match=r"256.*128.*--output"):
         run(root, short_side=128)
@@ -129,7 +123,7 @@ def test_other_settings_need_another_folder(root: Path, made: list[str]) -> None
 
 @pytest.mark.parametrize("frames", [False, True])
 def test_killed_run_continues(
-    root: Path, tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch, frames: bool
+    root: Path, tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch, frames: bool
 ) -> None:
     in_processes = module.in_processes
 
@@ -148,9 +142,9 @@ def test_killed_run_continues(
             run(root, frames)
     output, suffix = tmp_path / ("frames" if frames else "small"), "" if frames else ".mp4"
     assert find_clips(output) == [f"UCF-101/wave/a{suffix}"]
-    made.clear()
+    made()
     run(root, frames)
-    assert made == ["b.mp4", "broken.mp4"]
+    assert made() == ["b.mp4", "broken.mp4"]
     assert num_frames(output / f"UCF-101/wave/b{suffix}") == 6
     assert not [path for path in output.rglob("*") if path.name.startswith(".")]
 
@@ -161,7 +155,7 @@ def test_output_must_not_overlap(root: Path, output: str) -> None:
         convert(root, find_clips(root), root / output)
 
 
-def test_two_clips_with_one_name_are_errors(root: Path, made: list[str]) -> None:
+def test_two_clips_with_one_name_are_errors(root: Path, made: Made) -> None:
     shutil.copyfile(root / "UCF-101/wave/b.mp4", root / "UCF-101/wave/a.mp4")
     with pytest.raises(DataError, match=r"UCF-101/wave/a\.avi and UCF-101/wave/a\.mp4"):
         run(root)

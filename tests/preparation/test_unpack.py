@@ -25,15 +25,9 @@ def zipped(files: dict[str, bytes], mode: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture
-def archive(tmp_path: Path) -> Callable[[bytes], Path]:
-    """archive(bytes): a file of them."""
-
-    def write(content: bytes) -> Path:
-        (tmp_path / "archive").write_bytes(content)
-        return tmp_path / "archive"
-
-    return write
+def write(folder: Path, content: bytes) -> Path:
+    (folder / "archive").write_bytes(content)
+    return folder / "archive"
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -42,11 +36,11 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("pack", [zipped, rar])
 @pytest.mark.parametrize("outer", ["", "UCF-101/"])
-def test_outer_folder_is_left_out(
-    tmp_path: Path, archive: Callable[[bytes], Path], pack: Callable[..., bytes], outer: str
-) -> None:
+def test_outer_folder_is_left_out(tmp_path: Path, pack: Callable[..., bytes], outer: str) -> None:
     content = {"a/x.avi": b"x" * 999, "a/with blank.avi": b"", "b/y.avi": b"y"}
-    path = archive(pack({outer + name: data for name, data in content.items()} | {"__MACOSX/UCF-101/a/._x": b""}))
+    path = write(
+        tmp_path, pack({outer + name: data for name, data in content.items()} | {"__MACOSX/UCF-101/a/._x": b""})
+    )
     (tmp_path / ".videos.partial").mkdir()  # of an interrupted call
     (tmp_path / ".videos.partial/rest").touch()
     unpack(path, tmp_path / "videos")
@@ -57,43 +51,41 @@ def test_outer_folder_is_left_out(
     assert files_in(tmp_path / "videos") == found
 
 
-def test_rars_in_a_rar_become_folders(tmp_path: Path, archive: Callable[[bytes], Path]) -> None:
+def test_rars_in_a_rar_become_folders(tmp_path: Path) -> None:
     wave = rar({"wave/w1.avi": b"1", "wave/w2.avi": b"2"})
     bike = rar({"ride_bike/b.avi": b"3"})
-    unpack(archive(rar({"wave.rar": wave, "._wave.rar": b"Mac OS X", "ride_bike.rar": bike})), tmp_path / "videos")
+    unpack(
+        write(tmp_path, rar({"wave.rar": wave, "._wave.rar": b"Mac OS X", "ride_bike.rar": bike})), tmp_path / "videos"
+    )
     found = files_in(tmp_path / "videos")
     assert found == {"wave/w1.avi": b"1", "wave/w2.avi": b"2", "ride_bike/b.avi": b"3", "._wave.rar": b"Mac OS X"}
-    unpack(archive(rar({"wave.rar": wave})), tmp_path / "one")
+    unpack(write(tmp_path, rar({"wave.rar": wave})), tmp_path / "one")
     assert files_in(tmp_path / "one") == {"wave/w1.avi": b"1", "wave/w2.avi": b"2"}
 
 
 @pytest.mark.parametrize("pack", [zipped, rar])
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", "..\\x", "C:/x"])
-def test_names_that_lead_out_are_refused(
-    tmp_path: Path, archive: Callable[[bytes], Path], pack: Callable[..., bytes], name: str
-) -> None:
+def test_names_that_lead_out_are_refused(tmp_path: Path, pack: Callable[..., bytes], name: str) -> None:
     with pytest.raises(DataError, match="archive"):
-        unpack(archive(pack({"good": b"", name: b"bad"})), tmp_path / "in/videos")
+        unpack(write(tmp_path, pack({"good": b"", name: b"bad"})), tmp_path / "in/videos")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["archive", "in"]
 
 
-def test_links_are_not_made(tmp_path: Path, archive: Callable[[bytes], Path]) -> None:
+def test_links_are_not_made(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="archive"):
-        unpack(archive(rar({"link": b"/etc"}, LINK)), tmp_path / "videos")
+        unpack(write(tmp_path, rar({"link": b"/etc"}, LINK)), tmp_path / "videos")
     assert not (tmp_path / "videos").exists()
-    unpack(archive(zipped({"link": b"/etc"}, stat.S_IFLNK | 0o777)), tmp_path / "videos")
+    unpack(write(tmp_path, zipped({"link": b"/etc"}, stat.S_IFLNK | 0o777)), tmp_path / "videos")
     assert not (tmp_path / "videos/link").is_symlink()
 
 
 @pytest.mark.parametrize("pack", [zipped, rar, None])
-def test_damaged_archives_leave_nothing(
-    tmp_path: Path, archive: Callable[[bytes], Path], pack: Callable[..., bytes] | None
-) -> None:
+def test_damaged_archives_leave_nothing(tmp_path: Path, pack: Callable[..., bytes] | None) -> None:
     content = bytearray(pack({"a": b"a" * 99, "b": bytes(range(256)) * 9}) if pack else b"no archive")
     for position in (len(content) // 2, len(content) // 3):
         content[position] ^= 255
         with pytest.raises(DataError, match="archive"):
-            unpack(archive(bytes(content)), tmp_path / "videos")
+            unpack(write(tmp_path, bytes(content)), tmp_path / "videos")
         assert [path.name for path in tmp_path.iterdir()] == ["archive"]
 
 
@@ -118,10 +110,8 @@ class TestPacked:
 
         return add
 
-    def test_tools_are_tried_in_turn(
-        self, tmp_path: Path, archive: Callable[[bytes], Path], add_tool: Callable[[str, str], None]
-    ) -> None:
-        path = archive(rar(self.CONTENT, packed=True))
+    def test_tools_are_tried_in_turn(self, tmp_path: Path, add_tool: Callable[[str, str], None]) -> None:
+        path = write(tmp_path, rar(self.CONTENT, packed=True))
         with pytest.raises(DataError, match="apt-get install unrar"):
             unpack(path, tmp_path / "videos")
         add_tool("fails", 'touch "$2/rest"; echo method unknown; exit 3')
@@ -134,12 +124,10 @@ class TestPacked:
         assert files_in(tmp_path / "videos") == {"a.avi": b"a" * 50, "b.avi": b"b"}
 
     @pytest.mark.parametrize("name", module.TOOLS)
-    def test_installed_tools(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: Callable[[bytes], Path], name: str
-    ) -> None:
+    def test_installed_tools(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         if not shutil.which(name):
             pytest.skip(f"{name} is not installed")
         monkeypatch.setattr(module, "TOOLS", {name: module.TOOLS[name]})
         monkeypatch.setattr(module.rarfile, "RAR_M0", -1)  # stored entries count as packed
-        unpack(archive(rar(self.CONTENT)), tmp_path / "out put")
+        unpack(write(tmp_path, rar(self.CONTENT)), tmp_path / "out put")
         assert files_in(tmp_path / "out put") == {"a.avi": b"a" * 50, "b.avi": b"b"}

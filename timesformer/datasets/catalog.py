@@ -8,11 +8,10 @@ from fvcore.common.registry import Registry
 from timesformer.datasets.manifest import NAME, Manifest
 from timesformer.datasets.records import DataError, DatasetSplit, join_problems
 from timesformer.datasets.sources.folder import folder, hmdb_simp
-from timesformer.datasets.sources.hmdb51 import hmdb51
 from timesformer.datasets.sources.kinetics import kinetics
 from timesformer.datasets.sources.muwiges import muwiges
+from timesformer.datasets.sources.official_splits import hmdb51, ucf101
 from timesformer.datasets.sources.ssv2 import ssv2
-from timesformer.datasets.sources.ucf101 import ucf101
 from timesformer.errors import shorten
 
 DATASET_REGISTRY = Registry("DATASET")

@@ -12,8 +12,8 @@ from fvcore.common.config import CfgNode
 
 from timesformer.atomic import write_text_atomically
 from timesformer.datasets.records import DataError
-from timesformer.datasets.sources import hmdb51, ucf101
 from timesformer.datasets.sources.clip_files import list_classes
+from timesformer.datasets.sources.official_splits import LISTS_FOLDERS
 from timesformer.errors import shorten
 from timesformer.fetch import digest, fetch
 from timesformer.preparation.unpack import unpack
@@ -35,11 +35,11 @@ _CRCV = "https://www.crcv.ucf.edu/data/UCF101"
 ARCHIVES: dict[str, tuple[Archive, Archive]] = {
     "hmdb51": (
         Archive(f"{_SERRE_LAB}/hmdb51_org.rar", "hmdb51_org"),
-        Archive(f"{_SERRE_LAB}/test_train_splits.rar", hmdb51.LISTS_FOLDER),
+        Archive(f"{_SERRE_LAB}/test_train_splits.rar", LISTS_FOLDERS["hmdb51"]),
     ),
     "ucf101": (
         Archive(f"{_CRCV}/UCF101.rar", "UCF-101"),
-        Archive(f"{_CRCV}/UCF101TrainTestSplits-RecognitionTask.zip", ucf101.LISTS_FOLDER),
+        Archive(f"{_CRCV}/UCF101TrainTestSplits-RecognitionTask.zip", LISTS_FOLDERS["ucf101"]),
     ),
 }
 """Videos and official lists of each dataset that can be downloaded, by its name in TRAIN.DATASET."""

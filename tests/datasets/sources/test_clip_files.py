@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 
 from tests.datasets.sources.common import touch
-from timesformer.datasets.records import DataError
-from timesformer.datasets.sources import clip_files
 from timesformer.datasets.sources.clip_files import (
     ClipFolder,
     class_of,
@@ -116,17 +114,3 @@ def test_links_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
 )
 def test_class_of_a_path(clip: str, label: str) -> None:
     assert class_of(clip) == label
-
-
-def test_unreadable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    touch(tmp_path, "wave/private/a.mp4")
-    scandir = clip_files.os.scandir
-
-    def refuse(folder: str) -> object:
-        if Path(folder).name == "private":
-            raise PermissionError(13, "Permission denied")
-        return scandir(folder)
-
-    monkeypatch.setattr(clip_files.os, "scandir", refuse)
-    with pytest.raises(DataError, match="wave/private"):
-        find_below(tmp_path)

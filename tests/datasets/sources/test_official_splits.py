@@ -9,8 +9,7 @@ import pytest
 
 from tests.datasets.sources.common import assert_fails, make_cfg, names_of, write
 from timesformer.datasets.catalog import load_split
-from timesformer.datasets.sources.hmdb51 import film
-from timesformer.datasets.sources.official_splits import hold_out
+from timesformer.datasets.sources.official_splits import film, hold_out
 
 
 class TestHMDB51:

@@ -1,6 +1,7 @@
-"""What HMDB51 and UCF101 share: class folders, and official lists of training and test clips in three splits."""
+"""HMDB51 and UCF101: class folders, and official lists of training and test clips in three splits."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -10,11 +11,21 @@ from typing import NamedTuple
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.records import DataError, DatasetSplit, join_problems
-from timesformer.datasets.sources.clip_files import ClipFolder, is_system_name, is_video_name, list_classes
-from timesformer.datasets.sources.lists import FoundClip, build_split, check_classes, data_folder, splits_folder
+from timesformer.datasets.sources.clip_files import ClipFolder, is_system_name, is_video_name, list_classes, stem
+from timesformer.datasets.sources.lists import (
+    FoundClip,
+    build_split,
+    check_classes,
+    data_folder,
+    iterate_lines,
+    splits_folder,
+)
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
+
+LISTS_FOLDERS = {"hmdb51": "testTrainMulti_7030_splits", "ucf101": "ucfTrainTestlist"}
+_COPY_AGAIN = "fix these lines, or copy the files from the official archive"
 
 
 class ListedClip(NamedTuple):
@@ -26,12 +37,101 @@ class ListedClip(NamedTuple):
     where: str  # file and line
 
 
-def find_lists(cfg: CfgNode, folder_name: str, pattern: str) -> Path:
-    """The folder with official lists, named like `pattern`: that of the split files, or `folder_name` in or below it.
+def hmdb51(cfg: CfgNode, split: str) -> DatasetSplit:
+    """HMDB51: clips of `split` of the official split DATA.SPLIT; "val" is held out of the training clips, film by film.
 
-    Raises DataError if there is none.
+    `<class>_test_split<N>.txt` has a line `<clip>.avi <id>` for each clip of a class: 1 means training, 2 test, 0
+    neither. Labels are in alphabetical order of the classes. Raises DataError for missing lists and malformed lines.
     """
-    base = splits_folder(cfg)
+    folder = _find_lists(cfg, "hmdb51", "*_test_split?.txt")
+    names = (path.name for path in folder.iterdir() if not is_system_name(path.name))
+    class_names = tuple(
+        sorted({match[1] for name in names if (match := re.fullmatch(r"(.+)_test_split\d\.txt", name))})
+    )
+    lists = [folder / f"{name}_test_split{cfg.DATA.SPLIT}.txt" for name in class_names]
+    if absent := [path.name for path in lists if not path.is_file()]:
+        remedy = "copy them there from the official archive, or remove the other lists of these classes"
+        raise join_problems(f"{folder}: lists of DATA.SPLIT {cfg.DATA.SPLIT} are missing", absent, remedy)
+    clips: dict[str, list[ListedClip]] = {"0": [], "1": [], "2": []}
+    problems = []
+    for label, path in enumerate(lists):
+        for number, line in iterate_lines(path):
+            name, *part = line.rsplit(maxsplit=1)
+            where = f"{path.name} line {number}"
+            if part and part[0] in clips:
+                clips[part[0]].append(ListedClip(label, name, film(name, class_names[label]), where))
+            else:
+                problems.append(f"{where}: found {line!r}, expected `clip id` with the id 1 (training), 2 (test) or 0")
+    if problems:
+        raise join_problems(str(folder), problems, _COPY_AGAIN)
+    return _load_split(cfg, split, folder, class_names, clips["1"], clips["2"])
+
+
+def film(clip: str, class_name: str) -> str:
+    """The film that a clip was cut from, the same for all parts of it; the name itself if it has another form.
+
+    "The_Fugitive_2_run_f_cm_np1_fr_med_1.avi" and "The_Fugitive_5_run_f_cm_np2_ri_med_2.avi" of class "run" both give
+    "The_Fugitive".
+    """
+    name = stem(clip)
+    match = re.match(rf"(.*?[^_\d]|.+)[_\d]*_{re.escape(class_name)}_[a-z]_[a-z]{{2}}_np\d", name)
+    return match[1] if match else name
+
+
+def ucf101(cfg: CfgNode, split: str) -> DatasetSplit:
+    """UCF101: clips of `split` of the official split DATA.SPLIT; "val" is held out of the training clips, by group.
+
+    classInd.txt has lines `<number> <class>` with numbers from 1, trainlist0<N>.txt lines
+    `<class>/v_<class>_g<group>_c<clip>.avi <number>`, and testlist0<N>.txt the same without it. Case is ignored, since
+    the clips of HandstandPushups are named v_HandStandPushups_... Raises DataError for missing lists and bad lines.
+    """
+    folder = _find_lists(cfg, "ucf101", "classInd.txt")
+    class_names = _read_classes(folder / "classInd.txt")
+    lists = {part: folder / f"{part}list0{cfg.DATA.SPLIT}.txt" for part in ("train", "test")}
+    needs_training = split != "test" or lists["train"].is_file()
+    trained = _read_clips(lists["train"], class_names, numbered=True) if needs_training else []
+    tested = _read_clips(lists["test"], class_names, numbered=False)
+    return _load_split(cfg, split, folder, class_names, trained, tested)
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    class_names: list[str] = []
+    problems = []
+    for number, line in iterate_lines(path):
+        label, name = (*line.split(maxsplit=1), "")[:2]
+        expected = str(len(class_names) + 1)
+        if label != expected or not name or name.casefold() in map(str.casefold, class_names):
+            problems.append(f"line {number}: found {line!r}, expected `{expected} <class>`, each class once")
+        class_names.append(name)
+    if problems:
+        raise join_problems(str(path), problems, _COPY_AGAIN)
+    return tuple(class_names)
+
+
+def _read_clips(path: Path, class_names: tuple[str, ...], numbered: bool) -> list[ListedClip]:
+    if not path.is_file():
+        raise DataError(f"{path} not found, though classInd.txt is there: copy it from the official archive")
+    labels = {name.casefold(): label for label, name in enumerate(class_names)}
+    clips, problems = [], []
+    for line_number, line in iterate_lines(path):
+        entry, *numbers = line.split()
+        class_name, _, name = entry.partition("/")
+        label = labels.get(class_name.casefold())
+        expected = [str(label + 1)] if numbered and label is not None else []
+        if not name or label is None or numbers != expected:
+            form = f"<class>/<clip>{' <number>' * numbered}"
+            problems.append(f"line {line_number}: found {line!r}, expected `{form}` with a class of classInd.txt")
+        else:
+            group = re.search(r"_(g\d+)_c\d+$", stem(name))
+            clips.append(ListedClip(label, name, group[1] if group else name, f"{path.name} line {line_number}"))
+    if problems:
+        raise join_problems(str(path), problems, _COPY_AGAIN)
+    return clips
+
+
+def _find_lists(cfg: CfgNode, dataset: str, pattern: str) -> Path:
+    """The folder with lists named like `pattern`: that of the split files, or the official folder in or below it."""
+    base, folder_name = splits_folder(cfg), LISTS_FOLDERS[dataset]
     for folder in (base, base / folder_name, *(path / folder_name for path in list_classes(base))):
         if any(not is_system_name(path.name) for path in folder.glob(pattern)):
             return folder
@@ -41,7 +141,7 @@ def find_lists(cfg: CfgNode, folder_name: str, pattern: str) -> Path:
     )
 
 
-def load_official_split(
+def _load_split(
     cfg: CfgNode,
     split: str,
     lists: Path,
@@ -51,11 +151,8 @@ def load_official_split(
 ) -> DatasetSplit:
     """The videos of `split`, in list order. "train" and "val" share the training clips, by DATA.VAL_FRACTION.
 
-    Videos are in the class folders of DATA.PATH_TO_DATA_DIR, or one level below; case does not matter. `trained` may be
-    empty for "test".
-
-    Raises DataError for a clip listed twice, a class without training or test clips or without a folder, and for clips
-    that are not on disk (see DATA.MAX_MISSING_FRACTION).
+    `trained` may be empty for "test". Raises DataError for a clip listed twice, a class without training or test clips
+    or without a folder, and for missing clips.
     """
     first: dict[tuple[int, str], str] = {}
     keys = (((clip.label, clip.name.casefold()), clip) for clip in (*trained, *tested))
