@@ -1,4 +1,4 @@
-"""Items of the clip dataset: shape, views, randomness, stretching, and what becomes of clips that cannot be read."""
+"""Items of the clip dataset: shape, views, randomness, stretching, unreadable clips."""
 
 import json
 import threading
@@ -29,7 +29,7 @@ def break_clip(dataset: ClipDataset, video: int) -> None:
         file.write_bytes(b"no image")
 
 
-def test_a_training_item_is_a_uint8_clip_with_its_label_and_record(cfg):
+def test_training_item(cfg):
     dataset = ClipDataset(cfg, "train")
     assert len(dataset) == 8
     item = dataset[5]
@@ -40,14 +40,14 @@ def test_a_training_item_is_a_uint8_clip_with_its_label_and_record(cfg):
     assert np.diff(numbers(item)).tolist() == [2, 2, 2]
 
 
-def test_validation_takes_the_first_frames_and_the_centre_every_time(cfg):
+def test_validation_item(cfg):
     dataset = ClipDataset(cfg, "val")
     assert len(dataset) == 4
     assert numbers(dataset[0]) == [0, 2, 4, 6]
     assert torch.equal(dataset[0]["clip"], dataset[0]["clip"])
 
 
-def test_test_items_run_over_videos_then_views_then_crops(cfg):
+def test_order_of_test_items(cfg):
     dataset = ClipDataset(cfg, "test")
     assert len(dataset) == 4 * 2 * 3
     items = [dataset[i] for i in range(12)]
@@ -90,14 +90,14 @@ def noise(cfg, tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_channels_may_be_reversed(noise, split):
+def test_reversed_channels(noise, split):
     clip = ClipDataset(noise, split)[0]["clip"]
     noise.DATA.REVERSE_INPUT_CHANNEL = True
     assert torch.equal(ClipDataset(noise, split)[0]["clip"], clip.flip(0))
     assert not torch.equal(clip, clip.flip(0))
 
 
-def test_the_short_side_may_be_drawn_by_its_inverse_in_training(noise):
+def test_inverse_uniform_sampling(noise):
     before = {split: ClipDataset(noise, split)[0]["clip"] for split in ("train", "test")}
     noise.DATA.INV_UNIFORM_SAMPLE = True
     after = {split: ClipDataset(noise, split)[0]["clip"] for split in ("train", "test")}
@@ -105,19 +105,29 @@ def test_the_short_side_may_be_drawn_by_its_inverse_in_training(noise):
     assert torch.equal(before["test"], after["test"])
 
 
-def test_three_crops_show_the_left_the_centre_and_the_right(cfg, tmp_path, make_video):
+@pytest.fixture
+def show(cfg, tmp_path, make_video):
+    """show(image, *splits): a configuration of videos that show this image."""
+
+    def make(image, *splits):
+        for split in splits:
+            for label in ("a", "b"):
+                path = tmp_path / f"image/{split}/{label}/{split}.mp4"
+                make_video(path, [image] * (8 + len(split)), codec="libx264")
+        cfg.DATA.PATH_TO_DATA_DIR = str(tmp_path / "image")
+        return cfg
+
+    return make
+
+
+def test_three_crops(show):
     image = np.zeros((32, 64, 3), np.uint8)
     image[:, :20], image[:, 20:44], image[:, 44:] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
-    for split in ("train", "test"):
-        for label in ("a", "b"):
-            make_video(tmp_path / f"wide/{split}/{label}/{split}.mp4", [image] * (8 + len(split)), codec="libx264")
-    cfg.DATA.PATH_TO_DATA_DIR = str(tmp_path / "wide")
-    dataset = ClipDataset(cfg, "test")
-    strongest = [dataset[i]["clip"].float().mean((1, 2, 3)).argmax().item() for i in range(3)]
-    assert strongest == [0, 1, 2]
+    dataset = ClipDataset(show(image, "train", "test"), "test")
+    assert [dataset[i]["clip"].float().mean((1, 2, 3)).argmax().item() for i in range(3)] == [0, 1, 2]
 
 
-def test_randomness_depends_on_seed_epoch_video_and_view_alone(cfg):
+def test_randomness_depends_on_seed_epoch_video_and_view(cfg):
     cfg.DATA.SAMPLER = "random"
     dataset, again = ClipDataset(cfg, "train"), ClipDataset(cfg, "train")
     torch.manual_seed(1)
@@ -132,41 +142,38 @@ def test_randomness_depends_on_seed_epoch_video_and_view_alone(cfg):
     assert numbers(test[0]) != numbers(test[3])
 
 
-def test_flips_are_drawn_in_training_only_and_can_be_turned_off(cfg, tmp_path, make_video):
+@pytest.mark.parametrize("mode", ["crop", "resize"])
+def test_random_flip(show, mode):
     image = np.zeros((32, 32, 3), np.uint8)
     image[:, :16] = 255
-    for split in ("train", "val"):
-        for label in ("a", "b"):
-            make_video(tmp_path / f"half/{split}/{label}/{split}.mp4", [image] * (8 + len(split)), codec="libx264")
-    cfg.DATA.PATH_TO_DATA_DIR = str(tmp_path / "half")
+    cfg = show(image, "train", "val")
 
-    def flipped(split: str) -> list[bool]:
+    def flipped(split: str) -> int:
         dataset = ClipDataset(cfg, split)
-        return [bool(dataset[epoch, 0]["clip"][..., 0].float().mean() < 128) for epoch in range(20)]
+        return sum(bool(dataset[epoch, 0]["clip"][..., 0].float().mean() < 128) for epoch in range(20))
 
-    for mode in ("crop", "resize"):
-        cfg.DATA.SPATIAL_MODE, cfg.DATA.RANDOM_FLIP = mode, True
-        assert 4 < sum(flipped("train")) < 16
-        assert not any(flipped("val"))
-        cfg.DATA.RANDOM_FLIP = False
-        assert not any(flipped("train"))
+    cfg.DATA.SPATIAL_MODE = mode
+    assert 4 < flipped("train") < 16
+    assert flipped("val") == 0
+    cfg.DATA.RANDOM_FLIP = False
+    assert flipped("train") == 0
 
 
-def test_resize_mode_keeps_the_whole_frame(cfg):
+def test_resize_mode(cfg):
     cfg.DATA.SPATIAL_MODE = "resize"
     assert ClipDataset(cfg, "train")[0]["clip"].shape == (3, 4, 16, 16)
     cfg.DATA.TEST_CROP_SIZE = 40  # larger than the frames
     assert ClipDataset(cfg, "test")[0]["clip"].shape == (3, 4, 40, 40)
 
 
-def test_short_clips_are_stretched_before_sampling(cfg):
+def test_stretching_before_sampling(cfg):
     cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.PRE_SAMPLING.ENABLED = 8, 7, True
     # 12 frames -> 23 by interpolation -> 45 by reversal -> brightness x 0.6 from position 45 on, of which 56 are kept.
     item = ClipDataset(cfg, "val")[0]
     assert numbers(item) == [0, 3.5, 7, 10.5, 8, 4.5, 1, pytest.approx(0.6 * 2, abs=0.26)]
 
 
-def test_short_clips_are_stretched_after_sampling_if_asked(cfg):
+def test_stretching_after_sampling(cfg):
     cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE = 8, 5
     cfg.DATA.PRE_SAMPLING.ENABLED, cfg.DATA.PRE_SAMPLING.ORDER = True, "after_sampling"
     # Frames 0, 5, 10 of 12 are sampled; 3 -> 5 by interpolation -> 9 by reversal, of which 8 are kept.
@@ -175,26 +182,20 @@ def test_short_clips_are_stretched_after_sampling_if_asked(cfg):
     assert numbers(ClipDataset(cfg, "val")[0]) == [0, 5, 10, 0, 5, 10, 0, 5]
 
 
-def test_clips_are_not_stretched_unless_asked(cfg):
-    cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE = 4, 5
-    assert numbers(ClipDataset(cfg, "val")[0]) == [0, 5, 10, 11]
-
-
-def test_an_unreadable_training_clip_is_replaced_by_another_of_its_class_in_the_same_way_each_time_and_named(cfg):
+def test_unreadable_training_clip_is_replaced(cfg):
     dataset = ClipDataset(cfg, "train")
     break_clip(dataset, 2)
     item = dataset[0, 2]
     assert item["video"] in (0, 1, 3)  # videos 0 to 3 are of class 0
     assert (item["label"], item["readable"]) == (0, True)
     assert list(item["errors"]) == [2]
-    assert "is unreadable" in item["errors"][2]
     assert torch.equal(dataset[0, 2]["clip"], item["clip"])
     assert torch.equal(dataset[0, item["video"]]["clip"], item["clip"])
     assert {dataset[epoch, 2]["video"] for epoch in range(20)} == {0, 1, 3}
     assert len({dataset[0, 2, repeat]["video"] for repeat in range(5)}) > 1
 
 
-def test_a_training_clip_with_no_readable_one_of_its_class_is_left_to_the_main_process(cfg):
+def test_class_without_readable_clips(cfg):
     dataset = ClipDataset(cfg, "train")
     for video in range(4):
         break_clip(dataset, video)
@@ -204,14 +205,14 @@ def test_a_training_clip_with_no_readable_one_of_its_class_is_left_to_the_main_p
     assert dataset[4]["readable"]
 
 
-def test_replacing_a_clip_ends_after_a_bounded_number_of_tries(cfg, monkeypatch):
+def test_replacement_tries_are_limited(cfg, monkeypatch):
     dataset = ClipDataset(cfg, "train")
     many = Records((f"clip{number}" for number in range(1000)), [0] * 1000, folder=cfg.DATA.PATH_TO_DATA_DIR)
     monkeypatch.setattr(dataset, "records", many)
     assert len(dataset[0]["errors"]) == 1 + clips_module.REPLACEMENT_TRIES
 
 
-def test_clips_that_the_manifest_calls_unreadable_are_not_opened(cfg, monkeypatch):
+def test_unreadable_clips_of_the_manifest_are_not_opened(cfg, monkeypatch):
     dataset, opened = ClipDataset(cfg, "train"), set()
     monkeypatch.setattr(clips_module, "open_video", lambda path, **_: opened.add(path) or open_video(path))
     dataset.records.problems.update({1: "it is empty", 2: "it is empty"})
@@ -222,7 +223,7 @@ def test_clips_that_the_manifest_calls_unreadable_are_not_opened(cfg, monkeypatc
     assert opened == {dataset.records[video].path for video in (0, 3)}
 
 
-def test_a_clip_is_not_replaced_where_an_unreadable_one_is_an_error(cfg):
+def test_on_unreadable_error(cfg):
     cfg.DATA.ON_UNREADABLE = "error"
     dataset = ClipDataset(cfg, "train")
     break_clip(dataset, 2)
@@ -230,19 +231,19 @@ def test_a_clip_is_not_replaced_where_an_unreadable_one_is_an_error(cfg):
     assert (item["video"], item["readable"], list(item["errors"])) == (2, False, [2])
 
 
-def test_whatever_a_decoder_raises_is_told_with_its_kind_and_the_file(cfg, monkeypatch):
+def test_any_error_of_a_decoder_is_reported(cfg, monkeypatch):
     class Failing(PromisesTooMuch):
         def read(self, indices):
             raise MemoryError("14 terabytes")
 
     monkeypatch.setattr(clips_module, "open_video", lambda path, **_: Failing(path))
     dataset = ClipDataset(cfg, "val")
-    reason = f"{dataset.records[1].path}: reading it failed with an unexpected MemoryError: 14 terabytes"
-    assert dataset[1]["errors"] == {1: reason}
+    reason = dataset[1]["errors"][1]
+    assert all(part in reason for part in (dataset.records[1].path, "MemoryError: 14 terabytes"))
 
 
 @pytest.mark.parametrize("step", ["open_video", "spatial_sampling"])
-def test_a_clip_that_hangs_is_given_up_and_not_waited_for_again(cfg, monkeypatch, step):
+def test_decode_timeout(cfg, monkeypatch, step):
     never, begun = threading.Event(), []
 
     def hang(*_, **__):
@@ -254,17 +255,15 @@ def test_a_clip_that_hangs_is_given_up_and_not_waited_for_again(cfg, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr(clips_module, step, hang)
         item, again = dataset[1], dataset[1]
-    path = dataset.records[1].path
-    assert item["errors"] == again["errors"] == {1: f"{path}: decoding took longer than DATA.DECODE_TIMEOUT 1 seconds"}
+    assert item["errors"] == again["errors"]
+    assert "DATA.DECODE_TIMEOUT" in item["errors"][1]
     assert not item["readable"]
     assert begun == [step]
-    dataset._time_limit.seconds = 60
-    assert dataset[0]["readable"]
     never.set()
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_an_unreadable_evaluation_clip_is_zeros_with_its_own_label_and_named(cfg, split):
+def test_unreadable_evaluation_clip(cfg, split):
     dataset = ClipDataset(cfg, split)
     break_clip(dataset, 3)
     item = dataset[3 * dataset.num_views]
@@ -289,7 +288,7 @@ class PromisesTooMuch(VideoReader):
         return ((number, np.full((20, 30, 3), 4 * number, np.uint8)) for number in wanted)
 
 
-def test_a_clip_with_fewer_frames_than_promised_is_sampled_from_those_there_are(cfg, monkeypatch):
+def test_fewer_frames_than_promised(cfg, monkeypatch):
     monkeypatch.setattr(clips_module, "open_video", lambda path, **_: PromisesTooMuch(path))
     cfg.DATA.SAMPLER = "equidistant"
     item = ClipDataset(cfg, "val")[0]
@@ -300,7 +299,7 @@ def test_a_clip_with_fewer_frames_than_promised_is_sampled_from_those_there_are(
 @pytest.mark.parametrize(
     ("folder", "suffix", "classes"), [("hosszu_actions", "avi", 3), ("basketball_action", "mp4", 5)]
 )
-def test_real_clips_become_full_clips(shared, tmp_path, folder, suffix, classes):
+def test_real_clips(shared, tmp_path, folder, suffix, classes):
     rows = []
     for label in sorted(path for path in (shared / "videos" / folder).iterdir() if path.is_dir()):
         rows += [f"{label.name},{path.name}" for path in sorted(label.glob(f"*.{suffix}"))[:1]]

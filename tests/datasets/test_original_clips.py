@@ -73,7 +73,7 @@ WHOLE_FRAMES = ("DATA.SPATIAL_MODE", "resize", "TEST.NUM_SPATIAL_CROPS", "1", "D
 
 
 @pytest.mark.numerical
-def test_every_test_clip_has_the_frames_and_the_pixels_of_the_originals(golden_dir, kinetics_list, tmp_path):
+def test_test_clips_equal_the_originals(golden_dir, kinetics_list, tmp_path):
     golden = torch.load(golden_dir / "kinetics_test_clips.pt", weights_only=True)
     names = sorted(path.name for path in (golden_dir / "videos").iterdir())
     lists = kinetics_list(names, [number % 5 for number in range(len(names))])
@@ -99,7 +99,7 @@ def test_every_test_clip_has_the_frames_and_the_pixels_of_the_originals(golden_d
     assert compared == len(golden["pixels"]) == 150
 
 
-def test_every_view_has_the_frames_that_the_originals_decoder_returns(golden_dir, kinetics_list, tmp_path):
+def test_views_have_the_frames_of_the_originals_decoder(golden_dir, kinetics_list, tmp_path):
     videos = json.loads((golden_dir / "video_decode.json").read_text())["videos"]
     names = [Path(video["file"]).name for video in videos]
     lists = kinetics_list(names, list(range(len(names))))
@@ -117,7 +117,7 @@ def test_every_view_has_the_frames_that_the_originals_decoder_returns(golden_dir
             assert [shown_number(frame) for frame in frames] == run["frames"], (names[number], run)
 
 
-def test_training_clips_start_uniformly_over_the_real_interval(golden_dir, kinetics_list, tmp_path):
+def test_training_clips_start_uniformly(golden_dir, kinetics_list, tmp_path):
     lists = kinetics_list(["h264_30fps_gop250.mp4"], [0], "train")
     options = {"num_frames": 2, "sampling_rate": 120, "views": 1, "target_fps": 30}
     flags = ("DATA.TRAIN_CROP_SIZE", str(SIDE), "DATA.RANDOM_FLIP", "False", "DATA.DECODE_TIMEOUT", "0")
@@ -140,7 +140,7 @@ def ramp(golden_dir: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_training_jitter_crop_and_flip_have_the_originals_distributions(ramp, tmp_path):
+def test_training_crops_have_the_originals_distributions(ramp, tmp_path):
     (tmp_path / "train.csv").write_text(f"{ramp} 0\n")
     options = {"num_frames": 1, "sampling_rate": 1, "views": 1, "target_fps": 30, "jitter": (28, 36), "crop_size": 24}
     dataset = ClipDataset(configuration(tmp_path, tmp_path, 1, options), "train")
@@ -168,7 +168,7 @@ def test_training_jitter_crop_and_flip_have_the_originals_distributions(ramp, tm
         assert kstest((place + noise) / (side - 24), "uniform").pvalue > 1e-3
 
 
-def test_short_clips_are_stretched_before_the_window_is_placed(tmp_path, make_frames, make_video):
+def test_short_clips_are_stretched_first(tmp_path, make_frames, make_video):
     frames = [np.full((24, 32, 3), 8 * number, np.uint8) for number in range(30)]
     paths = [make_frames(tmp_path / "folder", 12), make_video(tmp_path / "video.mp4", frames, codec="libx264")]
     (tmp_path / "test.csv").write_text("".join(f"{path} 0\n" for path in paths))
@@ -184,14 +184,14 @@ def test_short_clips_are_stretched_before_the_window_is_placed(tmp_path, make_fr
         assert seen.tolist() == pytest.approx([0, 3, 6.5, 9.5, 13, 16, 19.5, 22.5], abs=0.25)
 
 
-def test_a_folder_of_frames_has_the_target_frame_rate(tmp_path, make_frames):
+def test_folder_has_the_target_frame_rate(tmp_path, make_frames):
     (tmp_path / "test.csv").write_text(f"{make_frames(tmp_path / 'clip', 40)} 0\n")
     options = {"num_frames": 4, "sampling_rate": 8, "views": 1, "target_fps": 12}
     clip = ClipDataset(configuration(tmp_path, tmp_path, 1, options), "test")[0]["clip"]
     assert (clip[0, :, 0, 0] / 4).tolist() == [0, 10, 20, 31]
 
 
-def test_one_crop_is_the_centre_of_a_larger_frame_in_validation_and_test(ramp, tmp_path):
+def test_one_crop_is_the_centre_of_a_larger_frame(ramp, tmp_path):
     for split in ("val", "test"):
         (tmp_path / f"{split}.csv").write_text(f"{ramp}{'/' * (split == 'test')} 0\n")
         options = {"num_frames": 1, "sampling_rate": 1, "views": 1, "target_fps": 30, "jitter": (32, 40), "crops": 1}
@@ -202,7 +202,7 @@ def test_one_crop_is_the_centre_of_a_larger_frame_in_validation_and_test(ramp, t
         assert clip[1, :, 0].tolist() == pytest.approx([3 * (2 * row + 0.5) for row in range(4, 28)], abs=0.5)
 
 
-def test_one_crop_of_ssv2_is_the_centre_of_the_smallest_frame(ramp, tmp_path):
+def test_one_crop_of_ssv2(ramp, tmp_path):
     cfg = configuration(tmp_path, tmp_path, 1, {"num_frames": 1, "sampling_rate": 1, "views": 1, "target_fps": 30})
     cfg.TEST.DATASET, cfg.TEST.NUM_SPATIAL_CROPS = "ssv2", 1
     cfg.DATA.TEST_CROP_SIZE, cfg.DATA.TRAIN_JITTER_SCALES = 32, [48, 64]
