@@ -101,21 +101,6 @@ def test_factorised_models_follow_the_equations(attention_type: str) -> None:
         torch.testing.assert_close(model(clip), getattr(Reference(model), attention_type)(clip), **EXACT)
 
 
-@pytest.mark.parametrize("attention_type", ["joint", "factorised_encoder"])
-def test_last_block_cls_only_is_exact(attention_type: str) -> None:
-    clip = clip_of(2, 3, 4, 16, 16)
-    results = []
-    for cls_only in (True, False):
-        model = small_model(attention_type, drop_path_rate=0.5).train()
-        model.last_block_cls_only = cls_only
-        torch.manual_seed(1)
-        logits = model(clip)
-        logits.square().sum().backward()
-        results.append([logits, *(p.grad for p in model.parameters())])
-    for short, full in zip(*results, strict=True):
-        torch.testing.assert_close(short, full, **EXACT)
-
-
 @each_model
 class TestEachModel:
     @pytest.mark.parametrize("init", ["pretrained", "scratch"])
@@ -219,9 +204,3 @@ def test_tubelet_embeddings_are_interpolated_in_space_and_time() -> None:
 def test_clip_must_be_a_multiple_of_the_tubelet_size(shape: tuple[int, int, int], axis: str) -> None:
     with pytest.raises(ValueError, match=axis):
         small_model("joint")(clip_of(1, 3, *shape))
-
-
-@pytest.mark.parametrize("option", ["attention_type", "tubelet_init", "pos_embed_interpolation", "init"])
-def test_unknown_choice_is_refused(option: str) -> None:
-    with pytest.raises(ValueError, match=option):
-        VideoTransformer(16, (2, 8, 8), **{option: "other"})

@@ -125,11 +125,6 @@ class TestFromHuggingFace:
         ours = small_vivit(num_frames=8)
         report = load_pretrained(ours, tmp_path)
         assert set(report.new) == set(report.unused) == {"head.weight", "head.bias"}
-        still = small_clip()[:, :, :1].expand(-1, -1, 8, -1, -1).double()
-        with torch.no_grad():
-            tubelets = ours.double().patch_embed(still)
-            patches = theirs.double().vit.embeddings.patch_embeddings(still[:, :, 0])
-        torch.testing.assert_close(tubelets[:, 0].flatten(1, 2), patches, **EXACT)
 
     def test_another_number_of_heads_is_refused(self, tmp_path: Path) -> None:
         their_timesformer().save_pretrained(tmp_path)

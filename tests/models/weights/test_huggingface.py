@@ -21,7 +21,6 @@ from timesformer.models.weights.convert import convert
 from timesformer.models.weights.files import CheckpointError
 from timesformer.models.weights.formats import describe, metadata_of
 from timesformer.models.weights.huggingface import architecture
-from timesformer.models.weights.loading import read_checkpoint
 
 pytestmark = pytest.mark.numerical
 
@@ -252,11 +251,18 @@ class TestForeignFolders:
         assert difference.abs().mean() < max(levels / 2 if levels < 2 else levels / 5, 0.001)
 
     @pytest.mark.parametrize(
-        ("frames", "classes", "rate", "sampler"),
-        [(8, 3, 32, ""), (16, 3, 16, ""), (96, 3, 4, ""), (8, 174, 32, "segment")],
+        ("kind", "frames", "classes", "rate", "sampler"),
+        [
+            ("timesformer", 8, 3, 32, ""),
+            ("timesformer", 96, 3, 4, ""),
+            ("timesformer", 8, 174, 32, "segment"),
+            ("vivit", 4, 3, 2, ""),
+        ],
     )
-    def test_assumed_sampling(self, tmp_path: Path, frames: int, classes: int, rate: int, sampler: str) -> None:
-        save_folder(tmp_path, "timesformer", HUB_TIMESFORMER, num_frames=frames, num_labels=classes)
+    def test_assumed_sampling(
+        self, tmp_path: Path, kind: str, frames: int, classes: int, rate: int, sampler: str
+    ) -> None:
+        save_folder(tmp_path, kind, HUB_TIMESFORMER, num_frames=frames, num_labels=classes)
         classifier = load_model(tmp_path, "cpu")
         data, test = classifier.cfg.DATA, classifier.cfg.TEST
         assert (frames, rate, sampler) == (data.NUM_FRAMES, data.SAMPLING_RATE, data.SAMPLER)
@@ -264,11 +270,6 @@ class TestForeignFolders:
         assert ("ssv2" if sampler else "kinetics") == test.DATASET
         key = "DATA.SAMPLER segment" if sampler else f"DATA.SAMPLING_RATE {rate}"
         assert any(key in note for note in classifier.notes)
-
-    def test_assumed_sampling_of_vivit(self, tmp_path: Path) -> None:
-        save_folder(tmp_path, "vivit", HUB_VIVIT | {"size": {"shortest_edge": 40}})
-        data = load_model(tmp_path, "cpu").cfg.DATA
-        assert (data.SAMPLING_RATE, data.TEST_CROP_SIZE, data.TRAIN_JITTER_SCALES[0]) == (2, 32, 40)
 
     @pytest.mark.parametrize(("kind", "mean"), [("timesformer", 0.45), ("vivit", 0.5)])
     def test_assumed_normalization(self, tmp_path: Path, kind: str, mean: float) -> None:
@@ -295,15 +296,6 @@ class TestForeignFolders:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(old | HUB_TIMESFORMER))
         data = load_model(tmp_path, "cpu").cfg.DATA
         assert (data.TEST_CROP_SIZE, list(data.MEAN)) == (32, [0.45] * 3)
-
-    def test_configuration_of_the_user(self, tmp_path: Path) -> None:
-        save_folder(tmp_path, "timesformer", HUB_TIMESFORMER)
-        text = yaml.safe_load(read_checkpoint(tmp_path).rest["cfg"])
-        text["DATA"] |= {"SAMPLING_RATE": 5, "MEAN": [0.3] * 3}
-        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(text))
-        classifier = load_model(tmp_path, "cpu", cfg=tmp_path / "mine.yaml")
-        assert (classifier.cfg.DATA.SAMPLING_RATE, list(classifier.cfg.DATA.MEAN)) == (5, [0.3] * 3)
-        assert not any("assumed" in note for note in classifier.notes)
 
     @pytest.mark.parametrize(
         ("file", "change", "said"),

@@ -68,11 +68,6 @@ class TestOriginal:
         assert state.keys() == expected.keys()
         for name, tensor in state.items():
             torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
-        with torch.no_grad():
-            logits = model.double()(golden["inputs"][case["input_key"]].double())
-        # What is left is the rounding of the recorded float32.
-        torch.testing.assert_close(logits, case["logits"].double(), rtol=0, atol=1e-5)
-
         assert set(report.loaded) == set(case["same_as_checkpoint"])
         assert names_of(report.adapted) == set(case["changed"]) | set(copied)
         assert set(report.new) == set(case["kept_initial"])

@@ -43,14 +43,11 @@ def read_weights(path: Path) -> tuple[Any, dict[str, dict[str, Any]]]:
     Raises CheckpointError if there is no such file, or it is damaged, not a checkpoint, or contains code.
     """
     if path.is_dir():
-        file = next((path / name for name in HUB_WEIGHTS if (path / name).is_file()), None)
-        if file is None:
+        if not has_hub_weights(path):
             found = shorten(sorted(entry.name for entry in path.iterdir())) or "nothing"
-            raise CheckpointError(
-                f"{path} is a folder without weights: expected one of {', '.join(HUB_WEIGHTS)}, or of a run "
-                f"{CHECKPOINTS}/{BEST} or {CHECKPOINTS}/checkpoint_epoch_NNNNN.pyth, found {found}"
-            )
-        path = file
+            expected = ", ".join((*HUB_WEIGHTS, f"{CHECKPOINTS}/{BEST}", f"{CHECKPOINTS}/checkpoint_epoch_NNNNN.pyth"))
+            raise CheckpointError(f"{path} is a folder without weights: expected one of {expected}, found {found}")
+        path = next(path / name for name in HUB_WEIGHTS if (path / name).is_file())
     content = _read_file(path)
     if path.name not in HUB_WEIGHTS:
         return content, {}

@@ -106,15 +106,13 @@ def read_checkpoint(source: str | Path, weights: str = "") -> Checkpoint:
     known = (*_CONTAINERS, *_AVERAGED)
     found = {key: state for key in (weights, *known) if key in content and (state := _find_state(content[key]))}
     if weights and weights not in found:
-        raise CheckpointError(
-            f"{path} has no weights under {weights!r}: found {', '.join(found) or 'a bare state dict'}"
-        )
+        raise CheckpointError(f"{path} has no weights under {weights!r}, but under {', '.join(found) or 'no key'}")
     container = next(iter(found), None)
     state = found[container] if container else _tensors(content)
     if not state:
         raise CheckpointError(
-            f"{path} has no weights: expected tensors by name, or a dict of them under one of {', '.join(known)}, "
-            f"found {shorten(map(str, content)) or 'an empty dict'}"
+            f"{path} has no weights: expected tensors by name, or under one of {', '.join(known)}, found "
+            f"{shorten(map(str, content)) or 'an empty dict'}"
         )
     rest = {k: v for k, v in content.items() if k != container} if container else {}
     state, origin = to_native(state)
