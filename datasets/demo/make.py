@@ -1,9 +1,9 @@
-"""Make the demo dataset: short H.264 clips of one moving object, whose classes differ in motion alone.
+"""Make the demo dataset: short H.264 clips of one moving object, whose classes differ only in motion.
 
     python datasets/demo/make.py OUT_DIR [--seed N] [--clips-per-class TRAIN VAL TEST] [--workers N]
 
-writes OUT_DIR/{train,val,test}/<class>/<class>_<number>.mp4 and OUT_DIR/demo.json (how it was made). README.md beside
-this file says why no single frame tells the class.
+writes OUT_DIR/{train,val,test}/<class>/<class>_<number>.mp4, and the settings to OUT_DIR/demo.json. README.md explains
+why a single frame does not show the class.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-VERSION = 1  # raised whenever the same seed gives other clips than before
+VERSION = 1  # incremented when the same seed gives other clips
 SIDE = 96  # pixels; clips are square
 FRAMES = 20
 FPS = 12
@@ -44,11 +44,11 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class Scene:
-    """All that is random about a clip. It is drawn before a class is chosen and knows of none.
+    """The random part of a clip, drawn independently of its class.
 
-    `paths` (len(AXES), FRAMES) holds a path for every axis, played or not: offsets in sides of the picture for the
-    first three, in octaves of the radius for "size". `rest` is, for every axis, the frame of its path at which the
-    object stays while another axis is played.
+    `paths` [axes, FRAMES] are the offsets along every axis, played or not: in sides of the picture for the first three,
+    in octaves of the radius for "size". `rest` is the frame of each path whose offset is used while another axis is
+    played.
     """
 
     shape: str
@@ -66,7 +66,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """Draw a scene. Every axis gets a path and a place to rest, so that the scene fits every class alike."""
+    """Draw a scene. Every axis gets a path and a resting position, so the scene fits every class."""
     spans = np.array([*rng.uniform(0.34, 0.56, size=3), rng.uniform(0.9, 1.4)])
     colour = _vivid_colour(rng, brightness=rng.uniform(165, 215))
     return Scene(
@@ -75,8 +75,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
         radius=rng.uniform(0.13, 0.17),
         centre=rng.uniform(0.46, 0.54, size=2),
         paths=np.stack([span * (_progress(rng) - 0.5) for span in spans]),
-        # A frame of the path at random, and not any point of it: then a resting axis shows what a played axis shows
-        # in a frame at random, and the frame cannot tell which of them is played.
+        # A random frame of the path: a resting axis then looks like a random frame of a played axis.
         rest=rng.integers(FRAMES, size=len(AXES)),
         tremble=rng.normal(0, 0.4, size=(FRAMES, 2)),
         flicker=rng.normal(1, 0.02, size=FRAMES),
@@ -88,7 +87,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 
 
 def _progress(rng: np.random.Generator) -> np.ndarray:
-    """How far along a path the object is in each frame, 0 to 1: an uneven speed, in two of three clips with a pause."""
+    """Progress along a path in each frame, 0 to 1, at an uneven speed; most clips have a pause."""
     time_axis = np.linspace(0, 1, FRAMES)
     speed = 1 + 0.6 * np.cos(2 * np.pi * (rng.uniform(0.3, 1) * time_axis + rng.uniform()))
     pause = rng.integers(0, 5)
@@ -100,7 +99,7 @@ def _progress(rng: np.random.Generator) -> np.ndarray:
 
 def _vivid_colour(rng: np.random.Generator, brightness: float) -> np.ndarray:
     hue = rng.uniform() + np.array([0, 1 / 3, 2 / 3])
-    tint = np.cos(2 * np.pi * hue)  # sums to zero: the mean of the channels stays the brightness asked for
+    tint = np.cos(2 * np.pi * hue)  # sums to zero, so the mean of the channels is the brightness
     return np.clip(brightness + rng.uniform(30, 80) * tint, 0, 255)
 
 
@@ -166,7 +165,7 @@ class State(NamedTuple):
 
 
 def motion(scene: Scene, class_name: str) -> State:
-    """Play the path of the class and leave the other axes at rest, in the order in which the clip shows it."""
+    """The path of the class along its axis, with the other axes at rest, in the order of the clip."""
     axis, backwards = CLASSES[class_name]
     played = AXES.index(axis)
     offsets = np.repeat(scene.paths[np.arange(len(AXES)), scene.rest][:, None], FRAMES, axis=1)
@@ -177,17 +176,16 @@ def motion(scene: Scene, class_name: str) -> State:
 
 
 def render(scene: Scene, class_name: str) -> np.ndarray:
-    """Frames of the scene as the class plays it, uint8 (FRAMES, SIDE, SIDE, 3) RGB.
+    """Frames of the scene for a class, uint8 [FRAMES, SIDE, SIDE, 3] RGB.
 
-    The frames of a class are those of its opposite in reverse order, to the bit: noise, flicker and tremble belong to
-    the points of the path, not to the time of day.
+    The frames of the opposite class are exactly these in reverse order: noise, flicker and tremble follow the path.
     """
     backwards = CLASSES[class_name][1]
     order = slice(None, None, -1 if backwards else 1)
     centres, radii = motion(scene, class_name)
     distance = _distance(scene.shape, centres * SIDE + scene.tremble[order], radii * SIDE, scene.angle)
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
-    halo = 0.45 * np.exp(-np.maximum(distance, 0) / 3)[..., None]  # a dark rim sets the object off from its ground
+    halo = 0.45 * np.exp(-np.maximum(distance, 0) / 3)[..., None]  # a dark rim separates the object from the background
     frames = scene.background * (1 - halo)
     frames += cover * (scene.colour.astype(np.float32) - frames)
     frames *= scene.flicker[order, None, None, None].astype(np.float32)
@@ -198,8 +196,8 @@ def render(scene: Scene, class_name: str) -> np.ndarray:
 
 def encode(frames: np.ndarray, path: Path) -> None:
     """Write uint8 (T, H, W, 3) RGB frames as an H.264 MP4 file. Equal frames give equal files."""
-    # One thread, since there is a process for every core already; "cpu-independent" keeps x264 from shortcuts whose
-    # result depends on the processor (and, seen with its default, on where in memory a frame happens to lie).
+    # One thread, since there is a process per core. "cpu-independent" makes the output of x264 reproducible on all
+    # processors; without it the output even depends on the memory alignment of frames.
     options = {"crf": "23", "preset": "veryfast", "threads": "1", "x264-params": "cpu-independent=1"}
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=FPS, options=options)
@@ -212,7 +210,6 @@ def encode(frames: np.ndarray, path: Path) -> None:
 
 def _make_clip(job: tuple[int, int, int, int, Path]) -> None:
     seed, split, label, number, path = job
-    # A seed of its own for every clip: its content depends on nothing but the generator seed and its place.
     scene = draw_scene(np.random.default_rng([seed, split, label, number]))
     encode(render(scene, tuple(CLASSES)[label]), path)
 
@@ -220,12 +217,13 @@ def _make_clip(job: tuple[int, int, int, int, Path]) -> None:
 def make(
     out_dir: Path, seed: int, clips_per_class: Sequence[int], workers: int, classes: Sequence[str] = tuple(CLASSES)
 ) -> bool:
-    """Make the set at out_dir; clips_per_class: for train, val and test. Returns False when it was there already.
+    """Make the set in a temporary folder and rename it; clips_per_class: for train, val and test.
 
-    The clips of a class do not depend on which other `classes` there are.
+    Returns:
+        False if this set exists already.
 
-    The set is built beside out_dir and renamed when it is whole. Raises FileExistsError when out_dir holds something
-    that is not a demo set.
+    Raises:
+        FileExistsError: if out_dir contains anything but a demo set.
     """
     out_dir = out_dir.resolve()
     settings = {
@@ -237,14 +235,13 @@ def make(
         "fps": FPS,
         "side": SIDE,
     }
-    note = out_dir / "demo.json"
-    if note.is_file():
-        if json.loads(note.read_text()) == settings:
+    saved = out_dir / "demo.json"
+    if saved.is_file():
+        if json.loads(saved.read_text()) == settings:
             return False
     elif out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise FileExistsError(
-            f"{out_dir} holds something other than a demo set (no demo.json in it), and making one would replace it: "
-            "give another folder, or empty this one"
+            f"{out_dir} is not empty and has no demo.json, so it is no demo set: give another folder, or empty this one"
         )
     partial = out_dir.with_name(out_dir.name + ".partial")
     if partial.exists():
@@ -270,17 +267,17 @@ def make(
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} found, a whole number from 1 expected")
+        raise argparse.ArgumentTypeError(f"found {text}, expected a positive integer")
     return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code, 2 when out_dir may not be replaced."""
+    """Command line; returns the exit code, 2 if out_dir may not be replaced."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "out_dir", type=lambda text: Path(text).expanduser(), metavar="OUT_DIR", help="folder to make, e.g. data/demo"
     )
-    parser.add_argument("--seed", type=int, default=0, help="another seed makes other clips (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     parser.add_argument(
         "--clips-per-class",
         type=_positive,
@@ -289,9 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar=("TRAIN", "VAL", "TEST"),
         help="clips of each class in each split (default 120 20 40)",
     )
-    parser.add_argument(
-        "--classes", nargs="+", choices=CLASSES, default=list(CLASSES), help="some of them (default all)"
-    )
+    parser.add_argument("--classes", nargs="+", choices=CLASSES, default=list(CLASSES), help="default: all")
     parser.add_argument("--workers", type=_positive, default=2, help="processes (default 2)")
     options = parser.parse_args(arguments)
     start = time.perf_counter()
@@ -305,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         count = classes * sum(options.clips_per_class)
         print(f"{options.out_dir}: {count} clips of {classes} classes in {seconds:.1f} s")
     else:
-        print(f"{options.out_dir}: this very set is there already")
+        print(f"{options.out_dir}: this set exists already")
     return 0
 
 
