@@ -47,9 +47,6 @@ def save(cfg: CfgNode, objects: Mapping[str, Stateful], progress: Progress, path
     The numbers are those of finished epochs, and of finished iterations of the next. The keys are the original's
     (`epoch`, from 0, `model_state`, `optimizer_state`, `cfg` as YAML), `progress`, and `<name>_state` of each other
     object. All processes must call this together; the main process writes.
-
-    Raises:
-        UserError: if it cannot be written; earlier checkpoints are intact.
     """
     iteration = f"_iteration_{progress.iteration:08d}" if progress.iteration else ""
     path = path or checkpoint_folder(cfg) / f"checkpoint_epoch_{progress.epoch:05d}{iteration}.pyth"
@@ -70,10 +67,7 @@ def save_best(cfg: CfgNode, model: nn.Module, progress: Progress) -> None:
 def newest_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]] | None:
     """The newest undamaged checkpoint in OUTPUT_DIR and its content; None if there are no checkpoints.
 
-    All processes must call this together, and get the one that the main process has found.
-
-    Raises:
-        UserError: if all checkpoints are damaged, or this process does not see the file.
+    All processes must call this together, and get what the main process has found. UserError if all are damaged.
     """
     found = _newest_checkpoint(cfg) if is_main_process() else None
     path = from_main_process(lambda: found and found[0])
@@ -162,11 +156,7 @@ def is_undamaged(path: Path) -> bool:
 def restore(
     cfg: CfgNode, path: Path, content: dict[str, Any], class_names: tuple[str, ...], objects: Mapping[str, Stateful]
 ) -> Progress:
-    """Restores the objects of a run from a checkpoint, and returns its progress.
-
-    Raises:
-        UserError: if the checkpoint is of another model, other classes or another split.
-    """
+    """Restores the objects of a run from a checkpoint, and returns its progress; UserError if it is of another run."""
     changes = differences(yaml.safe_load(content["cfg"]), cfg)
     changed = [change for change in changes if not change.effects or change.effects - _MAY_CHANGE]
     if different := [str(change) for change in changed if change.effects & _DIFFERENT_RUN]:

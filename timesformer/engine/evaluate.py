@@ -50,12 +50,6 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
 
     All processes must call this together; each scores the views of its loader and gets the whole result.
 
-    Args:
-        model: on the device of the run.
-        loader: of the split "val" or "test".
-        cfg: the configuration.
-        description: for the progress bar.
-
     Raises:
         UserError: if a clip cannot be read and DATA.ON_UNREADABLE is error.
         StopRequested: to obey a signal.
@@ -110,11 +104,7 @@ def score_views(model: nn.Module, clips: Tensor, cfg: CfgNode, device: torch.dev
 
 
 def build_from_checkpoint(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Module, LoadReport]:
-    """The model of a configuration on the CPU, with all its weights from a checkpoint.
-
-    Raises:
-        CheckpointError: if weights do not fit, are missing, or are left over.
-    """
+    """The model of a configuration on the CPU, with all its weights from a checkpoint, or CheckpointError."""
     model = build_model(cfg, fresh=True)
     report = load_pretrained(model, checkpoint, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION)
     heads = (checkpoint.state.get(f"{head}.weight") for head in head_names(model))

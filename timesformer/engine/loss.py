@@ -44,10 +44,9 @@ class ClassificationLoss:
 
 
 def class_weights(cfg: CfgNode, labels: np.ndarray) -> Tensor:
-    """Weights of the classes in the training loss, [classes], float.
+    """Weights of the classes in the training loss, [classes], float: 1, unless DATA.BALANCE is class_weights.
 
-    With DATA.BALANCE class_weights they are inversely proportional to the number of clips of the class, with mean 1
-    over all clips, and 0 for a class without clips; otherwise they are 1.
+    They are then inversely proportional to the number of clips of the class, with mean 1 over all clips.
     """
     if cfg.DATA.BALANCE != "class_weights":
         return torch.ones(cfg.MODEL.NUM_CLASSES)
@@ -121,9 +120,7 @@ class FiniteCheck:
     def check_losses(self) -> None:
         """Checks the losses added since the last call; syncs with the device. All processes must call it together.
 
-        Raises:
-            UserError: if a loss is not finite; names the clips of the first such batch of all processes, since later
-                ones may follow from the weights that it broke.
+        The UserError names the clips of the first broken batch of all processes, as it breaks the weights of all.
         """
         if broken := [found for found in all_gather_objects(self._first_broken()) if found]:
             epoch, iteration, loss, names = min(broken, key=lambda found: found[:2])

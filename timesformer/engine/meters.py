@@ -42,11 +42,7 @@ class ViewEnsemble:
         self._seen = torch.zeros(num_videos, num_views, dtype=torch.bool)
 
     def update(self, scores: Tensor, videos: Tensor, views: Tensor) -> None:
-        """Adds the scores [batch, classes] of views `views` [batch] of videos `videos` [batch].
-
-        Raises:
-            ValueError: if a view comes twice.
-        """
+        """Adds the scores [batch, classes] of views `views` [batch] of videos `videos` [batch]; each must be new."""
         if self._seen[videos, views].any() or len(set(zip(videos.tolist(), views.tolist(), strict=True))) < len(videos):
             raise ValueError("a view was counted twice; add each view of each video once")
         self._seen[videos, views] = True
@@ -57,18 +53,13 @@ class ViewEnsemble:
             self.scores.scatter_reduce_(0, videos.unsqueeze(1).expand_as(scores), scores, "amax")
 
     def complete(self) -> Tensor:
-        """Scores [videos, classes], float, over the views of all processes, which must call this together.
-
-        Raises:
-            ValueError: if a view is missing, or was added in two processes.
-        """
-        seen = self._seen.int()
+        """Scores [videos, classes], float, over the views of all processes, which must call this together."""
+        seen, total = self._seen.int(), self._seen.numel()
         all_reduce(seen, op="sum")
         all_reduce(self.scores, op=self.method)
-        if missing := int((seen == 0).sum()):
-            raise ValueError(f"{missing} of {seen.numel()} views are missing from the result")
-        if duplicates := int((seen > 1).sum()):
-            raise ValueError(f"{duplicates} of {seen.numel()} views were counted in several processes")
+        if not (seen == 1).all():
+            missing, repeated = int((seen == 0).sum()), int((seen > 1).sum())
+            raise ValueError(f"of {total} views, {missing} are missing and {repeated} were added in several processes")
         return self.scores.float()
 
 

@@ -39,14 +39,10 @@ def checkpoint_activations(model: nn.Module, mode: str) -> None:
 
 
 class CompiledForward:
-    """A model's training forward pass, compiled for batches of one size.
+    """A model's training forward pass, compiled for batches of `batch_size` clips.
 
-    Smaller batches and evaluation mode run uncompiled, as each shape and mode would be compiled anew for minutes. The
-    model's state dict and other callers are not affected.
-
-    Args:
-        model: on its device.
-        batch_size: clips per batch to compile for.
+    Smaller batches and evaluation mode run uncompiled, as compiling for another shape or mode takes minutes. The state
+    dict of the model and other callers are not affected.
     """
 
     def __init__(self, model: nn.Module, batch_size: int) -> None:
@@ -54,11 +50,7 @@ class CompiledForward:
         self._compiled = torch.compile(model, dynamic=False)
 
     def __call__(self, clip: Tensor) -> Tensor:
-        """Logits [batch, classes] of clips [batch, 3, frames, height, width] (float, normalised).
-
-        Raises:
-            UserError: if the model cannot be compiled, for example without a C++ compiler.
-        """
+        """Logits [batch, classes] of clips [batch, 3, frames, height, width] (float, normalised)."""
         if len(clip) != self.batch_size or not self.model.training:
             return self.model(clip)
         try:

@@ -16,8 +16,7 @@ from timesformer.torchvision_import import import_package
 def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     """SOLVER.OPTIMIZING_METHOD over the trainable parameters, with PyTorch's fused kernels.
 
-    With SOLVER.ZERO_WD_1D_PARAM, biases, norms and embeddings are in a group without weight decay. With
-    SOLVER.LAYER_DECAY below 1, each layer has its own groups, with a factor `lr_scale` on the learning rate.
+    Groups have no weight decay (SOLVER.ZERO_WD_1D_PARAM) or a factor `lr_scale` on the rate (SOLVER.LAYER_DECAY).
     """
     solver = cfg.SOLVER
     embeddings = {
@@ -92,11 +91,7 @@ def clips_per_step(cfg: CfgNode) -> int:
 
 
 def learning_rate_scale(cfg: CfgNode) -> float:
-    """The factor on all learning rates.
-
-    It is the number of nodes with SOLVER.BASE_LR_SCALE_NUM_SHARDS, or the clips per step divided by
-    SOLVER.LR_SCALE_BATCH_SIZE (linear scaling rule, https://arxiv.org/abs/1706.02677).
-    """
+    """The factor on all learning rates: the number of nodes, or the linear scaling rule (arXiv:1706.02677)."""
     if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS:
         return float(cfg.NUM_SHARDS)
     reference = cfg.SOLVER.LR_SCALE_BATCH_SIZE

@@ -70,10 +70,7 @@ class Progress:
         return is_best
 
     def fit_to_batches(self, cfg: CfgNode, sampler: EpochBatchSampler) -> None:
-        """Converts the iteration to the batches of `sampler`.
-
-        If they have changed, it becomes that of the last optimizer step that skips no clip.
-        """
+        """Converts the iteration to the batches of `sampler`: if they differ, to the last step that skips no clip."""
         accumulate = batches_per_step(cfg)
         done = min(self.iteration * self.batch_size, sampler.num_items - 1)
         self.iteration = done // (sampler.batch_size * accumulate) * accumulate

@@ -37,10 +37,7 @@ def run_splits(cfg: CfgNode, splits: Sequence[int], run: Callable[[CfgNode, Spli
     Finished splits are not repeated (unless TRAIN.AUTO_RESUME is False), and interrupted ones resume. All processes
     must call this together.
 
-    Args:
-        cfg: the configuration; DATA.SPLIT and OUTPUT_DIR are set for each split.
-        splits: numbers of the splits.
-        run: trains and tests a configuration, and leaves `results.json` in its OUTPUT_DIR.
+    `run` trains and tests a configuration, and leaves `results.json` in its OUTPUT_DIR.
 
     Raises:
         UserError: for invalid splits, and if there are results of other options.

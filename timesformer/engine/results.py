@@ -52,27 +52,16 @@ def probabilities_of(scores: Tensor, num_views: int, method: str) -> Tensor:
 
 @dataclass
 class Evaluation:
-    """Scores of every video of a split.
+    """Scores of every video of a split."""
 
-    Attributes:
-        names: of the videos, in the order of the rows of `scores`.
-        labels: [videos], int64.
-        scores: [videos, classes], logits aggregated over the views.
-        probabilities: [videos, classes]; see `probabilities_of`.
-        unreadable: reasons by name of unreadable videos, which count as wrong.
-        loss: mean cross entropy of the readable clips.
-        num_views: of each video.
-        seconds: duration of the evaluation.
-    """
-
-    names: list[str]
-    labels: Tensor
-    scores: Tensor
-    probabilities: Tensor
-    unreadable: dict[str, str]
-    loss: float
-    num_views: int
-    seconds: float
+    names: list[str]  # in the order of the rows of `scores`
+    labels: Tensor  # [videos], int64
+    scores: Tensor  # [videos, classes], logits aggregated over the views
+    probabilities: Tensor  # [videos, classes], see `probabilities_of`
+    unreadable: dict[str, str]  # reasons by name of unreadable videos, which count as wrong
+    loss: float  # mean cross entropy of the readable clips
+    num_views: int  # of each video
+    seconds: float  # duration
 
     @property
     def readable(self) -> Tensor:
@@ -109,11 +98,7 @@ def write_results(
 ) -> Path:
     """Writes the results of a test into OUTPUT_DIR, logs a summary, and returns the path of `results.json`.
 
-    Args:
-        cfg: the configuration, with the OUTPUT_DIR of `folder_for_results`.
-        evaluation: of the split "test".
-        splits: those of the run.
-        checkpoint, content, weights: the file tested, its entries besides the weights, and their fingerprint.
+    `content` are the entries of the tested checkpoint besides the weights, and `weights` is their fingerprint.
     """
     output, path, device = Path(cfg.OUTPUT_DIR), results_path(cfg), choose_device(cfg)
     output.mkdir(parents=True, exist_ok=True)

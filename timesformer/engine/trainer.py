@@ -43,13 +43,10 @@ _SAVE = 1  # a request for a checkpoint; the other requests are numbers of signa
 def train(cfg: CfgNode, splits: Splits | None = None) -> Path:
     """Trains as configured and returns the best checkpoint by validation top-1; see `Trainer`.
 
-    Args:
-        cfg: the configuration.
-        splits: those of the run, if some have been loaded before.
+    `splits` are those of the run, if some have been loaded before.
 
     Raises:
-        UserError: if data, checkpoints or options are invalid, the loss is not finite, too many training clips are
-            unreadable (DATA.MAX_UNREADABLE_FRACTION), or a DataLoader worker dies.
+        UserError: if data, checkpoints or options are invalid, the loss is not finite, or a DataLoader worker dies.
         KeyboardInterrupt: if a signal stops the run; it is saved before, unless that was a second signal.
     """
     trainer = Trainer(cfg, splits or Splits(cfg))
@@ -178,11 +175,7 @@ class Trainer:
     # ---------------------------------------------------------------- the epoch loop
 
     def fit(self) -> Path:
-        """Trains, validates and saves checkpoints until the last epoch, early stopping or a signal.
-
-        Returns:
-            The best checkpoint by validation top-1.
-        """
+        """Trains, validates and saves checkpoints until the last epoch, early stopping or a signal."""
         cfg, progress = self.cfg, self.progress
         if progress.is_finished(cfg):
             logger.info("nothing left to train: %s", progress.finish_reason(cfg))
@@ -244,10 +237,8 @@ class Trainer:
     def train_step(self, batch: dict[str, Any], index: int) -> bool:
         """Forward and backward pass of one batch; after the last batch of an accumulation, the optimizer step.
 
-        The gradient is that of the mean loss over all clips of the step, in all processes and batches.
-
-        Returns:
-            Whether the optimizer has stepped.
+        The gradient is that of the mean loss over all clips of the step, in all processes and batches. Returns whether
+        the optimizer has stepped.
         """
         cfg, epoch, batches = self.cfg, self.progress.epoch, len(self.train_loader)
         seed_step(cfg, epoch, index)
@@ -353,13 +344,9 @@ class Trainer:
     # ---------------------------------------------------------------- checkpoints and the end
 
     def save_or_stop(self, due: bool = False) -> None:
-        """Saves a checkpoint if `due` or after TRAIN.CHECKPOINT_MINUTES, and obeys a signal of any process.
+        """Saves a checkpoint if `due` or after TRAIN.CHECKPOINT_MINUTES; StopRequested for a signal of any process.
 
-        If only the minutes are over, a failure to write is a warning. Processes learn of each other's requests one
-        call later, so that none waits for another.
-
-        Raises:
-            StopRequested: to obey a signal.
+        Processes learn of each other's requests one call later, so that none waits for another.
         """
         minutes = self.cfg.TRAIN.CHECKPOINT_MINUTES
         time_is_over = 0 < 60 * minutes <= time.monotonic() - self.saved_at

@@ -46,9 +46,8 @@ class UnreadableClips:
     def record(self, errors: dict[int, str]) -> None:
         """Records the reasons why clips could not be read, by record number.
 
-        Raises (with several processes, in `exchange`):
-            UserError: with DATA.ON_UNREADABLE error, for more than DATA.MAX_UNREADABLE_FRACTION of the training clips,
-                or if the file cannot be written.
+        Raises a UserError (with several processes, in `exchange`) with DATA.ON_UNREADABLE error, and for more than
+        DATA.MAX_UNREADABLE_FRACTION of the training clips.
         """
         self._pending |= errors
         if dist_info().world_size == 1:
