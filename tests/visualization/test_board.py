@@ -72,12 +72,8 @@ def test_options_select_charts_and_classes(tested: Callable[..., Any], tmp_path:
     (tmp_path / "groups.json").write_text('{"legs": ["walk"], "arms": ["catch", "wave"]}', encoding="utf-8-sig")
     subset = str(tmp_path / "subset.txt")
     board = tested(
-        *(
-            "TENSORBOARD.CONFUSION_MATRIX.FIGSIZE",
-            "[3, 4]",
-            "TENSORBOARD.CATEGORIES_PATH",
-            str(tmp_path / "groups.json"),
-        ),
+        *("TENSORBOARD.CONFUSION_MATRIX.FIGSIZE", "[3, 4]"),
+        *("TENSORBOARD.CATEGORIES_PATH", str(tmp_path / "groups.json")),
         *("TENSORBOARD.HISTOGRAM.ENABLE", "True", "TENSORBOARD.HISTOGRAM.SUBSET_PATH", subset),
         *("TENSORBOARD.WRONG_PRED_VIS.SUBSET_PATH", subset, "TENSORBOARD.WRONG_PRED_VIS.TAG", "missed"),
         *("TENSORBOARD.MODEL_VIS.ENABLE", "True", "TENSORBOARD.MODEL_VIS.MODEL_WEIGHTS", "True"),

@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.visualization.conftest import MakeRun
-from tests.visualization.test_report import Page
-from timesformer.visualization import run_charts
+from tests.visualization.test_report import Page, no_charts  # noqa: F401, the fixture
 from timesformer.visualization.report import write_report
-
-
-@pytest.fixture(autouse=True)
-def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_charts, "svg", lambda figure: "<svg></svg>")
 
 
 def results_of(folder: Path) -> dict:

@@ -17,8 +17,8 @@ from tests.visualization.conftest import MakeRun
 from timesformer.config import get_cfg
 from timesformer.errors import UserError
 from timesformer.visualization import report, run_charts
-from timesformer.visualization.charts import new_chart
 from timesformer.visualization.report import write_report
+from timesformer.visualization.run_files import read_run
 
 RunNet = Callable[..., Any]
 CallTool = Callable[..., int]
@@ -84,14 +84,9 @@ def call_tool(monkeypatch: pytest.MonkeyPatch) -> CallTool:
 
 @pytest.fixture(autouse=True)
 def no_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draws no charts, which take most of the time, except in tests that ask for `charts_drawn`."""
-    if "charts_drawn" not in request.fixturenames:
+    """Draws no charts, which take most of the time, except in slow tests."""
+    if request.node.get_closest_marker("slow") is None:
         monkeypatch.setattr(run_charts, "svg", lambda figure: "<svg></svg>")
-
-
-@pytest.fixture
-def charts_drawn() -> None:
-    """Draws the charts."""
 
 
 def page_of(folder: Path) -> Page:
@@ -106,11 +101,8 @@ def edit_results(folder: Path, **values: Any) -> Path:
     return folder
 
 
-# ---------------------------------------------------------------- content
-
-
 @pytest.mark.slow
-def test_page_shows_results(make_run: MakeRun, charts_drawn: None) -> None:
+def test_page_shows_results(make_run: MakeRun) -> None:
     folder = make_run("five", 5, unreadable=2, options={"SOLVER.MAX_EPOCH": 3})
     results, page = json.loads((folder / "results.json").read_text()), page_of(folder)
     assert f"{results['top1']:.2f}" in page.text
@@ -141,23 +133,20 @@ def test_training_times_and_speed(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "checkpoint", "value", "shown"),
+    ("version", "checkpoint", "value", "expected"),
     [
-        (2, "checkpoint_epoch_00002.pyth", 61.25, True),
-        (2, "checkpoint_epoch_00002.pyth", None, False),
-        (1, "best.pyth", 61.25, True),
-        (1, "best.pyth", -1.0, False),
-        (1, "checkpoint_epoch_00002.pyth", 61.25, False),  # the best value of the run, not of this checkpoint
+        (2, "checkpoint_epoch_00002.pyth", 61.25, 61.25),
+        (2, "checkpoint_epoch_00002.pyth", None, None),
+        (1, "best.pyth", 61.25, 61.25),
+        (1, "best.pyth", -1.0, None),
+        (1, "checkpoint_epoch_00002.pyth", 61.25, None),  # the best value of the run, not of this checkpoint
     ],
 )
 def test_validation_accuracy_is_of_tested_checkpoint(
-    make_run: MakeRun, tmp_path: Path, version: int, checkpoint: str, value: float | None, shown: bool
+    make_run: MakeRun, version: int, checkpoint: str, value: float | None, expected: float | None
 ) -> None:
     values = {"schema_version": version, "checkpoint": f"checkpoints/{checkpoint}", "val_top1": value}
-    folder = edit_results(make_run("validated", 3), **values)
-    assert ("61.25" in page_of(folder).text) == shown
-    page = Page(write_report([folder, make_run("other", 3)], tmp_path / "c.html"))
-    assert page.column("results", "validation top-1")[0] == ("61.25" if shown else "–")
+    assert read_run(edit_results(make_run("validated", 3), **values)).metric("val_top1") == expected
 
 
 @pytest.mark.parametrize(("classes", "shown"), [(5, False), (6, True)])
@@ -190,20 +179,6 @@ def test_names_are_escaped(make_run: MakeRun) -> None:
     assert json.loads(data)["names"] == names
 
 
-def test_registered_charts_are_drawn(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    registered = {section: [] for section in ("training", "classes", "comparison")}
-    monkeypatch.setattr(run_charts, "_CHARTS", registered)
-    monkeypatch.setattr(run_charts, "svg", lambda figure: f"<svg>{figure.axes[0].get_title(loc='left')}</svg>")
-    run_charts.report_chart("training")(lambda run: new_chart(f"mine of {run.name}")[0])
-    run_charts.report_chart("training")(lambda run: None)
-    page = page_of(make_run("charted", 3))
-    assert page.source.count("<svg>mine of charted</svg>") == 1
-    assert page.source.count("<svg>") == 1
-
-
-# ---------------------------------------------------------------- missing and damaged files
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [1, 2, 400])
 def test_few_and_many_classes(make_run: MakeRun, classes: int) -> None:
@@ -226,18 +201,15 @@ def test_run_without_test(make_run: MakeRun) -> None:
     assert page.sections == ["", "training", "unreadable", "timing", "configuration"]
 
 
-def test_ties_of_validation_accuracy_go_to_lowest_loss(make_run: MakeRun) -> None:
+def test_training_metrics(make_run: MakeRun) -> None:
+    """Ties of the best accuracy go to the lowest loss; missing losses and a torn last line are skipped."""
     folder = make_run("tied", 2)
     rows = [{"kind": "val_epoch", "epoch": n, "top1": 40.0, "loss": loss} for n, loss in ((1, 0.9), (2, 0.5), (3, 0.7))]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert "after epoch 2." in page_of(folder).text
-
-
-def test_metrics_with_missing_losses_and_torn_last_line(make_run: MakeRun) -> None:
-    folder = make_run("broken", 3)
-    lines = (folder / "metrics.jsonl").read_text().replace('"loss": 1.0', '"loss": null')
-    (folder / "metrics.jsonl").write_text(lines + '{"kind": "train_st')
-    assert "not finite" in page_of(folder).text
+    rows.append({"kind": "train_step", "epoch": 3, "loss": None})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "train_st')
+    text = page_of(folder).text
+    assert "after epoch 2." in text
+    assert "not finite" in text
 
 
 def test_results_of_older_version(make_run: MakeRun) -> None:
@@ -275,9 +247,6 @@ def test_folder_without_results_is_refused(
     assert call_tool(tmp_path) == 2
     assert named in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
-
-
-# ---------------------------------------------------------------- tools/report.py and after a test
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -65,13 +65,7 @@ def address(folder: Path) -> Iterator[str]:
         text=True,
     )
     try:
-        output = []
-        for line in server.stdout:
-            output.append(line)
-            if "URL: http://127.0.0.1" in line:  # of no other address
-                break
-        else:
-            pytest.fail("the page did not start:\n" + "".join(output))
+        assert any("URL: http://127.0.0.1" in line for line in server.stdout), "the page did not start"
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
@@ -139,13 +133,10 @@ def expect_prediction(page: Any, classifier: Classifier, path: Path, **options: 
 
 def choose(box: Any, name: str) -> None:
     """Selects an option of a list, which late parts of the page may close after it was opened."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+    for _ in range(20):
         box.click()
-        try:
+        with suppress(playwright_api.TimeoutError):
             return box.page.get_by_role("option", name=name).click(timeout=3000)
-        except playwright_api.TimeoutError:
-            continue
     return pytest.fail(f"no option {name}")
 
 
