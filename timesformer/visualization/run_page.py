@@ -62,8 +62,8 @@ def _count(number: float, noun: str) -> str:
 
 def _subtitle(run: FinishedRun) -> str:
     keys = ("MODEL.MODEL_NAME", "TEST.DATASET" if run.results else "TRAIN.DATASET")
-    parts = [*(run.config.get(key) for key in keys), run.results.get("checkpoint"), run.results.get("finished")]
-    return " · ".join(str(part) for part in parts if part)
+    finished = str(run.results.get("finished") or "")[:16].replace("T", " ")
+    return " · ".join(str(x) for x in (*map(run.config.get, keys), run.results.get("checkpoint"), finished) if x)
 
 
 def _lead(run: FinishedRun) -> str:
