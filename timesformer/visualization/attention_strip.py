@@ -30,11 +30,9 @@ _LINE_COLORS = LinearSegmentedColormap.from_list("", ("#2a0a5e", "#b5367a", "#fb
 
 @dataclass(frozen=True)
 class PatchCurves:
-    """How much a patch attends to each frame.
+    """Attention [steps, steps], from 0 to 1, of a patch in each frame (or tubelet) to each, under a title (`label`).
 
-    Attributes:
-        position: row and column of the patch, which is marked; None if all patches have the same curves.
-        weights: [steps, steps], from the patch in each frame (or tubelet) to each, from 0 to 1.
+    `position` is the row and column of the patch, which is marked; None if all patches have the same curves.
     """
 
     position: tuple[int, int] | None

@@ -28,12 +28,7 @@ _REPEATED_BY = {"RNG_SEED", "DATA.SPLIT"}  # the mean of runs that differ in not
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs on the same videos, by their numbers.
-
-    Attributes:
-        counts: videos that both, only the first, only the second, and neither predict correctly.
-        adjusted_p: p-value of the comparison, adjusted for the number of pairs.
-    """
+    """Two runs, and the counts of videos that both, only the first, only the second, and neither predict correctly."""
 
     first: int
     second: int

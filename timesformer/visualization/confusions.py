@@ -11,12 +11,7 @@ from timesformer.visualization.run_files import Predictions
 
 @dataclass(frozen=True)
 class Confusion:
-    """The videos of a class that were predicted as another one, by the numbers of the classes.
-
-    Attributes:
-        share: `count` in percent of the videos of class `true`.
-        reverse: videos of class `predicted` that were predicted as class `true`.
-    """
+    """Videos of class `true` predicted as `predicted`, their share of the class in percent, and the reverse count."""
 
     true: int
     predicted: int

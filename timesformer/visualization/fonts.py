@@ -1,7 +1,4 @@
-"""Text of any script in pictures: installed fonts draw what matplotlib's own font lacks.
-
-Only for pixels. The text of an SVG is drawn by the browser.
-"""
+"""Text of any script in PNG files: installed fonts draw what matplotlib's own font lacks."""
 
 import logging
 import unicodedata

@@ -35,11 +35,7 @@ _RUNS_SHOWN = re.compile(r'<meta name="timesformer-runs" content="([^"]*)">')
 
 
 def write_report(run_dirs: Sequence[Path], path: Path) -> Path:
-    """Writes the page about a run, or about several compared, from their OUTPUT_DIRs; returns `path`.
-
-    Raises:
-        UserError: if a folder has no results or damaged ones, or the page cannot be written.
-    """
+    """Writes the page about a run, or about several compared, from their OUTPUT_DIRs; returns `path`."""
     runs = _read_runs(run_dirs)
     if len(runs) == 1:
         template, content = "run.html", run_page(runs[0], read_strips(runs[0].folder / "report_frames.zip"))

@@ -16,7 +16,6 @@ from timesformer.visualization.significance import wilson_interval
 
 Content = dict[str, Any]
 
-_MAX_PAIRS = 40  # in the table of confused classes
 _FEW_CLASSES = 12  # all can be seen at once, so they are shown in their own order
 
 
@@ -137,7 +136,7 @@ def _confusions(run: FinishedRun) -> Content | None:
     names = run.class_names
     counts = count_confusions(run.predictions, len(names))
     totals = counts.sum(axis=1)
-    pairs = most_confused(counts, _MAX_PAIRS)
+    pairs = most_confused(counts, 40)
     cells = np.argwhere(counts)
     return {
         "order": "labels" if len(names) <= _FEW_CLASSES else "similarity",
