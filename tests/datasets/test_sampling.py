@@ -106,15 +106,6 @@ def test_random_start_of_uniform():
     assert all(np.diff(clip).tolist() == [2, 2, 2] for clip in clips)
 
 
-def test_random_start_of_dense_is_a_real_number():
-    draws = np.random.RandomState(0)
-    starts = np.array([Dense(2, 5, start="random").positions(VideoInfo(20), draws) for _ in range(5000)])
-    # Kolmogorov-Smirnov distance of the start from the uniform distribution on 0..10, a frame at a time.
-    below = np.array([(starts[:, 0] < frame).mean() for frame in range(1, 11)])
-    assert np.abs(below - np.arange(1, 11) / 10).max() < 1.95 / np.sqrt(5000)  # exceeded once in 1,000 trials
-    assert (starts[:, 1] - starts[:, 0] == 9).all()
-
-
 def test_random():
     for seed in range(20):
         clip = positions(Random(8, 32), 9, seed)

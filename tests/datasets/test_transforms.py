@@ -65,15 +65,6 @@ def test_small_frames_are_enlarged(shape, spatial_idx):
     assert found.shape == (4, 3, 24, 24)
 
 
-def test_resize():
-    clip = torch.zeros(2, 3, 10, 40, dtype=torch.uint8)
-    clip[..., :20] = 200
-    found = transforms.resize(clip, (16, 16))
-    assert found.shape == (2, 3, 16, 16)
-    assert (found[..., :7] == 200).all()
-    assert (found[..., 9:] == 0).all()
-
-
 @settings(max_examples=60)
 @given(
     sides=st.tuples(st.integers(2, 50), st.integers(2, 50)),
