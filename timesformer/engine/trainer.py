@@ -162,8 +162,8 @@ class Trainer:
         trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         dataset, total = loader.dataset, count_parameters(self.model)
         logger.info(
-            f"training {cfg.MODEL.MODEL_NAME} on {self.device}: {trained} of {total} parameters (MODEL.FREEZE "
-            f"{cfg.MODEL.FREEZE}), {len(dataset)} clips of {len(dataset.class_names)} classes, validation on "
+            f"training {cfg.MODEL.MODEL_NAME} ({total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained) on "
+            f"{self.device}: {len(dataset)} clips of {len(dataset.class_names)} classes, validation on "
             f"{len(self.val_loader.dataset)}; epochs {progress.epoch + 1} to {cfg.SOLVER.MAX_EPOCH}"
         )
         logger.info(f"{optim.describe_step(cfg)} with {dist_info().local_size} process(es)")
