@@ -72,11 +72,12 @@ def training_table(size: Size, rows: Sequence[Contender], rounds: int, threads: 
     yield "measured peak of a matrix product: " + ", ".join(
         f"{peak / 1e12:.2f} TFLOP/s ({precision})" for precision, peak in peaks.items()
     )
-    for training, title in ((True, "training step"), (False, "inference")):
+    operations = {name: count_operations(model, clip) for name, model in models.items()}
+    for passes, title in ((3, "training step"), (1, "inference")):
+        training = passes > 1
         yield ""
         columns = ["seconds", "clips/s", f"times {rows[0].implementation}", "times Hugging Face"]
         yield from header([title, *columns, "memory (GB)", "utilisation"])
-        operations = {name: count_operations(model, clip, training) for name, model in models.items()}
         shown = [one for one in rows if training or one.recompute == "none"]
         times = time_in_turn({one: one.prepare(models, clip, training) for one in shown}, rounds, device, clock)
         for one, seconds in times.items():
@@ -87,7 +88,8 @@ def training_table(size: Size, rows: Sequence[Contender], rounds: int, threads: 
             cells = [f"{median:.3f}", f"{size.batch_size / median:.2f}"]
             cells += [format_speedup(times[shown[0]], seconds), format_speedup(peer, seconds)]
             cells += [measure_memory(size, one, training) if memory else "-"]
-            yield row([one, *cells, f"{100 * operations[one.implementation] / median / peaks[one.precision]:.0f} %"])
+            rate = passes * operations[one.implementation] / median
+            yield row([one, *cells, f"{100 * rate / peaks[one.precision]:.0f} %"])
 
 
 def data_lines(
@@ -153,12 +155,13 @@ def format_speedup(baseline: Sequence[float], seconds: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
 
 
-def count_operations(model: nn.Module, clip: torch.Tensor, training: bool) -> int:
-    """Floating-point operations of a model's matrix products, two per multiply-add; a training step is three passes."""
+@torch.no_grad()
+def count_operations(model: nn.Module, clip: torch.Tensor) -> int:
+    """Floating-point operations of the matrix products in a forward pass, two per multiply-add."""
     on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations}
-    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter, torch.set_grad_enabled(training):
-        logits_of(model.train(training), clip)
-    return counter.get_total_flops() * (3 if training else 1)
+    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+        logits_of(model.eval(), clip)
+    return counter.get_total_flops()
 
 
 def _attention_operations(q: Sequence[int], k: Sequence[int], *_: Any, **__: Any) -> int:
