@@ -3,6 +3,7 @@
 The lists have lines `path<separator>label`, or are Kinetics' annotation files with a header.
 """
 
+import functools
 import logging
 import os
 import sys
@@ -90,15 +91,15 @@ def _read_paths(path: Path, cfg: CfgNode, class_names: tuple[str, ...]) -> lists
     separator = cfg.DATA.PATH_LABEL_SEPARATOR
     clips = lists.ClipList(path, [], [], [])
     for index, (number, line) in enumerate(lists.iterate_lines(path)):
-        name, label = map(_unquote, line.rpartition(separator)[::2])
-        label = str(int(label)) if label.isdecimal() else label
-        is_label = label.lstrip("-").isdecimal() or label in class_names
-        if index == 0 and name.lower() in _PATH_HEADERS and not is_label:
+        name, _, label = line.rpartition(separator)
+        name, label = _unquote(name), _clean_label(label)
+        is_header = index == 0 and name.lower() in _PATH_HEADERS
+        if is_header and not label.lstrip("-").isdecimal() and label not in class_names:
             logger.info("%s, line %d: %r is taken as a header", path, number, line)
             continue
         clips.lines.append(number)
         clips.names.append(name)
-        clips.labels.append(sys.intern(label))
+        clips.labels.append(label)
     if not clips.names:
         raise DataError(f"{path} has a header but no videos: expected one line `path{separator}label` per video")
     return clips
@@ -108,6 +109,12 @@ def _unquote(text: str) -> str:
     text = text.strip()
     # Spreadsheets quote cells with commas.
     return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+@functools.lru_cache(maxsize=4096)
+def _clean_label(text: str) -> str:
+    text = _unquote(text)
+    return str(int(text)) if text.isdecimal() else text
 
 
 def _normalize(path: str) -> str:
