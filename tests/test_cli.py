@@ -133,13 +133,14 @@ def test_file_names_that_are_not_utf8(run: Run, tiny_data: Path, tmp_path: Path)
 
 VIVIT = "MODEL.MODEL_NAME ViViT TIMESFORMER.PATCH_SIZE 16 VIVIT.TUBELET_SIZE [2,8,8]"
 AUGMENTED = """DATA.AUTO_AUGMENT rand-m7-n4-mstd0.5-inc1 DATA.COLOR_JITTER 0.4 DATA.LIGHTING_JITTER 0.1
-DATA.RE_PROB 0.25 MIXUP.ENABLED True SOLVER.MAX_EPOCH 1 TEST.ENABLE False"""
+DATA.RE_PROB 0.25 MIXUP.ENABLED True"""
 
 
 @pytest.mark.parametrize(
     "options",
     [
         "TRAIN.MIXED_PRECISION bf16",
+        AUGMENTED,
         "TIMESFORMER.ATTENTION_TYPE joint_space_time",
         "TIMESFORMER.ATTENTION_TYPE space_only",
         f"{VIVIT} TRAIN.MIXED_PRECISION bf16",
@@ -152,18 +153,6 @@ def test_every_model_trains_and_tests(run: Run, tmp_path: Path, options: str) ->
     done = run(options, "SOLVER.MAX_EPOCH 1")
     assert done.code == 0, done.err
     assert results(tmp_path / "out")["num_videos"] == 6
-
-
-def test_augmented_training_is_reproducible(run: Run, tmp_path: Path) -> None:
-    losses = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        output = tmp_path / name
-        assert (
-            run(*AUGMENTED.split(), f"TEST.ENABLE False SOLVER.MAX_EPOCH 1 RNG_SEED {seed} OUTPUT_DIR {output}").code
-            == 0
-        )
-        losses.append(json.loads((output / "metrics.jsonl").read_text().splitlines()[-2])["loss"])
-    assert losses[0] == losses[1] != losses[2]
 
 
 @pytest.mark.parametrize(("source", "used"), [("", "best"), ("checkpoints", "best"), ("checkpoints/{0}.pyth", "{0}")])

@@ -1,1 +1,1 @@
-"""A trained model on videos."""
+"""Predictions with trained models."""

@@ -1,1 +1,1 @@
-"""What a run needs of the machine: processes, devices, signals, logs and its folder."""
+"""Processes, devices, signals, logging and the output folder of a run."""

@@ -280,9 +280,8 @@ def run_and_report(function: Callable[[], int]) -> int:
     except UserError as error:
         return _fail(2, f"error: {error}{_hint(error)}", error)
     except KeyboardInterrupt as error:
-        saved = (
-            "the checkpoint just saved" if isinstance(error, signals.StopRequested) else "its last checkpoint, if any"
-        )
+        is_saved = isinstance(error, signals.StopRequested)
+        saved = "the checkpoint just saved" if is_saved else "its last checkpoint, if any"
         return _fail(exit_code(error), f"interrupted; the same command resumes from {saved}", error)
     except Exception as error:  # caught, so that it is logged and the DataLoader workers end
         return _fail(1, f"the run failed{_hint(error)}", error)
