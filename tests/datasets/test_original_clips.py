@@ -16,6 +16,7 @@ from timesformer.config import load_config
 from timesformer.datasets.clips import ClipDataset, ClipMaker
 from timesformer.inference.clip_batches import make_views
 
+pytestmark = pytest.mark.slow
 OPTIONS = ("num_frames", "sampling_rate", "views", "crops", "crop_size", "jitter", "target_fps")
 HEIGHT, WIDTH = 48, 80  # of the golden videos
 SIDE = 80  # of a clip that shows whole frames

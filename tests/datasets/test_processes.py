@@ -20,6 +20,7 @@ from timesformer.datasets.workers.fork_server import ForkServer
 from timesformer.datasets.workers.pool import given_up, in_processes
 from timesformer.errors import UserError
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 OWN_PID = "__import__('os').getpid()"
 HANGS = 1e6  # seconds
@@ -43,7 +44,6 @@ def test_few_outcomes_wait() -> None:
     assert [outcome.item for outcome in outcomes] == list(range(1, 20))
 
 
-@pytest.mark.slow
 def test_hanging_worker_is_replaced() -> None:
     outcomes = list(in_processes(time.sleep, [HANGS, 0, 0.01], 1, time_limit=5.0))
     assert [(o.item, o.problem) for o in outcomes] == [(HANGS, given_up(5.0)), (0, ""), (0.01, "")]

@@ -24,6 +24,7 @@ def noise(n: int, height: int = 64, width: int = 96) -> list[np.ndarray]:
     return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(n)]
 
 
+@pytest.mark.slow
 def test_golden_videos(golden_dir):
     """Every frame of its number, and those that the original's decoder returned in all its runs."""
     for described in json.loads((golden_dir / "video_decode.json").read_text())["videos"]:

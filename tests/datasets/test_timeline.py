@@ -69,6 +69,7 @@ def test_empty_clip_is_an_error():
         Timeline(0, 8, **STUDY)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     n=st.integers(1, 12),

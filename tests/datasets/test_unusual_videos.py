@@ -25,6 +25,7 @@ from timesformer.datasets.decoding.open import VideoError, open_video
 from timesformer.datasets.manifest import Manifest
 from timesformer.preparation.command_line import main
 
+pytestmark = pytest.mark.slow
 PACKET = 188  # bytes of a packet of MPEG-TS
 OPEN_GOPS = {
     "libx264": {"x264-params": "open-gop=1:bframes=3:keyint=12:min-keyint=12:scenecut=0"},
@@ -102,7 +103,6 @@ def test_cuts_through_open_gops(tmp_path, codec, suffix):
         assert_close(expected, ffmpeg_frames(path))
 
 
-@pytest.mark.slow
 def test_check_conversion_and_clips_agree_on_the_frames_of_a_cut(tmp_path):
     whole = encode(tmp_path / "whole.mp4", moving_scene(60), "libx265", **OPEN_GOPS["libx265"])
     path = tmp_path / "data/up/cut.mkv"
