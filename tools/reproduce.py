@@ -75,19 +75,17 @@ def run(args: argparse.Namespace) -> int:
 
     study = read_study(find_study(args.study))
     data = Path("DATA") if args.dry_run and not args.demo and args.data is None else args.data
-    weights = {name: as_source(source) for name, source in (text.split("=", 1) for text in args.weights)}
-    if args.dry_run:
-        weights = {**study.pretrained, **weights}
-    choices = Choices(args.output, data, args.demo, args.seeds, tuple(args.opts), weights)
+    weights = dict(study.pretrained) if args.dry_run else {}
+    weights |= {name: as_source(source) for name, source in (text.split("=", 1) for text in args.weights)}
     sweep = sweep_table(args.sweep, args.sweep_random, args.sweep_seed) if args.sweep else None
-    plan = Plan(study, choices, args.table, sweep)
+    plan = Plan(study, Choices(args.output, data, args.demo, args.seeds, tuple(args.opts), weights), args.table, sweep)
     if args.dry_run:
         print("\n".join(plan.describe()))
         return 0
-    prepare(plan, check_gpus=args.launcher == "local")
-    if args.launcher == "slurm":
-        return reproduce(plan, Slurm(args.jobs or 100, args.submit))
-    return reproduce(plan, Local(args.jobs or 1, torch.cuda.device_count()))
+    is_local = args.launcher == "local"
+    prepare(plan, check_gpus=is_local)
+    launcher = Local(args.jobs or 1, torch.cuda.device_count()) if is_local else Slurm(args.jobs or 100, args.submit)
+    return reproduce(plan, launcher)
 
 
 def main() -> int:
