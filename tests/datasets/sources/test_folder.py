@@ -3,26 +3,22 @@
 import os
 import re
 import shutil
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fvcore.common.config import CfgNode
 
-from tests.datasets.sources.common import assert_fails, clips_of, make_cfg, names_of, touch, write
+from tests.datasets.sources.common import assert_fails, make_cfg, names_of, touch, write
 from timesformer.datasets.catalog import load_split
-from timesformer.datasets.records import SPLITS, DataError, VideoRecord
+from timesformer.datasets.records import SPLITS, VideoRecord
+
+make = partial(make_cfg, "folder")
 
 
-def make(root: Path, num_classes: int = 2, dataset: str = "folder", **data: Any) -> CfgNode:
-    return make_cfg(dataset, root, num_classes, **data)
-
-
-def splits(root: Path, num_classes: int = 2, **data: Any) -> dict[str, set[str]]:
+def splits(root: Path, **data: Any) -> dict[str, set[str]]:
     """Names of the clips of each split, without extension."""
-    cfg = make(root, num_classes, **data)
-    return {split: {name.split(".")[0] for name in names_of(cfg, split)} for split in SPLITS}
+    return {split: {name.split(".")[0] for name in names_of(make(root, **data), split)} for split in SPLITS}
 
 
 class TestFiles:
@@ -39,7 +35,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("dataset", ["folder", "hmdb_simp"])
     def test_clips_are_found_with_or_without_extension(self, root: Path, dataset: str) -> None:
-        found = load_split(make(root, dataset=dataset), "train")
+        found = load_split(make_cfg(dataset, root), "train")
         assert found.class_names == ("catch", "wave")
         assert tuple(found.records) == (
             VideoRecord(str(root / "wave/w0"), 1, "wave/w0"),
@@ -49,14 +45,25 @@ class TestFiles:
         )
         (root / "wave/anna/w9").mkdir(parents=True)
         write(root / "test.csv", "class,video_name", "wave,w4.avi", "catch,c4.AVI", "wave,anna/w9")
-        paths = [record.path for record in load_split(make(root, dataset=dataset), "test").records]
+        paths = [record.path for record in load_split(make_cfg(dataset, root), "test").records]
         assert paths == [f"{root}/wave/w4", f"{root}/catch/c4.mp4", f"{root}/wave/anna/w9"]
+
+    @pytest.mark.parametrize("dataset", ["folder", "hmdb_simp"])
+    def test_lists_of_paths(self, root: Path, dataset: str) -> None:
+        write(root / "train.csv", "wave/w0,1", "catch/c 0.mp4,0")
+        cfg = make_cfg(dataset, root, PATH_PREFIX=str(root), PATH_LABEL_SEPARATOR=",")
+        for split in ("val", "test"):
+            (root / f"{split}.csv").unlink()
+        assert [(r.path, r.label) for r in load_split(cfg, "train").records] == [
+            (f"{root}/wave/w0", 1),
+            (f"{root}/catch/c 0.mp4", 0),
+        ]
 
     def test_split_files_of_the_study(self, shared: Path, tmp_path: Path) -> None:
         for split in SPLITS:
             for line in (shared / f"hmdb_simp_splits/{split}.csv").read_text().split()[1:]:
                 (tmp_path / line.replace(",", "/")).mkdir(parents=True)
-        cfg = make(tmp_path, 25, "hmdb_simp", SPLITS_DIR=str(shared / "hmdb_simp_splits"))
+        cfg = make_cfg("hmdb_simp", tmp_path, 25, SPLITS_DIR=str(shared / "hmdb_simp_splits"))
         found = {split: load_split(cfg, split) for split in SPLITS}
         assert [len(found[split].records) for split in SPLITS] == [900, 225, 125]
         (class_names,) = {split.class_names for split in found.values()}
@@ -71,34 +78,23 @@ class TestFiles:
         write(root / "train.csv", "class,video_name", "wave,w0", "aim,a0")
         assert_fails(make(root, 3), "train.csv", "catch")
 
-    @pytest.mark.parametrize("line", ["wave", "wave,", ",w0", "wave,w0,1", "wave,gone", "catch,c0.mp4", "wave,w2"])
+    @pytest.mark.parametrize("line", ["wave", ",w0", "wave,gone", "catch,c0.mp4", "wave,w2"])
     def test_bad_lines_and_missing_and_repeated_clips_are_errors(self, root: Path, line: str) -> None:
         write(root / "train.csv", "class,video_name", "wave,w0", "", line, "catch,c0")
         assert_fails(make(root), "train.csv", "line 4")
 
-    @pytest.mark.parametrize("header", ["class,video", "class;video_name", "Class,Video_Name", '"class","clip"'])
-    def test_wrong_headers_are_errors(self, root: Path, header: str) -> None:
-        write(root / "train.csv", header, "wave,w0")
-        assert_fails(make(root), "train.csv", "class,video_name")
-        write(root / "train.csv", "class,video_name")
-        assert_fails(make(root), "train.csv")
-
-    def test_errors_name_what_to_do(self, root: Path) -> None:
-        (root / "wave/w1").rmdir()
-        assert_fails(make(root), "DATA.SPLIT_RULE random")
-        lists = str(root.with_name("my lists"))
-        shutil.copytree(root, lists)
-        command = f"tools/prepare.py hmdb_simp {root} --output '{lists}' --force"
-        assert_fails(make(root, dataset="hmdb_simp", SPLITS_DIR=lists), command)
+    def test_wrong_headers_and_missing_lists_are_errors(self, root: Path) -> None:
+        for lines in (["class;video_name", "wave;w0"], ["class,video", "wave,w0"], ["class,video_name"]):
+            write(root / "train.csv", *lines)
+            assert_fails(make(root), "train.csv")
         (root / "val.csv").unlink()
         assert_fails(make(root), "val.csv", split="val")
-        shutil.rmtree(lists)
-        assert_fails(make(root / "wave", dataset="hmdb_simp"), f"tools/prepare.py hmdb_simp {root}/wave")
+        assert_fails(make_cfg("hmdb_simp", root / "wave"), f"tools/prepare.py hmdb_simp {root}/wave")
 
 
 class TestFolders:
     def test_clips_and_classes(self, hmdb_root: Path) -> None:
-        found = load_split(make(hmdb_root, dataset="hmdb_simp"), "val")
+        found = load_split(make_cfg("hmdb_simp", hmdb_root), "val")
         assert found.class_names == ("catch", "wave")
         names = ["catch/clip10", "catch/clip11", "wave/clip8", "wave/clip9"]
         assert [record.path for record in found.records] == [f"{hmdb_root}/val/{name}" for name in names]
@@ -107,18 +103,15 @@ class TestFolders:
     def test_missing_and_empty_folders_are_errors(self, hmdb_root: Path) -> None:
         (hmdb_root / "train/yawn").mkdir()
         assert_fails(make(hmdb_root, 3), hmdb_root / "train/yawn")
-        (hmdb_root / "train/yawn").rmdir()
-        shutil.copytree(hmdb_root / "val/wave", hmdb_root / "val/yawn")
-        assert_fails(make(hmdb_root, 3), hmdb_root / "train/yawn")
         shutil.rmtree(hmdb_root / "test")
         assert_fails(make(hmdb_root, 3), hmdb_root / "test", split="test")
 
-    def test_same_clip_in_two_splits_is_an_error(self, hmdb_root: Path, make_frames: Callable[..., Path]) -> None:
-        make_frames(hmdb_root / "test/wave/clip0", 33)  # the same name is not enough
-        assert len(clips_of(make(hmdb_root))) == 8
+    def test_same_clip_in_two_splits_is_an_error(self, hmdb_root: Path) -> None:
+        shutil.copytree(hmdb_root / "train/wave/clip1", hmdb_root / "test/wave/clip0")
+        assert len(names_of(make(hmdb_root))) == 8  # the same name is not enough
         shutil.rmtree(hmdb_root / "test/wave/clip0")
         shutil.copytree(hmdb_root / "train/wave/clip0", hmdb_root / "test/wave/clip0")
-        assert_fails(make(hmdb_root), f"{hmdb_root}/train/wave/clip0 and {hmdb_root}/test/wave/clip0")
+        assert_fails(make(hmdb_root), f"{hmdb_root}/train/wave/clip0", f"{hmdb_root}/test/wave/clip0")
 
 
 class TestRandom:
@@ -129,20 +122,16 @@ class TestRandom:
 
     def test_auto_takes_the_first_rule_on_disk(self, root: Path) -> None:
         assert sum(map(len, splits(root).values())) == 70
+        assert_fails(make(root, SPLIT_RULE="files"), root / "train.csv", "DATA.SPLIT_RULE")
         for split in SPLITS:
             write(root / f"{split}/wave/clip_{split}.mp4", split)
             write(root / f"{split}/catch/clip_{split}.mp4", split)
         assert splits(root)["val"] == {"wave/clip_val", "catch/clip_val"}
-        assert_fails(make(root, SPLIT_SEED=1), "DATA.SPLIT_SEED", "folders", "DATA.SPLIT_RULE")
         for n, split in enumerate(SPLITS):
             write(root / f"{split}.csv", "class,video_name", f"wave,w{n}", f"catch,c{n}")
         assert splits(root)["val"] == {"wave/w1", "catch/c1"}
-        assert_fails(make(root, SPLIT_GROUPS="w"), "DATA.SPLIT_GROUPS", "files")
+        assert_fails(make(root, SPLIT_GROUPS="w"), "DATA.SPLIT_GROUPS", "DATA.SPLIT_RULE")
         assert splits(root, SPLIT_RULE="folders")["val"] == {"wave/clip_val", "catch/clip_val"}
-
-    @pytest.mark.parametrize(("rule", "absent"), [("files", "train.csv"), ("folders", "train")])
-    def test_rule_that_is_not_on_disk_is_an_error(self, root: Path, rule: str, absent: str) -> None:
-        assert_fails(make(root, SPLIT_RULE=rule), root / absent, "DATA.SPLIT_RULE")
 
     def test_each_class_is_split_by_the_fractions(self, root: Path) -> None:
         found = splits(root, TEST_FRACTION=0.1, VAL_FRACTION=0.2)
@@ -189,7 +178,6 @@ class TestRandom:
             (["wave/a.mp4", "wave/b.mp4"], "wave (2)", {}),
             (["wave/notes.txt"], "wave", {}),
             (["wave/a.mp4", "wave/b.mp4", "wave/c.mp4"], "DATA.SPLIT_GROUPS", {"SPLIT_GROUPS": "ve/b"}),
-            ([f"{g}/{g}{n}.mp4" for g in "abc" for n in range(2)], "a (1)", {"SPLIT_GROUPS": "a|b|c"}),
         ],
     )
     def test_folders_that_cannot_be_split_are_errors(
@@ -201,15 +189,13 @@ class TestRandom:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         touch(tmp_path, *[f"wave/s{s}.mp4" for s in range(10)], "catch/s0_9.mp4")
-        refused = []
+        split_of_catch = set()
         for seed in range(20):  # subject 0, who alone has clips of `catch`, is in any of the splits
             cfg = make(tmp_path, SPLIT_GROUPS=r"s\d+", SPLIT_SEED=seed)
             caplog.clear()
-            load_split(cfg, "test")
-            assert ("catch" in caplog.text) == ("catch/s0_9.mp4" not in names_of(cfg, "test"))
-            try:
-                load_split(cfg, "train")
-            except DataError as error:
-                refused.append(str(error))
-        assert refused
-        assert all("catch" in error for error in refused)
+            is_tested = "catch/s0_9.mp4" in names_of(cfg, "test")
+            assert is_tested == ("catch" not in caplog.text)
+            if is_tested:
+                assert_fails(cfg, "catch")
+            split_of_catch.add(is_tested)
+        assert split_of_catch == {True, False}

@@ -25,7 +25,6 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_paths_may_have_blanks_and_get_the_prefix(root: Path) -> None:
-    (root / "my clips").mkdir()
     write(root / "train.csv", "\ufeffmy clips/a b.mp4 1  \r", "\r", "w0 0\r")
     found = load_split(make(root), "train")
     assert tuple(found.records) == (
@@ -35,24 +34,25 @@ def test_paths_may_have_blanks_and_get_the_prefix(root: Path) -> None:
     assert found.class_names == ("0", "1")
 
 
-@pytest.mark.parametrize("header", ["path,label", "video_name,class", "Filename,Label"])
-def test_headers_are_skipped_and_quotes_removed(root: Path, header: str) -> None:
-    write(root / "train.csv", header, '"w0, ""cut""",1', "w1,0", '"w2","0"')
-    assert clips_of(make(root, PATH_LABEL_SEPARATOR=",")) == [('w0, "cut"', 1), ("w1", 0), ("w2", 0)]
-
-
-def test_clip_named_like_a_header_is_a_clip(root: Path) -> None:
-    write(root / "train.csv", "clip 1", "w0 0")
-    assert clips_of(make(root)) == [("clip", 1), ("w0", 0)]
-    write(root / "train.csv", "path label", "video wink", "w0 0")
-    write(root / "classes.txt", "yawn", "wink")
-    assert clips_of(make(root)) == [("video", 1), ("w0", 0)]
+@pytest.mark.parametrize(
+    ("lines", "separator", "expected"),
+    [
+        (["path,label", '"w0, ""cut""",1', '"w1","0"'], ",", [('w0, "cut"', 1), ("w1", 0)]),
+        (["Filename,Label", "w0,1"], ",", [("w0", 1)]),
+        (["clip 1", "w0 0"], " ", [("clip", 1), ("w0", 0)]),  # a clip named like a header
+    ],
+)
+def test_headers_are_skipped_and_quotes_removed(
+    root: Path, lines: list[str], separator: str, expected: list[tuple[str, int]]
+) -> None:
+    write(root / "train.csv", *lines)
+    assert clips_of(make(root, PATH_LABEL_SEPARATOR=separator)) == expected
 
 
 def test_labels_are_numbers_or_names_of_classes_txt(root: Path) -> None:
     write(root / "classes.txt", "yawn", "wink")
-    write(root / "train.csv", "w0 wink", "w1 yawn", "w2 01")
-    assert clips_of(make(root)) == [("w0", 1), ("w1", 0), ("w2", 1)]
+    write(root / "train.csv", "path label", "video wink", "w0 wink", "w1 yawn", "w2 01")
+    assert clips_of(make(root)) == [("video", 1), ("w0", 1), ("w1", 0), ("w2", 1)]
     assert load_split(make(root), "train").class_names == ("yawn", "wink")
     assert_fails(make(root, 3), "MODEL.NUM_CLASSES")
     write(root / "train.csv", "w0 wink", "w1 sleep")
@@ -67,47 +67,29 @@ def test_names_without_classes_txt_are_sorted_over_all_lists(root: Path) -> None
     write(root / "val.csv", "w2,zap it", "w3,blow")
     write(root / "test.csv", "w4,moan", "w5,blow")
     cfg = make(root, 3, PATH_LABEL_SEPARATOR=",")
-    assert [clips_of(cfg, split) for split in SPLITS] == [
-        [("w0", 2), ("w1", 0)],
-        [("w2", 2), ("w3", 0)],
-        [("w4", 1), ("w5", 0)],
-    ]
-    assert {load_split(cfg, split).class_names for split in SPLITS} == {("blow", "moan", "zap it")}
+    labels = [[label for _, label in clips_of(cfg, split)] for split in SPLITS]
+    assert labels == [[2, 0], [2, 0], [1, 0]]
+    assert load_split(cfg, "train").class_names == ("blow", "moan", "zap it")
 
 
-def test_wrong_separator_is_not_taken_for_class_names(root: Path) -> None:
-    write(root / "train.csv", *[f"my clips/w{number},0" for number in range(5)])
-    assert_fails(make(root), "DATA.PATH_LABEL_SEPARATOR")
-
-
-@pytest.mark.parametrize("line", ["w2", "w2,0", "w2 one", "w2 -1", "w2 2", "w0 1"])
-def test_bad_lines_are_all_reported(root: Path, line: str) -> None:
+@pytest.mark.parametrize("line", ["w2", "w2 one", "w2 -1", "w2 2", "w0/../w0 1"])
+def test_bad_and_repeated_lines_are_all_reported(root: Path, line: str) -> None:
     write(root / "train.csv", "w0 1", "", "w1 00", line, "w3 0", "w4", "w5 1")
     assert_fails(make(root), root / "train.csv", "line 4", "line 6")
-    write(root / "train.csv", "path label")
-    assert_fails(make(root), "train.csv")
 
 
 def test_video_may_be_in_val_and_test_but_not_in_train(root: Path) -> None:
     for split in ("val", "test"):
         write(root / f"{split}.csv", "w2 0", "w3 1")
     assert [clips_of(make(root), split) for split in ("val", "test")] == [[("w2", 0), ("w3", 1)]] * 2
-    write(root / "test.csv", "w2 0", "w1 1")
+    write(root / "test.csv", "w2 0", "./w1 1")
     for split in ("train", "test"):
         assert_fails(make(root), "w1: ", "train.csv line 2", "test.csv line 2", split=split)
 
 
-@pytest.mark.parametrize("path", ["./w1", ".//w1", "w0/../w1"])
-def test_other_spellings_of_a_path_are_the_same_video(root: Path, path: str) -> None:
-    write(root / "test.csv", "w2 0", f"{path} 1")
-    assert_fails(make(root), path, "test.csv line 2", "train.csv line 2", split="test")
-    write(root / "train.csv", "w0 0", "w1 1", f"{path} 1")
-    assert_fails(make(root), path, "line 3", "line 2")
-
-
 def test_missing_videos_and_lists_name_the_key(root: Path) -> None:
     assert_fails(make(root, PATH_PREFIX="/nowhere"), "DATA.PATH_PREFIX", "/nowhere/w0")
-    write(root / "train.csv", "a b/w0,0", "b b/w1,1")  # cut at the blank
+    write(root / "train.csv", *[f"my clips/w{number},0" for number in range(5)])  # cut at the blank
     assert_fails(make(root), "DATA.PATH_LABEL_SEPARATOR")
     assert_fails(make(root), "val.csv", split="val")
 
@@ -125,26 +107,17 @@ class TestAnnotations:
         return touch(tmp_path, "val/air drumming/c_000000_000010/000001.jpg")
 
     def test_clips_are_found_in_any_folder(self, root: Path) -> None:
+        touch(root, "__MACOSX/b_000010_000020.avi", "lost+found/b_000010_000020.avi")
         assert load_split(make(root), "train").class_names == ("air drumming", "zap, it")
         assert clips_of(make(root)) == [("train/zap_it/-_aaaaaaaa0_000001_000011.mp4", 1), ("b_000010_000020.mkv", 0)]
         assert clips_of(make(root), "val") == [("val/air drumming/c_000000_000010", 0)]
         assert clips_of(make(root), "test") == [("d_000000_000010.mp4", 1)]
         write(root / "classes.txt", "zap, it", "air drumming")
         assert clips_of(make(root), "test") == [("d_000000_000010.mp4", 0)]
-        write(root / "classes.txt", "zap, it", "air")
-        assert_fails(make(root), "classes.txt", "air drumming")
-
-    def test_links_are_followed_and_system_folders_are_not(self, root: Path) -> None:
-        (root / "b_000010_000020.mkv").unlink()
-        touch(root, "__MACOSX/b_000010_000020.mp4", "lost+found/b_000010_000020.mp4")
-        touch(root.with_name("linked"), "b_000010_000020.MTS")
-        (root / "link").symlink_to(root.with_name("linked"))
-        assert clips_of(make(root))[1] == ("link/b_000010_000020.MTS", 0)
 
     def test_missing_clips_are_errors_or_left_out(self, root: Path, caplog: pytest.LogCaptureFixture) -> None:
         write(root / "train.csv", *(root / "train.csv").read_text().split("\n")[:3], "air drumming,gone,1,11,train,0")
         assert_fails(make(root), "line 4: gone_000001_000011", "DATA.MAX_MISSING_FRACTION 0.34")
-        assert_fails(make(root, MAX_MISSING_FRACTION=0.33), "DATA.MAX_MISSING_FRACTION")
         assert len(clips_of(make(root, MAX_MISSING_FRACTION=0.34))) == 2
         assert "gone_000001_000011" in caplog.text
         (root / "d_000000_000010.mp4").unlink()
@@ -156,7 +129,6 @@ class TestAnnotations:
         ("line", "named"),
         [
             ("a,b,1", ["line 2"]),
-            (",b,1,11,test,0", ["line 2"]),
             ("a,b,one,11,test,0", ["line 2", "time_start"]),
             ("a,d,0,10,test,0", ["line 3", "d_000000_000010", "line 2"]),
             ("a,b,10,20,test,0", ["b_000010_000020", "test.csv line 2", "train.csv line 3"]),

@@ -1,6 +1,5 @@
 """Split files in the encodings and with the line ends of other programs, in every dataset."""
 
-import codecs
 from pathlib import Path
 
 import pytest
@@ -8,42 +7,25 @@ import pytest
 from tests.datasets.sources.common import assert_fails, make_cfg, touch
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.records import DataError
-from timesformer.datasets.sources.lists import encoding_of, iterate_lines
+from timesformer.datasets.sources.lists import iterate_lines
 
 TEXT = "class,video_name\n\n wave,café 1.mp4 \nplay 日本,a.mp4\n"
 LINES = [(1, "class,video_name"), (3, "wave,café 1.mp4"), (4, "play 日本,a.mp4")]
-ENCODINGS = {
-    "utf-8": TEXT.encode(),
-    "utf-8-sig": TEXT.encode("utf-8-sig"),
-    "utf-16 little": codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le"),
-    "utf-16 big": codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
-    "utf-32 little": codecs.BOM_UTF32_LE + TEXT.encode("utf-32-le"),
-    "utf-32 big": codecs.BOM_UTF32_BE + TEXT.encode("utf-32-be"),
-}
 
 
-@pytest.mark.parametrize("content", ENCODINGS.values(), ids=ENCODINGS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_byte_order_marks_and_line_ends(tmp_path: Path, content: bytes, end: str) -> None:
-    path = tmp_path / "list.csv"
-    path.write_bytes(content)
-    path.write_bytes(path.read_text(encoding := encoding_of(path)).replace("\n", end).encode(encoding))
-    assert list(iterate_lines(path)) == LINES
+def test_byte_order_marks_and_line_ends(tmp_path: Path, encoding: str, end: str) -> None:
+    mark = "" if encoding.startswith("utf-8") else "\ufeff"
+    (tmp_path / "list.csv").write_bytes((mark + TEXT.replace("\n", end)).encode(encoding))
+    assert list(iterate_lines(tmp_path / "list.csv")) == LINES
 
 
-@pytest.mark.parametrize(
-    ("content", "named"),
-    [
-        (TEXT.encode("utf-16-le"), "UTF-16"),
-        (TEXT.encode("utf-16-be"), "UTF-16"),
-        (TEXT.replace("日本", "").encode("cp1252"), "line 3"),
-        (codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le")[:-1], "UTF-16"),
-        (b"\n \n", "list.csv"),
-    ],
-)
-def test_other_encodings_and_empty_files_are_errors(tmp_path: Path, content: bytes, named: str) -> None:
-    (tmp_path / "list.csv").write_bytes(content)
-    with pytest.raises(DataError, match=f"list.csv.*{named}|list.csv is empty"):
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "cp1252", ""])
+def test_other_encodings_and_empty_files_are_errors(tmp_path: Path, encoding: str) -> None:
+    text = TEXT.replace("日本", "") if encoding else "\n \n"
+    (tmp_path / "list.csv").write_bytes(text.encode(encoding or "utf-8"))
+    with pytest.raises(DataError, match=r"list\.csv"):
         list(iterate_lines(tmp_path / "list.csv"))
 
 
@@ -61,12 +43,11 @@ LISTS = {
 }
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("dataset", LISTS)
-def test_every_dataset_reads_them(tmp_path: Path, dataset: str, encoding: str) -> None:
+def test_every_dataset_reads_utf_16(tmp_path: Path, dataset: str) -> None:
     touch(tmp_path, "wave/café.avi", "wave/b.avi", "wave/c.avi")
     for name, text in LISTS[dataset].items():
-        (tmp_path / name).write_bytes(text.replace("\n", "\r\n").encode(encoding))
+        (tmp_path / name).write_bytes(text.replace("\n", "\r\n").encode("utf-16"))
     cfg = make_cfg(dataset, tmp_path, 1, PATH_PREFIX=str(tmp_path) if dataset == "kinetics" else "")
     splits = ("train", "val") if dataset in ("hmdb51", "ucf101") else ("train",)
     found = {record.path for split in splits for record in load_split(cfg, split).records}
@@ -75,13 +56,9 @@ def test_every_dataset_reads_them(tmp_path: Path, dataset: str, encoding: str) -
 
 @pytest.mark.parametrize("dataset", LISTS)
 def test_missing_folders_name_the_key(tmp_path: Path, dataset: str) -> None:
-    for path in ("", tmp_path / "nowhere"):
-        assert_fails(make_cfg(dataset, path), "DATA.PATH_TO_DATA_DIR")
+    assert_fails(make_cfg(dataset, tmp_path / "nowhere"), "DATA.PATH_TO_DATA_DIR")
     assert_fails(make_cfg(dataset, tmp_path, SPLITS_DIR=str(tmp_path / "gone")), "DATA.SPLITS_DIR")
 
 
 def test_unknown_dataset_names_the_key(tmp_path: Path) -> None:
-    assert_fails(make_cfg("hmdb", tmp_path), "TRAIN.DATASET is 'hmdb'", "hmdb_simp")
-    cfg = make_cfg("folder", tmp_path)
-    cfg.TEST.DATASET = "hmdb_simp"
-    assert_fails(cfg, "TRAIN.DATASET is folder", "TEST.DATASET hmdb_simp", split="test")
+    assert_fails(make_cfg("hmdb", tmp_path), "TRAIN.DATASET", "hmdb_simp")
