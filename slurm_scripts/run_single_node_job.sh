@@ -3,8 +3,9 @@
 #
 #   sbatch [SBATCH OPTIONS] slurm_scripts/run_single_node_job.sh [KEY VALUE ...]
 #
-# Options of sbatch override the lines below, the variables CFG and PYTHON the settings after them. Near its time limit,
-# when it is preempted and when a node fails, the job is requeued and resumes from its last checkpoint.
+# Options of sbatch override the #SBATCH lines below; the variables CFG and PYTHON set the configuration and the Python
+# executable. Near its time limit, after preemption and if a node fails, the job is requeued and resumes from its last
+# checkpoint.
 
 #SBATCH --job-name=timesformer
 #SBATCH --nodes=1
@@ -25,7 +26,8 @@ PYTHON=${PYTHON:-python}
 code=0
 srun "$PYTHON" -u tools/run_net.py --cfg "$CFG" NUM_GPUS "${SLURM_GPUS_ON_NODE:-0}" "$@" || code=$?
 
-# A run stopped by a signal has saved: 75 near its time limit, 143 when preempted or cancelled.
+# Exit code of a run that was stopped by a signal and has saved a checkpoint: 75 near the time limit, 143 if preempted or
+# canceled.
 if [ "$code" -eq 75 ] || [ "$code" -eq 143 ]; then
     if [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ]; then
         scontrol requeue "$SLURM_JOB_ID"
