@@ -55,35 +55,19 @@ def rng(seed: int = 0) -> np.random.RandomState:
     return np.random.RandomState(seed)
 
 
-def test_default_draws_and_changes_nothing() -> None:
-    generator = rng()
-    assert torch.equal(augment()(clip(), generator), clip())
-    assert generator.randint(2**31) == rng().randint(2**31)
-
-
 @pytest.mark.parametrize("options", EACH)
 def test_frames_change_in_the_same_way(options: dict[str, Any]) -> None:
-    frames = picture().expand(4, 3, 24, 24)
-    found = [augment(**options)(frames, rng(seed)) for seed in range(12)]
+    """Augmented by the given generator alone, reproducibly."""
+    augmentation, frames = augment(**options), picture().expand(4, 3, 24, 24)
+    found = [augmentation(frames, rng(seed)) for seed in range(12)]
     assert all((f.dtype, f.shape) == (torch.uint8, frames.shape) for f in found)
     assert all(torch.equal(f, f[:1].expand_as(f)) for f in found)
     assert sum(not torch.equal(f, frames) for f in found) > 8
     assert torch.equal(frames, picture().expand(4, 3, 24, 24))  # the input is not modified
-
-
-@pytest.mark.parametrize("options", EACH)
-def test_only_the_given_generator_is_used(options: dict[str, Any]) -> None:
-    def states() -> tuple[Any, ...]:
-        return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
-
-    first = augment(**options)(clip(), rng(1))
-    random.seed(7)
-    np.random.seed(7)
-    torch.manual_seed(7)
-    before = states()
-    assert torch.equal(augment(**options)(clip(), rng(1)), first)
-    assert states() == before
-    assert len({tuple(augment(**options)(clip(), rng(seed)).flatten().tolist()) for seed in range(6)}) > 3
+    states = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+    restored = pickle.loads(pickle.dumps(augmentation))  # as for a worker
+    assert torch.equal(restored(frames, rng(1)), found[1])
+    assert states == (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist())
 
 
 def test_colours_change_as_the_originals(golden_dir) -> None:
@@ -102,13 +86,6 @@ def test_colours_change_as_the_originals(golden_dir) -> None:
             strengths = arguments if name == "color_jitter" else [arguments[0] * (name == kind) for kind in kinds]
             found = color_jitter(frames, *strengths, generator)
         torch.testing.assert_close(found.flip(1), case["out"], rtol=0, atol=2e-6, msg=name)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_uint8_colours_equal_float_colours_within_rounding(seed: int) -> None:
-    for change in (lambda c: color_jitter(c, 0.4, 0.4, 0.4, rng(seed)), lambda c: lighting_jitter(c, 0.3, rng(seed))):
-        exact = (change(clip() / 255) * 255).clamp(0, 255)
-        assert (change(clip()).float() - exact).abs().max() <= 0.501
 
 
 def test_erased_rectangle_is_noise_of_the_mean_and_std() -> None:
@@ -139,10 +116,9 @@ def test_pixels_from_outside_have_the_mean_colour() -> None:
     assert (128, 128, 128) not in colours
 
 
-@pytest.mark.parametrize("policy", ["rand-n99-tweights", "v9", "rand-x5"])
-def test_policy_that_timm_cannot_apply_is_an_error(policy: str) -> None:
-    with pytest.raises(UserError, match=f"DATA.AUTO_AUGMENT {policy}"):
-        augment(AUTO_AUGMENT=policy)
+def test_policy_that_timm_cannot_apply_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"DATA\.AUTO_AUGMENT"):
+        augment(AUTO_AUGMENT="rand-x5")
 
 
 def test_only_training_clips_are_augmented(cfg: CfgNode) -> None:
@@ -153,18 +129,16 @@ def test_only_training_clips_are_augmented(cfg: CfgNode) -> None:
         assert 0 < changed < 0.5 if split == "train" else changed == 0  # frames, crop and flip stay the same
 
 
-def test_augmentation_can_be_pickled() -> None:
-    sent = pickle.dumps(augment(**ALL))
-    assert torch.equal(pickle.loads(sent)(clip(), rng()), augment(**ALL)(clip(), rng()))
-
-
 def test_registered_transforms_are_applied_in_order(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TRANSFORM_REGISTRY, "_obj_map", {})
 
     @TRANSFORM_REGISTRY.register()
     def invert(clip: torch.Tensor, rng: np.random.RandomState) -> torch.Tensor:
-        assert clip.shape == (3, 4, 16, 16)
         return 255 - clip
+
+    @TRANSFORM_REGISTRY.register()
+    def half(clip: torch.Tensor, rng: np.random.RandomState) -> torch.Tensor:
+        return clip[:, ::2]
 
     @TRANSFORM_REGISTRY.register()
     class Shift:
@@ -178,13 +152,7 @@ def test_registered_transforms_are_applied_in_order(cfg: CfgNode, monkeypatch: p
     cfg.DATA.TRANSFORMS = ["invert", "Shift"]
     assert torch.equal(ClipDataset(cfg, "train")[2]["clip"], (255 - plain["train"]) // 2 + 4)
     assert torch.equal(ClipDataset(cfg, "val")[2]["clip"], plain["val"])
-    cfg.DATA.TRANSFORMS = ["unknown"]
-    with pytest.raises(ConfigError, match="TRANSFORMS"):
-        ClipDataset(cfg, "train")
-
-
-def test_transform_must_keep_the_shape(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TRANSFORM_REGISTRY, "_obj_map", {"half": lambda clip, rng: clip[:, ::2]})
-    cfg.DATA.TRANSFORMS = ["half"]
-    with pytest.raises(ValueError, match="TRANSFORMS half"):
-        ClipDataset(cfg, "train")[0]
+    for name, error in (("unknown", ConfigError), ("half", ValueError)):  # a transform keeps the shape
+        cfg.DATA.TRANSFORMS = [name]
+        with pytest.raises(error, match="TRANSFORMS"):
+            ClipDataset(cfg, "train")[0]

@@ -30,30 +30,20 @@ def positions(sampler: Sampler, length: int, seed: int = 0, view: int = 0, fps: 
     return sampler.positions(VideoInfo(length, fps), np.random.RandomState(seed), view)
 
 
-class PythonRandom:
+class PythonRandom(random.Random):
     """Draws with Python's `random`, as the original did, behind the interface of a RandomState."""
 
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-
-    def uniform(self, low: float, high: float) -> float:
-        return self._random.uniform(low, high)
-
     def randint(self, low: int, high: int) -> int:
-        return self._random.randint(low, high - 1)
+        return super().randint(low, high - 1)
 
 
 @pytest.mark.parametrize(
     ("sampler", "length", "expected"),
     [
-        (Uniform(8, 32), 256, [0, 32, 64, 96, 128, 160, 192, 224]),
         (Uniform(4, 2), 10, [0, 2, 4, 6]),
         (Uniform(4, 2, start="center"), 14, [3, 5, 7, 9]),
-        (Uniform(4, 2, start="center"), 8, [0, 2, 4, 6]),
         (Uniform(4, 4, start="random"), 6, [0, 4, 5, 5]),
-        (Uniform(4, 4), 1, [0, 0, 0, 0]),
         (Equidistant(8, 32), 100, [0, 12, 25, 37, 50, 62, 75, 87]),
-        (Equidistant(8, 32), 8, list(range(8))),
         (Equidistant(8, 32), 3, [0, 1, 2, 0, 1, 2, 0, 1]),
         (Segment(4, 1), 41, [5, 15, 25, 35]),
         (Dense(8, 32), 300, [0, 36, 72, 109, 145, 182, 218, 255]),
@@ -84,46 +74,31 @@ def test_views(sampler, length, expected):
     ("sampler", "length", "expected"),
     [
         (Uniform(8, 32), 100, [0, 32, 64, 96]),
-        (Uniform(8, 32), 20, [0]),
-        (Uniform(8, 32), 1000, list(range(0, 256, 32))),
         (Dense(8, 32), 100, [0, 36, 72]),
-        (Dense(8, 32), 1000, [0, 36, 72, 109, 145, 182, 218, 255]),
         (Equidistant(8, 32), 5, [0, 1, 2, 3, 4]),
-        (Equidistant(8, 32), 16, list(range(0, 16, 2))),
         (Segment(8, 32), 5, [0, 1, 2, 3, 4]),
         (Random(8, 32), 5, [0, 1, 2, 3, 4]),
-        (Random(8, 32, ordered=False), 7, [6, 2, 1, 3, 0, 4, 5]),
     ],
 )
 def test_available_positions_do_not_repeat(sampler, length, expected):
-    found = sampler.available(VideoInfo(length), np.random.RandomState(0))
-    assert found == expected or (not sampler.ordered and found != sorted(found) and sorted(found) == sorted(expected))
+    assert sampler.available(VideoInfo(length), np.random.RandomState(0)) == expected
 
 
-def test_random_start_of_uniform():
+def test_random_positions():
     clips = [positions(Uniform(4, 2, start="random"), 12, seed) for seed in range(50)]
-    assert {clip[0] for clip in clips} == {0, 1, 2, 3}
-    assert all(np.diff(clip).tolist() == [2, 2, 2] for clip in clips)
-
-
-def test_random():
+    assert {tuple(clip) for clip in clips} == {tuple(range(start, start + 8, 2)) for start in range(4)}
+    clips = np.array([positions(Segment(4, 1, training=True), 41, seed) for seed in range(300)])
+    assert clips.min(axis=0).tolist() == [0, 10, 20, 30]
+    assert clips.max(axis=0).tolist() == [10, 20, 30, 40]
     for seed in range(20):
         clip = positions(Random(8, 32), 9, seed)
         assert (len(set(clip)), clip) == (8, sorted(clip))
-    assert set(positions(Random(8, 32), 3)) <= {0, 1, 2}
     drawn = positions(Random(8, 32, ordered=False), 100)
     assert drawn != sorted(drawn) == positions(Random(8, 32), 100)
 
 
-def test_segment_draws_in_training():
-    clips = np.array([positions(Segment(4, 1, training=True), 41, seed) for seed in range(300)])
-    assert clips.min(axis=0).tolist() == [0, 10, 20, 30]
-    assert clips.max(axis=0).tolist() == [10, 20, 30, 40]
-
-
 def test_dense_window_depends_on_the_frame_rate():
     assert positions(Dense(3, 10), 100, fps=60.0) == [0, 29, 59]
-    assert positions(Dense(3, 10), 100, fps=15.0) == [0, 7, 14]
     assert positions(Dense(3, 10, target_fps=15.0), 100, fps=15.0) == [0, 14, 29]
 
 
@@ -137,6 +112,9 @@ def test_build_sampler_of_each_split():
     cfg.DATA.SAMPLER_START, cfg.DATA.TEST_SAMPLER = "first", "equidistant"
     assert build_sampler(cfg, "train").start == "first"
     assert build_sampler(cfg, "val").name == "equidistant"
+    cfg.DATA.SAMPLER = "unifrom"
+    with pytest.raises(ConfigError, match=r"DATA\.SAMPLER"):
+        build_sampler(cfg, "train")
 
 
 @pytest.mark.parametrize(
@@ -155,14 +133,6 @@ def test_default_sampler_of_a_dataset(dataset, name, window):
         assert (build_sampler(cfg, split).name, build_sampler(cfg, split).window) == (name, window)
 
 
-@pytest.mark.parametrize("key", ["DATA.SAMPLER", "DATA.TEST_SAMPLER"])
-def test_unknown_sampler_is_an_error(key):
-    cfg = get_cfg()
-    cfg.merge_from_list([key, "unifrom"])
-    with pytest.raises(ConfigError, match=key):
-        build_sampler(cfg, "test")
-
-
 def test_registered_sampler_is_used(cfg, monkeypatch):
     monkeypatch.setattr(SAMPLER_REGISTRY, "_obj_map", dict(SAMPLER_REGISTRY))
 
@@ -176,12 +146,11 @@ def test_registered_sampler_is_used(cfg, monkeypatch):
     assert (clip[0, :, 0, 0] / 4).tolist() == [8, 9, 10, 11]
 
 
-def test_timing_gives_the_frames_that_the_original_decodes():
+def test_frames_shown_in_a_window():
     even = StreamTiming(num_frames=100, fps=25.0, duration=51200, times=range(0, 51200, 512))
     assert even.shown_between(0, 9) == (0, 10)
     assert even.shown_between(0.5, 9.5) == (1, 10)
     assert even.shown_between(95, 104) == (95, 99)
-    assert StreamTiming(100, 25.0, 51200).shown_between(0.5, 9.5) == (1, 10)
     late = StreamTiming(num_frames=4, fps=1.0, duration=400, times=[0, 10, 20, 30])  # no frame is shown after 30
     assert late.shown_between(2, 3) == (3, 3)
 
@@ -191,9 +160,7 @@ def test_timing_gives_the_frames_that_the_original_decodes():
     [
         ({"DATA": {"SAMPLER": "", "SAMPLER_ORDERED": True}}, True),  # saved before there was dense
         ({"DATA": {"TARGET_FPS": 30}}, False),  # of the original
-        ({"DATA": {"SAMPLER": "", "SAMPLER_WINDOW": ""}}, False),
         ({"DATA": {"SAMPLER": "", "SAMPLER_WINDOW": "fit"}}, True),
-        ({"DATA": {"SAMPLER": "uniform", "TEST_SAMPLER": "dense"}}, False),
     ],
 )
 def test_sampler_change(saved, changed):
@@ -201,28 +168,18 @@ def test_sampler_change(saved, changed):
     assert bool(sampler_change(options, get_cfg())) == changed
 
 
-def golden(golden_dir, name):
-    return json.loads((golden_dir / "sampling.json").read_text())[name]
-
-
-def test_window_starts_are_the_originals(golden_dir):
-    for case in golden(golden_dir, "get_start_end_idx"):
+def test_rules_of_the_original(golden_dir):
+    golden = json.loads((golden_dir / "sampling.json").read_text())
+    for case in golden["get_start_end_idx"]:
         size, window, training = case["video_size"], case["clip_size"], case["clip_idx"] == -1
         sampler = Dense(8, 1, start="random" if training else "first", num_views=1 if training else case["num_clips"])
         draws = PythonRandom(case["python_random_seed"]) if training else None
         start = sampler.window_start(size, window, draws, case["clip_idx"])
         assert [start, start + window - 1] == pytest.approx(case["out"], abs=1e-9)
-
-
-def test_linspace_positions_are_the_originals(golden_dir):
-    for case in golden(golden_dir, "temporal_sampling"):
+    for case in golden["temporal_sampling"]:
         found = linspace_positions(case["start_idx"], case["end_idx"], case["num_samples"])
-        last = case["num_video_frames"] - 1
-        assert [min(max(position, 0), last) for position in found] == case["indices"], case
-
-
-def test_segments_are_the_originals(golden_dir):
-    for case in golden(golden_dir, "ssv2_seq"):
+        assert np.clip(found, 0, case["num_video_frames"] - 1).tolist() == case["indices"], case
+    for case in golden["ssv2_seq"]:
         training = case["mode"] == "train"
         draws = PythonRandom(case["python_random_seed"]) if training else None
         sampler = Segment(case["num_frames"], 1, training=training)

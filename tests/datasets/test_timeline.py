@@ -7,19 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timesformer.datasets.decoding.open import VideoError
 from timesformer.datasets.transforms.timeline import Gain, Mean, Timeline, render
 
 pytestmark = pytest.mark.numerical
 STUDY = {"methods": ["interpolate", "reverse", "brightness"], "factors": [0.6, 0.8, 1.2, 1.4]}
 
 
-def eager(frames: list[np.ndarray], length: int, methods: list[str], factors: list[float]) -> list[np.ndarray]:
+def stretch(frames: list[np.ndarray], length: int, methods: list[str], factors: list[float]) -> list[np.ndarray]:
     """The same stretching done to pixels: all frames are made, as float32."""
-    frames = [frame.astype(np.float32) for frame in frames]
-    if len(frames) >= length:
-        return frames
-    while True:
+    frames, before = [frame.astype(np.float32) for frame in frames], 0
+    while before < len(frames) < length:
         before = len(frames)
         for method in methods:
             if len(frames) >= length:
@@ -31,8 +28,7 @@ def eager(frames: list[np.ndarray], length: int, methods: list[str], factors: li
                 frames = frames + frames[-2::-1]
             else:
                 frames = frames + [np.clip(f * np.float32(g), 0, 255) for g in factors for f in frames]
-        if len(frames) >= length or len(frames) == before:
-            return frames[:length]
+    return frames if before == 0 else frames[:length]
 
 
 def source(n: int) -> np.ndarray:
@@ -49,7 +45,6 @@ def source(n: int) -> np.ndarray:
         (2, 4, STUDY["methods"], [0, Mean(0, 1), 1, Mean(0, 1)]),
         (1, 4, STUDY["methods"], [0, Gain(0, 0.6), Gain(0, 0.8), Gain(0, 1.2)]),
         (300, 256, STUDY["methods"], list(range(300))),
-        (256, 256, STUDY["methods"], list(range(256))),
         *((1, 8, methods, [0]) for methods in (["interpolate"], ["reverse"], [])),
     ],
 )
@@ -64,13 +59,7 @@ def test_several_rounds():
     assert timeline[224] == Gain(Mean(33, 34), 0.6)
 
 
-def test_empty_clip_is_an_error():
-    with pytest.raises(VideoError):
-        Timeline(0, 8, **STUDY)
-
-
-@pytest.mark.slow
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(
     n=st.integers(1, 12),
     length=st.integers(1, 260),
@@ -81,7 +70,7 @@ def test_empty_clip_is_an_error():
 def test_pixels_equal_those_of_stretching_all_frames(n, length, methods):
     frames = source(n)
     timeline = Timeline(n, length, methods, STUDY["factors"])
-    expected = np.rint(np.stack(eager(list(frames), length, methods, STUDY["factors"]))).astype(np.uint8)
+    expected = np.rint(np.stack(stretch(list(frames), length, methods, STUDY["factors"]))).astype(np.uint8)
     assert np.array_equal(render(list(timeline), lambda numbers: frames[list(numbers)]), expected)
 
 

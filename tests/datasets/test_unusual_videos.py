@@ -7,7 +7,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from av.packet import PacketSideData
 from PIL import Image
 
 from tests.datasets.made_videos import (
@@ -26,7 +25,6 @@ from timesformer.datasets.manifest import Manifest
 from timesformer.preparation.command_line import main
 
 pytestmark = pytest.mark.slow
-PACKET = 188  # bytes of a packet of MPEG-TS
 OPEN_GOPS = {
     "libx264": {"x264-params": "open-gop=1:bframes=3:keyint=12:min-keyint=12:scenecut=0"},
     "libx265": {"x265-params": "log-level=none:keyint=12:min-keyint=12:scenecut=0:open-gop=1"},
@@ -54,38 +52,6 @@ def broadcast(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MPEG-TS of 20 frames in H.264 with B-frames, a key frame every 5."""
     path = tmp_path_factory.mktemp("broadcast") / "clip.ts"
     return encode(path, moving_scene(20), "libx264", **{"x264-params": "keyint=5:min-keyint=5:scenecut=0:bframes=2"})
-
-
-@pytest.mark.parametrize("name", ["joined.ts", "joined.mp4"])
-def test_joined_transport_streams(tmp_path, broadcast, name):
-    path = tmp_path / name
-    path.write_bytes(broadcast.read_bytes() * 2)
-    assert np.array_equal(read_everything(path), read_everything(broadcast) * 2)
-    with open_video(path) as video:
-        assert video.times([0, 39]) == (0.0, pytest.approx(39 / 25))  # both parts begin at the same time
-
-
-@pytest.mark.parametrize("lost", ["one in the middle", "every 17th", "the start", "the end"])
-def test_transport_streams_with_lost_packets(tmp_path, broadcast, lost):
-    content = broadcast.read_bytes()
-    packets = [content[at : at + PACKET] for at in range(0, len(content), PACKET)]
-    middle = next(
-        n for n in range(len(packets) // 2, len(packets)) if packets[n][1] & 0x5F == 1 and not packets[n][2]
-    )  # of the video's packets (PID 256) one that begins no frame
-    kept = {
-        "one in the middle": packets[:middle] + packets[middle + 1 :],
-        "every 17th": [packet for number, packet in enumerate(packets) if number % 17 != 16],
-        "the start": packets[:3] + packets[len(packets) // 3 :],  # without the tables of contents
-        "the end": [*packets[: -len(packets) // 3], packets[0][:77]],
-    }[lost]
-    path = tmp_path / "clip.ts"
-    path.write_bytes(b"".join(kept))
-    frames, expected = read_everything(path), ffmpeg_frames(path)
-    assert len(frames) >= 10
-    if lost == "every 17th":  # versions of FFmpeg conceal losses in different ways
-        assert abs(len(frames) - len(expected)) <= 1
-    else:
-        assert_close(frames, expected, difference=2)
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".ts"])
@@ -120,38 +86,6 @@ def test_check_conversion_and_clips_agree_on_the_frames_of_a_cut(tmp_path):
     assert_close(list(clip.frames), [frame[:, 16:80] for frame in expected])
 
 
-@pytest.mark.parametrize("default", [[0], [1], [], [0, 1]])
-def test_selected_stream(tmp_path, default):
-    """Of a red and a blue stream, the one flagged as default; otherwise the one that FFmpeg finds best."""
-    path, sizes = tmp_path / "two.mkv", [(64, 48), (96, 64)]
-    with av.open(str(path), "w") as container:
-        streams = [container.add_stream("libx264", rate=25) for _ in sizes]
-        for number, (stream, size) in enumerate(zip(streams, sizes, strict=True)):
-            (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
-            stream.disposition = av.stream.Disposition.default if number in default else 0
-        for stream, color in zip(streams, [(255, 0, 0), (0, 0, 255)], strict=True):
-            picture = np.full((stream.height, stream.width, 3), color, np.uint8)
-            for _ in range(9):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
-    with av.open(str(path)) as container:
-        best = container.streams.best("video").index
-    with open_video(path) as video:
-        assert video.size == sizes[default[0] if len(default) == 1 else best]
-    if len(default) == 1:
-        assert_close(read_everything(path), ffmpeg_frames(path))
-
-
-def test_cover_picture_is_not_the_video(tmp_path):
-    path, cover = tmp_path / "clip.mp4", tmp_path / "cover.jpg"
-    Image.new("RGB", (320, 240), "red").save(cover)
-    source = encode(tmp_path / "source.mp4", moving_scene(1), "libx264")  # with one frame each, neither is preferred
-    streams = ["-map", "1", "-map", "0", "-c", "copy", "-disposition:v:0", "attached_pic", "-disposition:v:1", "0"]
-    ffmpeg("-i", source, "-i", cover, *streams, path)
-    with open_video(path) as video:
-        assert video.size == (96, 64)
-
-
 @pytest.mark.parametrize(("suffix", "part", "codec"), [(".webm", ".ivf", "libvpx"), (".mkv", ".ts", "libx264")])
 @pytest.mark.parametrize("sizes", [(48, 96), (96, 48)])
 def test_frames_of_another_size_are_scaled_to_the_first(tmp_path, sizes, suffix, part, codec):
@@ -167,49 +101,6 @@ def test_frames_of_another_size_are_scaled_to_the_first(tmp_path, sizes, suffix,
     assert {frame.shape for frame in frames} == {(sizes[0], sizes[0], 3)}
     brightness = np.array([0.299, 0.587, 0.114])  # versions of FFmpeg differ in where the colours of H.264 lie
     assert_close([frame @ brightness for frame in frames], [frame @ brightness for frame in ffmpeg_frames(path)], 2)
-
-
-def test_codec_parameters_may_change(tmp_path):
-    """A decoder that has got new parameters must not decode the frames before the change with them."""
-    scene, packets = moving_scene(20, 96, 96), []
-    parts = [
-        encode(tmp_path / "small.mp4", [frame[::2, ::2] for frame in scene[:10]], "libx264", bf="0", g="5"),
-        encode(tmp_path / "large.mp4", scene[10:], "libx264", bf="0", g="5"),
-    ]
-    for part in parts:
-        packets += packets_of(part)
-    with av.open(str(parts[1])) as container:
-        parameters = container.streams.video[0].codec_context.extradata
-    data = PacketSideData(1, len(parameters))  # AV_PKT_DATA_NEW_EXTRADATA
-    data.update(parameters)
-    packets[10].set_sidedata(data)
-    for number, packet in enumerate(packets):
-        packet.pts, packet.dts, packet.time_base = number, number, Fraction(1, 25)
-    path = remux(packets, parts[0], tmp_path / "clip.flv")
-    frames, expected = read_everything(path), ffmpeg_frames(path)
-    assert_close(frames[:10], expected[:10])
-    assert_close(frames[10:], expected[10:], difference=8)
-
-
-def test_times_of_frames(tmp_path):
-    times = [1000 * min(number, 9) + 40 * max(number - 9, 0) for number in range(40)]
-    path = encode(tmp_path / "clip.mkv", moving_scene(40), "libx264", times, bf="2", g="12")
-    with open_video(path) as video:
-        assert video.times(range(40)) == pytest.approx([time / 1000 for time in times])
-        assert video.times([9, 0, 9]) == pytest.approx([9, 0, 9])
-        assert video.seconds == pytest.approx(times[-1] / 1000 * 40 / 39)
-    (clip,) = clips_of(path, NUM_FRAMES=8, SAMPLING_RATE=1)
-    assert clip.times == pytest.approx(range(8))
-    late = encode(tmp_path / "clip.mp4", moving_scene(9), "libx264", [4000 + 100 * n for n in range(9)], bf="2")
-    with open_video(late) as video:
-        assert video.times(range(9)) == pytest.approx([n / 10 for n in range(9)], abs=2e-3)
-
-
-@pytest.mark.parametrize("known", [0, 6])
-def test_times_of_a_stream_decoded_from_the_start(tmp_path, known):
-    path = encode(tmp_path / "clip.mkv", moving_scene(6), "ffv1", [0, 100, 150, 400, 1000, 1040])
-    with open_video(path, num_frames=known) as video:
-        assert video.times([4, 2]) == pytest.approx([1.0, 0.15], abs=2e-3)
 
 
 def test_times_follow_from_the_frame_rate(tmp_path, make_frames):
@@ -231,51 +122,6 @@ def test_sample_aspect_ratio_is_ignored(tmp_path):
     assert_close(read_everything(path), ffmpeg_frames(path))
 
 
-def animation(path: Path, **options: object) -> None:
-    first, *others = (Image.fromarray(picture) for picture in moving_scene(3))
-    first.save(path, save_all=True, append_images=others, duration=40, **options)
-
-
-@pytest.mark.parametrize(
-    ("name", "write"),
-    [
-        ("animated WebP", lambda path: animation(path, format="WEBP")),
-        ("APNG", lambda path: animation(path, format="PNG")),
-        ("HLS", lambda path: path.write_text("#EXTM3U\n#EXTINF:10.0,\nsegment0.ts\n#EXT-X-ENDLIST\n")),
-        ("DASH", lambda path: path.write_text('<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"/>')),
-        ("WebP", lambda path: Image.new("RGB", (8, 8)).save(path, "WEBP")),
-        ("PNG", lambda path: Image.new("RGB", (8, 8)).save(path, "PNG")),
-        ("JPEG", lambda path: Image.new("RGB", (8, 8)).save(path, "JPEG")),
-    ],
-)
-def test_other_formats_are_named(tmp_path, name, write):
-    path = tmp_path / "clip.mp4"
-    write(path)
-    with pytest.raises(VideoError, match=name) as caught:
-        open_video(path)
-    assert str(path) in str(caught.value)
-
-
-def test_gif_is_a_video(tmp_path):
-    animation(tmp_path / "clip.gif")
-    assert_close(read_everything(tmp_path / "clip.gif"), ffmpeg_frames(tmp_path / "clip.gif"))
-
-
-def test_raw_motion_jpeg_is_a_video(tmp_path):
-    path = encode(tmp_path / "clip.MJPEG", moving_scene(12), "mjpeg", container_format="mjpeg")
-    with open_video(path) as video:
-        frames = list(video.frames())
-    with av.open(str(path), format="mjpeg") as container:
-        assert_close(frames, [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-    assert len(frames) == 12
-
-
-@pytest.mark.parametrize(("suffix", "codec"), [(".ogv", "libvpx"), (".ivf", "libvpx"), (".mkv", "libx264")])
-def test_frame_rate_without_a_header(tmp_path, suffix, codec):
-    with open_video(encode(tmp_path / f"clip{suffix}", moving_scene(90), codec, rate=60)) as video:
-        assert video.fps == pytest.approx(60, rel=1e-3)
-
-
 def test_dense_window_fits_the_shown_frames(tmp_path):
     whole = encode(tmp_path / "whole.mp4", moving_scene(100), "libx264", g="300", bf="2")
     path = tmp_path / "cut.mp4"
@@ -286,3 +132,79 @@ def test_dense_window_fits_the_shown_frames(tmp_path):
     options = {"NUM_FRAMES": 8, "SAMPLING_RATE": 32, "SAMPLER": "dense", "SAMPLER_WINDOW": "fit"}
     first, second = clips_of(path, (0, 1), **options)
     assert first.numbers == second.numbers == tuple((shown - 1) * i // 7 for i in range(8))
+
+
+def test_joined_transport_streams(tmp_path, broadcast):
+    path = tmp_path / "joined.ts"
+    path.write_bytes(broadcast.read_bytes() * 2)
+    assert np.array_equal(read_everything(path), read_everything(broadcast) * 2)
+    with open_video(path) as video:
+        assert video.times([0, 39]) == (0.0, pytest.approx(39 / 25))  # both parts begin at the same time
+
+
+@pytest.mark.parametrize("lost", ["start", "end"])
+def test_transport_streams_with_lost_packets(tmp_path, broadcast, lost):
+    content, path = broadcast.read_bytes(), tmp_path / "clip.ts"
+    third = len(content) // 188 // 3 * 188  # packets of MPEG-TS have 188 bytes
+    path.write_bytes(content[: 3 * 188] + content[third:] if lost == "start" else content[: -third - 100])
+    frames = read_everything(path)
+    assert len(frames) >= 10
+    assert_close(frames, ffmpeg_frames(path), difference=2)
+
+
+@pytest.mark.parametrize("default", [0, 1])
+def test_default_stream_is_read(tmp_path, default):
+    path, sizes = tmp_path / "two.mkv", [(64, 48), (96, 64)]
+    with av.open(str(path), "w") as container:
+        for number, (width, height) in enumerate(sizes):
+            stream = container.add_stream("libx264", rate=25, width=width, height=height, pix_fmt="yuv420p")
+            stream.disposition = av.stream.Disposition.default if number == default else 0
+        for stream in container.streams:
+            for picture in moving_scene(9, stream.width, stream.height):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+    with open_video(path) as video:
+        assert video.size == sizes[default]
+    assert_close(read_everything(path), ffmpeg_frames(path))
+
+
+def test_cover_picture_is_not_the_video(tmp_path):
+    path, cover = tmp_path / "clip.mp4", tmp_path / "cover.jpg"
+    Image.new("RGB", (320, 240), "red").save(cover)
+    source = encode(tmp_path / "source.mp4", moving_scene(1), "libx264")  # with one frame each, neither is preferred
+    streams = ["-map", "1", "-map", "0", "-c", "copy", "-disposition:v:0", "attached_pic", "-disposition:v:1", "0"]
+    ffmpeg("-i", source, "-i", cover, *streams, path)
+    with open_video(path) as video:
+        assert video.size == (96, 64)
+
+
+def test_times_of_frames(tmp_path):
+    times = [1000 * min(number, 9) + 40 * max(number - 9, 0) for number in range(40)]
+    path = encode(tmp_path / "clip.mkv", moving_scene(40), "libx264", times, bf="2", g="12")
+    with open_video(path) as video:
+        assert video.times(range(40)) == pytest.approx([time / 1000 for time in times])
+        assert video.seconds == pytest.approx(times[-1] / 1000 * 40 / 39)
+    (clip,) = clips_of(path, NUM_FRAMES=8, SAMPLING_RATE=1)
+    assert clip.times == pytest.approx(range(8))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("HLS", b"#EXTM3U\n#EXTINF:10.0,\nsegment0.ts\n#EXT-X-ENDLIST\n"),
+        ("DASH", b'<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"/>'),
+        ("WebP", None),
+        ("PNG", None),
+    ],
+)
+def test_other_formats_are_named(tmp_path, name, content):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content) if content else Image.new("RGB", (8, 8)).save(path, name)
+    with pytest.raises(VideoError, match=name):
+        open_video(path)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".ivf", "libvpx"), (".mkv", "libx264")])
+def test_frame_rate_without_a_header(tmp_path, suffix, codec):
+    with open_video(encode(tmp_path / f"clip{suffix}", moving_scene(90), codec, rate=60)) as video:
+        assert video.fps == pytest.approx(60, rel=1e-3)

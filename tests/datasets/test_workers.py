@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
 from multiprocessing import parent_process
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 import torch
 from fvcore.common.config import CfgNode
 
+from tests.conftest import ROOT
 from tests.patience import PATIENCE
 from timesformer.datasets import clips, loader
 from timesformer.datasets.decoding.open import VideoReader, open_video
@@ -24,7 +24,7 @@ from timesformer.datasets.workers import dataloader as workers
 from timesformer.datasets.workers.dataloader import report_worker_death, start_worker
 from timesformer.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 NUM_WORKERS = r"DATA_LOADER\.NUM_WORKERS"
 
 
@@ -47,87 +47,6 @@ def test_killed_worker_is_reported_with_its_video(cfg: CfgNode, monkeypatch: pyt
     monkeypatch.setattr(clips, "open_video", open_or_die)
     with pytest.raises(UserError, match=rf"{deadly}\..*{NUM_WORKERS}"), report_worker_death(other, loader):
         list(loader)
-
-
-def test_killed_worker_is_reported_after_a_broken_connection(cfg: CfgNode) -> None:
-    cfg.DATA_LOADER.NUM_WORKERS = 1
-    loader = construct_loader(cfg, "train")
-    batches = iter(loader)
-    next(batches)
-    (process,) = loader.dataset.worker_status.videos()
-
-    def disconnect() -> None:
-        os.kill(process, signal.SIGKILL)
-        raise ConnectionResetError("Connection reset by peer")
-
-    folder = loader.dataset.records[0].path.rpartition("/train/")[0]
-    with pytest.raises(UserError, match=folder), report_worker_death(loader):
-        disconnect()
-
-
-@pytest.mark.parametrize(
-    ("error", "reported"),
-    [
-        (RuntimeError("DataLoader worker (pid 123) is killed by signal: Bus error. "), True),
-        (ConnectionResetError(), True),
-        (EOFError(), True),
-        (RuntimeError("CUDA out of memory"), False),
-        (FileNotFoundError("no such file"), False),
-    ],
-)
-def test_only_failures_of_workers_are_explained(
-    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, error: Exception, reported: bool
-) -> None:
-    monkeypatch.setattr(workers, "PATIENCE", 0.0)
-    with pytest.raises(UserError if reported else type(error)), report_worker_death(construct_loader(cfg, "val")):
-        raise error
-
-
-def limited(limit: int, value: Callable[[], int]) -> Callable[[int], None]:
-    """`start_worker` that sets a resource limit of the worker."""
-
-    def start(worker: int) -> None:
-        start_worker(worker)
-        resource.setrlimit(limit, (value(), value()))
-
-    return start
-
-
-def free_descriptor() -> int:
-    """The lowest free file descriptor; with it as the limit, no file can be opened."""
-    descriptor = os.dup(0)
-    os.close(descriptor)
-    return descriptor
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_too_little_shared_memory(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, split: str) -> None:
-    cfg.DATA_LOADER.NUM_WORKERS = 2
-    monkeypatch.setattr(loader, "start_worker", limited(resource.RLIMIT_FSIZE, lambda: 1000))
-    batches = construct_loader(cfg, split)
-    with pytest.raises(UserError, match=rf"(?s)/dev/shm.*{NUM_WORKERS}"), report_worker_death(batches):
-        list(batches)
-
-
-@pytest.mark.parametrize("more", [0, 2, 4, 9])
-def test_too_few_open_files_of_a_worker(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, more: int) -> None:
-    cfg.DATA_LOADER.NUM_WORKERS = 2
-    monkeypatch.setattr(loader, "start_worker", limited(resource.RLIMIT_NOFILE, lambda: free_descriptor() + more))
-    batches = construct_loader(cfg, "train")
-    with pytest.raises(UserError, match=rf"ulimit -n.*{NUM_WORKERS}"), report_worker_death(batches):
-        assert not any(batch["errors"] for batch in batches)
-
-
-@pytest.mark.parametrize("more", [0, 8, 16])
-def test_too_few_open_files_of_the_main_process(cfg: CfgNode, more: int) -> None:
-    cfg.DATA_LOADER.NUM_WORKERS = 2
-    batches, limits = construct_loader(cfg, "train"), resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free_descriptor() + more, limits[1]))
-    try:
-        with pytest.raises(UserError, match=rf"ulimit -n.*{NUM_WORKERS}"), report_worker_death(batches):
-            list(batches)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_batches_take_one_descriptor_each(cfg: CfgNode) -> None:
@@ -158,31 +77,70 @@ def test_needed_workers_ignore_signals(cfg: CfgNode) -> None:
     assert worker.exitcode == 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", ["as they start", "while they read"])
-def test_workers_end_when_the_main_process_is_killed(
-    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
+@pytest.mark.parametrize(
+    ("error", "reported"),
+    [
+        (RuntimeError("DataLoader worker (pid 123) is killed by signal: Bus error. "), True),
+        (ConnectionResetError(), True),
+        (RuntimeError("CUDA out of memory"), False),
+    ],
+)
+def test_only_failures_of_workers_are_explained(cfg, monkeypatch, error, reported) -> None:
+    monkeypatch.setattr(workers, "PATIENCE", 0.0)
+    with pytest.raises(UserError if reported else type(error)), report_worker_death(construct_loader(cfg, "val")):
+        raise error
+
+
+def free_descriptor() -> int:
+    """The lowest free file descriptor; with it as the limit, no file can be opened."""
+    descriptor = os.dup(0)
+    os.close(descriptor)
+    return descriptor
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "named"),
+    [
+        (resource.RLIMIT_FSIZE, lambda: 1000, "/dev/shm"),
+        (resource.RLIMIT_NOFILE, free_descriptor, "ulimit -n"),
+        (resource.RLIMIT_NOFILE, lambda: free_descriptor() + 4, "ulimit -n"),
+    ],
+)
+def test_resource_limits_of_a_worker(cfg, monkeypatch, limit, value, named) -> None:
+    def start_limited(worker: int) -> None:
+        start_worker(worker)
+        resource.setrlimit(limit, (value(), value()))
+
+    cfg.DATA_LOADER.NUM_WORKERS = 2
+    monkeypatch.setattr(loader, "start_worker", start_limited)
+    batches = construct_loader(cfg, "train")
+    with pytest.raises(UserError, match=rf"(?s){named}.*{NUM_WORKERS}"), report_worker_death(batches):
+        assert not any(batch["errors"] for batch in batches)
+
+
+@pytest.mark.parametrize("more", [0, 8])
+def test_too_few_open_files_of_the_main_process(cfg: CfgNode, more: int) -> None:
+    cfg.DATA_LOADER.NUM_WORKERS = 2
+    batches, limits = construct_loader(cfg, "train"), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free_descriptor() + more, limits[1]))
+    try:
+        with pytest.raises(UserError, match=rf"ulimit -n.*{NUM_WORKERS}"), report_worker_death(batches):
+            list(batches)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_workers_end_when_the_main_process_is_killed(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg.DATA_LOADER.NUM_WORKERS, cfg.DATA.DECODE_TIMEOUT = 2, 0.0
     reading, forking = threading.Event(), multiprocessing.get_context("fork")
     read_end, write_end = forking.Pipe(duplex=False)
 
-    def start_too_late(worker: int) -> None:
-        parent_process().join()
-        start_worker(worker)
-
-    def read(path: str, **_: float) -> VideoReader:
+    def read(path: str, **_: float) -> None:
         os.kill(parent_process().pid, signal.SIGKILL)
         reading.wait()
 
-    def main() -> None:
-        next(iter(construct_loader(cfg, "train"))) if moment == "while they read" else construct_loader(cfg, "train")
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    if moment == "as they start":
-        monkeypatch.setattr(loader, "start_worker", start_too_late)
     monkeypatch.setattr(clips, "open_video", read)
-    process = forking.Process(target=main)
+    process = forking.Process(target=lambda: next(iter(construct_loader(cfg, "train"))))
     process.start()
     process.join(PATIENCE)
     assert process.exitcode == -signal.SIGKILL
@@ -192,7 +150,6 @@ def test_workers_end_when_the_main_process_is_killed(
         read_end.recv()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_hanging_decoder_keeps_no_process_alive(cfg: CfgNode, tmp_path: Path, number: int) -> None:
     cfg.DATA_LOADER.NUM_WORKERS, cfg.DATA.DECODE_TIMEOUT = number, 2.0
@@ -204,7 +161,7 @@ def test_hanging_decoder_keeps_no_process_alive(cfg: CfgNode, tmp_path: Path, nu
         from timesformer.datasets import clips
         from timesformer.datasets.loader import construct_loader
 
-        torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2  # so that this takes no longer
+        torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
         os.setpgid(0, 0)
         main, never, opened = os.getpid(), threading.Event(), clips.open_video
         cfg = get_cfg()
@@ -217,16 +174,10 @@ def test_hanging_decoder_keeps_no_process_alive(cfg: CfgNode, tmp_path: Path, nu
         clips.open_video = lambda path, **_: os.killpg(main, signal.SIGINT) or never.wait()
         list(construct_loader(cfg, "train"))
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    output, errors = process.communicate(timeout=PATIENCE)  # which waits for its workers too
-    assert output.count("clip4: decoding took longer than DATA.DECODE_TIMEOUT") == 1, errors
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        output, errors = process.communicate(timeout=PATIENCE)  # which waits for its workers too
+    assert output.count("DATA.DECODE_TIMEOUT") == 1, errors
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert process.returncode == -signal.SIGINT
     with pytest.raises(ProcessLookupError):
