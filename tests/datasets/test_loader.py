@@ -62,51 +62,41 @@ def test_clips_do_not_depend_on_workers_or_ranks(cfg, hmdb_root, monkeypatch, sp
 
 def test_batch(cfg):
     first, *_, last = batches(cfg, "train")[0]
-    assert first["clip"].shape == (3, 3, 4, 16, 16)
-    assert first["clip"].dtype == torch.uint8
+    assert (first["clip"].shape, first["clip"].dtype) == ((3, 3, 4, 16, 16), torch.uint8)
     assert all(first[key].dtype == torch.int64 and first[key].shape == (3,) for key in ("label", "video", "view"))
     assert first["errors"] == {}
     assert len(last["clip"]) == 2  # 8 clips in batches of 3: none is dropped
 
 
-def test_training_order(cfg):
-    orders = [torch.cat([b["video"] for b in epoch]).tolist() for epoch in batches(cfg, "train", (0, 1))]
-    assert all(sorted(order) == list(range(8)) for order in orders)
-    assert orders[0] != orders[1]
-    assert orders == [torch.cat([b["video"] for b in epoch]).tolist() for epoch in batches(cfg, "train", (0, 1))]
+def test_order(cfg):
+    def orders(split: str, epochs: tuple[int, ...]) -> list[list[int]]:
+        return [torch.cat([b["video"] for b in epoch]).tolist() for epoch in batches(cfg, split, epochs)]
+
+    first, second = orders("train", (0, 1))
+    assert sorted(first) == sorted(second) == list(range(8))
+    assert first != second
+    assert orders("train", (1, 0)) == [second, first]
+    assert orders("val", (0, 7)) == [[0, 1, 2, 3]] * 2
     cfg.RNG_SEED += 1
-    assert torch.cat([b["video"] for b in batches(cfg, "train")[0]]).tolist() != orders[0]
-
-
-def test_evaluation_order(cfg):
-    cfg.DATA.SAMPLER = "random"
-    first, later = batches(cfg, "val", (0, 7))
-    assert torch.cat([b["video"] for b in later]).tolist() == [0, 1, 2, 3]
-    assert all(torch.equal(a["clip"], b["clip"]) for a, b in zip(first, later, strict=True))
+    assert orders("train", (0,)) != [first]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_start_in_mid_epoch(cfg, workers):
     cfg.DATA_LOADER.NUM_WORKERS = workers
-    whole, asked = batches(cfg, "train", (2, 3)), []
+    whole = batches(cfg, "train", (2, 3))
     loader = construct_loader(cfg, "train")
-    load = type(loader.dataset).__getitem__
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(loader.dataset), "__getitem__", lambda self, key: asked.append(key) or load(self, key))
-        set_epoch(loader, 2, start=1)
-        rest = list(loader)
-        set_epoch(loader, 3)
-        after = list(loader)
-    assert len(loader) == 3
+    set_epoch(loader, 2, start=1)
+    rest = list(loader)
+    set_epoch(loader, 3)
+    after = list(loader)
     for one, other in ((rest, whole[0][1:]), (after, whole[1])):
         assert len(one) == len(other)
         assert all(torch.equal(a["clip"], b["clip"]) for a, b in zip(one, other, strict=True))
-    if workers == 0:
-        assert len(asked) == 5 + 8  # of 8 clips in batches of 3
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-@pytest.mark.parametrize("num_items", [37, 32, 33, 3])
+@pytest.mark.parametrize("num_items", [37, 32, 3])
 def test_ranks_share_batches(num_items, world_size):
     whole = EpochBatchSampler(num_items, 8, seed=1, shuffle=True)
     parts = [EpochBatchSampler(num_items, 8, 1, True, rank, world_size) for rank in range(world_size)]
@@ -119,32 +109,26 @@ def test_ranks_share_batches(num_items, world_size):
     assert sorted(index for part in parts for index in part.indices()) == list(range(num_items))
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("world_size", [1, 3, 7])
 def test_ranks_evaluate_each_clip_once(world_size):
     for num_items in (1, 5, 8, 17):
         parts = [EpochBatchSampler(num_items, 4, 1, False, rank, world_size) for rank in range(world_size)]
         batches = [list(part) for part in parts]
         assert [len(part) for part in parts] == [len(found) for found in batches]
-        assert all(batch for found in batches for batch in found)
         assert sorted(key for found in batches for batch in found for key in batch) == [
             (0, index, 0) for index in range(num_items)
         ]
 
 
-def test_padding_item(cfg):
+def test_parts_of_ranks(cfg):
+    cfg.TRAIN.BATCH_SIZE, cfg.NUM_SHARDS = 2, 2
+    assert len(next(iter(construct_loader(cfg, "train", 0, 2)))["clip"]) == 2  # of the 4 clips of two nodes
+    cfg.TRAIN.BATCH_SIZE, cfg.NUM_SHARDS = 3, 1
     loaders = [construct_loader(cfg, "train", rank, 3) for rank in range(3)]  # 8 clips: 3, 3 and 2
     last = [list(loader)[-1] for loader in loaders]
-    assert sorted(len(batch["clip"]) for batch in last) == [1, 1, 1]
-    (filler,) = [batch for batch in last if batch["video"].tolist() == [-1]]
-    assert filler["clip"].shape == last[1]["clip"].shape
-    assert not filler["clip"].any()
-    assert not filler["readable"].any()
-
-
-def test_batch_size_of_several_nodes(cfg):
-    cfg.TRAIN.BATCH_SIZE, cfg.NUM_SHARDS = 2, 2
-    first = next(iter(construct_loader(cfg, "train", 0, 2)))
-    assert len(first["clip"]) == 2  # of the 4 clips of two machines
+    (padding,) = [batch for batch in last if batch["video"].tolist() == [-1]]
+    assert not padding["clip"].any()
+    assert not padding["readable"].any()
 
 
 def test_oversampling():
