@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from fvcore.common.config import CfgNode
 from PIL import Image
 
+from tests.datasets.made_videos import encode
 from timesformer.config import get_cfg
 
 
@@ -32,23 +32,8 @@ def make_frames() -> Callable[..., Path]:
 
 @pytest.fixture
 def make_video() -> Callable[..., Path]:
-    """make_video(file, frames): an MPEG-4 or H.264 file of uint8 (H, W, 3) frames."""
-
-    def make(file: Path, frames: list[np.ndarray], codec: str = "mpeg4", rotation: int = 0, **options: str) -> Path:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        container_options = {"movflags": "faststart"} if file.suffix == ".mp4" else {}
-        with av.open(str(file), "w", options=container_options) as container:
-            stream = container.add_stream(codec, rate=25, options=options)
-            stream.height, stream.width = frames[0].shape[:2]
-            stream.pix_fmt = "yuv420p"
-            if rotation:
-                stream.set_display_rotation(rotation)
-            for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode())
-        return file
-
-    return make
+    """make_video(file, frames, codec="mpeg4", **options): a video file of uint8 (H, W, 3) frames."""
+    return encode
 
 
 @pytest.fixture

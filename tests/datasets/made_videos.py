@@ -28,21 +28,27 @@ def moving_scene(count: int, width: int = 96, height: int = 64) -> list[np.ndarr
 def encode(
     path: Path,
     frames: Sequence[np.ndarray],
-    codec: str,
+    codec: str = "mpeg4",
     times: Sequence[int] | None = None,
     format_options: dict[str, str] | None = None,
     aspect: Fraction | None = None,
     rate: int = 25,
     container_format: str | None = None,
+    rotation: int = 0,
     **options: str,
 ) -> Path:
     """Write a video; times: when each frame is shown in milliseconds; aspect: of a pixel."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if format_options is None and path.suffix == ".mp4":
+        format_options = {"movflags": "faststart"}
     with av.open(str(path), "w", format=container_format, options=format_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
         stream.height, stream.width = frames[0].shape[:2]
         if aspect is not None:
             stream.codec_context.sample_aspect_ratio = aspect
+        if rotation:
+            stream.set_display_rotation(rotation)
         for number, picture in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if times is not None:
@@ -81,13 +87,13 @@ def ffmpeg(*arguments: object) -> None:
     """Run the program `ffmpeg`; skips the test without it."""
     if shutil.which("ffmpeg") is None:
         pytest.skip("the program ffmpeg is not installed")
-    subprocess.run(["ffmpeg", "-v", "error", *map(str, arguments)], check=True)
+    subprocess.run(["ffmpeg", "-v", "quiet", *map(str, arguments)], check=True)
 
 
 def ffmpeg_frames(path: Path) -> list[np.ndarray]:
     """Frames of a video, uint8 [height, width, 3], RGB, as the program `ffmpeg` shows them."""
     with tempfile.TemporaryDirectory() as folder:
-        ffmpeg("-v", "quiet", "-i", path, "-fps_mode", "passthrough", "-pix_fmt", "rgb24", f"{folder}/%04d.png")
+        ffmpeg("-i", path, "-fps_mode", "passthrough", "-pix_fmt", "rgb24", f"{folder}/%04d.png")
         return [np.asarray(Image.open(file)) for file in sorted(Path(folder).iterdir())]
 
 

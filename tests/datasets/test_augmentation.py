@@ -47,10 +47,6 @@ def picture(seed: int = 0, size: int = 24) -> torch.Tensor:
     return (ramp + torch.randint(-20, 15, (3, size, size), generator=generator)).clamp(0, 255).to(torch.uint8)
 
 
-def clip(frames: int = 3) -> torch.Tensor:
-    return torch.stack([picture(seed) for seed in range(frames)])
-
-
 def rng(seed: int = 0) -> np.random.RandomState:
     return np.random.RandomState(seed)
 

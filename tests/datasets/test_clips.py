@@ -10,7 +10,7 @@ from PIL import Image
 
 from timesformer.datasets import clips as clips_module
 from timesformer.datasets.clips import ClipDataset
-from timesformer.datasets.decoding.open import VideoError, VideoReader, open_video
+from timesformer.datasets.decoding.open import open_video
 from timesformer.datasets.records import Records
 
 
@@ -40,19 +40,20 @@ def noise(cfg, tmp_path):
     """Configuration of one class of two clips, 24 x 32 pixels of coloured noise."""
     random = np.random.default_rng(0)
     for split in ("train", "test"):
-        (tmp_path / "noise" / split / "a" / "0").mkdir(parents=True)
         pixels = random.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        (tmp_path / "noise" / split / "a/0").mkdir(parents=True)
         Image.fromarray(pixels).save(tmp_path / "noise" / split / "a/0/0.png")
     cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES = str(tmp_path / "noise"), 1
     return cfg
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_reversed_channels(noise, split):
+def test_reversed_channels_and_inverse_uniform_sampling(noise, split):
     clip = ClipDataset(noise, split)[0]["clip"]
     noise.DATA.REVERSE_INPUT_CHANNEL = True
     assert torch.equal(ClipDataset(noise, split)[0]["clip"], clip.flip(0))
-    assert not torch.equal(clip, clip.flip(0))
+    noise.DATA.REVERSE_INPUT_CHANNEL, noise.DATA.INV_UNIFORM_SAMPLE = False, True
+    assert torch.equal(ClipDataset(noise, split)[0]["clip"], clip) == (split == "test")
 
 
 def test_resize_mode(cfg):
@@ -76,13 +77,6 @@ def test_replacement_tries_are_limited(cfg, monkeypatch):
     many = Records((f"clip{number}" for number in range(1000)), [0] * 1000, folder=cfg.DATA.PATH_TO_DATA_DIR)
     monkeypatch.setattr(dataset, "records", many)
     assert len(dataset[0]["errors"]) == 1 + clips_module.REPLACEMENT_TRIES
-
-
-def test_inverse_uniform_sampling_changes_training_only(noise):
-    before = {split: ClipDataset(noise, split)[0]["clip"] for split in ("train", "test")}
-    noise.DATA.INV_UNIFORM_SAMPLE = True
-    for split, clip in before.items():
-        assert torch.equal(ClipDataset(noise, split)[0]["clip"], clip) == (split == "test")
 
 
 @pytest.mark.parametrize("mode", ["crop", "resize"])
@@ -147,37 +141,19 @@ def test_unreadable_clips_of_the_manifest_are_not_opened(cfg, monkeypatch):
     assert opened == {dataset.records[video].path for video in (0, 3)}
 
 
-class PromisesTooMuch(VideoReader):
-    """Promises 40 frames and has 12."""
-
-    num_frames, fps = 40, 25.0
-
-    def read(self, indices):
-        if max(indices) >= 12:
-            self.num_frames = 12
-            raise VideoError(f"{self.path}: frame {max(indices)} is missing")
-        return super().read(indices)
-
-    def _frames(self, wanted):
-        return ((number, np.full((20, 30, 3), 4 * number, np.uint8)) for number in wanted)
-
-
-def test_fewer_frames_than_promised(cfg, monkeypatch):
-    monkeypatch.setattr(clips_module, "open_video", lambda path, **_: PromisesTooMuch(path))
+def test_fewer_frames_than_promised(cfg, monkeypatch, tmp_path, make_video):
+    video = make_video(tmp_path / "x.avi", [np.full((20, 30, 3), 8 * number, np.uint8) for number in range(12)])
+    monkeypatch.setattr(clips_module, "open_video", lambda path, **_: open_video(video, num_frames=40))
     cfg.DATA.SAMPLER = "equidistant"
     item = ClipDataset(cfg, "val")[0]
     assert item["errors"] == {}
-    assert numbers(item) == [0, 3, 6, 9]
+    assert (item["clip"][0, :, 0, 0] / 8).tolist() == pytest.approx([0, 3, 6, 9], abs=0.3)
 
 
 def test_any_error_of_a_decoder_is_reported(cfg, monkeypatch):
-    def fail(path, **_):
-        raise MemoryError("14 terabytes")
-
-    monkeypatch.setattr(clips_module, "open_video", fail)
+    monkeypatch.setattr(clips_module, "open_video", lambda path, **_: 1 / 0)
     dataset = ClipDataset(cfg, "val")
-    reason = dataset[1]["errors"][1]
-    assert all(part in reason for part in (dataset.records[1].path, "MemoryError"))
+    assert all(part in dataset[1]["errors"][1] for part in (dataset.records[1].path, "ZeroDivisionError"))
 
 
 @pytest.mark.parametrize("step", ["open_video", "spatial_sampling"])

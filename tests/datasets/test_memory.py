@@ -1,7 +1,6 @@
 """Memory of a process that loads clips does not grow."""
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,6 @@ ALLOWED = 3e6  # bytes that allocators keep; each clip that is not freed is 0.1e
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory of a process is asked of Linux")
 @pytest.mark.parametrize("kind", ["mpeg4", "libx264", "frames"])
 def test_memory_does_not_grow_with_the_clips_loaded(
     tmp_path: Path, make_video: Callable[..., Path], make_frames: Callable[..., Path], kind: str

@@ -32,14 +32,6 @@ def test_outcomes() -> None:
     assert (unpicklable.result, bool(unpicklable.problem)) == (None, True)
 
 
-def test_few_outcomes_wait() -> None:
-    taken = []
-    outcomes = in_processes(math.sqrt, (taken.append(i) or float(i) for i in range(20)), 1, ahead=2)
-    assert next(outcomes).result == 0
-    assert len(taken) <= 5  # yielded, two waiting, and one or two of the worker
-    assert [outcome.item for outcome in outcomes] == list(range(1, 20))
-
-
 def test_hanging_or_crashed_worker_is_replaced() -> None:
     outcomes = list(in_processes(time.sleep, [HANGS, 0, 0.01], 1, time_limit=5.0))
     assert [(o.item, o.problem) for o in outcomes] == [(HANGS, given_up(5.0)), (0, ""), (0.01, "")]

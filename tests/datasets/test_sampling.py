@@ -10,7 +10,6 @@ from timesformer.config import get_cfg
 from timesformer.config.differences import read_saved
 from timesformer.config.load import ConfigError
 from timesformer.datasets.clips import ClipDataset
-from timesformer.datasets.decoding.base import StreamTiming
 from timesformer.datasets.transforms.sampling import (
     SAMPLER_REGISTRY,
     Dense,
@@ -70,20 +69,6 @@ def test_views(sampler, length, expected):
     assert [positions(sampler, length, view=view) for view in range(len(expected))] == expected
 
 
-@pytest.mark.parametrize(
-    ("sampler", "length", "expected"),
-    [
-        (Uniform(8, 32), 100, [0, 32, 64, 96]),
-        (Dense(8, 32), 100, [0, 36, 72]),
-        (Equidistant(8, 32), 5, [0, 1, 2, 3, 4]),
-        (Segment(8, 32), 5, [0, 1, 2, 3, 4]),
-        (Random(8, 32), 5, [0, 1, 2, 3, 4]),
-    ],
-)
-def test_available_positions_do_not_repeat(sampler, length, expected):
-    assert sampler.available(VideoInfo(length), np.random.RandomState(0)) == expected
-
-
 def test_random_positions():
     clips = [positions(Uniform(4, 2, start="random"), 12, seed) for seed in range(50)]
     assert {tuple(clip) for clip in clips} == {tuple(range(start, start + 8, 2)) for start in range(4)}
@@ -95,11 +80,6 @@ def test_random_positions():
         assert (len(set(clip)), clip) == (8, sorted(clip))
     drawn = positions(Random(8, 32, ordered=False), 100)
     assert drawn != sorted(drawn) == positions(Random(8, 32), 100)
-
-
-def test_dense_window_depends_on_the_frame_rate():
-    assert positions(Dense(3, 10), 100, fps=60.0) == [0, 29, 59]
-    assert positions(Dense(3, 10, target_fps=15.0), 100, fps=15.0) == [0, 14, 29]
 
 
 def test_build_sampler_of_each_split():
@@ -144,15 +124,6 @@ def test_registered_sampler_is_used(cfg, monkeypatch):
     cfg.DATA.SAMPLER = "LastFrames"
     clip = ClipDataset(cfg, "val")[0]["clip"]
     assert (clip[0, :, 0, 0] / 4).tolist() == [8, 9, 10, 11]
-
-
-def test_frames_shown_in_a_window():
-    even = StreamTiming(num_frames=100, fps=25.0, duration=51200, times=range(0, 51200, 512))
-    assert even.shown_between(0, 9) == (0, 10)
-    assert even.shown_between(0.5, 9.5) == (1, 10)
-    assert even.shown_between(95, 104) == (95, 99)
-    late = StreamTiming(num_frames=4, fps=1.0, duration=400, times=[0, 10, 20, 30])  # no frame is shown after 30
-    assert late.shown_between(2, 3) == (3, 3)
 
 
 @pytest.mark.parametrize(

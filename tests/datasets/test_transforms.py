@@ -55,23 +55,12 @@ def test_normalisation_is_the_originals(golden):
         )
 
 
-@pytest.mark.parametrize("shape", [(10, 30), (30, 10), (20, 20), (7, 5)])
+@pytest.mark.parametrize("shape", [(10, 30), (7, 5)])
 @pytest.mark.parametrize("spatial_idx", [-1, 0, 1, 2])
 def test_small_frames_are_enlarged(shape, spatial_idx):
     clip = torch.randint(0, 256, (4, 3, *shape), dtype=torch.uint8)
     found = transforms.spatial_sampling(clip, spatial_idx, 8, 8, 24, np.random.RandomState(0))
     assert found.shape == (4, 3, 24, 24)
-
-
-@pytest.mark.parametrize("position", [(0, 0), (3, 5), (16, 26)])
-def test_resized_crop_has_the_pixels_of_resize_and_crop(position):
-    top, left = position
-    for clip in (torch.randint(0, 256, (2, 3, 20, 30), dtype=torch.uint8), torch.rand(2, 3, 20, 30)):
-        for size in [(40, 60), (28, 42), (28, 38), (20, 30)]:
-            rows, columns = min(top, size[0] - 12), min(left, size[1] - 12)
-            found = transforms.resized_crop(clip, size, rows, columns, 12)
-            whole = transforms.resize(clip, size)
-            assert torch.equal(found, whole[..., rows : rows + 12, columns : columns + 12])
 
 
 def test_narrow_frames_are_refused():

@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 from multiprocessing import parent_process
 from pathlib import Path
@@ -20,7 +19,6 @@ from tests.patience import PATIENCE
 from timesformer.datasets import clips, loader
 from timesformer.datasets.decoding.open import VideoReader, open_video
 from timesformer.datasets.loader import construct_loader
-from timesformer.datasets.workers import dataloader as workers
 from timesformer.datasets.workers.dataloader import report_worker_death, start_worker
 from timesformer.errors import UserError
 
@@ -78,56 +76,22 @@ def test_needed_workers_ignore_signals(cfg: CfgNode) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "reported"),
-    [
-        (RuntimeError("DataLoader worker (pid 123) is killed by signal: Bus error. "), True),
-        (ConnectionResetError(), True),
-        (RuntimeError("CUDA out of memory"), False),
-    ],
-)
-def test_only_failures_of_workers_are_explained(cfg, monkeypatch, error, reported) -> None:
-    monkeypatch.setattr(workers, "PATIENCE", 0.0)
-    with pytest.raises(UserError if reported else type(error)), report_worker_death(construct_loader(cfg, "val")):
-        raise error
-
-
-def free_descriptor() -> int:
-    """The lowest free file descriptor; with it as the limit, no file can be opened."""
-    descriptor = os.dup(0)
-    os.close(descriptor)
-    return descriptor
-
-
-@pytest.mark.parametrize(
     ("limit", "value", "named"),
     [
-        (resource.RLIMIT_FSIZE, lambda: 1000, "/dev/shm"),
-        (resource.RLIMIT_NOFILE, free_descriptor, "ulimit -n"),
-        (resource.RLIMIT_NOFILE, lambda: free_descriptor() + 4, "ulimit -n"),
+        (resource.RLIMIT_FSIZE, 1000, "/dev/shm"),
+        (resource.RLIMIT_NOFILE, 3, "ulimit -n"),
     ],
 )
 def test_resource_limits_of_a_worker(cfg, monkeypatch, limit, value, named) -> None:
     def start_limited(worker: int) -> None:
         start_worker(worker)
-        resource.setrlimit(limit, (value(), value()))
+        resource.setrlimit(limit, (value, value))
 
     cfg.DATA_LOADER.NUM_WORKERS = 2
     monkeypatch.setattr(loader, "start_worker", start_limited)
     batches = construct_loader(cfg, "train")
     with pytest.raises(UserError, match=rf"(?s){named}.*{NUM_WORKERS}"), report_worker_death(batches):
         assert not any(batch["errors"] for batch in batches)
-
-
-@pytest.mark.parametrize("more", [0, 8])
-def test_too_few_open_files_of_the_main_process(cfg: CfgNode, more: int) -> None:
-    cfg.DATA_LOADER.NUM_WORKERS = 2
-    batches, limits = construct_loader(cfg, "train"), resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free_descriptor() + more, limits[1]))
-    try:
-        with pytest.raises(UserError, match=rf"ulimit -n.*{NUM_WORKERS}"), report_worker_death(batches):
-            list(batches)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_workers_end_when_the_main_process_is_killed(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,14 +118,12 @@ def test_workers_end_when_the_main_process_is_killed(cfg: CfgNode, monkeypatch: 
 def test_hanging_decoder_keeps_no_process_alive(cfg: CfgNode, tmp_path: Path, number: int) -> None:
     cfg.DATA_LOADER.NUM_WORKERS, cfg.DATA.DECODE_TIMEOUT = number, 2.0
     (tmp_path / "config.yaml").write_text(cfg.dump())
-    program = f"""
+    program = f"""if True:
         import os, signal, threading
-        import torch
         from timesformer.config import get_cfg
         from timesformer.datasets import clips
         from timesformer.datasets.loader import construct_loader
 
-        torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
         os.setpgid(0, 0)
         main, never, opened = os.getpid(), threading.Event(), clips.open_video
         cfg = get_cfg()
@@ -174,11 +136,10 @@ def test_hanging_decoder_keeps_no_process_alive(cfg: CfgNode, tmp_path: Path, nu
         clips.open_video = lambda path, **_: os.killpg(main, signal.SIGINT) or never.wait()
         list(construct_loader(cfg, "train"))
     """
-    command = [sys.executable, "-c", textwrap.dedent(program)]
+    command = [sys.executable, "-c", program]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         output, errors = process.communicate(timeout=PATIENCE)  # which waits for its workers too
     assert output.count("DATA.DECODE_TIMEOUT") == 1, errors
-    assert errors.rstrip().endswith("KeyboardInterrupt")
-    assert process.returncode == -signal.SIGINT
+    assert process.returncode == -signal.SIGINT, errors
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
