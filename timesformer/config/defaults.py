@@ -1,7 +1,7 @@
-"""The options of a run: key, default, what it affects (`options.EFFECTS`), and what it is.
+"""The options of a run: key, default, what it affects (`options.EFFECTS`), and help.
 
-Keys and defaults are those of facebookresearch/TimeSformer, but for `_new` options and where the text says so. Its
-other keys are in `retired.py`.
+Keys and defaults are those of facebookresearch/TimeSformer, except for `_new` options and where the help says so.
+Its other keys are in `retired.py`.
 """
 
 from functools import partial
@@ -30,26 +30,26 @@ _orig("TRAIN.DATASET", "kinetics", "split", "Name of a dataset to train on (data
 _orig("TRAIN.BATCH_SIZE", 64, "training", "Clips per forward and backward pass, on all GPUs of a node", low=1)
 _orig("TRAIN.EVAL_PERIOD", 10, "training", "Epochs between validations", low=1)
 _orig("TRAIN.CHECKPOINT_PERIOD", 10, "runtime", "Epochs between checkpoints", low=1)
-_new("TRAIN.CHECKPOINT_MINUTES", 0.0, "runtime", "Minutes between further checkpoints; 0: only after epochs", low=0)
+_new("TRAIN.CHECKPOINT_MINUTES", 0.0, "runtime", "Also save a checkpoint every N minutes; 0: only after epochs", low=0)
 _new("TRAIN.KEEP_CHECKPOINTS", 0, "runtime", "Newest epoch checkpoints to keep besides the best one; 0: all", low=0)
 _new("TRAIN.EARLY_STOP_PATIENCE", 0, "training", "Stop after this many validations without a new best; 0: never", low=0)
 _orig("TRAIN.AUTO_RESUME", True, "runtime", "Resume from the newest checkpoint in OUTPUT_DIR")
 _orig("TRAIN.CHECKPOINT_FILE_PATH", "", "start", "Checkpoint to start from: file, URL, zoo:, hf: or timm: name")
 _orig("TRAIN.CHECKPOINT_EPOCH_RESET", False, "start", "Start at epoch 0 instead of after the checkpoint's epoch")
 _orig("TRAIN.FINETUNE", False, "start", "Load only the weights of the checkpoint: new optimizer, epoch 0")
-_new("TRAIN.STRICT_LOADING", False, "start", "Refuse start weights with missing or unused tensors, heads included")
+_new("TRAIN.STRICT_LOADING", False, "start", "Error if tensors of the initial weights are missing or unused")
 _new("TRAIN.MIXED_PRECISION", "off", "training evaluation", "Autocast dtype; fp16: GPU only", choices="off bf16 fp16")
 _new("TRAIN.TF32", True, "training evaluation", "GPU: float32 matrix products in TF32 (10 bits of mantissa)")
 _new("TRAIN.COMPILE", False, "training", "Compile the training step with torch.compile, which takes minutes")
 
 # ---------------------------------------------------------------- testing
-_orig("TEST.ENABLE", True, "evaluation", "Test after training, or only test")
+_orig("TEST.ENABLE", True, "evaluation", "Test after training, or without training")
 _orig("TEST.DATASET", "kinetics", "evaluation", "Name of a dataset to test on")
 _orig("TEST.BATCH_SIZE", 8, "rounding", "Clips per forward pass, on all GPUs of a node", low=1)
 _orig("TEST.CHECKPOINT_FILE_PATH", "", "inputs", "Checkpoint to test; empty: the best of this run")
-_orig("TEST.NUM_ENSEMBLE_VIEWS", 10, "evaluation", "Clips of a video, spread over its length", low=1)
-_orig("TEST.NUM_SPATIAL_CROPS", 3, "evaluation", "The center crop, or 3 along the longer side", choices=(1, 3))
-_new("TEST.REPORT", True, "runtime", "Write report.html and its figures for TensorBoard")
+_orig("TEST.NUM_ENSEMBLE_VIEWS", 10, "evaluation", "Clips per test video, spaced over its length", low=1)
+_orig("TEST.NUM_SPATIAL_CROPS", 3, "evaluation", "1: center crop; 3: along the longer side", choices=(1, 3))
+_new("TEST.REPORT", True, "runtime", "Write report.html, and its charts to TensorBoard")
 _orig("TEST.SAVE_RESULTS_PATH", "", "runtime", "File in OUTPUT_DIR for scores and labels of all videos; empty: none")
 
 # ---------------------------------------------------------------- data
@@ -61,26 +61,26 @@ _new("DATA.VAL_FRACTION", 0.1, "split", "Fraction of the training clips for vali
 _new("DATA.SPLIT_RULE", "auto", "split", "Where the split comes from; auto: the first of the others that exists",
      choices="auto files folders random", read_by=_FOLDER)
 _new("DATA.SPLIT_SEED", 42, "split", "Seed of a random split, independent of RNG_SEED", read_by=_RANDOM)
-_new("DATA.SPLIT_GROUPS", "", "split", "Clips stay together if this regex finds the same in CLASS/NAME",
+_new("DATA.SPLIT_GROUPS", "", "split", "Regex on CLASS/NAME: clips with the same match stay in one split",
      read_by=_RANDOM)
 _new("DATA.TEST_FRACTION", 0.1, "split", "Fraction of all clips for the test", above=0, below=1, read_by=_RANDOM)
-_new("DATA.PROTOCOL", "cross_subject", "split", "What training and test do not share: subjects, or also scenes",
+_new("DATA.PROTOCOL", "cross_subject", "split", "Training and test differ in subjects, or subjects and scenes",
      choices="cross_subject cross_scene_subject", read_by=_MUWIGES)
-_new("DATA.TEST_SUBJECTS", list(range(36, 51)), "split", "Subjects of the test clips; our choice", read_by=_MUWIGES)
+_new("DATA.TEST_SUBJECTS", list(range(36, 51)), "split", "Test subjects; this project's choice", read_by=_MUWIGES)
 _new("DATA.VAL_SUBJECTS", list(range(31, 36)), "split", "Training subjects held out for validation", read_by=_MUWIGES)
 _new("DATA.TEST_SCENES", "", "split", "Scenes of the test, separated by commas",
      read_by=f"{_MUWIGES} and DATA.PROTOCOL cross_scene_subject")
 _new("DATA.DOWNLOAD", False, "inputs", "Download the dataset if it is missing", read_by=_OFFICIAL)
 _new("DATA.DOWNLOAD_URLS", ["", ""], "inputs", "Archives of videos and of lists; empty: the official ones",
      length=2, read_by=_OFFICIAL)
-_orig("DATA.PATH_LABEL_SEPARATOR", " ", "inputs", "Between path and label in a CSV list",
+_orig("DATA.PATH_LABEL_SEPARATOR", " ", "inputs", "Separator of path and label in a CSV list",
       pattern=".+", read_by="DATASET !ssv2 hmdb51 ucf101 muwiges")
-_orig("DATA.PATH_PREFIX", "", "inputs", "Folder of the paths in lists; empty: depends on the dataset",
+_orig("DATA.PATH_PREFIX", "", "inputs", "Prefix of the paths in lists; empty: depends on the dataset",
       read_by="DATASET !hmdb51 ucf101")
 _new("DATA.MAX_MISSING_FRACTION", 0.0, "training", "Fraction of the listed clips that may be missing", low=0, high=1)
 _new("DATA.BALANCE", "none", "training", "Repeat clips of rare classes, or weight classes in the loss",
      choices="none oversample class_weights")
-_new("DATA.ON_UNREADABLE", "continue", "training", "continue: replaced in training, an error of a test; error: stop",
+_new("DATA.ON_UNREADABLE", "continue", "training", "continue: replace in training, error in a test; error: stop",
      choices="continue error")
 _new("DATA.MAX_UNREADABLE_FRACTION", 0.01, "training", "Largest fraction of training clips that may be unreadable",
      low=0, high=1)
@@ -88,26 +88,26 @@ _new("DATA.DECODE_TIMEOUT", 60.0, "training", "Seconds until a clip counts as un
 _new("DATA.DECODE_SHORT_SIDE", 0, "clips", "Decode larger frames at about this short side in pixels; 0: off", low=0)
 _orig("DATA.NUM_FRAMES", 8, "model clips", "Frames of a clip", low=1)
 _orig("DATA.SAMPLING_RATE", 8, "clips", "Distance in frames between two frames of a clip", low=1)
-_orig("DATA.TARGET_FPS", 30.0, "clips", "dense: frame rate of SAMPLING_RATE, and of folders of frames", above=0)
+_orig("DATA.TARGET_FPS", 30.0, "clips", "dense: frame rate for SAMPLING_RATE, and of folders of frames", above=0)
 _new("DATA.SAMPLER", "", "clips", "Which frames make a clip (data.md); empty: the dataset's default")
 _new("DATA.SAMPLER_WINDOW", "", "clips", "dense, short video: repeat its end (full), or shorten the window (fit)",
      choices=("", "full", "fit"))
-_new("DATA.SAMPLER_START", "", "clips", "dense, uniform: first frame; empty: random in training, else first",
+_new("DATA.SAMPLER_START", "", "clips", "dense, uniform: start of the clip; empty: random in training, else first",
      choices=("", "first", "center", "random"))
 _new("DATA.SAMPLER_ORDERED", True, "clips", "random: frames in time order; False: in the order drawn")
 _new("DATA.TEST_SAMPLER", "", "clips", "Sampler of validation and test; empty: DATA.SAMPLER")
-_new("DATA.PRE_SAMPLING.ENABLED", False, "clips", "Lengthen videos shorter than NUM_FRAMES x SAMPLING_RATE")
+_new("DATA.PRE_SAMPLING.ENABLED", False, "clips", "Stretch videos shorter than NUM_FRAMES x SAMPLING_RATE")
 _new("DATA.PRE_SAMPLING.METHODS", [*_METHODS], "clips", "Applied in this order until the video is long enough",
      choices=_METHODS)
 _new("DATA.PRE_SAMPLING.BRIGHTNESS_FACTORS", [0.6, 0.8, 1.2, 1.4], "clips", "Gains of the brightness copies", above=0)
-_new("DATA.PRE_SAMPLING.ORDER", "before_sampling", "clips", "Lengthen the video, or the sampled frames",
+_new("DATA.PRE_SAMPLING.ORDER", "before_sampling", "clips", "Stretch the video, or the sampled frames",
      choices="before_sampling after_sampling")
 _new("DATA.SPATIAL_MODE", "crop", "clips", "Jitter and crop, or resize the whole frame to a square",
      choices="crop resize")
 _orig("DATA.TRAIN_CROP_SIZE", 224, "model", "Side in pixels of a training or validation clip", low=1)
 _orig("DATA.TEST_CROP_SIZE", 256, "evaluation", "Side in pixels of a test clip", low=1)
 _orig("DATA.TRAIN_JITTER_SCALES", [256, 320], "training", "Range in pixels of the short side before the training crop")
-_orig("DATA.INV_UNIFORM_SAMPLE", False, "training", "Draw the inverse of that short side uniformly",
+_orig("DATA.INV_UNIFORM_SAMPLE", False, "training", "Sample the inverse of the short side uniformly",
       read_by="DATA.SPATIAL_MODE crop")
 _orig("DATA.RANDOM_FLIP", True, "training", "Mirror half of the training clips left to right")
 _orig("DATA.AUTO_AUGMENT", "", "training", "Augmentation policy of timm, such as rand-m7-n4-mstd0.5-inc1; empty: none")
@@ -116,10 +116,10 @@ _new("DATA.LIGHTING_JITTER", 0.0, "training", "Std of the shift along the princi
 _orig("DATA.RE_PROB", 0.0, "training", "Probability of random erasing in a training clip", low=0, high=1)
 _new("DATA.TRANSFORMS", [], "training", "Registered transforms of training clips, after all others", item_type=str)
 _orig("DATA.REVERSE_INPUT_CHANNEL", False, "clips", "BGR clips, which the original's SSv2 models expect")
-_orig("DATA.MEAN", [0.45, 0.45, 0.45], "clips", "Subtracted from the channels, of values 0 to 1", length=3)
-_orig("DATA.STD", [0.225, 0.225, 0.225], "clips", "The channels are divided by it", length=3, above=0)
+_orig("DATA.MEAN", [0.45, 0.45, 0.45], "clips", "Mean of each channel, for pixels in [0, 1]", length=3)
+_orig("DATA.STD", [0.225, 0.225, 0.225], "clips", "Standard deviation of each channel", length=3, above=0)
 _orig("DATA.INPUT_CHANNEL_NUM", [3, 3], "model", "Channels of each pathway; clips are RGB", choices=([3], [3, 3]))
-_orig("DATA.ENSEMBLE_METHOD", "sum", "evaluation", "How the scores of a video's views are joined", choices="sum max")
+_orig("DATA.ENSEMBLE_METHOD", "sum", "evaluation", "How to aggregate the scores of a video's views", choices="sum max")
 
 _orig("DATA_LOADER.NUM_WORKERS", 8, "runtime", "DataLoader workers of a process; 0: load in the main process", low=0)
 _orig("DATA_LOADER.PIN_MEMORY", True, "runtime", "Page-locked batches, for faster copies to a GPU")
@@ -127,10 +127,10 @@ _orig("DATA_LOADER.PIN_MEMORY", True, "runtime", "Page-locked batches, for faste
 _orig("MIXUP.ENABLED", False, "training", "Mix the clips of a training batch in pairs, and their labels")
 _orig("MIXUP.ALPHA", 0.8, "training", "Mixup: parameter of the Beta distribution; 0: no mixup", low=0)
 _orig("MIXUP.CUTMIX_ALPHA", 1.0, "training", "CutMix: parameter of the Beta distribution; 0: no CutMix", low=0)
-_orig("MIXUP.CUTMIX_MINMAX", [], "training", "Range of the side of the CutMix box as a fraction; empty: by its area")
+_orig("MIXUP.CUTMIX_MINMAX", [], "training", "CutMix: range of the box side as a fraction; empty: from the Beta value")
 _orig("MIXUP.PROB", 1.0, "training", "Probability of mixing a batch, pair or clip", low=0, high=1)
 _orig("MIXUP.SWITCH_PROB", 0.5, "training", "Probability of CutMix instead of mixup", low=0, high=1)
-_orig("MIXUP.MODE", "batch", "training", "Draw for each batch, pair or clip", choices="batch pair elem")
+_orig("MIXUP.MODE", "batch", "training", "Draw the mixing ratio per batch, pair or clip", choices="batch pair elem")
 
 # ---------------------------------------------------------------- model
 _orig("MODEL.MODEL_NAME", "vit_base_patch16_224", "model", "Name of a model (models.md); SlowFast in the original")
@@ -145,8 +145,9 @@ _new("MODEL.ACT_CHECKPOINT", "none", "rounding", "Recompute activations of all o
 
 _orig("TIMESFORMER.ATTENTION_TYPE", "divided_space_time", "model", "Attention over space and time",
       choices="divided_space_time joint_space_time space_only", read_by=_NOT_VIVIT)
-_orig("TIMESFORMER.PRETRAINED_MODEL", "", "start", "Weights, such as an image ViT's; empty: none", read_by=_NOT_LIBRARY)
-_new("TIMESFORMER.POS_EMBED_INTERPOLATION", "bicubic", "model", "legacy: resized as in the original (nearest)",
+_orig("TIMESFORMER.PRETRAINED_MODEL", "", "start", "Initial weights, e.g. an image ViT; empty: none",
+      read_by=_NOT_LIBRARY)
+_new("TIMESFORMER.POS_EMBED_INTERPOLATION", "bicubic", "model", "Resizing; legacy: the original's (nearest)",
      choices="bicubic legacy")
 _new("TIMESFORMER.INIT", "pretrained", "model", "The original's initialization, or one to train from scratch",
      choices="pretrained scratch")
@@ -159,7 +160,7 @@ _new("TIMESFORMER.PATCH_SIZE", 16, "model", "Side in pixels of a patch", low=1, 
 _new("TIMESFORMER.MLP_RATIO", 4.0, "model", "Hidden width of an MLP, as a multiple of EMBED_DIM", above=0)
 _new("TIMESFORMER.DROP_RATE", 0.0, "model", "Dropout after embeddings, projections and MLPs", low=0, below=1)
 _new("TIMESFORMER.ATTN_DROP_RATE", 0.0, "model", "Dropout of attention weights", low=0, below=1)
-_new("TIMESFORMER.DROP_PATH_RATE", 0.1, "model", "Stochastic depth of the last block, rising from 0", low=0, below=1)
+_new("TIMESFORMER.DROP_PATH_RATE", 0.1, "model", "Stochastic depth of the last block, linear from 0", low=0, below=1)
 
 _new("VIVIT.MODEL", 1, "model", "1: joint, 2: factorised encoder, 3: factorised attention",
      choices=(1, 2, 3), read_by=_VIVIT)
@@ -187,7 +188,7 @@ _orig("SOLVER.WEIGHT_DECAY", 1e-4, "training", "L2 penalty (sgd, adam) or decoup
 _new("SOLVER.ZERO_WD_1D_PARAM", False, "optimizer", "No weight decay on biases, norms and embeddings")
 _new("SOLVER.LAYER_DECAY", 1.0, "optimizer", "Learning rate factor from a layer to the one before it", above=0, high=1)
 _new("SOLVER.LABEL_SMOOTHING", 0.0, "training", "Fraction of the target spread over all classes", low=0, below=1)
-_new("SOLVER.CLIP_GRAD_L2NORM", 0.0, "training", "Largest norm of the gradients; 0: no clipping", low=0)
+_new("SOLVER.CLIP_GRAD_L2NORM", 0.0, "training", "Maximum L2 norm of the gradients; 0: no clipping", low=0)
 
 _orig("EMA.ENABLED", False, "training", "Average the weights; validation and the best checkpoint use the average")
 _new("EMA.DECAY", 0.9999, "training", "Decay of the average per step; smaller in the first steps", low=0, below=1)
@@ -206,20 +207,20 @@ for _figure in ("CONFUSION_MATRIX", "HISTOGRAM", "WRONG_PRED_VIS"):
     _orig(f"TENSORBOARD.{_figure}.SUBSET_PATH", "", "runtime", "Text file with a class per line; empty: all classes")
 _orig("TENSORBOARD.HISTOGRAM.TOPK", 10, "runtime", "Number of most frequent predictions to draw", low=1)
 _orig("TENSORBOARD.WRONG_PRED_VIS.ENABLE", True, "runtime", "Show the most confident errors (False in the original)")
-_orig("TENSORBOARD.WRONG_PRED_VIS.TAG", "Incorrectly classified videos.", "runtime", "Their title", pattern=".+")
-_orig("TENSORBOARD.MODEL_VIS.ENABLE", False, "runtime", "Allow INPUT_VIDEO and MODEL_WEIGHTS")
+_orig("TENSORBOARD.WRONG_PRED_VIS.TAG", "Incorrectly classified videos.", "runtime", "Title of errors", pattern=".+")
+_orig("TENSORBOARD.MODEL_VIS.ENABLE", False, "runtime", "Enable INPUT_VIDEO and MODEL_WEIGHTS")
 _orig("TENSORBOARD.MODEL_VIS.INPUT_VIDEO", False, "runtime", "Show test clips as the model sees them")
 _orig("TENSORBOARD.MODEL_VIS.MODEL_WEIGHTS", False, "runtime", "Histograms of the tested weights")
-_orig("TENSORBOARD.MODEL_VIS.TOPK_PREDS", 1, "runtime", "Predictions named with a clip", low=1)
+_orig("TENSORBOARD.MODEL_VIS.TOPK_PREDS", 1, "runtime", "Number of predictions shown with a clip", low=1)
 
 _orig("NUM_GPUS", 1, "runtime", "GPUs of each node; 0: run on the CPU", low=0)
-_orig("NUM_SHARDS", 1, "training", "Nodes; torchrun and srun set it", low=1)
-_orig("SHARD_ID", 0, "runtime", "Number of this node, from 0", low=0)
+_orig("NUM_SHARDS", 1, "training", "Number of nodes; set by torchrun and srun", low=1)
+_orig("SHARD_ID", 0, "runtime", "Index of this node, from 0", low=0)
 _orig("DIST_BACKEND", "nccl", "runtime", "Communication between GPUs; CPUs use gloo", choices="nccl gloo")
-_new("IMPORTS", [], "runtime", "Modules or .py files that register users' own parts (docs/extending.md)", item_type=str)
+_new("IMPORTS", [], "runtime", "Modules or .py files that extend the package (docs/extending.md)", item_type=str)
 _new("DIST_TIMEOUT", 900.0, "runtime", "Seconds that processes wait for each other before the run fails", above=0)
 _orig("OUTPUT_DIR", "./output", "runtime", "Folder of all results (./tmp in the original)", pattern=".+")
-_orig("RNG_SEED", 1, "training evaluation", "Seed of everything random", low=0)
+_orig("RNG_SEED", 1, "training evaluation", "Seed of all random numbers", low=0)
 _orig("LOG_PERIOD", 10, "runtime", "Iterations between log lines", low=1)
 _orig("LOG_MODEL_INFO", False, "runtime", "Log parameters and FLOPs of the model before training")
 _orig("GLOBAL_BATCH_SIZE", 64, "training", "Clips per optimizer step; gradients are accumulated to reach it", low=1)
