@@ -14,7 +14,7 @@ from timesformer.datasets.records import DataError
 from timesformer.datasets.workers.pool import Outcome
 from timesformer.preparation import convert as module
 from timesformer.preparation.clips_on_disk import find_clips
-from timesformer.preparation.convert import SETTINGS, SIZES, convert
+from timesformer.preparation.convert import SETTINGS, convert
 
 Made = Callable[[], list[str]]
 
@@ -49,9 +49,9 @@ def made(processed: list[Any]) -> Made:
     return names
 
 
-def run(root: Path, frames: bool = False, short_side: int = 256, quality: int = 90) -> dict[str, str]:
+def run(root: Path, frames: bool = False, short_side: int = 256) -> dict[str, str]:
     output = root.with_name("frames" if frames else "small")
-    return convert(root, find_clips(root), output, short_side, quality * frames, workers=2)
+    return convert(root, find_clips(root), output, short_side, 90 * frames, workers=2)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -73,52 +73,33 @@ def test_clips_keep_their_names_and_lists_are_copied(root: Path, tmp_path: Path)
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("frames", [False, True])
-def test_only_failed_clips_are_made_again(root: Path, tmp_path: Path, made: Made, frames: bool) -> None:
-    run(root, frames)
+def test_failed_and_changed_clips_are_made_again(
+    root: Path, tmp_path: Path, make_video: Callable[..., Path], made: Made
+) -> None:
+    wave, output = root / "UCF-101/wave", tmp_path / "small/UCF-101/wave"
+    run(root)
     assert made() == ["a.avi", "b.mp4", "broken.mp4"]
-    shutil.copyfile(root / "UCF-101/wave/b.mp4", root / "UCF-101/wave/broken.mp4")
-    assert run(root, frames) == {}
+    shutil.copyfile(wave / "b.mp4", wave / "broken.mp4")
+    assert run(root) == {}
     assert made() == ["broken.mp4"]
-    output, suffix = (tmp_path / "frames", "") if frames else (tmp_path / "small", ".mp4")
-    assert names_in(output / "UCF-101/wave") == [f"{name}{suffix}" for name in ("a", "b", "broken")]
-    assert json.loads((output / SETTINGS).read_text())["copied_as_it_was"] == {}
-    made()
-    (output / SIZES).unlink()  # as in folders of versions that did not write it
-    run(root, frames)
-    run(root, frames)
-    assert made() == []
-
-
-def test_changed_clips_are_made_again(root: Path, tmp_path: Path, make_video: Callable[..., Path], made: Made) -> None:
+    assert json.loads((tmp_path / "small" / SETTINGS).read_text())["copied_as_it_was"] == {}
+    make_video(wave / "a.avi", [np.zeros((48, 64, 3), np.uint8)] * 9)
+    (wave / "b.mp4").write_bytes(b"broken now")
+    assert sorted(run(root)) == ["UCF-101/wave/b.mp4"]
+    assert made() == ["a.avi", "b.mp4"]
+    assert num_frames(output / "a.mp4") == 9
+    (wave / "a.avi").write_bytes(b"broken too")
     run(root)
-    made()
-    make_video(root / "UCF-101/wave/a.avi", [np.zeros((48, 64, 3), np.uint8)] * 9)
-    (root / "UCF-101/wave/b.mp4").write_bytes(b"broken now")
-    assert sorted(run(root)) == ["UCF-101/wave/b.mp4", "UCF-101/wave/broken.mp4"]
-    assert made() == ["a.avi", "b.mp4", "broken.mp4"]
-    assert num_frames(tmp_path / "small/UCF-101/wave/a.mp4") == 9
-    (root / "UCF-101/wave/a.avi").write_bytes(b"broken too")
+    assert names_in(output) == ["a.avi", "b.mp4", "broken.mp4"]
+
+
+def test_other_or_damaged_settings_are_errors(root: Path, tmp_path: Path, made: Made) -> None:
     run(root)
-    assert names_in(tmp_path / "small/UCF-101/wave") == ["a.avi", "b.mp4", "broken.mp4"]
-
-
-@pytest.mark.parametrize("content", [b"{cut", b"\xff", b"[]", b"{}", b'{"copied_as_it_was": 3}'])
-def test_damaged_settings_are_named(root: Path, tmp_path: Path, made: Made, content: bytes) -> None:
-    (tmp_path / "small").mkdir()
-    (tmp_path / "small" / SETTINGS).write_bytes(content)
+    with pytest.raises(DataError, match="--output"):
+        run(root, short_side=128)
+    (tmp_path / "small" / SETTINGS).write_bytes(b"{cut")
     with pytest.raises(DataError, match=SETTINGS):
         run(root)
-
-
-def test_other_settings_need_another_folder(root: Path, made: Made) -> None:
-    run(root)
-    with pytest.raises(DataError, match=r"256.*128.*--output"):
-        run(root, short_side=128)
-    run(root, quality=80)  # which videos do not have
-    run(root, frames=True)
-    with pytest.raises(DataError, match=r"90.*80.*--output"):
-        run(root, frames=True, quality=80)
 
 
 @pytest.mark.parametrize("frames", [False, True])
@@ -149,13 +130,9 @@ def test_killed_run_continues(
     assert not [path for path in output.rglob("*") if path.name.startswith(".")]
 
 
-@pytest.mark.parametrize("output", [".", "in", ".."])
-def test_output_must_not_overlap(root: Path, output: str) -> None:
+def test_clips_of_one_name_and_overlapping_folders_are_errors(root: Path, made: Made) -> None:
     with pytest.raises(DataError, match="--output"):
-        convert(root, find_clips(root), root / output)
-
-
-def test_two_clips_with_one_name_are_errors(root: Path, made: Made) -> None:
+        convert(root, find_clips(root), root / "in")
     shutil.copyfile(root / "UCF-101/wave/b.mp4", root / "UCF-101/wave/a.mp4")
     with pytest.raises(DataError, match=r"UCF-101/wave/a\.avi and UCF-101/wave/a\.mp4"):
         run(root)

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.datasets.sources.common import make_cfg, names_of
+from tests.datasets.sources.common import make_cfg, names_of, touch
 from timesformer.datasets.records import SPLITS
-from timesformer.preparation import split as module
 from timesformer.preparation.command_line import main
 from timesformer.preparation.split import split_clips
 
@@ -28,7 +27,7 @@ def read(file: Path) -> list[str]:
     return file.read_text().splitlines()
 
 
-def test_split_is_stratified_and_leaves_out_unreadable_clips(clips: Path) -> None:
+def test_split_is_stratified_and_leaves_out_unreadable_clips(clips: Path, processed: list) -> None:
     (clips / "catch/broken.mp4").write_bytes(b"")
     (clips / "wave/none").mkdir()
     assert main(["hmdb_simp", str(clips)]) == 1
@@ -46,44 +45,38 @@ def test_split_is_stratified_and_leaves_out_unreadable_clips(clips: Path) -> Non
 
 
 def test_split_is_not_overwritten_and_depends_on_the_seed(
-    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    clips: Path, tmp_path: Path, processed: list, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["hmdb_simp", str(clips), "--output", str(tmp_path / "a"), "--workers", "1"]
     assert main(command) == 0
     first = read(tmp_path / "a/train.csv")
     assert main([*command, "--seed", "1"]) == 2
     assert "train.csv" in capsys.readouterr().err
-    assert read(tmp_path / "a/train.csv") == first
     assert main([*command, "--seed", "1", "--force"]) == 0
     assert read(tmp_path / "a/train.csv") != first
     assert main([*command, "--force"]) == 0
     assert read(tmp_path / "a/train.csv") == first
-    monkeypatch.setattr(module, "check_clips", None)  # fractions are checked before any clip
+    processed.clear()
     assert main([*command, "--val", "0.99", "--force"]) == 2
-    assert "--val" in capsys.readouterr().err
-
-    def interrupt(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "check_clips", interrupt)
-    assert main([*command, "--force"]) == 130
+    assert processed == []  # fractions are checked before any clip
 
 
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [
+        ([], "nowhere"),
+        (["wave/a.mp4"], "wave (1)"),
+        (["wave/a.mp4", "yawn/notes"], "yawn"),
+        (["train/wave/a.mp4", "test/wave/b.mp4"], "train"),
+    ],
+)
 def test_folders_that_cannot_be_split(
-    tmp_path: Path, hmdb_root: Path, make_frames: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], named: str
 ) -> None:
-    make_frames(tmp_path / "few/wave/w0", 1)
-    make_frames(tmp_path / "empty/wave/w0", 1)
-    (tmp_path / "empty/yawn").mkdir()
-    (tmp_path / "other/yawn").mkdir(parents=True)
-    for number in range(3):
-        (tmp_path / f"broken/wave/w{number}").mkdir(parents=True)
-    roots = [tmp_path / name for name in ("nowhere", "few/wave/w0", "few", "empty", "other", "broken")]
-    expected = ["nowhere", "few/wave/w0", "wave (1)", "empty/yawn", "other", "wave/w0", "train"]
-    for root, named in zip([*roots, hmdb_root], expected, strict=True):
-        assert main(["hmdb_simp", str(root), "--workers", "1"]) == 2
-        assert named in capsys.readouterr().err
-        assert {path.name for path in root.glob("*.csv")} <= {"manifest.csv"}
+    root = touch(tmp_path / "nowhere", *names)
+    assert main(["hmdb_simp", str(root), "--workers", "1"]) == 2
+    assert named in capsys.readouterr().err
+    assert not list(tmp_path.glob("**/*.csv"))
 
 
 def test_25_classes_of_50_clips_give_900_225_125() -> None:

@@ -38,29 +38,20 @@ def files_in(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("outer", ["", "UCF-101/"])
 def test_outer_folder_is_left_out(tmp_path: Path, pack: Callable[..., bytes], outer: str) -> None:
     content = {"a/x.avi": b"x" * 999, "a/with blank.avi": b"", "b/y.avi": b"y"}
-    path = write(
-        tmp_path, pack({outer + name: data for name, data in content.items()} | {"__MACOSX/UCF-101/a/._x": b""})
-    )
+    packed = pack({outer + name: data for name, data in content.items()} | {"__MACOSX/UCF-101/a/._x": b""})
     (tmp_path / ".videos.partial").mkdir()  # of an interrupted call
     (tmp_path / ".videos.partial/rest").touch()
-    unpack(path, tmp_path / "videos")
+    unpack(write(tmp_path, packed), tmp_path / "videos")
     found = files_in(tmp_path / "videos")
     assert {name: data for name, data in found.items() if not name.startswith("__MACOSX")} == content
     assert sorted(path.name for path in tmp_path.iterdir()) == ["archive", "videos"]
-    unpack(tmp_path / "no such archive", tmp_path / "videos")  # which exists
-    assert files_in(tmp_path / "videos") == found
 
 
 def test_rars_in_a_rar_become_folders(tmp_path: Path) -> None:
-    wave = rar({"wave/w1.avi": b"1", "wave/w2.avi": b"2"})
-    bike = rar({"ride_bike/b.avi": b"3"})
-    unpack(
-        write(tmp_path, rar({"wave.rar": wave, "._wave.rar": b"Mac OS X", "ride_bike.rar": bike})), tmp_path / "videos"
-    )
-    found = files_in(tmp_path / "videos")
-    assert found == {"wave/w1.avi": b"1", "wave/w2.avi": b"2", "ride_bike/b.avi": b"3", "._wave.rar": b"Mac OS X"}
-    unpack(write(tmp_path, rar({"wave.rar": wave})), tmp_path / "one")
-    assert files_in(tmp_path / "one") == {"wave/w1.avi": b"1", "wave/w2.avi": b"2"}
+    content = {"wave/w1.avi": b"1", "wave/w2.avi": b"2"}
+    archive = rar({"wave.rar": rar(content), "._wave.rar": b"macOS", "bike.rar": rar({"bike/b.avi": b"3"})})
+    unpack(write(tmp_path, archive), tmp_path / "videos")
+    assert files_in(tmp_path / "videos") == content | {"bike/b.avi": b"3", "._wave.rar": b"macOS"}
 
 
 @pytest.mark.parametrize("pack", [zipped, rar])
@@ -82,52 +73,41 @@ def test_links_are_not_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pack", [zipped, rar, None])
 def test_damaged_archives_leave_nothing(tmp_path: Path, pack: Callable[..., bytes] | None) -> None:
     content = bytearray(pack({"a": b"a" * 99, "b": bytes(range(256)) * 9}) if pack else b"no archive")
-    for position in (len(content) // 2, len(content) // 3):
-        content[position] ^= 255
-        with pytest.raises(DataError, match="archive"):
-            unpack(write(tmp_path, bytes(content)), tmp_path / "videos")
-        assert [path.name for path in tmp_path.iterdir()] == ["archive"]
+    content[len(content) // 2] ^= 255
+    with pytest.raises(DataError, match="archive"):
+        unpack(write(tmp_path, bytes(content)), tmp_path / "videos")
+    assert [path.name for path in tmp_path.iterdir()] == ["archive"]
 
 
-class TestPacked:
-    """Programs that know the compression of rar are replaced here."""
+PACKED = {"v/a.avi": b"a" * 50, "v/b.avi": b"b"}
 
-    CONTENT: dict[str, bytes] = {"v/a.avi": b"a" * 50, "v/b.avi": b"b"}  # noqa: RUF012
 
-    @pytest.fixture
-    def add_tool(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-        """add_tool(name, script): a program of this name, which gets an archive and a folder as $1 and $2."""
-        folder = tmp_path / "bin"
-        folder.mkdir()
-        monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
-        tools: dict[str, tuple[str, ...]] = {}
-        monkeypatch.setattr(module, "TOOLS", tools)
-
-        def add(name: str, script: str) -> None:
-            (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-            (folder / name).chmod(0o755)
-            tools[name] = (name, "{archive}", "{folder}")
-
-        return add
-
-    def test_tools_are_tried_in_turn(self, tmp_path: Path, add_tool: Callable[[str, str], None]) -> None:
-        path = write(tmp_path, rar(self.CONTENT, packed=True))
-        with pytest.raises(DataError, match="apt-get install unrar"):
-            unpack(path, tmp_path / "videos")
-        add_tool("fails", 'touch "$2/rest"; echo method unknown; exit 3')
-        add_tool("forgets", 'mkdir "$2/v"; printf b > "$2/v/b.avi"')
-        with pytest.raises(DataError, match=r"(?s)fails: .*3.*method unknown.*forgets: .*apt-get install unrar"):
+def test_tools_are_tried_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/bin:/usr/bin")
+    monkeypatch.setattr(module, "TOOLS", {})
+    path = write(tmp_path, rar(PACKED, packed=True))
+    scripts = {
+        "fails": 'touch "$2/rest"; exit 3',
+        "forgets": 'mkdir "$2/v"; printf b > "$2/v/b.avi"',
+        "works": f'mkdir "$2/v"; printf {"a" * 50} > "$2/v/a.avi"; printf b > "$2/v/b.avi"',
+    }
+    for name, script in scripts.items():
+        with pytest.raises(DataError, match="unrar"):
             unpack(path, tmp_path / "videos")
         assert not (tmp_path / "videos").exists()
-        add_tool("works", f'mkdir "$2/v"; printf {"a" * 50} > "$2/v/a.avi"; printf b > "$2/v/b.avi"')
-        unpack(path, tmp_path / "videos")
-        assert files_in(tmp_path / "videos") == {"a.avi": b"a" * 50, "b.avi": b"b"}
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+        module.TOOLS[name] = (name, "{archive}", "{folder}")
+    unpack(path, tmp_path / "videos")
+    assert files_in(tmp_path / "videos") == {"a.avi": b"a" * 50, "b.avi": b"b"}
 
-    @pytest.mark.parametrize("name", module.TOOLS)
-    def test_installed_tools(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        if not shutil.which(name):
-            pytest.skip(f"{name} is not installed")
-        monkeypatch.setattr(module, "TOOLS", {name: module.TOOLS[name]})
-        monkeypatch.setattr(module.rarfile, "RAR_M0", -1)  # stored entries count as packed
-        unpack(write(tmp_path, rar(self.CONTENT)), tmp_path / "out put")
-        assert files_in(tmp_path / "out put") == {"a.avi": b"a" * 50, "b.avi": b"b"}
+
+@pytest.mark.parametrize("name", module.TOOLS)
+def test_installed_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if not shutil.which(name):
+        pytest.skip(f"{name} is not installed")
+    monkeypatch.setattr(module, "TOOLS", {name: module.TOOLS[name]})
+    monkeypatch.setattr(module.rarfile, "RAR_M0", -1)  # stored entries count as packed
+    unpack(write(tmp_path, rar(PACKED)), tmp_path / "out put")
+    assert files_in(tmp_path / "out put") == {"a.avi": b"a" * 50, "b.avi": b"b"}
