@@ -7,13 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.datasets.sources.common import assert_fails, make_cfg, names_of, touch, write
-from timesformer.config import load_config
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.records import VideoRecord
-from timesformer.datasets.transforms.sampling import Segment, build_sampler
 
 CLASSES = ("Closing something", "Holding something next to something", "Pushing something from left to right")
 TEMPLATES = ("Closing [something]", "Holding [something] next to [something]", "Pushing [something] from left to right")
@@ -181,17 +178,3 @@ def test_frames_are_those_of_the_original(
                 assert (clip[0, :, 0, 0] // 4).tolist() == case["seq"], case
                 compared.add((num_frames, case["video_length"]))
     assert len(compared) == 45
-
-
-def test_configuration_of_the_original(frames: Path, tmp_path: Path) -> None:
-    (tmp_path / "original.yaml").write_text(
-        "{TRAIN: {DATASET: ssv2}, TEST: {DATASET: ssv2, NUM_ENSEMBLE_VIEWS: 1, NUM_SPATIAL_CROPS: 3}, "
-        "DATA: {NUM_FRAMES: 8, TRAIN_JITTER_SCALES: [256, 320], TRAIN_CROP_SIZE: 224, TEST_CROP_SIZE: 224, "
-        "INPUT_CHANNEL_NUM: [3], INV_UNIFORM_SAMPLE: True, RANDOM_FLIP: False, REVERSE_INPUT_CHANNEL: True}}"
-    )
-    overrides = ["DATA.PATH_TO_DATA_DIR", str(frames), "DATA.PATH_PREFIX", str(frames / "frames"), "NUM_GPUS", "0"]
-    original = load_config(tmp_path / "original.yaml", overrides)
-    shipped = load_config(ROOT / "configs/SSv2/TimeSformer_divST_8_224.yaml", overrides)
-    assert all(isinstance(build_sampler(cfg, "train"), Segment) for cfg in (original, shipped))
-    differing = {key for key in original.DATA if original.DATA[key] != shipped.DATA[key]}
-    assert differing == {"SAMPLER", "SAMPLING_RATE"}  # which segments do not use
