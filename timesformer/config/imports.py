@@ -22,7 +22,7 @@ def import_modules(names: Iterable[str]) -> None:
         path = Path(name).expanduser()
         is_file = path.suffix == ".py"
         if is_file and not path.is_file():
-            raise UserError(f"IMPORTS: there is no file {path}")
+            raise UserError(f"IMPORTS: there is no file {path.absolute()}")
         folder = str(path.parent.resolve()) if is_file else os.getcwd()
         if folder not in sys.path:
             sys.path.append(folder)

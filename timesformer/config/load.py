@@ -4,6 +4,7 @@ import ast
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -105,7 +106,13 @@ def load_for_use(
     problems += result.with_sources(check_use(result.cfg, overridden))
     if problems:
         raise ConfigError(problems)
-    notes = [f"options of its configuration that are ignored: {'; '.join(ignored)}"] if ignored else []
+    missing = [name for name in result.cfg.IMPORTS if Path(name).name.removesuffix(".py") not in sys.modules]
+    notes = (
+        [f"its run imported modules that are missing here: give --import {' --import '.join(missing)}"]
+        if missing
+        else []
+    )
+    notes += [f"options of its configuration that are ignored: {'; '.join(ignored)}"] if ignored else []
     notes += [f"{', '.join(dict.fromkeys(keys))} without effect: {why}" for why, keys in result.retired.items()]
     return result.cfg, notes
 
@@ -274,7 +281,8 @@ def _unknown(key: str) -> str:
     by_name = {known.rpartition(".")[2]: known for known in reversed(OPTIONS)}
     near = get_close_matches(key.upper(), OPTIONS, n=1, cutoff=0.7) if "." in key else []
     near = near or [by_name[n] for n in get_close_matches(name, by_name, n=1)]
-    return f"is not an option; the nearest is {near[0]}" if near else "is not an option"
+    hint = f"the nearest is {near[0]}" if near else "if a module of yours registers it, give --import"
+    return f"is not an option; {hint}"
 
 
 def _warn(cfg: CfgNode, retired: dict[str, list[str]]) -> None:

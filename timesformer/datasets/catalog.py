@@ -1,7 +1,9 @@
 """The registry of datasets, and `load_split`, which finds the clips of a split as the configuration says."""
 
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 
@@ -33,7 +35,7 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
     name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
     if name not in DATASET_REGISTRY:
         names = ", ".join(sorted(name for name, _ in DATASET_REGISTRY))
-        raise DataError(f"{key} is {name!r}, expected one of {names}, or one that IMPORTS registers")
+        raise DataError(f"{key} is {name!r}, expected one of {names}, or one that --import or IMPORTS registers")
     try:
         found: DatasetSplit = DATASET_REGISTRY.get(name)(cfg, split)
     except DataError as error:
@@ -41,6 +43,7 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
             raise
         names = f"(TRAIN.DATASET is {cfg.TRAIN.DATASET}, but TEST.DATASET {cfg.TEST.DATASET})"
         raise DataError(f"{error}\n{names}") from error
+    _check_split(found, f"{key} {name}, split {split}")
     classes = len(found.class_names)
     if classes != cfg.MODEL.NUM_CLASSES:
         raise DataError(
@@ -58,6 +61,22 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
             "fix them or remove them from the split, or set DATA.ON_UNREADABLE continue",
         )
     return found
+
+
+def _check_split(found: DatasetSplit, source: str) -> None:
+    """Raise DataError for a split without clips, with a label that has no class, or with a name that repeats."""
+    records, classes = found.records, len(found.class_names)
+    if not len(records):
+        raise DataError(f"{source}: no clips")
+    if records.labels.min() < 0 or records.labels.max() >= classes:
+        number = int(np.flatnonzero((records.labels < 0) | (records.labels >= classes))[0])
+        raise DataError(
+            f"{source}: label {records.labels[number]} of {records.names[number]}, expected 0 to {classes - 1}"
+        )
+    hashes = np.fromiter(map(hash, records.names), np.int64, len(records))
+    if len(np.unique(hashes)) < len(hashes):
+        repeated = next(name for name, count in Counter(records.names).items() if count > 1)
+        raise DataError(f"{source}: {repeated} is the name of several clips; names must be unique")
 
 
 class Splits:

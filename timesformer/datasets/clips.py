@@ -17,6 +17,7 @@ from numpy.random import RandomState
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from timesformer.config.load import ConfigError
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.decoding.open import VideoError, VideoReader, open_video
 from timesformer.datasets.manifest import known_length
@@ -159,7 +160,11 @@ class ClipMaker:
         timeline = Timeline(video.length, math.ceil(sampler.window_length(video.fps)), *stretch)
         if len(timeline) != video.length:
             video = VideoInfo(len(timeline), video.fps)
-        frames = [timeline[position] for position in sampler.positions(video, rng, view)]
+        positions = sampler.positions(video, rng, view)
+        if len(positions) != num_frames or not 0 <= min(positions) <= max(positions) < video.length:
+            expected = f"{num_frames} (DATA.NUM_FRAMES) numbers from 0 to {video.length - 1}"
+            raise ConfigError([f"DATA.SAMPLER {sampler.name} returned {list(positions)}, expected {expected}"])
+        frames = [timeline[position] for position in positions]
         return render(frames, read), source_numbers(frames)
 
     def _crop(self, clip: Tensor, rng: RandomState, view: int) -> Tensor:

@@ -39,6 +39,8 @@ class ClassificationLoss:
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         """Losses [batch], float32, of logits [batch, classes] and labels [batch] or probabilities [batch, classes]."""
+        if logits.shape != (expected := (len(target), len(self._weights))):
+            raise UserError(f"the model returned logits {[*logits.shape]}, expected {[*expected]} (MODEL.NUM_CLASSES)")
         losses = self._function(logits.float(), target, reduction="none", label_smoothing=self._smoothing)
         return losses * (self._weights[target] if target.ndim == 1 else target @ self._weights)
 

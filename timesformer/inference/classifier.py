@@ -22,7 +22,7 @@ from timesformer.engine.meters import ViewEnsemble
 from timesformer.engine.results import probabilities_of
 from timesformer.errors import UserError, shorten
 from timesformer.inference.clip_batches import read_batches
-from timesformer.models.parts import head_names
+from timesformer.models.parts import head_names, inner_model
 from timesformer.models.weights.loading import Checkpoint, CheckpointError, fingerprint, read_checkpoint
 from timesformer.runtime.device import set_float32_precision
 from timesformer.runtime.resource_limits import available_cores
@@ -315,7 +315,7 @@ class Classifier:
         with self.lock:
             if not features:
                 return score_views(self.model, clips, self.cfg, self.device).cpu(), None
-            head = self.model.model.get_submodule(head_names(self.model)[0])
+            head = inner_model(self.model).get_submodule(head_names(self.model)[0])
             inputs: list[Tensor] = []
             hook = head.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
             try:

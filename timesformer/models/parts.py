@@ -13,13 +13,18 @@ def head_names(model: nn.Module) -> tuple[str, ...]:
     return getattr(model, "head_names", ("head",))
 
 
+def inner_model(model: nn.Module) -> nn.Module:
+    """The network inside the adapter that most registered models are; the model itself if it has no `.model`."""
+    return getattr(model, "model", model)
+
+
 def layer_numbers(model: nn.Module) -> dict[str, int]:
     """The number of the layer of each parameter: 0 before the first block, then the blocks, last the head.
 
     What follows a block, such as the last norm, belongs to that block. Layers of timm models are timm's; in other
     models of `build_model`, blocks are the entries of the module lists of `.model` in the order of registration.
     """
-    network = model.model
+    network = inner_model(model)
     if hasattr(network, "group_matcher"):
         order = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
     else:
@@ -36,9 +41,15 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
             current = number_of.get(".".join(name.split(".")[:2]), current)
             order[name] = current
     heads = tuple(f"{head}." for head in head_names(model))
+    if not any(name.startswith(heads) for name in order):
+        names = " or ".join(head_names(model))
+        raise UserError(
+            f"{type(model).__name__} has no layer {names}: set its attribute head_names to the output layers"
+        )
     order |= {name: float("inf") for name in order if name.startswith(heads)}
     ranks = {number: rank for rank, number in enumerate(sorted(set(order.values())))}
-    return {f"model.{name}": ranks[order[name]] for name, _ in network.named_parameters()}
+    prefix = "" if network is model else "model."
+    return {f"{prefix}{name}": ranks[order[name]] for name, _ in network.named_parameters()}
 
 
 def freeze(model: nn.Module, what: str) -> None:

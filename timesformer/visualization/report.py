@@ -72,7 +72,8 @@ def report_after_test(cfg: CfgNode, folder: Path, splits: Splits | None = None) 
             numbers = [*most_confident_errors(predictions), *least_confident_correct(predictions)]
             clips = dict(load_clips(cfg, [predictions.videos[number] for number in numbers], splits))
             write_strips(report_frames_path(cfg), {name: make_strip(clip) for name, clip in clips.items()})
-    with _warn_on_failure("the report", f"; `python tools/report.py {folder}` tries again"):
+    imports = "".join(f" --import {module}" for module in cfg.IMPORTS)
+    with _warn_on_failure("the report", f"; `python tools/report.py{imports} {folder}` tries again"):
         write_report([folder], path)
         logger.info("report: %s (%.1f s)", path, time.perf_counter() - start)
     if cfg.TENSORBOARD.ENABLE:

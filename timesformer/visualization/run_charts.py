@@ -1,5 +1,6 @@
 """The charts of a report: every function marked with `report_chart` is drawn, and nothing else has to list it."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -12,6 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from timesformer.visualization.charts import MUTED, SERIES, STYLE, Curve, line_chart, new_chart, svg
 from timesformer.visualization.run_files import FinishedRun
+
+logger = logging.getLogger(__name__)
 
 Section = Literal["training", "classes", "comparison"]
 Draw = Callable[[Any], Figure | None]
@@ -35,9 +38,16 @@ def report_chart(section: Section) -> Callable[[Draw], Draw]:
 
 def draw_charts(section: Section, runs: Any) -> list[Markup]:
     """The charts of a section as `<svg>` elements; `runs` is the run, for "comparison" a sequence of runs."""
+    images = []
     with matplotlib.rc_context(STYLE):
-        figures = [draw(runs) for draw in _CHARTS[section]]
-    return [Markup(svg(figure)) for figure in figures if figure]
+        for draw in _CHARTS[section]:
+            try:
+                if figure := draw(runs):
+                    images.append(Markup(svg(figure)))
+            except Exception as error:  # the report is more than one chart
+                name = f"{draw.__module__}.{getattr(draw, '__name__', draw)}"
+                logger.warning("the chart %s failed: %s: %s", name, type(error).__name__, error)
+    return images
 
 
 @report_chart("training")

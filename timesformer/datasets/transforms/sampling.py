@@ -16,7 +16,7 @@ from timesformer.config.load import ConfigError
 from timesformer.datasets.decoding.base import StreamTiming
 
 SAMPLER_REGISTRY = Registry("SAMPLER")
-"""Subclasses of `Sampler`. DATA.SAMPLER and DATA.TEST_SAMPLER are names of these classes, in upper or lower case."""
+"""Subclasses of `Sampler`. DATA.SAMPLER and DATA.TEST_SAMPLER are their names in lower case."""
 
 
 class VideoInfo(NamedTuple):
@@ -181,10 +181,12 @@ def build_sampler(cfg: CfgNode, split: str) -> Sampler:
     """Build the sampler of `split` ("train", "val" or "test"). Raises ConfigError for an unknown name."""
     data, training = cfg.DATA, split == "train"
     dataset = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
-    key = "SAMPLER" if training or not data.TEST_SAMPLER else "TEST_SAMPLER"
-    name = (data[key] or default_sampler(dataset)).lower()
+    key, name = "DATA.SAMPLER", data.SAMPLER or default_sampler(dataset)
+    if data.TEST_SAMPLER and not training:
+        key, name = "DATA.TEST_SAMPLER", data.TEST_SAMPLER
     if name not in sampler_names():
-        raise ConfigError([f"DATA.{key} is {data[key]!r}, expected one of {', '.join(sampler_names())}"])
+        names = ", ".join(sampler_names())
+        raise ConfigError([f"{key} is {name!r}, expected one of {names}, or one that --import or IMPORTS registers"])
     sampler = next(sampler for registered, sampler in SAMPLER_REGISTRY if registered.lower() == name)
     return sampler.from_config(
         cfg,
