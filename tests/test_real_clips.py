@@ -1,10 +1,10 @@
 """Training and testing on filmed clips (docs/real_clips.md)."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import simplejson
-from fvcore.common.config import CfgNode
 from PIL import Image
 
 from timesformer.config import load_config
@@ -12,94 +12,58 @@ from timesformer.datasets.decoding.open import open_video
 from timesformer.engine.evaluate import test as run_test
 from timesformer.engine.trainer import train
 
+pytestmark = pytest.mark.slow
 SHIPPED = Path(__file__).parents[1] / "configs/HMDB/TimeSformer_divST_scratch_small.yaml"
-CLIPS_OF_A_CLASS = {"train": 2, "val": 1, "test": 1}
+SMALL = """
+    TRAIN.BATCH_SIZE 3 GLOBAL_BATCH_SIZE 3 SOLVER.MAX_EPOCH 1 SOLVER.WARMUP_EPOCHS 0 TIMESFORMER.EMBED_DIM 48
+    TIMESFORMER.DEPTH 2 DATA_LOADER.NUM_WORKERS 0 TENSORBOARD.ENABLE False
+"""
 
 
-def clips_of(shared: Path, name: str) -> Path:
-    """A folder with a folder of clips per class."""
-    folder = shared / "videos" / name
-    if not folder.is_dir():
-        pytest.skip(f"no reference clips at {folder}")
-    return folder
-
-
-def write_splits(clips: Path, folder: Path) -> list[Path]:
-    """Writes train.csv, val.csv and test.csv of the first clips of every class; returns the clips."""
+def write_splits(shared: Path, name: str, folder: Path) -> tuple[Path, list[Path]]:
+    """Writes train.csv, val.csv and test.csv of 2, 1 and 1 clips of every class; returns the data folder and clips."""
+    clips = shared / "videos" / name
+    if not clips.is_dir():
+        pytest.skip(f"no reference clips at {clips}")
     folder.mkdir()
     listed, taken = [], 0
-    for split, number in CLIPS_OF_A_CLASS.items():
+    for split, number in {"train": 2, "val": 1, "test": 1}.items():
         chosen = [path for label in sorted(clips.iterdir()) for path in sorted(label.iterdir())[taken : taken + number]]
         rows = [f"{path.parent.name},{path.stem}\n" for path in chosen]
         (folder / f"{split}.csv").write_text("".join(["class,video_name\n", *rows]))
         listed += chosen
         taken += number
-    return listed
+    return clips, listed
 
 
-def configure(clips: Path, splits: Path, output: Path, *overrides: str | int) -> CfgNode:
-    """The shipped small model, made smaller, for one epoch."""
-    options = {
-        "DATA.PATH_TO_DATA_DIR": clips,
-        "DATA.SPLITS_DIR": splits,
-        "OUTPUT_DIR": output,
-        "TRAIN.BATCH_SIZE": 3,
-        "GLOBAL_BATCH_SIZE": 3,
-        "SOLVER.MAX_EPOCH": 1,
-        "SOLVER.WARMUP_EPOCHS": 0.0,
-        "TIMESFORMER.EMBED_DIM": 48,
-        "TIMESFORMER.DEPTH": 2,
-        "DATA_LOADER.NUM_WORKERS": 0,
-        "TENSORBOARD.ENABLE": False,
-    }
-    given = [str(part) for item in options.items() for part in item]
-    return load_config(SHIPPED, [*given, *map(str, overrides)])
-
-
-def run(cfg: CfgNode) -> dict:
-    """Trains, validates and tests; returns results.json."""
+def run(clips: Path, splits: Path, output: Path, options: str) -> tuple[dict[str, Any], list[float]]:
+    """Trains and tests the shipped model, made smaller; returns results.json and the training loss of each epoch."""
+    paths = ["DATA.PATH_TO_DATA_DIR", clips, "DATA.SPLITS_DIR", splits, "OUTPUT_DIR", output]
+    cfg = load_config(SHIPPED, [*map(str, paths), *SMALL.split(), *options.split()])
     train(cfg)
-    return simplejson.loads(run_test(cfg).read_text())
+    results = simplejson.loads(run_test(cfg).read_text())
+    lines = map(simplejson.loads, (output / "metrics.jsonl").read_text().splitlines())
+    return results, [line["loss"] for line in lines if line["kind"] == "train_epoch"]
 
 
-def training_losses(cfg: CfgNode) -> list[float]:
-    lines = map(simplejson.loads, (Path(cfg.OUTPUT_DIR) / "metrics.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if line["kind"] == "train_epoch"]
-
-
-@pytest.mark.parametrize(
-    ("name", "classes", "rate"),
-    [
-        ("hosszu_actions", ["boxing", "handclapping", "handwaving"], 8),
-        ("basketball_action", ["defense", "dribbling", "nothing", "passing", "shooting"], 2),
-    ],
-)
-def test_video_files_and_folders_of_frames_give_the_same_result(
-    shared: Path, tmp_path: Path, name: str, classes: list[str], rate: int
-) -> None:
-    clips, frames = clips_of(shared, name), tmp_path / "frames"
-    for path in write_splits(clips, tmp_path / "splits"):
+def test_video_files_and_folders_of_frames_give_the_same_result(shared: Path, tmp_path: Path) -> None:
+    (clips, listed), frames = write_splits(shared, "basketball_action", tmp_path / "splits"), tmp_path / "frames"
+    for path in listed:
         folder = frames / path.parent.name / path.stem
         folder.mkdir(parents=True)
         with open_video(path) as video:
             for number, frame in enumerate(video.read(range(video.num_frames))):
                 Image.fromarray(frame).save(folder / f"{number}.png", compress_level=0)  # no loss, unlike JPEG
-    overrides = ["MODEL.NUM_CLASSES", len(classes), "DATA.SAMPLING_RATE", rate]
-    of_files = configure(clips, tmp_path / "splits", tmp_path / "files_out", *overrides)
-    of_frames = configure(frames, tmp_path / "splits", tmp_path / "frames_out", *overrides)
-    results, again = run(of_files), run(of_frames)
-    assert (results["num_videos"], results["class_names"], results["unreadable"]) == (len(classes), classes, [])
-    assert (again["top1"], again["loss"]) == (results["top1"], results["loss"])
-    assert training_losses(of_frames) == training_losses(of_files)
-    assert (tmp_path / "frames_out/predictions.csv").read_text() == (tmp_path / "files_out/predictions.csv").read_text()
+    found = []
+    for data, output in ((clips, tmp_path / "files_out"), (frames, tmp_path / "frames_out")):
+        results, losses = run(data, tmp_path / "splits", output, "MODEL.NUM_CLASSES 5 DATA.SAMPLING_RATE 2")
+        assert (results["num_videos"], results["unreadable"]) == (5, [])
+        found.append((results["top1"], results["loss"], losses, (output / "predictions.csv").read_text()))
+    assert found[0] == found[1]
 
 
 def test_small_model_overfits_a_few_clips(shared: Path, tmp_path: Path) -> None:
-    clips = clips_of(shared, "hosszu_actions")
-    write_splits(clips, tmp_path / "splits")
-    overrides = ["MODEL.NUM_CLASSES", 3, "SOLVER.MAX_EPOCH", 20, "TRAIN.EVAL_PERIOD", 20]
-    always_the_same = ["DATA.RANDOM_FLIP", False, "DATA.SAMPLER_START", "first"]
-    cfg = configure(clips, tmp_path / "splits", tmp_path / "out", *overrides, *always_the_same)
-    train(cfg)
-    losses = training_losses(cfg)
+    clips, _ = write_splits(shared, "hosszu_actions", tmp_path / "splits")
+    options = "MODEL.NUM_CLASSES 3 SOLVER.MAX_EPOCH 20 TRAIN.EVAL_PERIOD 20 DATA.RANDOM_FLIP False"
+    _, losses = run(clips, tmp_path / "splits", tmp_path / "out", f"{options} DATA.SAMPLER_START first")
     assert losses[-1] < losses[0] / 4

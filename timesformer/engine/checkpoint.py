@@ -7,7 +7,6 @@ without a state in the checkpoint keeps its initial one.
 import logging
 import zipfile
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,9 +43,8 @@ class Stateful(Protocol):
 def save(cfg: CfgNode, objects: Mapping[str, Stateful], progress: Progress, path: Path | None = None) -> Path:
     """Writes `path`, `checkpoint_epoch_NNNNN.pyth`, or mid-epoch `checkpoint_epoch_NNNNN_iteration_NNNNNNNN.pyth`.
 
-    The numbers are those of finished epochs, and of finished iterations of the next. The keys are the original's
-    (`epoch`, from 0, `model_state`, `optimizer_state`, `cfg` as YAML), `progress`, and `<name>_state` of each other
-    object. All processes must call this together; the main process writes.
+    The keys are the original's (`epoch`, from 0, `model_state`, `optimizer_state`, `cfg` as YAML), `progress`, and
+    `<name>_state` of each other object. All processes must call this together; the main process writes.
     """
     iteration = f"_iteration_{progress.iteration:08d}" if progress.iteration else ""
     path = path or checkpoint_folder(cfg) / f"checkpoint_epoch_{progress.epoch:05d}{iteration}.pyth"
@@ -120,10 +118,7 @@ def remove_superseded(cfg: CfgNode, progress: Progress, finished: bool) -> None:
 
 
 def newest_progress(path: Path, progress: Mapping[str, Any]) -> dict[str, Any]:
-    """The progress of the newest checkpoint next to `path`, as `vars` of a `Progress`.
-
-    Empty if that is not of the same run, or not as far as `progress`, which is that of `path`.
-    """
+    """The fields of the newest progress next to `path`; empty if of another run, or not as far as `progress`."""
     for _, newest in sorted(epoch_checkpoints(path.parent), reverse=True):
         try:
             found = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)["progress"]
@@ -136,15 +131,8 @@ def newest_progress(path: Path, progress: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_undamaged(path: Path) -> bool:
-    """Whether the checksums of a checkpoint are correct.
-
-    torch.save writes a zip archive with CRC-32 checksums, which torch.load does not verify. Files in its legacy format
-    have none and count as undamaged.
-    """
+    """Whether the CRC-32 checksums of a checkpoint, a zip archive, are correct; torch.load does not verify them."""
     try:
-        with path.open("rb") as file:
-            if file.read(2) != b"PK":
-                return True
         with zipfile.ZipFile(path) as archive:
             # The checksums do not cover the folder attribute, which makes torch.load read wrong tensors.
             has_folder = any(entry.external_attr & _FOLDER for entry in archive.infolist())
@@ -161,8 +149,11 @@ def restore(
     changed = [change for change in changes if not change.effects or change.effects - _MAY_CHANGE]
     if different := [str(change) for change in changed if change.effects & _DIFFERENT_RUN]:
         raise UserError(f"{path} is of a run with other options: {'; '.join(different)}. {_REMEDY}")
-    saved = {"epoch": content["epoch"] + 1, "class_names": [*class_names], **_saved_progress(content)}
-    progress = Progress(**{"validated": saved["epoch"], **saved})  # older versions saved after the validation
+    saved = {"epoch": content["epoch"] + 1, "class_names": [*class_names], **(content.get("progress") or {})}
+    saved.setdefault("validated", saved["epoch"])  # older versions saved after the validation
+    if unknown := saved.keys() - vars(Progress()).keys():
+        logger.warning("%s has fields of progress that are ignored: %s", path.name, ", ".join(sorted(unknown)))
+    progress = Progress(**{name: value for name, value in saved.items() if name not in unknown})
     if progress.class_names != list(class_names):
         raise UserError(
             f"{path} is of a run with {len(progress.class_names)} other classes ({shorten(progress.class_names)}) than "
@@ -187,21 +178,8 @@ def restore(
     return progress
 
 
-def _saved_progress(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The known fields of `Progress` in a checkpoint; others are ignored with a warning."""
-    saved = content.get("progress") or {}
-    known = {field.name for field in fields(Progress)}
-    if unknown := sorted(saved.keys() - known):
-        logger.warning("unknown fields in the progress of the checkpoint are ignored: %s", ", ".join(unknown))
-    return {name: value for name, value in saved.items() if name in known}
-
-
 def continue_from(cfg: CfgNode, path: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Loads weights, optimizer and epoch of another run's checkpoint (TRAIN.FINETUNE False).
-
-    Raises:
-        CheckpointError: if it is not a checkpoint, lacks one of these, does not fit, or has SOLVER.MAX_EPOCH epochs.
-    """
+    """Loads weights, optimizer and epoch of another run (TRAIN.FINETUNE False); CheckpointError if they do not fit."""
     given = read_checkpoint(path)
     rest = given.rest
     problem = ", ".join(f"it has no {key}" for key in ("optimizer_state", "epoch") if key not in rest)

@@ -48,11 +48,8 @@ logger = logging.getLogger(__name__)
 def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: str) -> Evaluation:
     """Scores every view of every video of a split in evaluation mode.
 
-    All processes must call this together; each scores the views of its loader and gets the whole result.
-
-    Raises:
-        UserError: if a clip cannot be read and DATA.ON_UNREADABLE is error.
-        StopRequested: to obey a signal.
+    All processes must call this together; each scores the views of its loader and gets the whole result. Raises
+    UserError for an unreadable clip if DATA.ON_UNREADABLE is error, and StopRequested to obey a signal.
     """
     training, device, dataset = model.training, choose_device(cfg), loader.dataset
     model.eval()
@@ -129,9 +126,6 @@ def test(cfg: CfgNode, splits: Splits | None = None) -> Path:  # noqa: PT028
 
     The checkpoint is TEST.CHECKPOINT_FILE_PATH, else the best of OUTPUT_DIR, else its newest, else (without training)
     TRAIN.CHECKPOINT_FILE_PATH. `splits` are those of the run, if some have been loaded before.
-
-    Raises:
-        UserError: if checkpoint, data or options are invalid, or a DataLoader worker dies.
     """
     set_float32_precision(cfg)
     splits = splits or Splits(cfg)
@@ -141,8 +135,8 @@ def test(cfg: CfgNode, splits: Splits | None = None) -> Path:  # noqa: PT028
     logger.info("testing %s\n%s", path, report.table())
     if changed := clip_differences(cfg, report.rest):
         logger.warning("%s was trained on other clips: %s", path, "; ".join(changed))
-    dataset, weights = loader.dataset, fingerprint(model, loader.dataset.class_names)
-    folder = distributed.from_main_process(lambda: folder_for_results(cfg, weights, dataset.records.names))
+    videos, weights = loader.dataset.records.names, fingerprint(model, loader.dataset.class_names)
+    folder = distributed.from_main_process(lambda: folder_for_results(cfg, weights, videos))
     with report_worker_death(loader):
         evaluation = evaluate(model.to(choose_device(cfg)), loader, cfg, "test")
     cfg = with_output_dir(cfg, folder)
@@ -175,7 +169,4 @@ def _checkpoint_to_test(cfg: CfgNode) -> Path:
         return newest[0]
     if cfg.TRAIN.CHECKPOINT_FILE_PATH and not cfg.TRAIN.ENABLE:
         return local_path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
-    raise UserError(
-        f"there is no checkpoint in {best.parent} to test: set TEST.CHECKPOINT_FILE_PATH, or train first (TRAIN.ENABLE "
-        "True)"
-    )
+    raise UserError(f"there is no checkpoint in {best.parent} to test: set TEST.CHECKPOINT_FILE_PATH, or train first")

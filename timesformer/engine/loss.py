@@ -20,10 +20,7 @@ logger = logging.getLogger(__name__)
 LOSSES = {"cross_entropy": F.cross_entropy}
 """Loss functions by MODEL.LOSS_FUNC, called with (logits, target, reduction, label_smoothing)."""
 
-_ADVICE = (
-    "earlier checkpoints are intact. Lower SOLVER.BASE_LR, add SOLVER.WARMUP_EPOCHS, set SOLVER.CLIP_GRAD_L2NORM, or "
-    "fix broken clips"
-)
+_ADVICE = "earlier checkpoints are intact. Lower SOLVER.BASE_LR, set SOLVER.CLIP_GRAD_L2NORM, or fix broken clips"
 
 
 class ClassificationLoss:
@@ -58,23 +55,20 @@ def class_weights(cfg: CfgNode, labels: np.ndarray) -> Tensor:
 
 def log_class_counts(cfg: CfgNode, loader: DataLoader) -> None:
     """Logs the clips of each class that this process gets in the epoch of its training loader."""
-    sampler, records, names = loader.batch_sampler, loader.dataset.records, loader.dataset.class_names
-    counts = np.bincount(records.labels[sampler.indices()], minlength=len(names))
+    sampler, names = loader.batch_sampler, loader.dataset.class_names
+    counts = np.bincount(loader.dataset.records.labels[sampler.indices()], minlength=len(names))
     least, most = counts.argmin(), counts.argmax()
     logger.info(
         f"process {sampler.rank} of {sampler.world_size}: {counts.sum()} clips per epoch, {counts[least]} "
         f"({names[least]}) to {counts[most]} ({names[most]}) per class (DATA.BALANCE {cfg.DATA.BALANCE})"
     )
-    table = zip(names, counts, class_weights(cfg, records.labels).tolist(), strict=True)
-    logger.debug("clips per class: %s", ", ".join(f"{name} {count} (weight {w:.3f})" for name, count, w in table))
 
 
 class ClipMixup:
     """Mixup (https://arxiv.org/abs/1710.09412) and CutMix (https://arxiv.org/abs/1905.04899) of clips, by timm.
 
-    The first clip is mixed with the last, the second with the second to last, and so on; an odd batch is padded with
-    its last clip. The rectangle of CutMix is the same in all frames. SOLVER.LABEL_SMOOTHING goes into the mixed labels.
-    Random numbers depend on (RNG_SEED, epoch, iteration) only.
+    The rectangle of CutMix is the same in all frames. SOLVER.LABEL_SMOOTHING goes into the mixed labels. Random numbers
+    depend on (RNG_SEED, epoch, iteration) only.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -94,8 +88,7 @@ class ClipMixup:
     def __call__(self, clip: Tensor, label: Tensor, epoch: int, iteration: int) -> tuple[Tensor, Tensor]:
         """Mixes clips [batch, 3, frames, height, width], float, maybe in place, and their labels [batch], int64.
 
-        Returns:
-            The clips, and the labels as probabilities [batch, classes], float32.
+        Returns the clips, and the labels as probabilities [batch, classes], float32.
         """
         number, channels_and_frames = len(label), clip.shape[1:3]
         images = clip.flatten(1, 2)  # timm cuts rectangles out of the last two of four dimensions

@@ -12,12 +12,9 @@ from timesformer.runtime.ranks import dist_info, is_main_process
 
 
 def topk_accuracies(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> list[float]:
-    """Top-k accuracy in percent for each k; 0 without samples.
+    """Top-k accuracy in percent for each k, of scores [samples, classes] and labels [samples]; 0 without samples.
 
-    Args:
-        scores: [samples, classes], float.
-        labels: [samples], int64.
-        ks: 1 or more; with k above the number of classes, every sample is correct.
+    With k above the number of classes, every sample is correct.
     """
     ranked = scores.topk(min(max(ks), scores.shape[1]), dim=1).indices
     correct = ranked == labels.unsqueeze(1)
@@ -25,12 +22,7 @@ def topk_accuracies(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> list[f
 
 
 class ViewEnsemble:
-    """Aggregates the scores of every video over its views, which may come in any order.
-
-    Args:
-        num_videos, num_views, num_classes: number of videos, views (clips x crops) of each, and scores of a view.
-        method: "sum" or "max" over the views.
-    """
+    """Aggregates the scores of every video over its views (clips x crops), which may come in any order."""
 
     def __init__(
         self, num_videos: int, num_views: int, num_classes: int, method: Literal["sum", "max"] = "sum"
@@ -54,12 +46,12 @@ class ViewEnsemble:
 
     def complete(self) -> Tensor:
         """Scores [videos, classes], float, over the views of all processes, which must call this together."""
-        seen, total = self._seen.int(), self._seen.numel()
+        seen = self._seen.int()
         all_reduce(seen, op="sum")
         all_reduce(self.scores, op=self.method)
         if not (seen == 1).all():
             missing, repeated = int((seen == 0).sum()), int((seen > 1).sum())
-            raise ValueError(f"of {total} views, {missing} are missing and {repeated} were added in several processes")
+            raise ValueError(f"of {seen.numel()} views, {missing} are missing and {repeated} are in several processes")
         return self.scores.float()
 
 
@@ -76,7 +68,6 @@ class Average:
         self.count += count
 
     def reset(self) -> None:
-        """Forgets all samples."""
         self.total, self.count = 0.0, 0
 
     def value(self) -> float:
@@ -99,7 +90,6 @@ class TrainingMetrics:
         self.correct.add(correct, count)
 
     def reset(self) -> None:
-        """Starts a new epoch."""
         for average in self._by_name.values():
             average.reset()
 
@@ -119,9 +109,6 @@ class Throughput:
     def __init__(self, steps: int, done: int = 0) -> None:
         self.steps, self.done = steps, done
         self._seconds_per_step = 0.0
-        self._restart()
-
-    def _restart(self) -> None:
         self._clips, self._steps, self._waited, self._since = 0, 0, 0.0, time.perf_counter()
 
     def step(self, clips: int, waited: float) -> None:
@@ -146,5 +133,5 @@ class Throughput:
             "data_share": min(self._waited / elapsed, 1.0),
             "eta_seconds": (self.steps - self.done) * self._seconds_per_step,
         }
-        self._restart()
+        self._clips, self._steps, self._waited, self._since = 0, 0, 0.0, time.perf_counter()
         return metrics

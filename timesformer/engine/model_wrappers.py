@@ -15,24 +15,15 @@ _BLOCK_METHODS = ("forward", "forward_divided", "forward_factorised")
 def checkpoint_activations(model: nn.Module, mode: str) -> None:
     """Makes transformer blocks recompute their activations in the backward pass (https://arxiv.org/abs/1604.06174).
 
-    Results and gradients are unchanged, with dropout too.
-
-    Args:
-        model: with blocks of type `Block`.
-        mode: MODEL.ACT_CHECKPOINT: "none", "blocks" (all) or "every_N" (every N-th block, from the first).
-
-    Raises:
-        UserError: if the model has no such blocks.
+    Results and gradients are unchanged, with dropout too. `mode` is MODEL.ACT_CHECKPOINT: "none", "blocks" (all) or
+    "every_N" (every N-th block, from the first). Raises UserError for a model without `Block`s.
     """
     if mode == "none":
         return
     period = 1 if mode == "blocks" else int(mode.removeprefix("every_"))
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     if not blocks:
-        raise UserError(
-            f"MODEL.ACT_CHECKPOINT is {mode}, expected none: the model of MODEL.MODEL_NAME has no transformer "
-            "blocks of this project"
-        )
+        raise UserError(f"MODEL.ACT_CHECKPOINT is {mode}, expected none: this model has no blocks of this project")
     for block in blocks[::period]:
         for name in _BLOCK_METHODS:  # a partial, unlike a closure, is copied with its block
             setattr(block, name, partial(checkpoint, getattr(block, name), use_reentrant=False))
@@ -41,8 +32,7 @@ def checkpoint_activations(model: nn.Module, mode: str) -> None:
 class CompiledForward:
     """A model's training forward pass, compiled for batches of `batch_size` clips.
 
-    Smaller batches and evaluation mode run uncompiled, as compiling for another shape or mode takes minutes. The state
-    dict of the model and other callers are not affected.
+    Smaller batches and evaluation mode run uncompiled, as compiling for another shape or mode takes minutes.
     """
 
     def __init__(self, model: nn.Module, batch_size: int) -> None:

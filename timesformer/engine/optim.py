@@ -18,13 +18,10 @@ def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer
 
     Groups have no weight decay (SOLVER.ZERO_WD_1D_PARAM) or a factor `lr_scale` on the rate (SOLVER.LAYER_DECAY).
     """
-    solver = cfg.SOLVER
-    embeddings = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
-        if hasattr(module, "no_weight_decay")
-        for name in module.no_weight_decay()
-    }
+    solver, embeddings = cfg.SOLVER, set()
+    for prefix, module in model.named_modules():
+        if hasattr(module, "no_weight_decay"):
+            embeddings |= {f"{prefix}.{name}".removeprefix(".") for name in module.no_weight_decay()}
     parameters = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if solver.LAYER_DECAY < 1:
         timm, numbers = import_package("timm.optim", f"SOLVER.LAYER_DECAY {solver.LAYER_DECAY}"), layer_numbers(model)
@@ -36,9 +33,9 @@ def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer
             layer_decay=solver.LAYER_DECAY,
         )
     elif solver.ZERO_WD_1D_PARAM:  # not timm's: the order of the groups is that of the checkpoints
-        decayed = [p for name, p in parameters if p.ndim > 1 and name not in embeddings]
-        undecayed = [p for name, p in parameters if p.ndim <= 1 or name in embeddings]
-        groups = [{"params": decayed}, {"params": undecayed, "weight_decay": 0.0}]
+        groups = [{"params": []}, {"params": [], "weight_decay": 0.0}]
+        for name, parameter in parameters:
+            groups[parameter.ndim <= 1 or name in embeddings]["params"].append(parameter)
     else:
         groups = [{"params": [p for _, p in parameters]}]
     options = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY, "fused": True}
@@ -49,11 +46,7 @@ def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer
 
 
 class ModelEma:
-    """Exponential moving average of a model's weights and buffers, by timm.
-
-    The decay after n updates is min(`decay`, n / (n + 9)): the first update copies the weights, and the average of a
-    short run is not dominated by its start.
-    """
+    """Exponential moving average of weights and buffers, by timm; the decay after n updates is at most n / (n + 9)."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         timm = import_package("timm.utils.model_ema", "EMA.ENABLED True")
@@ -62,7 +55,7 @@ class ModelEma:
         self._model, self.updates = model, 0
 
     def update(self) -> None:
-        """Adds the current weights to the average."""
+        """Adds the current weights to the average; the first update copies them."""
         self.updates += 1
         self._ema.update(self._model, self.updates)
 
@@ -71,11 +64,9 @@ class ModelEma:
         return self._ema.module if self.updates else self._model
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of updates and the averaged weights by name."""
         return {"updates": self.updates, "weights": self._ema.module.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a `state_dict`."""
         self._ema.module.load_state_dict(state["weights"])
         self.updates = state["updates"]
 
@@ -98,34 +89,21 @@ def learning_rate_scale(cfg: CfgNode) -> float:
     return clips_per_step(cfg) / reference if reference else 1.0
 
 
-def describe_step(cfg: CfgNode) -> str:
-    """The batches and the learning rate of an optimizer step, for the log."""
-    scale, base = learning_rate_scale(cfg), cfg.SOLVER.BASE_LR
-    return (
-        f"learning rate {base * scale:g} ({scale:g} x SOLVER.BASE_LR); a step: {clips_per_step(cfg)} clips in "
-        f"{batches_per_step(cfg)} batch(es) of {cfg.TRAIN.BATCH_SIZE} on {cfg.NUM_SHARDS} node(s)"
-    )
-
-
 def learning_rate(cfg: CfgNode, epoch: float) -> float:
     """The learning rate at a fractional epoch, 0 to SOLVER.MAX_EPOCH, times `learning_rate_scale`.
 
     Over the first WARMUP_EPOCHS it rises linearly from WARMUP_START_LR to the value of LR_POLICY at their end.
     """
-    policy = {"cosine": _cosine, "steps_with_relative_lrs": _steps}[cfg.SOLVER.LR_POLICY]
-    warmup, lr = cfg.SOLVER.WARMUP_EPOCHS, policy(cfg.SOLVER, max(epoch, cfg.SOLVER.WARMUP_EPOCHS))
+    solver, warmup = cfg.SOLVER, cfg.SOLVER.WARMUP_EPOCHS
+    after_warmup = max(epoch, warmup)
+    if solver.LR_POLICY == "cosine":
+        fall = solver.BASE_LR - solver.COSINE_END_LR
+        lr = solver.COSINE_END_LR + fall * (math.cos(math.pi * after_warmup / solver.MAX_EPOCH) + 1.0) * 0.5
+    else:  # steps_with_relative_lrs
+        lr = solver.LRS[bisect.bisect_right(solver.STEPS, after_warmup) - 1] * solver.BASE_LR
     if epoch < warmup:
-        lr = cfg.SOLVER.WARMUP_START_LR + (lr - cfg.SOLVER.WARMUP_START_LR) * epoch / warmup
+        lr = solver.WARMUP_START_LR + (lr - solver.WARMUP_START_LR) * epoch / warmup
     return lr * learning_rate_scale(cfg)
-
-
-def _cosine(solver: CfgNode, epoch: float) -> float:
-    fall = solver.BASE_LR - solver.COSINE_END_LR
-    return solver.COSINE_END_LR + fall * (math.cos(math.pi * epoch / solver.MAX_EPOCH) + 1.0) * 0.5
-
-
-def _steps(solver: CfgNode, epoch: float) -> float:
-    return solver.LRS[bisect.bisect_right(solver.STEPS, epoch) - 1] * solver.BASE_LR
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

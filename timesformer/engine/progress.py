@@ -29,11 +29,10 @@ class Progress:
 
     @property
     def position(self) -> tuple[int, int]:
-        """Finished epochs, and finished iterations of the next."""
         return self.epoch, self.iteration
 
     def describe(self) -> str:
-        """The position in words."""
+        """The position, for the log."""
         return f"epoch {self.epoch}" + (f" and {self.iteration} iterations" if self.iteration else "")
 
     def is_due(self, cfg: CfgNode, period: int) -> bool:
@@ -42,8 +41,7 @@ class Progress:
 
     def needs_validation(self, cfg: CfgNode) -> bool:
         """Whether a validation is due (TRAIN.EVAL_PERIOD) and not done yet."""
-        pending = self.iteration == 0 and self.validated < self.epoch
-        return pending and self.is_due(cfg, cfg.TRAIN.EVAL_PERIOD)
+        return self.iteration == 0 and self.validated < self.epoch and self.is_due(cfg, cfg.TRAIN.EVAL_PERIOD)
 
     def should_stop_early(self, cfg: CfgNode) -> bool:
         """Whether the last TRAIN.EARLY_STOP_PATIENCE validations were not better than the best."""

@@ -22,7 +22,7 @@ from timesformer.preparation.download import download_if_asked
 from timesformer.runtime.distributed import from_main_process
 from timesformer.runtime.logging import set_up_logging
 from timesformer.runtime.ranks import is_main_process
-from timesformer.runtime.run_folder import move_aside, report_path, result_files, results_path
+from timesformer.runtime.run_folder import move_aside, report_path, result_files, results_path, with_output_dir
 
 logger = logging.getLogger(__name__)
 
@@ -34,19 +34,16 @@ _NEEDS_TEST_ONLY = {"evaluation", "inputs", "rounding", "runtime"}
 def run_splits(cfg: CfgNode, splits: Sequence[int], run: Callable[[CfgNode, Splits], object]) -> Path:
     """Runs the splits one after the other, and writes OUTPUT_DIR/splits.json (docs/results.md).
 
-    Finished splits are not repeated (unless TRAIN.AUTO_RESUME is False), and interrupted ones resume. All processes
-    must call this together.
-
-    `run` trains and tests a configuration, and leaves `results.json` in its OUTPUT_DIR.
-
-    Raises:
-        UserError: for invalid splits, and if there are results of other options.
+    Finished splits are not repeated (unless TRAIN.AUTO_RESUME is False), and interrupted ones resume. `run` trains and
+    tests a configuration, and leaves `results.json` in its OUTPUT_DIR. All processes must call this together.
     """
     _check_splits(cfg, splits)
     output = Path(cfg.OUTPUT_DIR)
     set_up_logging(output)
     download_if_asked(cfg)
-    runs = {split: _cfg_of_split(cfg, split) for split in splits}
+    runs = {split: with_output_dir(cfg, output / f"split_{split}") for split in splits}
+    for split, run_cfg in runs.items():
+        run_cfg.DATA.SPLIT = split
     data = {split: Splits(run_cfg) for split, run_cfg in runs.items()}
     for split, run_cfg in runs.items():  # all, before the first begins
         if problems := check(run_cfg, gpus=False):
@@ -86,8 +83,7 @@ def run_splits(cfg: CfgNode, splits: Sequence[int], run: Callable[[CfgNode, Spli
 def summarize(cfg: CfgNode, results: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """The content of splits.json, from those of results.json of the splits; `std` is that of a sample (n - 1)."""
     columns = {name: [result[name] for result in results.values()] for name in _METRICS}
-    keys = (*_METRICS, "val_top1", "num_videos")
-    several = len(results) > 1
+    keys, several = (*_METRICS, "val_top1", "num_videos"), len(results) > 1
     return {
         "schema_version": SCHEMA_VERSION,
         "dataset": cfg.TEST.DATASET,
@@ -100,26 +96,13 @@ def summarize(cfg: CfgNode, results: dict[int, dict[str, Any]]) -> dict[str, Any
 def _check_splits(cfg: CfgNode, splits: Sequence[int]) -> None:
     option = OPTIONS["DATA.SPLIT"]
     if not option.is_read(cfg) or cfg.TRAIN.DATASET != cfg.TEST.DATASET:
-        raise UserError(
-            f"--splits needs {option.condition()} in TRAIN.DATASET and TEST.DATASET, found {cfg.TRAIN.DATASET} and "
-            f"{cfg.TEST.DATASET}"
-        )
+        found = f"found {cfg.TRAIN.DATASET} and {cfg.TEST.DATASET}"
+        raise UserError(f"--splits needs {option.condition()} in TRAIN.DATASET and TEST.DATASET, {found}")
     if not splits or len(set(splits)) < len(splits) or not set(splits) <= set(option.choices):
-        raise UserError(
-            f"--splits is {' '.join(map(str, splits))}, expected one or more of "
-            f"{' '.join(map(str, option.choices))}, each once"
-        )
+        found, choices = (" ".join(map(str, numbers)) for numbers in (splits, option.choices))
+        raise UserError(f"--splits is {found}, expected one or more of {choices}, each once")
     if not cfg.TEST.ENABLE or cfg.TEST.CHECKPOINT_FILE_PATH:
-        raise UserError(
-            "--splits averages the tests of each split's best checkpoint: set TEST.ENABLE True, and remove "
-            "TEST.CHECKPOINT_FILE_PATH"
-        )
-
-
-def _cfg_of_split(cfg: CfgNode, split: int) -> CfgNode:
-    cfg = cfg.clone()
-    cfg.DATA.SPLIT, cfg.OUTPUT_DIR = split, str(Path(cfg.OUTPUT_DIR) / f"split_{split}")
-    return cfg
+        raise UserError("--splits tests the best checkpoint of each: set TEST.ENABLE, unset TEST.CHECKPOINT_FILE_PATH")
 
 
 def _is_finished(cfg: CfgNode) -> bool:

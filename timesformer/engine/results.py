@@ -92,11 +92,16 @@ class Evaluation:
         top1, top5 = self.topk(1, 5)
         return {"loss": self.loss, "top1": top1, "top5": top5, "mean_class_top1": self.mean_class_top1()}
 
+    def describe(self) -> str:
+        """The accuracies, for the log."""
+        metrics = self.metrics()
+        return "top-1 {top1:.2f} %, top-5 {top5:.2f} %, mean over classes {mean_class_top1:.2f} %".format(**metrics)
+
 
 def write_results(
     cfg: CfgNode, evaluation: Evaluation, splits: Splits, checkpoint: Path, content: dict[str, Any], weights: str
-) -> Path:
-    """Writes the results of a test into OUTPUT_DIR, logs a summary, and returns the path of `results.json`.
+) -> None:
+    """Writes the results of a test into OUTPUT_DIR, and logs a summary.
 
     `content` are the entries of the tested checkpoint besides the weights, and `weights` is their fingerprint.
     """
@@ -151,26 +156,23 @@ def write_results(
     write_text_atomically(output / "predictions.csv", predictions_csv(evaluation, class_names))
     if cfg.TEST.SAVE_RESULTS_PATH:
         scores = output / cfg.TEST.SAVE_RESULTS_PATH
-        if scores.exists() and not path.exists():
-            logger.info("%s of another test was moved to %s", scores, move_aside(scores.parent, [scores]))
+        if scores.exists() and not path.exists():  # of another test
+            move_aside(scores.parent, [scores])
         arrays = {"scores": evaluation.scores.numpy(), "labels": evaluation.labels.numpy()}
         write_atomically(scores, lambda file: np.savez_compressed(file, **arrays, names=np.array(evaluation.names)))
     write_text_atomically(path, simplejson.dumps(results, indent=2, ignore_nan=True) + "\n")
     logger.info(
-        f"test: top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} %, mean over classes "
-        f"{metrics['mean_class_top1']:.2f} %; {len(evaluation.names)} videos ({len(evaluation.unreadable)} "
-        f"unreadable), {evaluation.num_views} view(s) each, {evaluation.seconds:.1f} s\n"
-        f"results: {path}, {output / 'predictions.csv'}"
+        f"test: {evaluation.describe()}; {len(evaluation.names)} videos ({len(evaluation.unreadable)} unreadable), "
+        f"{evaluation.num_views} view(s) each, {evaluation.seconds:.1f} s\nresults: {path}"
     )
-    return path
 
 
 def validation_top1(content: dict[str, Any]) -> float | None:
     """Validation top-1 in percent of the weights of a checkpoint with this content; None if they were not validated."""
     progress = content.get("progress") or {}
     is_validated = progress.get("validated") == progress.get("epoch") and not progress.get("iteration")
-    is_averaged = "ema_state" in content  # and the average was validated, not these weights
-    return progress.get("last_top1") if is_validated and not is_averaged else None
+    # With a moving average, that was validated.
+    return progress.get("last_top1") if is_validated and "ema_state" not in content else None
 
 
 def class_counts(splits: Splits, evaluation: Evaluation) -> dict[str, list[int] | None]:
@@ -178,8 +180,7 @@ def class_counts(splits: Splits, evaluation: Evaluation) -> dict[str, list[int] 
     counts: dict[str, list[int] | None] = {"train": None, "val": None}
     for split in counts:
         with suppress(UserError):  # a test needs no training data
-            labels, num_classes = splits[split].records.labels, len(splits[split].class_names)
-            counts[split] = np.bincount(labels, minlength=num_classes).tolist()
+            counts[split] = np.bincount(splits[split].records.labels, minlength=len(splits[split].class_names)).tolist()
     return counts | {"test": [counts_of_class.videos for counts_of_class in evaluation.by_class()]}
 
 
@@ -201,16 +202,11 @@ def predictions_csv(evaluation: Evaluation, class_names: tuple[str, ...]) -> str
     return text.getvalue()
 
 
-# ---------------------------------------------------------------- where the results go
-
-
 def folder_for_results(cfg: CfgNode, weights: str, videos: Sequence[str]) -> Path:
-    """The folder for the results of a test, which has none of another test.
+    """The folder for the results of a test: OUTPUT_DIR, unless that has results of other weights, options or videos.
 
-    It is OUTPUT_DIR, unless that has results of other weights, options or videos. A run that trains moves those to
-    `previous_N`. A test alone keeps them, and goes to `test_<clips>x<crops>`, with a number if that has other results.
-
-    `weights` is the fingerprint of the tested weights, and `videos` are the names of the videos.
+    A run that trains moves those to `previous_N`. A test alone keeps them, and goes to `test_<clips>x<crops>`, with a
+    number if that has other results. `weights` is the fingerprint of the tested weights.
     """
     output = Path(cfg.OUTPUT_DIR)
     if not results_path(cfg).exists() or not (changed := _test_differences(output, cfg, weights, videos)):
@@ -246,9 +242,9 @@ def _read_results(folder: Path) -> dict[str, Any]:
     """The content of results.json; empty if it is damaged."""
     try:
         results = simplejson.loads((folder / "results.json").read_text(encoding="utf-8"))
-        return results if isinstance(results["config"], dict) else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return {}
+    return results if "config" in results else {}
 
 
 def _read_videos(folder: Path) -> list[str]:

@@ -41,13 +41,10 @@ _SAVE = 1  # a request for a checkpoint; the other requests are numbers of signa
 
 
 def train(cfg: CfgNode, splits: Splits | None = None) -> Path:
-    """Trains as configured and returns the best checkpoint by validation top-1; see `Trainer`.
+    """Trains as configured (see `Trainer`) and returns the best checkpoint by validation top-1.
 
-    `splits` are those of the run, if some have been loaded before.
-
-    Raises:
-        UserError: if data, checkpoints or options are invalid, the loss is not finite, or a DataLoader worker dies.
-        KeyboardInterrupt: if a signal stops the run; it is saved before, unless that was a second signal.
+    Raises UserError for invalid data or options, a loss that is not finite and a dead DataLoader worker, and
+    KeyboardInterrupt if a signal stops the run, which is saved before, unless that was a second signal.
     """
     trainer = Trainer(cfg, splits or Splits(cfg))
     trainer.setup()
@@ -57,8 +54,8 @@ def train(cfg: CfgNode, splits: Splits | None = None) -> Path:
 class Trainer:
     """Trains a model, and resumes from the newest checkpoint in OUTPUT_DIR (TRAIN.AUTO_RESUME).
 
-    Random numbers depend on (RNG_SEED, epoch, iteration, rank) only, so that an interrupted run ends with the same
-    weights as an uninterrupted one. Each process of a run has a trainer, with its part of the clips.
+    Random numbers depend on (RNG_SEED, epoch, iteration, rank) only, so that a resumed run has the same weights as an
+    uninterrupted one. Each process of a run has a trainer, with its part of the clips.
     """
 
     def __init__(self, cfg: CfgNode, splits: Splits) -> None:
@@ -67,8 +64,6 @@ class Trainer:
         self.requests = distributed.DelayedMax()
         self.clips_accumulated = 0  # of this process, since the last optimizer step
         self.saved_at, self.saved_position = time.monotonic(), ()
-
-    # ---------------------------------------------------------------- setup
 
     def setup(self) -> None:
         """Prepares data, model, optimizer and loss, and restores the newest checkpoint or loads initial weights."""
@@ -90,8 +85,8 @@ class Trainer:
 
     def setup_data(self) -> None:
         rank, world_size = dist_info().rank, dist_info().world_size
-        train, val = (construct_loader(self.cfg, s, rank, world_size, self.splits[s]) for s in ("train", "val"))
-        self.train_loader, self.val_loader = train, val
+        loaders = [construct_loader(self.cfg, s, rank, world_size, self.splits[s]) for s in ("train", "val")]
+        self.train_loader, self.val_loader = loaders
 
     def setup_model(self, resuming: bool) -> None:
         cfg = self.cfg
@@ -135,7 +130,7 @@ class Trainer:
         return state | {"figures": self.metrics, "unreadable": self.unreadable}
 
     def load_initial_weights(self) -> None:
-        """Starts at epoch 0, from TRAIN.CHECKPOINT_FILE_PATH if given, or continues that checkpoint."""
+        """Fine-tunes or continues TRAIN.CHECKPOINT_FILE_PATH, if given."""
         cfg, source = self.cfg, self.cfg.TRAIN.CHECKPOINT_FILE_PATH
         if source and cfg.TRAIN.FINETUNE:
             report = load_pretrained(
@@ -166,13 +161,16 @@ class Trainer:
             f"{self.device}: {len(dataset)} clips of {len(dataset.class_names)} classes, validation on "
             f"{len(self.val_loader.dataset)}; epochs {progress.epoch + 1} to {cfg.SOLVER.MAX_EPOCH}"
         )
-        logger.info(f"{optim.describe_step(cfg)} with {dist_info().local_size} process(es)")
+        scale = optim.learning_rate_scale(cfg)
+        logger.info(
+            f"learning rate {cfg.SOLVER.BASE_LR * scale:g} ({scale:g} x SOLVER.BASE_LR); a step: "
+            f"{optim.clips_per_step(cfg)} clips in {optim.batches_per_step(cfg)} batch(es) of {cfg.TRAIN.BATCH_SIZE} "
+            f"on {cfg.NUM_SHARDS} node(s) with {dist_info().local_size} process(es)"
+        )
         set_epoch(loader, progress.epoch)
         log_class_counts(cfg, loader)
         epoch = progress.epoch + progress.iteration / len(loader)
         self.writer = MetricsWriter(cfg, epoch, len(loader), progress.validated)
-
-    # ---------------------------------------------------------------- the epoch loop
 
     def fit(self) -> Path:
         """Trains, validates and saves checkpoints until the last epoch, early stopping or a signal."""
@@ -190,9 +188,8 @@ class Trainer:
                         self.validate()
                     else:
                         self.train_epoch()
-                    self.save_or_stop(
-                        due=progress.is_due(cfg, cfg.TRAIN.CHECKPOINT_PERIOD) or progress.is_finished(cfg)
-                    )
+                    due = progress.is_due(cfg, cfg.TRAIN.CHECKPOINT_PERIOD) or progress.is_finished(cfg)
+                    self.save_or_stop(due)
                 self.requests.wait()
                 signals.stop_if_requested(distributed.all_reduce_max(signals.requested_signal()))
         except signals.StopRequested as request:
@@ -333,15 +330,10 @@ class Trainer:
         metrics = evaluation.metrics() | {"unreadable": len(evaluation.unreadable)}
         self.writer.write("val_epoch", progress.epoch, metrics)
         is_best = progress.update_best(metrics["top1"], metrics["loss"])
-        logger.info(
-            f"epoch {progress.epoch}: validation loss {metrics['loss']:.4f}, top-1 {metrics['top1']:.2f} %, top-5 "
-            f"{metrics['top5']:.2f} %, mean over classes {metrics['mean_class_top1']:.2f} %"
-            f"{' (best so far)' if is_best else ''}"
-        )
+        best = " (best so far)" if is_best else ""
+        logger.info(f"epoch {progress.epoch}: validation loss {metrics['loss']:.4f}, {evaluation.describe()}{best}")
         if is_best:
             checkpoint.save_best(self.cfg, self.eval_model(), progress)
-
-    # ---------------------------------------------------------------- checkpoints and the end
 
     def save_or_stop(self, due: bool = False) -> None:
         """Saves a checkpoint if `due` or after TRAIN.CHECKPOINT_MINUTES; StopRequested for a signal of any process.
@@ -350,9 +342,8 @@ class Trainer:
         """
         minutes = self.cfg.TRAIN.CHECKPOINT_MINUTES
         time_is_over = 0 < 60 * minutes <= time.monotonic() - self.saved_at
-        request = self.requests.exchange(
-            signals.requested_signal() or (_SAVE if time_is_over and is_main_process() else 0)
-        )
+        wanted = signals.requested_signal() or (_SAVE if time_is_over and is_main_process() else 0)
+        request = self.requests.exchange(wanted)
         if due:
             self.save()
         elif request == _SAVE:

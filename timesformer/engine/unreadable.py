@@ -26,8 +26,8 @@ _LISTED = 20  # reasons in an error message
 class UnreadableClips:
     """The unreadable clips of a split; `reasons` are by name of the clip.
 
-    Each is logged and appended to OUTPUT_DIR/unreadable.csv, unless the file lists it already. With several processes,
-    the main process does so for all of them in `exchange`.
+    Each is logged and appended to OUTPUT_DIR/unreadable.csv, unless the file lists it already; with several processes,
+    in `exchange`.
     """
 
     def __init__(self, cfg: CfgNode, split: str, records: Records) -> None:
@@ -36,11 +36,9 @@ class UnreadableClips:
         self._pending: dict[int, str] = {}  # not exchanged yet
 
     def state_dict(self) -> dict[str, dict[str, str]]:
-        """The reasons by name."""
         return {"reasons": dict(self.reasons)}
 
     def load_state_dict(self, state: dict[str, dict[str, str]]) -> None:
-        """Restores a `state_dict`."""
         self.reasons.update(state.get("reasons", {}))
 
     def record(self, errors: dict[int, str]) -> None:
@@ -66,8 +64,8 @@ class UnreadableClips:
             name = self._records[int(lost[0])].name
             reasons = shorten([self.reasons[name], *self.reasons.values()], "\n  ", _LISTED)
             raise UserError(
-                f"{name} cannot be read, and no other clip of its class could replace it:\n  {reasons}\nFix them or "
-                "remove them from the split; check the clips in DATA.PATH_TO_DATA_DIR"
+                f"{name} cannot be read, and no other clip of its class could replace it. Check DATA.PATH_TO_DATA_DIR, "
+                f"and fix them or remove them from the split:\n  {reasons}"
             )
 
     def exchange(self) -> None:
