@@ -1,6 +1,7 @@
 """Small models with random weights, none of which is zero, so that a tensor in the wrong place shows."""
 
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -34,3 +35,9 @@ def small_vivit(attention_type: str = "joint", seed: int = 0, **changes: object)
 
 def small_clip(frames: int = 4, size: int = 32) -> Tensor:
     return torch.randn(2, 3, frames, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def save(content: object, folder: Path) -> Path:
+    path = folder / "weights.pyth"
+    torch.save(content, path)
+    return path

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from timesformer.config import load_config
 from timesformer.models import build_model
+from timesformer.models.baselines import TorchvisionModel
 from timesformer.models.complexity import count_multiply_adds, count_parameters
 from timesformer.models.vit import TimeSformer
 from timesformer.models.vivit import ViViT
@@ -26,29 +28,21 @@ def test_shipped_configuration(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_published_size_and_cost() -> None:
-    """121.3M parameters and 196 GFLOPs at 51 classes (TimeSformer paper, and the gesture study's table)."""
-    with torch.device("meta"):
-        model = TimeSformer(num_classes=51)
-    assert count_parameters(model) / 1e6 == pytest.approx(121.3, abs=0.05)
-    assert count_multiply_adds(model, (1, 3, 8, 224, 224)) / 1e9 == pytest.approx(196.05, abs=0.05)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("attention_type", "parameters", "documented"),
+    ("model_class", "options", "clip", "millions", "cost"),
     [
-        ("joint", 88_954_000, 451.81),
-        ("factorised_encoder", 115_062_928, 283.63),
-        ("factorised_self_attention", 117_319_312, 371.54),
+        (TimeSformer, {"num_classes": 51}, (8, 224, 224), 121.3, 196.05),  # TimeSformer paper, gesture study's table
+        (ViViT, {"attention_type": "joint"}, (32, 224, 224), 88.95, 451.81),  # ViViT paper, section 4.2
+        (ViViT, {"attention_type": "factorised_encoder"}, (32, 224, 224), 115.06, 283.63),
+        (ViViT, {"attention_type": "factorised_self_attention"}, (32, 224, 224), 117.32, 371.54),
+        (TorchvisionModel, {"name": "r3d_18", "num_classes": 400}, (16, 112, 112), 33.37, 40.697),  # torchvision
     ],
 )
-def test_size_and_cost_of_vivit(attention_type: str, parameters: int, documented: float) -> None:
-    """88.9, 115.1 and 117.3 million (ViViT paper, section 4.2)."""
+def test_published_size_and_cost(
+    model_class: type[nn.Module], options: dict, clip: tuple[int, int, int], millions: float, cost: float
+) -> None:
     with torch.device("meta"):
-        model = ViViT(attention_type=attention_type)
-    assert count_parameters(model) == parameters
-    shortcut = model.model.last_block_cls_only
-    assert count_multiply_adds(model, (1, 3, 32, 224, 224)) / 1e9 == pytest.approx(documented, abs=0.005)
+        model = model_class(**options)
+    assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.05)
+    assert count_multiply_adds(model, (1, 3, *clip)) / 1e9 == pytest.approx(cost, abs=0.05)
     assert model.training
-    assert model.model.last_block_cls_only is shortcut

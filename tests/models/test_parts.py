@@ -61,7 +61,10 @@ def test_freeze() -> None:
 
 def test_dropout_of_frozen_layers_is_off() -> None:
     model = small_model(drop_rate=0.1, dropout=0.2)
-    network = model.model
+    network = model.eval().model
+    train_mode(model)
+    assert all(module.training for module in model.modules())
+
     freeze(model, "backbone")
     train_mode(model)
     assert network.dropout.training
@@ -78,12 +81,6 @@ def test_dropout_of_frozen_layers_is_off() -> None:
     train_mode(model)
     assert network.pos_drop.training  # the first block is trained, and comes after it
     assert all(module.training for module in network.blocks.modules())
-
-
-def test_train_mode_without_freezing() -> None:
-    model = small_model().eval()
-    train_mode(model)
-    assert all(module.training for module in model.modules())
 
 
 def test_frozen_norms_keep_their_statistics() -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from timesformer.models.embeddings import resize_pos_embed, resize_time_embed
+from tests.models.small import small_clip, small_timesformer
+from timesformer.models.embeddings import resize_pos_embed
 from timesformer.models.vit import ATTENTION_TYPES, LightTimeSformer, TimeSformer, VisionTransformer
 
 pytestmark = pytest.mark.numerical
@@ -28,27 +29,14 @@ def assert_recorded(found: Tensor, recorded: Tensor, name: str = "") -> None:
     torch.testing.assert_close(found, recorded.double(), **tolerance, msg=lambda message: f"{name}: {message}")
 
 
-def build_untrained(golden: dict, attention_type: str, **changes: object) -> VisionTransformer:
-    options = dict(golden["config"])
+def build(golden: dict, attention_type: str, is_trained: bool = True, drop_path_rate: float = 0.0) -> VisionTransformer:
+    options = golden["config"] | {"attention_type": attention_type, "drop_path_rate": drop_path_rate}
     options["norm_layer"] = partial(nn.LayerNorm, eps=options.pop("norm_eps"))
-    return VisionTransformer(**options, attention_type=attention_type, **changes)
-
-
-def build(golden: dict, attention_type: str, drop_path_rate: float = 0.0) -> VisionTransformer:
-    model = build_untrained(golden, attention_type, pos_embed_interpolation="legacy", drop_path_rate=drop_path_rate)
+    model = VisionTransformer(**options, pos_embed_interpolation="legacy")
+    if not is_trained:
+        return model
     model.load_state_dict(golden["cases"][attention_type]["state_dict"])
     return model.double().eval()
-
-
-def small_model(**changes: object) -> VisionTransformer:
-    options = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
-    options |= {"num_frames": 4, "drop_path_rate": 0.0, "init": "scratch"}
-    torch.manual_seed(0)
-    return VisionTransformer(**(options | changes)).double()
-
-
-def clip_of(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
@@ -103,7 +91,7 @@ class TestOriginal:
 
     def test_initialization(self, golden_dir: Path, golden: dict, attention_type: str) -> None:
         reference = json.loads((golden_dir / "init_stats.json").read_text())["params"][attention_type]
-        state = build_untrained(golden, attention_type).state_dict()
+        state = build(golden, attention_type, is_trained=False).state_dict()
         assert list(state) == list(reference)
         for name, stats in reference.items():
             mean, std = state[name].mean().item(), state[name].std().item()
@@ -124,10 +112,9 @@ class TestOriginal:
 
 @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
 def test_last_block_cls_only_is_exact(attention_type: str) -> None:
-    clip = clip_of(2, 3, 4, 16, 16)
-    results = []
+    clip, results = small_clip().double(), []
     for cls_only in (True, False):
-        model = small_model(attention_type=attention_type, drop_path_rate=0.5).train()
+        model = small_timesformer(attention_type, drop_path_rate=0.5).double().train()
         model.last_block_cls_only = cls_only
         torch.manual_seed(1)
         logits = model(clip)
@@ -138,18 +125,10 @@ def test_last_block_cls_only_is_exact(attention_type: str) -> None:
 
 
 def test_merged_projection_is_exact() -> None:
-    model = small_model(img_size=32).eval()  # 64 tokens are more than 2 x 16
-    clip = clip_of(1, 3, 4, 32, 32)
+    model, clip = small_timesformer().double(), small_clip().double()  # 64 tokens are more than 2 x 24
     with torch.no_grad():
         merged = model(clip)
     torch.testing.assert_close(merged, model(clip).detach(), **EXACT)
-
-
-@pytest.mark.parametrize("rate", ["attn_drop_rate", "dropout"])
-def test_dropout_acts_in_training_only(rate: str) -> None:
-    model, clip = small_model(**{rate: 0.5}), clip_of(1, 3, 4, 16, 16)
-    assert not torch.equal(model.train()(clip), model(clip))
-    assert torch.equal(model.eval()(clip), model(clip))
 
 
 def test_bicubic_position_embeddings_keep_a_linear_ramp() -> None:
@@ -162,26 +141,10 @@ def test_bicubic_position_embeddings_keep_a_linear_ramp() -> None:
     torch.testing.assert_close(grid[4:12, 0], torch.arange(8) / 2 + 1.75, rtol=0, atol=1e-5)
 
 
-def test_grid_of_another_shape_with_as_many_patches() -> None:
-    table = torch.randn(1, 17, 8)
-    assert torch.equal(resize_pos_embed(table, (4, 4), (2, 8), "legacy"), table)
-    assert not torch.equal(resize_pos_embed(table, (4, 4), (2, 8)), table)
-
-
-def test_time_embeddings_are_interpolated_linearly() -> None:
-    resized = resize_time_embed(torch.arange(4.0).view(1, 4, 1), 8)
-    torch.testing.assert_close(resized[0, 1:7, 0], torch.tensor([0.25, 0.75, 1.25, 1.75, 2.25, 2.75]))
-
-
-def test_clip_must_be_a_multiple_of_the_patch_size() -> None:
-    with pytest.raises(ValueError, match="height"):
-        small_model()(clip_of(1, 3, 4, 20, 16))
-
-
 @pytest.mark.parametrize("option", ["attention_type", "pos_embed_interpolation", "init"])
 def test_unknown_choice_is_refused(option: str) -> None:
     with pytest.raises(ValueError, match=option):
-        small_model(**{option: "other"})
+        small_timesformer(**{option: "other"})
 
 
 @pytest.mark.parametrize(("variant", "millions"), [("gesture", 121.3), ("small", 23.0), ("tiny", 5.87)])
@@ -189,11 +152,3 @@ def test_light_variants_have_the_documented_sizes(variant: str, millions: float)
     with torch.device("meta"):
         model = LightTimeSformer(variant, num_classes=51)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
-
-
-def test_scratch_initialization() -> None:
-    model = small_model(img_size=64, embed_dim=64, depth=1, num_frames=8)
-    near, far = ((model.time_embed[0, 0] - model.time_embed[0, frame]).norm() for frame in (1, 7))
-    assert far > 3 * near, "near frames have similar time embeddings"
-    assert model.time_embed.std().item() == pytest.approx(0.6, rel=0.05)
-    assert model.blocks[0].temporal_fc.weight.std().item() == pytest.approx(64**-0.5, rel=0.2)

@@ -45,16 +45,12 @@ def bright_seeker(tmp_path: Path) -> MakeCheckpoint:
 
     def make(*options: object) -> Path:
         cfg = get_cfg()
-        size = {"PATCH_SIZE": 8, "EMBED_DIM": 8, "DEPTH": 2, "NUM_HEADS": 1}
-        for section, values in {
-            "DATA": {"NUM_FRAMES": 4, "SAMPLING_RATE": 1, "TRAIN_CROP_SIZE": 32, "TEST_CROP_SIZE": 32}
-            | {"TRAIN_JITTER_SCALES": [32, 32]},
-            "MODEL": {"MODEL_NAME": "TimeSformer", "NUM_CLASSES": 3},
-            "TEST": {"NUM_ENSEMBLE_VIEWS": 1, "NUM_SPATIAL_CROPS": 1},
-            "TIMESFORMER": size,
-        }.items():
-            cfg[section].update(values)
-        cfg.DATA.PRE_SAMPLING.ENABLED = False
+        cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.PRE_SAMPLING.ENABLED = 4, 1, False
+        cfg.DATA.TRAIN_CROP_SIZE = cfg.DATA.TEST_CROP_SIZE = 32
+        cfg.DATA.TRAIN_JITTER_SCALES = [32, 32]
+        cfg.TEST.NUM_ENSEMBLE_VIEWS = cfg.TEST.NUM_SPATIAL_CROPS = cfg.TIMESFORMER.NUM_HEADS = 1
+        cfg.TIMESFORMER.PATCH_SIZE = cfg.TIMESFORMER.EMBED_DIM = 8
+        cfg.TIMESFORMER.DEPTH, cfg.MODEL.NUM_CLASSES, cfg.MODEL.MODEL_NAME = 2, 3, "TimeSformer"
         cfg.merge_from_list(list(options))
         model = build_model(cfg)
         with torch.no_grad():
@@ -67,11 +63,8 @@ def bright_seeker(tmp_path: Path) -> MakeCheckpoint:
                 block.attn.qkv.bias[0] = 20.0  # every query asks for
                 block.attn.qkv.weight[8, 0] = 1.0  # the key's brightness
             transformer.head.bias[1] = 2.0
-        path = tmp_path / "seeker.pyth"
-        names = ["down", "still", "up"]
-        torch.save(
-            {"model_state": model.state_dict(), "cfg": cfg.dump(), "progress": {"class_names": names}, "epoch": 1}, path
-        )
+        path, progress = tmp_path / "seeker.pyth", {"class_names": ["down", "still", "up"]}
+        torch.save({"model_state": model.state_dict(), "cfg": cfg.dump(), "progress": progress, "epoch": 1}, path)
         return path
 
     return make
@@ -96,17 +89,13 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         labels = np.arange(videos) % max(1, len(names) - 1)  # the last class has no videos
         predicted = np.where(random.random(videos) < 0.7, labels, random.integers(0, len(names), videos))
         k = min(5, len(names))
-        columns = [column for rank in range(1, k + 1) for column in (f"class_{rank}", f"probability_{rank}")]
-        rows = [["video", "label", *columns, "error"]]
+        rows = [["video", "label", *(f"{of}_{n}" for n in range(1, k + 1) for of in ("class", "probability")), "error"]]
         for video, first in enumerate(predicted):
             others = [number for number in range(len(names)) if number != first][: k - 1]
             shares = [0.5 + 0.4 * random.random(), *[0.1 / k] * (k - 1)]
-            ranked = zip([first, *others], shares, strict=True)
-            cells = [cell for number, share in ranked for cell in (names[number], f"{share:.6f}")]
-            is_lost = video < unreadable
-            rows.append(
-                [f"v{video:03d}", names[labels[video]], *([""] * 2 * k if is_lost else cells), "torn" * is_lost]
-            )
+            cells = [cell for n, p in zip([first, *others], shares, strict=True) for cell in (names[n], f"{p:.6f}")]
+            cells = [*[""] * 2 * k, "torn"] if video < unreadable else [*cells, ""]
+            rows.append([f"v{video:03d}", names[labels[video]], *cells])
         with (folder / "predictions.csv").open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
         read = np.arange(videos) >= unreadable
@@ -114,46 +103,25 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         per_class = []
         for number, class_name in enumerate(names):
             total, hits = int((labels == number).sum()), int((correct & (labels == number)).sum())
-            row = {
-                "class": class_name,
-                "num_videos": total,
-                "correct": hits,
-                "top1": 100 * hits / total if total else None,
-            }
+            row = {"class": class_name, "num_videos": total, "correct": hits, "top1": 100 * hits / max(total, 1)}
+            row |= {"top1": None} if not total else {}
             per_class.append({**row, "predicted": int((predicted[read] == number).sum())})
         cfg = get_cfg()
         cfg.merge_from_list([part for pair in (options or {}).items() for part in pair])
-        results = {
-            "schema_version": 2,
-            "top1": 100.0 * correct.mean(),
-            "top5": 100.0,
-            "mean_class_top1": 60.0,
-            "num_videos": videos,
-            "num_classes": len(names),
-            "num_views": 2,
-            "class_names": names,
-            "per_class": per_class,
-            "class_counts": {"train": [*range(7, 7 + len(names))], "val": None, "test": np.bincount(labels).tolist()},
-            "unreadable": [{"video": f"v{video:03d}", "reason": "torn"} for video in range(unreadable)],
-            "loss": 0.5,
-            "seconds": 4.0,
-            "train_seconds": 65.0,
-            "total_train_seconds": 3725.0,
-            "checkpoint": str(folder / "checkpoints/best.pyth"),
-            "checkpoint_epochs": epochs,
-            "total_epochs": epochs + 4,
-            "val_top1": 70.0,
-            "finished": "2026-01-02T03:04:05+00:00",
-            "device": "CPU",
-            "config": yaml.safe_load(cfg.dump()),
-            "versions": {"torch": "2.13.0"},
-        }
+        results = {"schema_version": 2, "top1": 100.0 * correct.mean(), "top5": 100.0, "mean_class_top1": 60.0}
+        results |= {"num_videos": videos, "num_classes": len(names), "num_views": 2, "class_names": names}
+        counts = {"train": [*range(7, 7 + len(names))], "val": None, "test": np.bincount(labels).tolist()}
+        results |= {"per_class": per_class, "class_counts": counts, "loss": 0.5, "val_top1": 70.0, "device": "CPU"}
+        results["unreadable"] = [{"video": f"v{video:03d}", "reason": "torn"} for video in range(unreadable)]
+        results |= {"seconds": 4.0, "train_seconds": 65.0, "total_train_seconds": 3725.0}
+        results |= {"checkpoint": f"{folder}/checkpoints/best.pyth", "checkpoint_epochs": epochs}
+        results |= {"total_epochs": epochs + 4, "finished": "2026-01-02T03:04:05+00:00"}
+        results |= {"config": yaml.safe_load(cfg.dump()), "versions": {"torch": "2.13.0"}}
         (folder / "results.json").write_text(json.dumps(results))
         metrics = []
         for epoch in range(1, epochs + 1):
             values = {"epoch": epoch, "loss": 2.0 / epoch, "top1": 30.0 * epoch}
-            step = {"lr": 0.1, "clips_per_second": 9.0, "data_share": 0.1}
-            metrics.append({"kind": "train_step", **values, **step})
+            metrics.append({"kind": "train_step", **values, "lr": 0.1, "clips_per_second": 9.0, "data_share": 0.1})
             metrics.append({"kind": "train_epoch", **values})
             metrics.append({"kind": "val_epoch", **values, "top5": 99.0, "mean_class_top1": 20.0})
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))

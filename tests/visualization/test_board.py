@@ -65,6 +65,7 @@ def test_default_charts(tested: Callable[..., Any]) -> None:
     assert (picture.format, picture.size, picture.n_frames) == ("GIF", (16, 16), 2)
     assert ", not " in mistakes[0]
     assert not board.Tags()["histograms"]
+    assert not tested("TENSORBOARD.ENABLE", "False").folder.exists()
 
 
 def test_options_select_charts_and_classes(tested: Callable[..., Any], tmp_path: Path) -> None:
@@ -92,17 +93,3 @@ def test_options_select_charts_and_classes(tested: Callable[..., Any], tmp_path:
     assert table[0].split("\t") == ["video", "class", "prediction"]
     assert len(table) == 5
     assert len((board.folder / "00001" / "test_videos" / "tensors.tsv").read_text().splitlines()[0].split("\t")) == 16
-
-
-def test_charts_can_be_disabled(tested: Callable[..., Any]) -> None:
-    switches = ("TENSORBOARD.CONFUSION_MATRIX.ENABLE", "False", "TENSORBOARD.WRONG_PRED_VIS.ENABLE", "False")
-    assert tested(*switches).Tags()["images"] == ["per_class"]
-    assert not tested("TENSORBOARD.ENABLE", "False").folder.exists()
-
-
-def test_unknown_classes_are_named(
-    tested: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "subset.txt").write_text("walk\nfly\n")
-    tested("TENSORBOARD.CONFUSION_MATRIX.SUBSET_PATH", str(tmp_path / "subset.txt"))
-    assert "fly" in caplog.text

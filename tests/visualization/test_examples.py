@@ -8,7 +8,7 @@ import torch
 
 from timesformer.config import load_config
 from timesformer.datasets.clips import ClipDataset, SampledClip
-from timesformer.visualization.confusions import count_confusions, most_confused, order_by_similarity
+from timesformer.visualization.confusions import count_confusions, most_confused
 from timesformer.visualization.examples import (
     least_confident_correct,
     load_clips,
@@ -31,15 +31,6 @@ def test_confusions_are_counted_without_unreadable_videos() -> None:
     first, second = most_confused(counts)
     assert (first.true, first.predicted, first.count, first.reverse) == (0, 1, 2, 1)
     assert (second.true, second.predicted, second.reverse, second.share) == (1, 0, 2, 100.0)
-
-
-def test_confused_classes_are_neighbors() -> None:
-    counts, pairs = np.eye(6, dtype=int) * 10, ((0, 3), (1, 4), (2, 5))
-    for one, other in pairs:
-        counts[one, other] = counts[other, one] = 8
-    order = order_by_similarity(counts)
-    assert sorted(order) == list(range(6))
-    assert {frozenset(order[start : start + 2]) for start in (0, 2, 4)} == {frozenset(pair) for pair in pairs}
 
 
 def test_most_confident_errors_and_least_confident_correct() -> None:

@@ -27,13 +27,6 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     importlib.reload(fonts)
 
 
-def test_font_is_chosen_by_its_characters() -> None:
-    assert fonts.drawable("wave é кириллица\u200d", "class 1") == "wave é кириллица\u200d"
-    assert fonts.families() == ["DejaVu Sans"]
-    assert fonts.drawable(CIRCLED, "class 2") == CIRCLED
-    assert fonts.families() == ["DejaVu Sans", "STIXGeneral"]
-
-
 def test_missing_script_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     assert fonts.drawable(JAPANESE, "class 3") == "class 3"
     assert fonts.drawable(f"clip {JAPANESE}.mp4") == "clip ???.mp4"
@@ -54,12 +47,3 @@ def test_pictures_have_no_missing_glyphs() -> None:
         charts.png(charts.predicted_as(counts[-1], names, 1, 5, (6, 3)))
         attention_strip(clip, np.ones((2, 2, 2)), [(fonts.drawable(CIRCLED), 0.5)], f"{JAPANESE}.mp4")
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["plain", CIRCLED, "class 2"]
-
-
-def test_svg_keeps_text_for_the_browser() -> None:
-    lines = [charts.Curve(name, [1, 2], [1.0, 2.0]) for name in (JAPANESE, THAI)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        text = charts.svg(charts.line_chart(lines, "runs"))
-    assert JAPANESE in text
-    assert THAI in text

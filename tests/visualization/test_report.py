@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ import pytest
 from tests.conftest import load_tool
 from tests.visualization.conftest import MakeRun
 from timesformer.config import get_cfg
-from timesformer.errors import UserError
 from timesformer.visualization import report, run_charts
 from timesformer.visualization.report import write_report
 from timesformer.visualization.run_files import read_run
@@ -48,9 +48,6 @@ class Page(HTMLParser):
             self.rows.setdefault(self.sections[-1], []).append([])
         if tag in ("td", "th"):
             self.rows[self.sections[-1]][-1].append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self._open.pop() == tag
@@ -93,14 +90,6 @@ def page_of(folder: Path) -> Page:
     return Page(write_report([folder], folder / "report.html"))
 
 
-def edit_results(folder: Path, **values: Any) -> Path:
-    """Changes values of results.json; None removes one."""
-    results = json.loads((folder / "results.json").read_text()) | values
-    kept = {name: value for name, value in results.items() if value is not None}
-    (folder / "results.json").write_text(json.dumps(kept))
-    return folder
-
-
 @pytest.mark.slow
 def test_page_shows_results(make_run: MakeRun) -> None:
     folder = make_run("five", 5, unreadable=2, options={"SOLVER.MAX_EPOCH": 3})
@@ -116,45 +105,33 @@ def test_page_shows_results(make_run: MakeRun) -> None:
     accuracies = [float(row[1]) for row in rows[:-1]]
     assert accuracies == sorted(accuracies)
     assert rows[-1][:2] == ["class4", "–"]  # the class without videos is last
+    assert "top-5" not in page.text  # of five classes or fewer
     assert page.column("unreadable", "video") == ["v000", "v001"]
     assert ["SOLVER.MAX_EPOCH", "3", "300"] in page.rows["configuration"]
     assert "torch" in {row[0] for row in page.rows["versions"]}
+    total, tested, speed = page.rows["timing"][:3]
+    assert total == ["training", "1:02:05 (7 epochs, 532.1 s each)"]
+    assert tested == ["training up to the tested checkpoint", "0:01:05 (3 epochs, 21.7 s each)"]
+    assert speed == ["training speed of all processes, median", "9.0 clips/s"]
     assert {"loss", "accuracy (%)"} <= set(re.findall(r">([^<]*)</text>", page.source.lower()))
 
 
-def test_training_times_and_speed(make_run: MakeRun) -> None:
-    folder = make_run("timed", 3)
-    total = ["training", "1:02:05 (7 epochs, 532.1 s each)"]
-    tested = ["training up to the tested checkpoint", "0:01:05 (3 epochs, 21.7 s each)"]
-    speed = ["training speed of all processes, median", "9.0 clips/s"]
-    assert page_of(folder).rows["timing"][:3] == [total, tested, speed]
-    old = page_of(edit_results(folder, total_train_seconds=None, total_epochs=None))
-    assert old.rows["timing"][:2] == [tested, speed]
-
-
 @pytest.mark.parametrize(
-    ("version", "checkpoint", "value", "expected"),
+    ("version", "checkpoint", "expected"),
     [
-        (2, "checkpoint_epoch_00002.pyth", 61.25, 61.25),
-        (2, "checkpoint_epoch_00002.pyth", None, None),
-        (1, "best.pyth", 61.25, 61.25),
-        (1, "best.pyth", -1.0, None),
-        (1, "checkpoint_epoch_00002.pyth", 61.25, None),  # the best value of the run, not of this checkpoint
+        (2, "checkpoint_epoch_00002.pyth", 70.0),
+        (1, "best.pyth", 70.0),
+        (1, "checkpoint_epoch_00002.pyth", None),  # the best value of the run, not of this checkpoint
     ],
 )
 def test_validation_accuracy_is_of_tested_checkpoint(
-    make_run: MakeRun, version: int, checkpoint: str, value: float | None, expected: float | None
+    make_run: MakeRun, version: int, checkpoint: str, expected: float | None
 ) -> None:
-    values = {"schema_version": version, "checkpoint": f"checkpoints/{checkpoint}", "val_top1": value}
-    assert read_run(edit_results(make_run("validated", 3), **values)).metric("val_top1") == expected
-
-
-@pytest.mark.parametrize(("classes", "shown"), [(5, False), (6, True)])
-def test_top5_is_shown_for_more_than_five_classes(make_run: MakeRun, tmp_path: Path, classes: int, shown: bool) -> None:
-    runs = [make_run(name, classes) for name in "ab"]
-    assert ("top-5" in page_of(runs[0]).text) == shown
-    page = Page(write_report(runs, tmp_path / "c.html"))
-    assert ("top-5" in page.rows["results"][0]) == shown
+    folder = make_run("validated", 3)
+    results = json.loads((folder / "results.json").read_text())
+    results |= {"schema_version": version, "checkpoint": f"checkpoints/{checkpoint}"}
+    (folder / "results.json").write_text(json.dumps(results))
+    assert read_run(folder).metric("val_top1") == expected
 
 
 def test_page_fetches_nothing(make_run: MakeRun) -> None:
@@ -177,18 +154,6 @@ def test_names_are_escaped(make_run: MakeRun) -> None:
     assert "{{ 7*7 }}" in page.text
     (data,) = re.findall(r'<script type="application/json" id="matrix-data">(.*?)</script>', page.source)
     assert json.loads(data)["names"] == names
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("classes", [1, 2, 400])
-def test_few_and_many_classes(make_run: MakeRun, classes: int) -> None:
-    assert len(page_of(make_run("size", classes, videos=800)).rows["classes"]) == classes + 1
-
-
-def test_run_without_training(make_run: MakeRun) -> None:
-    folder = make_run("tested", 4)
-    (folder / "metrics.jsonl").unlink()
-    assert {"training", "classes"} & {*page_of(folder).sections} == {"classes"}
 
 
 def test_run_without_test(make_run: MakeRun) -> None:
@@ -218,27 +183,16 @@ def test_results_of_older_version(make_run: MakeRun) -> None:
     kept = {name: results[name] for name in ("schema_version", "top1", "num_videos", "class_names")}
     kept["per_class"] = [{key: row[key] for key in ("class", "top1")} for row in results["per_class"]]
     (folder / "results.json").write_text(json.dumps(kept))
-    (folder / "predictions.csv").unlink()
+    for name in ("predictions.csv", "metrics.jsonl"):
+        (folder / name).unlink()
     page = page_of(folder)
     assert "predictions.csv" in page.text
     assert f"{results['top1']:.2f}" in page.text
     assert len(page.rows["classes"]) == 4
+    assert "training" not in page.sections
 
 
-def test_predictions_of_other_classes_are_left_out(make_run: MakeRun) -> None:
-    page = page_of(edit_results(make_run("mixed", 3), class_names=["a", "b", "c"]))
-    assert "'class0'" in page.text
-    assert "confusions" not in page.sections
-
-
-def test_all_videos_unreadable(make_run: MakeRun) -> None:
-    page = page_of(make_run("unreadable", 3, videos=10, unreadable=10))
-    assert "0 of 10 test videos" in page.text
-    assert "examples" not in page.sections
-    assert len(page.rows["unreadable"]) == 11
-
-
-@pytest.mark.parametrize(("text", "named"), [(None, "metrics.jsonl"), ("{", "results.json"), ("[]", "results.json")])
+@pytest.mark.parametrize(("text", "named"), [(None, "metrics.jsonl"), ("{", "results.json")])
 def test_folder_without_results_is_refused(
     tmp_path: Path, call_tool: CallTool, capsys: pytest.CaptureFixture[str], text: str | None, named: str
 ) -> None:
@@ -256,15 +210,11 @@ def test_pages_of_other_runs_are_not_overwritten(
     runs, path = [make_run(name, 3) for name in ("one & <two>", "other", "third")], tmp_path / "new" / "c.html"
     assert call_tool(*runs[:2], "--output", path) == 0
     before = path.read_text()
-    assert call_tool(*runs[:2], "--output", path) == 0  # the same runs
     assert call_tool(*runs, "--output", path) == 2
     assert str(path) in capsys.readouterr().err
     assert path.read_text() == before
     assert call_tool(*runs, "--output", path, "--overwrite") == 0
     assert path.read_text() != before
-    path.write_text("mine")
-    assert call_tool(*runs, "--output", path) == 2
-    assert path.read_text() == "mine"
 
 
 @pytest.mark.slow
@@ -289,10 +239,7 @@ def test_test_writes_report_whose_frames_outlive_the_videos(
 def test_failure_of_report_is_a_warning(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
 ) -> None:
-    def fail(*_: object) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(report, step, fail)
+    monkeypatch.setattr(report, step, Mock(side_effect=ZeroDivisionError))
     cfg, folder = get_cfg(), make_run("failing", 3)
     cfg.TENSORBOARD.ENABLE = False
     report.report_after_test(cfg, folder)
@@ -300,15 +247,7 @@ def test_failure_of_report_is_a_warning(
     assert (folder / "report.html").is_file() == (step == "load_clips")
 
 
-def test_page_that_cannot_be_written(make_run: MakeRun, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--output"):
-        write_report([make_run("full", 3)], tmp_path / "file" / "report.html")
-
-
-def test_splits_are_compared(
-    make_run: MakeRun, call_tool: CallTool, caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
+def test_splits_are_compared(make_run: MakeRun, call_tool: CallTool, tmp_path: Path) -> None:
     for split in (1, 2):
         shutil.copytree(make_run("split", 3, seed=split, options={"DATA.SPLIT": split}), tmp_path / f"split_{split}")
     cfg = get_cfg()
@@ -320,10 +259,6 @@ def test_splits_are_compared(
     assert page.rows["options"][1] == ["DATA.SPLIT", "1", "2"]
     assert call_tool(tmp_path, "--output", tmp_path / "again.html") == 0
     assert (tmp_path / "again.html").read_text() == (tmp_path / "report.html").read_text()
-    assert call_tool(tmp_path / "split_1" / "results.json") == 0
-    assert (tmp_path / "split_1" / "report.html").is_file()
-    report.compare_after_splits(cfg, [1, 2, 3])
-    assert "split_3" in caplog.text
 
 
 def test_runs_with_equal_folder_names_are_named_by_parents(make_run: MakeRun, tmp_path: Path) -> None:

@@ -14,31 +14,24 @@ from PIL import Image
 from tests.conftest import load_tool
 from tests.visualization.conftest import MakeCheckpoint, MakeVideo
 from timesformer.datasets.clips import SampledClip
-from timesformer.visualization.animation import animate
-from timesformer.visualization.attention_strip import PatchCurves, attention_strip
+from timesformer.visualization.attention_strip import attention_strip
 
 Visualize = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
 def visualize(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture
 ) -> Visualize:
     """visualize(arguments): exit code and output of the tool in an empty folder."""
-    tool = load_tool("visualize")
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     caplog.set_level(logging.INFO)
 
     def run(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["visualize.py", *map(str, arguments)])
-        caplog.clear()
         try:
-            code = tool.main()
+            code = load_tool("visualize").main()
         except SystemExit as stop:
             code = int(stop.code or 0)
         return code, caplog.text + capsys.readouterr().err
@@ -93,13 +86,9 @@ def test_existing_files_are_kept_without_overwrite(
         (["--output", "strip.jpg"], "strip.jpg"),
         (["--overlay", "over.avi"], "over.avi"),
         (["--frames", "0"], "--frames"),
-        (["--fps", "nan"], "--fps"),
         (["--view", "1"], "--view"),
-        (["--block", "1"], "--block"),
-        (["--method", "cls", "--block", "7"], "block 7"),
         (["--method", "cls", "--head", "3"], "head 3"),
         (["--time-of-patch", "4", "0"], "patch 4 0"),
-        (["--sampler", "first"], "DATA.TEST_SAMPLER"),
     ],
 )
 def test_invalid_arguments_are_named(
@@ -111,52 +100,12 @@ def test_invalid_arguments_are_named(
     assert not list(Path().iterdir())
 
 
-def test_unreadable_video_and_missing_checkpoint(
-    visualize: Visualize, video: Path, bright_seeker: MakeCheckpoint, tmp_path: Path
-) -> None:
-    (tmp_path / "text.mp4").write_text("no video")
-    assert visualize("--checkpoint", bright_seeker(), tmp_path / "text.mp4")[0] == 2
-    assert visualize("--checkpoint", tmp_path / "none.pyth", video)[0] == 2
-    assert not list(Path().iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("total", "tubelet", "most", "expected"),
-    [(2, 1, 16, [0, 1]), (4, 2, 3, [0, 2, 3]), (96, 1, 16, np.linspace(0, 95, 16).round().astype(int).tolist())],
-)
-def test_strip_shows_frames_evenly(total: int, tubelet: int, most: int, expected: list[int]) -> None:
+@pytest.mark.parametrize(("total", "most", "expected"), [(4, 3, [0, 2, 3]), (31, 16, list(range(0, 31, 2)))])
+def test_strip_shows_frames_evenly(total: int, most: int, expected: list[int]) -> None:
     colours = np.array([(10 + number, 200, 120) for number in range(total)], np.uint8)
     frames = np.broadcast_to(colours[:, None, None], (total, 32, 48, 3))
-    times = tuple(np.arange(total) / 25) if total != 4 else (float("nan"),) * 4
-    clip = SampledClip(torch.zeros(0), frames, tuple(range(total)), times, 0)
-    curves = PatchCurves((1, 0), np.full((total // tubelet, total // tubelet), tubelet / total), "over time")
+    clip = SampledClip(torch.zeros(0), frames, tuple(range(total)), tuple(np.arange(total) / 25), 0)
     maps = np.random.default_rng(1).random((total, 2, 3))
-    heights = []
-    for asked in (None, curves):
-        content = attention_strip(clip, maps, [("a$b$\udcff" * 20, 0.9)], "no\nUTF-8: \udcff" * 30, "", most, asked)
-        picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-        found, counts = np.unique(picture.reshape(-1, 3) @ [1 << 16, 1 << 8, 1], return_counts=True)
-        shown = np.flatnonzero(np.isin(colours @ [1 << 16, 1 << 8, 1], found[counts > 2000])).tolist()
-        assert shown == expected
-        assert picture.shape[1] <= 1300
-        margin = np.concatenate([picture[:, :10].ravel(), picture[:, -5:].ravel(), picture[-10:].ravel()])
-        assert (margin == 255).all()
-        heights.append(len(picture))
-    assert heights[1] > heights[0]
-
-
-def test_animations_have_all_frames_in_order() -> None:
-    frames = np.zeros((5, 33, 21, 3), np.uint8)
-    for number, frame in enumerate(frames):
-        frame[:] = 40 * number
-    with Image.open(io.BytesIO(animate(frames, ".gif", 10))) as moving:
-        grey = []
-        for number in range(moving.n_frames):
-            moving.seek(number)
-            grey.append(int(np.asarray(moving.convert("L")).mean()))
-    assert grey == [0, 40, 80, 120, 160]
-    with av.open(io.BytesIO(animate(frames, ".mp4", 10))) as container:
-        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert [picture.shape for picture in pictures] == [(34, 22, 3)] * 5
-    np.testing.assert_allclose([picture.mean() for picture in pictures], grey, atol=4)
+    content = attention_strip(clip, maps, [("a$b$\udcff" * 20, 0.9)], "no\nUTF-8: \udcff" * 30, "", most)
+    pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).reshape(-1, 3)
+    assert [n for n, colour in enumerate(colours) if (pixels == colour).all(axis=1).sum() > 2000] == expected

@@ -72,7 +72,6 @@ def no_clips(tmp_path_factory: pytest.TempPathFactory, clips: list[Path]) -> Cal
         "text": b"This is no video.\n" * 50,
         "empty": b"",
         "cut": whole[: len(whole) * 2 // 3],
-        "header": whole[:40],
         "playlist": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
         "concat": b"ffconcat version 1.0\nfile '/etc/passwd'\n",
         "huge frames": b"GIF89a\xff\xff\xff\xff\x80\0\0"

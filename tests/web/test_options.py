@@ -9,7 +9,7 @@ import pytest
 from timesformer.errors import UserError
 from timesformer.web.options import Options, parse
 from timesformer.web.service import Service, file_states
-from timesformer.web.uploads import Limits, RefusedError, find_examples, format_time, private_file
+from timesformer.web.uploads import Limits, RefusedError, find_examples, private_file
 
 
 def test_parse() -> None:
@@ -19,15 +19,10 @@ def test_parse() -> None:
     assert parse([]) == Options()
 
 
-@pytest.mark.parametrize("line", ["--checkpoint", "--max-seconds 0", "--max-seconds nan", "--max-pixels much", "--huh"])
+@pytest.mark.parametrize("line", ["--checkpoint", "--max-seconds 0", "--huh"])
 def test_invalid_command_line_is_a_user_error(line: str) -> None:
     with pytest.raises(UserError, match=line.split()[0]):
         parse(line.split())
-
-
-def test_model_is_required() -> None:
-    with pytest.raises(UserError, match="--checkpoint"):
-        Service.load(Options())
 
 
 def test_run_folder_as_checkpoint(tmp_path: Path, checkpoint: Path) -> None:
@@ -58,7 +53,6 @@ def test_limits() -> None:
     limits = Limits(megabytes=2, seconds=90, pixels=640 * 480)
     limits.check_size(2 * 2**20)
     limits.check_frames(640, 480, 90.0)
-    limits.check_frames(640, 480, 0.0)
     for size in (0, 3 * 2**20):
         with pytest.raises(RefusedError):
             limits.check_size(size)
@@ -68,17 +62,10 @@ def test_limits() -> None:
         limits.check_frames(640, 481, 1.0)
 
 
-def test_format_time() -> None:
-    assert [format_time(s) for s in (2.5, 59.96, 60, 3600)] == ["2.5 s", "1:00 min", "1:00 min", "1:00:00 h"]
-
-
 def test_find_examples(tmp_path: Path) -> None:
     (tmp_path / "wave").mkdir()
     for name in ("b.mp4", "wave/a.AVI", "notes.txt"):
         (tmp_path / name).touch()
     assert find_examples(tmp_path) == ["b.mp4", "wave/a.AVI"]
-    assert find_examples(tmp_path, limit=1) == ["b.mp4"]
-    (tmp_path / "bare").mkdir()
-    for name in ("absent", "bare"):
-        with pytest.raises(UserError, match=name):
-            find_examples(tmp_path / name)
+    with pytest.raises(UserError, match="absent"):
+        find_examples(tmp_path / "absent")

@@ -12,15 +12,13 @@ import torch
 import transformers
 import yaml
 from fvcore.common.config import CfgNode
-from torch import nn
 
+from tests.models.small import randomize
 from timesformer.config import get_cfg
 from timesformer.inference.classifier import Classifier, load_model
 from timesformer.models import build_model
 from timesformer.models.weights.convert import convert
 from timesformer.models.weights.files import CheckpointError
-from timesformer.models.weights.formats import describe, metadata_of
-from timesformer.models.weights.huggingface import architecture
 
 pytestmark = pytest.mark.numerical
 
@@ -65,19 +63,11 @@ def checkpoint(folder: Path, kind: str = KINDS[0], **options: Any) -> Path:
     if kind in KINDS[:3]:
         cfg.TIMESFORMER.ATTENTION_TYPE = kind
     cfg.merge_from_list([part for key, value in options.items() for part in (key.replace("__", "."), value)])
-    model = randomized(build_model(cfg, fresh=True))
+    model = randomize(build_model(cfg, fresh=True))
     progress = {"epoch": 2, "class_names": list(CLASSES)}
-    torch.save(
-        {"epoch": 1, "model_state": model.state_dict(), "cfg": cfg.dump(), "progress": progress}, folder / "best.pyth"
-    )
-    return folder / "best.pyth"
-
-
-def randomized(model: nn.Module) -> nn.Module:
-    random = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=random) * (0.3 if parameter.ndim > 1 else 0.1)
-    return model.eval()
+    path = folder / "best.pyth"
+    torch.save({"epoch": 1, "model_state": model.state_dict(), "cfg": cfg.dump(), "progress": progress}, path)
+    return path
 
 
 def used(cfg: CfgNode) -> dict[str, Any]:
@@ -102,14 +92,11 @@ class TestRoundTrip:
         ("kind", "options"),
         [
             *((kind, {}) for kind in KINDS),
-            (KINDS[0], {"TEST__NUM_SPATIAL_CROPS": 3}),
-            (KINDS[0], {"DATA__SPATIAL_MODE": "resize"}),
+            (KINDS[0], {"DATA__SPATIAL_MODE": "resize", "TEST__NUM_SPATIAL_CROPS": 3}),
             (KINDS[0], {"DATA__SAMPLER": "random", "DATA__SAMPLER_ORDERED": False, "RNG_SEED": 7}),
-            (KINDS[0], {"DATA__SAMPLER": "", "TEST__DATASET": "ssv2"}),
+            (KINDS[0], {"DATA__SAMPLER": "", "TEST__DATASET": "ssv2", "TRAIN__MIXED_PRECISION": "bf16"}),
             (KINDS[0], {"DATA__TEST_SAMPLER": "equidistant", "DATA__ENSEMBLE_METHOD": "max"}),
-            (KINDS[0], {"DATA__PRE_SAMPLING__ENABLED": True, "DATA__SAMPLING_RATE": 16}),
-            (KINDS[0], {"DATA__TRAIN_JITTER_SCALES": [40, 48]}),
-            (KINDS[0], {"TRAIN__MIXED_PRECISION": "bf16"}),
+            (KINDS[0], {"DATA__PRE_SAMPLING__ENABLED": True, "DATA__TRAIN_JITTER_SCALES": [40, 48]}),
             (KINDS[0], {"TIMESFORMER__MLP_RATIO": 61 / 32, "TIMESFORMER__DROP_RATE": 0.1}),
         ],
         ids=str,
@@ -125,9 +112,9 @@ class TestRoundTrip:
             assert used(classifier.cfg) == used(original.cfg)
         assert "someone" not in (tmp_path / "hf/config.json").read_text()
 
-    @pytest.mark.parametrize("kind", ["divided_space_time", "vivit"])
-    @pytest.mark.parametrize("crops", [1, 3])
-    @pytest.mark.parametrize("interpolation", ["bicubic", "legacy"])
+    @pytest.mark.parametrize(
+        ("kind", "crops", "interpolation"), [("divided_space_time", 3, "bicubic"), ("vivit", 1, "legacy")]
+    )
     def test_test_crop_size(self, tmp_path: Path, video: str, kind: str, crops: int, interpolation: str) -> None:
         options = {"TIMESFORMER__POS_EMBED_INTERPOLATION": interpolation, "TEST__NUM_SPATIAL_CROPS": crops}
         path = checkpoint(tmp_path, kind, DATA__TEST_CROP_SIZE=48, **options)
@@ -143,10 +130,6 @@ class TestRoundTrip:
             assert not classifier.cfg.DATA.REVERSE_INPUT_CHANNEL
             assert list(classifier.cfg.DATA.MEAN) == [0.5, 0.45, 0.4]
             np.testing.assert_allclose(classifier.predict(video).probabilities, expected, rtol=0, atol=1e-5)
-        convert(str(path), tmp_path / "direct.pyth", "pyth")
-        direct = load_model(tmp_path / "direct.pyth", "cpu")
-        assert direct.cfg.DATA.REVERSE_INPUT_CHANNEL
-        assert np.array_equal(direct.predict(video).probabilities, expected)
 
     def test_edited_preprocessor_takes_precedence(self, tmp_path: Path) -> None:
         convert(str(checkpoint(tmp_path)), tmp_path / "hf", "hf")
@@ -157,14 +140,6 @@ class TestRoundTrip:
         data = load_model(tmp_path / "hf", "cpu").cfg.DATA
         assert (list(data.MEAN), list(data.STD)) == ([0.1, 0.2, 0.3], [1.0, 1.0, 1.0])
         assert (data.TEST_CROP_SIZE, data.TRAIN_JITTER_SCALES[0], data.SAMPLING_RATE) == (48, 56, 3)
-
-    @pytest.mark.parametrize(("hidden", "width"), [(61, 56), (15, 88), (1, 3)])
-    def test_mlp_ratio_gives_the_exact_width(self, hidden: int, width: int) -> None:
-        state = {"cls_token": torch.zeros(1, 1, width), "pos_embed": torch.zeros(1, 17, width)}
-        state |= {"patch_embed.proj.weight": torch.zeros(width, 3, 8, 8), "head.weight": torch.zeros(2, width)}
-        state["blocks.0.mlp.fc1.weight"] = torch.zeros(hidden, width)
-        model = describe(state, metadata_of({}), 1)
-        assert int(width * architecture(model)["TIMESFORMER"]["MLP_RATIO"]) == hidden
 
 
 def their_probabilities(folder: Path, frames: list[np.ndarray]) -> np.ndarray:
@@ -189,7 +164,7 @@ def save_folder(folder: Path, kind: str, processor: dict[str, Any] | None = None
         model = transformers.VivitForVideoClassification(transformers.VivitConfig(**size, tubelet_size=[2, 8, 8]))
     else:
         model = transformers.TimesformerForVideoClassification(transformers.TimesformerConfig(**size, patch_size=8))
-    randomized(model).save_pretrained(folder)
+    randomize(model).save_pretrained(folder)
     if processor is not None:
         name = {"vivit": "VivitImageProcessor", "timesformer": "VideoMAEImageProcessor"}[kind]
         sides = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
@@ -231,7 +206,6 @@ class TestForeignFolders:
         [
             ({"shortest_edge": 32}, 32, 0.001),
             ({"shortest_edge": 48}, 32, 1.01),  # rounded otherwise
-            ({"shortest_edge": 32}, 24, 0.001),
             ({"height": 32, "width": 32}, None, 40),  # antialiased
             ({"height": 64, "width": 64}, None, 1.01),
         ],
@@ -254,7 +228,6 @@ class TestForeignFolders:
         ("kind", "frames", "classes", "rate", "sampler"),
         [
             ("timesformer", 8, 3, 32, ""),
-            ("timesformer", 96, 3, 4, ""),
             ("timesformer", 8, 174, 32, "segment"),
             ("vivit", 4, 3, 2, ""),
         ],
@@ -271,49 +244,24 @@ class TestForeignFolders:
         key = "DATA.SAMPLER segment" if sampler else f"DATA.SAMPLING_RATE {rate}"
         assert any(key in note for note in classifier.notes)
 
-    @pytest.mark.parametrize(("kind", "mean"), [("timesformer", 0.45), ("vivit", 0.5)])
-    def test_assumed_normalization(self, tmp_path: Path, kind: str, mean: float) -> None:
-        classifier = load_model(save_folder(tmp_path, kind), "cpu")
-        assert list(classifier.cfg.DATA.MEAN) == [mean] * 3
-        assert classifier.cfg.DATA.TEST_CROP_SIZE == 32
-        assert any("DATA.MEAN" in note and "assumed" in note for note in classifier.notes)
-
-    @pytest.mark.parametrize("name", ["processor_config.json", "video_preprocessor_config.json"])
-    def test_newer_processor_files_take_precedence(self, tmp_path: Path, name: str) -> None:
+    def test_newer_processor_files_take_precedence(self, tmp_path: Path) -> None:
         save_folder(tmp_path, "timesformer", HUB_TIMESFORMER)
         newer = {"image_mean": [0.3] * 3, "image_std": [0.3] * 3, "video_processor_type": "VideoMAEVideoProcessor"}
-        (tmp_path / name).write_text(json.dumps({"video_processor": newer} if name.startswith("processor") else newer))
+        (tmp_path / "processor_config.json").write_text(json.dumps({"video_processor": newer}))
         assert list(load_model(tmp_path, "cpu").cfg.DATA.MEAN) == [0.3] * 3
 
-    def test_old_feature_extractor(self, tmp_path: Path) -> None:
-        save_folder(tmp_path, "timesformer")
-        old = {
-            "feature_extractor_type": "VideoMAEFeatureExtractor",
-            "size": 32,
-            "crop_size": 32,
-            "do_center_crop": True,
-        }
-        (tmp_path / "preprocessor_config.json").write_text(json.dumps(old | HUB_TIMESFORMER))
-        data = load_model(tmp_path, "cpu").cfg.DATA
-        assert (data.TEST_CROP_SIZE, list(data.MEAN)) == (32, [0.45] * 3)
-
     @pytest.mark.parametrize(
-        ("file", "change", "said"),
+        ("file", "key", "value"),
         [
-            ("config.json", {"model_type": "vit"}, "vit"),
-            ("config.json", {"model_type": None}, "model_type"),
-            ("config.json", {"image_size": [32, 64]}, "image_size"),
-            ("preprocessor_config.json", {"crop_size": {"height": 32, "width": 24}}, "crop_size"),
-            ("preprocessor_config.json", {"image_mean": "grey"}, "image_mean"),
+            ("config.json", "model_type", "vit"),
+            ("preprocessor_config.json", "crop_size", {"height": 32, "width": 24}),
         ],
     )
-    def test_unsupported_folders(self, tmp_path: Path, file: str, change: dict[str, Any], said: str) -> None:
-        size = {"image_size": [32, 64]} if "image_size" in change else {}
-        save_folder(tmp_path, "vivit" if size else "timesformer", HUB_TIMESFORMER, **size)
-        (tmp_path / file).write_text(json.dumps(json.loads((tmp_path / file).read_text()) | change))
-        with pytest.raises(CheckpointError, match=said) as raised:
+    def test_unsupported_folders(self, tmp_path: Path, file: str, key: str, value: object) -> None:
+        path = save_folder(tmp_path, "timesformer", HUB_TIMESFORMER) / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+        with pytest.raises(CheckpointError, match=str(tmp_path)):
             load_model(tmp_path, "cpu")
-        assert str(tmp_path) in str(raised.value)
 
 
 @pytest.mark.slow
@@ -338,15 +286,7 @@ class TestPipeline:
         self.compare(checkpoint(tmp_path, kind), video, "dense", num_frames=4, frame_sampling_rate=3)
 
     @pytest.mark.parametrize(
-        "options",
-        [
-            {},
-            {"DATA__REVERSE_INPUT_CHANNEL": True},
-            {"DATA__TRAIN_CROP_SIZE": 24},
-            {"DATA__TRAIN_CROP_SIZE": 48},
-            {"TEST__NUM_SPATIAL_CROPS": 3},
-        ],
-        ids=" ".join,
+        "options", [{"DATA__REVERSE_INPUT_CHANNEL": True, "TEST__NUM_SPATIAL_CROPS": 3}, {"DATA__TRAIN_CROP_SIZE": 48}]
     )
     @pytest.mark.parametrize("kind", ["divided_space_time", "vivit"])
     def test_frames_of_the_whole_video(self, tmp_path: Path, video: str, kind: str, options: dict[str, Any]) -> None:
@@ -354,12 +294,3 @@ class TestPipeline:
         if not hasattr(transformers, "VivitVideoProcessor"):
             pytest.skip("this transformers has no video processors for these models")
         self.compare(checkpoint(tmp_path, kind, **options), video, "equidistant")
-
-    def test_weights_without_options(self, tmp_path: Path, video: str, caplog: pytest.LogCaptureFixture) -> None:
-        content = torch.load(checkpoint(tmp_path), weights_only=True)
-        torch.save(content["model_state"], tmp_path / "bare.pyth")
-        convert(str(tmp_path / "bare.pyth"), tmp_path / "hf", "hf", 4)
-        processor = json.loads((tmp_path / "hf/preprocessor_config.json").read_text())
-        assert (processor["image_mean"], processor["crop_size"]["height"]) == ([0.45] * 3, 32)
-        assert "DATA.SAMPLING_RATE 32" in caplog.text
-        assert len(their_probabilities(tmp_path / "hf", frames_of(video, (0, 1, 2, 3)))) == 3

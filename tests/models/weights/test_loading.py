@@ -2,32 +2,22 @@
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch import nn
 
-from tests.models.small import small_clip, small_timesformer, small_vivit
+from tests.models.small import save, small_clip, small_timesformer, small_vivit
 from timesformer.config import get_cfg
 from timesformer.models import build_model
 from timesformer.models.build import RegisteredTransformer
-from timesformer.models.weights.loading import CheckpointError, LoadReport, load_pretrained, read_checkpoint
+from timesformer.models.vivit import VIVIT_MODELS
+from timesformer.models.weights.loading import CheckpointError, load_pretrained, read_checkpoint
 
-PRETRAINED_JOBS = (
-    "div_ckpt_to_div_bigger",
-    "div_ckpt_same_size_same_classes",
-    "div_ckpt_fewer_frames_smaller",
-    "div_ckpt_to_joint",
-    "joint_ckpt_to_div",
-    "imagenet_vit_to_div",
-    "imagenet_vit_to_joint",
-    "imagenet_vit_to_space",
-    "deit_style_to_div",
-    "timm_module_prefix_to_div",
-)
-CHECKPOINT_JOBS = ("same", "other_classes", "other_frames", "other_size")
 pytestmark = pytest.mark.numerical
 # Embeddings are resized in float32, when loading and in the forward pass; the rest is computed in float64.
 RESIZED = {"rtol": 0.0, "atol": 1e-6}
@@ -38,41 +28,30 @@ def golden(golden_dir: Path) -> dict:
     return torch.load(golden_dir / "finetune_loading.pt", weights_only=True)
 
 
-def save(content: object, folder: Path) -> Path:
-    path = folder / "weights.pyth"
-    torch.save(content, path)
-    return path
-
-
-def names_of(adapted: list[tuple[str, str]]) -> set[str]:
-    return {name for name, _ in adapted}
-
-
 class TestOriginal:
-    @pytest.mark.parametrize("job", PRETRAINED_JOBS)
-    def test_load_pretrained(self, golden: dict, golden_dir: Path, job: str) -> None:
-        case = golden["load_pretrained"][job]
-        path = golden_dir / case["checkpoint"]
-        source = read_checkpoint(path).state
-        model = small_timesformer(
-            **case["target_config"], attention_type=case["attention_type"], pos_embed_interpolation="legacy"
-        )
-        model.load_state_dict(case["kept_initial"], strict=False)
-        report = load_pretrained(model, path, "legacy")
-        copied = case["copied_from"]
-        expected = {name: source[name] for name in case["same_as_checkpoint"]}
-        expected |= {name: source[origin] for name, origin in copied.items()}
-        expected |= case["changed"] | case["kept_initial"]
+    def test_load_pretrained(self, golden: dict, golden_dir: Path) -> None:
+        for job, case in golden["load_pretrained"].items():
+            path = golden_dir / case["checkpoint"]
+            source = read_checkpoint(path).state
+            model = small_timesformer(
+                **case["target_config"], attention_type=case["attention_type"], pos_embed_interpolation="legacy"
+            )
+            model.load_state_dict(case["kept_initial"], strict=False)
+            report = load_pretrained(model, path, "legacy")
+            copied = case["copied_from"]
+            expected = {name: source[name] for name in case["same_as_checkpoint"]}
+            expected |= {name: source[origin] for name, origin in copied.items()}
+            expected |= case["changed"] | case["kept_initial"]
 
-        state = model.state_dict()
-        assert state.keys() == expected.keys()
-        for name, tensor in state.items():
-            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
-        assert set(report.loaded) == set(case["same_as_checkpoint"])
-        assert names_of(report.adapted) == set(case["changed"]) | set(copied)
-        assert set(report.new) == set(case["kept_initial"])
+            state = model.state_dict()
+            assert state.keys() == expected.keys()
+            for name, tensor in state.items():
+                torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6, msg=f"{job}: {name}")
+            assert set(report.loaded) == set(case["same_as_checkpoint"])
+            assert set(dict(report.adapted)) == set(case["changed"]) | set(copied)
+            assert set(report.new) == set(case["kept_initial"])
 
-    @pytest.mark.parametrize("job", CHECKPOINT_JOBS)
+    @pytest.mark.parametrize("job", ["same", "other_classes", "other_frames", "other_size"])
     def test_load_checkpoint(self, golden: dict, golden_dir: Path, job: str) -> None:
         case = golden["load_checkpoint"][job]
         path = golden_dir / case["checkpoint"]
@@ -84,38 +63,12 @@ class TestOriginal:
         kept = {name.removeprefix("model.") for name in case["kept_initial"]} - {"pos_embed"}
         assert set(report.new) == kept
         if job == "other_size":
-            assert "pos_embed" in names_of(report.adapted)
+            assert "pos_embed" in dict(report.adapted)
         else:
             torch.testing.assert_close(model.model.pos_embed.data, case["pos_embed"], rtol=0, atol=0)
 
 
 class TestAdapting:
-    def test_same_model(self, tmp_path: Path) -> None:
-        trained = small_timesformer()
-        model = RegisteredTransformer(small_timesformer(seed=1))
-        report = load_pretrained(model, save({"model_state": RegisteredTransformer(trained).state_dict()}, tmp_path))
-        torch.testing.assert_close(model(small_clip()), trained(small_clip()), rtol=0, atol=0)
-        assert len(report.loaded) == len(trained.state_dict())
-        assert (report.adapted, report.new, report.unused) == ([], [], [])
-
-    def test_resizing_equals_interpolation_in_the_forward_pass(self, tmp_path: Path) -> None:
-        trained, bigger = small_timesformer(), small_timesformer(seed=1, img_size=48, num_frames=6)
-        load_pretrained(bigger, save(trained.state_dict(), tmp_path))
-        pictures = small_clip(frames=6, size=48).double()
-        torch.testing.assert_close(bigger.double()(pictures), trained.double()(pictures), **RESIZED)
-
-    def test_other_classes(self, tmp_path: Path) -> None:
-        trained, model = small_timesformer(), small_timesformer(seed=1, num_classes=7)
-        head = model.head.weight.detach().clone()
-        report = load_pretrained(model, save(trained.state_dict(), tmp_path))
-        assert report.new == report.unused == ["head.weight", "head.bias"]
-        torch.testing.assert_close(model.head.weight.detach(), head, rtol=0, atol=0)
-
-    def test_half_precision(self, tmp_path: Path) -> None:
-        model = small_timesformer(img_size=48, num_frames=8)
-        load_pretrained(model, save(small_timesformer().half().state_dict(), tmp_path))
-        assert {p.dtype for p in model.parameters()} == {torch.float32}
-
     @pytest.mark.parametrize("side", [4, 16])
     def test_patches_of_another_size(self, tmp_path: Path, side: int) -> None:
         trained, model = small_timesformer(), small_timesformer(patch_size=side, img_size=4 * side)
@@ -142,23 +95,32 @@ class TestAdapting:
         assert report.adapted == [("pos_embed", "entry of the distillation token left out")]
         assert report.unused == ["dist_token"]
 
-    @pytest.mark.parametrize("changes", [{"embed_dim": 32}, {"mlp_ratio": 2.0}])
-    def test_other_widths_are_refused(self, tmp_path: Path, changes: dict) -> None:
-        model = small_timesformer(**changes)
+    def test_other_widths_are_refused(self, tmp_path: Path) -> None:
+        model = small_timesformer(mlp_ratio=2.0)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        with pytest.raises(CheckpointError, match=r"mlp|cls_token"):
+        with pytest.raises(CheckpointError, match="mlp"):
             load_pretrained(model, save(small_timesformer().state_dict(), tmp_path))
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-    def test_unknown_grid_is_refused(self, tmp_path: Path) -> None:
-        state = small_timesformer(img_size=(32, 16)).state_dict()
-        with pytest.raises(CheckpointError, match="pos_embed"):
-            load_pretrained(small_timesformer(), save(state, tmp_path))
 
     def test_other_model_is_refused(self, tmp_path: Path) -> None:
         path = save({"state_dict": {"layer1.conv.weight": torch.zeros(2)}}, tmp_path)
         with pytest.raises(CheckpointError, match=r"layer1\.conv\.weight"):
             load_pretrained(small_timesformer(), path)
+
+
+MODELS = [(small_timesformer, "divided_space_time"), *((small_vivit, kind) for kind in VIVIT_MODELS.values())]
+
+
+@pytest.mark.parametrize(("small", "attention_type"), MODELS)
+@pytest.mark.parametrize("changes", [{"num_frames": 8}, {"img_size": 48}])
+def test_resizing_equals_interpolation_in_the_forward_pass(
+    tmp_path: Path, small: Callable[..., nn.Module], attention_type: str, changes: dict[str, int]
+) -> None:
+    trained, model = small(attention_type), small(attention_type, seed=1, **changes)
+    load_pretrained(model, save(trained.state_dict(), tmp_path), strict=True)
+    clip = small_clip(changes.get("num_frames", 4), changes.get("img_size", 32)).double()
+    with torch.no_grad():
+        torch.testing.assert_close(model.double()(clip), trained.double()(clip), **RESIZED)
 
 
 class TestViViT:
@@ -176,39 +138,21 @@ class TestViViT:
             torch.testing.assert_close(tokens, expected, rtol=1e-9, atol=1e-12)
             assert ("patch_embed.proj.weight", f"to tubelets of 2 frames ({init})") in report.adapted
 
-    def test_position_embeddings_are_repeated(self, tmp_path: Path) -> None:
-        image, model = small_timesformer("space_only"), small_vivit(num_frames=6)
+    @pytest.mark.parametrize(
+        ("kind", "how"),
+        [
+            ("joint", "repeated over 2 steps"),
+            ("factorised_encoder", ""),
+            ("factorised_self_attention", "entry of the class token left out, repeated over 2 steps"),
+        ],
+    )
+    def test_image_model(self, tmp_path: Path, kind: str, how: str) -> None:
+        image, model = small_timesformer("space_only"), small_vivit(kind)
         report = load_pretrained(model, save(image.state_dict(), tmp_path))
-        table = model.pos_embed.detach()
-        torch.testing.assert_close(table[:, 1:], image.pos_embed[:, 1:].detach().repeat(1, 3, 1), rtol=0, atol=1e-6)
-        torch.testing.assert_close(table[:, :1], image.pos_embed[:, :1].detach(), rtol=0, atol=0)
-        assert ("pos_embed", "repeated over 3 steps") in report.adapted
-        assert (report.new, report.unused) == ([], [])
-
-    def test_factorised_encoder_from_an_image_model(self, tmp_path: Path) -> None:
-        image, model = small_timesformer("space_only"), small_vivit("factorised_encoder")
-        report = load_pretrained(model, save(image.state_dict(), tmp_path))
-        assert all(name.startswith("temporal_") for name in report.new)
-        torch.testing.assert_close(model.pos_embed.data, image.pos_embed.data, rtol=0, atol=0)
-
-    def test_factorised_self_attention_from_an_image_model(self, tmp_path: Path) -> None:
-        image, model = small_timesformer("space_only"), small_vivit("factorised_self_attention")
-        report = load_pretrained(model, save(image.state_dict(), tmp_path))
-        assert report.new
-        assert all(".temporal_" in name for name in report.new)  # nothing would keep a copy from acting at once
-        how = "entry of the class token left out, repeated over 2 steps"
-        assert ("pos_embed", how) in report.adapted
-        assert report.unused == ["cls_token"]
-        torch.testing.assert_close(model.pos_embed[:, 16:].detach(), image.pos_embed[:, 1:].detach())
-
-    @pytest.mark.parametrize("kind", ["joint", "factorised_encoder", "factorised_self_attention"])
-    @pytest.mark.parametrize("changes", [{"num_frames": 8}, {"img_size": 48}])
-    def test_resizing_equals_interpolation_in_the_forward_pass(self, tmp_path: Path, kind: str, changes: dict) -> None:
-        trained, model = small_vivit(kind), small_vivit(kind, seed=1, **changes)
-        load_pretrained(model, save(trained.state_dict(), tmp_path), strict=True)
-        pictures = small_clip(frames=model.grid[0] * 2, size=model.grid[1] * 8).double()
-        with torch.no_grad():
-            torch.testing.assert_close(model.double()(pictures), trained.double()(pictures), **RESIZED)
+        assert all("temporal_" in name for name in report.new)  # with a copy, temporal layers would act at once
+        assert dict(report.adapted).get("pos_embed", "") == how
+        expected = image.pos_embed[:, 1:].repeat(1, 2 if how else 1, 1)
+        torch.testing.assert_close(model.pos_embed[:, -expected.shape[1] :], expected, rtol=0, atol=1e-6)
 
     def test_another_size_and_length(self, tmp_path: Path) -> None:
         trained, model = small_vivit(), small_vivit(img_size=48, num_frames=8)
@@ -226,17 +170,16 @@ class TestViViT:
             load_pretrained(small_timesformer(), path)
 
 
-class TestStrictness:
-    def test_option(self, tmp_path: Path) -> None:
-        path = str(save(small_timesformer(num_classes=7).state_dict(), tmp_path))
-        cfg = get_cfg()
-        cfg.merge_from_list(["DATA.TRAIN_CROP_SIZE", 32, "DATA.NUM_FRAMES", 4, "MODEL.NUM_CLASSES", 5])
-        size = {"EMBED_DIM": 24, "DEPTH": 2, "NUM_HEADS": 4, "PATCH_SIZE": 8, "PRETRAINED_MODEL": path}
-        cfg.TIMESFORMER.update(size)
+def test_strict_loading(tmp_path: Path) -> None:
+    path = str(save(small_timesformer(num_classes=7).state_dict(), tmp_path))
+    cfg = get_cfg()
+    cfg.merge_from_list(["DATA.TRAIN_CROP_SIZE", 32, "DATA.NUM_FRAMES", 4, "MODEL.NUM_CLASSES", 5])
+    size = {"EMBED_DIM": 24, "DEPTH": 2, "NUM_HEADS": 4, "PATCH_SIZE": 8, "PRETRAINED_MODEL": path}
+    cfg.TIMESFORMER.update(size)
+    build_model(cfg)
+    cfg.TRAIN.STRICT_LOADING = True
+    with pytest.raises(CheckpointError, match=r"TRAIN\.STRICT_LOADING.*head\.weight"):
         build_model(cfg)
-        cfg.TRAIN.STRICT_LOADING = True
-        with pytest.raises(CheckpointError, match=r"TRAIN\.STRICT_LOADING.*head\.weight"):
-            build_model(cfg)
 
 
 KEYS = ("model_state", "model", "state_dict", "model_state_dict", "net", "network", "module", "weights", "params")
@@ -257,28 +200,18 @@ class TestReading:
         state = {f"{prefix}norm.weight": torch.ones(3), "head.weight": torch.ones(2, 3)}
         state["n_averaged"] = torch.tensor(5)  # next to the weights, as torch.optim.swa_utils.AveragedModel has it
         assert list(read_checkpoint(save({"model": state}, tmp_path)).state) == ["norm.weight", "head.weight"]
-        part = {f"{prefix}0.weight": torch.ones(3), "patch_embed.weight": torch.ones(3)}
-        names = {name.removeprefix("module.") for name in part}
-        assert set(read_checkpoint(save(part, tmp_path)).state) == names
 
-    @pytest.mark.parametrize("nested", [False, True])
-    @pytest.mark.parametrize(
-        ("taken", "averaged"), [("model", "model_ema"), ("state_dict", "state_dict_ema"), ("model_state", "ema_state")]
-    )
-    def test_moving_average(self, tmp_path: Path, taken: str, averaged: str, nested: bool) -> None:
-        average = {"module.norm.weight": torch.full((3,), 2.0)}
-        content = {averaged: {"updates": 7, "weights": average} if nested else average, "epoch": 3}
-        path = save({**content, taken: {"norm.weight": torch.ones(3)}}, tmp_path)
+    @pytest.mark.parametrize("averaged", ["model_ema", "state_dict_ema", "ema_state"])
+    def test_moving_average(self, tmp_path: Path, averaged: str) -> None:
+        average = {"updates": 7, "weights": {"module.norm.weight": torch.full((3,), 2.0)}}
+        path = save({averaged: average, "model": {"norm.weight": torch.ones(3)}}, tmp_path)
         checkpoint = read_checkpoint(path)
         assert checkpoint.state["norm.weight"].tolist() == [1.0] * 3
-        (note,) = checkpoint.notes
-        assert all(word in note for word in (taken, f"--weights {averaged}", str(path)))
-        chosen = read_checkpoint(path, averaged)
-        assert chosen.state["norm.weight"].tolist() == [2.0] * 3
-        assert averaged not in chosen.rest
+        assert f"--weights {averaged}" in checkpoint.notes[0]
+        assert read_checkpoint(path, averaged).state["norm.weight"].tolist() == [2.0] * 3
         with pytest.raises(CheckpointError, match=averaged):
             read_checkpoint(path, "swa")
-        alone = read_checkpoint(save(content, tmp_path))
+        alone = read_checkpoint(save({averaged: average["weights"]}, tmp_path))
         assert (alone.state["norm.weight"].tolist(), alone.notes) == ([2.0] * 3, ())
 
     @pytest.mark.parametrize("below", ["", "checkpoints"])
@@ -314,11 +247,9 @@ class TestReading:
     @pytest.mark.parametrize(
         ("content", "problem"),
         [
-            (b"", "is empty"),
-            (b"plain words\n" * 9, "is not a checkpoint"),
+            (b"", "empty"),
             (b"\n <!DOCTYPE HTML><html></html>", "web page"),
             (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-            (b'{"epoch": 3}', "weight_map"),
             (b'{"epoch": 3', "JSON"),
         ],
     )
@@ -329,42 +260,20 @@ class TestReading:
             read_checkpoint(path)
         assert str(path) in str(raised.value)
 
-    @pytest.mark.parametrize("left_out", [10, 2000, 4000])
     @pytest.mark.parametrize("kind", ["zip", "pickle", "safetensors"])
-    def test_incomplete_file_is_refused(self, tmp_path: Path, left_out: int, kind: str) -> None:
+    def test_incomplete_file_is_refused(self, tmp_path: Path, kind: str) -> None:
         path = tmp_path / "weights.pyth"
         if kind == "safetensors":
             save_file({"w": torch.zeros(1000)}, path)
         else:
             torch.save({"w": torch.zeros(1000)}, path, _use_new_zipfile_serialization=kind == "zip")
-        path.write_bytes(path.read_bytes()[:-left_out])
-        with pytest.raises(CheckpointError, match=str(path)):
-            read_checkpoint(path)
+        whole = path.read_bytes()
+        for left_out in (10, 2000, 4000):
+            path.write_bytes(whole[:-left_out])
+            with pytest.raises(CheckpointError, match=str(path)):
+                read_checkpoint(path)
 
-    @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"model_state": {}}, {}])
-    def test_file_without_weights(self, tmp_path: Path, content: object) -> None:
-        with pytest.raises(CheckpointError, match=r"weights\.pyth"):
-            read_checkpoint(save(content, tmp_path))
-
-
-def test_missing_file_and_empty_folder(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.pyth", tmp_path):
-        with pytest.raises(CheckpointError, match=str(path)):
-            read_checkpoint(path)
-
-
-def test_report_table() -> None:
-    report = LoadReport(
-        loaded=["cls_token", "blocks.0.norm1.weight", "blocks.11.norm1.weight"],
-        adapted=[("pos_embed", "14 x 14 to 7 x 7 patches"), ("blocks.3.a", "copied from blocks.3.b")],
-        new=["head.weight"],
-    )
-    rows = [" ".join(line.split()) for line in report.table().splitlines()]
-    assert rows == [
-        "tensors names",
-        "loaded 3",
-        "adapted: 14 x 14 to 7 x 7 patches 1 pos_embed",
-        "adapted: copied from blocks.*.b 1 blocks.*.a",
-        "new (initial values kept) 1 head.weight",
-        "unused (only in the checkpoint) 0 -",
-    ]
+    def test_path_without_weights(self, tmp_path: Path) -> None:
+        for path in (tmp_path / "none.pyth", tmp_path, save({"epoch": 3}, tmp_path)):
+            with pytest.raises(CheckpointError, match=str(path)):
+                read_checkpoint(path)
