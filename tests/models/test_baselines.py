@@ -97,11 +97,11 @@ def test_timm_logits_are_the_mean_over_the_frames() -> None:
         logits = model(clip)
         by_frame = torch.stack([model.model(clip[:, :, frame]) for frame in range(3)])
     torch.testing.assert_close(logits, by_frame.mean(dim=0), rtol=1e-9, atol=1e-12)
-    assert logits.shape == (2, 5)
 
 
 class TestWeights:
-    @pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_vit", "torchvision/mc3_18"])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["timm/test_vit", "torchvision/mc3_18"])
     def test_checkpoint_of_the_same_model(self, name: str, tmp_path: Path) -> None:
         trained = build_model(config(name))
         for parameter in trained.parameters():
@@ -139,24 +139,15 @@ class TestWeights:
         with pytest.raises(UserError, match=r"MODEL\.PRETRAINED"):
             build_model(config(name, PRETRAINED=True))
 
-    def test_expected_normalization_and_no_download_where_not_needed(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        create, download = timm.create_model, Mock()
-
-        def create_model(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
-            if pretrained:
-                download(name)
-            return create(name, **options)
-
-        monkeypatch.setattr(timm, "create_model", create_model)
+    def test_expected_normalization(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+        create = timm.create_model
+        monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
         cfg = config("timm/test_resnet", PRETRAINED=True)
         build_model(cfg, fresh=True)
-        assert (download.called, caplog.messages) == (False, [])
+        assert caplog.messages == []
         build_model(cfg)
-        (warning,) = caplog.messages
-        assert "DATA.MEAN [0.5, 0.5, 0.5] and DATA.STD [0.5, 0.5, 0.5]" in warning
-        download.assert_called_once_with("test_resnet")
+        assert "DATA.MEAN [0.5, 0.5, 0.5] and DATA.STD [0.5, 0.5, 0.5]" in caplog.text
+        caplog.clear()
         cfg.DATA.MEAN = cfg.DATA.STD = [0.5, 0.5, 0.5]
         build_model(cfg)
-        assert caplog.messages == [warning]
+        assert caplog.messages == []

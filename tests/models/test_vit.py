@@ -141,12 +141,6 @@ def test_bicubic_position_embeddings_keep_a_linear_ramp() -> None:
     torch.testing.assert_close(grid[4:12, 0], torch.arange(8) / 2 + 1.75, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("option", ["attention_type", "pos_embed_interpolation", "init"])
-def test_unknown_choice_is_refused(option: str) -> None:
-    with pytest.raises(ValueError, match=option):
-        small_timesformer(**{option: "other"})
-
-
 @pytest.mark.parametrize(("variant", "millions"), [("gesture", 121.3), ("small", 23.0), ("tiny", 5.87)])
 def test_light_variants_have_the_documented_sizes(variant: str, millions: float) -> None:
     with torch.device("meta"):

@@ -63,7 +63,6 @@ def test_default_charts(tested: Callable[..., Any]) -> None:
     assert len(mistakes) == wrong > 0
     picture = Image.open(io.BytesIO(board.Images(mistakes[0])[0].encoded_image_string))
     assert (picture.format, picture.size, picture.n_frames) == ("GIF", (16, 16), 2)
-    assert ", not " in mistakes[0]
     assert not board.Tags()["histograms"]
     assert not tested("TENSORBOARD.ENABLE", "False").folder.exists()
 
@@ -92,4 +91,3 @@ def test_options_select_charts_and_classes(tested: Callable[..., Any], tmp_path:
     table = (board.folder / "00001" / "test_videos" / "metadata.tsv").read_text().splitlines()
     assert table[0].split("\t") == ["video", "class", "prediction"]
     assert len(table) == 5
-    assert len((board.folder / "00001" / "test_videos" / "tensors.tsv").read_text().splitlines()[0].split("\t")) == 16

@@ -37,12 +37,6 @@ def test_charts_become_png_and_svg(name: str) -> None:
     text.encode("utf-8")
 
 
-def test_small_confusion_matrix_has_counts() -> None:
-    axes = charts.confusion_matrix(np.array([[7, 3], [0, 5]]), ["a", "b"]).axes[0]
-    assert [text.get_text() for text in axes.texts] == ["7", "3", "5"]
-    assert axes.images[0].get_array().tolist() == [[0.7, 0.3], [0.0, 1.0]]
-
-
 def test_calibration_is_share_of_correct_predictions(make_run: MakeRun) -> None:
     run = read_run(make_run("calibrated", 3))
     axes = run_charts.calibration(run).axes[0]

@@ -46,25 +46,18 @@ def column(page: Any, number: int) -> list[str]:
     return page.locator(f"#class-table tbody tr:visible td:nth-child({number})").all_inner_texts()
 
 
-def test_tables_are_sorted_by_any_column(page: Any) -> None:
+def test_tables_are_sorted_and_filtered(page: Any) -> None:
     heading = page.locator("#class-table th:nth-child(5)")
     heading.locator("button").click()
     sizes = [int(text) for text in column(page, 5)]
     assert sizes == sorted(sizes, reverse=True)
     assert heading.get_attribute("aria-sort") == "descending"
-    heading.locator("button").click()
-    assert [int(text) for text in column(page, 5)] == sizes[::-1]
     page.locator("#class-table th:nth-child(2) button").click()
     accuracies = [float(text) for text in column(page, 2)[:-1]]
     assert accuracies == sorted(accuracies, reverse=True)
     assert column(page, 2)[-1].strip() == "–"  # the class without videos stays last
-
-
-def test_classes_are_filtered_by_name(page: Any) -> None:
     page.fill("input[data-filters]", "CLASS3")
     assert sorted(column(page, 1)) == sorted(["class3", *(f"class3{digit}" for digit in range(10))])
-    page.fill("input[data-filters]", "")
-    assert len(column(page, 1)) == 60
 
 
 def test_confusion_matrix_zooms_and_names_cells(page: Any) -> None:

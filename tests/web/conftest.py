@@ -4,11 +4,12 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
 
+from tests.datasets.made_videos import encode
+from tests.models.small import randomize
 from timesformer.config import get_cfg
 from timesformer.models import build_model
 
@@ -18,16 +19,9 @@ CLASSES = ("clap & wave", "jump", "walk", "run", "sit", "stand", "turn")
 def write_clip(path: Path, seed: int, frames: int = 12, rate: Fraction | int = 10, size: int = 32) -> Path:
     """A short H.264 clip of noise on a color, different for each seed."""
     random = np.random.default_rng(seed)
-    colour = random.integers(0, 256, 3)
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=rate)
-        stream.width = stream.height = size
-        stream.pix_fmt = "yuv420p"
-        for _ in range(frames):
-            picture = (colour + random.normal(0, 40, (size, size, 3))).clip(0, 255).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+    pictures = random.integers(0, 256, 3) + random.normal(0, 40, (frames, size, size, 3))
+    options = {"format_options": {"movflags": "faststart"}, "container_format": "mp4"}
+    return encode(path, list(pictures.clip(0, 255).astype(np.uint8)), "libx264", rate=rate, **options)
 
 
 def write_model(path: Path, classes: tuple[str, ...], sharpness: float) -> Path:
@@ -39,11 +33,8 @@ def write_model(path: Path, classes: tuple[str, ...], sharpness: float) -> Path:
     cfg.MODEL.MODEL_NAME, cfg.MODEL.NUM_CLASSES = "TimeSformer", len(classes)
     cfg.TIMESFORMER.PATCH_SIZE, cfg.TIMESFORMER.EMBED_DIM = 8, 16
     cfg.TIMESFORMER.DEPTH, cfg.TIMESFORMER.NUM_HEADS = 2, 2
-    torch.manual_seed(0)
-    model = build_model(cfg, fresh=True)
+    model = randomize(build_model(cfg, fresh=True), std=0.3)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
         for parameter in model.model.head.parameters():
             parameter.mul_(sharpness)
     content = {"model_state": model.state_dict(), "cfg": cfg.dump(), "progress": {"class_names": classes}}

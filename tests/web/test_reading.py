@@ -67,7 +67,9 @@ def test_limits_are_checked_before_decoding(tmp_path: Path, clips: list[Path]) -
         read_video(hour, crash, Limits())
 
 
-@pytest.mark.parametrize(("fault", "named"), [(crash, "SIGABRT"), (hang, r"0\.5 seconds"), (exhaust_memory, "allocate")])
+@pytest.mark.parametrize(
+    ("fault", "named"), [(crash, "SIGABRT"), (hang, r"0\.5 seconds"), (exhaust_memory, "allocate")]
+)
 def test_faults_of_the_decoder_are_contained(clips: list[Path], fault: Sample, named: str) -> None:
     with pytest.raises(RefusedError, match=named):
         read_video(clips[0], fault, Limits(decoding_seconds=0.5 if fault is hang else 60, decoding_bytes=2**30))

@@ -80,10 +80,6 @@ def test_hub_model_without_safetensors(hub: dict[str, list[str]], name: str) -> 
     assert list(read_checkpoint(name).state) == ["from pytorch_model.bin"]
 
 
-@pytest.mark.parametrize(
-    "repositories", [{}, {"owner/name": ["config.json", "tf_model.h5"]}], ids=["offline", "no weights"]
-)
-def test_hub_model_that_cannot_be_read(hub: dict[str, list[str]], repositories: dict[str, list[str]]) -> None:
-    hub |= repositories
+def test_hub_model_that_cannot_be_read(hub: dict[str, list[str]]) -> None:
     with pytest.raises(DownloadError, match="owner/name"):
         read_checkpoint("hf:owner/name")

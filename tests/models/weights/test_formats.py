@@ -15,7 +15,6 @@ from tests.models.small import randomize, save, small_clip, small_timesformer, s
 from timesformer.models.vit import ATTENTION_TYPES
 from timesformer.models.weights.convert import convert
 from timesformer.models.weights.files import CheckpointError
-from timesformer.models.weights.formats import metadata_of
 from timesformer.models.weights.loading import load_pretrained, read_checkpoint
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}  # float64
@@ -94,10 +93,8 @@ class TestFromHuggingFace:
 
     def test_image_vit_starts_a_vivit(self, tmp_path: Path) -> None:
         config = transformers.ViTConfig(**SIZE, patch_size=8, num_labels=7)
-        theirs = randomize(transformers.ViTForImageClassification(config))
-        theirs.save_pretrained(tmp_path)
-        ours = small_vivit(num_frames=8)
-        report = load_pretrained(ours, tmp_path)
+        transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+        report = load_pretrained(small_vivit(num_frames=8), tmp_path)
         assert set(report.new) == set(report.unused) == {"head.weight", "head.bias"}
 
     def test_another_number_of_heads_is_refused(self, tmp_path: Path) -> None:
@@ -154,22 +151,14 @@ class TestCommand:
         monkeypatch.setattr("sys.argv", ["convert_checkpoint.py", *map(str, arguments)])
         return load_tool("convert_checkpoint").main()
 
-    def test_safetensors_keep_options_and_progress(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        caplog.set_level("INFO")
-        progress = {"epoch": 3, "class_names": list("abcde")}
-        cfg = "MODEL: {MODEL_NAME: LightTimeSformer}\nTIMESFORMER: {VARIANT: tiny, NUM_HEADS: 12}\n"
-        content = {"epoch": 2, "cfg": cfg, "progress": progress, "optimizer_state": {"state": {}}}
+    def test_safetensors_keep_options_and_progress(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        content = {"epoch": 2, "cfg": "MODEL: {}\n", "progress": {"epoch": 3, "class_names": list("abcde")}}
         state = small_timesformer().state_dict()
-        path = save({"model_state": state, **content}, tmp_path)
+        path = save({"model_state": state, "optimizer_state": {"state": {}}, **content}, tmp_path)
         assert self.run(monkeypatch, path, tmp_path / "out", "--to", "safetensors") == 0
-        assert "optimizer_state" in caplog.text
         assert set(load_file(tmp_path / "out")) == {f"model.{name}" for name in state}
         rest = read_checkpoint(tmp_path / "out").rest
-        assert (rest["epoch"], rest["cfg"], rest["progress"]) == (2, cfg, progress)
-        assert metadata_of(rest).num_heads == 3
-        assert metadata_of(rest).class_names == tuple("abcde")
+        assert {key: rest[key] for key in content} == content
 
     @pytest.mark.parametrize("options", [("--to", "pyth", "--num-heads", "4"), ("--to", "hf", "--num-heads", "5")])
     def test_invalid_arguments(

@@ -226,23 +226,18 @@ class TestForeignFolders:
 
     @pytest.mark.parametrize(
         ("kind", "frames", "classes", "rate", "sampler"),
-        [
-            ("timesformer", 8, 3, 32, ""),
-            ("timesformer", 8, 174, 32, "segment"),
-            ("vivit", 4, 3, 2, ""),
-        ],
+        [("timesformer", 8, 3, 32, ""), ("timesformer", 8, 174, 32, "segment"), ("vivit", 4, 3, 2, "")],
     )
     def test_assumed_sampling(
         self, tmp_path: Path, kind: str, frames: int, classes: int, rate: int, sampler: str
     ) -> None:
-        save_folder(tmp_path, kind, HUB_TIMESFORMER, num_frames=frames, num_labels=classes)
+        save_folder(tmp_path, kind, num_frames=frames, num_labels=classes)
         classifier = load_model(tmp_path, "cpu")
         data, test = classifier.cfg.DATA, classifier.cfg.TEST
         assert (frames, rate, sampler) == (data.NUM_FRAMES, data.SAMPLING_RATE, data.SAMPLER)
+        assert list(data.MEAN) == [0.5 if kind == "vivit" else 0.45] * 3
         assert (test.NUM_ENSEMBLE_VIEWS, test.NUM_SPATIAL_CROPS) == (1, 1)
-        assert ("ssv2" if sampler else "kinetics") == test.DATASET
-        key = "DATA.SAMPLER segment" if sampler else f"DATA.SAMPLING_RATE {rate}"
-        assert any(key in note for note in classifier.notes)
+        assert any("DATA.SAMPL" in note for note in classifier.notes)
 
     def test_newer_processor_files_take_precedence(self, tmp_path: Path) -> None:
         save_folder(tmp_path, "timesformer", HUB_TIMESFORMER)
@@ -250,17 +245,9 @@ class TestForeignFolders:
         (tmp_path / "processor_config.json").write_text(json.dumps({"video_processor": newer}))
         assert list(load_model(tmp_path, "cpu").cfg.DATA.MEAN) == [0.3] * 3
 
-    @pytest.mark.parametrize(
-        ("file", "key", "value"),
-        [
-            ("config.json", "model_type", "vit"),
-            ("preprocessor_config.json", "crop_size", {"height": 32, "width": 24}),
-        ],
-    )
-    def test_unsupported_folders(self, tmp_path: Path, file: str, key: str, value: object) -> None:
-        path = save_folder(tmp_path, "timesformer", HUB_TIMESFORMER) / file
-        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-        with pytest.raises(CheckpointError, match=str(tmp_path)):
+    def test_unsupported_processor(self, tmp_path: Path) -> None:
+        save_folder(tmp_path, "timesformer", HUB_TIMESFORMER | {"crop_size": {"height": 32, "width": 24}})
+        with pytest.raises(CheckpointError, match="crop_size"):
             load_model(tmp_path, "cpu")
 
 

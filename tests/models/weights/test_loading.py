@@ -182,24 +182,18 @@ def test_strict_loading(tmp_path: Path) -> None:
         build_model(cfg)
 
 
-KEYS = ("model_state", "model", "state_dict", "model_state_dict", "net", "network", "module", "weights", "params")
+CONTAINERS = ["model_state", "model", "state_dict", "net", "module", "weights", "teacher", "model_ema", "ema", None]
 
 
 class TestReading:
-    @pytest.mark.parametrize("container", [*KEYS, "teacher", "student", "model_ema", "ema_state_dict", "ema", None])
-    @pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "_orig_mod.model."])
+    @pytest.mark.parametrize("container", CONTAINERS)
+    @pytest.mark.parametrize("prefix", ["", "module.", "module.model.", "_orig_mod.model.", "net.", "backbone."])
     def test_containers_and_prefixes(self, tmp_path: Path, container: str | None, prefix: str) -> None:
         state = {f"{prefix}norm.weight": torch.ones(3)}
         content = {container: state, "epoch": 7} if container else state
         checkpoint = read_checkpoint(save(content, tmp_path))
         assert list(checkpoint.state) == ["norm.weight"]
         assert checkpoint.rest == ({"epoch": 7} if container else {})
-
-    @pytest.mark.parametrize("prefix", ["net.", "network.", "backbone.", "module.backbone."])
-    def test_attribute_prefixes(self, tmp_path: Path, prefix: str) -> None:
-        state = {f"{prefix}norm.weight": torch.ones(3), "head.weight": torch.ones(2, 3)}
-        state["n_averaged"] = torch.tensor(5)  # next to the weights, as torch.optim.swa_utils.AveragedModel has it
-        assert list(read_checkpoint(save({"model": state}, tmp_path)).state) == ["norm.weight", "head.weight"]
 
     @pytest.mark.parametrize("averaged", ["model_ema", "state_dict_ema", "ema_state"])
     def test_moving_average(self, tmp_path: Path, averaged: str) -> None:
@@ -209,25 +203,18 @@ class TestReading:
         assert checkpoint.state["norm.weight"].tolist() == [1.0] * 3
         assert f"--weights {averaged}" in checkpoint.notes[0]
         assert read_checkpoint(path, averaged).state["norm.weight"].tolist() == [2.0] * 3
-        with pytest.raises(CheckpointError, match=averaged):
-            read_checkpoint(path, "swa")
         alone = read_checkpoint(save({averaged: average["weights"]}, tmp_path))
         assert (alone.state["norm.weight"].tolist(), alone.notes) == ([2.0] * 3, ())
 
-    @pytest.mark.parametrize("below", ["", "checkpoints"])
-    def test_folder_of_a_run(self, tmp_path: Path, below: str, caplog: pytest.LogCaptureFixture) -> None:
+    def test_folder_of_a_run(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         (inner := tmp_path / "checkpoints").mkdir()
-        names = ["checkpoint_epoch_00002.pyth", "checkpoint_epoch_00010_iteration_00000004.pyth"]
-        for value, name in enumerate([*names, "checkpoint_epoch_00010.pyth", "other.pyth"]):
-            torch.save({"model_state": {"norm.weight": torch.full((1,), float(value))}}, inner / name)
-        newest = read_checkpoint(str(tmp_path / below))
-        assert (newest.state["norm.weight"].item(), newest.source) == (1.0, str(inner / names[1]))
-        assert names[1] in caplog.text
-        caplog.clear()
-        torch.save({"model_state": {"norm.weight": torch.full((1,), 9.0)}}, inner / "best.pyth")
-        best = read_checkpoint(tmp_path / below)
-        assert (best.state["norm.weight"].item(), best.source) == (9.0, str(inner / "best.pyth"))
-        assert not caplog.text
+        newest = "checkpoint_epoch_00010_iteration_00000004.pyth"
+        for name in ("checkpoint_epoch_00002.pyth", newest, "checkpoint_epoch_00010.pyth", "other.pyth"):
+            save({"norm.weight": torch.ones(1)}, inner).rename(inner / name)
+        assert read_checkpoint(tmp_path).source == read_checkpoint(inner).source == str(inner / newest)
+        assert newest in caplog.text
+        save({"norm.weight": torch.ones(1)}, inner).rename(inner / "best.pyth")
+        assert read_checkpoint(tmp_path).source == str(inner / "best.pyth")
 
     def test_code_is_not_run(self, tmp_path: Path) -> None:
         witness = tmp_path / "it ran"
@@ -246,19 +233,12 @@ class TestReading:
 
     @pytest.mark.parametrize(
         ("content", "problem"),
-        [
-            (b"", "empty"),
-            (b"\n <!DOCTYPE HTML><html></html>", "web page"),
-            (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-            (b'{"epoch": 3', "JSON"),
-        ],
+        [(b"\n <!DOCTYPE HTML><html></html>", "web page"), (b"version https://git-lfs.github.com/spec/v1\n", "lfs")],
     )
     def test_other_files_are_refused(self, tmp_path: Path, content: bytes, problem: str) -> None:
-        path = tmp_path / "weights.pyth"
-        path.write_bytes(content)
-        with pytest.raises(CheckpointError, match=problem) as raised:
-            read_checkpoint(path)
-        assert str(path) in str(raised.value)
+        (tmp_path / "weights.pyth").write_bytes(content)
+        with pytest.raises(CheckpointError, match=problem):
+            read_checkpoint(tmp_path / "weights.pyth")
 
     @pytest.mark.parametrize("kind", ["zip", "pickle", "safetensors"])
     def test_incomplete_file_is_refused(self, tmp_path: Path, kind: str) -> None:
@@ -268,7 +248,7 @@ class TestReading:
         else:
             torch.save({"w": torch.zeros(1000)}, path, _use_new_zipfile_serialization=kind == "zip")
         whole = path.read_bytes()
-        for left_out in (10, 2000, 4000):
+        for left_out in (10, 2000, len(whole)):
             path.write_bytes(whole[:-left_out])
             with pytest.raises(CheckpointError, match=str(path)):
                 read_checkpoint(path)
