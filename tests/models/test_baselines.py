@@ -141,7 +141,7 @@ class TestWeights:
 
     def test_expected_normalization(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
         create = timm.create_model
-        monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
+        monkeypatch.setattr(timm, "create_model", lambda name, pretrained=False, **options: create(name, **options))
         cfg = config("timm/test_resnet", PRETRAINED=True)
         build_model(cfg, fresh=True)
         assert caplog.messages == []

@@ -92,11 +92,14 @@ class TestRoundTrip:
         ("kind", "options"),
         [
             *((kind, {}) for kind in KINDS),
-            (KINDS[0], {"DATA__SPATIAL_MODE": "resize", "TEST__NUM_SPATIAL_CROPS": 3}),
+            (KINDS[0], {"DATA__SPATIAL_MODE": "resize", "DATA__TRAIN_JITTER_SCALES": [40, 48]}),
             (KINDS[0], {"DATA__SAMPLER": "random", "DATA__SAMPLER_ORDERED": False, "RNG_SEED": 7}),
             (KINDS[0], {"DATA__SAMPLER": "", "TEST__DATASET": "ssv2", "TRAIN__MIXED_PRECISION": "bf16"}),
-            (KINDS[0], {"DATA__TEST_SAMPLER": "equidistant", "DATA__ENSEMBLE_METHOD": "max"}),
-            (KINDS[0], {"DATA__PRE_SAMPLING__ENABLED": True, "DATA__TRAIN_JITTER_SCALES": [40, 48]}),
+            (
+                KINDS[0],
+                {"DATA__TEST_SAMPLER": "equidistant", "DATA__ENSEMBLE_METHOD": "max", "TEST__NUM_SPATIAL_CROPS": 3},
+            ),
+            (KINDS[0], {"DATA__PRE_SAMPLING__ENABLED": True, "DATA__SAMPLING_RATE": 16}),
             (KINDS[0], {"TIMESFORMER__MLP_RATIO": 61 / 32, "TIMESFORMER__DROP_RATE": 0.1}),
         ],
         ids=str,
