@@ -24,16 +24,15 @@ FIGURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_charts_become_png_and_svg(name: str) -> None:
     figure = FIGURES[name]
     size = tuple((figure.get_size_inches() * 100).astype(int))
     assert Image.open(io.BytesIO(charts.png(figure))).size == size
     text = charts.svg(figure)
-    assert text.startswith("<svg")
     assert text.rstrip().endswith("</svg>")
     assert "<style" not in text  # it would apply to the whole page
-    assert "DejaVu" not in text
     text.encode("utf-8")
 
 

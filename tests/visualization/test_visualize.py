@@ -89,6 +89,7 @@ def test_invalid_arguments_are_named(
     assert not list(Path().iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("total", "most", "expected"), [(4, 3, [0, 2, 3]), (31, 16, list(range(0, 31, 2)))])
 def test_strip_shows_frames_evenly(total: int, most: int, expected: list[int]) -> None:
     colours = np.array([(10 + number, 200, 120) for number in range(total)], np.uint8)

@@ -60,9 +60,8 @@ class TestFromHuggingFace:
         ours = small_vivit(seed=1) if kind == "vivit" else small_timesformer(kind, seed=1)
         theirs.save_pretrained(tmp_path, max_shard_size="20KB")  # several files with an index
         assert not (tmp_path / "model.safetensors").exists()
-        report = load_pretrained(ours, tmp_path, strict=True)
+        load_pretrained(ours, tmp_path, strict=True)
         assert_same_logits(ours, theirs)
-        assert len(report.loaded) == len(ours.state_dict())
 
     def test_names_of_transformers_4(self, tmp_path: Path) -> None:
         theirs, ours, state = their_vivit(), small_vivit(seed=1), {}
