@@ -30,13 +30,11 @@ def check_clips(
 ) -> list[Row]:
     """Decode every frame of the clips and write `manifest.csv` to `folder`, by default `root`.
 
-    Clips that are in the manifest with their present size are not decoded again, nor those that an interrupted check
-    wrote to `manifest.unfinished`.
+    Clips that are in the manifest, or in that of an interrupted check, with their present size are not decoded again.
 
     Args:
         clips: paths from `root`, with slashes.
         time_limit: seconds after which a clip counts as unreadable.
-        label_of: the class of a clip by its path.
 
     Returns a row for each clip, in order. Raises UserError if the manifest cannot be written.
     """

@@ -54,14 +54,12 @@ def convert(
     lists. A clip that cannot be converted is copied, so that none disappears from a test.
 
     Args:
-        root, output: folders, neither in the other.
         clips: paths from `root`, with slashes.
         short_side: pixels that the short side is scaled down to; 0 keeps the size.
         quality: of JPEG frames, 1 to 95; 0 makes H.264 files.
         time_limit: seconds after which a clip counts as unreadable.
 
-    Returns why clips were not converted, by path. Raises DataError if two clips would become one, the folders overlap,
-    or `output` was made with other settings, and UserError if it cannot be written.
+    Returns why clips were not converted, by path. Raises UserError.
     """
     source, target = root.resolve(), output.resolve()
     if source == target or source in target.parents or target in source.parents:

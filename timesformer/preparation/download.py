@@ -48,12 +48,12 @@ ARCHIVES: dict[str, tuple[Archive, Archive]] = {
 def download(name: str, root: Path, urls: Sequence[str] = ("", "")) -> None:
     """Download and unpack the parts of the dataset `name` that `root` lacks; an interrupted call continues.
 
-    Archives are kept in `root`/archives, where they can also be put by hand. Of processes that call this at the same
-    time, one downloads and the others wait.
+    Archives are kept in `root`/archives. Of processes that call this at the same time, one downloads and the others
+    wait.
 
     urls: of the archives of videos and of lists; empty for those of ARCHIVES.
 
-    Raises DownloadError, and DataError for an archive that cannot be unpacked or has changed since it was downloaded.
+    Raises DownloadError, and DataError for an archive that cannot be unpacked or has changed.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -81,14 +81,10 @@ def download_if_asked(cfg: CfgNode) -> None:
         if wanted <= present:
             continue
         if others := present - wanted - {ARCHIVES_FOLDER}:
-            logger.warning(
-                "%s is not downloaded, since %s already has the folders %s: choose another DATA.PATH_TO_DATA_DIR if "
-                "they are not the dataset",
-                *(name, root, shorten(sorted(others))),
-            )
-            continue
-        logger.info("downloading %s to %s (DATA.DOWNLOAD)", name, root)
-        download(name, root, cfg.DATA.DOWNLOAD_URLS)
+            logger.warning("%s is not downloaded: %s already has %s", name, root, shorten(sorted(others)))
+        else:
+            logger.info("downloading %s to %s (DATA.DOWNLOAD)", name, root)
+            download(name, root, cfg.DATA.DOWNLOAD_URLS)
 
 
 def _fetch(url: str, root: Path) -> Path:
@@ -102,7 +98,6 @@ def _fetch(url: str, root: Path) -> Path:
         write_text_atomically(checksum, f"{found}  {name}\n")  # the format of sha256sum
     elif (expected := checksum.read_text().split()[0]) != found:
         raise DataError(
-            f"{path} has SHA-256 {found}, but had {expected} when it was downloaded: remove it and {checksum.name} to "
-            "download it again"
+            f"{path} has SHA-256 {found}, expected {expected}: remove it and {checksum.name}, and start again"
         )
     return path

@@ -21,9 +21,8 @@ def split_dataset(
 
     Args:
         root: folder of class folders; gets manifest.csv if it can be written.
-        output: folder of the split files.
         test, val: fractions of all clips for test, and of the remaining clips for validation.
-        force: replace the files of an earlier call.
+        force: replace the files in `output`.
 
     Returns the clips left out, and why. Raises DataError if `root` has no or too few clips, or is already split.
     """
@@ -73,11 +72,10 @@ def split_clips(clips: Sequence[Clip], seed: int, test: float, val: float) -> di
 
     Raises DataError if there are too few clips.
     """
-    from sklearn.model_selection import train_test_split  # slow to import, and not needed by the worker processes
-
     sizes = Counter(label for label, _ in clips)
     if small := [f"{label} ({size})" for label, size in sizes.items() if size < 3]:
         raise join_problems("classes with fewer than 3 readable clips", small, "add clips, or remove these classes")
+    from sklearn.model_selection import train_test_split  # slow to import, and not needed by the worker processes
 
     def take(clips: list[Clip], fraction: float) -> tuple[list[Clip], list[Clip]]:
         labels = [label for label, _ in clips]
@@ -88,8 +86,8 @@ def split_clips(clips: Sequence[Clip], seed: int, test: float, val: float) -> di
         trained, validated = take(rest, val)
     except ValueError as error:
         raise DataError(
-            f"{len(clips)} clips of {len(sizes)} classes cannot be split into {test:g} of all for test and {val:g} of "
-            "the rest for val, with clips of every class in each: give other --test and --val fractions"
+            f"{len(clips)} clips of {len(sizes)} classes cannot be split with clips of every class in each part: give "
+            f"other fractions than --test {test:g} and --val {val:g}"
         ) from error
     return {"train": sorted(trained), "val": sorted(validated), "test": sorted(tested)}
 

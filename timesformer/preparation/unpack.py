@@ -106,7 +106,10 @@ def _run_tools(archive: Path, sizes: dict[str, int], folder: Path) -> None:
             stderr=subprocess.STDOUT,
             env=os.environ | {"LC_ALL": "C.UTF-8"},  # some refuse names that the locale cannot spell
         )
-        missing = [entry for entry, size in sizes.items() if not _is_file(folder / entry, size)]
+        paths = [(folder / entry, size) for entry, size in sizes.items()]
+        missing = [
+            path for path, size in paths if not path.is_file() or path.is_symlink() or path.stat().st_size != size
+        ]
         if not done.returncode and not missing:
             return
         said = done.stdout.decode(errors="replace").strip().rpartition("\n")[2][:200]
@@ -115,7 +118,3 @@ def _run_tools(archive: Path, sizes: dict[str, int], folder: Path) -> None:
         raise DataError(f"{archive} needs one of the programs {', '.join(TOOLS)}: {_INSTALL}")
     remedy = f"remove the archive and download it again in case it is damaged; or {_INSTALL}"
     raise join_problems(f"{archive} could not be unpacked", problems, remedy)
-
-
-def _is_file(path: Path, size: int) -> bool:
-    return path.is_file() and not path.is_symlink() and path.stat().st_size == size

@@ -18,18 +18,12 @@ KINDS = "video files (such as .mp4, .avi or .mkv; docs/data.md lists all) or fol
 """What clips are, for messages."""
 
 _RANKS = {extension[1:]: rank for rank, extension in enumerate(VIDEO_EXTENSIONS)}
-_SYSTEM_NAMES = frozenset(
-    {
-        "__macosx",  # zip archives made by macOS
-        *("network trash folder", "temporary items", "icon\r"),  # macOS on a network drive
-        *("$recycle.bin", "system volume information", "found.000"),  # Windows
-        *("thumbs.db", "ehthumbs.db", "desktop.ini"),
-        "lost+found",  # file systems of Linux
-        "lost.dir",  # Android
-        *("@eadir", "@tmp", "#recycle", "#snapshot"),  # Synology
-        *("@recycle", "@recently-snapshot"),  # QNAP
-    }
-)
+_SYSTEM_NAMES = {
+    *("__macosx", "network trash folder", "temporary items", "icon\r"),  # macOS
+    *("$recycle.bin", "system volume information", "found.000", "thumbs.db", "ehthumbs.db", "desktop.ini"),  # Windows
+    *("lost+found", "lost.dir"),  # Linux, Android
+    *("@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # Synology, QNAP
+}
 
 
 def is_system_name(name: str) -> bool:

@@ -28,8 +28,7 @@ _CLASS_FIRST = re.compile(r'"?class"?\s*[,;|\t]', re.IGNORECASE)
 def folder(cfg: CfgNode, split: str) -> DatasetSplit:
     """Clips of `split` in DATA.PATH_TO_DATA_DIR/<class>, by DATA.SPLIT_RULE; split files may be in DATA.SPLITS_DIR.
 
-    Classes are those of all splits, sorted. Raises DataError for a missing folder or split, a bad line, a clip that is
-    not on disk (see DATA.MAX_MISSING_FRACTION), an empty class, and a clip in two splits.
+    Classes are those of all splits, sorted. Raises DataError.
     """
     rule = cfg.DATA.SPLIT_RULE
     if rule == "auto":
@@ -51,7 +50,7 @@ def hmdb_simp(cfg: CfgNode, split: str) -> DatasetSplit:
     if not rule:
         raise DataError(
             f"{lists.splits_folder(cfg)} has neither train.csv, val.csv and test.csv nor folders train, val and test: "
-            f"make a split with\n  {_split_command(cfg)}"
+            f"make a split with\n  python tools/prepare.py hmdb_simp {shlex.quote(cfg.DATA.PATH_TO_DATA_DIR)}"
         )
     return _from_files(cfg, split) if rule == "files" else _from_folders(cfg, split)
 
@@ -61,11 +60,6 @@ def _split_on_disk(cfg: CfgNode) -> str:
     if any((lists.splits_folder(cfg) / f"{name}.csv").is_file() for name in SPLITS):
         return "files"
     return "folders" if any((Path(cfg.DATA.PATH_TO_DATA_DIR) / name).is_dir() for name in SPLITS) else ""
-
-
-def _split_command(cfg: CfgNode) -> str:
-    output = f" --output {shlex.quote(cfg.DATA.SPLITS_DIR)}" if cfg.DATA.SPLITS_DIR else ""
-    return f"python tools/prepare.py hmdb_simp {shlex.quote(cfg.DATA.PATH_TO_DATA_DIR)}{output}"
 
 
 def _from_files(cfg: CfgNode, split: str) -> DatasetSplit:
@@ -89,10 +83,7 @@ def _from_files(cfg: CfgNode, split: str) -> DatasetSplit:
     if repeated:
         raise join_problems(f"{files[split].parent}: clips listed twice", repeated, "remove one of each two lines")
 
-    instead = "set DATA.SPLIT_RULE random"
-    if "hmdb_simp" in (cfg.TRAIN.DATASET, cfg.TEST.DATASET):
-        instead = f"make a new split with `{_split_command(cfg)} --force`"
-    remedy = f"copy them there, set DATA.PATH_TO_DATA_DIR to the folder of class folders (now {root}), or {instead}"
+    remedy = f"copy them there, set DATA.PATH_TO_DATA_DIR to the folder of class folders (now {root}), or split again"
     mine = splits[split]
     clips = [
         lists.FoundClip(name, class_names.index(label), path and f"{root}/{path}", f"line {line}: {root / name}")
@@ -173,28 +164,24 @@ def _at_random(cfg: CfgNode, split: str) -> DatasetSplit:
     _refuse_empty([str(root / label) for label, members in clips.items() if not members])
     names = [f"{label}/{clip}" for label, members in clips.items() for clip in members]
     counts = [len(members) for members in clips.values()]
-    labels = np.repeat(np.arange(len(clips)), counts)
-    groups: dict[str, int] = {}
-    group_names = _group_names(root, cfg.DATA.SPLIT_GROUPS, names)
-    group_of = np.array([groups.setdefault(group, len(groups)) for group in group_names])
-    digests = (sha256(f"{cfg.DATA.SPLIT_SEED}/{group}".encode("utf-8", "surrogateescape")).digest() for group in groups)
-    keys = np.array([int.from_bytes(digest[:8], "big") for digest in digests], np.uint64)
-
+    labels = np.repeat(np.arange(len(counts)), counts)
+    del clips  # a million names are 100 MB
+    group_of, keys = _group(root, cfg, names)
     groups_of_class = [np.unique(part) for part in np.split(group_of, np.cumsum(counts)[:-1])]
     pools = list(class_names)
-    if sum(map(len, groups_of_class)) > len(groups):
-        groups_of_class, pools = [np.arange(len(groups))], [str(root)]
+    if sum(map(len, groups_of_class)) > len(keys):
+        groups_of_class, pools = [np.arange(len(keys))], [str(root)]
     kind = "groups" if cfg.DATA.SPLIT_GROUPS else "clips"
     if small := [f"{pool} ({len(of)})" for pool, of in zip(pools, groups_of_class, strict=True) if len(of) < 3]:
         raise join_problems(f"{root}: classes with fewer than 3 {kind}", small, f"add {kind}, or remove these classes")
-    sizes, split_of = np.bincount(group_of), np.empty(len(groups), np.int8)
+    sizes, split_of = np.bincount(group_of), np.empty(len(keys), np.int8)
     test, val = cfg.DATA.TEST_FRACTION, (1 - cfg.DATA.TEST_FRACTION) * cfg.DATA.VAL_FRACTION
     for members in groups_of_class:
         order = members[np.argsort(keys[members], kind="stable")]
         split_of[order] = _assign_splits(sizes[order], test, val)
 
     chosen = np.flatnonzero(split_of[group_of] == SPLITS.index(split))
-    present = np.bincount(labels[chosen], minlength=len(clips))
+    present = np.bincount(labels[chosen], minlength=len(counts))
     if absent := [label for label, number in zip(class_names, present, strict=True) if not number]:
         if split == "train":
             remedy = "set another DATA.SPLIT_SEED or DATA.SPLIT_GROUPS"
@@ -204,15 +191,24 @@ def _at_random(cfg: CfgNode, split: str) -> DatasetSplit:
     return DatasetSplit(Records((names[row] for row in chosen), labels[chosen], folder=str(root)), class_names)
 
 
-def _group_names(root: Path, pattern: str, names: list[str]) -> list[str]:
-    """The group of each `<class>/<clip>`."""
-    if not pattern:
-        return [stem(name) for name in names]
-    matches = [re.search(pattern, stem(name)) for name in names]
-    if strays := [name for name, match in zip(names, matches, strict=True) if match is None]:
+def _group(root: Path, cfg: CfgNode, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The number of the group of each `<class>/<clip>`, and the hashes of all groups."""
+    pattern = re.compile(cfg.DATA.SPLIT_GROUPS or "(?s:.*)")
+    numbers: dict[str, int] = {}
+    group_of, strays = np.empty(len(names), np.int64), []
+    for row, name in enumerate(names):
+        if match := pattern.search(stem(name)):
+            group = "/".join(map(str, match.groups())) or match.group()
+            group_of[row] = numbers.setdefault(group, len(numbers))
+        else:
+            strays.append(name)
+    if strays:
         remedy = "change the pattern to match every <class>/<name without extension>"
-        raise join_problems(f"{root}: clips that DATA.SPLIT_GROUPS {pattern!r} does not match", strays, remedy)
-    return ["/".join(map(str, match.groups())) or match.group() for match in matches if match]
+        raise join_problems(f"{root}: clips that DATA.SPLIT_GROUPS {pattern.pattern!r} does not match", strays, remedy)
+    digests = (
+        sha256(f"{cfg.DATA.SPLIT_SEED}/{group}".encode("utf-8", "surrogateescape")).digest() for group in numbers
+    )
+    return group_of, np.frombuffer(b"".join(digest[:8] for digest in digests), ">u8")
 
 
 def _assign_splits(sizes: np.ndarray, test: float, val: float) -> np.ndarray:

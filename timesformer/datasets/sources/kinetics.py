@@ -33,12 +33,10 @@ def kinetics(cfg: CfgNode, split: str) -> DatasetSplit:
     files = lists.split_files(folder)
     if split not in files:
         raise DataError(
-            f"{folder / f'{split}.csv'} not found: expected lines `path{cfg.DATA.PATH_LABEL_SEPARATOR}label`; write "
-            "it, or point DATA.PATH_TO_DATA_DIR (or DATA.SPLITS_DIR) to the folder of train.csv, val.csv and test.csv"
+            f"{folder / f'{split}.csv'} not found: write it, or set DATA.PATH_TO_DATA_DIR (or DATA.SPLITS_DIR) to the "
+            "folder of train.csv, val.csv and test.csv"
         )
-    if _is_annotation(files[split]):
-        return _from_annotations(cfg, split, files)
-    return _from_paths(cfg, split, files)
+    return (_from_annotations if _is_annotation(files[split]) else _from_paths)(cfg, split, files)
 
 
 def _is_annotation(path: Path) -> bool:
@@ -54,7 +52,7 @@ def _from_paths(cfg: CfgNode, split: str, files: dict[str, Path]) -> DatasetSpli
     if class_names is None and sum(map(str.isdecimal, texts)) < len(texts) / 2:
         if len(texts) > cfg.MODEL.NUM_CLASSES:
             raise DataError(
-                f"{mine.path}: {len(texts)} different labels ({shorten(sorted(texts))}), but MODEL.NUM_CLASSES is "
+                f"{mine.path}: {len(texts)} labels ({shorten(sorted(texts))}), but MODEL.NUM_CLASSES is "
                 f"{cfg.MODEL.NUM_CLASSES}: set DATA.PATH_LABEL_SEPARATOR or MODEL.NUM_CLASSES to match the file"
             )
         class_names = tuple(sorted(texts.union(*(clips.labels for clips in splits.values()))))
@@ -79,9 +77,8 @@ def _from_paths(cfg: CfgNode, split: str, files: dict[str, Path]) -> DatasetSpli
     records = Records(mine.names, (numbers[text] for text in mine.labels), folder=cfg.DATA.PATH_PREFIX)
     if not any(os.path.exists(records[number].path) for number in range(min(20, len(records)))):
         raise DataError(
-            f"{mine.path}: none of its first videos exists, e.g. {records[0].path} (line {mine.lines[0]}): "
-            "set DATA.PATH_PREFIX to the folder that the paths start from, or, if the path is cut, "
-            f"DATA.PATH_LABEL_SEPARATOR (now {cfg.DATA.PATH_LABEL_SEPARATOR!r}) to what separates it from the label"
+            f"{mine.path}: none of its first videos exists, e.g. {records[0].path}: set DATA.PATH_PREFIX to the folder "
+            f"of the paths, or, if the path is cut, DATA.PATH_LABEL_SEPARATOR (now {cfg.DATA.PATH_LABEL_SEPARATOR!r})"
         )
     return DatasetSplit(records, class_names)
 

@@ -2,7 +2,6 @@
 
 import codecs
 import csv
-import io
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,11 +17,9 @@ from timesformer.paths import local_path
 logger = logging.getLogger(__name__)
 
 _BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # begins like UTF-16
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
+    "utf-8-sig": (codecs.BOM_UTF8,),
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),  # before UTF-16, which begins the same way
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
 }
 _SAVE_AS_UTF8 = 'save it as UTF-8 (in Excel, "CSV UTF-8"; in an editor, "Save with encoding")'
 
@@ -49,8 +46,8 @@ def encoding_of(path: Path) -> str:
     """Encoding of a text file by its byte order mark, UTF-8 without one. Raises DataError for other UTF-16."""
     with open(path, "rb") as file:
         start = file.read(64)
-    for mark, encoding in _BYTE_ORDER_MARKS.items():
-        if start.startswith(mark):
+    for encoding, marks in _BYTE_ORDER_MARKS.items():
+        if start.startswith(marks):
             return encoding
     if b"\0" in start:
         raise DataError(f"{path} looks like UTF-16 without a byte order mark, expected UTF-8: {_SAVE_AS_UTF8}")
@@ -62,17 +59,17 @@ def iterate_lines(path: Path) -> Iterator[tuple[int, str]]:
 
     The file is UTF-8 or has a byte order mark. Raises DataError if it is empty or has another encoding.
     """
-    content, encoding = path.read_bytes(), encoding_of(path)
+    encoding, is_empty = encoding_of(path), True
     try:
-        text = content.decode(encoding)
+        with open(path, encoding=encoding) as file:
+            for number, line in enumerate(file, start=1):
+                if line := line.strip():
+                    is_empty = False
+                    yield number, line
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: not {encoding.upper()} text: {_SAVE_AS_UTF8}") from error
-    if not text.strip():
+        raise DataError(f"{path} is not {encoding.upper()} text: {_SAVE_AS_UTF8}") from error
+    if is_empty:
         raise DataError(f"{path} is empty: expected one line per video")
-    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
-        if line := line.strip():
-            yield number, line
 
 
 def first_line(path: Path) -> str:
@@ -163,7 +160,7 @@ def read_class_names(folder: Path) -> tuple[str, ...] | None:
 
 
 def number_labels(path: Path, texts: Iterable[str], class_names: tuple[str, ...]) -> dict[str, int]:
-    """The labels of class names and numbers. Raises DataError if one of `texts`, from the list `path`, is neither."""
+    """The labels of class names and numbers. Raises DataError if one of `texts`, of the list `path`, is neither."""
     labels = {str(label): label for label in range(len(class_names))}
     labels |= {name: label for label, name in enumerate(class_names)}
     if unknown := sorted(set(texts) - set(labels)):
@@ -179,7 +176,7 @@ def check_classes(what: str, class_names: Sequence[str], labels: Iterable[int]) 
 
 
 class FoundClip(NamedTuple):
-    """A listed clip: `path` is None if it is not on disk, and `where` names it in messages then."""
+    """A listed clip; `path` is None if it is not on disk, `where` names it in messages."""
 
     name: str
     label: int
@@ -190,11 +187,7 @@ class FoundClip(NamedTuple):
 def build_split(
     cfg: CfgNode, split: str, listed: Path, clips: Sequence[FoundClip], class_names: tuple[str, ...], remedy: str
 ) -> DatasetSplit:
-    """The clips of a list that are on disk.
-
-    Raises DataError if more than the fraction DATA.MAX_MISSING_FRACTION is missing, with the `remedy`, and for classes
-    without training clips.
-    """
+    """The clips of a list that are on disk; DataError for more than DATA.MAX_MISSING_FRACTION missing clips."""
     missing = [clip.where for clip in clips if clip.path is None]
     what, fraction = f"{listed}: {len(missing)} of {len(clips)} listed clips are not on disk", len(missing) / len(clips)
     if fraction > cfg.DATA.MAX_MISSING_FRACTION or fraction == 1:

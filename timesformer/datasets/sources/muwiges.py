@@ -21,8 +21,7 @@ def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
     """Clips of `split` in clips.csv of DATA.SPLITS_DIR (else DATA.PATH_TO_DATA_DIR).
 
     Paths start at DATA.PATH_PREFIX, else at DATA.PATH_TO_DATA_DIR. Class names are the lines of `classes.txt`, else the
-    labels, sorted. Raises DataError for a missing file, a bad line, a clip that is listed twice or not on disk (see
-    DATA.MAX_MISSING_FRACTION), a split without clips, and a class without training clips.
+    labels, sorted. Raises DataError.
     """
     csv = lists.splits_folder(cfg) / "clips.csv"
     if not csv.is_file():

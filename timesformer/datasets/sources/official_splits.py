@@ -11,15 +11,8 @@ from typing import NamedTuple
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.records import DataError, DatasetSplit, join_problems
+from timesformer.datasets.sources import lists
 from timesformer.datasets.sources.clip_files import ClipFolder, is_system_name, is_video_name, list_classes, stem
-from timesformer.datasets.sources.lists import (
-    FoundClip,
-    build_split,
-    check_classes,
-    data_folder,
-    iterate_lines,
-    splits_folder,
-)
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
@@ -45,17 +38,16 @@ def hmdb51(cfg: CfgNode, split: str) -> DatasetSplit:
     """
     folder = _find_lists(cfg, "hmdb51", "*_test_split?.txt")
     names = (path.name for path in folder.iterdir() if not is_system_name(path.name))
-    class_names = tuple(
-        sorted({match[1] for name in names if (match := re.fullmatch(r"(.+)_test_split\d\.txt", name))})
-    )
-    lists = [folder / f"{name}_test_split{cfg.DATA.SPLIT}.txt" for name in class_names]
-    if absent := [path.name for path in lists if not path.is_file()]:
+    matches = (re.fullmatch(r"(.+)_test_split\d\.txt", name) for name in names)
+    class_names = tuple(sorted({match[1] for match in matches if match}))
+    files = [folder / f"{name}_test_split{cfg.DATA.SPLIT}.txt" for name in class_names]
+    if absent := [path.name for path in files if not path.is_file()]:
         remedy = "copy them there from the official archive, or remove the other lists of these classes"
         raise join_problems(f"{folder}: lists of DATA.SPLIT {cfg.DATA.SPLIT} are missing", absent, remedy)
     clips: dict[str, list[ListedClip]] = {"0": [], "1": [], "2": []}
     problems = []
-    for label, path in enumerate(lists):
-        for number, line in iterate_lines(path):
+    for label, path in enumerate(files):
+        for number, line in lists.iterate_lines(path):
             name, *part = line.rsplit(maxsplit=1)
             where = f"{path.name} line {number}"
             if part and part[0] in clips:
@@ -68,11 +60,7 @@ def hmdb51(cfg: CfgNode, split: str) -> DatasetSplit:
 
 
 def film(clip: str, class_name: str) -> str:
-    """The film that a clip was cut from, the same for all parts of it; the name itself if it has another form.
-
-    "The_Fugitive_2_run_f_cm_np1_fr_med_1.avi" and "The_Fugitive_5_run_f_cm_np2_ri_med_2.avi" of class "run" both give
-    "The_Fugitive".
-    """
+    """The film that a clip was cut from: "The_Fugitive" for "The_Fugitive_2_run_f_cm_np1_fr_med_1.avi" of "run"."""
     name = stem(clip)
     match = re.match(rf"(.*?[^_\d]|.+)[_\d]*_{re.escape(class_name)}_[a-z]_[a-z]{{2}}_np\d", name)
     return match[1] if match else name
@@ -87,17 +75,17 @@ def ucf101(cfg: CfgNode, split: str) -> DatasetSplit:
     """
     folder = _find_lists(cfg, "ucf101", "classInd.txt")
     class_names = _read_classes(folder / "classInd.txt")
-    lists = {part: folder / f"{part}list0{cfg.DATA.SPLIT}.txt" for part in ("train", "test")}
-    needs_training = split != "test" or lists["train"].is_file()
-    trained = _read_clips(lists["train"], class_names, numbered=True) if needs_training else []
-    tested = _read_clips(lists["test"], class_names, numbered=False)
+    files = {part: folder / f"{part}list0{cfg.DATA.SPLIT}.txt" for part in ("train", "test")}
+    needs_training = split != "test" or files["train"].is_file()
+    trained = _read_clips(files["train"], class_names, numbered=True) if needs_training else []
+    tested = _read_clips(files["test"], class_names, numbered=False)
     return _load_split(cfg, split, folder, class_names, trained, tested)
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
     class_names: list[str] = []
     problems = []
-    for number, line in iterate_lines(path):
+    for number, line in lists.iterate_lines(path):
         label, name = (*line.split(maxsplit=1), "")[:2]
         expected = str(len(class_names) + 1)
         if label != expected or not name or name.casefold() in map(str.casefold, class_names):
@@ -113,7 +101,7 @@ def _read_clips(path: Path, class_names: tuple[str, ...], numbered: bool) -> lis
         raise DataError(f"{path} not found, though classInd.txt is there: copy it from the official archive")
     labels = {name.casefold(): label for label, name in enumerate(class_names)}
     clips, problems = [], []
-    for line_number, line in iterate_lines(path):
+    for line_number, line in lists.iterate_lines(path):
         entry, *numbers = line.split()
         class_name, _, name = entry.partition("/")
         label = labels.get(class_name.casefold())
@@ -131,51 +119,43 @@ def _read_clips(path: Path, class_names: tuple[str, ...], numbered: bool) -> lis
 
 def _find_lists(cfg: CfgNode, dataset: str, pattern: str) -> Path:
     """The folder with lists named like `pattern`: that of the split files, or the official folder in or below it."""
-    base, folder_name = splits_folder(cfg), LISTS_FOLDERS[dataset]
+    base, folder_name = lists.splits_folder(cfg), LISTS_FOLDERS[dataset]
     for folder in (base, base / folder_name, *(path / folder_name for path in list_classes(base))):
         if any(not is_system_name(path.name) for path in folder.glob(pattern)):
             return folder
-    raise DataError(
-        f"{base} has no official split files: expected {pattern} in it, in {base / folder_name}, or in a folder of "
-        "that name one level below; set DATA.SPLITS_DIR to the folder that holds them"
-    )
+    raise DataError(f"{base} has no {pattern}, nor has a folder {folder_name} in it: set DATA.SPLITS_DIR to its folder")
 
 
 def _load_split(
     cfg: CfgNode,
     split: str,
-    lists: Path,
+    folder: Path,
     class_names: tuple[str, ...],
     trained: Sequence[ListedClip],
     tested: Sequence[ListedClip],
 ) -> DatasetSplit:
-    """The videos of `split`, in list order. "train" and "val" share the training clips, by DATA.VAL_FRACTION.
-
-    `trained` may be empty for "test". Raises DataError for a clip listed twice, a class without training or test clips
-    or without a folder, and for missing clips.
-    """
+    """The videos of `split`, in list order; "val" is held out of `trained`, which may be empty for "test"."""
     first: dict[tuple[int, str], str] = {}
-    keys = (((clip.label, clip.name.casefold()), clip) for clip in (*trained, *tested))
     repeated = [
         f"{clip.name}: {earlier} and {clip.where}"
-        for key, clip in keys
-        if (earlier := first.setdefault(key, clip.where)) != clip.where
+        for clip in (*trained, *tested)
+        if (earlier := first.setdefault((clip.label, clip.name.casefold()), clip.where)) != clip.where
     ]
     if repeated:
         raise join_problems("clips listed twice", repeated, "remove one of each two lines")
     for part, clips in {"training": trained, "test": tested}.items():
         if clips or part == "test" or split != "test":
-            check_classes(f"{lists}: classes without {part} clips", class_names, {clip.label for clip in clips})
+            lists.check_classes(f"{folder}: classes without {part} clips", class_names, {clip.label for clip in clips})
     wanted = tested
     if split != "test":
         held_out: set[tuple[int, str]] = set()
         for label, name in enumerate(class_names):
             sources = {clip.name: f"{name}/{clip.source}" for clip in trained if clip.label == label}
             if len(sources) < 2:
-                raise DataError(f"{lists}: {name} has a single training clip, expected one more for DATA.VAL_FRACTION")
+                raise DataError(f"{folder}: {name} has a single training clip, expected two for DATA.VAL_FRACTION")
             held_out |= {(label, clip) for clip in hold_out(sources, cfg.DATA.VAL_FRACTION)}
         wanted = [clip for clip in trained if ((clip.label, clip.name) in held_out) == (split == "val")]
-    logger.info("%s: %d clips of split %d of %s", split, len(wanted), cfg.DATA.SPLIT, lists)
+    logger.info("%s: %d clips of split %d of %s", split, len(wanted), cfg.DATA.SPLIT, folder)
     return _find_clips(cfg, split, class_names, wanted)
 
 
@@ -183,14 +163,11 @@ def hold_out(sources: Mapping[str, str], fraction: float) -> set[str]:
     """Choose about `fraction` of the clips of a class for validation, keeping the clips of a source together.
 
     Clips of one film or person share faces and rooms, so a source in both parts would make validation optimistic. The
-    choice depends on a hash of the names alone, not on RNG_SEED or other classes.
+    choice depends on a hash of the names alone.
 
-    Args:
-        sources: source of each clip of the class, by clip name. If there is only one, single clips are chosen.
-        fraction: above 0 and below 1.
+    sources: source of each clip of the class, by clip name. If there is only one, single clips are chosen.
 
-    Returns:
-        Names of the held-out clips: at least one and never all; none of a class of one clip.
+    Returns the names of the held-out clips: at least one and never all; none of a class of one clip.
     """
     if len(set(sources.values())) < 2:
         sources = {name: name for name in sources}
@@ -207,22 +184,21 @@ def hold_out(sources: Mapping[str, str], fraction: float) -> set[str]:
 
 
 def _find_clips(cfg: CfgNode, split: str, class_names: tuple[str, ...], clips: Sequence[ListedClip]) -> DatasetSplit:
-    base, folders = _class_folders(data_folder(cfg), class_names)
-    if unlisted := [
-        path.name
-        for path in list_classes(base)
-        if path not in folders.values() and any(is_video_name(clip.name) for clip in path.iterdir())
-    ]:
+    base, folders = _class_folders(lists.data_folder(cfg), class_names)
+    others = [path for path in list_classes(base) if path not in folders.values()]
+    if unlisted := [path.name for path in others if any(is_video_name(clip.name) for clip in path.iterdir())]:
         logger.warning("%s: videos in folders that are no class of the lists are not used: %s", base, shorten(unlisted))
-    check_classes(f"{base}: classes without a folder", class_names, folders)
+    lists.check_classes(f"{base}: classes without a folder", class_names, folders)
     contents = {label: ClipFolder(folder) for label, folder in folders.items()}
     found = []
     for label, name, _, where in clips:
         path = contents[label].find(name, ignore_case=True)
         whole = path and f"{folders[label]}/{path}"
-        found.append(FoundClip(f"{class_names[label]}/{name}", label, whole, f"{folders[label] / name} ({where})"))
+        found.append(
+            lists.FoundClip(f"{class_names[label]}/{name}", label, whole, f"{folders[label] / name} ({where})")
+        )
     remedy = "copy or unpack them again; frames in a folder of the same name, or x.mp4 for x.avi, are found too"
-    return build_split(cfg, split, base, found, class_names, remedy)
+    return lists.build_split(cfg, split, base, found, class_names, remedy)
 
 
 def _class_folders(root: Path, class_names: Sequence[str]) -> tuple[Path, dict[int, Path]]:
@@ -236,12 +212,11 @@ def _class_folders(root: Path, class_names: Sequence[str]) -> tuple[Path, dict[i
         found = {folder: classes for folder, classes in found.items() if classes}
         if len(found) > 1:
             raise DataError(
-                f"class folders such as {class_names[0]} are in {' and in '.join(map(str, found))}: set "
-                "DATA.PATH_TO_DATA_DIR to one of them, and DATA.SPLITS_DIR to the folder of the split files"
+                f"class folders are in {' and in '.join(map(str, found))}: set DATA.PATH_TO_DATA_DIR to one"
             )
         if found:
             return next(iter(found.items()))
     raise DataError(
-        f"{root} has no class folders, nor has a folder in it: expected {root}/<class>/<clip> with the classes "
-        f"{shorten(class_names)}; set DATA.PATH_TO_DATA_DIR to the folder of the dataset"
+        f"{root} has no folders of the classes {shorten(class_names)}, nor has a folder in it: set "
+        "DATA.PATH_TO_DATA_DIR to the folder of the dataset"
     )
