@@ -133,7 +133,6 @@ def test_maximum_of_negative_logits() -> None:
     assert ensemble.complete().tolist() == [[-1.0, -1.5, 4.0]]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("case", "steps"), [(0, 8), (2, 10), (5, 4)])
 def test_learning_rates_of_a_run_match_the_original(golden_dir: Path, case: int, steps: int) -> None:
     recorded, cfg = load(golden_dir, "lr_policy.json")[case], get_cfg()
