@@ -31,13 +31,12 @@ def encode(
     codec: str = "mpeg4",
     times: Sequence[int] | None = None,
     format_options: dict[str, str] | None = None,
-    aspect: Fraction | None = None,
     rate: int = 25,
     container_format: str | None = None,
     rotation: int = 0,
     **options: str,
 ) -> Path:
-    """Write a video; times: when each frame is shown in milliseconds; aspect: of a pixel."""
+    """Write a video; times: when each frame is shown in milliseconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if format_options is None and path.suffix == ".mp4":
         format_options = {"movflags": "faststart"}
@@ -45,8 +44,6 @@ def encode(
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
         stream.height, stream.width = frames[0].shape[:2]
-        if aspect is not None:
-            stream.codec_context.sample_aspect_ratio = aspect
         if rotation:
             stream.set_display_rotation(rotation)
         for number, picture in enumerate(frames):
@@ -70,8 +67,7 @@ def remux(packets: Sequence[av.Packet], source: Path, target: Path, shift: int =
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         for packet in packets:
-            packet.pts -= shift
-            packet.dts = packet.dts - shift if packet.dts is not None else None
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
             packet.stream = stream
             new.mux(packet)
     return target

@@ -1,8 +1,6 @@
 """Memory of a process that loads clips does not grow."""
 
 import os
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +14,10 @@ ALLOWED = 3e6  # bytes that allocators keep; each clip that is not freed is 0.1e
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mpeg4", "libx264", "frames"])
-def test_memory_does_not_grow_with_the_clips_loaded(
-    tmp_path: Path, make_video: Callable[..., Path], make_frames: Callable[..., Path], kind: str
-) -> None:
-    if kind == "frames":
-        clip = make_frames(tmp_path / "clip", 16, 64, 48)
-    else:
-        frames = [np.full((48, 64, 3), 5 * number, np.uint8) for number in range(16)]
-        clip = make_video(tmp_path / "clip.mp4", frames, kind)
+def test_memory_does_not_grow_with_the_clips_loaded(tmp_path, make_video, make_frames, kind) -> None:
+    frames = [np.full((48, 64, 3), 5 * number, np.uint8) for number in range(16)]
+    path = tmp_path / "clip.mp4"
+    clip = make_frames(tmp_path / "clip", 16, 64, 48) if kind == "frames" else make_video(path, frames, kind)
     cfg = dataset_of([clip, clip], tmp_path / "dataset")
     cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TRAIN_JITTER_SCALES, cfg.DATA.SAMPLING_RATE = 64, [64, 72], 2
     dataset = ClipDataset(cfg, "train")

@@ -1,15 +1,13 @@
 """Reading frames: the correct one for every number, and an error that names each kind of broken clip."""
 
 import json
-import zlib
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.datasets.made_videos import encode, packets_of
+from tests.datasets.made_videos import encode
 from timesformer.datasets.decoding import images, pyav
 from timesformer.datasets.decoding.open import VideoError, open_video
 
@@ -36,18 +34,6 @@ def test_golden_videos(golden_dir):
             assert [shown_number(frame) for frame in frames] == list(range(len(frames)))
             for numbers in {tuple(run["frames"]) for run in described["runs"]}:
                 assert tuple(map(shown_number, video.read(numbers))) == numbers
-
-
-def test_decoding_stops_after_the_last_requested_frame(tmp_path):
-    path = encode(tmp_path / "clip.avi", noise(30), "mpeg4", g="30")
-    content = bytearray(path.read_bytes())
-    for packet in packets_of(path)[20:]:
-        content[packet.pos + 8 : packet.pos + packet.size] = bytes(packet.size - 8)  # cannot be decoded any more
-    path.write_bytes(content)
-    with open_video(path) as video:
-        assert len(video.read([2, 12])) == 2
-        with pytest.raises(VideoError, match=r"clip\.avi"):
-            video.verify()
 
 
 def test_known_number_of_frames_and_rate(tmp_path, make_frames):
@@ -85,22 +71,12 @@ def test_frame_folder(tmp_path, monkeypatch, cores):
                 video.read(numbers)
 
 
-def write_audio(path: Path) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
 @pytest.mark.parametrize(
     ("name", "write"),
     [
         ("absent.mp4", lambda path: None),
         ("zero.mp4", lambda path: path.write_bytes(b"")),
         ("text.avi", lambda path: path.write_text("I am no video\n" * 99)),
-        ("audio.mp4", write_audio),
         ("folder", lambda path: path.mkdir()),
         ("frame_%06d.jpg#7-3", lambda path: None),
     ],
@@ -125,23 +101,18 @@ def test_huge_frames_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(pyav, "MAX_PIXELS", 64 * 96 - 1)
     with pytest.raises(VideoError, match=r"clip\.mp4.*96x64"):
         open_video(path)
-    Image.new("RGB", (8, 6)).save(tmp_path / "1.png")
-    content = bytearray((tmp_path / "1.png").read_bytes())
-    content[16:24] = (60000).to_bytes(4, "big") * 2  # IHDR
-    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
-    (tmp_path / "1.png").write_bytes(content)
+    Image.new("1", (8200, 8200)).save(tmp_path / "1.png")
     with open_video(tmp_path) as video, pytest.raises(VideoError, match=r"1\.png"):
         video.read([0])
 
 
-@pytest.mark.parametrize(("size", "expected"), [((96, 64), (48, 32)), ((40, 32), (40, 32))])
-def test_videos_are_scaled_down(tmp_path, size, expected):
-    gradient = np.linspace(0, 255, size[0], dtype=np.uint8)[None, :, None].repeat(size[1], 0).repeat(3, 2)
+def test_videos_are_scaled_down(tmp_path):
+    gradient = np.linspace(0, 255, 96, dtype=np.uint8)[None, :, None].repeat(64, 0).repeat(3, 2)
     path = encode(tmp_path / "clip.mp4", [gradient] * 3, "libx264", crf="1")
-    with open_video(path, short_side=32) as video:
-        frame = video.read([1])[0]
-    whole = np.asarray(Image.fromarray(gradient).resize(expected, Image.Resampling.BILINEAR), int)
-    assert np.abs(frame - whole).max() < 12
+    with open_video(path, short_side=32) as video, open_video(path, short_side=64) as whole:
+        scaled = Image.fromarray(gradient).resize((48, 32), Image.Resampling.BILINEAR)
+        assert np.abs(video.read([1])[0] - np.asarray(scaled, int)).max() < 12
+        assert whole.read([1]).shape == (1, 64, 96, 3)
 
 
 def test_jpeg_frames_are_scaled_down(tmp_path):
@@ -156,7 +127,7 @@ def test_jpeg_frames_are_scaled_down(tmp_path):
 def test_numbered_frames(tmp_path, monkeypatch):
     folder = tmp_path / "100% #1-2"
     folder.mkdir()
-    for number in range(3, 12):
+    for number in range(9, 12):
         Image.new("RGB", (8, 6), (number, 0, 0)).save(folder / f"v_{number:06d}.png")
     monkeypatch.setattr(images.os, "listdir", None)
     with open_video(f"{folder}/v_%06d.png#9-11", fps=12.0) as video:

@@ -9,9 +9,7 @@ import pytest
 from timesformer.config import get_cfg
 from timesformer.config.differences import read_saved
 from timesformer.config.load import ConfigError
-from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.transforms.sampling import (
-    SAMPLER_REGISTRY,
     Dense,
     Equidistant,
     Random,
@@ -84,7 +82,7 @@ def test_random_positions():
 
 def test_build_sampler_of_each_split():
     cfg = get_cfg()
-    cfg.DATA.SAMPLER, cfg.DATA.TARGET_FPS, cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE = "uniform", 25.0, 8, 32
+    cfg.DATA.SAMPLER, cfg.DATA.TARGET_FPS, cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE = "Uniform", 25.0, 8, 32
     cfg.TEST.NUM_ENSEMBLE_VIEWS = 5
     assert build_sampler(cfg, "train") == Uniform(8, 32, start="random", training=True, target_fps=25.0)
     assert build_sampler(cfg, "val") == Uniform(8, 32, target_fps=25.0)
@@ -99,31 +97,14 @@ def test_build_sampler_of_each_split():
 
 @pytest.mark.parametrize(
     ("dataset", "name", "window"),
-    [
-        ("kinetics", "dense", "full"),
-        ("folder", "dense", "fit"),
-        ("hmdb_simp", "uniform", "fit"),
-        ("ssv2", "segment", "fit"),
-    ],
+    [("kinetics", "dense", "full"), ("folder", "dense", "fit"), ("hmdb_simp", "uniform", ""), ("ssv2", "segment", "")],
 )
 def test_default_sampler_of_a_dataset(dataset, name, window):
     cfg = get_cfg()
     cfg.TRAIN.DATASET = cfg.TEST.DATASET = dataset
     for split in ("train", "val", "test"):
-        assert (build_sampler(cfg, split).name, build_sampler(cfg, split).window) == (name, window)
-
-
-def test_registered_sampler_is_used(cfg, monkeypatch):
-    monkeypatch.setattr(SAMPLER_REGISTRY, "_obj_map", dict(SAMPLER_REGISTRY))
-
-    @SAMPLER_REGISTRY.register()
-    class LastFrames(Sampler):
-        def positions(self, video, rng, view=0):
-            return list(range(video.length - self.num_frames, video.length))
-
-    cfg.DATA.SAMPLER = "lastframes"
-    clip = ClipDataset(cfg, "val")[0]["clip"]
-    assert (clip[0, :, 0, 0] / 4).tolist() == [8, 9, 10, 11]
+        assert build_sampler(cfg, split).name == name
+        assert not window or build_sampler(cfg, split).window == window
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Video files that players cope with: lost packets, cuts, several streams, changing sizes, uneven times."""
 
-import math
 from fractions import Fraction
 from pathlib import Path
 
@@ -41,17 +40,8 @@ def read_everything(path: Path) -> list[np.ndarray]:
         video.verify()
     with open_video(path) as video:
         order = np.random.default_rng(0).permutation(num_frames).tolist()
-        for number in order[:12]:
-            assert np.array_equal(video.read([number]), frames[number : number + 1])
         assert np.array_equal(video.read(order), [frames[number] for number in order])
     return frames
-
-
-@pytest.fixture(scope="module")
-def broadcast(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MPEG-TS of 20 frames in H.264 with B-frames, a key frame every 5."""
-    path = tmp_path_factory.mktemp("broadcast") / "clip.ts"
-    return encode(path, moving_scene(20), "libx264", **{"x264-params": "keyint=5:min-keyint=5:scenecut=0:bframes=2"})
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".ts"])
@@ -106,50 +96,37 @@ def test_frames_of_another_size_are_scaled_to_the_first(tmp_path, sizes, suffix,
 def test_times_follow_from_the_frame_rate(tmp_path, make_frames):
     with open_video(encode(tmp_path / "clip.h264", moving_scene(6), "libx264", bf="2")) as video:
         assert video.times([5, 0]) == pytest.approx([5 / video.fps, 0])
-        assert video.seconds == pytest.approx(6 / video.fps)
     folder = make_frames(tmp_path / "clip", 3)
-    with open_video(folder) as video:
-        assert all(map(math.isnan, video.times([0, 2])))
-        assert video.seconds == 0
-    with open_video(folder, fps=10.0) as video:
-        assert video.times([2]) == (0.2,)
+    with open_video(folder) as video, open_video(folder, fps=10.0) as known:
+        assert np.isnan(video.times([0, 2])).all()
+        assert known.times([2]) == (0.2,)
 
 
 def test_sample_aspect_ratio_is_ignored(tmp_path):
     plain = encode(tmp_path / "plain.mp4", moving_scene(5), "libx264")
-    path = encode(tmp_path / "wide.mp4", moving_scene(5), "libx264", aspect=Fraction(2, 1))
+    path = encode(tmp_path / "wide.mp4", moving_scene(5), "libx264", **{"x264-params": "sar=2/1"})
     assert np.array_equal(read_everything(path), read_everything(plain))
     assert_close(read_everything(path), ffmpeg_frames(path))
 
 
-def test_dense_window_fits_the_shown_frames(tmp_path):
-    whole = encode(tmp_path / "whole.mp4", moving_scene(100), "libx264", g="300", bf="2")
-    path = tmp_path / "cut.mp4"
-    ffmpeg("-ss", "2.5", "-i", whole, "-c", "copy", path)
-    with open_video(path) as video:
-        shown = video.num_frames
-        assert shown < video.timing.num_frames
-    options = {"NUM_FRAMES": 8, "SAMPLING_RATE": 32, "SAMPLER": "dense", "SAMPLER_WINDOW": "fit"}
-    first, second = clips_of(path, (0, 1), **options)
-    assert first.numbers == second.numbers == tuple((shown - 1) * i // 7 for i in range(8))
-
-
-def test_joined_transport_streams(tmp_path, broadcast):
-    path = tmp_path / "joined.ts"
-    path.write_bytes(broadcast.read_bytes() * 2)
-    assert np.array_equal(read_everything(path), read_everything(broadcast) * 2)
-    with open_video(path) as video:
-        assert video.times([0, 39]) == (0.0, pytest.approx(39 / 25))  # both parts begin at the same time
-
-
-@pytest.mark.parametrize("lost", ["start", "end"])
-def test_transport_streams_with_lost_packets(tmp_path, broadcast, lost):
-    content, path = broadcast.read_bytes(), tmp_path / "clip.ts"
+@pytest.mark.parametrize("change", ["joined", "without start", "without end"])
+def test_transport_streams(tmp_path, change):
+    options = {"x264-params": "keyint=5:min-keyint=5:scenecut=0:bframes=2"}
+    path = encode(tmp_path / "clip.ts", moving_scene(20), "libx264", **options)
+    content, whole = path.read_bytes(), read_everything(path)
     third = len(content) // 188 // 3 * 188  # packets of MPEG-TS have 188 bytes
-    path.write_bytes(content[: 3 * 188] + content[third:] if lost == "start" else content[: -third - 100])
+    changed = {
+        "joined": content * 2,
+        "without start": content[: 3 * 188] + content[third:],
+        "without end": content[: -third - 100],
+    }
+    path.write_bytes(changed[change])
     frames = read_everything(path)
     assert len(frames) >= 10
-    assert_close(frames, ffmpeg_frames(path), difference=2)
+    if change == "joined":
+        assert np.array_equal(frames, whole * 2)
+    else:
+        assert_close(frames, ffmpeg_frames(path), difference=2)
 
 
 @pytest.mark.parametrize("default", [0, 1])
@@ -202,9 +179,3 @@ def test_other_formats_are_named(tmp_path, name, content):
     path.write_bytes(content) if content else Image.new("RGB", (8, 8)).save(path, name)
     with pytest.raises(VideoError, match=name):
         open_video(path)
-
-
-@pytest.mark.parametrize(("suffix", "codec"), [(".ivf", "libvpx"), (".mkv", "libx264")])
-def test_frame_rate_without_a_header(tmp_path, suffix, codec):
-    with open_video(encode(tmp_path / f"clip{suffix}", moving_scene(90), codec, rate=60)) as video:
-        assert video.fps == pytest.approx(60, rel=1e-3)

@@ -48,16 +48,11 @@ def test_killed_worker_is_reported_with_its_video(cfg: CfgNode, monkeypatch: pyt
 
 
 def test_batches_take_one_descriptor_each(cfg: CfgNode) -> None:
-    alone = list(construct_loader(cfg, "train"))
     cfg.DATA_LOADER.NUM_WORKERS = 1
-    sent = iter(construct_loader(cfg, "train"))
-    received, before = [next(sent)], len(os.listdir("/proc/self/fd"))
-    received += [next(sent), next(sent)]
+    batches = iter(construct_loader(cfg, "train"))
+    received, before = [next(batches)], len(os.listdir("/proc/self/fd"))
+    received += [next(batches), next(batches)]
     assert len(os.listdir("/proc/self/fd")) == before + 2
-    for batch, other in zip(received, alone, strict=False):
-        assert batch.keys() == other.keys()
-        for name, value in batch.items():
-            assert value == other[name] if name == "errors" else torch.equal(value, other[name])
 
 
 def test_needed_workers_ignore_signals(cfg: CfgNode) -> None:
@@ -76,11 +71,7 @@ def test_needed_workers_ignore_signals(cfg: CfgNode) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "value", "named"),
-    [
-        (resource.RLIMIT_FSIZE, 1000, "/dev/shm"),
-        (resource.RLIMIT_NOFILE, 3, "ulimit -n"),
-    ],
+    ("limit", "value", "named"), [(resource.RLIMIT_FSIZE, 1000, "/dev/shm"), (resource.RLIMIT_NOFILE, 3, "ulimit -n")]
 )
 def test_resource_limits_of_a_worker(cfg, monkeypatch, limit, value, named) -> None:
     def start_limited(worker: int) -> None:
@@ -96,22 +87,15 @@ def test_resource_limits_of_a_worker(cfg, monkeypatch, limit, value, named) -> N
 
 def test_workers_end_when_the_main_process_is_killed(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg.DATA_LOADER.NUM_WORKERS, cfg.DATA.DECODE_TIMEOUT = 2, 0.0
-    reading, forking = threading.Event(), multiprocessing.get_context("fork")
-    read_end, write_end = forking.Pipe(duplex=False)
-
-    def read(path: str, **_: float) -> None:
-        os.kill(parent_process().pid, signal.SIGKILL)
-        reading.wait()
-
-    monkeypatch.setattr(clips, "open_video", read)
-    process = forking.Process(target=lambda: next(iter(construct_loader(cfg, "train"))))
+    never, (read_end, write_end) = threading.Event(), os.pipe()
+    monkeypatch.setattr(clips, "open_video", lambda path, **_: os.kill(parent_process().pid, 9) or never.wait())
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=lambda: next(iter(construct_loader(cfg, "train"))))
     process.start()
     process.join(PATIENCE)
     assert process.exitcode == -signal.SIGKILL
-    write_end.close()
-    assert read_end.poll(PATIENCE)  # once no process is left that could write
-    with pytest.raises(EOFError):
-        read_end.recv()
+    os.close(write_end)
+    assert os.read(read_end, 1) == b""  # once no process is left that could write
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -119,11 +103,12 @@ def test_hanging_decoder_keeps_no_process_alive(cfg: CfgNode, tmp_path: Path, nu
     cfg.DATA_LOADER.NUM_WORKERS, cfg.DATA.DECODE_TIMEOUT = number, 2.0
     (tmp_path / "config.yaml").write_text(cfg.dump())
     program = f"""if True:
-        import os, signal, threading
+        import os, signal, threading, torch
         from timesformer.config import get_cfg
         from timesformer.datasets import clips
         from timesformer.datasets.loader import construct_loader
 
+        torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
         os.setpgid(0, 0)
         main, never, opened = os.getpid(), threading.Event(), clips.open_video
         cfg = get_cfg()
