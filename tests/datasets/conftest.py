@@ -3,18 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from fvcore.common.config import CfgNode
 from PIL import Image
 
 from tests.datasets.made_videos import encode
 from timesformer.config import get_cfg
-
-
-def numbered_frame(number: int, width: int = 32, height: int = 24) -> np.ndarray:
-    """A grey frame whose brightness tells its number: 4 x number."""
-    return np.full((height, width, 3), 4 * number, dtype=np.uint8)
 
 
 @pytest.fixture
@@ -24,7 +18,7 @@ def make_frames() -> Callable[..., Path]:
     def make(folder: Path, n: int, width: int = 32, height: int = 24) -> Path:
         folder.mkdir(parents=True)
         for number in range(n):
-            Image.fromarray(numbered_frame(number, width, height)).save(folder / f"frame{number}.png")
+            Image.new("RGB", (width, height), (4 * number,) * 3).save(folder / f"frame{number}.png")
         return folder
 
     return make

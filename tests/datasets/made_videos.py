@@ -14,6 +14,7 @@ from PIL import Image
 
 from timesformer.config import get_cfg
 from timesformer.datasets.clips import ClipMaker, SampledClip, clip_rng
+from timesformer.datasets.decoding.open import open_video
 from timesformer.datasets.records import VideoRecord
 
 
@@ -77,6 +78,21 @@ def decode_everything(path: Path) -> list[np.ndarray]:
     """All frames, uint8 [height, width, 3], in the order in which PyAV decodes them."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def read_everything(path: Path) -> list[np.ndarray]:
+    """All frames, after comparing every way to read them: in order, alone, and several in random order."""
+    with open_video(path) as video:
+        num_frames, size = video.num_frames, video.size
+        frames = list(video.frames())
+        assert video.num_frames == num_frames == len(frames)
+        assert frames[0].shape == (size[1], size[0], 3)
+        video.verify()
+    with open_video(path) as video:
+        order = np.random.default_rng(0).permutation(num_frames).tolist()
+        for numbers in (*([number] for number in order), order[:7], order[7:], [3, 3, 1]):
+            assert np.array_equal(video.read(numbers), [frames[number] for number in numbers]), numbers
+    return frames
 
 
 def ffmpeg(*arguments: object) -> None:

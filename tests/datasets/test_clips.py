@@ -82,7 +82,7 @@ def test_random_flip(noise, mode, flip):
     assert any(clip.flip(-1).numpy().tobytes() in contents for clip in clips) == flip
 
 
-def test_randomness_depends_on_seed_epoch_video_and_view(cfg):
+def test_randomness_depends_on_seed_epoch_video_repeat_and_view(cfg):
     cfg.DATA.SAMPLER = "random"
     dataset = ClipDataset(cfg, "train")
     first = [dataset[3, i]["clip"] for i in range(8)]
@@ -91,6 +91,7 @@ def test_randomness_depends_on_seed_epoch_video_and_view(cfg):
     again = ClipDataset(cfg, "train")
     assert all(torch.equal(again[3, i]["clip"], first[i]) for i in reversed(range(8)))
     assert not all(torch.equal(dataset[4, i]["clip"], first[i]) for i in range(8))
+    assert not all(torch.equal(dataset[3, i, 1]["clip"], first[i]) for i in range(8))
     cfg.RNG_SEED += 1
     assert not all(torch.equal(ClipDataset(cfg, "train")[3, i]["clip"], first[i]) for i in range(8))
     test = ClipDataset(cfg, "test")

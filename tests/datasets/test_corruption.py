@@ -25,7 +25,7 @@ KINDS = {
 }
 WIDTH, HEIGHT = 64, 48
 HOPELESS = ("truncated_0.01", "zeros", "noise", "backwards")
-Clips = list[tuple[Path, bool | None]]  # path, and whether the clip must be readable (None: it may)
+Clips = list[tuple[Path, bool | None]]  # paths, and whether each clip must be readable (None: it may)
 
 
 def damages(data: bytes) -> dict[str, bytes]:

@@ -1,9 +1,7 @@
 """Video files that players cope with: lost packets, cuts, several streams, changing sizes, uneven times."""
 
 from fractions import Fraction
-from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +15,7 @@ from tests.datasets.made_videos import (
     ffmpeg_frames,
     moving_scene,
     packets_of,
+    read_everything,
     remux,
 )
 from timesformer.datasets.decoding.open import VideoError, open_video
@@ -28,20 +27,6 @@ OPEN_GOPS = {
     "libx264": {"x264-params": "open-gop=1:bframes=3:keyint=12:min-keyint=12:scenecut=0"},
     "libx265": {"x265-params": "log-level=none:keyint=12:min-keyint=12:scenecut=0:open-gop=1"},
 }
-
-
-def read_everything(path: Path) -> list[np.ndarray]:
-    """All frames, after comparing every way to read them."""
-    with open_video(path) as video:
-        num_frames, size = video.num_frames, video.size
-        frames = list(video.frames())
-        assert video.num_frames == num_frames == len(frames)
-        assert frames[0].shape == (size[1], size[0], 3)
-        video.verify()
-    with open_video(path) as video:
-        order = np.random.default_rng(0).permutation(num_frames).tolist()
-        assert np.array_equal(video.read(order), [frames[number] for number in order])
-    return frames
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".ts"])
@@ -132,14 +117,9 @@ def test_transport_streams(tmp_path, change):
 @pytest.mark.parametrize("default", [0, 1])
 def test_default_stream_is_read(tmp_path, default):
     path, sizes = tmp_path / "two.mkv", [(64, 48), (96, 64)]
-    with av.open(str(path), "w") as container:
-        for number, (width, height) in enumerate(sizes):
-            stream = container.add_stream("libx264", rate=25, width=width, height=height, pix_fmt="yuv420p")
-            stream.disposition = av.stream.Disposition.default if number == default else 0
-        for stream in container.streams:
-            for picture in moving_scene(9, stream.width, stream.height):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
+    first, second = (encode(tmp_path / f"{size[0]}.mp4", moving_scene(9, *size), "libx264") for size in sizes)
+    flags = ["-disposition:v", "0", f"-disposition:v:{default}", "default"]
+    ffmpeg("-i", first, "-i", second, "-map", "0", "-map", "1", "-c", "copy", *flags, path)
     with open_video(path) as video:
         assert video.size == sizes[default]
     assert_close(read_everything(path), ffmpeg_frames(path))
