@@ -32,7 +32,6 @@ def encode(
     codec: str = "mpeg4",
     times: Sequence[int] | None = None,
     format_options: dict[str, str] | None = None,
-    rate: int = 25,
     container_format: str | None = None,
     rotation: int = 0,
     **options: str,
@@ -42,7 +41,7 @@ def encode(
     if format_options is None and path.suffix == ".mp4":
         format_options = {"movflags": "faststart"}
     with av.open(str(path), "w", format=container_format, options=format_options or {}) as container:
-        stream = container.add_stream(codec, rate=rate, options=options)
+        stream = container.add_stream(codec, rate=25, options=options)
         stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
         stream.height, stream.width = frames[0].shape[:2]
         if rotation:
@@ -90,7 +89,7 @@ def read_everything(path: Path) -> list[np.ndarray]:
         video.verify()
     with open_video(path) as video:
         order = np.random.default_rng(0).permutation(num_frames).tolist()
-        for numbers in (*([number] for number in order), order[:7], order[7:], [3, 3, 1]):
+        for numbers in (*([number] for number in order), order[:4], order, [1, 3, 3, 0]):
             assert np.array_equal(video.read(numbers), [frames[number] for number in numbers]), numbers
     return frames
 
@@ -110,17 +109,14 @@ def ffmpeg_frames(path: Path) -> list[np.ndarray]:
 
 
 def assert_close(frames: Sequence[np.ndarray], expected: Sequence[np.ndarray], difference: float = 1.0) -> None:
-    """Frames have the same number, sizes and pixels, up to a mean absolute difference for each frame."""
-    assert len(frames) == len(expected)
-    for frame, other in zip(frames, expected, strict=True):
-        assert frame.shape == other.shape
-        assert np.abs(frame.astype(float) - other).mean() <= difference
+    """Frames have the same number, size and pixels, up to a mean absolute difference for each frame."""
+    assert np.shape(frames) == np.shape(expected)
+    assert np.abs(np.asarray(frames, float) - expected).mean(axis=(1, 2, 3)).max() <= difference
 
 
-def clips_of(path: Path, views: Sequence[int] = (0,), **data: object) -> list[SampledClip]:
-    """Test clips of 64 x 64 pixels with these options of DATA; by default uniform samples."""
+def clip_of(path: Path, **data: object) -> SampledClip:
+    """A test clip of 64 x 64 pixels with these options of DATA; by default a uniform sample."""
     cfg = get_cfg()
-    cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS = len(views), 1
+    cfg.TEST.NUM_ENSEMBLE_VIEWS = cfg.TEST.NUM_SPATIAL_CROPS = 1
     cfg.DATA.update({"TEST_CROP_SIZE": 64, "TRAIN_JITTER_SCALES": [64, 64], "SAMPLER": "uniform", **data})
-    rngs = [clip_rng(0, 0, 0, view) for view in views]
-    return ClipMaker(cfg, "test").make(VideoRecord(str(path), 0, str(path)), views, rngs)
+    return ClipMaker(cfg, "test").make(VideoRecord(str(path), 0, str(path)), [0], [clip_rng(0, 0, 0, 0)])[0]

@@ -18,15 +18,12 @@ from timesformer.datasets.transforms.spatial import tensor_normalize
 from timesformer.errors import UserError
 
 pytestmark = pytest.mark.numerical
-ALL = {"AUTO_AUGMENT": "rand-m9-n3-mstd0.5", "COLOR_JITTER": 0.4, "LIGHTING_JITTER": 0.1, "RE_PROB": 0.5}
 EACH = [
     {"COLOR_JITTER": 0.4},
     {"LIGHTING_JITTER": 0.5},
-    {"AUTO_AUGMENT": "rand-m7-n4-mstd0.5-inc1"},
-    {"AUTO_AUGMENT": "augmix-m5"},
-    {"AUTO_AUGMENT": "original-mstd0.5"},
+    *({"AUTO_AUGMENT": policy} for policy in ("rand-m7-n4-mstd0.5-inc1", "augmix-m5", "original-mstd0.5")),
     {"RE_PROB": 1.0},
-    ALL,
+    {"AUTO_AUGMENT": "rand-m9-n3-mstd0.5", "COLOR_JITTER": 0.4, "LIGHTING_JITTER": 0.1, "RE_PROB": 0.5},
 ]
 
 

@@ -51,7 +51,7 @@ def exif(orientation: int) -> Image.Exif:
 
 
 @pytest.mark.parametrize(("suffix", "short_side"), [("png", 0), ("jpg", 16)])  # 16: decoded at half its size
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", range(1, 10))  # 9 is not defined
 def test_exif_orientation(tmp_path, orientation, suffix, short_side):
     for number, picture in enumerate(moving_scene(2, 48, 32)):
         Image.fromarray(picture).save(tmp_path / f"{number}.{suffix}", exif=exif(orientation))
@@ -64,12 +64,3 @@ def test_exif_orientation(tmp_path, orientation, suffix, short_side):
     with open_video(tmp_path, short_side=short_side) as video:
         assert np.array_equal(video.read([0, 1]), expected)
         assert video.size == expected[0].shape[1::-1]
-
-
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damaged_exif_data_are_ignored(tmp_path):
-    picture = moving_scene(1)[0]
-    Image.fromarray(picture).save(tmp_path / "0.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0")
-    Image.fromarray(picture).save(tmp_path / "1.png", exif=exif(9))
-    with open_video(tmp_path) as video:
-        assert np.array_equal(video.read([0, 1]), [picture, picture])

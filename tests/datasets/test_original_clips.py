@@ -113,20 +113,13 @@ def test_training_clips_start_uniformly(golden_dir, tmp_path):
     assert (last - first == 239).all()
 
 
-def test_short_clips_are_stretched_first(tmp_path, make_frames, make_video):
-    frames = [np.full((24, 32, 3), 8 * number, np.uint8) for number in range(30)]
-    paths = [make_frames(tmp_path / "folder", 12), make_video(tmp_path / "video.mp4", frames, codec="libx264")]
-    write_list(tmp_path, paths)
+def test_short_clips_are_stretched_first(tmp_path, make_frames):
+    write_list(tmp_path, [make_frames(tmp_path / "folder", 12)])
     options = {"num_frames": 8, "sampling_rate": 7, "views": 1, "target_fps": 30}
-    dataset = ClipDataset(
-        original_config(tmp_path, options, *WHOLE_FRAMES, "DATA.PRE_SAMPLING.ENABLED", "True"), "test"
-    )
+    cfg = original_config(tmp_path, options, *WHOLE_FRAMES, "DATA.PRE_SAMPLING.ENABLED", "True")
+    seen = ClipDataset(cfg, "test")[0]["clip"][0, :, 0, 0] / 4
     # 12 frames -> 23 by interpolation -> 45 by reversal -> 56 with darker ones; of these 0, 7, 15, ... 55.
-    seen = dataset[0]["clip"][0, :, 0, 0] / 4
     assert seen.tolist() == pytest.approx([0, 3.5, 7.5, 10.5, 6.5, 2.5, 0.6, 3], abs=0.13)
-    # 56 frames at 30 a second are 46 and 2/3 at 25; 30 frames -> 59 by interpolation, of which 47 are kept.
-    seen = dataset[1]["clip"][0].float().mean((1, 2)) / 8
-    assert seen.tolist() == pytest.approx([0, 3, 6.5, 9.5, 13, 16, 19.5, 22.5], abs=0.25)
 
 
 def test_folder_has_the_target_frame_rate(tmp_path, make_frames):

@@ -12,10 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.patience import PATIENCE
-from timesformer.datasets.workers import pool
-from timesformer.datasets.workers.fork_server import ForkServer
 from timesformer.datasets.workers.pool import given_up, in_processes
-from timesformer.errors import UserError
 
 pytestmark = pytest.mark.slow
 OWN_PID = "__import__('os').getpid()"
@@ -52,13 +49,6 @@ def test_killed_server_is_replaced() -> None:
     os.kill(server.result, signal.SIGKILL)
     (other,) = in_processes(os.getpgid, [0], 1)
     assert (other.problem, other.result != server.result) == ("", True)
-
-
-def test_workers_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "SERVER", ForkServer())
-    monkeypatch.setattr("sys.executable", "/bin/false")
-    with pytest.raises(UserError):
-        list(in_processes(math.sqrt, [4.0, 9.0], 2))
 
 
 @pytest.mark.parametrize(

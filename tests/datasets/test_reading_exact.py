@@ -11,15 +11,16 @@ from timesformer.datasets.decoding import pyav
 from timesformer.datasets.decoding.open import open_video
 
 NO_SCENECUT = "scenecut=0:min-keyint=1"
-# name: (codec, options of the encoder)
-STREAMS: dict[str, tuple[str, dict[str, str]]] = {
+GOP = {"bf": "2", "g": "12"}
+UNEVEN = [sum((1, 7, 40, 333)[k % 4] for k in range(number)) for number in range(45)]
+STREAMS: dict[str, tuple[str, dict]] = {  # codec and options of `encode`
     "b_frames.mp4": ("libx264", {"x264-params": f"bframes=3:b-pyramid=normal:keyint=12:{NO_SCENECUT}"}),
     "open_gop.mkv": ("libx264", {"x264-params": f"open-gop=1:bframes=3:keyint=12:{NO_SCENECUT}"}),
     "open_gop.ts": ("libx264", {"x264-params": f"open-gop=1:bframes=3:keyint=12:{NO_SCENECUT}"}),
     "refresh.mp4": ("libx264", {"x264-params": "intra-refresh=1:bframes=2:keyint=16"}),
     "interlaced.mp4": ("libx264", {"flags": "+ildct+ilme", "g": "12"}),
-    "no_times.avi": ("libx264", {"bf": "2", "g": "12"}),
-    "no_times.h264": ("libx264", {"bf": "2", "g": "12"}),
+    "no_times.avi": ("libx264", GOP),
+    "no_times.h264": ("libx264", GOP),
     "closed_gop.mp4": ("libx265", {"x265-params": "log-level=none:keyint=12:min-keyint=6:open-gop=0"}),
     "open_gop.mp4": ("libx265", {"x265-params": "log-level=none:keyint=12:min-keyint=6:open-gop=1"}),
     "hidden.webm": ("libvpx-vp9", {"g": "15", "auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"}),
@@ -28,7 +29,12 @@ STREAMS: dict[str, tuple[str, dict[str, str]]] = {
     "pictures.avi": ("mjpeg", {}),
     "pictures.mjpeg": ("mjpeg", {}),
     "animation.gif": ("gif", {}),
-    "other_codec.ts": ("mpeg2video", {"g": "12", "bf": "2"}),
+    "other_codec.ts": ("mpeg2video", GOP),
+    "uneven.mp4": ("libx264", {"times": UNEVEN, **GOP}),
+    "uneven.mkv": ("libx264", {"times": UNEVEN, **GOP}),
+    "negative.mp4": ("libx264", {"times": range(-280, 45 * 40, 40), **GOP}),
+    "fragments.mp4": ("libx264", {"format_options": {"movflags": "frag_keyframe+empty_moov"}, **GOP}),  # no index
+    "endless.mkv": ("libx264", {"format_options": {"live": "1"}, **GOP}),  # neither duration nor index
 }
 
 
@@ -79,25 +85,6 @@ def test_only_needed_packets_are_decoded(tmp_path, scene):
         decode_everything(path)
     with open_video(path) as video:
         assert np.array_equal(video.read(wanted), expected)
-
-
-@pytest.mark.parametrize(
-    ("suffix", "first", "steps"), [(".mp4", 0, (1, 7, 40, 333)), (".mkv", 0, (1, 7, 40, 333)), (".mp4", -280, (40,))]
-)
-def test_unusual_times(tmp_path, scene, suffix, first, steps):
-    times = [first + sum(steps[k % len(steps)] for k in range(number)) for number in range(len(scene))]
-    assert_every_frame_is_exact(encode(tmp_path / f"clip{suffix}", scene, "libx264", times, bf="2", g="12"))
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("fragments.mp4", {"movflags": "frag_keyframe+empty_moov"}),  # no table of samples
-        ("endless.mkv", {"live": "1"}),  # neither duration nor index
-    ],
-)
-def test_files_without_index_or_duration(tmp_path, scene, name, options):
-    assert_every_frame_is_exact(encode(tmp_path / name, scene, "libx264", format_options=options, bf="2", g="12"))
 
 
 @pytest.mark.parametrize("name", ["b_frames.mp4", "open_gop.mp4"])

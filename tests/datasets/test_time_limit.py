@@ -1,7 +1,6 @@
 """Calls that take too long are given up, and nothing waits for them afterwards."""
 
 import os
-import pickle
 import signal
 import threading
 
@@ -23,13 +22,3 @@ def test_call_is_given_up(error: type[BaseException]) -> None:
     never.set()
     thread.join(60)
     assert not thread.is_alive()
-
-
-def test_copies_in_other_processes_have_their_own_thread() -> None:
-    limited = TimeLimit(60)
-    assert limited(lambda: 1) == 1
-    assert pickle.loads(pickle.dumps(limited))(lambda: 2) == 2
-    child = os.fork()
-    if not child:
-        os._exit(limited(lambda: 42))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42

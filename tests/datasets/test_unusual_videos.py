@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.datasets.made_videos import (
     assert_close,
-    clips_of,
+    clip_of,
     decode_everything,
     encode,
     ffmpeg,
@@ -56,26 +56,24 @@ def test_check_conversion_and_clips_agree_on_the_frames_of_a_cut(tmp_path):
     for folder in ("data", "data_64", "data_frames"):
         (row,) = Manifest(tmp_path / folder / "manifest.csv")
         assert (row.frames, row.problem) == (len(expected), "")
-    (clip,) = clips_of(path, NUM_FRAMES=len(expected), SAMPLING_RATE=1)
+    clip = clip_of(path, NUM_FRAMES=len(expected), SAMPLING_RATE=1)
     assert clip.numbers == tuple(range(len(expected)))
     assert_close(list(clip.frames), [frame[:, 16:80] for frame in expected])
 
 
-@pytest.mark.parametrize(("suffix", "part", "codec"), [(".webm", ".ivf", "libvpx"), (".mkv", ".ts", "libx264")])
 @pytest.mark.parametrize("sizes", [(48, 96), (96, 48)])
-def test_frames_of_another_size_are_scaled_to_the_first(tmp_path, sizes, suffix, part, codec):
+def test_frames_of_another_size_are_scaled_to_the_first(tmp_path, sizes):
     scene, packets, parts = moving_scene(20, 96, 96), [], []
     for number, size in enumerate(sizes):
         pictures = [np.asarray(Image.fromarray(p).resize((size, size))) for p in scene[10 * number : 10 * number + 10]]
-        parts.append(encode(tmp_path / f"part{number}{part}", pictures, codec, bf="0", g="5", b="2M"))
+        parts.append(encode(tmp_path / f"part{number}.ivf", pictures, "libvpx", g="5", b="2M"))
         packets += packets_of(parts[-1])
     for number, packet in enumerate(packets):
         packet.pts, packet.dts, packet.time_base = number, number, Fraction(1, 25)
-    path = remux(packets, parts[0], tmp_path / f"clip{suffix}")
+    path = remux(packets, parts[0], tmp_path / "clip.webm")
     frames = read_everything(path)
     assert {frame.shape for frame in frames} == {(sizes[0], sizes[0], 3)}
-    brightness = np.array([0.299, 0.587, 0.114])  # versions of FFmpeg differ in where the colours of H.264 lie
-    assert_close([frame @ brightness for frame in frames], [frame @ brightness for frame in ffmpeg_frames(path)], 2)
+    assert_close(frames, ffmpeg_frames(path), difference=2)
 
 
 def test_times_follow_from_the_frame_rate(tmp_path, make_frames):
@@ -141,7 +139,7 @@ def test_times_of_frames(tmp_path):
     with open_video(path) as video:
         assert video.times(range(40)) == pytest.approx([time / 1000 for time in times])
         assert video.seconds == pytest.approx(times[-1] / 1000 * 40 / 39)
-    (clip,) = clips_of(path, NUM_FRAMES=8, SAMPLING_RATE=1)
+    clip = clip_of(path, NUM_FRAMES=8, SAMPLING_RATE=1)
     assert clip.times == pytest.approx(range(8))
 
 
