@@ -63,7 +63,7 @@ def test_random_positions():
 
 def test_build_sampler_of_each_split():
     cfg = get_cfg()
-    cfg.DATA.SAMPLER, cfg.DATA.TARGET_FPS, cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE = "Uniform", 25.0, 8, 32
+    cfg.DATA.SAMPLER, cfg.DATA.TARGET_FPS, cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE = "uniform", 25.0, 8, 32
     cfg.TEST.NUM_ENSEMBLE_VIEWS = 5
     assert build_sampler(cfg, "train") == Uniform(8, 32, start="random", training=True, target_fps=25.0)
     assert build_sampler(cfg, "val") == Uniform(8, 32, target_fps=25.0)
