@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.benchmark import command_line, made_clips
+from tools.benchmark import command_line
 from tools.benchmark.made_clips import Recipe
-from tools.benchmark.readers import find_readers
-from tools.benchmark.tables import marks
+from tools.benchmark.readers import READERS
 
 SMALL = str(Path(__file__).resolve().parents[2] / "configs/Demo/TimeSformer_divST_8x2_48.yaml")
 Run = Callable[..., tuple[int, list[str], str]]
@@ -35,6 +34,7 @@ def rows_of(lines: list[str]) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
 
 
+@pytest.mark.slow
 def test_models_reports_size_and_operations(run_benchmark: Run) -> None:
     code, lines, _ = run_benchmark("models", "--cfg", SMALL)
     assert code == 0
@@ -44,9 +44,9 @@ def test_models_reports_size_and_operations(run_benchmark: Run) -> None:
 @pytest.mark.slow
 def test_models_adds_time_and_memory_to_a_page(run_benchmark: Run, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    begin, end = marks("table")
+    begin, end = "<!-- table: begin -->", "<!-- table: end -->"
     page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
-    options = ["--time", "--cpu", "--threads", "1", "--rounds", "1", "--batch-size", "2"]
+    options = ["--time", "--threads", "1", "--rounds", "1", "--batch-size", "2"]
     code, lines, _ = run_benchmark("models", "--cfg", SMALL, "--markdown", str(page), *options)
     assert code == 0
     forward, step, memory = map(float, rows_of(lines)[1][-3:])
@@ -68,9 +68,10 @@ def test_data_prints_and_writes_three_tables(
     run_benchmark: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_clips: dict[str, Path]
 ) -> None:
     recipes = (Recipe("H.264", "a.mp4", 60, 96, 72, "libx264", {"g": "12"}), Recipe("JPEG", "b", 20, 96, 72, "jpeg"))
-    monkeypatch.setattr(made_clips, "RECIPES", recipes)
+    monkeypatch.setattr(command_line, "RECIPES", recipes)
     page = tmp_path / "page.md"
-    page.write_text("".join("\n".join([*marks(name), ""]) for name in ("readers", "crops", "loading")))
+    names = ("readers", "crops", "loading")
+    page.write_text("".join(f"<!-- {name}: begin -->\n<!-- {name}: end -->\n" for name in names))
     few = ["--rounds", "1", "--starts", "1", "--workers", "0", "--clips", "2"]
     user = str(tiny_clips["MPEG-4"])
     code, lines, error = run_benchmark("data", *few, "--videos", user, "--markdown", str(page))
@@ -79,7 +80,7 @@ def test_data_prints_and_writes_three_tables(
     rows = rows_of(lines)
     readers = [row for row in rows if row[1] in ("8x32", "16x4", "8x4")]
     assert [row[0] for row in readers] == [title for title in ("H.264", "JPEG", user) for _ in range(3)]
-    column = 2 + list(find_readers()).index("this project")
+    column = 2 + list(READERS).index("this project")
     assert all(re.fullmatch(r"\d+\.\d( \(\d+\.\dx\))?", row[column]) for row in readers)
     assert [row[0] for row in rows if len(row) == 2] == ["file", "H.264", "JPEG"]
 
@@ -87,7 +88,7 @@ def test_data_prints_and_writes_three_tables(
 @needs_proc
 @pytest.mark.slow
 def test_memory_of_a_worker_is_measured(run_benchmark: Run) -> None:
-    code, lines, _ = run_benchmark("memory", "--clips", "6", "--every", "3", "--files", "3")
+    code, lines, _ = run_benchmark("memory", "--clips", "6", "--files", "3")
     assert code == 0
     _, *rows = rows_of(lines)
     assert [row[0] for row in rows] == ["3", "6"]

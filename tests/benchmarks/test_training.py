@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,15 +11,18 @@ import torch
 from timesformer.config import get_cfg
 from timesformer.errors import UserError
 from tools.benchmark import training
-from tools.benchmark.checkpoints import checkpoint_table
-from tools.benchmark.contenders import HUGGING_FACE, ORIGINAL, OURS, Size, build_models, logits_of, random_clip
-from tools.benchmark.timing import CPU, speedups, time_in_turn
+from tools.benchmark.models import checkpoint_table
+from tools.benchmark.timing import CPU, time_in_turn
+from tools.benchmark.training import HUGGING_FACE, ORIGINAL, OURS, Size, build_models, logits_of, random_clip
 
 pytestmark = pytest.mark.numerical
 TINY = Size(batch_size=2, frames=4, crop=32, width=32, depth=2, heads=2)
-needs_transformers = pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None, reason="Hugging Face transformers is not installed"
-)
+
+
+def needs_transformers(test: Callable) -> Callable:
+    """Skips a test without Hugging Face transformers, whose import takes seconds."""
+    missing = importlib.util.find_spec("transformers") is None
+    return pytest.mark.slow(pytest.mark.skipif(missing, reason="transformers is not installed")(test))
 
 
 def cells_of(line: str) -> list[str]:
@@ -30,7 +33,7 @@ def cells_of(line: str) -> list[str]:
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time"])
 @pytest.mark.parametrize("train", [True, False])
 def test_contenders_have_the_same_logits_and_gradients(attention_type: str, train: bool) -> None:
-    size = replace(TINY, attention_type=attention_type)
+    size = TINY._replace(attention_type=attention_type)
     models, clip = build_models(size, CPU), random_clip(size, CPU)
     results = {}
     for name, model in models.items():
@@ -115,12 +118,12 @@ def test_runs_are_timed_in_turn_after_a_warm_up() -> None:
     seconds = time_in_turn(runs, rounds=7)
     assert [set(calls[start : start + 2]) for start in range(0, len(calls), 2)] == [{"a", "b"}] * 8
     assert {key: len(times) for key, times in seconds.items()} == {"a": 7, "b": 7, "c": 0}
-    assert speedups([4.0, 9.0, 2.0], [2.0, 3.0, 2.0]) == [1.0, 2.0, 3.0]
+    assert training.format_speedup([4.0, 9.0, 2.0], [2.0, 3.0, 2.0]) == "2.00 (1.00 to 3.00)"
 
 
 @needs_transformers
 def test_training_on_files_reports_the_time_spent_waiting(tiny_clips: dict[str, Path], tmp_path: Path) -> None:
-    *_, line = training.data_lines(TINY, list(tiny_clips.values())[:2], tmp_path / "set", 0, 2, "fp32")
+    *_, line = training.data_lines(TINY, tiny_clips["MPEG-4"], tmp_path / "set", 0, 2, "fp32")
     match = re.search(r"([\d.]+) clips/s over 2 steps, ([\d.]+) %", line)
     assert float(match[1]) > 0
     assert 0 < float(match[2]) < 100

@@ -14,11 +14,7 @@ from timesformer.models.vit import VisionTransformer
 
 
 class OriginalTimeSformer(nn.Module):
-    """Computes a model of this project (divided attention, no dropout) in the original's way.
-
-    Args:
-        model: its weights are used, not copied; for clips of the size that it was built for.
-    """
+    """Computes a model of this project (divided attention, no dropout) in the original's way, with its weights."""
 
     def __init__(self, model: VisionTransformer) -> None:
         super().__init__()
@@ -38,7 +34,7 @@ class OriginalTimeSformer(nn.Module):
 
 
 def run_block(block: Block, x: Tensor, frames: int) -> Tensor:
-    """[batch, 1 + patches * frames, dim], the same shape out."""
+    """Runs a block on tokens [batch, 1 + patches * frames, dim]."""
     cls, patches = x[:, :1], x[:, 1:]
     temporal = rearrange(patches, "b (p t) c -> (b p) t c", t=frames)
     temporal = attend(block.temporal_attn, block.temporal_norm1(temporal))

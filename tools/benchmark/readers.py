@@ -1,69 +1,51 @@
-"""Clips per second of video readers: this project's, the original's method, decord and OpenCV.
+"""Time to read clips (this project, the original's method, decord, OpenCV), and to crop and normalise them.
 
-A reader is a function of (path, positions, window). It opens a file or a folder of frames and returns the frames with
-these numbers (non-decreasing) as uint8 [T, H, W, 3] RGB, decoding with one thread. window: length of the clip in
-frames, which only the original's method uses. Readers are timed only if they return the correct frames.
+A reader is a function of (path, positions, window) that returns the frames with these numbers (non-decreasing) of a
+file or a folder of frames as uint8 [T, H, W, 3] RGB. window: length of the clip in frames, for the original's method.
 """
 
-import importlib
 import importlib.metadata
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import av
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
+from timesformer.config import get_cfg
 from timesformer.datasets.decoding.open import frame_files, open_video
+from timesformer.datasets.transforms import spatial
 from timesformer.datasets.transforms.sampling import Uniform, VideoInfo
+from tools.benchmark.made_clips import moving_scene
 from tools.benchmark.tables import header, row
-from tools.benchmark.timing import describe_machine, one_core, speedups, time_in_turn
+from tools.benchmark.timing import describe_machine, one_core, time_in_turn
 
 Reader = Callable[[Path, Sequence[int], int], np.ndarray]
+Readers = Mapping[str, Reader]
+Clips = Sequence[Sequence[int]]  # positions of the frames of each clip
 
 ORIGINAL = "the original's method"
-CLIPS = ((8, 32), (16, 4), (8, 4))
-"""NUM_FRAMES and SAMPLING_RATE of the clips."""
-TOLERANCE = 0.25
-"""A frame is incorrect if another frame of the file is closer by more than this (levels of 255)."""
-_PACKAGES = ("av", "decord", "opencv-python-headless", "opencv-python", "pillow")
+CLIPS = ((8, 32), (16, 4), (8, 4))  # NUM_FRAMES and SAMPLING_RATE
+TOLERANCE = 0.25  # a frame is incorrect if another frame of the file is closer by more than this (levels of 255)
+TURN = 5  # clips that one way of cropping makes before the other's turn, so that caches hold its own data
+_DATA = get_cfg().DATA
+_PACKAGES = {"av", "decord", "opencv-python-headless", "opencv-python", "pillow"}
 
 
-class NotReadable(Exception):
-    """The reader does not support this kind of input."""
-
-
-def find_readers() -> dict[str, Reader | None]:
-    """The readers by name, the baseline first; None if the library is not installed."""
-    decord, cv2 = _import("decord"), _import("cv2")
-    if cv2:
-        cv2.setNumThreads(1)
-    return {
-        ORIGINAL: partial(_read_window, cv2),
-        "this project": _read_ours,
-        "decord": decord and partial(_read_decord, decord),
-        "OpenCV": cv2 and partial(_read_opencv, cv2),
-    }
-
-
-def reader_table(
-    files: Mapping[str, Path], readers: Mapping[str, Reader | None], rounds: int, starts: int
-) -> Iterator[str]:
+def reader_table(files: Mapping[str, Path], rounds: int, starts: int) -> Iterator[str]:
     """Table with a row for each file and clip: medians over rounds of the same `starts` random clips, on one core."""
-    installed = {name.lower() for names in importlib.metadata.packages_distributions().values() for name in names}
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES if name in installed)
-    yield (
+    packages = {package.name.lower(): package.version for package in importlib.metadata.distributions()}
+    versions = ", ".join(f"{name} {packages[name]}" for name in sorted(_PACKAGES & packages.keys()))
+    caption = (
         f"{describe_machine()}, one core; {versions}. Clips per second of processor time, opening the file included, "
         f"and in brackets how many times those of {ORIGINAL}: medians of {rounds} rounds of {starts} clips with random "
         "starts."
     )
-    yield ""
-    yield from header(["file", "clip", *readers, "largest difference"], text_columns=2)
+    yield from header(caption, ["file", "clip", *READERS, "largest difference"], text_columns=2)
     with one_core():
         for title, path in files.items():
             reference = thumbnails(path)
@@ -71,63 +53,39 @@ def reader_table(
                 rng = np.random.RandomState(0)
                 sampler = Uniform(num_frames, rate, start="random")
                 clips = [sampler.positions(VideoInfo(len(reference)), rng) for _ in range(starts)]
-                cells, difference = compare_readers(path, readers, clips, num_frames * rate, reference, rounds)
+                cells, difference = compare_readers(path, READERS, clips, num_frames * rate, reference, rounds)
                 yield row([title, f"{num_frames}x{rate}", *cells, f"{difference:.1f}"])
 
 
 def compare_readers(
-    path: Path,
-    readers: Mapping[str, Reader | None],
-    clips: Sequence[Sequence[int]],
-    window: int,
-    reference: np.ndarray,
-    rounds: int,
+    path: Path, readers: Readers, clips: Clips, window: int, reference: np.ndarray, rounds: int
 ) -> tuple[list[str], float]:
-    """A table cell for each reader, and the largest difference of a correct frame, in levels of 255.
-
-    clips: positions of the frames of each clip; reference: `thumbnails` of the file.
-    """
-    cells: dict[str, str] = {}
-    largest = 0.0
+    """A cell for each reader, and the largest difference of a correct frame from `reference`, the thumbnails."""
+    cells, runs, largest, numbers = {}, {}, 0.0, np.concatenate(clips)
     for name, read in readers.items():
-        if read is None:
-            cells[name] = "not installed"
-            continue
         try:
-            wrong, difference = check_reader(read, path, clips, window, reference)
-        except NotReadable:
+            frames = [frame for positions in clips for frame in read(path, positions, window)]
+            differences = np.stack([np.abs(reference - _thumbnail(frame)).mean(axis=(1, 2, 3)) for frame in frames])
+            own = differences[range(len(numbers)), numbers]
+        except ImportError:
+            cells[name] = "not installed"
+        except IsADirectoryError:
             cells[name] = "-"
         except Exception as error:  # other libraries raise anything
             cells[name] = f"fails ({type(error).__name__})"
         else:
-            if wrong:
-                cells[name] = f"{wrong} of {sum(map(len, clips))} frames wrong"
-            else:
-                largest = max(largest, difference)
-    runs = {
-        name: lambda read=read: [read(path, positions, window) for positions in clips]
-        for name, read in readers.items()
-        if name not in cells
-    }
+            wrong = np.sum(own > differences.min(axis=1) + TOLERANCE)
+            cells[name] = f"{wrong} of {len(numbers)} frames wrong"
+            if not wrong:
+                largest = max(largest, own.max())
+                runs[name] = lambda read=read: [read(path, positions, window) for positions in clips]
     seconds = time_in_turn(runs, rounds, clock=time.process_time)
-    for name, times in seconds.items():
-        cells[name] = f"{len(clips) / statistics.median(times):.1f}"
-        if ORIGINAL in seconds and name != ORIGINAL:
-            cells[name] += f" ({statistics.median(speedups(seconds[ORIGINAL], times)):.1f}x)"
-    return [cells[name] for name in readers], largest
-
-
-def check_reader(
-    read: Reader, path: Path, clips: Sequence[Sequence[int]], window: int, reference: np.ndarray
-) -> tuple[int, float]:
-    """Number of incorrect frames, and the largest mean difference of a frame from the reference, in levels of 255."""
-    wrong, largest = 0, 0.0
-    for positions in clips:
-        for position, frame in zip(positions, read(path, positions, window), strict=True):
-            differences = np.abs(reference - _thumbnail(frame)).mean(axis=(1, 2, 3), dtype=np.float32)
-            wrong += bool(differences[position] > differences.min() + TOLERANCE)
-            largest = max(largest, float(differences[position]))
-    return wrong, largest
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    for name, median in medians.items():
+        cells[name] = f"{len(clips) / median:.1f}"
+        if ORIGINAL in medians and name != ORIGINAL:
+            cells[name] += f" ({medians[ORIGINAL] / median:.1f}x)"
+    return list(cells.values()), largest
 
 
 def thumbnails(path: Path) -> np.ndarray:
@@ -149,14 +107,15 @@ def _read_ours(path: Path, positions: Sequence[int], window: int) -> np.ndarray:
         return reader.read(positions)
 
 
-def _read_window(cv2: ModuleType | None, path: Path, positions: Sequence[int], window: int) -> np.ndarray:
+def _read_window(path: Path, positions: Sequence[int], window: int) -> np.ndarray:
     """Decodes from the key frame before the clip to its end, converts the whole window to RGB, then picks.
 
     Written after what facebookresearch/TimeSformer does. From a folder it, too, reads only the requested frames.
     """
     if path.is_dir():
-        if cv2 is None:
-            raise NotReadable
+        import cv2
+
+        cv2.setNumThreads(1)
         files = frame_files(path)
         return np.stack([cv2.cvtColor(cv2.imread(str(files[p])), cv2.COLOR_BGR2RGB) for p in positions])
     frames = []
@@ -171,35 +130,81 @@ def _read_window(cv2: ModuleType | None, path: Path, positions: Sequence[int], w
             if number >= positions[0] + window:
                 break
             if number >= positions[0]:
-                frames.append(torch.from_numpy(frame.to_ndarray(format="rgb24", threads=1)))
-    picked = torch.tensor([position - positions[0] for position in positions])
-    return torch.stack(frames).index_select(0, picked).numpy()
+                frames.append(frame.to_ndarray(format="rgb24", threads=1))
+    return np.stack(frames)[np.subtract(positions, positions[0])]
 
 
-def _read_decord(decord: ModuleType, path: Path, positions: Sequence[int], window: int) -> np.ndarray:
+def _read_decord(path: Path, positions: Sequence[int], window: int) -> np.ndarray:
+    import decord
+
     if path.is_dir():
-        raise NotReadable
+        raise IsADirectoryError
     return decord.VideoReader(str(path), num_threads=1).get_batch(list(positions)).asnumpy()
 
 
-def _read_opencv(cv2: ModuleType, path: Path, positions: Sequence[int], window: int) -> np.ndarray:
+def _read_opencv(path: Path, positions: Sequence[int], window: int) -> np.ndarray:
     """Seeks to the first frame and decodes on from there: seeking to each frame takes longer in most files."""
+    import cv2
+
     if path.is_dir():
-        raise NotReadable
+        raise IsADirectoryError
+    cv2.setNumThreads(1)
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     capture.set(cv2.CAP_PROP_POS_FRAMES, positions[0])
     found = {}
     for number in range(positions[0], positions[-1] + 1):
+        capture.grab()
         if number in positions:
-            found[number] = cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)
-        else:
-            capture.grab()
-    capture.release()
+            found[number] = cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
     return np.stack([found[position] for position in positions])
 
 
-def _import(name: str) -> ModuleType | None:
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError, RuntimeError):  # not installed, or a shared library is missing
-        return None
+READERS = {ORIGINAL: _read_window, "this project": _read_ours, "decord": _read_decord, "OpenCV": _read_opencv}
+
+
+def crop_table(rounds: int) -> Iterator[str]:
+    """Table of the time from decoded frames to a normalised clip, in the original's order and in this project's."""
+    caption = (
+        "Clips of 8 frames of 340x256 pixels, scaled, cropped, in training mirrored half of the time, and normalised, "
+        f"in processor time of one core: medians of {rounds} rounds of {TURN} clips, both ways in turn."
+    )
+    columns = ["clip", "whole float frames first (ms)", "this project (ms)", "share"]
+    yield from header(caption, [*columns, "largest difference (levels of 255)"])
+    frames = np.stack(list(moving_scene(8, 340, 256)))
+    low, high, size = *_DATA.TRAIN_JITTER_SCALES, _DATA.TRAIN_CROP_SIZE
+    training_name = f"training: short side {low} to {high}, {size}x{size} at random"
+    for training, name in ((True, training_name), (False, f"testing: short side {size}, the centre")):
+        runs = {
+            crop: lambda crop=crop, training=training: [crop(frames, training, seed) for seed in range(TURN)]
+            for crop in (crop_floats, crop_bytes)
+        }
+        with one_core():
+            seconds = time_in_turn(runs, rounds, clock=time.process_time)
+        floats, ours = (statistics.median(times) / TURN for times in seconds.values())
+        difference = max(largest_difference(frames, training, seed) for seed in range(TURN))
+        yield row([name, f"{1e3 * floats:.1f}", f"{1e3 * ours:.1f}", f"{ours / floats:.2f}", f"{difference:.2f}"])
+
+
+def largest_difference(frames: np.ndarray, training: bool, seed: int) -> float:
+    """Largest difference of a pixel between both orders before normalisation, in levels of 255."""
+    difference = crop_bytes(frames, training, seed) - crop_floats(frames, training, seed)
+    return float((difference * torch.tensor(_DATA.STD).view(-1, 1, 1, 1) * 255).abs().max())
+
+
+def crop_bytes(frames: np.ndarray, training: bool, seed: int) -> Tensor:
+    """Crops uint8 frames [T, H, W, 3], then normalises, as this project does: float32 [3, T, size, size]."""
+    size, rng = _DATA.TRAIN_CROP_SIZE, np.random.RandomState(seed)
+    view, scales = (-1, _DATA.TRAIN_JITTER_SCALES) if training else (spatial.CENTER, (size, size))
+    clip = spatial.spatial_sampling(torch.from_numpy(frames).permute(0, 3, 1, 2), view, *scales, size, rng)
+    return spatial.tensor_normalize(clip.transpose(0, 1).contiguous(), _DATA.MEAN, _DATA.STD)
+
+
+def crop_floats(frames: np.ndarray, training: bool, seed: int) -> Tensor:
+    """The same clip in the order of facebookresearch/TimeSformer: normalise, scale whole frames, then crop."""
+    size, rng = _DATA.TRAIN_CROP_SIZE, np.random.RandomState(seed)
+    clip = (torch.from_numpy(frames).float() / 255 - torch.tensor(_DATA.MEAN)) / torch.tensor(_DATA.STD)
+    clip = clip.permute(3, 0, 1, 2)
+    if training:
+        clip = spatial.random_short_side_scale_jitter(clip, *_DATA.TRAIN_JITTER_SCALES, rng)
+        return spatial.horizontal_flip(spatial.random_crop(clip, size, rng), 0.5, rng).contiguous()
+    return spatial.uniform_crop(spatial.resize_short_side(clip, size), size, spatial.CENTER).contiguous()

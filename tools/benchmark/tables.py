@@ -1,5 +1,6 @@
 """Markdown tables: printed row by row, then written into a page of the documentation."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -7,8 +8,9 @@ from timesformer.atomic import write_text_atomically
 from timesformer.errors import UserError
 
 
-def header(columns: Sequence[str], text_columns: int = 1) -> Iterator[str]:
-    """The first two lines of a table: columns after the first `text_columns` are aligned right."""
+def header(caption: str, columns: Sequence[str], text_columns: int = 1) -> Iterator[str]:
+    """The first lines of a table: a caption, the columns (those after the first `text_columns` aligned right)."""
+    yield from ([caption, ""] if caption else [])
     yield row(columns)
     yield f"|{'---|' * text_columns}{'---:|' * (len(columns) - text_columns)}"
 
@@ -18,34 +20,16 @@ def row(cells: Iterable[object]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def show(lines: Iterable[str], page: Path | None = None, name: str = "table") -> None:
-    """Prints lines as they come; then writes them between the marks of this name in a page, if one is given.
-
-    Raises:
-        UserError: before anything is measured, if the page lacks the marks.
-    """
-    if page is not None:
-        _split_at_marks(page, name)
-    shown = []
+def show(lines: Iterable[str], page: Path | None, name: str) -> None:
+    """Prints lines as they come, then writes them between the marks of this name in the page, if one is given."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    table = re.compile(f"{begin}.*{end}", re.DOTALL)
+    if page and not (page.is_file() and table.search(page.read_text(encoding="utf-8"))):
+        raise UserError(f"{page}: no marks for this table found; add the lines {begin} and {end}")
+    shown = [begin]
     for line in lines:
         print(line, flush=True)
         shown.append(line)
-    if page is not None:
-        before, after = _split_at_marks(page, name)
-        write_text_atomically(page, "\n".join([before, *shown, after]))
-
-
-def marks(name: str) -> tuple[str, str]:
-    """The lines around the table of this name in a page."""
-    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-
-
-def _split_at_marks(page: Path, name: str) -> tuple[str, str]:
-    """The page up to the end of the first mark, and from the second mark on."""
-    begin, end = marks(name)
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    before, found, rest = text.partition(begin)
-    _, also_found, after = rest.partition(end)
-    if not (found and also_found):
-        raise UserError(f"{page}: no marks for this table found; add the lines {begin} and {end}")
-    return before + begin, end + after
+    if page:
+        text = "\n".join([*shown, end])
+        write_text_atomically(page, table.sub(lambda _: text, page.read_text(encoding="utf-8"), count=1))

@@ -5,7 +5,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -14,17 +14,13 @@ from typing import Any
 
 import torch
 
-from timesformer.errors import UserError
-
 CPU = torch.device("cpu")
+Runs = Mapping[Any, Callable[[], object]]
 Clock = Callable[[], float]
 
 
 def time_in_turn(
-    runs: Mapping[Any, Callable[[], object]],
-    rounds: int,
-    device: torch.device = CPU,
-    clock: Clock = time.perf_counter,
+    runs: Runs, rounds: int, device: torch.device = CPU, clock: Clock = time.perf_counter
 ) -> dict[Any, list[float]]:
     """Seconds of every run in every round, after one warm-up; no seconds for runs that run out of memory.
 
@@ -32,14 +28,14 @@ def time_in_turn(
     """
     seconds: dict[Any, list[float]] = {key: [] for key in runs}
     remaining = list(runs)
-    rng = random.Random(0)
+    rng, synchronize = random.Random(0), torch.get_device_module(device).synchronize
     for number in range(rounds + 1):
         for key in rng.sample(remaining, len(remaining)):
             try:
-                synchronize(device)
+                synchronize()
                 start = clock()
                 runs[key]()
-                synchronize(device)
+                synchronize()
             except torch.OutOfMemoryError:
                 remaining.remove(key)
                 seconds[key].clear()
@@ -48,47 +44,25 @@ def time_in_turn(
     return seconds
 
 
-def speedups(baseline: Sequence[float], seconds: Sequence[float]) -> list[float]:
-    """How many times as fast as the baseline, for each round, in increasing order."""
-    return sorted(slow / fast for slow, fast in zip(baseline, seconds, strict=True))
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits for the GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def clock_for(device: torch.device) -> Clock:
-    """Processor time for one thread on the CPU, which other processes disturb less; otherwise wall-clock time."""
-    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-
-
-def select_device(threads: int = 0, use_gpu: bool = True) -> torch.device:
+def select_device(threads: int = 0) -> torch.device:
     """The GPU if there is one, else the CPU with this number of threads (0: PyTorch's choice)."""
     if threads:
         torch.set_num_threads(threads)
-    return torch.device("cuda" if torch.cuda.is_available() and use_gpu else "cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def run_in_subprocess(name: str, function: Callable[..., Any], *args: object) -> Any:
-    """Calls a function in a fresh process, whose peak memory is its own.
-
-    Raises:
-        UserError: with this name, if the process runs out of memory or is killed.
-    """
+def run_in_subprocess(function: Callable[..., Any], *args: object) -> Any:
+    """Calls a function in a fresh process, whose peak memory is its own; None if it runs out of memory."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(function, *args).result()
-        except (BrokenProcessPool, torch.OutOfMemoryError) as error:
-            raise UserError(
-                f"{name} could not be measured ({type(error).__name__}, usually a lack of memory): reduce --batch-size"
-            ) from error
+        except (BrokenProcessPool, torch.OutOfMemoryError):  # a process without memory is killed
+            return None
 
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Restricts this process and its threads to one core, where the system can; PyTorch to one thread."""
+    """Restricts PyTorch to one thread and, on Linux, this process to one core."""
     threads = torch.get_num_threads()
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     torch.set_num_threads(1)
@@ -104,11 +78,9 @@ def one_core() -> Iterator[None]:
 
 def describe_machine(device: torch.device | None = None) -> str:
     """Name of the GPU, or of the processor (with the number of threads if a device is given); versions."""
-    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    if device is not None and device.type == "cuda":
-        return f"{torch.cuda.get_device_name()}, {versions}"
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    threads = [] if device is None else [f"{torch.get_num_threads()} threads"]
-    return ", ".join([names[0] if names else platform.processor(), *threads, versions])
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    if device is not None:
+        name = torch.cuda.get_device_name() if device.type == "cuda" else f"{name}, {torch.get_num_threads()} threads"
+    return f"{name}, torch {torch.__version__}, Python {platform.python_version()}"
