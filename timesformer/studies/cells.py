@@ -21,13 +21,7 @@ WEIGHTS_KEY = "TRAIN.CHECKPOINT_FILE_PATH"
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One run.
-
-    Attributes:
-        name: for messages.
-        cfg: the whole configuration; OUTPUT_DIR is the folder of the cell.
-        parent: the cell whose best checkpoint it starts from, if any.
-    """
+    """One run in the folder `cfg.OUTPUT_DIR`, from the best checkpoint of its parent, if any."""
 
     name: str
     cfg: CfgNode

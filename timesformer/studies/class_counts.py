@@ -16,9 +16,6 @@ def write_lists(cfg: CfgNode, rarest: float) -> None:
 
     Class c of C, in label order, keeps its first round(n * rarest ** (c / (C - 1))) training clips, at least one: the
     "long tail" of Cui et al. 2019 (https://arxiv.org/abs/1901.05555). Validation and test are complete.
-
-    Raises:
-        DataError: if the dataset is not found.
     """
     folder, complete = Path(cfg.DATA.SPLITS_DIR), cfg.clone()
     complete.DATA.SPLITS_DIR = ""
@@ -43,13 +40,7 @@ def _long_tail(split: DatasetSplit, rarest: float) -> list[int]:
 
 
 def count_classes(cfg: CfgNode, processes: int) -> np.ndarray:
-    """Clips of each class that each process sees in the first epoch, int [processes, classes].
-
-    The batches are those of training: TRAIN.BATCH_SIZE clips, divided among the processes.
-
-    Raises:
-        DataError: if the dataset is not found.
-    """
+    """Clips of each class that each process sees in the first epoch of training, int [processes, classes]."""
     split = load_split(cfg, "train")
     labels = split.records.labels
     balanced = labels if cfg.DATA.BALANCE == "oversample" else None

@@ -10,8 +10,8 @@ from pathlib import Path
 from timesformer.atomic import write_text_atomically
 from timesformer.studies.study import ROOT, DemoData, StudyError
 
+# by the defaults of DATA.TEST_SUBJECTS and VAL_SUBJECTS
 SUBJECTS = {"train": range(1, 31), "val": range(31, 36), "test": range(36, 51)}
-"""Subjects of each split of MuWiGes, by the defaults of DATA.TEST_SUBJECTS and VAL_SUBJECTS."""
 SCENES = ("office", "kitchen", "garden", "street")
 
 
@@ -22,11 +22,7 @@ def folder_of(data: DemoData, base: Path) -> Path:
 
 
 def make(data: DemoData, base: Path, workers: int) -> Path:
-    """Makes a set under `base` unless it exists; returns its folder.
-
-    Raises:
-        StudyError: if the clips cannot be made.
-    """
+    """Makes a set under `base` unless it exists; returns its folder."""
     folder = folder_of(data.model_copy(update={"layout": "hmdb_simp"}), base)
     command = [sys.executable, str(ROOT / "datasets/demo/make.py"), str(folder), "--seed", str(data.seed)]
     command += ["--clips-per-class", *map(str, data.clips), "--workers", str(workers)]

@@ -27,11 +27,7 @@ _ATTENTION_SIDE = 144  # pixels; smaller frames are enlarged
 
 
 def draw_figures(plan: Plan) -> tuple[list[tuple[str, Path]], list[str]]:
-    """Draws the study's figures of finished rows into the folder `figures`.
-
-    Returns:
-        Titles and files of the figures, and why others could not be drawn.
-    """
+    """Draws figures of finished rows; returns their titles and files, and why others could not be drawn."""
     pictures, problems = [], []
     folder = plan.folder / "figures"
     folder.mkdir(parents=True, exist_ok=True)

@@ -76,11 +76,7 @@ def judge(finding: Finding, table: PlannedTable) -> Verdict:
 
 
 def compare(first: Outcome, second: Outcome) -> Comparison:
-    """The difference in top-1 of two rows with finished cells.
-
-    The test is paired, over the common seeds, if both were tested on the same videos and predictions.csv is there;
-    otherwise unpaired, over all seeds.
-    """
+    """The difference in top-1 of two rows: paired over common seeds if both have predictions of the same videos."""
     by_seed = [{cell.cfg.RNG_SEED: cell for cell, _ in outcome.cells} for outcome in (first, second)]
     seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
     predictions = [[read_run(cells[seed].folder).predictions for seed in seeds] for cells in by_seed]

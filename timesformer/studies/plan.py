@@ -19,12 +19,8 @@ from timesformer.studies.study import DemoData, Row, Setting, Study, StudyError,
 class Choices:
     """The user's choices.
 
-    Attributes:
-        output: folder of all studies and of their cells.
-        data: folder of the dataset; in the demo, where its clips are made.
-        seeds: number of seeds; None for the study's.
-        options: KEY VALUE KEY VALUE ... for every cell.
-        weights: sources of weights by name.
+    data: folder of the dataset, or where the demo's clips are made; seeds: None for the study's; options: KEY VALUE ...
+    for every cell; weights: sources by name.
     """
 
     output: Path
@@ -37,7 +33,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row with its configuration and its cells, one for each seed; None and none if nothing is run."""
+    """A row with its configuration (None if it is not run) and its cells, one for each seed."""
 
     row: Row
     cfg: CfgNode | None = None
@@ -54,18 +50,9 @@ class PlannedTable:
 
 
 class Plan:
-    """The tables of a study and the cells that they need. Equal cells of several rows are one.
+    """All tables of a study, or a sweep, and the cells of those with these numbers (none: all), in order of execution.
 
-    Args:
-        study: the study.
-        choices: of the user.
-        numbers: tables to run, from 1; none for all.
-        sweep: a table that replaces those of the study.
-
-    Attributes:
-        tables: all tables, for the page.
-        cells: of the chosen tables, each after the cell that it starts from.
-        folder: of the page.
+    Equal cells of several rows are one. `folder` is that of the page.
 
     Raises:
         StudyError: if a table does not exist, data or weights are not given, or options are not valid.
@@ -195,14 +182,10 @@ class Plan:
         return self._known.setdefault(cell.folder, cell)
 
     def _require_weights(self) -> None:
-        if not self._missing_weights:
-            return
         lines = [
             f"--weights {name}=FILE, or --weights {name}={self.study.pretrained[name]} to download them (for "
             f"{shorten(dict.fromkeys(rows), '; ', 2)})"
             for name, rows in self._missing_weights.items()
         ]
-        raise StudyError(
-            "\n  - ".join([f"{self.study.name} starts from published weights, which are not given:", *lines])
-            + "\nMind the licences of the weights; the released TimeSformer models are CC-BY-NC."
-        )
+        if lines:
+            raise StudyError("\n  - ".join([f"{self.study.name} needs weights (mind their licences):", *lines]))

@@ -1,12 +1,12 @@
 """Prepares the data of a study, runs its cells, and writes its tables and figures."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.records import SPLITS, DataError
+from timesformer.runtime.resource_limits import available_cores
 from timesformer.studies import demo_data
 from timesformer.studies.cells import Cell
 from timesformer.studies.class_counts import write_lists
@@ -18,20 +18,15 @@ from timesformer.studies.tables import FILES, move_other_tables, write_tables
 
 
 def prepare(plan: Plan, check_gpus: bool) -> None:
-    """Makes the demo's clips and the lists of imbalanced sets, and checks the configurations and data of all cells.
-
-    Raises:
-        StudyError: if data are missing or an option is not valid.
-    """
+    """Makes the demo's clips and the lists of imbalanced sets, and checks all cells; StudyError if one is not valid."""
     for cell in plan.cells:
         if changed := cell.changed_options():
             raise StudyError(
                 f"{cell.folder} holds results of other options than {cell.name}: {'; '.join(map(str, changed))}. Move "
                 "it away, or choose another --output"
             )
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     for data in plan.demo_sets():
-        print(f"demo clips: {demo_data.make(data, plan.demo_base, workers)}", flush=True)
+        print(f"demo clips: {demo_data.make(data, plan.demo_base, available_cores())}", flush=True)
     imbalanced = {row.cfg.DATA.SPLITS_DIR: row for row in plan.rows if row.cfg is not None and row.row.rarest < 1}
     try:
         for row in imbalanced.values():
@@ -58,11 +53,7 @@ def _check(cells: Sequence[Cell], check_gpus: bool) -> None:
 
 
 def reproduce(plan: Plan, launcher: Launcher) -> int:
-    """Runs the cells that are not finished, and writes tables and figures; the tables also when interrupted.
-
-    Returns:
-        The exit code: 1 if a cell failed.
-    """
+    """Runs the cells that are not finished, and writes tables and figures; returns the exit code."""
     if moved := move_other_tables(plan):
         print(f"the tables in {plan.folder} are of other cells; moved to {moved}", flush=True)
     try:

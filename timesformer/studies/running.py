@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
 from tqdm import tqdm
 
 from timesformer.errors import UserError
 from timesformer.progress import Progress
+from timesformer.runtime.resource_limits import available_cores
 from timesformer.studies.cells import Cell
 from timesformer.studies.study import ROOT
 
@@ -21,34 +21,15 @@ LOG = "cell.log"
 _GRACE = 60.0  # seconds to save a checkpoint when the study is interrupted
 
 
-class Launcher(Protocol):
-    """Starts up to `capacity` cells at a time."""
-
-    capacity: int
-
-    def start(self, cell: Cell, slot: int) -> None:
-        """Starts a cell in a free slot, 0 to `capacity` - 1."""
-
-    def poll(self) -> list[Cell]:
-        """Returns the cells that have ended since the last call."""
-
-    def stop(self) -> str:
-        """Handles an interruption of the study; returns what happens to the running cells."""
-
-
 class Local:
-    """Runs cells as processes, which share the cores and GPUs of this machine.
-
-    Args:
-        jobs: number of cells at a time.
-        num_gpus: of this machine.
-    """
+    """Runs up to `jobs` cells at a time as processes, which share the cores and GPUs of this machine."""
 
     def __init__(self, jobs: int, num_gpus: int = 0) -> None:
         self.capacity, self._num_gpus = jobs, num_gpus
         self._running: dict[Cell, subprocess.Popen] = {}
 
     def start(self, cell: Cell, slot: int) -> None:
+        """Starts a cell in a free slot, 0 to `capacity` - 1."""
         with (cell.folder / LOG).open("wb") as log:  # the run appends to its own log
             self._running[cell] = subprocess.Popen(
                 [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", str(cell.config_path)],
@@ -61,14 +42,14 @@ class Local:
 
     def environment(self, num_gpus: int, slot: int) -> dict[str, str]:
         """Environment variables of a cell: its share of the cores, and its GPUs."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment = {"OMP_NUM_THREADS": str(max(1, cores // self.capacity)), **os.environ}
+        environment = {"OMP_NUM_THREADS": str(max(1, available_cores() // self.capacity)), **os.environ}
         if num_gpus and "CUDA_VISIBLE_DEVICES" not in os.environ:
             first = slot * num_gpus % max(1, self._num_gpus - num_gpus + 1)
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(first, first + num_gpus)))
         return environment
 
     def poll(self) -> list[Cell]:
+        """The cells that have ended since the last call."""
         ended = [cell for cell, process in self._running.items() if process.poll() is not None]
         for cell in ended:
             if (code := self._running.pop(cell).returncode) < 0:
@@ -77,6 +58,7 @@ class Local:
         return ended
 
     def stop(self) -> str:
+        """Handles an interruption of the study; returns what happens to the running cells."""
         for process in self._running.values():
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + _GRACE
@@ -94,13 +76,9 @@ def _terminate_with_parent() -> None:
 
 
 class Slurm:
-    """Runs cells as jobs of Slurm, submitted by tools/submit.py and found in the queue by their names.
+    """Runs up to `jobs` cells at a time as jobs of Slurm, submitted by tools/submit.py with these options.
 
-    Jobs of an earlier call of the study are waited for, not submitted again.
-
-    Args:
-        jobs: number of jobs in the queue at a time.
-        options: for tools/submit.py, such as "--partition gpu --timeout 600".
+    Jobs of an earlier call, found in the queue by their names, are waited for.
     """
 
     PERIOD = 2.0  # seconds between two calls of squeue
@@ -141,26 +119,16 @@ class Slurm:
         return set(queue.stdout.split()) if queue.returncode == 0 else set(self._running.values())
 
     def stop(self) -> str:
-        return (
-            f"{len(self._running)} job(s) stay in the queue; the same command waits for them, `scancel --name NAME` "
-            "cancels one"
-        )
+        return f"{len(self._running)} job(s) stay in the queue; the same command waits for them"
+
+
+Launcher = Local | Slurm
 
 
 def run_cells(cells: Sequence[Cell], launcher: Launcher) -> dict[Cell, str]:
-    """Runs the cells that are not finished, each after its parent, and shows the progress.
+    """Runs the cells that are not finished, each after its parent; returns the errors by cell.
 
     If a cell fails, the others run on, except those that start from it.
-
-    Args:
-        cells: with their parents.
-        launcher: starts them.
-
-    Returns:
-        The errors by cell.
-
-    Raises:
-        KeyboardInterrupt: when interrupted, after the launcher stopped the running cells.
     """
     waiting = [cell for cell in cells if not cell.results()]
     running: dict[Cell, int] = {}
@@ -172,7 +140,13 @@ def run_cells(cells: Sequence[Cell], launcher: Launcher) -> dict[Cell, str]:
                     waiting.remove(cell)
                     failed[cell] = f"it starts from {cell.parent.name}, which failed"
                     _report(f"skipped: {cell.name}: {failed[cell]}", progress)
-                _start_ready(waiting, running, launcher)
+                ready = [cell for cell in waiting if cell.parent is None or cell.parent.results()]
+                free = [slot for slot in range(launcher.capacity) if slot not in running.values()]
+                for cell, slot in zip(ready, free, strict=False):
+                    waiting.remove(cell)
+                    cell.write_config()
+                    launcher.start(cell, slot)
+                    running[cell] = slot
                 for cell in launcher.poll():
                     del running[cell]
                     if results := cell.results():
@@ -186,16 +160,6 @@ def run_cells(cells: Sequence[Cell], launcher: Launcher) -> dict[Cell, str]:
             tqdm.write(f"interrupted; {launcher.stop()}", file=sys.stderr)
             raise
     return failed
-
-
-def _start_ready(waiting: list[Cell], running: dict[Cell, int], launcher: Launcher) -> None:
-    ready = [cell for cell in waiting if cell.parent is None or cell.parent.results()]
-    free = [slot for slot in range(launcher.capacity) if slot not in running.values()]
-    for cell, slot in zip(ready, free, strict=False):
-        waiting.remove(cell)
-        cell.write_config()
-        launcher.start(cell, slot)
-        running[cell] = slot
 
 
 def _report(line: str, progress: Progress) -> None:

@@ -35,10 +35,7 @@ class _Section(BaseModel):
 
 
 class DemoData(_Section):
-    """Clips to make with datasets/demo/make.py.
-
-    clips: per class, for training, validation and test; classes: empty for all; layout: that of this dataset.
-    """
+    """Clips to make with datasets/demo/make.py; clips: per class, for training, validation and test."""
 
     seed: Count
     clips: tuple[Count, Count, Count]
@@ -47,10 +44,7 @@ class DemoData(_Section):
 
 
 class Setting(_Section):
-    """A configuration, options set over it, and the name of the weights to start from ("none" for none).
-
-    What is None comes from the study.
-    """
+    """A configuration, options over it, and the name of the weights to start from; None: those of the study."""
 
     config: Config | None = None
     set: dict[str, Any] = {}
@@ -64,15 +58,7 @@ class Pretraining(Setting):
 
 
 class Row(Setting):
-    """A row of a table.
-
-    Attributes:
-        published: top-1 and top-5 in percent; None for not published.
-        run: False prints the published values only.
-        demo: settings over these in the demo.
-        facts: other published values by column.
-        rarest: fraction of its training clips that the rarest class keeps; the others follow in geometric steps.
-    """
+    """A row of a table. published: top-1 and top-5 in percent; demo: settings over these in the demo."""
 
     name: str
     published: tuple[float | None, float | None] = (None, None)
@@ -102,12 +88,7 @@ class Finding(_Section):
 
 
 class Table(_Section):
-    """A table of the study.
-
-    Attributes:
-        columns: options to show, by column.
-        processes: numbers of data-parallel processes; the table counts the classes that they see, nothing is trained.
-    """
+    """A table of the study; with `processes` it counts the classes that they see, and nothing is trained."""
 
     title: str
     note: str = ""
@@ -144,15 +125,7 @@ class Demo(Setting):
 
 
 class Study(Setting):
-    """A study: tables over one dataset.
-
-    Attributes:
-        source: origin of the published results.
-        prepare: command that prepares the dataset.
-        seeds: number of training seeds of every row.
-        pretrained: sources of published weights, by name.
-        only: numbers of the tables that take an option of the command line, by key.
-    """
+    """A study: tables over one dataset."""
 
     config: Config
     file: Path = Path()
@@ -200,11 +173,7 @@ def _check_choice(key: str, value: str, choices: list[str]) -> None:
 
 
 def find_study(name: str) -> Path:
-    """The file of a study, given by its name under configs/studies or by its path.
-
-    Raises:
-        StudyError: if there is none.
-    """
+    """The file of a study, given by its name under configs/studies or by its path."""
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else FOLDER / f"{name}.yaml"
     if not path.is_file():
         known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -213,11 +182,7 @@ def find_study(name: str) -> Path:
 
 
 def read_study(path: Path) -> Study:
-    """Reads a study's file.
-
-    Raises:
-        StudyError: if it cannot be read, or a key or value is not valid; with file, key, and what was expected.
-    """
+    """Reads a study's file; StudyError with file and key if it is not valid."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         study = Study.model_validate(content, context=path).model_copy(update={"file": path})

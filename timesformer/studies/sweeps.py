@@ -1,12 +1,13 @@
 """Sweeps: a study's own setting with some options varied, by grid or at random."""
 
-import ast
 import itertools
 import math
 import random
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import yaml
 
 from timesformer.studies.study import Row, Setting, StudyError, Table
 
@@ -15,16 +16,10 @@ _MAX_GRID = 1000
 
 
 def sweep_table(sweeps: Sequence[str], draws: int, seed: int) -> Table:
-    """The table of a sweep, with a row for each combination.
+    """The table of a sweep, with a row for each of `draws` random combinations, or for the whole grid if 0.
 
-    Args:
-        sweeps: KEY=value,value,... each; values with commas are in brackets. For random draws the values may be
-            uniform(low,high) or loguniform(low,high).
-        draws: number of combinations to draw; 0 for the whole grid.
-        seed: of the draws.
-
-    Raises:
-        StudyError: if a sweep cannot be parsed, a key is repeated, or a grid is too large or has a range.
+    sweeps: KEY=value,value,... each; values with commas are in brackets. For draws, the values may be
+    uniform(low,high) or loguniform(low,high).
     """
     choices = dict(map(_parse, sweeps))
     if len(choices) < len(sweeps):
@@ -68,12 +63,5 @@ def _parse(text: str) -> tuple[str, tuple[list[Any], Callable[[random.Random], A
         if match[1]:
             return key, ([], lambda rng: float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.4g}"))
         return key, ([], lambda rng: float(f"{rng.uniform(low, high):.4g}"))
-    values = [_literal(part.strip()) for part in re.split(r",(?![^\[]*\])", written)]
+    values = [yaml.safe_load(part) for part in re.split(r",(?![^\[]*\])", written)]
     return key, (values, lambda rng: rng.choice(values))
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

@@ -46,15 +46,7 @@ class Section:
 
 
 def write_tables(plan: Plan, pictures: Sequence[tuple[str, Path]] = ()) -> list[str]:
-    """Writes the page of what is finished into the study's folder.
-
-    Args:
-        plan: the study.
-        pictures: titles and files of figures in that folder.
-
-    Returns:
-        The findings, a sentence each.
-    """
+    """Writes the page of what is finished, with these figures (title, file); returns the findings, a sentence each."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     is_demo = plan.choices.is_demo
     sections = [
@@ -81,11 +73,7 @@ def write_tables(plan: Plan, pictures: Sequence[tuple[str, Path]] = ()) -> list[
 
 
 def move_other_tables(plan: Plan) -> Path | None:
-    """Moves a page with cells that the plan lacks (other options, fewer seeds) to `previous_N`.
-
-    Returns:
-        The new folder; None if nothing was moved.
-    """
+    """Moves a page with cells that the plan lacks to `previous_N`; returns that folder, or None."""
     path = plan.folder / "tables.csv"
     if not path.is_file():
         return None
