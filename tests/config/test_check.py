@@ -8,8 +8,8 @@ import pytest
 from timesformer.config import ConfigError, check, load_config
 from timesformer.config.check import Problem
 from timesformer.config.options import OPTIONS
-from timesformer.models.patches import TubeletInit
-from timesformer.models.variants import LIGHT_VARIANTS
+from timesformer.models.blocks import LIGHT_VARIANTS
+from timesformer.models.embeddings import TubeletInit
 from timesformer.models.vit import ATTENTION_TYPES
 from timesformer.models.vivit import VIVIT_MODELS
 

@@ -10,12 +10,8 @@ from torch import Tensor, nn
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762), with timm's argument names.
 
-    Attributes:
-        observer: called with the queries and keys of every forward pass, see `attention_weights`. Both are
-            [batch, heads, tokens, d]; for attention over frames, [batch, patches * heads, frames, d].
-
-    Raises:
-        ValueError: if `num_heads` does not divide `dim`.
+    `observer` is called with the queries and keys of every forward pass, [batch, heads, tokens, d] both, or for
+    attention over frames [batch, patches * heads, frames, d]. Raises ValueError if `num_heads` does not divide `dim`.
     """
 
     def __init__(
@@ -49,10 +45,7 @@ class Attention(nn.Module):
         return rearrange(self._attend(q, k, v), "b h n d -> b n (h d)")
 
     def attend_over_frames(self, x: Tensor) -> Tensor:
-        """Attention of each patch to the same patch of all frames, without the output projection.
-
-        x: [batch, frames, patches, dim]; returns the same shape.
-        """
+        """Attention over the frames of each patch, in [batch, frames, patches, dim], without the output projection."""
         # Queries, keys and values come from three products: only then are patches and heads one evenly strided axis,
         # which makes (patches * heads) attention heads without a copy.
         biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)

@@ -1,7 +1,4 @@
-"""Baselines: torchvision's video models, and timm's image models applied to every frame.
-
-The library's model is `.model`, under the library's names, so that its weights fit.
-"""
+"""Baselines: torchvision's video models, and timm's image models applied to every frame."""
 
 import logging
 from collections.abc import Callable
@@ -22,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Baseline(nn.Module):
-    """A network of another library as `.model`, from clips [batch, 3, frames, height, width] to [batch, classes]."""
+    """Another library's network as `.model`, from clips [batch, 3, frames, height, width] to [batch, classes]."""
 
     head_names: tuple[str, ...]  # of the layers in `.model` that give the logits
     made_for: str  # the input that the network was designed for
@@ -38,14 +35,10 @@ class Baseline(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "Baseline":
-        """The network MODEL.MODEL_NAME, built for DATA.TRAIN_CROP_SIZE if it has a fixed input size.
-
-        Raises UserError if there is no such model, clips of this size do not fit, or weights cannot be downloaded.
-        """
+        """The network MODEL.MODEL_NAME; UserError if it is unknown, cannot take the clips or be downloaded."""
         name = cfg.MODEL.MODEL_NAME.partition("/")[2]
-        size, pretrained = cfg.DATA.TRAIN_CROP_SIZE, cfg.MODEL.PRETRAINED
-        pretrained = pretrained and torch.get_default_device().type != "meta"
-        model = cls(name, cfg.MODEL.NUM_CLASSES, cfg.MODEL.DROPOUT_RATE, pretrained, size)
+        pretrained = cfg.MODEL.PRETRAINED and torch.get_default_device().type != "meta"
+        model = cls(name, cfg.MODEL.NUM_CLASSES, cfg.MODEL.DROPOUT_RATE, pretrained, cfg.DATA.TRAIN_CROP_SIZE)
         for key in ("TRAIN_CROP_SIZE", "TEST_CROP_SIZE"):
             model.check_input(cfg.DATA.NUM_FRAMES, cfg.DATA[key], f"DATA.NUM_FRAMES, DATA.{key}")
         if pretrained:
@@ -65,19 +58,14 @@ class Baseline(nn.Module):
         except NotImplementedError:  # an operation that the meta device lacks
             pass
         except Exception as error:  # any kind, depending on the network
-            raise UserError(
-                f"{self.name} cannot take clips of {frames} frames of {size}x{size} pixels ({keys}): "
-                f"{_one_line(error)}. It is made for {self.made_for}"
-            ) from error
+            clips = f"clips of {frames} frames of {size}x{size} pixels ({keys}): {_one_line(error)}"
+            raise UserError(f"{self.name}, made for {self.made_for}, cannot take {clips}") from error
         finally:
             self.train(training)
 
 
 class TorchvisionModel(Baseline):
-    """A video model of torchvision, such as r3d_18, s3d, mvit_v2_s or swin3d_t; `size` is not used.
-
-    `pretrained` loads Kinetics-400 weights. The head stays fresh unless there are 400 classes.
-    """
+    """A video model of torchvision; a `pretrained` one keeps a fresh head unless there are 400 classes."""
 
     def __init__(
         self, name: str, num_classes: int, dropout: float = 0.0, pretrained: bool = False, size: int = 224
@@ -114,8 +102,7 @@ class TorchvisionModel(Baseline):
 class TimmModel(Baseline):
     """An image model of timm applied to every frame; the logits are averaged over the frames.
 
-    `name` may have the tag of its weights, as in "vit_small_patch16_224.augreg_in21k". `size` is the side of a frame in
-    pixels, for networks with a fixed input size.
+    `name` may have a tag of weights ("vit_small_patch16_224.augreg_in21k"); `size` is for networks of fixed input size.
     """
 
     def __init__(
@@ -144,13 +131,11 @@ class TimmModel(Baseline):
         self.normalization = (tuple(described["mean"]), tuple(described["std"]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Clips (float, normalised) to logits."""
         logits = self.model(rearrange(x, "b c t h w -> (b t) c h w"))
         return reduce(logits, "(b t) k -> b k", "mean", t=x.shape[2])
 
 
 BASELINES: dict[str, type[Baseline]] = {"torchvision": TorchvisionModel, "timm": TimmModel}
-"""Baselines by the part of MODEL.MODEL_NAME before the slash."""
 
 
 def _unknown(full_name: str, name: str, known: list[str]) -> UserError:

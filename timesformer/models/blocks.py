@@ -14,13 +14,16 @@ from timesformer.models.attention import Attention
 BlockType = Literal["divided_space_time", "joint_space_time", "space_only", "factorised_self_attention"]
 Init = Literal["pretrained", "scratch"]
 """Initial weights: the original's small ones, for loading others; or ones that learn from few clips."""
+LIGHT_VARIANTS: dict[str, dict[str, int]] = {
+    "gesture": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+    "small": {"embed_dim": 384, "depth": 9, "num_heads": 6},
+    "tiny": {"embed_dim": 192, "depth": 9, "num_heads": 3},
+}
+"""Sizes of LightTimeSformer: ViT-B as in the gesture study, and ViT-S and ViT-Ti with fewer blocks."""
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016, https://arxiv.org/abs/1603.09382) with the random draws of the original.
-
-    timm's layer draws other random numbers, and only along the first axis.
-    """
+    """Stochastic depth (Huang et al. 2016, https://arxiv.org/abs/1603.09382) with the random draws of the original."""
 
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
@@ -40,10 +43,9 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: attention (spatial, and temporal for two attention types), then the MLP.
+    """A pre-norm transformer block with the arguments of timm's: attention, then the MLP.
 
-    "divided_space_time" has temporal attention before the spatial one, "factorised_self_attention" after it, other
-    types have none. Other arguments are those of timm's block.
+    "divided_space_time" has temporal attention before the spatial one, "factorised_self_attention" after it.
     """
 
     def __init__(
@@ -79,15 +81,8 @@ class Block(nn.Module):
     def forward_divided(self, cls: Tensor, patches: Tensor, cls_only: bool = False) -> tuple[Tensor, Tensor | None]:
         """Divided attention: over the frames of each patch, then over the patches of each frame.
 
-        The class token takes part in the spatial attention of every frame; the results are averaged over the frames.
-
-        Args:
-            cls: [batch, 1, dim].
-            patches: [batch, frames, patches, dim].
-            cls_only: compute the class token only, which is all that the last block needs.
-
-        Returns:
-            The class token and the patches (None if `cls_only`), in their shapes.
+        The class token, [batch, 1, dim], is the mean of its results in the spatial attention of every frame. Returns
+        it and the patches, [batch, frames, patches, dim]; `cls_only`, for the last block, gives None for the patches.
         """
         batch, frames = patches.shape[:2]
         patches = patches + self._temporal_residual(patches)
@@ -109,10 +104,7 @@ class Block(nn.Module):
         return cls, patches + (mlp if mask is None else mlp * mask.unsqueeze(-1))
 
     def forward_factorised(self, patches: Tensor) -> Tensor:
-        """ViViT's factorised self-attention: over the patches of each frame, then over the frames of each patch.
-
-        patches: [batch, frames, patches, dim]; returns the same shape.
-        """
+        """ViViT's factorised self-attention: spatial, then temporal, of [batch, frames, patches, dim]."""
         spatial = self.attn(self.norm1(rearrange(patches, "b t n d -> (b t) n d")))
         patches = patches + self.drop_path(rearrange(spatial, "(b t) n d -> b t n d", b=len(patches)))
         temporal = self.temporal_attn.project(self.temporal_attn.attend_over_frames(self.temporal_norm1(patches)))
@@ -124,8 +116,7 @@ class Block(nn.Module):
         x = attn.attend_over_frames(self.temporal_norm1(patches))
         tokens, dim = x.shape[:-1].numel(), x.shape[-1]
         if not self.training and not torch.is_grad_enabled() and tokens >= 2 * dim:
-            # Two linear layers in a row are one. For this many tokens, one layer and the product of the weights is less
-            # work than two layers.
+            # Two linear layers in a row are one; for this many tokens, multiplying their weights is less work
             with torch.autocast(x.device.type, enabled=False):
                 weight, bias = fc.weight @ attn.proj.weight, F.linear(attn.proj.bias, fc.weight, fc.bias)
             return F.linear(x, weight, bias)

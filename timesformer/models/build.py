@@ -17,10 +17,7 @@ MODEL_REGISTRY = Registry("MODEL")
 
 
 class RegisteredTransformer(nn.Module):
-    """A transformer as `.model`, so that the names in the state dict begin with `model.`, as in every checkpoint.
-
-    pretrained_model: initial weights, see `read_checkpoint`; strict_loading: refuse any new or unused tensor.
-    """
+    """A transformer as `.model`, the prefix in every checkpoint; the other arguments are those of `load_pretrained`."""
 
     def __init__(self, model: nn.Module, pretrained_model: str = "", strict_loading: bool = False) -> None:
         super().__init__()
@@ -36,31 +33,19 @@ class RegisteredTransformer(nn.Module):
 
 def transformer_options(cfg: CfgNode) -> dict[str, Any]:
     """The arguments that all registered transformers take from the configuration."""
-    options = cfg.TIMESFORMER
-    return {
+    names = ("embed_dim", "depth", "num_heads", "mlp_ratio", "drop_rate", "attn_drop_rate", "drop_path_rate")
+    names += ("pos_embed_interpolation", "init", "pretrained_model")
+    return {name: cfg.TIMESFORMER[name.upper()] for name in names} | {
         "img_size": cfg.DATA.TRAIN_CROP_SIZE,
         "num_classes": cfg.MODEL.NUM_CLASSES,
         "num_frames": cfg.DATA.NUM_FRAMES,
-        "pretrained_model": options.PRETRAINED_MODEL,
         "strict_loading": cfg.TRAIN.STRICT_LOADING,
-        "embed_dim": options.EMBED_DIM,
-        "depth": options.DEPTH,
-        "num_heads": options.NUM_HEADS,
-        "mlp_ratio": options.MLP_RATIO,
-        "drop_rate": options.DROP_RATE,
-        "attn_drop_rate": options.ATTN_DROP_RATE,
-        "drop_path_rate": options.DROP_PATH_RATE,
         "dropout": cfg.MODEL.DROPOUT_RATE,
-        "pos_embed_interpolation": options.POS_EMBED_INTERPOLATION,
-        "init": options.INIT,
     }
 
 
 def build_model(cfg: CfgNode, fresh: bool = False) -> nn.Module:
-    """Builds the model MODEL.MODEL_NAME, a registered one or the baseline torchvision/<name> or timm/<name>.
-
-    `fresh` ignores TIMESFORMER.PRETRAINED_MODEL and MODEL.PRETRAINED. Raises UserError if there is no such model.
-    """
+    """Builds MODEL.MODEL_NAME, or raises UserError; `fresh` ignores PRETRAINED_MODEL and MODEL.PRETRAINED."""
     if fresh:
         cfg = cfg.clone()
         cfg.MODEL.PRETRAINED, cfg.TIMESFORMER.PRETRAINED_MODEL = False, ""
@@ -72,9 +57,7 @@ def build_model(cfg: CfgNode, fresh: bool = False) -> nn.Module:
             return BASELINES[library].from_config(cfg)
     if name not in MODEL_REGISTRY:
         known = ", ".join(sorted(registered for registered, _ in MODEL_REGISTRY))
-        raise UserError(
-            f"MODEL.MODEL_NAME is {name!r}, expected one of {known}, torchvision/<name> or timm/<name>, or a model "
-            "that --import or IMPORTS registers"
-        )
+        known += ", torchvision/<name>, timm/<name>, or a model that IMPORTS registers"
+        raise UserError(f"MODEL.MODEL_NAME is {name!r}, expected one of {known}")
     model_class = MODEL_REGISTRY.get(name)
     return model_class.from_config(cfg) if hasattr(model_class, "from_config") else model_class(cfg)

@@ -19,11 +19,9 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
-    """Multiply-adds of the model ("FLOPs" in papers), counted by fvcore, or for baselines by PyTorch.
+    """Multiply-adds ("FLOPs" in papers) for a batch of clips of `shape`, by fvcore, or for baselines by PyTorch.
 
-    Exact shortcuts (last block for the class token only, merged projections) are off, as in papers. PyTorch counts
-    matrix products, convolutions and attention; fvcore also normalisation, about one part in a thousand. `shape` is
-    that of a batch of clips. On the meta device nothing is computed.
+    Exact shortcuts (last block for the class token only, merged projections) are off, as in papers.
     """
     transformers = [module for module in model.modules() if hasattr(module, "last_block_cls_only")]
     shortcuts = [transformer.last_block_cls_only for transformer in transformers]

@@ -1,16 +1,68 @@
-"""Position and time embeddings: resizing trained ones, and fixed ones to start from."""
+"""Embeddings of patches and tubelets, and of positions and times: resizing trained ones, and tables to start from."""
 
 import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from timm.layers import resample_abs_pos_embed
-from torch import Tensor
+from torch import Tensor, nn
 
 Interpolation = Literal["bicubic", "legacy"]
 """How embeddings are resized: "bicubic" (2-D bicubic in space, linear in time) or "legacy" (nearest neighbour)."""
+TubeletInit = Literal["central", "inflate"]
+"""Tubelet projection made from a patch projection: weights for the central frame only, or equal for all frames."""
+
+
+class PatchEmbed(nn.Module):
+    """Cuts each frame into square patches of `patch_size` pixels and projects each to a token."""
+
+    def __init__(self, patch_size: int = 16, in_chans: int = 3, embed_dim: int = 768) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Clips [batch, channels, frames, height, width] to [batch, frames, rows, columns, dim]."""
+        return _project(clip, (1, self.patch_size, self.patch_size), self.proj)
+
+
+class TubeletEmbed(nn.Module):
+    """Cuts a clip into tubelets of (frames, height, width) and projects each to a token; `init` is for `inflate`."""
+
+    def __init__(
+        self, tubelet_size: tuple[int, int, int], in_chans: int = 3, embed_dim: int = 768, init: TubeletInit = "central"
+    ) -> None:
+        super().__init__()
+        self.tubelet_size = tubelet_size
+        self.init = init
+        self.proj = nn.Conv3d(in_chans, embed_dim, kernel_size=tubelet_size, stride=tubelet_size)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Clips [batch, channels, frames, height, width] to [batch, steps, rows, columns, dim]."""
+        return _project(clip, self.tubelet_size, self.proj)
+
+    def inflate(self, kernel: Tensor) -> Tensor:
+        """Weights [dim, channels, frames, height, width] from an image model's [dim, channels, height, width]."""
+        frames = self.tubelet_size[0]
+        if self.init == "inflate":
+            return repeat(kernel / frames, "d c h w -> d c t h w", t=frames)
+        inflated = kernel.new_zeros(*kernel.shape[:2], frames, *kernel.shape[2:])
+        inflated[:, :, frames // 2] = kernel
+        return inflated
+
+
+def _project(clip: Tensor, size: tuple[int, int, int], proj: nn.Conv2d | nn.Conv3d) -> Tensor:
+    if clip.ndim != 5 or clip.shape[1] != proj.in_channels:
+        raise ValueError(f"clip is {list(clip.shape)}, expected [batch, {proj.in_channels}, frames, height, width]")
+    for axis, total, part in zip(("frames", "height", "width"), clip.shape[2:], size, strict=True):
+        if total % part or not total:
+            raise ValueError(f"clip is {list(clip.shape)}: its {axis} must be a multiple of {part}")
+    # Such a convolution is one matrix product, which is faster and needs no copy of the frames
+    t, p, q = size
+    pieces = rearrange(clip, "b c (t t1) (h h1) (w w1) -> b t h w (c t1 h1 w1)", t1=t, h1=p, w1=q)
+    return F.linear(pieces, proj.weight.flatten(1), proj.bias)
 
 
 def resize_pos_embed(
@@ -20,10 +72,9 @@ def resize_pos_embed(
     interpolation: Interpolation = "bicubic",
     num_prefix_tokens: int = 1,
 ) -> Tensor:
-    """Resizes position embeddings to another grid of patches; those of the prefix tokens are kept.
+    """Resizes position embeddings, [1, prefix + rows * columns, dim], to another grid (rows, columns) of patches.
 
-    pos_embed is [1, prefix + rows * columns, dim], a grid its rows and columns. "legacy" keeps the embeddings of a grid
-    with as many patches, as facebookresearch/TimeSformer does in the forward pass.
+    "legacy" keeps the embeddings of a grid with as many patches, as facebookresearch/TimeSformer.
     """
     if interpolation == "bicubic":
         return resample_abs_pos_embed(pos_embed, grid, trained_grid, num_prefix_tokens)
@@ -40,11 +91,7 @@ def resize_tubelet_embed(
     grid: tuple[int, int, int],
     interpolation: Interpolation = "bicubic",
 ) -> Tensor:
-    """Resizes position embeddings of tubelets, in space and then in time; that of a class token is kept.
-
-    pos_embed is [1, (1 +) steps * rows * columns, dim], a grid its steps, rows and columns. Embeddings of one step,
-    such as an image model's, are repeated.
-    """
+    """Resizes [1, (1 +) steps * rows * columns, dim] to another grid (steps, rows, columns); one step is repeated."""
     if grid == trained_grid:
         return pos_embed
     steps, dim = trained_grid[0], pos_embed.shape[-1]
@@ -67,9 +114,7 @@ def resize_time_embed(time_embed: Tensor, num_frames: int, interpolation: Interp
 def sine_cosine_table(length: int, dim: int, std: float, cycles: tuple[float, float] = (0.25, 2.0)) -> Tensor:
     """A table [length, dim] of sines (first half of `dim`) and cosines with standard deviation `std`.
 
-    Neighbours have similar rows and distant positions different ones, so that a model trained from scratch knows the
-    order from the first step. The frequencies, `cycles` over the length, are much lower than those of Vaswani et al.
-    2017, whose table is made for thousands of tokens; here there are 4 to 100.
+    The frequencies, `cycles` over the length, are much lower than those of Vaswani et al. 2017: here, 4 to 100 tokens.
     """
     position = torch.linspace(-0.5, 0.5, length).unsqueeze(1) if length > 1 else torch.zeros(1, 1)
     angle = 2 * torch.pi * position * torch.linspace(*cycles, (dim + 1) // 2)
@@ -87,9 +132,8 @@ def position_table(rows: int, columns: int, dim: int) -> Tensor:
 
 
 def time_table(length: int, dim: int) -> Tensor:
-    """Initial time embeddings [length, dim], with a larger `std` and lower frequencies than position embeddings.
+    """Initial time embeddings [length, dim], larger and of lower frequencies than those of positions.
 
-    Direction of motion is a product of position and time. With such a table the first MLP can form it; with a table
-    like that of positions, small models take several times as long to learn it.
+    With these, the first MLP can form products of position and time, which are the direction of motion.
     """
     return sine_cosine_table(length, dim, std=0.6, cycles=(0.25, 0.5))

@@ -21,8 +21,7 @@ def inner_model(model: nn.Module) -> nn.Module:
 def layer_numbers(model: nn.Module) -> dict[str, int]:
     """The number of the layer of each parameter: 0 before the first block, then the blocks, last the head.
 
-    What follows a block, such as the last norm, belongs to that block. Layers of timm models are timm's; in other
-    models of `build_model`, blocks are the entries of the module lists of `.model` in the order of registration.
+    Layers of timm models are timm's; elsewhere, a block is an entry of a module list, with what follows it.
     """
     network = inner_model(model)
     if hasattr(network, "group_matcher"):
@@ -42,10 +41,7 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
             order[name] = current
     heads = tuple(f"{head}." for head in head_names(model))
     if not any(name.startswith(heads) for name in order):
-        names = " or ".join(head_names(model))
-        raise UserError(
-            f"{type(model).__name__} has no layer {names}: set its attribute head_names to the output layers"
-        )
+        raise UserError(f"{type(model).__name__} has no {head_names(model)}: set head_names to its output layers")
     order |= {name: float("inf") for name in order if name.startswith(heads)}
     ranks = {number: rank for rank, number in enumerate(sorted(set(order.values())))}
     prefix = "" if network is model else "model."
@@ -53,11 +49,7 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
 
 
 def freeze(model: nn.Module, what: str) -> None:
-    """Freezes the parameters that MODEL.FREEZE names.
-
-    what: "none"; "backbone", all except the head; "all_but_last_N", all except the last N blocks and what follows them.
-    Raises UserError if the model has fewer blocks.
-    """
+    """Freezes nothing ("none"), all but the head ("backbone"), or all but N blocks and the head ("all_but_last_N")."""
     if what == "none":
         return
     numbers = layer_numbers(model)
@@ -70,10 +62,7 @@ def freeze(model: nn.Module, what: str) -> None:
 
 
 def train_mode(model: nn.Module) -> None:
-    """Sets training mode, except for frozen layers and for dropout that only frozen layers follow.
-
-    Frozen normalisation layers keep their statistics.
-    """
+    """Sets training mode, except for frozen layers and for dropout that only frozen layers follow."""
     model.train()
     trained = True
     for module in reversed([module for module in model.modules() if not any(True for _ in module.children())]):

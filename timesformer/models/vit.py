@@ -1,6 +1,4 @@
-"""TimeSformer: a vision transformer over the patches of several frames (Bertasius et al. 2021,
-https://arxiv.org/abs/2102.05095). Module names are those of facebookresearch/TimeSformer.
-"""
+"""TimeSformer, with the module names of facebookresearch/TimeSformer (https://arxiv.org/abs/2102.05095)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,17 +9,24 @@ from einops import rearrange, reduce
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from timesformer.models.blocks import Init, check_choice, initialize_linear, joint_forward, make_blocks, prepend_cls
+from timesformer.models.blocks import (
+    LIGHT_VARIANTS,
+    Init,
+    check_choice,
+    initialize_linear,
+    joint_forward,
+    make_blocks,
+    prepend_cls,
+)
 from timesformer.models.build import MODEL_REGISTRY, RegisteredTransformer, transformer_options
 from timesformer.models.embeddings import (
     Interpolation,
+    PatchEmbed,
     position_table,
     resize_pos_embed,
     resize_time_embed,
     time_table,
 )
-from timesformer.models.patches import PatchEmbed
-from timesformer.models.variants import LIGHT_VARIANTS
 
 AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
 ATTENTION_TYPES: tuple[str, ...] = get_args(AttentionType)
@@ -30,17 +35,12 @@ ATTENTION_TYPES: tuple[str, ...] = get_args(AttentionType)
 class VisionTransformer(nn.Module):
     """A vision transformer for clips, with the argument names of timm's.
 
-    Position embeddings are made for `img_size` pixels and time embeddings for `num_frames` frames. Those of other clips
-    are resized: `pos_embed_interpolation` is "bicubic" (2-D in space, linear in time) or "legacy" (nearest, as the
-    original). `drop_path_rate` is the stochastic depth of the last block and grows linearly from 0. `dropout` acts
-    before the head. `init` is "pretrained" (the original's) or "scratch" (learns from few clips).
+    Embeddings made for `img_size` and `num_frames` are resized for other clips. `drop_path_rate` is the stochastic
+    depth of the last block; `dropout` acts before the head. Raises ValueError on an unknown choice.
 
     Attributes:
-        last_block_cls_only: compute the last block for the class token only. This is exact, since the head sees nothing
-            else; False counts operations as papers do and gives the patches of the last block.
-
-    Raises:
-        ValueError: on an unknown attention type, interpolation or initialisation.
+        last_block_cls_only: compute the last block for the class token only, as the head sees nothing else; False
+            counts operations as papers do and gives the patches of the last block.
     """
 
     def __init__(
@@ -102,11 +102,7 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, init: Init) -> None:
-        """Initialises all parameters except the patch projection.
-
-        "pretrained": truncated normal (std 0.02) and zero `temporal_fc`, so that the weights of an image model give
-        that model. "scratch": weights that keep the variance, and sine and cosine embeddings.
-        """
+        """Initialises all but the patch projection; "pretrained" gives an image model's output with its weights."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         initialize_linear(self, init)
@@ -146,12 +142,7 @@ class VisionTransformer(nn.Module):
         return self.norm(tokens)[:, 0]
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Patch embeddings with position and time embeddings.
-
-        Returns:
-            The class token [batch, 1, dim], for "space_only" [batch, frames, 1, dim]; and the patches
-            [batch, frames, patches, dim].
-        """
+        """Class token [batch, 1, dim] (space-only: [batch, frames, 1, dim]), patches [batch, frames, patches, dim]."""
         patches = self.patch_embed(x)  # [batch, frames, rows, columns, dim]
         batch, frames, *grid, _ = patches.shape
         pos_embed = resize_pos_embed(self.pos_embed, self.grid, tuple(grid), self.pos_embed_interpolation)
@@ -167,11 +158,7 @@ class VisionTransformer(nn.Module):
 
 @MODEL_REGISTRY.register()
 class TimeSformer(RegisteredTransformer):
-    """TimeSformer with ViT-B's width and depth by default: 121 million parameters with divided attention.
-
-    `pretrained_model` and `strict_loading` are those of `RegisteredTransformer`, other arguments those of
-    `VisionTransformer`.
-    """
+    """TimeSformer, ViT-B by default; arguments of `RegisteredTransformer` and `VisionTransformer`."""
 
     def __init__(
         self,
@@ -203,10 +190,7 @@ def vit_base_patch16_224(cfg: CfgNode) -> TimeSformer:
 
 @MODEL_REGISTRY.register()
 class LightTimeSformer(TimeSformer):
-    """TimeSformer for short clips and small datasets (gesture study, github.com/nguyenthienhy/TimeSformer).
-
-    `variant` is a name in `LIGHT_VARIANTS`, which gives width, depth and heads.
-    """
+    """TimeSformer in a size of `LIGHT_VARIANTS` (gesture study, github.com/nguyenthienhy/TimeSformer)."""
 
     def __init__(self, variant: str = "gesture", **options: Any) -> None:
         check_choice("variant", variant, tuple(LIGHT_VARIANTS))

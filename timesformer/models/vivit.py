@@ -1,6 +1,4 @@
-"""ViViT: a vision transformer over tubelets, patches that span several frames (Arnab et al. 2021,
-https://arxiv.org/abs/2103.15691). Names of parameters are TimeSformer's where it has a counterpart.
-"""
+"""ViViT, a vision transformer over tubelets: patches that span frames (https://arxiv.org/abs/2103.15691)."""
 
 from functools import partial
 from typing import Any, Literal, get_args
@@ -14,13 +12,14 @@ from timesformer.models.blocks import Init, check_choice, initialize_linear, joi
 from timesformer.models.build import MODEL_REGISTRY, RegisteredTransformer, transformer_options
 from timesformer.models.embeddings import (
     Interpolation,
+    TubeletEmbed,
+    TubeletInit,
     position_table,
     resize_pos_embed,
     resize_time_embed,
     resize_tubelet_embed,
     time_table,
 )
-from timesformer.models.patches import TubeletEmbed, TubeletInit
 
 AttentionType = Literal["joint", "factorised_encoder", "factorised_self_attention"]
 VIVIT_MODELS: dict[int, AttentionType] = {1: "joint", 2: "factorised_encoder", 3: "factorised_self_attention"}
@@ -28,21 +27,12 @@ VIVIT_MODELS: dict[int, AttentionType] = {1: "joint", 2: "factorised_encoder", 3
 
 
 class VideoTransformer(nn.Module):
-    """A vision transformer for clips cut into tubelets. Arguments that `VisionTransformer` has too are the same.
+    """A vision transformer for clips cut into tubelets of (frames, height, width); see also `VisionTransformer`.
 
     Args:
-        tubelet_size: frames, height and width of a tubelet.
         attention_type: "joint" (model 1 of the paper: all tubelets attend to all), "factorised_encoder" (model 2: an
-            encoder over the tubelets of a step, then one over the class tokens of the steps) or
-            "factorised_self_attention" (model 3: each block attends in space, then in time).
-        temporal_depth: blocks of the second encoder of "factorised_encoder".
-        tubelet_init: how a tubelet projection is made from an image model's, "central" or "inflate".
-
-    Attributes:
-        last_block_cls_only: as in `VisionTransformer`; False for "factorised_self_attention", which has no class token.
-
-    Raises:
-        ValueError: on an unknown attention type, interpolation or initialisation.
+            encoder over the tubelets of a step, then `temporal_depth` blocks over the class tokens of the steps) or
+            "factorised_self_attention" (model 3: each block attends in space, then in time; no class token).
     """
 
     def __init__(
@@ -114,11 +104,7 @@ class VideoTransformer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, init: Init) -> None:
-        """Initialises all parameters except the tubelet projection.
-
-        "pretrained": truncated normal (std 0.02); the temporal attention of "factorised_self_attention" has no effect,
-        so that the weights of an image model give that model. "scratch": see `VisionTransformer.initialize`.
-        """
+        """Initialises all but the tubelet projection, see `VisionTransformer.initialize`."""
         embeddings = self.no_weight_decay()
         for name, parameter in self.named_parameters():
             if name in embeddings:
@@ -147,10 +133,7 @@ class VideoTransformer(nn.Module):
         return self.head(self.dropout(self.forward_features(x)))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Clips [batch, channels, frames, height, width] to features [batch, dim].
-
-        Features are the normalised class token, or for "factorised_self_attention" the mean of all normalised tokens.
-        """
+        """Clips [batch, channels, frames, height, width] to the normalised class or mean token [batch, dim]."""
         tubelets = self.patch_embed(x)  # [batch, steps, rows, columns, dim]
         if self.attention_type == "factorised_encoder":
             return self._factorised_encoder(tubelets)
@@ -184,10 +167,7 @@ class VideoTransformer(nn.Module):
 
 @MODEL_REGISTRY.register()
 class ViViT(RegisteredTransformer):
-    """ViViT-B/16x2 by default, as google/vivit-b-16x2-kinetics400: 32 frames, 88.95 million parameters.
-
-    `pretrained_model` and `strict_loading` are those of `RegisteredTransformer`, `options` those of `VideoTransformer`.
-    """
+    """ViViT-B/16x2 by default, as google/vivit-b-16x2-kinetics400; `options` are those of `VideoTransformer`."""
 
     def __init__(
         self, num_classes: int = 400, pretrained_model: str = "", strict_loading: bool = False, **options: Any

@@ -30,15 +30,10 @@ logger = logging.getLogger(__name__)
 def convert(
     source: str, target: Path, to: str, num_heads: int | None = None, num_frames: int | None = None, weights: str = ""
 ) -> None:
-    """Reads a checkpoint and writes it in another format; logs what was left out or assumed.
+    """Reads a checkpoint, see `read_checkpoint`, and writes it in another format; logs what was left out or assumed.
 
-    Args:
-        source: see `read_checkpoint`, and `weights` too.
-        target: file to write; for "hf" a folder.
-        to: "pyth", "safetensors" or "hf"; for "hf", `num_heads` and `num_frames` are needed if the source lacks them.
-
-    Raises:
-        UserError: if the source cannot be read or converted, or the target exists or cannot be written.
+    `to` is "pyth", "safetensors" or "hf", for which `target` is a folder, and `num_heads` and `num_frames` are needed
+    if the source lacks them. Raises UserError, also if the target exists.
     """
     if target.exists():
         raise UserError(f"{target} exists; remove it, or choose another name")
@@ -85,19 +80,13 @@ def _write_huggingface(
         raise CheckpointError(f"{source} cannot be written for Hugging Face: {error}") from error
     if model.guessed_heads:
         changes.append(
-            f"it does not say how many attention heads it has; assumed: {model.num_heads}, 64 units each. With another "
-            "number results are wrong: give --num-heads"
+            f"number of attention heads unknown; assumed: {model.num_heads}. If wrong, so are results: give --num-heads"
         )
     if model.attention_type == "space_only":
-        changes.append(
-            "transformers gives logits for each frame of a space-only model, and its pipeline shows the first; take "
-            "their mean over the frames"
-        )
+        changes.append("transformers gives logits for each frame of a space-only model; take their mean")
     _warn(source, (*assumed, *notes, *changes))
-    for name, content in (
-        ("config.json", config_json(model, cfg, options)),
-        ("preprocessor_config.json", preprocessor_json(model, cfg)),
-    ):
+    files = {"config.json": config_json(model, cfg, options), "preprocessor_config.json": preprocessor_json(model, cfg)}
+    for name, content in files.items():
         write_text_atomically(folder / name, json.dumps(content, indent=2) + "\n")
     _write(folder / "model.safetensors", lambda file: file.write(save(state, {"format": "pt"})))
 

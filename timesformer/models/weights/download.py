@@ -1,7 +1,4 @@
-"""Weights by URL, `zoo:`, `hf:` or `timm:` name, downloaded once. Handlers for these names extend `timesformer.paths`.
-
-Files are in $TIMESFORMER_CACHE (~/.cache/timesformer); those of the Hugging Face hub are in its own cache.
-"""
+"""Weights by URL, `zoo:`, `hf:` or `timm:` name, downloaded once: handlers of these names for `timesformer.paths`."""
 
 import logging
 import os
@@ -26,10 +23,9 @@ _HUB_FILES = (
 
 
 def local_path(source: str | Path) -> Path:
-    """The local path of weights (see `source_problem`), downloaded if they are remote and not in the cache.
+    """The local path, which may not exist, of weights (see `source_problem`); remote ones are downloaded once.
 
-    The folder of a run gives its best, else its newest checkpoint. Other local paths are returned as they are and may
-    not exist. Raises DownloadError if the name is invalid, or the weights cannot be downloaded.
+    The folder of a run gives its best, else its newest checkpoint. Raises DownloadError.
     """
     name = os.path.expanduser(source)
     if "://" in name or path_manager.is_remote(name):
@@ -70,8 +66,8 @@ class HubHandler(PathHandler):
                     return folder
         except Exception as error:  # any kind, depending on the version of the client
             raise DownloadError(
-                f"{repository} cannot be downloaded from the Hugging Face hub: {' '.join(str(error).split())[:300]}. "
-                f"Without network, run `hf download {repository} --local-dir FOLDER` elsewhere, and give the folder"
+                f"{repository} cannot be downloaded: {' '.join(str(error).split())[:300]}. Without network, run "
+                f"`hf download {repository} --local-dir FOLDER` elsewhere, and give the folder"
             ) from error
         raise DownloadError(f"{repository} has no model.safetensors or pytorch_model.bin; name another model")
 

@@ -22,7 +22,7 @@ _PROCESSORS = (
     ("preprocessor_config.json", ""),
     ("processor_config.json", "image_processor"),
 )
-"""Files of such a folder that describe the preprocessing, and the key in them, in the order of transformers."""
+"""Its files that describe the preprocessing, and the key in them, in the order of transformers."""
 HUB_CONFIGS = ("config.json", *sorted({name for name, _ in _PROCESSORS}))
 
 
@@ -38,9 +38,8 @@ def has_hub_weights(folder: Path) -> bool:
 def read_weights(path: Path) -> tuple[Any, dict[str, dict[str, Any]]]:
     """Reads a file of `torch.save` or safetensors, an index of several files, or a folder with one of `HUB_WEIGHTS`.
 
-    The format follows from the content, not from the name. Returns the content, with tensors on the CPU; and for a
-    folder `config` (its config.json) and `preprocessor` (the description of its preprocessing), each if there is one.
-    Raises CheckpointError if there is no such file, or it is damaged, not a checkpoint, or contains code.
+    Returns the content, with tensors on the CPU; and for a folder `config` (its config.json) and `preprocessor`, each
+    if there is one. Raises CheckpointError if the file is missing, damaged, not a checkpoint, or contains code.
     """
     if path.is_dir():
         if not has_hub_weights(path):
@@ -53,11 +52,9 @@ def read_weights(path: Path) -> tuple[Any, dict[str, dict[str, Any]]]:
         return content, {}
     files = {name: _read_json(path.with_name(name)) for name in HUB_CONFIGS if path.with_name(name).is_file()}
     found = {"config": files["config.json"]} if "config.json" in files else {}
-    for name, key in _PROCESSORS:
-        preprocessor = files.get(name, {})
-        preprocessor = preprocessor.get(key) if key else preprocessor
-        if isinstance(preprocessor, dict) and preprocessor:
-            return content, found | {"preprocessor": preprocessor}
+    described = ((files.get(name, {}).get(key) if key else files.get(name)) for name, key in _PROCESSORS)
+    if preprocessor := next((part for part in described if isinstance(part, dict) and part), None):
+        found["preprocessor"] = preprocessor
     return content, found
 
 
@@ -92,9 +89,7 @@ def _read_pickle(path: Path, head: bytes) -> Any:
         elif head.startswith((b"PK", b"\x80")):
             problem = "is damaged or incomplete; copy or download it again"
         else:
-            problem = (
-                f"is not a checkpoint (it starts with {head[:16]!r}); expected a file of torch.save or safetensors"
-            )
+            problem = f"starts with {head[:16]!r}, expected a file of torch.save or safetensors"
         raise CheckpointError(f"{path} {problem}") from error
 
 
@@ -116,7 +111,6 @@ def _from_text(text: str) -> Any:
 
 
 def _read_shards(path: Path) -> dict[str, Any]:
-    """The weights of the files that an index names."""
     weight_map = _read_json(path).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{path} has no weight_map, expected an index of weights; give the folder")

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from timesformer.models.variants import LIGHT_VARIANTS
+from timesformer.models.blocks import LIGHT_VARIANTS
 from timesformer.models.weights.files import CheckpointError
 
 _WRAPPERS = re.compile(r"^((module|model|_orig_mod)\.)+")  # DDP, a registered model, torch.compile
@@ -22,8 +22,6 @@ _HF_NAMES = {
     "embeddings.patch_embeddings.projection": "patch_embed.proj",
     "layernorm": "norm",
     "classifier": "head",
-}
-_HF_BLOCK_NAMES = {
     "layernorm_before": "norm1",
     "attention.attention.qkv": "attn.qkv",
     "attention.attention.query": "attn.q",
@@ -38,7 +36,7 @@ _HF_BLOCK_NAMES = {
     "temporal_attention.output.dense": "temporal_attn.proj",
     "temporal_dense": "temporal_fc",
 }
-_HF5_BLOCK_NAMES = {  # of transformers 5, which reads the older names too
+_HF5_NAMES = {  # of transformers 5, which reads the older names too
     "attention.q_proj": "attn.q",
     "attention.k_proj": "attn.k",
     "attention.v_proj": "attn.v",
@@ -47,7 +45,6 @@ _HF5_BLOCK_NAMES = {  # of transformers 5, which reads the older names too
     "mlp.fc2": "mlp.fc2",
 }
 _TO_HF = {ours: theirs for theirs, ours in _HF_NAMES.items()}
-_TO_HF_BLOCK = {ours: theirs for theirs, ours in _HF_BLOCK_NAMES.items()}
 _QKV = re.compile(r"(\.attn\.)[qkv](\.)")
 _HF_PREFIX = re.compile(r"^(timesformer|vivit|vit)\.")
 _HF_BLOCK = re.compile(r"^(?:encoder\.layer|layers)\.(\d+)\.(.+)$")
@@ -58,9 +55,7 @@ _HF_TITLES = {"timesformer": "TimeSformer", "vivit": "ViViT", "vit": "ViT"}
 def to_native(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Renames tensors to the names of facebookresearch/TimeSformer without the leading `model.`.
 
-    The state dict is of the original, this project, timm, or transformers' TimeSformer, ViViT or ViT (any version),
-    with or without prefixes of wrappers. Separate queries, keys and values are joined. Returns the tensors, and the
-    library they are from, "" if only prefixes were removed.
+    Queries, keys and values are joined. Returns also the library, "" if only prefixes of wrappers were removed.
     """
     state = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items() if name != "n_averaged"}
     for prefix in _ATTRIBUTES:
@@ -76,7 +71,7 @@ def to_native(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
 
 def _from_huggingface(name: str) -> str:
     if block := _HF_BLOCK.match(name):
-        part = _rename(block[2], _HF_BLOCK_NAMES | _HF5_BLOCK_NAMES)
+        part = _rename(block[2], _HF_NAMES | _HF5_NAMES)
         return f"blocks.{block[1]}.{part}" if part else name
     return _rename(name, _HF_NAMES) or name
 
@@ -172,18 +167,14 @@ def describe(
 ) -> Description:
     """Derives the architecture from the tensors (with this project's names) and the metadata of a checkpoint.
 
-    num_heads, num_frames: given by the user, else the checkpoint's; one head for every 64 units of width by default.
-    Raises CheckpointError if the tensors are of another model, or something needed is unknown.
+    The user's `num_heads` and `num_frames` come first; by default, a head has 64 units. Raises CheckpointError if the
+    tensors are of another model, or something needed is unknown.
     """
     needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "head.weight")
     if missing := [name for name in needed if name not in state]:
-        raise CheckpointError(
-            f"it lacks {', '.join(missing)}: it is neither TimeSformer nor ViViT with joint attention"
-        )
+        raise CheckpointError(f"it lacks {', '.join(missing)}, expected TimeSformer, or ViViT with joint attention")
     if unknown := [name for name in state if name.startswith("temporal_") or name == "dist_token"]:
-        raise CheckpointError(
-            f"it has {unknown[0]}: transformers has TimeSformer and, of ViViT, the joint model (VIVIT.MODEL 1) only"
-        )
+        raise CheckpointError(f"it has {unknown[0]}: of ViViT, transformers has only the joint model (VIVIT.MODEL 1)")
     kernel, num_classes = state["patch_embed.proj.weight"], len(state["head.weight"])
     embed_dim, channels = kernel.shape[:2]
     is_vivit = kernel.ndim == 5
@@ -192,11 +183,10 @@ def describe(
         attention_type = "divided_space_time"
     else:
         attention_type = "joint_space_time" if is_vivit or "time_embed" in state else "space_only"
+    frames = num_frames or metadata.num_frames or (None if is_vivit else 8)
     if "time_embed" in state:
         frames = state["time_embed"].shape[1]
-    else:
-        frames = num_frames or metadata.num_frames or (None if is_vivit else 8)
-    if frames is None:
+    elif frames is None:
         raise CheckpointError("it does not say how many frames a clip has; give --num-frames, such as 32")
     heads = num_heads or metadata.num_heads or max(1, embed_dim // 64)
     if embed_dim % heads:
@@ -243,7 +233,7 @@ def to_huggingface(state: dict[str, Tensor], model: Description) -> dict[str, Te
             parts = {name.replace(".qkv.", f".{letter}."): piece for letter, piece in pieces}
         for part, piece in parts.items():
             block = re.match(r"blocks\.(\d+)\.(.+)", part)
-            inner = _rename(block[2], _TO_HF_BLOCK) if block else _rename(part, _TO_HF)
+            inner = _rename(block[2] if block else part, _TO_HF)
             if inner is None:
                 raise CheckpointError(f"it has {name}, which transformers' {model.model} has not")
             prefix = "" if inner.startswith("classifier.") else f"{model.model}."

@@ -1,13 +1,11 @@
-"""config.json and preprocessor_config.json of transformers: written from a run's options, and read as such options.
-
-An export keeps options without a field in these files, such as the sampler, in config.json under `OPTIONS_KEY`. For
-other folders they are assumed, with a note.
-"""
+"""config.json and preprocessor_config.json of transformers: written from a run's options, and read as such options."""
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import yaml
 from fvcore.common.config import CfgNode
 from torch import Tensor
@@ -20,9 +18,8 @@ from timesformer.models.weights.formats import CheckpointMetadata, Description, 
 
 Options = dict[str, Any]
 """A configuration as plain values, section by section, as in YAML."""
-
-OPTIONS_KEY = "timesformer_options"
-
+_OPTIONS_KEY = "timesformer_options"
+"""The key in config.json of options without a field there, such as the sampler."""
 _PROCESSOR_DEFAULTS = {  # of transformers
     "timesformer": {"offset": False, "rescale_factor": 1 / 255},
     "vivit": {"offset": True, "rescale_factor": 1 / 127.5},
@@ -55,14 +52,7 @@ def options_of_folder(
 ) -> tuple[str, list[str]]:
     """The options for using the model of a folder as YAML text, and lines about those that were assumed.
 
-    Args:
-        state: with the names of this project.
-        metadata: of the folder.
-        config: content of config.json.
-        preprocessor: the description of the preprocessing; empty if there is none.
-
-    Raises:
-        CheckpointError: if this project has no such model, or cannot prepare clips in this way.
+    `preprocessor` may be empty. Raises CheckpointError if this project has no such model, or cannot prepare such clips.
     """
     kind = config.get("model_type")
     if kind not in _NORMALIZATION:
@@ -70,9 +60,9 @@ def options_of_folder(
     model = describe(state, metadata)
     if len(set(model.image_size)) > 1:
         raise CheckpointError(f"its image_size is {list(model.image_size)}, expected a square")
-    exported = config.get(OPTIONS_KEY)
+    exported = config.get(_OPTIONS_KEY)
     if isinstance(exported, dict):
-        options, assumed = _copy(exported), []
+        options, assumed = deepcopy(exported), []
     else:
         options, assumed = assumed_options(model)
         rates = {"DROP_RATE": "hidden_dropout_prob", "ATTN_DROP_RATE": "attention_probs_dropout_prob"}
@@ -83,13 +73,11 @@ def options_of_folder(
     if not preprocessor:
         data.setdefault("TEST_CROP_SIZE", model.image_size[0])
         if not isinstance(exported, dict):
-            assumed.append(
-                f"it has no preprocessor_config.json; assumed: DATA.MEAN {data['MEAN']}, DATA.STD {data['STD']}, "
-                f"DATA.TEST_CROP_SIZE {data['TEST_CROP_SIZE']}"
-            )
+            values = ", ".join(f"DATA.{key} {data[key]}" for key in ("MEAN", "STD", "TEST_CROP_SIZE"))
+            assumed.append(f"it has no preprocessor_config.json; assumed: {values}")
         return yaml.safe_dump(options), assumed
     for key, values in (("MEAN", metadata.mean), ("STD", metadata.std)):
-        if not _is_close(values, data.get(key)):  # the exported ones have no rounding
+        if not np.allclose(values, data.get(key) or 0.0, rtol=1e-9):  # the exported ones have no rounding
             data[key] = list(values)
     assumed += _set_crop(options, preprocessor)
     return yaml.safe_dump(options), assumed
@@ -152,18 +140,8 @@ def _normalization(preprocessor: dict[str, Any], kind: str | None) -> tuple[tupl
         raise CheckpointError(f"image_mean {mean}, image_std {std}, rescale_factor {factor} must be numbers") from error
 
 
-def _is_close(values: tuple[float, ...], others: Any) -> bool:
-    """Equal except for the rounding of `_normalization`."""
-    if not isinstance(others, list) or len(values) != len(others):
-        return False
-    return all(math.isclose(a, b, abs_tol=1e-8) for a, b in zip(values, others, strict=True))
-
-
 def assumed_options(model: Description) -> tuple[Options, list[str]]:
-    """Options for a model of which only the architecture is known, and lines about those that are assumed.
-
-    Sampling is that of the papers' models; a test has one view, the centre, as in transformers.
-    """
+    """Options for a model of which only the architecture is known, and lines about those that are assumed."""
     mean, std = _NORMALIZATION[model.model]
     side, ssv2 = model.image_size[0], model.num_classes == _SSV2_CLASSES
     rate = _KINETICS_RATES.get(model.num_frames) if model.model == "timesformer" else None
@@ -203,7 +181,7 @@ def architecture(model: Description) -> Options:
 
 def complete_options(options: Options, model: Description) -> Options:
     """A run's options, of which a converted file may have a part, completed with those that the weights give."""
-    options, found = _copy(options), architecture(model)
+    found = architecture(model)
     found["DATA"]["TEST_CROP_SIZE"] = model.image_size[0]
     if options.get("MODEL", {}).get("MODEL_NAME") == "LightTimeSformer":  # its variant gives the other sizes
         found["TIMESFORMER"] = {k: v for k, v in found["TIMESFORMER"].items() if k in ("MLP_RATIO", "PATCH_SIZE")}
@@ -213,11 +191,7 @@ def complete_options(options: Options, model: Description) -> Options:
 def adapt_to_transformers(
     state: dict[str, Tensor], model: Description, cfg: CfgNode
 ) -> tuple[dict[str, Tensor], Description, list[str]]:
-    """Changes a model to one for RGB clips of DATA.TEST_CROP_SIZE, as processors of transformers make them.
-
-    Channels of BGR weights are reversed, position embeddings of another size are resized, `cfg` is changed in place.
-    Returns the new state and description, and a line for each change.
-    """
+    """The state and description for RGB clips of DATA.TEST_CROP_SIZE, and lines about changes; also changes `cfg`."""
     state, notes, data = dict(state), [], cfg.DATA
     if data.REVERSE_INPUT_CHANNEL:
         state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].flip(1)
@@ -236,7 +210,7 @@ def adapt_to_transformers(
 
 
 def config_json(model: Description, cfg: CfgNode, options: Options) -> dict[str, Any]:
-    """The content of config.json; `options` are those of `cfg` that were given, for `OPTIONS_KEY`."""
+    """The content of config.json; `options` are those of `cfg` that were given, for `_OPTIONS_KEY`."""
     names = model.class_names or tuple(f"LABEL_{label}" for label in range(model.num_classes))
     height, width = model.image_size
     config: dict[str, Any] = {
@@ -261,7 +235,7 @@ def config_json(model: Description, cfg: CfgNode, options: Options) -> dict[str,
         config["tubelet_size"] = list(model.patch)
     else:
         config |= {"patch_size": model.patch[1], "attention_type": model.attention_type}
-    return config | {OPTIONS_KEY: _exported_options(cfg, options)}
+    return config | {_OPTIONS_KEY: _exported_options(cfg, options)}
 
 
 def _exported_options(cfg: CfgNode, options: Options) -> Options:
@@ -296,7 +270,3 @@ def preprocessor_json(model: Description, cfg: CfgNode) -> dict[str, Any]:
         "image_std": list(std),
     }
     return processor | ({"offset": True} if vivit else {})
-
-
-def _copy(options: Options) -> Options:
-    return {name: dict(part) if isinstance(part, dict) else part for name, part in options.items()}

@@ -1,7 +1,4 @@
-"""Loading the weights of a checkpoint into a model, which may have other classes, frames, sizes or attention.
-
-`formats.py` renames the tensors of other libraries, `download.py` finds the file and `files.py` reads it.
-"""
+"""Loading the weights of a checkpoint into a model, which may have other classes, frames, sizes or attention."""
 
 import hashlib
 import math
@@ -88,16 +85,11 @@ class LoadReport:
 
 
 def read_checkpoint(source: str | Path, weights: str = "") -> Checkpoint:
-    """Reads the weights of a file, folder, URL or name without running code in them.
+    """Reads the weights of a file, folder, URL or name (see `source_problem`) without running code in them.
 
-    Args:
-        source: see `source_problem`. The file has a state dict, or a dict with one under a usual key (`model_state`,
-            `state_dict`, `model`, ...), with the names of the original, timm or transformers.
-        weights: the key, for files with several state dicts; "" prefers others to moving averages.
-
-    Raises:
-        CheckpointError: if there is no such file, or it is damaged, contains code, or has no weights.
-        DownloadError: if it cannot be downloaded.
+    The file has a state dict, of the original, timm or transformers, itself or under the key `weights`; by default
+    under a usual key (`model_state`, `state_dict`, ...), if possible not of a moving average. Raises CheckpointError if
+    it is missing, damaged, contains code, or has no weights, and DownloadError.
     """
     path = local_path(source)
     content, folder = read_weights(path)
@@ -110,10 +102,8 @@ def read_checkpoint(source: str | Path, weights: str = "") -> Checkpoint:
     container = next(iter(found), None)
     state = found[container] if container else _tensors(content)
     if not state:
-        raise CheckpointError(
-            f"{path} has no weights: expected tensors by name, or under one of {', '.join(known)}, found "
-            f"{shorten(map(str, content)) or 'an empty dict'}"
-        )
+        found = shorten(map(str, content)) or "an empty dict"
+        raise CheckpointError(f"{path} has no weights: found {found}, expected tensors, or one of {', '.join(known)}")
     rest = {k: v for k, v in content.items() if k != container} if container else {}
     state, origin = to_native(state)
     notes = ()
@@ -152,21 +142,19 @@ def _find_state(content: Any) -> dict[str, Tensor]:
 def load_pretrained(
     model: nn.Module, source: str | Path | Checkpoint, interpolation: Interpolation = "bicubic", strict: bool = False
 ) -> LoadReport:
-    """Loads weights of the same, another or an image model.
+    """Loads weights of the same, another or an image model into a network or a model of `build_model`.
 
-    Position and time embeddings are resized, those of an image (of a square grid) repeated over time, and the patch
-    projection is resampled or inflated. Missing temporal attention is copied from the spatial one if a fresh
-    `temporal_fc` keeps it without effect at first. A head with another number of classes stays fresh.
+    Embeddings and the patch projection are resized, or inflated over time. Missing temporal attention is copied from
+    the spatial one if a fresh `temporal_fc` follows. A head with another number of classes stays fresh.
 
     Args:
-        model: a network or a model of `build_model`; changed in place, and unchanged if an error is raised.
         source: see `read_checkpoint`, or its result.
         interpolation: "bicubic", or "legacy" as the original, with the patches as a line instead of a grid.
         strict: refuse weights that leave a tensor new or unused.
 
     Raises:
-        CheckpointError: if a tensor cannot be adapted, the number of heads differs, no tensor fits, or if `strict` and
-            any is new or unused; see also `read_checkpoint`.
+        CheckpointError: if a tensor or the number of heads does not fit, see also `read_checkpoint`; `model` is then
+            unchanged.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     source = checkpoint.source
@@ -199,19 +187,16 @@ def load_pretrained(
             report.loaded.append(name)
     report.unused = [name for name in checkpoint.state if name not in used]
     if misfits:
-        raise CheckpointError(
-            f"{source} does not fit the model: {shorten(misfits, '; ')}. Choose the model of the checkpoint "
-            "(MODEL.MODEL_NAME, TIMESFORMER.*, VIVIT.*), or another checkpoint"
-        )
+        remedy = "choose its model (MODEL.MODEL_NAME, TIMESFORMER.*, VIVIT.*), or another checkpoint"
+        raise CheckpointError(f"{source} does not fit the model: {shorten(misfits, '; ')}; {remedy}")
     if not values:
-        raise CheckpointError(
-            f"{source} has no tensor of this model: found {shorten(checkpoint.state)}; expected {shorten(wanted)}"
-        )
+        found, expected = shorten(checkpoint.state), shorten(wanted)
+        raise CheckpointError(f"{source} has no tensor of this model: found {found}; expected {expected}")
     if strict and (report.new or report.unused):
         new, unused = (shorten(_distinct(names)) or "none" for names in (report.new, report.unused))
         raise CheckpointError(
-            f"{source} does not fit the model exactly, as TRAIN.STRICT_LOADING requires: new tensors {new}, unused "
-            f"tensors {unused}. Choose another checkpoint, or set TRAIN.STRICT_LOADING False"
+            f"{source} does not fit the model exactly: new tensors {new}, unused tensors {unused}. Choose another "
+            "checkpoint, or set TRAIN.STRICT_LOADING False"
         )
     network.load_state_dict(values, strict=False)
     return report
@@ -225,7 +210,7 @@ def _find_origin(name: str, state: dict[str, Tensor], wanted: dict[str, Tensor])
 
 
 def _compare_heads(network: nn.Module, metadata: CheckpointMetadata) -> list[str]:
-    """A line if the number of heads differs: the tensors would have the same shapes and give wrong results."""
+    """A line if the number of heads differs, which the shapes of tensors do not show."""
     heads = next((module.num_heads for module in network.modules() if isinstance(module, Attention)), None)
     if None in (heads, metadata.num_heads) or heads == metadata.num_heads:
         return []
@@ -314,8 +299,7 @@ def _adapt_pos_embed(
 def _trained_grid(entries: int, checkpoint: Checkpoint, grid: tuple[int, int, int]) -> tuple[int, int, int] | None:
     """Steps, rows and columns of a checkpoint's position embeddings; None if unknown.
 
-    They follow from the image size if the checkpoint has it. Else an image's grid is square, and a grid of tubelets has
-    the rows and columns of `grid`, or its steps and is square.
+    Without an image size, they are square, and those of tubelets have the rows and columns, or the steps, of `grid`.
     """
     kernel, guesses = checkpoint.state.get("patch_embed.proj.weight"), []
     is_vivit = kernel is not None and kernel.ndim == 5
