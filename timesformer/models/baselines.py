@@ -76,7 +76,14 @@ class TorchvisionModel(Baseline):
             raise _unknown(self.name, name, known)
         self.model = torchvision_models.get_model(name, weights=None, num_classes=num_classes)
         self.head_names = ([n for n, m in self.model.named_modules() if isinstance(m, nn.Linear | nn.Conv3d)][-1],)
-        self._set_dropout(dropout)
+        parent = self.head_names[0].rpartition(".")[0]
+        before = self.model.get_submodule(parent)[0] if parent else None
+        if isinstance(before, nn.Dropout):
+            before.p = dropout
+        elif dropout > 0:  # without changing the names of the weights
+            self.model.get_submodule(self.head_names[0]).register_forward_pre_hook(
+                lambda layer, inputs: (F.dropout(inputs[0], dropout, layer.training),)
+            )
         weights = torchvision_models.get_model_weights(name).DEFAULT
         preset = weights.transforms()
         side, frames = preset.crop_size[0], weights.meta.get("min_temporal_size", 16)
@@ -87,23 +94,9 @@ class TorchvisionModel(Baseline):
             head = {n: v for n, v in self.model.state_dict().items() if n.startswith(self.head_names)}
             self.model.load_state_dict(state | {n: v for n, v in head.items() if v.shape != state[n].shape})
 
-    def _set_dropout(self, rate: float) -> None:
-        """Sets the dropout before the head, or adds one without changing the names of the weights."""
-        parent = self.head_names[0].rpartition(".")[0]
-        before = self.model.get_submodule(parent)[0] if parent else None
-        if isinstance(before, nn.Dropout):
-            before.p = rate
-        elif rate > 0:
-            self.model.get_submodule(self.head_names[0]).register_forward_pre_hook(
-                lambda layer, inputs: (F.dropout(inputs[0], rate, layer.training),)
-            )
-
 
 class TimmModel(Baseline):
-    """An image model of timm applied to every frame; the logits are averaged over the frames.
-
-    `name` may have a tag of weights ("vit_small_patch16_224.augreg_in21k"); `size` is for networks of fixed input size.
-    """
+    """An image model of timm, such as vit_small_patch16_224[.augreg_in21k]; logits are the mean over the frames."""
 
     def __init__(
         self, name: str, num_classes: int, dropout: float = 0.0, pretrained: bool = False, size: int = 224

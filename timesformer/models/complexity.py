@@ -19,10 +19,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
-    """Multiply-adds ("FLOPs" in papers) for a batch of clips of `shape`, by fvcore, or for baselines by PyTorch.
-
-    Exact shortcuts (last block for the class token only, merged projections) are off, as in papers.
-    """
+    """Multiply-adds ("FLOPs" in papers) for clips of `shape` without shortcuts, by fvcore, or for baselines PyTorch."""
     transformers = [module for module in model.modules() if hasattr(module, "last_block_cls_only")]
     shortcuts = [transformer.last_block_cls_only for transformer in transformers]
     clip = torch.zeros(*shape, device=next(model.parameters()).device)

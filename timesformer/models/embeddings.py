@@ -112,10 +112,7 @@ def resize_time_embed(time_embed: Tensor, num_frames: int, interpolation: Interp
 
 
 def sine_cosine_table(length: int, dim: int, std: float, cycles: tuple[float, float] = (0.25, 2.0)) -> Tensor:
-    """A table [length, dim] of sines (first half of `dim`) and cosines with standard deviation `std`.
-
-    The frequencies, `cycles` over the length, are much lower than those of Vaswani et al. 2017: here, 4 to 100 tokens.
-    """
+    """A table [length, dim] of sines (first half of `dim`) and cosines; frequencies are `cycles` over the length."""
     position = torch.linspace(-0.5, 0.5, length).unsqueeze(1) if length > 1 else torch.zeros(1, 1)
     angle = 2 * torch.pi * position * torch.linspace(*cycles, (dim + 1) // 2)
     table = torch.cat([angle.sin(), angle.cos()], dim=1)[:, :dim]
@@ -132,8 +129,5 @@ def position_table(rows: int, columns: int, dim: int) -> Tensor:
 
 
 def time_table(length: int, dim: int) -> Tensor:
-    """Initial time embeddings [length, dim], larger and of lower frequencies than those of positions.
-
-    With these, the first MLP can form products of position and time, which are the direction of motion.
-    """
+    """Initial time embeddings [length, dim], from which the first MLP can form products with positions (motion)."""
     return sine_cosine_table(length, dim, std=0.6, cycles=(0.25, 0.5))

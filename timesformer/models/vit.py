@@ -9,15 +9,7 @@ from einops import rearrange, reduce
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from timesformer.models.blocks import (
-    LIGHT_VARIANTS,
-    Init,
-    check_choice,
-    initialize_linear,
-    joint_forward,
-    make_blocks,
-    prepend_cls,
-)
+from timesformer.models.blocks import LIGHT_VARIANTS, Init, check_choice, initialize_linear, joint_forward, make_blocks
 from timesformer.models.build import MODEL_REGISTRY, RegisteredTransformer, transformer_options
 from timesformer.models.embeddings import (
     Interpolation,
@@ -36,11 +28,8 @@ class VisionTransformer(nn.Module):
     """A vision transformer for clips, with the argument names of timm's.
 
     Embeddings made for `img_size` and `num_frames` are resized for other clips. `drop_path_rate` is the stochastic
-    depth of the last block; `dropout` acts before the head. Raises ValueError on an unknown choice.
-
-    Attributes:
-        last_block_cls_only: compute the last block for the class token only, as the head sees nothing else; False
-            counts operations as papers do and gives the patches of the last block.
+    depth of the last block; `dropout` acts before the head. Raises ValueError on an unknown choice. The last block
+    computes the class token only, all that the head sees, unless the attribute `last_block_cls_only` is False.
     """
 
     def __init__(
@@ -131,9 +120,9 @@ class VisionTransformer(nn.Module):
                 cls, patches = block.forward_divided(cls, patches)
             tokens, patches = self.blocks[-1].forward_divided(cls, patches, cls_only=self.last_block_cls_only)
             if patches is not None:
-                tokens = prepend_cls(tokens, rearrange(patches, "b t n d -> b (t n) d"))
+                tokens = torch.cat([tokens, rearrange(patches, "b t n d -> b (t n) d")], dim=1)
         elif self.attention_type == "joint_space_time":
-            tokens = prepend_cls(cls, rearrange(patches, "b t n d -> b (t n) d"))
+            tokens = torch.cat([cls, rearrange(patches, "b t n d -> b (t n) d")], dim=1)
             tokens = joint_forward(self.blocks, tokens, num_outputs)
         else:
             tokens = rearrange(torch.cat([cls, patches], dim=2), "b t n d -> (b t) n d")

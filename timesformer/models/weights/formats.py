@@ -167,8 +167,7 @@ def describe(
 ) -> Description:
     """Derives the architecture from the tensors (with this project's names) and the metadata of a checkpoint.
 
-    The user's `num_heads` and `num_frames` come first; by default, a head has 64 units. Raises CheckpointError if the
-    tensors are of another model, or something needed is unknown.
+    By default, a head has 64 units. Raises CheckpointError if it is another model, or something is unknown.
     """
     needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "head.weight")
     if missing := [name for name in needed if name not in state]:

@@ -50,10 +50,7 @@ def metadata_of_folder(config: dict[str, Any], preprocessor: dict[str, Any]) -> 
 def options_of_folder(
     state: dict[str, Tensor], metadata: CheckpointMetadata, config: dict[str, Any], preprocessor: dict[str, Any]
 ) -> tuple[str, list[str]]:
-    """The options for using the model of a folder as YAML text, and lines about those that were assumed.
-
-    `preprocessor` may be empty. Raises CheckpointError if this project has no such model, or cannot prepare such clips.
-    """
+    """A folder's options as YAML text, and lines about those assumed; CheckpointError if they cannot be expressed."""
     kind = config.get("model_type")
     if kind not in _NORMALIZATION:
         raise CheckpointError(f"its config.json has model_type {kind}, expected {' or '.join(_NORMALIZATION)}")

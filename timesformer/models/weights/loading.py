@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
@@ -147,14 +146,8 @@ def load_pretrained(
     Embeddings and the patch projection are resized, or inflated over time. Missing temporal attention is copied from
     the spatial one if a fresh `temporal_fc` follows. A head with another number of classes stays fresh.
 
-    Args:
-        source: see `read_checkpoint`, or its result.
-        interpolation: "bicubic", or "legacy" as the original, with the patches as a line instead of a grid.
-        strict: refuse weights that leave a tensor new or unused.
-
-    Raises:
-        CheckpointError: if a tensor or the number of heads does not fit, see also `read_checkpoint`; `model` is then
-            unchanged.
+    `source` is that of `read_checkpoint`, or its result. "legacy" resizes the patches as a line, as the original;
+    `strict` refuses weights that leave a tensor new or unused. Raises CheckpointError, with `model` unchanged.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     source = checkpoint.source
@@ -162,7 +155,10 @@ def load_pretrained(
     heads = tuple(f"{head}." for head in head_names(model))
     wanted = network.state_dict()
     report, values, used = LoadReport(rest=checkpoint.rest, notes=_notes(network, checkpoint)), {}, set()
-    misfits = _compare_heads(network, checkpoint.metadata)
+    misfits, heads_of_source = [], checkpoint.metadata.num_heads
+    num_heads = next((module.num_heads for module in network.modules() if isinstance(module, Attention)), None)
+    if num_heads and heads_of_source and num_heads != heads_of_source:  # the tensors have the same shapes
+        misfits.append(f"its attention has {heads_of_source} heads, expected {num_heads} (TIMESFORMER.NUM_HEADS)")
     for name, target in wanted.items():
         origin, how = _find_origin(name, checkpoint.state, wanted), []
         value = checkpoint.state.get(origin)
@@ -209,14 +205,6 @@ def _find_origin(name: str, state: dict[str, Tensor], wanted: dict[str, Tensor])
     return name.replace(".temporal_attn.", ".attn.").replace(".temporal_norm1.", ".norm1.")
 
 
-def _compare_heads(network: nn.Module, metadata: CheckpointMetadata) -> list[str]:
-    """A line if the number of heads differs, which the shapes of tensors do not show."""
-    heads = next((module.num_heads for module in network.modules() if isinstance(module, Attention)), None)
-    if None in (heads, metadata.num_heads) or heads == metadata.num_heads:
-        return []
-    return [f"its attention has {metadata.num_heads} heads, expected {heads} (TIMESFORMER.NUM_HEADS)"]
-
-
 def _notes(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
     notes, metadata = list(checkpoint.notes), checkpoint.metadata
     if checkpoint.origin:
@@ -255,12 +243,8 @@ def _adapt(
 def _adapt_patches(value: Tensor, target: Tensor, network: nn.Module) -> tuple[Tensor, list[str]]:
     how, size, before = [], tuple(target.shape[-2:]), tuple(value.shape[-2:])
     if size != before:  # pseudo-inverse resize of FlexiViT, https://arxiv.org/abs/2212.08013
-        if value.ndim == 4:
-            value = resample_patch_embed(value, size)
-        else:
-            frames = value.shape[2]
-            value = resample_patch_embed(rearrange(value, "d c t h w -> d (c t) h w"), size)
-            value = rearrange(value, "d (c t) h w -> d c t h w", t=frames)
+        resampled = resample_patch_embed(value.flatten(1, -3), size)  # tubelets: each frame is a channel
+        value = resampled.reshape(*value.shape[:-2], *size)
         how.append(f"patches of {_times(before)} to {_times(size)} pixels, resampled")
     if value.ndim == 4 and target.ndim == 5:
         value = network.patch_embed.inflate(value)
@@ -297,10 +281,7 @@ def _adapt_pos_embed(
 
 
 def _trained_grid(entries: int, checkpoint: Checkpoint, grid: tuple[int, int, int]) -> tuple[int, int, int] | None:
-    """Steps, rows and columns of a checkpoint's position embeddings; None if unknown.
-
-    Without an image size, they are square, and those of tubelets have the rows and columns, or the steps, of `grid`.
-    """
+    """Steps, rows and columns of position embeddings: by the image size, else as in `grid`, else square; else None."""
     kernel, guesses = checkpoint.state.get("patch_embed.proj.weight"), []
     is_vivit = kernel is not None and kernel.ndim == 5
     if checkpoint.metadata.image_size and kernel is not None:
