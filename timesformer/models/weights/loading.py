@@ -191,8 +191,8 @@ def load_pretrained(
     if strict and (report.new or report.unused):
         new, unused = (shorten(_distinct(names)) or "none" for names in (report.new, report.unused))
         raise CheckpointError(
-            f"{source} does not fit the model exactly: new tensors {new}, unused tensors {unused}. Choose another "
-            "checkpoint, or set TRAIN.STRICT_LOADING False"
+            f"{source} does not fit the model exactly (TRAIN.STRICT_LOADING): new tensors {new}, unused tensors "
+            f"{unused}; choose another checkpoint, or set it False"
         )
     network.load_state_dict(values, strict=False)
     return report
