@@ -39,13 +39,7 @@ def _imported(name: str) -> str:
 def parse_intermixed(
     parser: argparse.ArgumentParser, rest: str, arguments: Sequence[str] | None = None
 ) -> argparse.Namespace:
-    """Runs `parse_intermixed_args`, which loses `--`, and adds the words after `--` to the positional argument `rest`.
-
-    Args:
-        parser: of the command line.
-        rest: name of a positional argument with any number of words.
-        arguments: None for those of this process.
-    """
+    """Runs `parse_intermixed_args`, which loses `--`, with the words after `--` in the positional argument `rest`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     end = words.index("--") if "--" in words else len(words)
     args = parser.parse_intermixed_args(words[:end])

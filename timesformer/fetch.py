@@ -37,10 +37,8 @@ def fetch(url: str, path: Path, offline_hint: str, disk_hint: str = "choose anot
     """Downloads `url` to `path` if it is not there. Checksums and size after `#` in the URL are checked in both cases.
 
     One process downloads, others that ask for the same file wait. An incomplete file is `<path>.partial`; the next call
-    resumes it. The hints are for messages: what to do without network (a sentence), and if `path` cannot be written.
-
-    Raises:
-        DownloadError: if the file cannot be reached or is not the expected one, or `path` cannot be written.
+    resumes it. The hints are for messages: what to do without network, and if `path` cannot be written. Raises
+    DownloadError if the file cannot be reached or is not the expected one, or `path` cannot be written.
     """
     if problem := url_problem(url):
         raise DownloadError(f"{url}: {problem}")
@@ -84,10 +82,7 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def _web_page_error(url: str) -> DownloadError:
-    return DownloadError(
-        f"{url} answers with a web page instead of the file; open it in a browser to see what it asks for (a login, a "
-        "confirmation), and give the address of the file itself"
-    )
+    return DownloadError(f"{url} is a web page (a login?), expected a file; give the address of the file itself")
 
 
 def _verify(path: Path, url: str, expected: dict[str, str]) -> None:
@@ -108,9 +103,8 @@ def _download(url: str, partial: Path, size: int | None, offline_hint: str) -> N
         attempts = ATTEMPTS if reached > farthest else attempts - 1
         farthest = max(farthest, reached)
         if not attempts:
-            raise DownloadError(
-                f"{url}: the connection broke {ATTEMPTS} times after {reached} bytes; run the same command to resume"
-            )
+            broken = f"the connection broke {ATTEMPTS} times after {reached} bytes"
+            raise DownloadError(f"{url}: {broken}; run the same command to resume")
         logger.warning("%s: the connection broke after %d bytes; resuming", url, reached)
     validator.unlink(missing_ok=True)
 

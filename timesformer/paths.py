@@ -1,8 +1,4 @@
-"""Paths that may be remote: one iopath PathManager for weights, dataset lists and annotation files.
-
-Files of https:// are downloaded once to the cache folder, objects of s3:// with boto3. A module of a user adds more
-with `path_manager.register_handler(handler)`, where `handler` is an `iopath.common.file_io.PathHandler`.
-"""
+"""Paths that may be remote: one iopath PathManager for weights, dataset lists and annotation files."""
 
 import hashlib
 import os
@@ -38,10 +34,7 @@ def cache_folder() -> Path:
 
 
 def local_path(path: str | Path) -> Path:
-    """A local copy of `path`, downloaded if it is remote and not in the cache; a local path as it is.
-
-    Raises DownloadError if the handler cannot provide the file.
-    """
+    """A local path as it is, or that of a remote file, downloaded unless in the cache; raises DownloadError."""
     if not path_manager.is_remote(path):
         return Path(path)
     try:

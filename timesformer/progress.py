@@ -12,11 +12,7 @@ LINE_EVERY = 30.0
 class Progress:
     """Counts finished units and shows rate and remaining time; a context manager.
 
-    Args:
-        what: label.
-        total: number of units, None if unknown.
-        unit: name of a unit, or "B" for bytes, shown as kB, MB, ...
-        done: number of units finished before.
+    `total` is None if unknown, `unit` a name, or "B" for bytes; `done` units were finished before.
     """
 
     def __init__(self, what: str, total: int | None, unit: str, done: int = 0) -> None:
