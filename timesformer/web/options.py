@@ -1,8 +1,11 @@
 """Command line of the web page."""
 
 import argparse
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,15 +16,7 @@ from timesformer.web.uploads import Limits
 
 @dataclass(frozen=True)
 class Options:
-    """The options of tools/app.py.
-
-    Attributes:
-        checkpoint, fallback: as `timesformer.load_model` takes them; "" for none.
-        cfg, fallback_cfg: YAML files for the two, if they hold no configuration; "" for none.
-        examples: folder of videos to choose from, or None.
-        device: "cpu", "cuda", ...; "" for a GPU where there is one.
-        limits: of a video.
-    """
+    """The options of tools/app.py; "" where one is not given."""
 
     checkpoint: str = ""
     fallback: str = ""
@@ -51,26 +46,22 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument("--examples", type=as_path, metavar="FOLDER", help="videos for visitors to choose from")
     parser.add_argument("--device", default="", help="cpu, cuda, cuda:1, ...; by default a GPU where there is one")
     for option, convert, default, explanation in (
-        ("--max-megabytes", _positive_int, Limits.megabytes, "of a file"),
-        ("--max-seconds", _positive_float, Limits.seconds, "of a video"),
-        ("--max-pixels", _positive_int, Limits.pixels, "of a frame"),
-        ("--max-decoding-seconds", _positive_float, Limits.decoding_seconds, "to read a video"),
+        ("--max-megabytes", int, Limits.megabytes, "of a file"),
+        ("--max-seconds", float, Limits.seconds, "of a video"),
+        ("--max-pixels", int, Limits.pixels, "of a frame"),
+        ("--max-decoding-seconds", float, Limits.decoding_seconds, "to read a video"),
     ):
         explanation += "; %(default)s"
-        parser.add_argument(option, type=convert, default=default, metavar="N", help=explanation)
+        parser.add_argument(option, type=partial(_positive, convert), default=default, metavar="N", help=explanation)
     values = vars(parser.parse_args(arguments))
     del values["imports"]  # imported already
     names = ("megabytes", "seconds", "pixels", "decoding_seconds")
     return Options(limits=Limits(**{name: values.pop(f"max_{name}") for name in names}), **values)
 
 
-def _positive_float(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}, expected a number above 0")
-    return value
-
-
-def _positive_int(text: str) -> int:
-    _positive_float(text)
-    return int(text)
+def _positive(convert: type[int] | type[float], text: str) -> float:
+    with suppress(ValueError):
+        if 0 < (value := convert(text)) < math.inf:
+            return value
+    expected = "an integer" if convert is int else "a number"
+    raise argparse.ArgumentTypeError(f"{text!r}, expected {expected} above 0")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import streamlit as st
 from PIL import Image
 from streamlit import config
@@ -29,19 +28,11 @@ _FEW_CLASSES = 50  # their names are shown at once
 
 @dataclass(frozen=True)
 class Video:
-    """The chosen video.
-
-    Attributes:
-        key: distinguishes it from the visitor's other videos.
-        name: as shown.
-        size: in bytes.
-        content: of an upload.
-        path: of an example.
-    """
+    """The chosen video: the content of an upload, or the path of an example."""
 
     key: str
     name: str
-    size: int
+    size: int  # bytes
     content: Any = None
     path: Path | None = None
 
@@ -106,13 +97,10 @@ def _choose_video(options: Options) -> Video | None:
 def _choose_sampling(service: Service) -> tuple[str, int]:
     with st.expander("Settings"):
         left, right = st.columns(2)
-        sampler = left.selectbox(
-            "Sampler", service.samplers, help="How frames are chosen. The first one is that of the model's test."
-        )
-        views = right.slider(
-            "Views", 1, service.max_views, service.default_views, help="Clips whose predictions are averaged."
-        )
-    return sampler, views
+        explanation = "How frames are chosen. The first one is that of the model's test."
+        sampler = left.selectbox("Sampler", service.samplers, help=explanation)
+        explanation = "Clips whose predictions are averaged."
+        return sampler, right.slider("Views", 1, service.max_views, service.default_views, help=explanation)
 
 
 def _cached(name: str, key: tuple[object, ...], compute: Callable[[], Any]) -> Any:
@@ -149,30 +137,25 @@ def _show_answer(service: Service, answer: Answer, video: Video, key: tuple[obje
 
 
 def _show_frames(service: Service, answer: Answer, key: tuple[object, ...]) -> None:
-    clips = answer.video.clips
+    clip, *others = answer.video.clips
     st.subheader("What the model saw", anchor=False)
-    view = 0
-    if len(clips) > 1:
-        labels = [f"view {number + 1}" for number in range(len(clips))]
-        view = labels.index(st.pills("View", labels, default=labels[0], label_visibility="collapsed") or labels[0])
-    clip = clips[view]
+    if others:
+        views = {f"view {number}": clip for number, clip in enumerate(answer.video.clips, 1)}
+        clip = views[st.pills("View", views, default="view 1", label_visibility="collapsed") or "view 1"]
     captions = [
         f"frame {number}" if math.isnan(seconds) else f"{seconds:.2f} s"
         for seconds, number in zip(clip.times, clip.numbers, strict=True)
     ]
-    _show_images("frames", clip.frames, captions)
+    with st.container(key="frames"):
+        st.image(list(clip.frames), captions, width=80)
     if not service.has_attention or not st.toggle("Show where the model looks"):
         return
     method = st.radio("Attention", METHODS, format_func=METHODS.get, horizontal=True, label_visibility="collapsed")
     with st.spinner("Computing the attention …"):
         overlays = _cached("overlays", (key, clip.view, method), lambda: service.attention(clip, method))
-    _show_images("attention", overlays, captions)
+    with st.container(key="attention"):
+        st.image(list(overlays), captions, width=80)
     st.caption("Bright patches had the most attention. This is a hint at the reason for a prediction, not a proof.")
-
-
-def _show_images(key: str, images: np.ndarray, captions: list[str]) -> None:
-    with st.container(key=key):
-        st.image(list(images), captions, width=80)
 
 
 def _details(service: Service, answer: Answer, video: Video) -> list[tuple[str, str]]:

@@ -24,19 +24,11 @@ with suppress(ImportError):
 
 @dataclass(frozen=True)
 class DecodedVideo:
-    """The clips of a video, and its properties.
-
-    Attributes:
-        clips: views of the video.
-        num_frames: of the video.
-        fps: frames per second; 0.0 if unknown.
-        seconds: length; 0.0 if unknown.
-        width, height: of a frame, in pixels.
-    """
+    """The clips of a video, and its properties."""
 
     clips: list[SampledClip]
     num_frames: int
-    fps: float
+    fps: float  # 0.0 if unknown, like the length
     seconds: float
     width: int
     height: int
@@ -58,22 +50,11 @@ def sample_clips(cfg: CfgNode, path: str) -> list[SampledClip]:
 
 
 def read_video(path: Path, sample: Callable[[str], list[SampledClip]], limits: Limits) -> DecodedVideo:
-    """Reads a video in another process.
-
-    Args:
-        path: of the video file.
-        sample: returns the clips of the video at a path; must be picklable.
-        limits: of the video.
-
-    Raises:
-        RefusedError: if the video cannot be read or exceeds a limit.
-    """
+    """Reads a video in another process, with `sample`, which must be picklable; RefusedError if that is impossible."""
     (outcome,) = in_processes(partial(_read, sample, limits), [str(path)], 1, limits.decoding_seconds)
     if outcome.problem == given_up(limits.decoding_seconds):
-        raise RefusedError(
-            f"Reading the video takes longer than {limits.decoding_seconds:g} seconds. Cut out the part that shows the "
-            "action, or lower the resolution."
-        )
+        allowed = f"{limits.decoding_seconds:g} seconds"
+        raise RefusedError(f"Reading the video takes longer than {allowed}. Cut the video, or lower its resolution.")
     if outcome.problem:
         raise RefusedError(f"This file cannot be read: {without_path(outcome.problem, str(path)).rstrip('.')}.")
     if isinstance(outcome.result, str):

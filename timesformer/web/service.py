@@ -32,16 +32,10 @@ FileState = tuple[int, int] | None
 
 @dataclass(frozen=True)
 class Answer:
-    """The prediction for a video.
-
-    Attributes:
-        video: its clips and properties.
-        top: classes with their probabilities, the most probable first.
-        reading_seconds, model_seconds: time spent.
-    """
+    """The prediction for a video."""
 
     video: DecodedVideo
-    top: list[tuple[str, float]]
+    top: list[tuple[str, float]]  # classes with their probabilities, the most probable first
     reading_seconds: float
     model_seconds: float
 
@@ -49,9 +43,7 @@ class Answer:
 class Service:
     """A model that visitors share: several videos are read at once, and the model answers one visitor at a time.
 
-    Attributes:
-        classifier: the model.
-        problem: why it is the fallback; "" if it is not.
+    `problem` says why it is the fallback; "" if it is not.
     """
 
     def __init__(self, classifier: Classifier, problem: str, limits: Limits) -> None:
@@ -68,11 +60,7 @@ class Service:
 
     @classmethod
     def load(cls, options: Options) -> "Service":
-        """The checkpoint, or the fallback if it cannot be loaded.
-
-        Raises:
-            UserError: if neither can be loaded.
-        """
+        """The checkpoint, or the fallback if it cannot be loaded; UserError if neither can."""
         if not options.checkpoint and not options.fallback:
             raise UserError("No model: start the page with streamlit run tools/app.py -- --checkpoint best.pyth")
         start_process_server()
@@ -95,11 +83,7 @@ class Service:
         raise UserError(f"No model could be loaded. {problem.strip()}")
 
     def answer(self, path: Path, sampler: str, views: int) -> Answer:
-        """The prediction for a video, averaged over `views` clips along its time.
-
-        Raises:
-            RefusedError: if the video cannot be read or exceeds a limit; the message is for the visitor.
-        """
+        """The prediction for a video, averaged over `views` clips along its time; RefusedError as in `read_video`."""
         classifier = self.classifier
         cfg = classifier.options(views=views, sampler=sampler)
         with self._readers:
@@ -124,12 +108,11 @@ class Service:
 
 def file_states(options: Options) -> tuple[FileState, ...]:
     """A value that changes whenever a file of the models does."""
-    return tuple(_file_state(path) for path in (options.checkpoint, options.fallback))
-
-
-def _file_state(path: str) -> FileState:
-    try:
-        status = os.stat(local_path(path) if os.path.isdir(path) else path)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
+    states: list[FileState] = []
+    for path in (options.checkpoint, options.fallback):
+        try:
+            status = os.stat(local_path(path) if os.path.isdir(path) else path)
+            states.append((status.st_mtime_ns, status.st_size))
+        except OSError:
+            states.append(None)
+    return tuple(states)

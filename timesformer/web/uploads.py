@@ -18,19 +18,11 @@ class RefusedError(UserError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one video may be and cost.
+    """What one video may be and cost to read."""
 
-    Attributes:
-        megabytes: size of the file, in 2**20 bytes.
-        seconds: length of the video.
-        pixels: width times height of a frame.
-        decoding_seconds: time to read it.
-        decoding_bytes: memory to read it.
-    """
-
-    megabytes: int = 100
+    megabytes: int = 100  # 2**20 bytes
     seconds: float = 300.0
-    pixels: int = 4096 * 2304
+    pixels: int = 4096 * 2304  # width times height of a frame
     decoding_seconds: float = 30.0
     decoding_bytes: int = 3 * 2**30
 
@@ -39,23 +31,17 @@ class Limits:
         if size == 0:
             raise RefusedError("The file is empty (0 bytes). Save or export the video again.")
         if size > self.megabytes * 2**20:
-            raise RefusedError(
-                f"The file has {format_size(size)}, the limit is {self.megabytes} MB. Cut the video, or lower its "
-                "resolution."
-            )
+            found = f"The file has {format_size(size)}, the limit is {self.megabytes} MB"
+            raise RefusedError(f"{found}. Cut the video, or lower its resolution.")
 
     def check_frames(self, width: int, height: int, seconds: float) -> None:
         """Raises a RefusedError if the frames are too large or the video is too long; 0.0 seconds are unknown."""
         if width * height > self.pixels:
-            raise RefusedError(
-                f"A frame has {width} × {height} pixels, the limit is {self.pixels:,} pixels. Lower the resolution of "
-                "the video."
-            )
+            found = f"A frame has {width} × {height} pixels, the limit is {self.pixels:,} pixels"
+            raise RefusedError(f"{found}. Lower the resolution of the video.")
         if seconds > self.seconds:
-            raise RefusedError(
-                f"The video is {format_time(seconds)} long, the limit is {format_time(self.seconds)}. Cut out the part "
-                "that shows the action."
-            )
+            found = f"The video is {format_time(seconds)} long, the limit is {format_time(self.seconds)}"
+            raise RefusedError(f"{found}. Cut out the part that shows the action.")
 
 
 @contextmanager
@@ -69,11 +55,7 @@ def private_file(content: bytes | memoryview) -> Iterator[Path]:
 
 
 def find_examples(folder: Path, limit: int = 500) -> list[str]:
-    """Sorted paths, relative to `folder`, of up to `limit` video files in it and its subfolders.
-
-    Raises:
-        UserError: if the folder is missing or has no videos.
-    """
+    """Sorted relative paths of up to `limit` videos at any depth; UserError if there is no folder or no video."""
     if not folder.is_dir():
         raise UserError(f"--examples {folder}: folder not found")
     paths = (Path(subfolder, name) for subfolder, _, files in walk(folder) for name in files)
