@@ -89,7 +89,8 @@ def _examples(cells: Sequence[Cell]) -> bytes:
     run = _read(cells[0])
     predictions = run.predictions
     names = [fonts.drawable(name, f"class {number}") for number, name in enumerate(run.class_names)]
-    chosen = [*most_confident_errors(predictions, _EXAMPLES), *least_confident_correct(predictions, _EXAMPLES)]
+    errors, correct = most_confident_errors(predictions), least_confident_correct(predictions)
+    chosen = [*errors[:_EXAMPLES], *correct[:_EXAMPLES]]
     clips = dict(load_clips(cells[0].cfg, [predictions.videos[number] for number in chosen]))
     shown = [number for number in chosen if predictions.videos[number] in clips]
     if not shown:

@@ -16,7 +16,6 @@ def animate(frames: np.ndarray, suffix: str, fps: float = 4.0) -> bytes:
     Args:
         frames: uint8 [frames, height, width, 3], RGB. In an MP4, an odd last row or column is repeated.
         suffix: one of FORMATS.
-        fps: frames per second. A GIF rounds the duration of a frame to hundredths of a second.
     """
     file = io.BytesIO()
     if suffix == ".gif":

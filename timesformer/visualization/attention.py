@@ -20,32 +20,24 @@ from timesformer.models.vit import VisionTransformer
 from timesformer.models.vivit import VideoTransformer
 
 Kind = Literal["space", "time", "space_time", "steps"]
-"""Which tokens attend to each other: those of a frame; those of a spatial position; all; or, in the second encoder of a
-factorised one, the class tokens of the frames and one more."""
+"""Tokens that attend to each other: of a frame; of a spatial position; all; the class tokens of a second encoder."""
 
 Method = Literal["rollout", "cls"]
 METHODS: tuple[Method, ...] = ("rollout", "cls")
-
-COLORS = colormaps["inferno"]
-"""Colors of attention, from low to high. Their brightness rises, so they suit any color vision."""
+COLORS = colormaps["inferno"]  # brightness rises, which suits any color vision
 
 
 @dataclass(frozen=True)
 class RecordedAttention:
-    """One call of an attention module.
+    """One call of an attention module, such as "blocks.3.temporal_attn".
 
-    Groups are sequences that do not attend to each other: frames for "space", spatial positions for "time", else one.
-
-    Attributes:
-        name: of the module, such as "blocks.3.temporal_attn".
-        block: number of its block, from 0; blocks of "steps" are counted separately.
-        queries, keys: [batch, groups, heads, tokens, d].
+    Tokens attend within groups: frames for "space", spatial positions for "time", else one group.
     """
 
     name: str
-    block: int
+    block: int  # from 0; blocks of "steps" are counted separately
     kind: Kind
-    queries: Tensor
+    queries: Tensor  # [batch, groups, heads, tokens, d], like keys
     keys: Tensor
 
     def weights(self) -> Tensor:
@@ -55,16 +47,11 @@ class RecordedAttention:
 
 @dataclass
 class AttentionRecord:
-    """The attention of a model's last forward pass, in the order of computation.
-
-    Attributes:
-        has_cls: whether there is a class token, which precedes the patches of a frame or of the clip.
-        grid: clips, frames (or tubelets), rows and columns of patches.
-    """
+    """The attention of a model's last forward pass, in the order of computation."""
 
     attention_type: str
-    has_cls: bool
-    grid: tuple[int, int, int, int] = (0, 0, 0, 0)
+    has_cls: bool  # the class token precedes the patches
+    grid: tuple[int, int, int, int] = (0, 0, 0, 0)  # clips, frames (or tubelets), rows and columns of patches
     steps: list[RecordedAttention] = field(default_factory=list)
 
     def find(self, block: int, *kinds: Kind) -> RecordedAttention:
@@ -90,26 +77,22 @@ def find_transformer(model: nn.Module) -> VisionTransformer | VideoTransformer:
 def record_attention(model: nn.Module) -> Iterator[AttentionRecord]:
     """Records the attention of every block in forward passes within the context.
 
-    The model computes as always, except that its last block computes all tokens. Queries and keys are kept, and weights
-    are computed on request: for a ViT-B with divided attention over 8 frames that is 0.2 GB per clip. Not thread-safe.
-
-    Args:
-        model: a TimeSformer or ViViT, or a network that contains one, in evaluation mode.
-
-    Yields:
-        The record, which each forward pass overwrites.
+    The model computes as always, except that its last block computes all tokens. Each forward pass overwrites the
+    record, which takes 0.2 GB per clip for a ViT-B with divided attention over 8 frames. Not thread-safe.
     """
     transformer = find_transformer(model)
-    attention_type = transformer.attention_type
-    record = AttentionRecord(attention_type, has_cls=hasattr(transformer, "cls_token"))
+    joint = transformer.attention_type in ("joint_space_time", "joint")
+    record = AttentionRecord(transformer.attention_type, has_cls=hasattr(transformer, "cls_token"))
 
     def begin(_: nn.Module, __: Any, tokens: Tensor) -> None:
         record.grid = tuple(tokens.shape[:4])
         record.steps.clear()
 
     def add(name: str, block: int, kind: Kind, q: Tensor, k: Tensor) -> None:
+        batch, frames, rows, columns = record.grid
+        groups = {"space": (0, (batch, frames)), "time": (1, (rows * columns, -1))}.get(kind, (0, (batch, 1)))
         # Copies, because queries and keys are views of a tensor that holds the values too.
-        grouped = (_split_groups(x.detach(), kind, record.grid).clone() for x in (q, k))
+        grouped = (x.detach().unflatten(*groups).clone() for x in (q, k))
         record.steps.append(RecordedAttention(name, block, kind, *grouped))
 
     with ExitStack() as stack:
@@ -117,25 +100,20 @@ def record_attention(model: nn.Module) -> Iterator[AttentionRecord]:
         stack.callback(handle.remove)
         stack.callback(setattr, transformer, "last_block_cls_only", transformer.last_block_cls_only)
         transformer.last_block_cls_only = False
-        for name, block, kind, module in _attention_modules(transformer):
-            stack.callback(setattr, module, "observer", module.observer)
-            module.observer = partial(add, name, block, kind)
+        for name, module in transformer.named_modules():
+            if isinstance(module, Attention):
+                encoder, block, attention = name.split(".")
+                kind = "time" if attention == "temporal_attn" else "space_time" if joint else "space"
+                kind = "steps" if encoder == "temporal_blocks" else kind
+                stack.callback(setattr, module, "observer", module.observer)
+                module.observer = partial(add, name, int(block), kind)
         yield record
 
 
 def cls_to_patches(record: AttentionRecord, block: int = -1, head: int | None = None) -> Tensor:
-    """How much the class token attends to each patch in one block.
+    """How much the class token (or, in models without one, the mean patch of a frame) attends to each patch.
 
-    With a class token for each frame, these are the weights within the frame. Models without class token average all
-    patches; there it is how much the patches of a frame attend to each.
-
-    Args:
-        record: of a forward pass.
-        block: number of the block; negative ones count from the last.
-        head: number of the head; None for the mean of all.
-
-    Returns:
-        [batch, frames, rows, columns], float32, from 0 to 1. The class token's attention to itself is left out.
+    `block` may be negative to count from the last. The result is [batch, frames, rows, columns], float32, from 0 to 1.
     """
     step = record.find(block, "space", "space_time")
     queries = step.queries[..., :1, :] if record.has_cls else step.queries
@@ -146,10 +124,8 @@ def cls_to_patches(record: AttentionRecord, block: int = -1, head: int | None = 
 def rollout(record: AttentionRecord) -> Tensor:
     """Attention rollout (Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928).
 
-    The share of each patch in the input of the head, if every block mixes tokens by half its attention (mean of its
-    heads) and half its residual. Temporal and spatial attention of a block are two such steps. The class token is
-    averaged over the frames where the model does so. The row of the output is multiplied with the matrices of all steps
-    from the last to the first, which is exact and needs no matrix over all tokens.
+    The share of each patch in the input of the head, if every attention mixes tokens by half its weights (mean of the
+    heads) and half its residual. The row of the output is multiplied with the matrices from the last to the first.
 
     Returns:
         [batch, frames, rows, columns], float32, from 0 to 1. The shares of class tokens are left out.
@@ -158,10 +134,8 @@ def rollout(record: AttentionRecord) -> Tensor:
     cls = int(record.has_cls)
     # Shares of each frame's tokens; the share of a class token of the whole clip is distributed over the frames.
     shares = record.steps[0].keys.new_zeros(batch, frames, cls + rows * columns, dtype=torch.float32)
-    if record.has_cls:
-        shares[..., 0] = 1 / frames
-    else:
-        shares[:] = 1 / (frames * rows * columns)
+    output = shares[..., :cls] if record.has_cls else shares
+    output.fill_(1 / output[0].numel())
     if frame_steps := [step for step in record.steps if step.kind == "steps"]:
         row = shares.new_zeros(batch, 1, 1 + frames)
         row[..., 0] = 1
@@ -185,17 +159,11 @@ def rollout(record: AttentionRecord) -> Tensor:
 
 
 def time_curves(record: AttentionRecord, row: int, column: int, block: int = -1, head: int | None = None) -> Tensor:
-    """How much a patch attends to each frame in one block.
+    """How much a patch (row and column from 0 at the top left) attends to each frame in one block.
 
-    With divided attention it is the attention to the same position of the frame, with joint attention that to all its
-    patches. A factorised encoder has attention over time only between the class tokens of frames, so its curves are
-    equal for all patches, and `block` counts in its second encoder.
-
-    Rows and columns of patches are counted from 0 at the top left; `block` and `head` are as in `cls_to_patches`.
-
-    Returns:
-        [batch, frames, frames], float32, from 0 to 1: from the patch in each frame, to each frame. Attention to a class
-        token is left out.
+    With divided attention it is the attention to the same position of the frame, with joint attention to all its
+    patches. A factorised encoder attends over time only between class tokens, and `block` counts in its second encoder.
+    The result is [batch, frames (from), frames (to)], float32, from 0 to 1.
     """
     _, frames, rows, columns = record.grid
     if not (0 <= row < rows and 0 <= column < columns):
@@ -221,10 +189,7 @@ def record_clip(classifier: Classifier, clip: SampledClip) -> AttentionRecord:
 def attention_maps(
     record: AttentionRecord, frames: int, method: Method, block: int = -1, head: int | None = None
 ) -> np.ndarray:
-    """Maps of the first clip of a record, float32 [frames, rows, columns]. Frames of a tubelet share a map.
-
-    `method` is "rollout" through all blocks, or "cls" of a block and head, see `cls_to_patches`.
-    """
+    """Maps of the first clip of a record, float32 [frames, rows, columns]. Frames of a tubelet share a map."""
     if method not in METHODS:
         raise UserError(f"method is {method!r}, expected {' or '.join(METHODS)}")
     maps = rollout(record) if method == "rollout" else cls_to_patches(record, block, head)
@@ -234,10 +199,7 @@ def attention_maps(
 def overlay(frames: np.ndarray, maps: np.ndarray, scale: Normalize | None = None) -> np.ndarray:
     """Frames in grey with maps of their patches in color, from dark for little attention to bright.
 
-    Args:
-        frames: uint8 [frames, height, width, 3], RGB, like the result.
-        maps: float [frames, rows, columns].
-        scale: from values to 0 .. 1; None for `color_scale(maps)`.
+    Frames and result are uint8 [frames, height, width, 3], RGB; maps are float [frames, rows, columns].
     """
     (height, width), (rows, columns) = frames.shape[1:3], maps.shape[1:]
     strength = np.asarray((scale or color_scale(maps))(maps), np.float32)
@@ -260,23 +222,6 @@ def attention_of(
     """The middle view of a video, and maps of its attention, float32 [frames, rows, columns], as `attention_maps`."""
     clip = classifier.clips(video)[middle_view(classifier.cfg)]
     return clip, attention_maps(record_clip(classifier, clip), len(clip.frames), method, block, head)
-
-
-def _attention_modules(transformer: nn.Module) -> Iterator[tuple[str, int, Kind, Attention]]:
-    spatial: Kind = "space_time" if transformer.attention_type in ("joint_space_time", "joint") else "space"
-    for name, module in transformer.named_modules():
-        if isinstance(module, Attention):
-            encoder, block, attention = name.split(".")
-            kind = "steps" if encoder == "temporal_blocks" else "time" if attention == "temporal_attn" else spatial
-            yield name, int(block), kind, module
-
-
-def _split_groups(x: Tensor, kind: Kind, grid: tuple[int, int, int, int]) -> Tensor:
-    """A module's queries or keys as [batch, groups, heads, tokens, d]."""
-    batch, frames, rows, columns = grid
-    if kind == "time":
-        return x.unflatten(1, (rows * columns, -1))
-    return x.unflatten(0, (batch, frames if kind == "space" else 1))
 
 
 def _mix(shares: Tensor, step: RecordedAttention) -> Tensor:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -30,13 +29,10 @@ _LINE_COLORS = LinearSegmentedColormap.from_list("", ("#2a0a5e", "#b5367a", "#fb
 
 @dataclass(frozen=True)
 class PatchCurves:
-    """Attention [steps, steps], from 0 to 1, of a patch in each frame (or tubelet) to each, under a title (`label`).
+    """Attention of a patch in each frame (or tubelet) to each."""
 
-    `position` is the row and column of the patch, which is marked; None if all patches have the same curves.
-    """
-
-    position: tuple[int, int] | None
-    weights: np.ndarray
+    position: tuple[int, int] | None  # row and column of the patch to mark; None if all have the same curves
+    weights: np.ndarray  # [steps, steps], from 0 to 1
     label: str
 
 
@@ -50,15 +46,12 @@ def attention_strip(
     max_frames: int = 16,
     curves: PatchCurves | None = None,
 ) -> bytes:
-    """A PNG of sampled frames with their times, the same frames with attention, and the predictions.
+    """A PNG of sampled frames with their times, the same frames with attention, predictions and curves.
 
     Args:
         clip: the view of the video.
         maps: float [frames, rows, columns] from `attention_maps`.
         top: predicted classes and their scores from 0 to 1, the best first.
-        title, subtitle: lines above the frames.
-        max_frames: evenly chosen frames are shown if the clip has more.
-        curves: drawn below the predictions.
     """
     total, height, width, _ = clip.frames.shape
     chosen = np.unique(np.linspace(0, total - 1, min(total, max_frames)).round().astype(int))
@@ -71,8 +64,12 @@ def attention_strip(
     page_width = max(columns * (cell + _GAP), _MIN_WIDTH)
     below = _TITLE + -(-len(chosen) // columns) * row_height + _SCALE
     bars_height = 30 + _BAR * len(top)
-    page = _new_page(page_width, below + bars_height + (_CURVES if curves else 0))
-    limits = {"xlim": page.get_xlim(), "ylim": page.get_ylim(), "aspect": "auto"}
+    page_height = below + bars_height + (_CURVES if curves else 0)
+    figure = Figure(((page_width + 2 * _MARGIN) / 100, (page_height + 2 * _MARGIN) / 100))
+    page = figure.add_axes((0, 0, 1, 1), frameon=False)
+    limits = {"xlim": (-_MARGIN, page_width + _MARGIN), "ylim": (page_height + _MARGIN, -_MARGIN), "aspect": "auto"}
+    page.set(**limits)  # pixels from the top left corner within the margins
+    page.axis("off")
     _write_fitted(page, 0, 16, title, page_width, fontsize=13, fontweight="bold")
     page.text(0, 34, textwrap.fill(subtitle, page_width // 8), color=MUTED, va="top")
     frames = np.stack([np.asarray(Image.fromarray(clip.frames[number]).resize((cell, tall))) for number in chosen])
@@ -85,27 +82,15 @@ def attention_strip(
             page.imshow(picture, extent=(x, x + cell, top_edge + tall, top_edge), interpolation="nearest")
             if curves and curves.position:
                 (row, column), high, wide = curves.position, tall / maps.shape[1], cell / maps.shape[2]
-                outline = [withStroke(linewidth=4, foreground=INK)]
                 mark = Rectangle((x + column * wide, top_edge + row * high), wide, high, fill=False, ec="white")
-                mark.set(linewidth=1.5, path_effects=outline)
+                mark.set(linewidth=1.5, path_effects=[withStroke(linewidth=4, foreground=INK)])
                 page.add_patch(mark)
     _draw_scale(_inset(page, 16, below - _SCALE, 300, 10), maps)
     _draw_bars(page, below, top, page_width)
     if curves:
         _draw_curves(_inset(page, 55, below + bars_height + 30, page_width - 165, _CURVES - 80), clip, curves)
     page.set(**limits)  # imshow changes them
-    return png(page.figure)
-
-
-def _new_page(width: float, height: float) -> Axes:
-    """Axes whose data coordinates are pixels from the top left corner within the margins."""
-    width, height = width + 2 * _MARGIN, height + 2 * _MARGIN
-    figure = Figure((width / 100, height / 100))
-    FigureCanvasAgg(figure)
-    page = figure.add_axes((0, 0, 1, 1))
-    page.axis("off")
-    page.set(xlim=(-_MARGIN, width - _MARGIN), ylim=(height - _MARGIN, -_MARGIN))
-    return page
+    return png(figure)
 
 
 def _inset(page: Axes, x: float, y: float, width: float, height: float) -> Axes:
@@ -146,24 +131,19 @@ def _draw_bars(page: Axes, y: float, top: Sequence[tuple[str, float]], width: fl
 
 def _draw_curves(axes: Axes, clip: SampledClip, curves: PatchCurves) -> None:
     steps = len(curves.weights)
-    times, unit = np.asarray(clip.times), " s"
+    times, in_seconds = np.asarray(clip.times), True
     if np.isnan(times).any() or not (np.diff(times) > 0).all():  # frames may repeat or go backwards
-        times, unit = np.arange(len(times)), ""
+        times, in_seconds = np.arange(len(times)), False
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     times = times.reshape(steps, -1).mean(axis=1)  # of the frames of a tubelet
     axes.axhline(100 / steps, color=MUTED, linewidth=1, linestyle=":", label="uniform")
     max_lines = 8 if steps <= 16 else 4
     for number in np.unique(np.linspace(0, steps - 1, min(steps, max_lines)).round().astype(int)):
-        axes.plot(
-            times,
-            100 * curves.weights[number],
-            color=_LINE_COLORS(number / max(steps - 1, 1)),
-            marker="o" if steps <= 16 else None,
-            markersize=3.5,
-            label=f"{times[number]:.2f} s" if unit else f"{times[number]:g}",
-        )
+        (line,) = axes.plot(times, 100 * curves.weights[number], color=_LINE_COLORS(number / max(steps - 1, 1)))
+        line.set(label=f"{times[number]:.2f} s" if in_seconds else f"{times[number]:g}", markersize=3.5)
+        line.set_marker("o" if steps <= 16 else "")
     axes.set_title(curves.label, fontsize=9)
-    axes.set(xlabel="to the frame at (s)" if unit else "to frame of the clip", ylabel="attention (%)")
+    axes.set(xlabel="to the frame at (s)" if in_seconds else "to frame of the clip", ylabel="attention (%)")
     axes.set_ylim(bottom=0)
-    title = "from the frame at" if unit else "from frame"
+    title = "from the frame at" if in_seconds else "from frame"
     axes.legend(title=title, title_fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -33,9 +33,9 @@ _SECONDS = 2.0  # of an animation
 def write_charts(
     cfg: CfgNode, run: FinishedRun, clips: Mapping[str, SampledClip], splits: Splits | None = None
 ) -> None:
-    """Writes what the options in TENSORBOARD ask for, under the epoch of the tested checkpoint.
+    """Writes what the options in TENSORBOARD ask for; UserError if a file in them is invalid.
 
-    `clips` are test videos that are decoded already, by name. Invalid files in the options are a UserError.
+    `clips` are test videos that are decoded already, by name.
     """
     step, splits = int(run.metric("checkpoint_epochs") or 0), splits or Splits(cfg)
     with SummaryWriter(str(tensorboard_folder(cfg))) as writer:
@@ -88,11 +88,15 @@ def _add_videos(
     missing = [name for name in numbers if name not in clips]
     for name, clip in [*clips.items(), *(load_clips(cfg, missing, splits) if missing else ())]:
         if (number := numbers.get(name)) is not None:
-            ranked = zip(predictions.classes[number], predictions.probabilities[number], strict=True)
-            guesses = [f"{run.class_names[label]} {100 * p:.0f} %" for label, p in ranked if label >= 0]
+            guesses = [f"{run.class_names[label]} {100 * p:.0f} %" for label, p in predictions.ranked(number)]
             text = ", ".join(guesses[: inputs.TOPK_PREDS])
             text += "" if predictions.correct[number] else f", not {run.class_names[predictions.labels[number]]}"
-            _add_animation(writer, f"{tags[number]}/{name}: {text}", clip.frames, step)
+            images = np.stack([np.asarray(image) for image in shrink(clip.frames)])
+            gif = animate(images, ".gif", len(images) / _SECONDS)  # TensorBoard shows it as an image
+            _, height, width, _ = images.shape
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+            value = Summary.Value(tag=_as_utf8(f"{tags[number]}/{name}: {text}"), image=image)
+            writer.file_writer.add_summary(Summary(value=[value]), step)
 
 
 def _add_embeddings(writer: SummaryWriter, cfg: CfgNode, run: FinishedRun, splits: Splits, step: int) -> None:
@@ -110,7 +114,7 @@ def _add_embeddings(writer: SummaryWriter, cfg: CfgNode, run: FinishedRun, split
         images.append(np.asarray(shrink(clip.frames[middle : middle + 1], 48)[0]))
     if not rows:
         return
-    folder = tensorboard_folder(cfg)  # add_embedding would append to those of an earlier test of the checkpoint
+    folder = tensorboard_folder(cfg)  # add_embedding would append to an earlier test's
     shutil.rmtree(folder / f"{step:05}", ignore_errors=True)
     (folder / "projector_config.pbtxt").unlink(missing_ok=True)
     writer.add_embedding(
@@ -123,21 +127,10 @@ def _add_embeddings(writer: SummaryWriter, cfg: CfgNode, run: FinishedRun, split
     )
 
 
-def _add_animation(writer: SummaryWriter, tag: str, frames: np.ndarray, step: int) -> None:
-    """Frames, uint8 (T, H, W, 3), as a GIF, which TensorBoard shows as an image."""
-    images = np.stack([np.asarray(image) for image in shrink(frames)])
-    _, height, width, _ = images.shape
-    content = animate(images, ".gif", len(images) / _SECONDS)
-    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
-    writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=_as_utf8(tag), image=image)]), step)
-
-
 def _read_subset(path: str, names: list[str]) -> list[int]:
     """Numbers of the classes in a text file with a name a line; without a file, of all."""
-    if not path:
-        return list(range(len(names)))
-    lines = _read_text(path).splitlines()
-    return _class_numbers(path, [line.strip() for line in lines if line.strip()], names)
+    lines = map(str.strip, _read_text(path).splitlines()) if path else names
+    return _class_numbers(path, [line for line in lines if line], names)
 
 
 def _read_categories(path: str, names: list[str]) -> dict[str, list[int]]:

@@ -3,7 +3,7 @@
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -15,9 +15,11 @@ from matplotlib.ticker import MaxNLocator
 
 from timesformer.visualization import fonts
 
+Size = tuple[float, float]  # inches of 100 pixels
+
 INK, MUTED, LINE, GOOD, BAD = "#1d2126", "#68707a", "#dfe2e6", "#2563eb", "#d9480f"
+# Lines. The first four can be distinguished with any color vision.
 SERIES = ("#2563ec", "#d9480e", "#0f8a5f", "#8a3ffc", "#b7791f", "#c2255c", "#0b7f9e", "#5c6470")
-"""Colors of lines. The first four can be distinguished with any color vision."""
 
 STYLE = {
     "axes.axisbelow": True,
@@ -26,17 +28,13 @@ STYLE = {
     "axes.labelcolor": MUTED,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlecolor": INK,
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
-    "figure.dpi": 100,
     "font.size": 9,
     "grid.color": LINE,
-    "grid.linewidth": 0.6,
     "legend.fontsize": 8,
     "legend.frameon": False,
-    "legend.labelcolor": INK,
     "svg.fonttype": "none",
     "svg.hashsalt": "timesformer",
     "text.color": INK,
@@ -51,30 +49,24 @@ STYLE = {
 _CSS_VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", GOOD: "good", BAD: "bad"}
 _CSS_VARIABLES |= {color: f"series-{number}" for number, color in enumerate(SERIES, 1)}
 _SHARES = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#cfe0fb", "#7fb0f5", "#2563eb", "#12357f"])
-_MAX_NAMES = 60  # classes that have their names along an axis
-_MAX_NUMBERS = 30  # classes up to which the cells of a confusion matrix have numbers
+_MAX_NAMES, _MAX_NUMBERS = 60, 30  # classes with names along an axis, and with numbers in a confusion matrix
 _MAX_POINTS = 400  # of a line
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a chart, interrupted where y is not finite.
-
-    `color` is an index into SERIES, modulo its length. A faint line is thin and pale, and `dots` marks the points.
-    """
+    """A line of a chart, interrupted where y is not finite."""
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
-    color: int = 0
+    color: int = 0  # index into SERIES, modulo its length
     faint: bool = False
     dots: bool = False
 
 
-def new_chart(
-    title: str, xlabel: str = "", ylabel: str = "", size: tuple[float, float] = (4.4, 2.9)
-) -> tuple[Figure, Axes]:
-    """An empty figure with one set of axes; `size` is in inches of 100 pixels."""
+def new_chart(title: str, xlabel: str = "", ylabel: str = "", size: Size = (4.4, 2.9)) -> tuple[Figure, Axes]:
+    """An empty figure."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     axes.set(xlabel=xlabel, ylabel=ylabel)
@@ -90,18 +82,10 @@ def line_chart(curves: Sequence[Curve], title: str, xlabel: str = "epoch") -> Fi
         return None
     figure, axes = new_chart(title, xlabel)
     for curve in drawn:
-        x, y = _thin_out(np.asarray(curve.x, float), np.asarray(curve.y, float))
-        axes.plot(
-            x,
-            y,
-            color=SERIES[curve.color % len(SERIES)],
-            linewidth=0.9 if curve.faint else 1.7,
-            alpha=0.4 if curve.faint else 1.0,
-            marker="o" if curve.dots or len(x) == 1 else None,
-            markersize=3.2,
-            label=curve.label or None,
-            zorder=2 if curve.faint else 3,
-        )
+        x, y = _thin_out(curve.x), _thin_out(curve.y)
+        (line,) = axes.plot(x, y, color=SERIES[curve.color % len(SERIES)], label=curve.label or None, markersize=3.2)
+        line.set_marker("o" if curve.dots or len(x) == 1 else "")
+        line.set(**{"linewidth": 0.9, "alpha": 0.4, "zorder": 2} if curve.faint else {"linewidth": 1.7, "zorder": 3})
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if len(epochs := {float(x) for curve in drawn for x in curve.x}) == 1:
         axes.set_xlim(min(epochs) - 1, max(epochs) + 1)
@@ -112,12 +96,9 @@ def line_chart(curves: Sequence[Curve], title: str, xlabel: str = "epoch") -> Fi
 
 @matplotlib.rc_context(STYLE)
 def confusion_matrix(
-    counts: np.ndarray, names: Sequence[str], title: str = "Confusion matrix", size: tuple[float, float] = (8, 8)
+    counts: np.ndarray, names: Sequence[str], title: str = "Confusion matrix", size: Size = (8, 8)
 ) -> Figure:
-    """Counts, int (classes, classes), of true classes (rows) and predicted ones, colored by their share of the row.
-
-    Names are shown for up to 60 classes; `size` is in inches of 100 pixels.
-    """
+    """Counts, int (classes, classes), of true classes (rows) and predicted ones, colored by their share of the row."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axes = new_chart(fonts.drawable(title), "predicted class", "true class", size)
     axes.grid(visible=False)
@@ -127,7 +108,7 @@ def confusion_matrix(
     bar.ax.set_yticklabels(["0 %", "10 %", "25 %", "50 %", "100 %"])
     bar.outline.set_visible(False)
     if len(names) <= _MAX_NAMES:
-        labels = [_short_name(names, number) for number in range(len(names))]
+        labels = _short_names(names, range(len(names)))
         text = {"fontsize": 8 if len(names) <= _MAX_NUMBERS else 6, "family": fonts.families()}
         axes.set_xticks(range(len(names)), labels, rotation=90, **text)
         axes.set_yticks(range(len(names)), labels, **text)
@@ -140,14 +121,11 @@ def confusion_matrix(
 
 @matplotlib.rc_context(STYLE)
 def per_class(names: Sequence[str], accuracy: Sequence[float], title: str = "Top-1 by class") -> Figure:
-    """Accuracy of each class in percent, as bars sorted from the lowest. Classes with NaN are left out.
-
-    Above 60 classes the bars have no names.
-    """
+    """Accuracy of each class in percent, as bars sorted from the lowest. Classes with NaN are left out."""
     values = np.asarray(accuracy, float)
     order = [int(number) for number in np.argsort(values, kind="stable") if np.isfinite(values[number])]
     named = len(order) <= _MAX_NAMES
-    labels = [_short_name(names, number) for number in order] if named else None
+    labels = _short_names(names, order) if named else None
     height = 0.9 + 0.19 * max(len(order), 4) if named else 6.0
     figure, axes = new_chart(title, "top-1 (%)" if named else f"top-1 (%) of {len(order)} classes", size=(6.4, height))
     _draw_bars(axes, values[order], labels, [SERIES[0]] * len(order))
@@ -156,17 +134,12 @@ def per_class(names: Sequence[str], accuracy: Sequence[float], title: str = "Top
 
 
 @matplotlib.rc_context(STYLE)
-def predicted_as(
-    counts: np.ndarray, names: Sequence[str], true_class: int, top: int, size: tuple[float, float]
-) -> Figure:
-    """The `top` most frequent predictions for the videos of class number `true_class`, as bars.
-
-    `counts` are the videos of the class by predicted class, int (classes,); `size` is in inches of 100 pixels.
-    """
+def predicted_as(counts: np.ndarray, names: Sequence[str], label: int, top: int, size: Size) -> Figure:
+    """The `top` most frequent predictions for class number `label`, from its `counts`, int (classes,), as bars."""
     order = [int(number) for number in np.argsort(-counts, kind="stable")[:top] if counts[number]]
-    labels = [_short_name(names, number) for number in order]
-    figure, axes = new_chart(f"{_short_name(names, true_class)}, predicted as", "videos", size=size)
-    _draw_bars(axes, counts[order], labels, [GOOD if number == true_class else BAD for number in order])
+    title, *labels = _short_names(names, [label, *order])
+    figure, axes = new_chart(f"{title}, predicted as", "videos", size=size)
+    _draw_bars(axes, counts[order], labels, [GOOD if number == label else BAD for number in order])
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 
@@ -197,7 +170,6 @@ def png(figure: Figure) -> bytes:
 
 
 def _draw_bars(axes: Axes, values: np.ndarray, labels: Sequence[str] | None, colors: Sequence[str]) -> None:
-    """Horizontal bars from top to bottom, without gaps if they have no labels."""
     rows = range(len(values))
     axes.barh(rows, values, height=1.0 if labels is None else 0.72, color=colors)
     axes.set_yticks(rows if labels else [], labels or [], family=fonts.families())
@@ -205,15 +177,13 @@ def _draw_bars(axes: Axes, values: np.ndarray, labels: Sequence[str] | None, col
     axes.grid(axis="y", visible=False)
 
 
-def _thin_out(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of neighboring points, 400 at most."""
-    step = -(-len(x) // _MAX_POINTS)
-    starts = np.arange(0, len(x), step)
-    lengths = np.diff([*starts, len(x)])
-    return np.add.reduceat(x, starts) / lengths, np.add.reduceat(y, starts) / lengths
+def _thin_out(values: Sequence[float]) -> np.ndarray:
+    """Means of neighboring values, 400 at most."""
+    starts = np.arange(0, len(values), -(-len(values) // _MAX_POINTS))
+    return np.add.reduceat(np.asarray(values, float), starts) / np.diff([*starts, len(values)])
 
 
-def _short_name(names: Sequence[str], number: int, length: int = 28) -> str:
-    """The name of a class, shortened to leave room for the chart; its number if no font can draw it."""
-    name = fonts.drawable(names[number], f"class {number}")
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+def _short_names(names: Sequence[str], numbers: Iterable[int]) -> list[str]:
+    """Names of classes, shortened to leave room for the chart; numbers where no font can draw them."""
+    drawn = [fonts.drawable(names[number], f"class {number}") for number in numbers]
+    return [name if len(name) <= 28 else f"{name[:27]}…" for name in drawn]

@@ -1,25 +1,19 @@
 """The content of the page that compares several runs, for `templates/comparison.html`."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
-from timesformer.config.options import effects_of
+from timesformer.config.options import effects_of, flatten, get_cfg
 from timesformer.runtime.logging import duration
 from timesformer.visualization.charts import SERIES
 from timesformer.visualization.run_charts import draw_charts
 from timesformer.visualization.run_files import FinishedRun
-from timesformer.visualization.run_page import Content, default_options, show_value
-from timesformer.visualization.significance import (
-    LEVEL,
-    Comparison,
-    align_predictions,
-    compare_paired,
-    holm,
-    wilson_interval,
-)
+from timesformer.visualization.run_page import Content, show_interval
+from timesformer.visualization.significance import LEVEL, Comparison, align_predictions, compare_paired, holm
 
 _MAX_RUNS_PAIRED = 6  # runs up to which each pair is listed
 _METRICS = {"top1": "top-1", "top5": "top-5", "mean_class_top1": "mean over classes", "val_top1": "validation top-1"}
@@ -28,11 +22,11 @@ _REPEATED_BY = {"RNG_SEED", "DATA.SPLIT"}  # the mean of runs that differ in not
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs, and the counts of videos that both, only the first, only the second, and neither predict correctly."""
+    """Two runs, and their comparison."""
 
     first: int
     second: int
-    counts: tuple[int, ...]
+    counts: list[int]  # videos that both, only the first, only the second and neither predict correctly
     comparison: Comparison
     adjusted_p: float
 
@@ -65,15 +59,15 @@ def comparison_page(runs: Sequence[FinishedRun]) -> Content:
 
 
 def _result_row(run: FinishedRun, number: int) -> Content:
-    correct, total, seconds = run.num_correct, run.results.get("num_videos"), run.metric("total_train_seconds")
+    seconds = run.metric("total_train_seconds")
     tested, trained = run.metric("checkpoint_epochs"), run.metric("total_epochs")
     return {
         "name": run.name,
         "color": f"var(--series-{number % len(SERIES) + 1})",
         "folder": str(run.folder),
         "model": run.config.get("MODEL.MODEL_NAME", ""),
-        "interval": "{:.1f}–{:.1f}".format(*wilson_interval(correct, total)) if correct is not None and total else "",
-        "videos": total,
+        "interval": show_interval(run, "{:.1f}–{:.1f}"),
+        "videos": run.results.get("num_videos"),
         "epochs": tested,
         "epochs_text": f"{tested or 0:g}" if trained is None else f"{tested or 0:g} of {trained:g}",
         "seconds": seconds,
@@ -87,11 +81,10 @@ def _compare_pairs(runs: Sequence[FinishedRun]) -> list[Pair]:
     found = []
     for first, second in combinations(range(len(runs)), 2):
         one, other = runs[first].predictions, runs[second].predictions
-        if one is None or other is None or not one.videos or (correct := align_predictions([one], [other])) is None:
-            continue
-        a, b = correct[0][0], correct[1][0]
-        counts = tuple(int(part.sum()) for part in (a & b, a & ~b, b & ~a, ~a & ~b))
-        found.append((first, second, counts, compare_paired(*correct)))
+        if one and other and one.videos and (correct := align_predictions([one], [other])):
+            (a,), (b,) = correct
+            counts = [int(part.sum()) for part in (a & b, a & ~b, b & ~a, ~a & ~b)]
+            found.append((first, second, counts, compare_paired(*correct)))
     adjusted = holm([comparison.p for *_, comparison in found])
     return [Pair(*pair, p) for pair, p in zip(found, adjusted, strict=True)]
 
@@ -101,15 +94,15 @@ def _lead(runs: Sequence[FinishedRun], ranked: Sequence[int], rivals: Sequence[i
     if len(ranked) < 2:
         return ""
     tests = {(runs[number].metric("num_videos"), runs[number].metric("num_classes")) for number in ranked}
-    with_predictions = [number for number in ranked if runs[number].predictions is not None]
-    if len(tests) > 1 or num_pairs < len([*combinations(with_predictions, 2)]):
+    with_predictions = {number for number in ranked if runs[number].predictions}
+    if len(tests) > 1 or num_pairs < math.comb(len(with_predictions), 2):
         return "The runs were tested on different videos, so their accuracies cannot be ranked."
     names, top1 = [runs[number].name for number in ranked], [runs[number].metric("top1") for number in ranked]
     if top1[0] == top1[1]:
         return f"{_join(names[: top1.count(top1[0])])} share the highest test top-1, {top1[0]:.2f} %."
     gap = top1[0] - top1[1]
     lead = f"{names[0]} has the highest test top-1, {top1[0]:.2f} %; {names[1]} is {gap:.2f} points lower."
-    if not {ranked[0], ranked[1]} <= {*with_predictions}:
+    if not {*ranked[:2]} <= with_predictions:
         return f"{lead} Significance cannot be tested without predictions.csv of both."
     if rivals:
         return f"{lead} The difference from {_join([runs[number].name for number in rivals])} is not significant."
@@ -122,13 +115,10 @@ def _join(names: Sequence[str]) -> str:
 
 def _differing_options(runs: Sequence[FinishedRun]) -> list[tuple[str, list[str]]]:
     """Key and values of the options that are not equal in all runs. Older runs have the default of newer options."""
-    defaults = default_options()
-    rows = []
-    for key in sorted({key for run in runs for key in run.config if effects_of(key) != {"runtime"}}):
-        values = [show_value(run.config.get(key, defaults.get(key, "–"))) for run in runs]
-        if len(set(values)) > 1:
-            rows.append((key, values))
-    return rows
+    defaults = flatten(get_cfg())
+    keys = sorted({key for run in runs for key in run.config if effects_of(key) != {"runtime"}})
+    rows = [(key, [str(run.config.get(key, defaults.get(key, "–"))) or "(empty)" for run in runs]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
 def _means(rows: Sequence[Content], options: Sequence[tuple[str, list[str]]]) -> dict[str, str] | None:
@@ -147,4 +137,4 @@ def _class_rows(runs: Sequence[FinishedRun]) -> list[Content]:
         values = [top1.get(name) for top1 in by_run]
         known = [value for value in values if value is not None]
         rows.append({"name": name, "top1": values, "range": max(known) - min(known) if len(known) > 1 else None})
-    return sorted(rows, key=lambda row: -1.0 if row["range"] is None else row["range"], reverse=True)
+    return sorted(rows, key=lambda row: (row["range"] is None, -(row["range"] or 0)))

@@ -11,13 +11,13 @@ from timesformer.visualization.run_files import Predictions
 
 @dataclass(frozen=True)
 class Confusion:
-    """Videos of class `true` predicted as `predicted`, their share of the class in percent, and the reverse count."""
+    """Number of videos of class `true` predicted as `predicted`."""
 
     true: int
     predicted: int
     count: int
-    share: float
-    reverse: int
+    share: float  # of the class, in percent
+    reverse: int  # count in the other direction
 
 
 def count_confusions(predictions: Predictions, num_classes: int) -> np.ndarray:
@@ -39,10 +39,7 @@ def most_confused(counts: np.ndarray, limit: int = 30) -> list[Confusion]:
 
 
 def order_by_similarity(counts: np.ndarray) -> list[int]:
-    """Numbers of the classes in an order that puts confused classes next to each other.
-
-    Average linkage over 1 minus the shares confused in either direction, with optimal leaf order.
-    """
+    """Numbers of the classes, confused ones next to each other, by average linkage with optimal leaf order."""
     if len(counts) < 3:
         return list(range(len(counts)))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

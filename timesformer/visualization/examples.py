@@ -23,12 +23,8 @@ from timesformer.visualization.run_files import Predictions
 
 logger = logging.getLogger(__name__)
 
-MAX_EXAMPLES = 12
-"""Videos of each kind."""
-
-_MAX_FRAMES = 8  # in a strip
-_HEIGHT = 112  # pixels
-_GAP = 2
+MAX_EXAMPLES = 12  # videos of each kind
+_MAX_FRAMES, _HEIGHT, _GAP = 8, 112, 2  # of a strip; pixels
 _INDEX = "frames.json"
 
 
@@ -42,25 +38,20 @@ class Strip:
     times: list[float | None]
 
 
-def most_confident_errors(
-    predictions: Predictions, limit: int = MAX_EXAMPLES, among: np.ndarray | None = None
-) -> list[int]:
-    """Numbers of up to `limit` incorrectly predicted videos, of `among`, bool (videos,), by falling confidence."""
-    errors = np.flatnonzero(predictions.readable & ~predictions.correct & (True if among is None else among))
-    return errors[np.argsort(-predictions.confidence[errors], kind="stable")[:limit]].tolist()
+def most_confident_errors(predictions: Predictions, among: np.ndarray | bool = True) -> list[int]:
+    """Numbers of incorrectly predicted videos, of `among`, bool (videos,), by falling confidence."""
+    errors = np.flatnonzero(predictions.readable & ~predictions.correct & among)
+    return errors[np.argsort(-predictions.confidence[errors], kind="stable")[:MAX_EXAMPLES]].tolist()
 
 
-def least_confident_correct(predictions: Predictions, limit: int = MAX_EXAMPLES) -> list[int]:
-    """Numbers of up to `limit` correctly predicted videos by rising confidence."""
+def least_confident_correct(predictions: Predictions) -> list[int]:
+    """Numbers of correctly predicted videos by rising confidence."""
     correct = np.flatnonzero(predictions.readable & predictions.correct)
-    return correct[np.argsort(predictions.confidence[correct], kind="stable")[:limit]].tolist()
+    return correct[np.argsort(predictions.confidence[correct], kind="stable")[:MAX_EXAMPLES]].tolist()
 
 
 def load_clips(cfg: CfgNode, videos: Iterable[str], splits: Splits | None = None) -> Iterator[tuple[str, SampledClip]]:
-    """Names and middle views of test videos, in the order of the split; unreadable and unknown ones are left out.
-
-    `splits` are those of the run, if they have been loaded before.
-    """
+    """Names and middle views of test videos, in the order of the split; unreadable and unknown ones are left out."""
     records, maker = (splits or Splits(cfg))["test"].records, ClipMaker(cfg, "test")
     wanted, view = set(videos), middle_view(cfg)
     with closing(TimeLimit(cfg.DATA.DECODE_TIMEOUT)) as in_time:
@@ -115,9 +106,7 @@ def read_strips(path: Path) -> dict[str, Strip]:
     """What `write_strips` wrote; empty if the file is missing or damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return {
-                entry.pop("video"): Strip(archive.read(entry.pop("file")), **entry)
-                for entry in json.loads(archive.read(_INDEX))
-            }
+            entries = json.loads(archive.read(_INDEX))
+            return {entry.pop("video"): Strip(archive.read(entry.pop("file")), **entry) for entry in entries}
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return {}

@@ -4,7 +4,6 @@ import html
 import json
 import logging
 import re
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -60,13 +59,9 @@ def check_overwrite(path: Path, run_dirs: Sequence[Path]) -> None:
 
 
 def report_after_test(cfg: CfgNode, folder: Path, splits: Splits | None = None) -> None:
-    """Writes the report of the test in `folder`, frames of its examples, and its charts for TensorBoard.
-
-    Failures are logged as warnings. `splits` are those of the run, if they have been loaded before.
-    """
+    """Writes report, frames of examples and TensorBoard charts of the test in `folder`; failures are only logged."""
     cfg = with_output_dir(cfg, folder)
     path, clips = report_path(cfg), {}
-    start = time.perf_counter()
     with _warn_on_failure("frames for the report"):
         if (predictions := read_run(folder).predictions) is not None:
             numbers = [*most_confident_errors(predictions), *least_confident_correct(predictions)]
@@ -75,7 +70,7 @@ def report_after_test(cfg: CfgNode, folder: Path, splits: Splits | None = None) 
     imports = "".join(f" --import {module}" for module in cfg.IMPORTS)
     with _warn_on_failure("the report", f"; `python tools/report.py{imports} {folder}` tries again"):
         write_report([folder], path)
-        logger.info("report: %s (%.1f s)", path, time.perf_counter() - start)
+        logger.info("report: %s", path)
     if cfg.TENSORBOARD.ENABLE:
         with _warn_on_failure("charts for TensorBoard"):
             from timesformer.visualization.board import write_charts  # late: TensorBoard takes seconds to import

@@ -1,4 +1,4 @@
-"""The charts of a report: every function marked with `report_chart` is drawn, and nothing else has to list it."""
+"""The charts of a report: every function marked with `report_chart` is drawn."""
 
 import logging
 from collections.abc import Callable
@@ -18,15 +18,14 @@ logger = logging.getLogger(__name__)
 
 Section = Literal["training", "classes", "comparison"]
 Draw = Callable[[Any], Figure | None]
-
 _CHARTS: dict[Section, list[Draw]] = {"training": [], "classes": [], "comparison": []}
 
 
 def report_chart(section: Section) -> Callable[[Draw], Draw]:
-    """Adds the decorated function to the charts of a section, in the order of definition.
+    """Adds the decorated function to the charts of a section.
 
-    The function takes the `FinishedRun` ("training", "classes") or a sequence of them ("comparison"). It returns a
-    figure, made with `new_chart` or `line_chart`, or None where there is nothing to show.
+    It takes the `FinishedRun` (for "comparison" a sequence of them) and returns a figure, made with `new_chart` or
+    `line_chart`, or None where there is nothing to show.
     """
 
     def register(draw: Draw) -> Draw:
@@ -45,8 +44,7 @@ def draw_charts(section: Section, runs: Any) -> list[Markup]:
                 if figure := draw(runs):
                     images.append(Markup(svg(figure)))
             except Exception as error:  # the report is more than one chart
-                name = f"{draw.__module__}.{getattr(draw, '__name__', draw)}"
-                logger.warning("the chart %s failed: %s: %s", name, type(error).__name__, error)
+                logger.warning("the chart %s failed: %s: %s", draw, type(error).__name__, error)
     return images
 
 
@@ -63,10 +61,8 @@ def loss(run: FinishedRun) -> Figure | None:
 @report_chart("training")
 def accuracy(run: FinishedRun) -> Figure | None:
     top1, mean_class = run.series("val_epoch", "top1"), run.series("val_epoch", "mean_class_top1")
-    curves = [
-        Curve("training top-1", *run.series("train_epoch", "top1"), 0),
-        Curve("validation top-1", *top1, 1, dots=True),
-    ]
+    curves = [Curve("training top-1", *run.series("train_epoch", "top1"), 0)]
+    curves.append(Curve("validation top-1", *top1, 1, dots=True))
     if len(top1[1]) != len(mean_class[1]) or not np.allclose(top1[1], mean_class[1], atol=0.5, equal_nan=True):
         curves.append(Curve("mean over classes", *mean_class, 2))
     if not 0 < len(run.class_names) <= 5:
@@ -74,20 +70,17 @@ def accuracy(run: FinishedRun) -> Figure | None:
     return line_chart(curves, "Accuracy (%)")
 
 
-@report_chart("training")
-def learning_rate(run: FinishedRun) -> Figure | None:
-    return line_chart([Curve("", *run.series("train_step", "lr"), 3)], "Learning rate")
+def _training_curve(run: FinishedRun, title: str, name: str, color: int, factor: int = 1) -> Figure | None:
+    epochs, values = run.series("train_step", name)
+    return line_chart([Curve("", epochs, [factor * value for value in values], color)], title)
 
 
-@report_chart("training")
-def speed(run: FinishedRun) -> Figure | None:
-    return line_chart([Curve("", *run.series("train_step", "clips_per_second"), 6)], "Training clips per second")
-
-
-@report_chart("training")
-def waiting_for_data(run: FinishedRun) -> Figure | None:
-    epochs, shares = run.series("train_step", "data_share")
-    return line_chart([Curve("", epochs, [100 * share for share in shares], 4)], "Waiting for data (% of the time)")
+for _curve in (
+    {"title": "Learning rate", "name": "lr", "color": 3},
+    {"title": "Training clips per second", "name": "clips_per_second", "color": 6},
+    {"title": "Waiting for data (% of the time)", "name": "data_share", "color": 4, "factor": 100},
+):
+    report_chart("training")(partial(_training_curve, **_curve))
 
 
 @report_chart("classes")
@@ -136,7 +129,6 @@ def accuracy_by_size(run: FinishedRun) -> Figure | None:
 
 
 def _compare(runs: list[FinishedRun], title: str, kind: str, name: str) -> Figure | None:
-    """One metric of all runs."""
     dots = kind == "val_epoch"
     return line_chart([Curve(run.name, *run.series(kind, name), i, dots=dots) for i, run in enumerate(runs)], title)
 

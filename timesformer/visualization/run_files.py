@@ -19,103 +19,85 @@ NO_CLASS = -1
 
 @dataclass(frozen=True)
 class Predictions:
-    """The content of predictions.csv.
+    """The content of predictions.csv: names of videos, true classes, and the k most probable classes, best first.
 
-    Attributes:
-        videos: names.
-        labels: true classes, int64 (videos,).
-        classes: most probable classes in falling order, int64 (videos, k); NO_CLASS where a video is unreadable.
-        probabilities: of these classes, float64 (videos, k), from 0 to 1; NaN where a video is unreadable.
+    Unreadable videos have NO_CLASS and NaN.
     """
 
     videos: list[str]
-    labels: np.ndarray
-    classes: np.ndarray
-    probabilities: np.ndarray
+    labels: np.ndarray  # int64 (videos,)
+    classes: np.ndarray  # int64 (videos, k)
+    probabilities: np.ndarray  # float64 (videos, k), from 0 to 1
 
     @property
     def readable(self) -> np.ndarray:
-        """Bool (videos,)."""
         return self.classes[:, 0] != NO_CLASS
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether the predicted class is the true one, bool (videos,)."""
         return self.classes[:, 0] == self.labels
 
     @property
     def confidence(self) -> np.ndarray:
-        """Probability of the predicted class, float64 (videos,); NaN where unknown."""
         return self.probabilities[:, 0]
+
+    def ranked(self, number: int) -> list[tuple[int, float]]:
+        """Classes and probabilities of one video, best first."""
+        pairs = zip(self.classes[number].tolist(), self.probabilities[number].tolist(), strict=True)
+        return [(label, probability) for label, probability in pairs if label != NO_CLASS]
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that was trained, tested or both.
-
-    Attributes:
-        name: of its folder, with parents where runs with equal names are compared.
-        results: content of results.json; empty if nothing was tested.
-        predictions: of the test; None without a valid predictions.csv.
-        metrics: lines of metrics.jsonl by their kind.
-        unreadable: rows of unreadable.csv.
-        config: values of the options by their keys, such as "DATA.NUM_FRAMES".
-        notes: what is missing or damaged.
-    """
+    """A run that was trained, tested or both."""
 
     folder: Path
-    name: str
-    results: dict[str, Any]
+    name: str  # of the folder, with parents where names would be equal
+    results: dict[str, Any]  # results.json; empty if nothing was tested
     predictions: Predictions | None
-    metrics: dict[str, list[dict[str, Any]]]
-    unreadable: list[dict[str, str]]
-    config: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
+    metrics: dict[str, list[dict[str, Any]]]  # lines of metrics.jsonl by their kind
+    unreadable: list[dict[str, str]]  # rows of unreadable.csv
+    config: dict[str, Any]  # options by their keys, such as "DATA.NUM_FRAMES"
+    notes: list[str] = field(default_factory=list)  # what is missing or damaged
 
     @property
     def class_names(self) -> list[str]:
-        """In label order."""
         return list(self.results.get("class_names") or [])
 
     @property
     def num_correct(self) -> int | None:
-        """Number of correct test predictions; None if unknown."""
+        """Correct test predictions; None if unknown."""
         if self.predictions is not None:
             return int(self.predictions.correct.sum())
         rows = self.results.get("per_class") or [{}]
         return sum(row["correct"] for row in rows) if "correct" in rows[0] else None
 
     def metric(self, name: str) -> float | None:
-        """A number of results.json; None if it is missing or not finite.
-
-        In version 1, "val_top1" is that of the tested checkpoint for best.pyth only.
-        """
+        """A number of results.json; None if it is missing or not finite."""
         value = self.results.get(name)
         if not isinstance(value, int | float) or not math.isfinite(value):
             return None
-        if name == "val_top1":
+        if name == "val_top1":  # in version 1, of the tested checkpoint for best.pyth only
             is_best = Path(str(self.results.get("checkpoint"))).name == "best.pyth"
             if value < 0 or (self.results.get("schema_version", 1) < 2 and not is_best):
                 return None
         return value
 
     def series(self, kind: str, name: str) -> tuple[list[float], list[float]]:
-        """Epochs and values of a metric such as "loss"; NaN for values that are not numbers.
-
-        `kind` is "train_step", "train_epoch" or "val_epoch".
-        """
+        """Epochs and values of a metric; `kind` is "train_step", "train_epoch" or "val_epoch". null becomes NaN."""
         lines = [line for line in self.metrics.get(kind, []) if name in line]
         return [line["epoch"] for line in lines], [_to_float(line[name]) for line in lines]
 
 
 def read_run(folder: Path) -> FinishedRun:
-    """Reads the files of a run from its OUTPUT_DIR.
-
-    Raises:
-        UserError: if the folder has neither results.json nor metrics.jsonl, or results.json is damaged.
-    """
+    """Reads an OUTPUT_DIR; UserError if it has neither results.json nor metrics.jsonl, or a damaged results.json."""
     notes: list[str] = []
-    results, metrics = _read_results(folder / "results.json"), _read_metrics(folder / "metrics.jsonl")
+    path = folder / "results.json"
+    try:
+        results = simplejson.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): test the run again") from error
+    metrics = _read_metrics(folder / "metrics.jsonl")
     if not results and not metrics:
         raise UserError(f"{folder} has neither results.json nor metrics.jsonl: give the OUTPUT_DIR of a finished run")
     predictions = None
@@ -125,26 +107,14 @@ def read_run(folder: Path) -> FinishedRun:
         try:
             predictions = _read_predictions(folder / "predictions.csv", results.get("class_names") or [])
         except (OSError, ValueError, KeyError, csv.Error) as error:
-            notes.append(
-                "Confusions, confidences and examples are left out: predictions.csv is missing or does not belong to "
-                f"results.json ({type(error).__name__}: {error})."
-            )
+            reason = f"predictions.csv is missing or of another test ({type(error).__name__}: {error})"
+            notes.append(f"Confusions, confidences and examples are left out: {reason}.")
     unreadable = _read_rows(folder / "unreadable.csv") if (folder / "unreadable.csv").is_file() else []
     config = results.get("config") or {}
     if not config and (folder / "config.yaml").is_file():
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     name = folder.resolve().name
     return FinishedRun(folder, name, results, predictions, metrics, unreadable, read_saved(config), notes)
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    try:
-        results = simplejson.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): test the run again") from error
-    if not isinstance(results, dict):
-        raise UserError(f"{path} is damaged (a {type(results).__name__}, expected an object): test the run again")
-    return results
 
 
 def _read_metrics(path: Path) -> dict[str, list[dict[str, Any]]]:

@@ -20,7 +20,7 @@ _FEW_CLASSES = 12  # all can be seen at once, so they are shown in their own ord
 
 
 def run_page(run: FinishedRun, strips: dict[str, Strip]) -> Content:
-    """The values that `templates/run.html` shows; `strips` are frames of example videos by name, where available."""
+    """The values that `templates/run.html` shows; `strips` are frames of example videos by name."""
     return {
         "title": run.name,
         "subtitle": _subtitle(run),
@@ -39,20 +39,16 @@ def run_page(run: FinishedRun, strips: dict[str, Strip]) -> Content:
         ],
         "timing": _timing(run),
         "changed_options": _changed_options(run),
-        "options": [(key, show_value(value)) for key, value in sorted(run.config.items())],
-        "versions": list((run.results.get("versions") or {}).items()),
+        "options": [(key, str(value) or "(empty)") for key, value in sorted(run.config.items())],
+        "versions": list(run.results.get("versions", {}).items()),
         "tested": bool(run.results),
     }
 
 
-def show_value(value: Any) -> str:
-    """The value of an option as text."""
-    return "(empty)" if value == "" else str(value)
-
-
-def default_options() -> dict[str, Any]:
-    """The default values of all options by their keys, such as "DATA.NUM_FRAMES"."""
-    return flatten(get_cfg())
+def show_interval(run: FinishedRun, text: str) -> str:
+    """The 95 % interval of the top-1 in percent, formatted; "" if unknown."""
+    correct, total = run.num_correct, run.results.get("num_videos")
+    return text.format(*wilson_interval(correct, total)) if correct is not None and total else ""
 
 
 def _count(number: float, noun: str) -> str:
@@ -80,13 +76,9 @@ def _lead(run: FinishedRun) -> str:
 def _tiles(run: FinishedRun) -> list[tuple[str, str, str, str]]:
     """Label, value, unit and explanation of the metrics at the top of the page."""
     results, tiles = run.results, []
-    correct, total = run.num_correct, results.get("num_videos")
-    interval = (
-        correct is not None and total and "95 % interval {:.1f} to {:.1f}".format(*wilson_interval(correct, total))
-    )
     num_classes = results.get("num_classes", len(run.class_names))
     for label, name, explanation in (
-        ("top-1", "top1", interval),
+        ("top-1", "top1", show_interval(run, "95 % interval {:.1f} to {:.1f}")),
         ("top-5", "top5", "true class among the five most probable"),
         ("mean over classes", "mean_class_top1", "each class with equal weight"),
         ("validation top-1", "val_top1", "of the tested checkpoint"),
@@ -96,11 +88,11 @@ def _tiles(run: FinishedRun) -> list[tuple[str, str, str, str]]:
             tiles.append((label, f"{value:.2f}", "%", explanation))
     if (loss := run.metric("loss")) is not None:
         tiles.append(("test loss", f"{loss:.4f}", "", "mean cross entropy"))
-    if total:
-        details = [f"{num_classes:,} class{'' if num_classes == 1 else 'es'}"]
-        details += [f"{_count(results['num_views'], 'view')} each"] if results.get("num_views") else []
-        details += [f"{len(results['unreadable'])} unreadable"] if results.get("unreadable") else []
-        tiles.append(("test videos", f"{total:,}", "", ", ".join(details)))
+    if total := results.get("num_videos"):
+        details = f"{num_classes:,} class{'' if num_classes == 1 else 'es'}"
+        details += f", {_count(results['num_views'], 'view')} each" if results.get("num_views") else ""
+        details += f", {len(results['unreadable'])} unreadable" if results.get("unreadable") else ""
+        tiles.append(("test videos", f"{total:,}", "", details))
     for label, seconds, epochs in _training_times(run)[:1]:
         tiles.append((label, duration(seconds), "", "" if epochs is None else _count(epochs, "epoch")))
     return tiles
@@ -108,21 +100,20 @@ def _tiles(run: FinishedRun) -> list[tuple[str, str, str, str]]:
 
 def _training_times(run: FinishedRun) -> list[tuple[str, float, float | None]]:
     """Name, seconds and epochs of the training, whole (not in results of version 1) and up to the checkpoint."""
-    times = (
-        ("training", run.metric("total_train_seconds"), run.metric("total_epochs")),
-        ("training up to the tested checkpoint", run.metric("train_seconds"), run.metric("checkpoint_epochs")),
-    )
+    names = {
+        "training": ("total_train_seconds", "total_epochs"),
+        "training up to the tested checkpoint": ("train_seconds", "checkpoint_epochs"),
+    }
+    times = [(name, *map(run.metric, keys)) for name, keys in names.items()]
     return [(name, seconds, epochs) for name, seconds, epochs in times if seconds is not None]
 
 
 def _training_hint(run: FinishedRun) -> str:
     hint = "The training loss is measured on augmented clips, so it may be above the validation loss."
     losses = dict(zip(*run.series("val_epoch", "loss"), strict=True))
-    epochs = [
-        (top1, -losses.get(epoch, math.inf), -epoch)  # ties go to the lowest loss, as for best.pyth
-        for epoch, top1 in zip(*run.series("val_epoch", "top1"), strict=True)
-        if math.isfinite(top1)
-    ]
+    tested = zip(*run.series("val_epoch", "top1"), strict=True)
+    # Ties go to the lowest loss, as for best.pyth.
+    epochs = [(top1, -losses.get(epoch, math.inf), -epoch) for epoch, top1 in tested if math.isfinite(top1)]
     if epochs:
         top1, _, epoch = max(epochs)
         hint = f"The best validation top-1 is {top1:.2f} %, after epoch {-epoch:g}. {hint}"
@@ -135,19 +126,17 @@ def _confusions(run: FinishedRun) -> Content | None:
         return None
     names = run.class_names
     counts = count_confusions(run.predictions, len(names))
-    totals = counts.sum(axis=1)
-    pairs = most_confused(counts, 40)
-    cells = np.argwhere(counts)
+    totals, cells = counts.sum(axis=1), np.argwhere(counts)
     return {
         "order": "labels" if len(names) <= _FEW_CLASSES else "similarity",
-        "pairs": pairs,
+        "pairs": most_confused(counts, 40),
         "num_errors": int(counts.sum() - counts.diagonal().sum()),
         "matrix": {
             "names": names,
             "counts": np.column_stack([cells, counts[tuple(cells.T)]]).tolist(),
             "totals": totals.tolist(),
             "orders": {
-                "labels": list(range(len(names))),
+                "labels": [*range(len(names))],
                 "accuracy": np.argsort(counts.diagonal() / np.maximum(totals, 1), kind="stable").tolist(),
                 "similarity": order_by_similarity(counts),
             },
@@ -157,27 +146,24 @@ def _confusions(run: FinishedRun) -> Content | None:
 
 def _classes(run: FinishedRun) -> list[Content]:
     """Rows of the table of classes, the lowest accuracy first, classes without videos last."""
-    sizes = run.results.get("class_counts") or {}
-    errors = np.zeros((len(run.class_names),) * 2, int)
+    sizes, worst, rows = run.results.get("class_counts") or {}, {}, []
     if run.predictions is not None:
-        errors = count_confusions(run.predictions, len(run.class_names))
-        np.fill_diagonal(errors, 0)
-    rows = []
+        counts = count_confusions(run.predictions, len(run.class_names))
+        for pair in reversed(most_confused(counts, counts.size)):  # the most frequent last
+            worst[pair.true] = f"{run.class_names[pair.predicted]} ({pair.count})"
     for number, row in enumerate(run.results.get("per_class") or []):
-        correct, predicted, worst = row.get("correct"), row.get("predicted"), int(errors[number].argmax())
-        count = int(errors[number, worst])
-        rows.append(
-            {
-                "name": row.get("class", f"class {number}"),
-                "top1": row.get("top1"),
-                "correct": correct,
-                "test": row.get("num_videos"),
-                **{split: sizes[split][number] if sizes.get(split) else None for split in ("train", "val")},
-                "predicted": predicted,
-                "precision": 100 * correct / predicted if predicted and correct is not None else None,
-                "worst": f"{run.class_names[worst]} ({count})" if count else "",
-            }
-        )
+        correct, predicted = row.get("correct"), row.get("predicted")
+        content = {
+            "name": row.get("class", f"class {number}"),
+            "top1": row.get("top1"),
+            "correct": correct,
+            "test": row.get("num_videos"),
+            **{split: sizes[split][number] if sizes.get(split) else None for split in ("train", "val")},
+            "predicted": predicted,
+            "precision": 100 * correct / predicted if predicted and correct is not None else None,
+            "worst": worst.get(number, ""),
+        }
+        rows.append(content)
     return sorted(rows, key=lambda row: (row["top1"] is None, row["top1"] or 0.0))
 
 
@@ -198,11 +184,7 @@ def _examples(run: FinishedRun, strips: dict[str, Strip]) -> Content | None:
 def _example(run: FinishedRun, number: int, strips: dict[str, Strip]) -> Content:
     predictions, names = run.predictions, run.class_names
     strip = strips.get(predictions.videos[number])
-    ranked = [
-        (names[label], f"{100 * p:.1f} %")
-        for label, p in zip(predictions.classes[number], predictions.probabilities[number], strict=True)
-        if label >= 0
-    ]
+    ranked = [(names[label], f"{100 * p:.1f} %") for label, p in predictions.ranked(number)]
     times = [] if strip is None or None in strip.times else [f"{seconds:.2f}" for seconds in strip.times]
     return {
         "video": predictions.videos[number],
@@ -234,9 +216,9 @@ def _timing(run: FinishedRun) -> list[tuple[str, str]]:
 
 def _changed_options(run: FinishedRun) -> list[tuple[str, str, str]]:
     """Key, value and default of the options that differ from their default or no longer exist."""
-    defaults = default_options()
+    defaults = flatten(get_cfg())
     return [
-        (key, show_value(value), show_value(defaults[key]) if key in defaults else "(no longer exists)")
+        (key, str(value) or "(empty)", str(defaults.get(key, "(no longer exists)")) or "(empty)")
         for key, value in sorted(run.config.items())
         if key not in defaults or defaults[key] != value
     ]

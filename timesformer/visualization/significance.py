@@ -9,10 +9,8 @@ from scipy.stats import binomtest, t
 
 from timesformer.visualization.run_files import Predictions
 
-LEVEL = 0.05
-"""Significance level. Intervals are 1 - LEVEL, 95 %."""
-
-_Component = tuple[float, int]  # a variance of the difference, and its degrees of freedom
+LEVEL = 0.05  # intervals are 1 - LEVEL, 95 %
+_Component = tuple[float, int]  # variance, degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,6 @@ class Comparison:
 
     @property
     def is_significant(self) -> bool:
-        """Whether p is below the significance level."""
         return self.p < LEVEL
 
     def __str__(self) -> str:
@@ -44,10 +41,7 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 def align_predictions(
     first: Sequence[Predictions], second: Sequence[Predictions]
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Which predictions of two settings are correct, bool (runs, videos) each, with the videos in one order.
-
-    None if the runs were not all tested on the same videos.
-    """
+    """Correct predictions of two settings, bool (runs, videos), videos in one order; None if the videos differ."""
     order, rows = first[0].videos, []
     for predictions in (*first, *second):
         row_of = {video: row for row, video in enumerate(predictions.videos)}
@@ -58,30 +52,26 @@ def align_predictions(
 
 
 def compare_paired(first: np.ndarray, second: np.ndarray) -> Comparison:
-    """Compares two settings on the same videos.
+    """Compares two settings by their correct predictions, bool (seeds, videos); row i of both has the same seed.
 
-    One run of each: McNemar's exact test (Dietterich, Neural Computation 10, 1998), with Clopper and Pearson's interval
-    of the share of videos that only the first predicts correctly among those that one of the two does.
+    One seed: McNemar's exact test (Dietterich, Neural Computation 10, 1998), with Clopper and Pearson's interval.
 
     Several seeds: the wider one of the paired t-test over the seeds and of min F' (Clark, Journal of Verbal Learning
     and Verbal Behavior 12, 1973), which has seeds and videos as crossed random effects: its squared standard error is
     the sum of those of the paired t-tests over seeds and over videos, with Satterthwaite's degrees of freedom.
-
-    Args:
-        first, second: correct predictions, bool (seeds, videos); row i of both has the same seed.
     """
     seeds, videos = first.shape
     difference = first.astype(float) - second
     per_seed, per_video = difference.mean(axis=1), difference.mean(axis=0)
     if seeds == 1 or not (np.ptp(per_seed) or np.ptp(per_video)):
-        return _mcnemar(int((difference[0] > 0).sum()), int((difference[0] < 0).sum()), videos)
+        return _mcnemar(difference[0])
     over_seeds, over_videos = _variance_of_mean(per_seed), _variance_of_mean(per_video)
     method = f"paired over {seeds} seeds and {videos:,} videos (t-test and min F')"
     return _widest_t_test(float(per_seed.mean()), [[over_seeds], [over_seeds, over_videos]], method)
 
 
 def compare_unpaired(first: Sequence[tuple[int, int]], second: Sequence[tuple[int, int]]) -> Comparison:
-    """Compares two settings on different or unknown videos, by numbers of correct predictions and videos of each seed.
+    """Compares two settings on different videos, by numbers of correct predictions and videos of each seed.
 
     The squared standard error is the sum of the binomial ones (Agresti and Caffo, The American Statistician 54, 2000)
     and, with several seeds, of the pooled variance between seeds, with Satterthwaite's degrees of freedom.
@@ -108,14 +98,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def _mcnemar(only_first: int, only_second: int, videos: int) -> Comparison:
-    method = f"McNemar's exact test on {videos:,} videos"
-    differing = only_first + only_second
+def _mcnemar(difference: np.ndarray) -> Comparison:
+    method = f"McNemar's exact test on {len(difference):,} videos"
+    differing = np.count_nonzero(difference)
     if not differing:
         return Comparison(0.0, 0.0, 0.0, 1.0, method)
-    test = binomtest(only_first, differing)
-    low, high = (100 * (2 * share - 1) * differing / videos for share in test.proportion_ci(1 - LEVEL))
-    return Comparison(100 * (only_first - only_second) / videos, low, high, float(test.pvalue), method)
+    test = binomtest(np.count_nonzero(difference > 0), differing)
+    low, high = (100 * (2 * share - 1) * differing / len(difference) for share in test.proportion_ci(1 - LEVEL))
+    return Comparison(100 * float(difference.mean()), low, high, float(test.pvalue), method)
 
 
 def _variance_of_mean(values: np.ndarray) -> _Component:
