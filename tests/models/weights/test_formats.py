@@ -15,6 +15,7 @@ from tests.models.small import randomize, save, small_clip, small_timesformer, s
 from timesformer.models.vit import ATTENTION_TYPES
 from timesformer.models.weights.convert import convert
 from timesformer.models.weights.files import CheckpointError
+from timesformer.models.weights.formats import to_native
 from timesformer.models.weights.loading import load_pretrained, read_checkpoint
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}  # float64
@@ -54,6 +55,13 @@ def assert_same_logits(ours: nn.Module, theirs: nn.Module) -> None:
 
 
 class TestFromHuggingFace:
+    def test_recorded_names(self, golden_dir: Path) -> None:
+        pairs = json.loads((golden_dir / "hf_key_map.json").read_text())["exact_3_layer_divided"]
+        state = {theirs: torch.zeros(1) for theirs in pairs}
+        renamed, _ = to_native(state)
+        assert set(renamed) == set(pairs.values())
+        assert all(renamed[ours] is state[theirs] for theirs, ours in pairs.items())
+
     @pytest.mark.parametrize("kind", [*ATTENTION_TYPES, "vivit"])
     def test_folder(self, tmp_path: Path, kind: str) -> None:
         theirs = their_vivit() if kind == "vivit" else their_timesformer(kind)
