@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     add("--features", type=as_path, metavar="FILE", help=".npz file for an embedding of each video")
     add("--overwrite", action="store_true", help="replace existing files")
     add("--views", type=at_least(1), metavar="N", help="number of clips along the time of each video")
-    add("--crops", type=int, choices=(1, 3), help="crops of each clip: the centre, or three")
+    add("--crops", type=int, choices=(1, 3), help="crops of each clip: the center, or three")
     add("--sampler", help="of frames: dense, uniform, equidistant, random or segment")
     add("--batch-size", type=at_least(1), metavar="N", help="number of clips computed together")
     add("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one")

@@ -54,33 +54,33 @@ class Scene:
     shape: str
     angle: float  # radians
     radius: float  # sides of the picture, before the size path
-    centre: np.ndarray  # (2,) x, y in sides of the picture, before the paths
+    center: np.ndarray  # (2,) x, y in sides of the picture, before the paths
     paths: np.ndarray
     rest: np.ndarray
     tremble: np.ndarray  # (FRAMES, 2) pixels
     flicker: np.ndarray  # (FRAMES,) gain
-    colour: np.ndarray  # (3,) 0 to 255
+    color: np.ndarray  # (3,) 0 to 255
     background: np.ndarray  # (SIDE, SIDE, 3) 0 to 255
-    noise_level: float  # standard deviation, grey levels
+    noise_level: float  # standard deviation, gray levels
     noise_seed: int
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
     """Draw a scene. Every axis gets a path and a resting position, so the scene fits every class."""
     spans = np.array([*rng.uniform(0.34, 0.56, size=3), rng.uniform(0.9, 1.4)])
-    colour = _vivid_colour(rng, brightness=rng.uniform(165, 215))
+    color = _vivid_color(rng, brightness=rng.uniform(165, 215))
     return Scene(
         shape=str(rng.choice(SHAPES)),
         angle=rng.uniform(0, 2 * np.pi),
         radius=rng.uniform(0.13, 0.17),
-        centre=rng.uniform(0.46, 0.54, size=2),
+        center=rng.uniform(0.46, 0.54, size=2),
         paths=np.stack([span * (_progress(rng) - 0.5) for span in spans]),
         # A random frame of the path: a resting axis then looks like a random frame of a played axis.
         rest=rng.integers(FRAMES, size=len(AXES)),
         tremble=rng.normal(0, 0.4, size=(FRAMES, 2)),
         flicker=rng.normal(1, 0.02, size=FRAMES),
-        colour=colour,
-        background=_background(rng, distractor_brightness=colour.mean() - 70),
+        color=color,
+        background=_background(rng, distractor_brightness=color.mean() - 70),
         noise_level=rng.uniform(2, 7),
         noise_seed=int(rng.integers(2**32)),
     )
@@ -97,7 +97,7 @@ def _progress(rng: np.random.Generator) -> np.ndarray:
     return path / path[-1]
 
 
-def _vivid_colour(rng: np.random.Generator, brightness: float) -> np.ndarray:
+def _vivid_color(rng: np.random.Generator, brightness: float) -> np.ndarray:
     hue = rng.uniform() + np.array([0, 1 / 3, 2 / 3])
     tint = np.cos(2 * np.pi * hue)  # sums to zero, so the mean of the channels is the brightness
     return np.clip(brightness + rng.uniform(30, 80) * tint, 0, 255)
@@ -114,8 +114,8 @@ def _background(rng: np.random.Generator, distractor_brightness: float) -> np.nd
         radius = np.array([rng.uniform(0.04, 0.08) * SIDE])
         distance = _distance(str(rng.choice(SHAPES)), where, radius, rng.uniform(0, 2 * np.pi))[0]
         cover = np.clip(0.5 - distance, 0, 1)[..., None]
-        colour = _vivid_colour(rng, rng.uniform(0.8, 1) * distractor_brightness)
-        picture += cover * (colour - picture)
+        color = _vivid_color(rng, rng.uniform(0.8, 1) * distractor_brightness)
+        picture += cover * (color - picture)
     return picture
 
 
@@ -127,14 +127,14 @@ def _enlarge(coarse: np.ndarray) -> np.ndarray:
     return np.einsum("yi,ijc,xj->yxc", ramp, coarse.astype(np.float32), ramp, optimize=True)
 
 
-def _distance(shape: str, centres: np.ndarray, radii: np.ndarray, angle: float) -> np.ndarray:
+def _distance(shape: str, centers: np.ndarray, radii: np.ndarray, angle: float) -> np.ndarray:
     """Signed distance in pixels of every pixel to the shape's outline, negative inside.
 
-    centres (frames, 2) x, y and radii (frames,) in pixels; returns (frames, SIDE, SIDE) float32.
+    centers (frames, 2) x, y and radii (frames,) in pixels; returns (frames, SIDE, SIDE) float32.
     """
     grid = np.arange(SIDE, dtype=np.float32) + 0.5
-    dx = (grid[None, None, :] - centres[:, 0, None, None]).astype(np.float32)
-    dy = (grid[None, :, None] - centres[:, 1, None, None]).astype(np.float32)
+    dx = (grid[None, None, :] - centers[:, 0, None, None]).astype(np.float32)
+    dy = (grid[None, :, None] - centers[:, 1, None, None]).astype(np.float32)
     scale = radii[:, None, None].astype(np.float32)
     u = (np.float32(np.cos(angle)) * dx + np.float32(np.sin(angle)) * dy) / scale
     v = (np.float32(np.cos(angle)) * dy - np.float32(np.sin(angle)) * dx) / scale
@@ -158,9 +158,9 @@ def _distance(shape: str, centres: np.ndarray, radii: np.ndarray, angle: float) 
 
 
 class State(NamedTuple):
-    """Where the object is in each frame: `centres` (FRAMES, 2) x, y and `radii` (FRAMES,), in sides of the picture."""
+    """Where the object is in each frame: `centers` (FRAMES, 2) x, y and `radii` (FRAMES,), in sides of the picture."""
 
-    centres: np.ndarray
+    centers: np.ndarray
     radii: np.ndarray
 
 
@@ -171,8 +171,8 @@ def motion(scene: Scene, class_name: str) -> State:
     offsets = np.repeat(scene.paths[np.arange(len(AXES)), scene.rest][:, None], FRAMES, axis=1)
     offsets[played] = scene.paths[played]
     horizontal, vertical, diagonal, size = offsets[:, ::-1] if backwards else offsets
-    centres = np.stack([horizontal, vertical], axis=1) + diagonal[:, None] / 2**0.5 + scene.centre
-    return State(centres, scene.radius * 2**size)
+    centers = np.stack([horizontal, vertical], axis=1) + diagonal[:, None] / 2**0.5 + scene.center
+    return State(centers, scene.radius * 2**size)
 
 
 def render(scene: Scene, class_name: str) -> np.ndarray:
@@ -182,12 +182,12 @@ def render(scene: Scene, class_name: str) -> np.ndarray:
     """
     backwards = CLASSES[class_name][1]
     order = slice(None, None, -1 if backwards else 1)
-    centres, radii = motion(scene, class_name)
-    distance = _distance(scene.shape, centres * SIDE + scene.tremble[order], radii * SIDE, scene.angle)
+    centers, radii = motion(scene, class_name)
+    distance = _distance(scene.shape, centers * SIDE + scene.tremble[order], radii * SIDE, scene.angle)
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
     halo = 0.45 * np.exp(-np.maximum(distance, 0) / 3)[..., None]  # a dark rim separates the object from the background
     frames = scene.background * (1 - halo)
-    frames += cover * (scene.colour.astype(np.float32) - frames)
+    frames += cover * (scene.color.astype(np.float32) - frames)
     frames *= scene.flicker[order, None, None, None].astype(np.float32)
     noise = np.random.default_rng(scene.noise_seed).standard_normal((FRAMES, SIDE, SIDE, 1), dtype=np.float32)
     frames += scene.noise_level * noise[order]

@@ -36,7 +36,7 @@ def test_order_of_test_items(cfg):
 
 @pytest.fixture
 def noise(cfg, tmp_path):
-    """Configuration of one class of two clips, 24 x 32 pixels of coloured noise."""
+    """Configuration of one class of two clips, 24 x 32 pixels of colored noise."""
     random = np.random.default_rng(0)
     for split in ("train", "test"):
         pixels = random.integers(0, 256, (24, 32, 3), dtype=np.uint8)

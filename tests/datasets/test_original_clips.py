@@ -10,7 +10,7 @@ import torch
 import yaml
 from fvcore.common.config import CfgNode
 from PIL import Image
-from scipy.stats import kstest, uniform
+from scipy.stats import chisquare, kstest, uniform
 
 from timesformer.config import load_config
 from timesformer.datasets.clips import ClipDataset, ClipMaker
@@ -113,6 +113,44 @@ def test_training_clips_start_uniformly(golden_dir, tmp_path):
     assert (last - first == 239).all()
 
 
+@pytest.fixture
+def ramp(golden_dir: Path, tmp_path: Path) -> Path:
+    """A folder of one frame, 64 high and 96 wide, whose red grows with x by 2 and whose green grows with y by 3."""
+    y, x = np.mgrid[:64, :96]
+    folder = tmp_path / "ramp"
+    folder.mkdir()
+    Image.fromarray(np.stack([2 * x, 3 * y, 0 * x], axis=-1).astype(np.uint8)).save(folder / "0.png")
+    return folder
+
+
+def test_training_crops_have_the_originals_distributions(ramp, tmp_path):
+    write_list(tmp_path, [ramp], "train")
+    options = {"num_frames": 1, "sampling_rate": 1, "views": 1, "target_fps": 30, "jitter": (28, 36), "crop_size": 24}
+    dataset = ClipDataset(original_config(tmp_path, options), "train")
+    clips = torch.stack([dataset[epoch, 0]["clip"][:2, 0] for epoch in range(1500)]).double().numpy()
+    red, green = clips[:, 0, 12, 1:-1], clips[:, 1, 1:-1, 12]  # the outermost pixels may lie at the frame's border
+    at = np.arange(1, 23)
+    slope_x, start_x = np.polyfit(at, red.T, 1)
+    slope_y, start_y = np.polyfit(at, green.T, 1)
+    flipped = slope_x < 0
+    assert chisquare([flipped.sum(), (~flipped).sum()]).pvalue > 1e-3
+
+    short = np.rint(64 * 3 / slope_y)
+    sizes, counts = np.unique(short, return_counts=True)
+    assert sizes.tolist() == list(range(28, 37))
+    shares = np.array([1, *[2] * 7, 1]) / 16  # round() of a number between 28 and 36
+    assert chisquare(counts, shares * counts.sum()).pvalue > 1e-3
+
+    # Pixel p of the scaled frame shows (p + 0.5) / scale - 0.5 of the frame.
+    height, width = short, np.floor(short * 1.5)
+    top = np.rint((start_y / 3 + 0.5) * height / 64 - 0.5)
+    seen_left = np.where(flipped, start_x + 23 * slope_x, start_x)
+    left = np.rint((seen_left / 2 + 0.5) * width / 96 - 0.5)
+    dither = np.random.default_rng(0).uniform(size=(2, len(short)))  # whole numbers, 0 to places - 1, to real ones
+    for place, side, noise in ((top, height, dither[0]), (left, width, dither[1])):
+        assert kstest((place + noise) / (side - 24), "uniform").pvalue > 1e-3
+
+
 def test_short_clips_are_stretched_first(tmp_path, make_frames):
     write_list(tmp_path, [make_frames(tmp_path / "folder", 12)])
     options = {"num_frames": 8, "sampling_rate": 7, "views": 1, "target_fps": 30}
@@ -130,7 +168,7 @@ def test_folder_has_the_target_frame_rate(tmp_path, make_frames):
 
 
 @pytest.mark.parametrize(("dataset", "rows"), [("kinetics", (10.8, 52.2)), ("ssv2", (0.5, 62.5))])
-def test_one_crop_is_the_centre(tmp_path, dataset, rows):
+def test_one_crop_is_the_center(tmp_path, dataset, rows):
     """Of 48 x 72 pixels (the smallest jitter) in Kinetics, of 32 x 48 (the crop size) in Something-Something."""
     ramp = np.arange(0, 192, 3, np.uint8)[:, None, None].repeat(96, 1).repeat(3, 2)
     Image.fromarray(ramp).save(tmp_path / "0.png")

@@ -50,7 +50,7 @@ def test_encoding_keeps_the_picture(tmp_path: Path, demo: ModuleType) -> None:
     demo.encode(frames, tmp_path / "clip.mp4")
     with av.open(str(tmp_path / "clip.mp4")) as container:
         decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-    assert np.abs(decoded.astype(float) - frames).mean() < 8  # grey levels; noise and colour resolution are lost
+    assert np.abs(decoded.astype(float) - frames).mean() < 8  # gray levels; noise and color resolution are lost
 
 
 @pytest.mark.slow
@@ -89,8 +89,8 @@ def test_a_class_has_the_frames_of_its_opposite_in_reverse(demo: ModuleType, for
 )
 def test_the_object_moves_as_its_class_says(demo: ModuleType, class_name: str, direction: tuple[int, int, int]) -> None:
     for seed in range(5):
-        centres, radii = demo.motion(demo.draw_scene(np.random.default_rng(seed)), class_name)
-        steps = np.diff(np.column_stack([centres, radii]), axis=0)  # [frames - 1, (x, y, radius)]
+        centers, radii = demo.motion(demo.draw_scene(np.random.default_rng(seed)), class_name)
+        steps = np.diff(np.column_stack([centers, radii]), axis=0)  # [frames - 1, (x, y, radius)]
         assert np.allclose(np.sign(np.where(np.abs(steps) < 1e-12, 0, steps)), direction)
 
 
@@ -100,8 +100,8 @@ def test_one_frame_does_not_show_the_class_and_two_in_order_do(demo: ModuleType)
     one_frame, two_frames, labels = [], [], []
     for label, class_name in enumerate(demo.CLASSES):
         for _ in range(100):
-            centres, radii = demo.motion(demo.draw_scene(rng), class_name)
-            states = np.column_stack([centres, np.log2(radii) / 2])
+            centers, radii = demo.motion(demo.draw_scene(rng), class_name)
+            states = np.column_stack([centers, np.log2(radii) / 2])
             one_frame.append(states[rng.integers(demo.FRAMES)])
             two_frames.append(states[-1] - states[0])
             labels.append(label)

@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fvcore.common.config import CfgNode
 
 from tests.conftest import Outcome
+from timesformer.datasets import catalog
+from timesformer.datasets.records import DatasetSplit
 from timesformer.engine.results import validation_top1
 
 RunNet = Callable[..., Outcome]
@@ -41,6 +45,26 @@ def results(folder: Path) -> dict[str, Any]:
 def contents(folder: Path) -> dict[str, bytes]:
     names = ("results.json", "predictions.csv", "report.html", "report_frames.zip")
     return {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
+
+
+@pytest.mark.slow
+def test_each_split_is_found_once_per_run(
+    run_net: RunNet, tiny_command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get, found = catalog.DATASET_REGISTRY.get, Counter()
+
+    def count_finds(name: str) -> Callable[[CfgNode, str], DatasetSplit]:
+        def find(cfg: CfgNode, split: str) -> DatasetSplit:
+            found[split] += 1
+            return get(name)(cfg, split)
+
+        return find
+
+    monkeypatch.setattr(catalog.DATASET_REGISTRY, "get", count_finds)
+    options = ["SOLVER.MAX_EPOCH", "1", "TEST.REPORT", "True", "TENSORBOARD.EMBEDDINGS", "2"]
+    assert run_net(*tiny_command, *options, "OUTPUT_DIR", str(tmp_path)).code == 0
+    assert (tmp_path / "report.html").exists()
+    assert found == {"train": 1, "val": 1, "test": 1}
 
 
 @pytest.mark.slow

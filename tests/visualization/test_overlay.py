@@ -11,7 +11,7 @@ CELLS = [(0, 2), (1, 3), (3, 4), (2, 5)]  # in a grid of 4 x 8; the middle of th
 
 
 def tinted(pictures: np.ndarray) -> np.ndarray:
-    """Where grey pictures have a color of high attention, bool [frames, height, width]."""
+    """Where gray pictures have a color of high attention, bool [frames, height, width]."""
     return pictures[..., 0].astype(int) - pictures[..., 2] > 30
 
 

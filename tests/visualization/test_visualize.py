@@ -92,10 +92,10 @@ def test_invalid_arguments_are_named(
 @pytest.mark.slow
 @pytest.mark.parametrize(("total", "most", "expected"), [(4, 3, [0, 2, 3]), (31, 16, list(range(0, 31, 2)))])
 def test_strip_shows_frames_evenly(total: int, most: int, expected: list[int]) -> None:
-    colours = np.array([(10 + number, 200, 120) for number in range(total)], np.uint8)
-    frames = np.broadcast_to(colours[:, None, None], (total, 32, 48, 3))
+    colors = np.array([(10 + number, 200, 120) for number in range(total)], np.uint8)
+    frames = np.broadcast_to(colors[:, None, None], (total, 32, 48, 3))
     clip = SampledClip(torch.zeros(0), frames, tuple(range(total)), tuple(np.arange(total) / 25), 0)
     maps = np.random.default_rng(1).random((total, 2, 3))
     content = attention_strip(clip, maps, [("a$b$\udcff" * 20, 0.9)], "no\nUTF-8: \udcff" * 30, "", most)
     pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).reshape(-1, 3)
-    assert [n for n, colour in enumerate(colours) if (pixels == colour).all(axis=1).sum() > 2000] == expected
+    assert [n for n, color in enumerate(colors) if (pixels == color).all(axis=1).sum() > 2000] == expected

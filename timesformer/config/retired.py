@@ -36,7 +36,7 @@ _REASONS = {
     "checkpoints of Caffe2 and inflated 2-D networks are not read": (
         "TEST.CHECKPOINT_TYPE TRAIN.CHECKPOINT_TYPE TRAIN.CHECKPOINT_INFLATE"
     ),
-    "names in a checkpoint are recognised, prefixes included": "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN",
+    "names in a checkpoint are recognized, prefixes included": "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN",
 }
 RETIRED = {key: reason for reason, keys in _REASONS.items() for key in keys.split()}
 """Keys of the original, each with everything below it, by the reason that they have no effect."""

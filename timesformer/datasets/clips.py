@@ -176,7 +176,7 @@ class ClipMaker:
         if self.training:
             scales = data.TRAIN_JITTER_SCALES
             return spatial_sampling(clip, -1, *scales, size, rng, data.RANDOM_FLIP, data.INV_UNIFORM_SAMPLE)
-        # As in the original: three crops cover the whole frame, and one is the centre of a larger one, except for ssv2.
+        # As in the original: three crops cover the whole frame, and one is the center of a larger one, except for ssv2.
         crop = view % self.num_crops if self.num_crops > 1 else CENTER
         short = size if self.num_crops > 1 or self._dataset == "ssv2" else data.TRAIN_JITTER_SCALES[0]
         return spatial_sampling(clip, crop, short, short, size, rng)

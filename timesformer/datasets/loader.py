@@ -122,7 +122,7 @@ def construct_loader(
     TRAIN.BATCH_SIZE (TEST.BATCH_SIZE) clips for each of the NUM_SHARDS nodes are a batch of all ranks together; each
     rank gets its part (see EpochBatchSampler). DATA.BALANCE oversample applies to "train".
 
-    Batches are dicts: clip uint8 [batch, 3, frames, height, width], RGB or BGR, not normalised; label, video, view
+    Batches are dicts: clip uint8 [batch, 3, frames, height, width], RGB or BGR, not normalized; label, video, view
     int64 [batch]; readable bool [batch]; errors dict, see ClipDataset. In training, a rank without a part of the last
     batch gets one black clip of `video` -1, which must not count.
 

@@ -40,7 +40,7 @@ class CompiledForward:
         self._compiled = torch.compile(model, dynamic=False)
 
     def __call__(self, clip: Tensor) -> Tensor:
-        """Logits [batch, classes] of clips [batch, 3, frames, height, width] (float, normalised)."""
+        """Logits [batch, classes] of clips [batch, 3, frames, height, width] (float, normalized)."""
         if len(clip) != self.batch_size or not self.model.training:
             return self.model(clip)
         try:

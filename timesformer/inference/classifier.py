@@ -136,7 +136,7 @@ class Classifier:
 
     Attributes:
         cfg: configuration of the checkpoint with the overrides.
-        model: in evaluation mode, on the device; clips [batch, 3, T, H, W] (float, normalised) to logits.
+        model: in evaluation mode, on the device; clips [batch, 3, T, H, W] (float, normalized) to logits.
         class_names: in the order of the model's outputs.
         device: of the model.
         path: of the checkpoint.
@@ -184,7 +184,7 @@ class Classifier:
             video: path of a video file or a folder of frames.
             top_k: number of classes in `Prediction.top`.
             views: clips along the time; default: TEST.NUM_ENSEMBLE_VIEWS of the checkpoint.
-            crops: of each clip, 1 (centre) or 3 (along the longer side); default: TEST.NUM_SPATIAL_CROPS.
+            crops: of each clip, 1 (center) or 3 (along the longer side); default: TEST.NUM_SPATIAL_CROPS.
             sampler: dense, uniform, equidistant, random or segment; default: that of the checkpoint's tests. Random
                 samples depend on RNG_SEED alone.
             keep_clips: fill `Prediction.clips`.

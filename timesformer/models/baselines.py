@@ -30,7 +30,7 @@ class Baseline(nn.Module):
         self.name = name
 
     def forward(self, x: Tensor) -> Tensor:
-        """Clips (float, normalised) to logits."""
+        """Clips (float, normalized) to logits."""
         return self.model(x)
 
     @classmethod

@@ -27,7 +27,7 @@ class RegisteredTransformer(nn.Module):
             logger.info("weights from %s\n%s", pretrained_model, report.table())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Clips [batch, 3, frames, height, width] (float, normalised) to logits [batch, classes]."""
+        """Clips [batch, 3, frames, height, width] (float, normalized) to logits [batch, classes]."""
         return self.model(x)
 
 

@@ -108,11 +108,11 @@ class VisionTransformer(nn.Module):
         return {"cls_token", "pos_embed", "time_embed"}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Clips [batch, channels, frames, height, width] (float, normalised) to logits [batch, classes]."""
+        """Clips [batch, channels, frames, height, width] (float, normalized) to logits [batch, classes]."""
         return self.head(self.dropout(self.forward_features(x)))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Clips [batch, channels, frames, height, width] to the normalised class token [batch, dim]."""
+        """Clips [batch, channels, frames, height, width] to the normalized class token [batch, dim]."""
         cls, patches = self.embed(x)
         num_outputs = 1 if self.last_block_cls_only else None
         if self.attention_type == "divided_space_time":

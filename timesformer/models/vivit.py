@@ -129,11 +129,11 @@ class VideoTransformer(nn.Module):
         return {"cls_token", "pos_embed", "temporal_cls_token", "temporal_pos_embed"}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Clips [batch, channels, frames, height, width] (float, normalised) to logits [batch, classes]."""
+        """Clips [batch, channels, frames, height, width] (float, normalized) to logits [batch, classes]."""
         return self.head(self.dropout(self.forward_features(x)))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Clips [batch, channels, frames, height, width] to the normalised class or mean token [batch, dim]."""
+        """Clips [batch, channels, frames, height, width] to the normalized class or mean token [batch, dim]."""
         tubelets = self.patch_embed(x)  # [batch, steps, rows, columns, dim]
         if self.attention_type == "factorised_encoder":
             return self._factorised_encoder(tubelets)
@@ -160,7 +160,7 @@ class VideoTransformer(nn.Module):
         return self._encode(tokens + time_embed, self.temporal_blocks, self.temporal_norm)
 
     def _encode(self, tokens: Tensor, blocks: nn.ModuleList, norm: nn.Module) -> Tensor:
-        """[batch, 1 + tokens, dim] to the normalised class token [batch, dim]."""
+        """[batch, 1 + tokens, dim] to the normalized class token [batch, dim]."""
         tokens = joint_forward(blocks, self.pos_drop(tokens), num_outputs=1 if self.last_block_cls_only else None)
         return norm(tokens[:, 0])
 

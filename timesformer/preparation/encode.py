@@ -22,7 +22,7 @@ OPTIONS = {
 }
 """Options of the encoder libx264."""
 _TOLERANCE = 12.0
-"""Mean difference, in grey levels of 255, that a frame may have from its source after scaling to 16 x 16."""
+"""Mean difference, in gray levels of 255, that a frame may have from its source after scaling to 16 x 16."""
 
 
 def encode_video(source: str, target: str, short_side: int) -> None:

@@ -197,7 +197,7 @@ def attention_maps(
 
 
 def overlay(frames: np.ndarray, maps: np.ndarray, scale: Normalize | None = None) -> np.ndarray:
-    """Frames in grey with maps of their patches in color, from dark for little attention to bright.
+    """Frames in gray with maps of their patches in color, from dark for little attention to bright.
 
     Frames and result are uint8 [frames, height, width, 3], RGB; maps are float [frames, rows, columns].
     """
@@ -205,9 +205,9 @@ def overlay(frames: np.ndarray, maps: np.ndarray, scale: Normalize | None = None
     strength = np.asarray((scale or color_scale(maps))(maps), np.float32)
     strength = strength[:, np.arange(height) * rows // height][:, :, np.arange(width) * columns // width, np.newaxis]
     colors = COLORS(strength[..., 0])[..., :3].astype(np.float32)
-    grey = frames.astype(np.float32) @ np.array([[0.299], [0.587], [0.114]], np.float32) / 255  # luma
+    gray = frames.astype(np.float32) @ np.array([[0.299], [0.587], [0.114]], np.float32) / 255  # luma
     share = 0.35 + 0.35 * strength
-    return (((1 - share) * grey + share * colors) * 255).round().astype(np.uint8)
+    return (((1 - share) * gray + share * colors) * 255).round().astype(np.uint8)
 
 
 def color_scale(maps: np.ndarray) -> PowerNorm:

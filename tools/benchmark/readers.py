@@ -1,4 +1,4 @@
-"""Time to read clips (this project, the original's method, decord, OpenCV), and to crop and normalise them.
+"""Time to read clips (this project, the original's method, decord, OpenCV), and to crop and normalize them.
 
 A reader is a function of (path, positions, window) that returns the frames with these numbers (non-decreasing) of a
 file or a folder of frames as uint8 [T, H, W, 3] RGB. window: length of the clip in frames, for the original's method.
@@ -163,9 +163,9 @@ READERS = {ORIGINAL: _read_window, "this project": _read_ours, "decord": _read_d
 
 
 def crop_table(rounds: int) -> Iterator[str]:
-    """Table of the time from decoded frames to a normalised clip, in the original's order and in this project's."""
+    """Table of the time from decoded frames to a normalized clip, in the original's order and in this project's."""
     caption = (
-        "Clips of 8 frames of 340x256 pixels, scaled, cropped, in training mirrored half of the time, and normalised, "
+        "Clips of 8 frames of 340x256 pixels, scaled, cropped, in training mirrored half of the time, and normalized, "
         f"in processor time of one core: medians of {rounds} rounds of {TURN} clips, both ways in turn."
     )
     columns = ["clip", "whole float frames first (ms)", "this project (ms)", "share"]
@@ -173,7 +173,7 @@ def crop_table(rounds: int) -> Iterator[str]:
     frames = np.stack(list(moving_scene(8, 340, 256)))
     low, high, size = *_DATA.TRAIN_JITTER_SCALES, _DATA.TRAIN_CROP_SIZE
     training_name = f"training: short side {low} to {high}, {size}x{size} at random"
-    for training, name in ((True, training_name), (False, f"testing: short side {size}, the centre")):
+    for training, name in ((True, training_name), (False, f"testing: short side {size}, the center")):
         runs = {
             crop: lambda crop=crop, training=training: [crop(frames, training, seed) for seed in range(TURN)]
             for crop in (crop_floats, crop_bytes)

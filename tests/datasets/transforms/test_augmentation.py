@@ -1,4 +1,4 @@
-"""Augmentation: the same for all frames, decided by the clip's generator alone, and the original's colours."""
+"""Augmentation: the same for all frames, decided by the clip's generator alone, and the original's colors."""
 
 import pickle
 import random
@@ -54,7 +54,7 @@ def test_frames_change_in_the_same_way(options: dict[str, Any]) -> None:
     assert states == (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist())
 
 
-def test_colours_change_as_the_originals(golden_dir) -> None:
+def test_colors_change_as_the_originals(golden_dir) -> None:
     golden = torch.load(golden_dir / "transforms.pt", weights_only=True)
     frames = golden["color_input"].flip(1)  # the original's channels are B, G, R
     kinds = ["brightness_jitter", "contrast_jitter", "saturation_jitter"]
@@ -89,12 +89,12 @@ def test_erased_rectangle_is_noise_of_the_mean_and_std() -> None:
     assert torch.cat(values, dim=1).std(1).tolist() == pytest.approx(std, abs=0.01)
 
 
-def test_pixels_from_outside_have_the_mean_colour() -> None:
+def test_pixels_from_outside_have_the_mean_color() -> None:
     augmented = augment(AUTO_AUGMENT="rand-m10-n4-p1.0", MEAN=[0.2, 0.4, 0.6])
     frames = torch.zeros(1, 3, 24, 24, dtype=torch.uint8)
-    colours = {tuple(c) for seed in range(30) for c in augmented(frames, rng(seed))[0].flatten(1).T.tolist()}
-    assert (51, 102, 153) in colours
-    assert (128, 128, 128) not in colours
+    colors = {tuple(c) for seed in range(30) for c in augmented(frames, rng(seed))[0].flatten(1).T.tolist()}
+    assert (51, 102, 153) in colors
+    assert (128, 128, 128) not in colors
 
 
 def test_policy_that_timm_cannot_apply_is_an_error() -> None:

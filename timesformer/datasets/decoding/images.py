@@ -23,7 +23,7 @@ _NUMBERED = re.compile(r"(?P<before>.*)%0?(?P<width>\d*)d(?P<after>[^%/]*)#(?P<f
 class FrameFiles(VideoReader):
     """A clip stored as one image per frame, all of one size.
 
-    The EXIF orientation is applied, 16-bit grey images are scaled to 8 bits (value >> 8), and alpha is ignored. JPEG
+    The EXIF orientation is applied, 16-bit gray images are scaled to 8 bits (value >> 8), and alpha is ignored. JPEG
     images are decoded at 1/2, 1/4 or 1/8 of their size if their short side stays at least `short_side` (0: never).
     """
 

@@ -295,11 +295,11 @@ class VideoFile(VideoReader):
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
         transposed, flip_x, flip_y = _orientation(frame)
         size = scaled(*self._coded_size, self._short_side)
-        # threads=1: by default the colour conversion starts a thread for every core, and for every frame.
+        # threads=1: by default the color conversion starts a thread for every core, and for every frame.
         if (frame.width, frame.height) != self._coded_size:  # as the program `ffmpeg` does it
             frame = self._converter.reformat(frame, *size, "rgb24", interpolation="BICUBIC", threads=1)
         elif size != self._coded_size:
-            # First the size, in the colours the frame has: both at once take swscale several times as long.
+            # First the size, in the colors the frame has: both at once take swscale several times as long.
             frame = self._scaler.reformat(frame, *size, interpolation="AREA", threads=1)
         image = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         image = image.swapaxes(0, 1) if transposed else image

@@ -26,8 +26,8 @@ TRANSFORM_REGISTRY = Registry("TRANSFORM")
 source of randomness; it is seeded for the clip. A class gets the configuration: `Transform(cfg)`.
 """
 
-LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in the brightness of a colour (ITU-R BT.601)
-# Principal components of the colours of ImageNet: variances, and R, G, B in rows (Krizhevsky et al. 2012)
+LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in the brightness of a color (ITU-R BT.601)
+# Principal components of the colors of ImageNet: variances, and R, G, B in rows (Krizhevsky et al. 2012)
 PCA_EIGVAL = (0.2175, 0.0188, 0.0045)
 PCA_EIGVEC = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
@@ -126,10 +126,10 @@ def augment_frames(clip: Tensor, policy: Callable[[Image.Image], Image.Image], r
 
 
 def color_jitter(clip: Tensor, brightness: float, contrast: float, saturation: float, rng: RandomState) -> Tensor:
-    """Blend each frame with black, with its mean brightness and with its own grey, in random order.
+    """Blend each frame with black, with its mean brightness and with its own gray, in random order.
 
     The weight of the frame in a blend is drawn from 1 - strength to 1 + strength, as in facebookresearch/TimeSformer.
-    All blends are linear in the colour of a pixel, so one matrix applies them.
+    All blends are linear in the color of a pixel, so one matrix applies them.
 
     Args:
         clip: [frames, 3, height, width], uint8 (0 to 255) or float (0 to 1).
@@ -145,8 +145,8 @@ def color_jitter(clip: Tensor, brightness: float, contrast: float, saturation: f
             blend = weight * torch.eye(3) + (1 - weight) * luma.expand(3, 3)
             matrix, offset = blend @ matrix, offset @ blend.T
         else:
-            grey = (means @ matrix.T + offset) @ luma if kind == "contrast" else torch.zeros(len(clip))
-            matrix, offset = weight * matrix, weight * offset + (1 - weight) * grey[:, None]
+            gray = (means @ matrix.T + offset) @ luma if kind == "contrast" else torch.zeros(len(clip))
+            matrix, offset = weight * matrix, weight * offset + (1 - weight) * gray[:, None]
     # Frame by frame: float buffers of whole clips take longer to allocate than to compute.
     frames = (torch.addmm(o[:, None], matrix, frame.flatten(1).float()) for frame, o in zip(clip, offset, strict=True))
     return torch.stack([_as_dtype_of(clip, frame).view(clip.shape[1:]) for frame in frames])
@@ -159,7 +159,7 @@ def lighting_jitter(
     eigval: Sequence[float] = PCA_EIGVAL,
     eigvec: Sequence[Sequence[float]] = PCA_EIGVEC,
 ) -> Tensor:
-    """Shift all colours along their principal components by N(0, std) variances each (AlexNet); clip as above."""
+    """Shift all colors along their principal components by N(0, std) variances each (AlexNet); clip as above."""
     shift = torch.tensor(np.asarray(eigvec) @ (rng.normal(0, std, 3) * eigval), dtype=torch.float32)
     if clip.dtype == torch.uint8:
         shift *= 255

@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 from numpy.random import RandomState
 from torch import Tensor
 
-CENTER = 1  # spatial_idx of the centre crop
+CENTER = 1  # spatial_idx of the center crop
 MAX_ASPECT_RATIO = 64  # of a frame that is scaled; broken files claim frames of one row, which would take all memory
 
 
@@ -65,7 +65,7 @@ def random_crop(clip: Tensor, size: int, rng: RandomState) -> Tensor:
 
 
 def uniform_crop(clip: Tensor, size: int, spatial_idx: int) -> Tensor:
-    """Cut a square of `size` pixels at the left (top if the frame is tall), centre or right (bottom): 0, 1 or 2."""
+    """Cut a square of `size` pixels at the left (top if the frame is tall), center or right (bottom): 0, 1 or 2."""
     full = _scaled(clip, max(size, min(clip.shape[-2:])))
     return resized_crop(clip, full, *_uniform_position(full, size, spatial_idx), size)
 
@@ -88,7 +88,7 @@ def spatial_sampling(
     """Make a clip of crop_size x crop_size pixels.
 
     spatial_idx -1: training: jitter of the short side in min_scale..max_scale, random crop, random flip.
-    spatial_idx 0, 1, 2: testing: short side scaled to min_scale (= max_scale), crop left/top, centre, right/bottom.
+    spatial_idx 0, 1, 2: testing: short side scaled to min_scale (= max_scale), crop left/top, center, right/bottom.
 
     Raises ValueError if one side of the frames is more than MAX_ASPECT_RATIO times the other.
     """
@@ -101,7 +101,7 @@ def spatial_sampling(
 
 
 def normalize_clips(clip: Tensor, cfg: CfgNode, device: torch.device) -> Tensor:
-    """Move a uint8 batch [batch, 3, frames, height, width] to the device and normalise it there; float32."""
+    """Move a uint8 batch [batch, 3, frames, height, width] to the device and normalize it there; float32."""
     return tensor_normalize(clip.to(device, non_blocking=True), cfg.DATA.MEAN, cfg.DATA.STD)
 
 
@@ -143,7 +143,7 @@ def _random_position(full: tuple[int, int], size: int, rng: RandomState) -> tupl
 
 
 def _uniform_position(full: tuple[int, int], size: int, spatial_idx: int) -> tuple[int, int]:
-    """Top and left of the square of `size` at the start, centre or end (0, 1, 2) of the longer side of a frame."""
+    """Top and left of the square of `size` at the start, center or end (0, 1, 2) of the longer side of a frame."""
     height, width = full
     top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
     if height > width:

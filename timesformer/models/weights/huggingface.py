@@ -83,9 +83,9 @@ def options_of_folder(
 def _set_crop(options: Options, preprocessor: dict[str, Any]) -> list[str]:
     """Sets how frames are scaled and cropped; returns lines about what differs from the processor."""
     data, test = options["DATA"], options.setdefault("TEST", {})
-    size, centre = preprocessor.get("size"), preprocessor.get("do_center_crop", True)
+    size, center = preprocessor.get("size"), preprocessor.get("do_center_crop", True)
     scaled = _side(size, data["TRAIN_CROP_SIZE"])
-    crop = _side(preprocessor.get("crop_size"), data["TRAIN_CROP_SIZE"]) if centre else scaled
+    crop = _side(preprocessor.get("crop_size"), data["TRAIN_CROP_SIZE"]) if center else scaled
     squeezes = isinstance(size, dict) and bool(size.get("height"))
     data["TEST_CROP_SIZE"], data["SPATIAL_MODE"] = crop, "resize" if squeezes and scaled == crop else "crop"
     if data["SPATIAL_MODE"] == "crop":
@@ -113,7 +113,7 @@ def _side(size: Any, default: int) -> int:
 
 
 def _short_side(cfg: CfgNode) -> int:
-    """The short side in pixels to which a test scales frames before the centre crop."""
+    """The short side in pixels to which a test scales frames before the center crop."""
     size, scales = cfg.DATA.TEST_CROP_SIZE, cfg.DATA.TRAIN_JITTER_SCALES
     return max(size, scales[0]) if cfg.TEST.NUM_SPATIAL_CROPS == 1 and scales else size
 
