@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,27 +34,16 @@ Video = str | os.PathLike[str]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Prediction for a video.
+    """Prediction for a video; only `video` and `error` are set if it could not be read."""
 
-    Attributes:
-        video: its path, as given.
-        top: the most probable classes with their probabilities, in descending order.
-        probabilities: float32 [classes], of all classes in the order of the class names; they sum to 1.
-        num_views: number of views that were averaged.
-        embedding: float32 [dim], the input of the model's head, mean over the views; None unless requested.
-        clips: the views, if requested.
-        seconds: time it took.
-        error: why the video could not be read; the other attributes are then empty.
-    """
-
-    video: str
-    top: list[tuple[str, float]] = field(default_factory=list)
-    probabilities: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
-    num_views: int = 0
-    embedding: np.ndarray | None = None
-    clips: list[SampledClip] = field(default_factory=list)
-    seconds: float = 0.0
-    error: str = ""
+    video: str  # its path, as given
+    top: list[tuple[str, float]] = field(default_factory=list)  # the most probable classes, in descending order
+    probabilities: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))  # float32 [classes]
+    num_views: int = 0  # number of views that were averaged
+    embedding: np.ndarray | None = None  # float32 [dim], input of the model's head, mean over the views; if requested
+    clips: list[SampledClip] = field(default_factory=list)  # the views, if requested
+    seconds: float = 0.0  # time it took
+    error: str = ""  # why the video could not be read
 
     def __str__(self) -> str:
         classes = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in self.top)
@@ -67,10 +57,7 @@ def load_model(
     *,
     cfg: str | Path | None = None,
 ) -> "Classifier":
-    """Loads a trained model from its checkpoint.
-
-    A checkpoint of this project holds its configuration and class names. What is assumed for others is in
-    `Classifier.notes`: 400 classes of a model trained on Kinetics get the names of Kinetics-400, others are numbered.
+    """Loads a trained model from its checkpoint; `Classifier.notes` has what is assumed if it has no class names.
 
     Args:
         path: a checkpoint, the folder of a run, or another source that docs/checkpoints.md lists.
@@ -88,10 +75,7 @@ def load_model(
     path, saved = checkpoint.source, checkpoint.rest.get("cfg")
     if cfg is None and not isinstance(saved, str):
         reason = "".join(f" ({reason})" for reason in checkpoint.assumed)
-        raise CheckpointError(
-            f"{path} holds no configuration{reason}: give the YAML file that its model was trained with (--cfg FILE, "
-            "or cfg=FILE in Python)"
-        )
+        raise CheckpointError(f"{path} holds no configuration{reason}: give its YAML file (--cfg, in Python cfg=FILE)")
     options, notes = load_for_use(saved if isinstance(saved, str) else "", f"configuration in {path}", cfg, cfg_opts)
     options.NUM_GPUS = int(device.type == "cuda")
     if device.type == "cpu" and options.TRAIN.MIXED_PRECISION == "fp16":
@@ -105,14 +89,11 @@ def load_model(
 
 
 def _check_device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.zeros(1, device=device)
+        return torch.zeros(1, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device {device} cannot be used ({reason}): choose cpu, or omit it") from error
-    return torch.device(device)
+        raise UserError(f"device {device} cannot be used: choose cpu, or omit it ({error})") from error
 
 
 def _class_names(checkpoint: Checkpoint, cfg: CfgNode) -> tuple[tuple[str, ...], str]:
@@ -132,25 +113,15 @@ def _class_names(checkpoint: Checkpoint, cfg: CfgNode) -> tuple[tuple[str, ...],
 
 @dataclass(eq=False, repr=False)
 class Classifier:
-    """A trained model with its configuration and class names.
+    """A trained model with its configuration and class names; several threads may use it."""
 
-    Attributes:
-        cfg: configuration of the checkpoint with the overrides.
-        model: in evaluation mode, on the device; clips [batch, 3, T, H, W] (float, normalized) to logits.
-        class_names: in the order of the model's outputs.
-        device: of the model.
-        path: of the checkpoint.
-        notes: assumptions and warnings.
-        lock: held while the model computes, so that several threads can use it; hold it to add hooks to the model.
-    """
-
-    cfg: CfgNode
-    model: nn.Module
-    class_names: tuple[str, ...]
+    cfg: CfgNode  # of the checkpoint with the overrides
+    model: nn.Module  # in evaluation mode; normalised clips, float [batch, 3, T, H, W], to logits
+    class_names: tuple[str, ...]  # in the order of the model's outputs
     device: torch.device
-    path: str | Path
-    notes: list[str]
-    lock: AbstractContextManager = field(default_factory=RLock, init=False)
+    path: str | Path  # of the checkpoint
+    notes: list[str]  # assumptions and warnings
+    lock: AbstractContextManager = field(default_factory=RLock, init=False)  # held while the model computes
 
     def __repr__(self) -> str:
         data, test = self.cfg.DATA, self.cfg.TEST
@@ -164,7 +135,7 @@ class Classifier:
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def fingerprint(self) -> str:
-        """Returns a hash, in hexadecimal digits, of the weights and class names."""
+        """Returns a hash of the weights and class names."""
         return fingerprint(self.model, self.class_names)
 
     def predict(
@@ -184,9 +155,8 @@ class Classifier:
             video: path of a video file or a folder of frames.
             top_k: number of classes in `Prediction.top`.
             views: clips along the time; default: TEST.NUM_ENSEMBLE_VIEWS of the checkpoint.
-            crops: of each clip, 1 (center) or 3 (along the longer side); default: TEST.NUM_SPATIAL_CROPS.
-            sampler: dense, uniform, equidistant, random or segment; default: that of the checkpoint's tests. Random
-                samples depend on RNG_SEED alone.
+            crops: of each clip, 1 (centre) or 3 (along the longer side); default: TEST.NUM_SPATIAL_CROPS.
+            sampler: dense, uniform, equidistant, random or segment; default: that of the checkpoint's tests.
             keep_clips: fill `Prediction.clips`.
             features: fill `Prediction.embedding`.
 
@@ -212,16 +182,10 @@ class Classifier:
         features: bool = False,
         workers: int | None = None,
     ) -> Iterator[Prediction]:
-        """Predicts the classes of many videos, in order; they are read by several processes and computed in batches.
+        """Predicts the classes of many videos, in order, in batches; arguments as `predict`.
 
-        For videos that cannot be read, or make the decoder hang or crash, `Prediction.error` says why. Memory does not
-        grow with the number of videos.
-
-        Args:
-            videos: paths of video files or folders of frames.
-            workers: number of processes that read; default: one for each core; 0: read in this process.
-
-        The other arguments and errors are those of `predict`.
+        `workers` processes read the videos; default: one for each core; 0: this process. `Prediction.error` says why a
+        video cannot be read, or made the decoder hang or crash.
         """
         paths = [os.fspath(video) for video in videos]
         cfg = self.options(views, crops, sampler)
@@ -244,23 +208,16 @@ class Classifier:
         workers: int | None = None,
         finished: Collection[int] = (),
     ) -> Iterator[tuple[int, Prediction]]:
-        """Yields numbers of videos and their predictions as soon as they are complete; arguments as `predict_many`.
-
-        Args:
-            cfg: the result of `options`.
-            paths: of the videos.
-            finished: numbers of videos that are left out; the predictions of the others do not depend on it.
-        """
+        """Yields numbers of videos and their predictions when complete; `cfg` is from `options`, `finished` omitted."""
         workers = available_cores() if workers is None else workers
         summaries: dict[int, Summary] = {}
         failed: set[int] = set()
         with closing(read_batches(cfg, paths, workers, keep_clips, finished)) as batches:
             for batch in batches:
-                for video, error in batch.errors.items():
+                for video in batch.errors.keys() - failed:
                     summaries.pop(video, None)
-                    if video not in failed:
-                        failed.add(video)
-                        yield video, Prediction(paths[video], error=error)
+                    yield video, Prediction(paths[video], error=batch.errors[video])
+                failed |= batch.errors.keys()
                 if not batch.parts:
                     continue
                 start = time.perf_counter()
@@ -276,13 +233,9 @@ class Classifier:
                     if len(summary.views) == summary.num_views:
                         yield part.video, self.prediction(part.path, summaries.pop(part.video), top_k)
 
-    def embed(
-        self, video: Video, *, views: int | None = None, crops: int | None = None, sampler: str | None = None
-    ) -> np.ndarray:
+    def embed(self, video: Video, **options: Any) -> np.ndarray:
         """Returns the input of the model's head, mean over the views, float32 [dim]; arguments as in `predict`."""
-        embedding = self.predict(video, views=views, crops=crops, sampler=sampler, features=True).embedding
-        assert embedding is not None
-        return embedding
+        return self.predict(video, features=True, **options).embedding
 
     def clips(
         self, video: Video, views: int | None = None, crops: int | None = None, sampler: str | None = None
@@ -306,12 +259,7 @@ class Classifier:
         return cfg
 
     def compute(self, clips: Tensor, features: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Returns the logits of clips, float32 [batch, classes], and their embeddings, float32 [batch, dim] or None.
-
-        Args:
-            clips: uint8 [batch, 3, T, H, W], as `SampledClip.clip`.
-            features: compute embeddings.
-        """
+        """Returns the logits, float32 [batch, classes], and embeddings, [batch, dim], of `SampledClip.clip`s."""
         with self.lock:
             if not features:
                 return score_views(self.model, clips, self.cfg, self.device).cpu(), None
@@ -347,11 +295,9 @@ class Summary:
 
     @property
     def num_views(self) -> int:
-        """Number of views of a video."""
         return self.cfg.TEST.NUM_ENSEMBLE_VIEWS * self.cfg.TEST.NUM_SPATIAL_CROPS
 
     def add(self, scores: Tensor, embeddings: Tensor | None, views: Iterable[int]) -> None:
-        """Adds views."""
         self.views += views
         self._scores.append(scores)
         self._embeddings += [] if embeddings is None else [embeddings]

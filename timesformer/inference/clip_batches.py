@@ -47,11 +47,7 @@ class ClipBatch:
 
 
 def make_views(maker: ClipMaker, path: str, views: Sequence[int], seed: int) -> list[SampledClip]:
-    """Reads views of a video; what is random depends on the seed and the view alone.
-
-    Raises:
-        VideoError: if the video cannot be read.
-    """
+    """Reads views of a video (VideoError if that fails); what is random depends on the seed and the view alone."""
     return maker.make(VideoRecord(path, 0, path), views, [clip_rng(seed, 0, 0, view) for view in views])
 
 
@@ -61,14 +57,12 @@ def read_batches(
     """Yields batches of the views of videos as they are complete, in any order.
 
     Args:
-        cfg: how clips of the test split are made, TEST.BATCH_SIZE, and DATA.DECODE_TIMEOUT, the time limit in seconds
-            for the views of a video in one batch.
+        cfg: its DATA.DECODE_TIMEOUT is the time limit in seconds for the views of a video in one batch.
         paths: of the videos.
         workers: number of processes that read; 0: read in this process.
         keep_clips: fill `Part.clips`.
         finished: numbers of the videos that are left out.
     """
-    finished = frozenset(finished)
     maker, timeout, size = ClipMaker(cfg, "test"), cfg.DATA.DECODE_TIMEOUT, cfg.TEST.BATCH_SIZE
     num_views, total = maker.num_views, len(paths) * maker.num_views
     problems: dict[int, str] = {}
@@ -100,7 +94,11 @@ def read_batches(
                 batches[part.batch] = ClipBatch(empty, sum(1 for _ in parts_of(part.batch)))
             batch = batches[part.batch]
             if outcome.problem:
-                batch.errors[part.video] = problems[part.video] = _describe(outcome.problem, part.path, timeout)
+                path, problem = part.path, outcome.problem
+                if problem == given_up(timeout):
+                    problem = timeout_message(path, timeout)
+                problem = problem if problem.startswith(path) else f"{path}: {problem}"
+                batch.errors[part.video] = problems[part.video] = problem
             else:
                 clips, times, part.seconds = outcome.result
                 batch.clips[part.rows] = torch.from_numpy(clips)
@@ -112,12 +110,6 @@ def read_batches(
             batch.missing -= 1
             if not batch.missing:
                 yield batches.pop(part.batch)
-
-
-def _describe(problem: str, path: str, timeout: float) -> str:
-    if problem == given_up(timeout):
-        return timeout_message(path, timeout)
-    return problem if problem.startswith(path) else f"{path}: {problem}"
 
 
 Read = tuple[np.ndarray, list[tuple[tuple[int, ...], tuple[float, ...]]], float]

@@ -28,12 +28,8 @@ _FLOAT = np.dtype("<f4")
 
 def settings_of(classifier: Classifier, cfg: CfgNode, top_k: int, features: bool) -> dict[str, Any]:
     """Returns what predictions depend on: the weights, the arguments and the options."""
-    return {
-        "weights": classifier.fingerprint(),
-        "top_k": top_k,
-        "features": features,
-        **affecting(cfg, "model", "clips", "evaluation"),
-    }
+    options = affecting(cfg, "model", "clips", "evaluation")
+    return {"weights": classifier.fingerprint(), "top_k": top_k, "features": features, **options}
 
 
 class PredictionFiles:
@@ -50,8 +46,7 @@ class PredictionFiles:
         finished: numbers of the videos whose prediction is written, with the offsets of their lines.
 
     Raises:
-        UserError: if the files exist, are being written by another process, were begun with other settings, or cannot
-            be written.
+        UserError: if the files exist, are locked by another process, have other settings, or cannot be written.
     """
 
     def __init__(
@@ -60,7 +55,7 @@ class PredictionFiles:
         settings: dict[str, Any],
         output: Path | None,
         features: Path | None,
-        overwrite: bool = False,
+        overwrite: bool,
     ) -> None:
         self._paths, self._settings, self._output, self._features = paths, settings, output, features
         files = [path for path in (output, features) if path]
@@ -89,7 +84,7 @@ class PredictionFiles:
             self._rows.close()
 
     def add(self, number: int, prediction: Prediction) -> None:
-        """Writes the prediction of a video; UserError if it cannot be written."""
+        """Writes the prediction of a video."""
         line: dict[str, Any] = {"video": self._paths[number]}
         with report_write_errors(self._journal_path, _ELSEWHERE):
             if prediction.error:
@@ -109,12 +104,7 @@ class PredictionFiles:
         return (line["error"] for line in self._lines() if "error" in line)
 
     def finish(self, header: dict[str, Any], num_classes: int) -> None:
-        """Writes the output files and removes the unfinished ones; UserError if they cannot be written.
-
-        Args:
-            header: entries of the JSON file besides the videos.
-            num_classes: number of classes listed for each video.
-        """
+        """Writes the output files, with `header` in JSON, and removes the unfinished ones."""
         if self._features:
             _write(self._features, self._write_features)
         if self._output and self._output.suffix == ".json":
@@ -147,14 +137,11 @@ class PredictionFiles:
         if line.endswith(b"\n"):
             before = _parse(line)
             if before.keys() != self._settings.keys():
-                problem = "was not written by this program"
+                problem = "was not written by this version"
             elif changes := [f"{k} was {before[k]}, is {now}" for k, now in self._settings.items() if before[k] != now]:
                 problem = f"holds predictions of other settings: {shorten(changes, '; ')}"
         if problem and not overwrite:
-            raise UserError(
-                f"{self._journal_path} {problem}. Repeat the earlier command to resume it; else {_ELSEWHERE}, or "
-                "--overwrite"
-            )
+            raise UserError(f"{self._journal_path} {problem}. Repeat that command, {_ELSEWHERE}, or --overwrite")
         if problem or not line.endswith(b"\n"):
             with report_write_errors(self._journal_path, _ELSEWHERE):
                 self._journal.truncate(0)

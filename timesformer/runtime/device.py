@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def choose_device(cfg: CfgNode) -> torch.device:
     """Returns the CPU for NUM_GPUS 0, else the current GPU."""
@@ -26,15 +24,14 @@ def set_float32_precision(cfg: CfgNode) -> None:
 
 def autocast(cfg: CfgNode, device: torch.device) -> AbstractContextManager:
     """Returns the context for forward passes with TRAIN.MIXED_PRECISION."""
-    dtype = _DTYPES.get(cfg.TRAIN.MIXED_PRECISION)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(cfg.TRAIN.MIXED_PRECISION)
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 def prefetch_to_device(batches: Iterable[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Any]]:
     """Yields a loader's batches with `clip`, `label` and `present` on the device.
 
-    `present`, bool [batch], is False for padding clips (see `construct_loader`). Other entries stay on the CPU. Batches
-    in pinned memory (DATA_LOADER.PIN_MEMORY) are copied to a GPU on a stream of their own, while it computes.
+    `present`, bool [batch], is False for padding clips. Batches in pinned memory are copied while the GPU computes.
     """
     copying = torch.cuda.Stream(device) if device.type == "cuda" else None
     for batch in batches:

@@ -21,13 +21,13 @@ Item = TypeVar("Item")
 
 
 def init_process_group(cfg: CfgNode, info: DistInfo, init_method: str) -> None:
-    """Joins the process group of the run: gloo for CPU tensors, DIST_BACKEND for GPU tensors.
-
-    Raises UserError if not all processes joined within DIST_TIMEOUT, or this node has too few GPUs.
-    """
+    """Joins the process group: gloo for CPU, DIST_BACKEND for GPU tensors; UserError after DIST_TIMEOUT."""
     timeout, backend = timedelta(seconds=cfg.DIST_TIMEOUT), "gloo"
     if cfg.NUM_GPUS > 0:
-        _set_device(info)
+        visible = torch.cuda.device_count()
+        if 1 < visible < info.local_size:
+            raise UserError(f"{info.local_size} processes of this node need a GPU each: set NUM_GPUS {visible}")
+        torch.cuda.set_device(info.local_rank if visible > 1 else 0)  # each process may see its own GPU only
         backend = f"cpu:gloo,cuda:{cfg.DIST_BACKEND}"
     if info.local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // info.local_size))
@@ -38,21 +38,10 @@ def init_process_group(cfg: CfgNode, info: DistInfo, init_method: str) -> None:
     except (RuntimeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
-            f"rank {info.rank} of {info.world_size} failed to join the process group at {init_method}: {reason}. Check "
-            "that all processes were started, that this is a free port of the first node, and that it can be reached "
-            "from here (docs/slurm.md, When it hangs). DIST_TIMEOUT limits the wait"
+            f"rank {info.rank} of {info.world_size} failed to join the process group at {init_method}: {reason}. Were "
+            "all processes started, and can they reach this port of the first node? See docs/slurm.md, When it hangs"
         ) from error
     ranks.enter(info, store, _destroy)
-
-
-def _set_device(info: DistInfo) -> None:
-    visible = torch.cuda.device_count()
-    if 1 < visible < info.local_size:
-        raise UserError(
-            f"{info.local_size} processes of this node need a GPU each, found {visible}: set NUM_GPUS {visible}, or "
-            "request more GPUs"
-        )
-    torch.cuda.set_device(info.local_rank if visible > 1 else 0)  # schedulers may show each process its own GPU only
 
 
 def _destroy(abort: bool) -> None:
@@ -68,9 +57,6 @@ def destroy_process_group() -> None:
         ranks.leave()
 
 
-# ---------------------------------------------------------------- collectives
-
-
 def all_reduce(tensor: Tensor, op: Literal["sum", "max"]) -> None:
     """Replaces a CPU tensor by its sum or maximum over all processes."""
     if dist_info().world_size > 1:
@@ -78,7 +64,7 @@ def all_reduce(tensor: Tensor, op: Literal["sum", "max"]) -> None:
 
 
 def all_reduce_sum(*values: Tensor | float) -> list[float]:
-    """Returns the sum of each value over all processes; reads from the device."""
+    """Returns the sum of each value over all processes."""
     summed = torch.tensor([float(value) for value in values], dtype=torch.float64)
     all_reduce(summed, "sum")
     return summed.tolist()
@@ -86,9 +72,7 @@ def all_reduce_sum(*values: Tensor | float) -> list[float]:
 
 def all_reduce_max(number: int) -> int:
     """Returns the largest number of all processes."""
-    largest = torch.tensor([number])
-    all_reduce(largest, "max")
-    return int(largest)
+    return max(all_gather_objects(number))
 
 
 def barrier() -> None:
@@ -113,54 +97,31 @@ def from_main_process(function: Callable[[], Item]) -> Item:
 
 
 class DelayedMax:
-    """Maximum over all processes, reduced in the background: a call returns the result of the call before.
-
-    Every process must make the same number of calls.
-    """
+    """Maximum over all processes, reduced in the background; every process must make the same number of calls."""
 
     def __init__(self) -> None:
-        self._pending: tuple[Tensor, dist.Work] | None = None
+        self._work: dist.Work | None = None
+        self._largest = torch.tensor([0])
 
     def exchange(self, value: int) -> int:
         """Sends a value; returns the maximum of the previous call, 0 at first. A single process gets its value."""
         if dist_info().world_size == 1:
             return value
-        previous, tensor = self.wait(), torch.tensor([value])
-        self._pending = tensor, dist.all_reduce(tensor, dist.ReduceOp.MAX, async_op=True)
+        previous, self._largest = self.wait(), torch.tensor([value])
+        self._work = dist.all_reduce(self._largest, dist.ReduceOp.MAX, async_op=True)
         return previous
 
     def wait(self) -> int:
         """Waits for the last call; returns its maximum."""
-        if self._pending is None:
-            return 0
-        tensor, work = self._pending
-        work.wait()
-        self._pending = None
-        return int(tensor)
-
-
-# ---------------------------------------------------------------- data-parallel training
-
-
-class _Forward(nn.Module):
-    """A model with another forward pass, such as the compiled one."""
-
-    def __init__(self, model: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.model, self._call = model, forward
-
-    def forward(self, clip: Tensor) -> Tensor:
-        return self._call(clip)
+        if self._work is not None:
+            self._work.wait()
+        return int(self._largest)
 
 
 class _Replica(DistributedDataParallel):
     """DDP with a static graph, which allows unused parameters but must synchronize its first backward pass."""
 
-    def __init__(self, model: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
-        devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
-        super().__init__(_Forward(model, forward), device_ids=devices, gradient_as_bucket_view=True, static_graph=True)
-        self.broadcast_buffers = False  # see `average_batch_norm`
-        self._is_first = True
+    _is_first = True
 
     def no_sync(self) -> AbstractContextManager:
         is_first, self._is_first = self._is_first, False
@@ -169,12 +130,18 @@ class _Replica(DistributedDataParallel):
 
 
 def parallel(model: nn.Module, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Wraps `forward`, the model or its compiled forward pass, so that gradients are averaged over all processes.
+    """Wraps the model's forward pass to average gradients over all processes; all get the weights of rank 0.
 
-    Copies the weights of rank 0 to all ranks. Every backward pass must use the same parameters; some may be frozen or
-    unused.
+    Every backward pass must use the same parameters; some may be frozen or unused.
     """
-    return forward if dist_info().world_size == 1 else _Replica(model, forward)
+    if dist_info().world_size == 1:
+        return forward
+    module = nn.Module()
+    module.model, module.forward = model, lambda clip: forward(clip)
+    devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
+    replica = _Replica(module, device_ids=devices, gradient_as_bucket_view=True, static_graph=True)
+    replica.broadcast_buffers = False  # after the first broadcast: see `average_batch_norm`
+    return replica
 
 
 def no_sync(forward: Callable[[Tensor], Tensor]) -> AbstractContextManager:
@@ -183,23 +150,15 @@ def no_sync(forward: Callable[[Tensor], Tensor]) -> AbstractContextManager:
 
 
 def average_batch_norm(model: nn.Module, share: float) -> None:
-    """Averages the running statistics of batch norms over all processes, weighted by their numbers of clips.
+    """Averages the running statistics of batch norms in training mode over all processes.
 
-    Like timm's `distribute_bn`, but weighted, so that the running mean of the first layer is that of a single process.
-    Layers in evaluation mode, such as frozen ones, keep theirs.
-
-    Args:
-        model: with the same statistics on all ranks before this step.
-        share: fraction of the step's clips that this process computed.
+    `share`, the fraction of the step's clips that this process computed, is its weight, unlike in timm's
+    `distribute_bn`, so that the running mean of the first layer is that of a single process.
     """
-    if dist_info().world_size == 1:
-        return
     layers = [dict(module.named_buffers(recurse=False)) for module in model.modules() if module.training]
-    means = [layer[name] for layer in layers for name in ("running_mean", "running_var") if name in layer]
-    counts = [layer["num_batches_tracked"] for layer in layers if "num_batches_tracked" in layer]
-    for buffers, factor, op in ((means, share, dist.ReduceOp.SUM), (counts, 1, dist.ReduceOp.MAX)):
-        if buffers:
-            flat = torch.cat([buffer.flatten() for buffer in buffers]) * factor
-            dist.all_reduce(flat, op)
-            for buffer, values in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
-                buffer.copy_(values.view_as(buffer))
+    buffers = [layer[name] for layer in layers for name in ("running_mean", "running_var") if name in layer]
+    if buffers and dist_info().world_size > 1:
+        flat = torch.cat([buffer.flatten() for buffer in buffers]) * share
+        dist.all_reduce(flat)
+        for buffer, values in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+            buffer.copy_(values.view_as(buffer))

@@ -1,9 +1,7 @@
 """Starts the processes of a run, or finds the rank of this process among those of a launcher, and ends them together.
 
-* plain `python`: one process, or NUM_GPUS processes; with NUM_SHARDS above 1, the same command on every node with
-  --shard_id and --init_method;
-* `torchrun`, submitit (tools/submit.py) and other launchers that set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT;
-* `srun`, with one task for each process, or one for each node and NUM_GPUS above 1.
+Launchers are `torchrun` and others that set RANK and WORLD_SIZE, such as submitit, and `srun`, with a task per process,
+or one per node and NUM_GPUS above 1.
 """
 
 import ctypes
@@ -23,7 +21,6 @@ from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
 
 from fvcore.common.config import CfgNode
 
@@ -38,44 +35,28 @@ from timesformer.runtime.signals import exit_code
 logger = logging.getLogger(__name__)
 
 Main = Callable[[CfgNode], object]
+Launcher = tuple[str, DistInfo, str]  # name, processes, init_method
 
-GRACE_PERIOD = 5.0
-"""Seconds in which processes may end by themselves, and again after SIGTERM."""
+GRACE_PERIOD = 5.0  # seconds in which processes may end by themselves, and again after SIGTERM
 _PORTS = range(20000, 32000)  # below the ports of outgoing connections
 
 
-class _Launcher(NamedTuple):
-    name: str
-    info: DistInfo
-    init_method: str
-
-
 def launch(cfg: CfgNode, main: Main, init_method: str = "") -> int:
-    """Runs `main(cfg)` in every process of the run, after they joined a process group.
+    """Runs `main(cfg)`, which can be pickled, in every process of the run, after they joined a process group.
 
-    Args:
-        cfg: the configuration. `main` gets it with the actual NUM_SHARDS, SHARD_ID and NUM_GPUS.
-        main: a picklable function.
-        init_method: rendezvous of several nodes, tcp://host:port or file:///path.
-
-    Returns:
-        The exit code of this process: 0, or that of the first process started here that failed.
-
-    Raises:
-        UserError: if the configuration asks for other processes than were started, or they cannot join.
-        Exception: whatever `main` raises in this process.
+    `main` gets the actual NUM_SHARDS, SHARD_ID and NUM_GPUS; UserError if they contradict the configuration.
+    `init_method` is tcp://host:port or file:///path. Returns the exit code of the first process that failed, or 0.
     """
-    launcher = _from_environment() or _from_slurm()
-    if launcher is None or launcher.info.world_size == 1:
+    name, info, url = _from_environment() or _from_slurm() or ("", DistInfo(), "")
+    if info.world_size == 1:
         return _launch_node(cfg, main, cfg.SHARD_ID, cfg.NUM_SHARDS, init_method, "this command")
-    name, info, init_method = launcher.name, launcher.info, init_method or launcher.init_method
+    init_method = init_method or url
     if info.local_size == 1 and cfg.NUM_GPUS > 1 and name != "torchrun":
         return _launch_node(cfg, main, info.rank, info.world_size, init_method, name)
     return _run(_fit_config(cfg, info, name), main, info, init_method)
 
 
 def _launch_node(cfg: CfgNode, main: Main, node: int, num_nodes: int, init_method: str, launcher: str) -> int:
-    """Runs the processes of this node."""
     local_size = max(1, cfg.NUM_GPUS)
     world_size = num_nodes * local_size
     infos = [DistInfo(node * local_size + rank, world_size, rank, local_size) for rank in range(local_size)]
@@ -87,8 +68,8 @@ def _launch_node(cfg: CfgNode, main: Main, node: int, num_nodes: int, init_metho
         init_method = init_method or _master_url()
         if not init_method:
             raise UserError(
-                f"NUM_SHARDS is {num_nodes}, but there is no rendezvous: give all nodes the same --init_method "
-                "tcp://HOST:PORT, where HOST is the node with --shard_id 0 and PORT is free on it"
+                f"NUM_SHARDS is {num_nodes}: give all nodes the same --init_method tcp://HOST:PORT, where HOST is the "
+                "node with --shard_id 0 and PORT is free on it"
             )
     if local_size == 1:
         return _run(cfg, main, infos[0], init_method)
@@ -109,9 +90,7 @@ def _fit_config(cfg: CfgNode, info: DistInfo, launcher: str) -> CfgNode:
     """Sets NUM_SHARDS, SHARD_ID and NUM_GPUS to the actual processes; UserError where they contradict each other."""
     num_nodes = info.world_size // info.local_size
     if cfg.NUM_SHARDS not in (1, num_nodes):
-        raise UserError(
-            f"NUM_SHARDS is {cfg.NUM_SHARDS}, but {launcher} started processes on {num_nodes} node(s): omit NUM_SHARDS"
-        )
+        raise UserError(f"NUM_SHARDS is {cfg.NUM_SHARDS}, but {launcher} started processes on {num_nodes} node(s)")
     if cfg.NUM_GPUS not in (0, 1, info.local_size):
         raise UserError(f"NUM_GPUS is {cfg.NUM_GPUS}, but {launcher} started {info.local_size} process(es) per node")
     if cfg.TRAIN.ENABLE and info.local_size > cfg.TRAIN.BATCH_SIZE:
@@ -124,22 +103,19 @@ def _fit_config(cfg: CfgNode, info: DistInfo, launcher: str) -> CfgNode:
     return cfg
 
 
-# ---------------------------------------------------------------- processes of a launcher
-
-
-def _from_environment() -> _Launcher | None:
+def _from_environment() -> Launcher | None:
     env = os.environ
     if not {"RANK", "WORLD_SIZE"} <= env.keys():
         return None
     local_rank, local_size = int(env.get("LOCAL_RANK", "0")), int(env.get("LOCAL_WORLD_SIZE", "1"))
     info = DistInfo(int(env["RANK"]), int(env["WORLD_SIZE"]), local_rank, local_size)
-    if info.world_size % info.local_size:
-        raise UserError(f"WORLD_SIZE is {info.world_size}, expected a multiple of LOCAL_WORLD_SIZE {info.local_size}")
+    if info.world_size % local_size:
+        raise UserError(f"WORLD_SIZE is {info.world_size}, expected a multiple of LOCAL_WORLD_SIZE {local_size}")
     if "TORCHELASTIC_RUN_ID" in env:
-        return _Launcher("torchrun", info, "env://")
+        return "torchrun", info, "env://"
     if info.world_size > 1 and not _master_url():
         raise UserError(f"WORLD_SIZE is {info.world_size}, but MASTER_ADDR and MASTER_PORT are not set")
-    return _Launcher("the launcher", info, _master_url())
+    return "the launcher", info, _master_url()
 
 
 def _master_url() -> str:
@@ -147,7 +123,7 @@ def _master_url() -> str:
     return f"tcp://{address}:{port}" if address and port else ""
 
 
-def _from_slurm() -> _Launcher | None:
+def _from_slurm() -> Launcher | None:
     env = os.environ
     if "SLURM_STEP_NUM_TASKS" not in env:  # unlike SLURM_NTASKS, only tasks of srun have it
         return None
@@ -156,23 +132,17 @@ def _from_slurm() -> _Launcher | None:
         raise UserError(f"srun started {tasks_per_node} tasks on its nodes, expected equal numbers: --ntasks-per-node")
     local_size = world_size // int(env["SLURM_STEP_NUM_NODES"])
     info = DistInfo(int(env["SLURM_PROCID"]), world_size, int(env["SLURM_LOCALID"]), local_size)
-    return _Launcher("srun", info, "" if world_size == 1 else _master_url() or _first_node_url())
+    return "srun", info, "" if world_size == 1 else _master_url() or _first_node_url()
 
 
 def _first_node_url() -> str:
-    """Returns the first node of the Slurm step, with a port that other steps do not use."""
     command = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
     try:
         nodes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(
-            f"`{' '.join(command)}` failed ({error}): set MASTER_ADDR to the first node and MASTER_PORT to a free port"
-        ) from error
-    step = int(os.environ["SLURM_JOB_ID"]) + int(os.environ["SLURM_STEP_ID"])
+        raise UserError(f"scontrol failed ({error}): set MASTER_ADDR (the first node) and MASTER_PORT") from error
+    step = int(os.environ["SLURM_JOB_ID"]) + int(os.environ["SLURM_STEP_ID"])  # other steps use other ports
     return f"tcp://{nodes[0]}:{_PORTS[step % len(_PORTS)]}"
-
-
-# ---------------------------------------------------------------- processes started here
 
 
 def run_processes(cfg: CfgNode, main: Main, infos: list[DistInfo], init_method: str) -> int:
@@ -184,7 +154,12 @@ def run_processes(cfg: CfgNode, main: Main, infos: list[DistInfo], init_method: 
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_run_process, args=(cfg, main, info, init_method)) for info in infos]
     try:
-        _start(processes)
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: this process passes Ctrl-C on
+        try:
+            for process in processes:
+                process.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
         _wait_until_done(processes)
     except KeyboardInterrupt as interrupt:
         if _stop(processes, interrupt):
@@ -201,16 +176,6 @@ def run_processes(cfg: CfgNode, main: Main, infos: list[DistInfo], init_method: 
     return code
 
 
-def _start(processes: list[BaseProcess]) -> None:
-    # They inherit that Ctrl-C is ignored: this process passes it on.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        for process in processes:
-            process.start()
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
 def _run_process(cfg: CfgNode, main: Main, info: DistInfo, init_method: str) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: if the process that started it is killed
@@ -221,7 +186,6 @@ def _run_process(cfg: CfgNode, main: Main, info: DistInfo, init_method: str) -> 
 
 
 def _wait_until_done(processes: list[BaseProcess]) -> None:
-    """Waits until all processes ended, or one failed."""
     running = list(processes)
     while running and not any(process.exitcode for process in processes):
         wait([process.sentinel for process in running])
@@ -229,7 +193,7 @@ def _wait_until_done(processes: list[BaseProcess]) -> None:
 
 
 def _stop(processes: list[BaseProcess], interrupt: KeyboardInterrupt) -> bool:
-    """Passes a signal on and waits; returns whether rank 0 ended, and reported it, because of that signal."""
+    """Passes a signal on and waits; returns whether rank 0 reported it."""
     (number,) = interrupt.args or (signal.SIGINT,)
     try:
         if number == signal.SIGINT:
@@ -260,13 +224,10 @@ def _end(processes: list[BaseProcess]) -> None:
         process.join()
 
 
-# ---------------------------------------------------------------- how a process ends
-
-
 def run_and_report(function: Callable[[], int]) -> int:
     """Returns the result of `function`, or the exit code of its error or interruption, which it reports.
 
-    Of several processes, the first that fails reports on the screen, the others only in their own log.
+    Of several processes, only the first that fails reports on the screen; the others write to their own log.
     """
     try:
         try:
@@ -278,39 +239,30 @@ def run_and_report(function: Callable[[], int]) -> int:
         ranks.fail(1, partial(_release, error), wait_for_main=False)
         raise
     except UserError as error:
-        return _fail(2, f"error: {error}{_hint(error)}", error)
+        return _fail(2, f"error: {error}", error)
     except KeyboardInterrupt as error:
         is_saved = isinstance(error, signals.StopRequested)
         saved = "the checkpoint just saved" if is_saved else "its last checkpoint, if any"
         return _fail(exit_code(error), f"interrupted; the same command resumes from {saved}", error)
     except Exception as error:  # caught, so that it is logged and the DataLoader workers end
-        return _fail(1, f"the run failed{_hint(error)}", error)
-
-
-def _hint(error: Exception) -> str:
-    """Says what to do about too few open files, which many errors may hide."""
-    if "ulimit" in str(error) or not is_out_of_files(error):
-        return ""
-    return f"\n{out_of_files('lower DATA_LOADER.NUM_WORKERS')}"
+        return _fail(1, "the run failed", error)
 
 
 def _fail(code: int, message: str, error: BaseException) -> int:
+    if is_out_of_files(error) and "ulimit" not in str(error):  # which many errors may hide
+        message += f"\n{out_of_files('lower DATA_LOADER.NUM_WORKERS')}"
     is_expected = isinstance(error, UserError | KeyboardInterrupt)
     handlers = _ignore_signals()
     local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
     if ranks.dist_info().world_size == 1 and is_expected and local_rank != "0":
-        # All ranks fail like this before they join: local rank 0 reports it, and the launcher should not end it before.
-        time.sleep(2.0)
+        time.sleep(2.0)  # all ranks fail like this before they join: local rank 0 reports it
         return code
 
     def report(is_first: bool | None) -> None:
-        trace = None if is_expected else error
-        if is_first:
-            logger.error("%s", message, exc_info=trace)
-        else:
-            if is_first is None:
-                logger.error("rank 0 cannot be reached any more")
-            logger.info("ended after another process: %s", message, exc_info=trace)
+        if is_first is None:
+            logger.error("rank 0 cannot be reached any more")
+        level, prefix = (logging.ERROR, "") if is_first else (logging.INFO, "ended after another process: ")
+        logger.log(level, "%s%s", prefix, message, exc_info=None if is_expected else error)
         _release(error)
 
     code = ranks.fail(code, report, wait_for_main=is_expected)
@@ -324,7 +276,7 @@ def _ignore_signals() -> dict[int, object]:
 
 
 def _release(error: BaseException | None, _: bool | None = None) -> None:
-    """Frees the variables of the functions that failed, above all the model with its connections."""
+    """Frees the variables of the functions that failed, such as the model with its connections."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__

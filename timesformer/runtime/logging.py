@@ -23,26 +23,17 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-STEP = logging.DEBUG
-"""Level of the lines of single steps; a terminal shows a progress bar instead."""
+STEP = logging.DEBUG  # level of the lines of steps; a terminal shows a progress bar instead
 
 
 class _ScreenHandler(logging.StreamHandler):
-    """Writes above a progress bar."""
-
     def emit(self, record: logging.LogRecord) -> None:
         with defer_signals(), tqdm.external_write_mode(file=self.stream):
             super().emit(record)
 
 
 def set_up_logging(output_dir: Path) -> None:
-    """Logs to the screen (errors to stderr) and to `run.log` in the output folder, which is created.
-
-    Other ranks than 0 log to `log/rank_N.log`, and only their errors to the screen.
-
-    Raises:
-        UserError: if the folder cannot be written.
-    """
+    """Logs to the screen and to `run.log` in the output folder; ranks N > 0: to `log/rank_N.log`, errors to both."""
     path, prefix = output_dir / "run.log", ""
     if not is_main_process():
         path, prefix = output_dir / "log" / f"rank_{dist_info().rank}.log", f"[rank {dist_info().rank}] "
@@ -72,11 +63,7 @@ def progress_bar(
 ) -> Iterator[Item]:
     """Yields the items, with a progress bar on a terminal; raises interruptions that a destructor swallowed.
 
-    Args:
-        items: to iterate over; their length includes the items done before.
-        description: label of the bar.
-        done: items done before, which are not yielded.
-        may_stop: whether a signal may stop the wait for the next item.
+    `done` items were done before: `len(items)` includes them. `may_stop()` is as in `stoppable`.
     """
     bar = {"initial": done, "total": len(items), "leave": False, "dynamic_ncols": True, "file": sys.stdout}
     stream = stoppable(items, may_stop)
@@ -94,12 +81,9 @@ def duration(seconds: float) -> str:
 class MetricsWriter:
     """Writes metrics to `metrics.jsonl` and, with TENSORBOARD.ENABLE, as TensorBoard scalars; only rank 0 writes.
 
-    Each line has `kind` ("train_step", "train_epoch" or "val_epoch"), `epoch` and the metrics. A resumed run drops the
-    lines that it will write again.
-
     Args:
         cfg: the configuration.
-        epoch: finished epochs of the run, fractional within an epoch; later lines are dropped.
+        epoch: finished epochs, fractional within an epoch; a resumed run drops later lines, which it writes again.
         steps_per_epoch: iterations of an epoch, the unit of TensorBoard's axis.
         validated: finished epochs at the last validation; lines of later validations are dropped.
     """
@@ -111,8 +95,12 @@ class MetricsWriter:
         self._board: SummaryWriter | None = None
         if not is_main_process():
             return
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        done = [line for line in lines if _is_done(line, round(epoch, 6), validated)]
+        text = self._path.read_text() if self._path.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()  # without the incomplete last line of a killed process
+        limit = round(epoch, 6)
+        limits = {"val_epoch": min(limit, validated)}
+        metrics = zip(lines, map(simplejson.loads, lines), strict=True)
+        done = [line for line, found in metrics if found["epoch"] <= limits.get(found["kind"], limit)]
         write_text_atomically(self._path, "".join(f"{line}\n" for line in done))
         if cfg.TENSORBOARD.ENABLE:
             from torch.utils.tensorboard import SummaryWriter
@@ -121,27 +109,16 @@ class MetricsWriter:
                 self._board = SummaryWriter(str(self._folder), purge_step=round(epoch * steps_per_epoch) + 1)
 
     def write(self, kind: str, epoch: float, metrics: dict[str, Any]) -> None:
-        """Appends a line and its scalars; UserError if they cannot be written."""
+        """Appends a line; `kind` is train_step, train_epoch or val_epoch."""
         if not is_main_process():
             return
         line = simplejson.dumps({"kind": kind, "epoch": round(epoch, 6), **metrics}, ignore_nan=True)
         with defer_signals(), report_write_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        if self._board is not None:
-            with defer_signals(), report_write_errors(self._folder):
-                for name, value in metrics.items():
-                    self._board.add_scalar(f"{kind}/{name}", value, round(epoch * self._steps_per_epoch))
+            for name, value in metrics.items() if self._board else ():
+                self._board.add_scalar(f"{kind}/{name}", value, round(epoch * self._steps_per_epoch))
 
     def close(self) -> None:
-        """Flushes and closes TensorBoard's file."""
         if self._board is not None:
             with defer_signals(), report_write_errors(self._folder):
                 self._board.close()
-
-
-def _is_done(line: str, epoch: float, validated: int) -> bool:
-    try:
-        metrics = simplejson.loads(line)
-        return metrics["epoch"] <= (min(epoch, validated) if metrics["kind"] == "val_epoch" else epoch)
-    except (ValueError, KeyError, TypeError):  # the incomplete last line of a killed process
-        return False

@@ -12,21 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-# Seconds that the other ranks give rank 0 to report an error that all ranks have, that they wait for the report of the
-# first failed rank, and that rank 0, which serves the store, then waits for them to read it.
+# Seconds: of other ranks for rank 0 to report a common error, and for the first failed rank to report its own; of
+# rank 0, which serves the store, for the others to read it.
 _HEAD_START, _REPORT_TIMEOUT, _LINGER = 2.0, 5.0, 5.0
 
 
 @dataclass(frozen=True)
 class DistInfo:
-    """Where this process is in its run; every node has the same number of processes.
-
-    Attributes:
-        rank: 0 is the main process, the only one that writes results.
-        world_size: number of processes.
-        local_rank: rank among the processes of this node.
-        local_size: number of processes of a node.
-    """
+    """Rank of this process and number of processes, of the run and of each node."""
 
     rank: int = 0
     world_size: int = 1
@@ -40,12 +33,11 @@ _destroy: Callable[[bool], object] | None = None
 
 
 def dist_info() -> DistInfo:
-    """Returns rank and world size of this process."""
     return _info
 
 
 def is_main_process() -> bool:
-    """Returns whether this is rank 0."""
+    """Returns whether this is rank 0, the only one that writes results."""
     return _info.rank == 0
 
 
@@ -65,16 +57,13 @@ def leave(abort: bool = False) -> None:
 
 
 def fail(code: int, report: Callable[[bool | None], object], wait_for_main: bool) -> int:
-    """Leaves the process group because this process failed, which makes the other processes fail as well.
+    """Leaves the process group after an error, so that the other processes fail too; returns the first one's exit code.
 
     Args:
         code: exit code of this failure.
-        report: called with whether this process failed first, None if rank 0 is gone and that is unknown. It must
-            release everything that uses the process group.
+        report: called with whether this process failed first (None: rank 0 was killed); must release everything that
+            uses the process group.
         wait_for_main: let rank 0 be the first, for errors that all ranks have.
-
-    Returns:
-        The exit code of the process that failed first, `code` where it is unknown.
     """
     if _store is None:
         report(True)

@@ -3,7 +3,8 @@
 import errno
 import os
 import resource
-from contextlib import ExitStack, suppress
+import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 from timesformer.errors import UserError
@@ -14,11 +15,8 @@ _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 def is_out_of_files(error: BaseException | None) -> bool:
-    """Returns whether an error, or one of its causes, says that no more files can be opened.
-
-    Libraries that raise no OSError, such as PyTorch, at least quote the system's message.
-    """
-    texts = [os.strerror(number) for number in _OUT_OF_FILES]
+    """Returns whether an error, or one of its causes, says that no more files can be opened."""
+    texts = [os.strerror(number) for number in _OUT_OF_FILES]  # PyTorch's errors have no errno, but quote the message
     while error is not None:
         if getattr(error, "errno", None) in _OUT_OF_FILES or any(text in str(error) for text in texts):
             return True
@@ -27,12 +25,12 @@ def is_out_of_files(error: BaseException | None) -> bool:
 
 
 def available_cores() -> int:
-    """Return the cores that this process may run on, of which a job scheduler may allow a few."""
+    """Returns the number of cores that this process may run on, which job schedulers limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def require_open_files(number: int) -> None:
-    """Raises OSError (EMFILE, ENFILE) if this process cannot open `number` more files."""
+    """Raises OSError if this process cannot open `number` more files."""
     with ExitStack() as stack:
         for _ in range(number):
             stack.enter_context(open(os.devnull, "rb"))
@@ -46,11 +44,7 @@ def out_of_files(remedy: str) -> UserError:
 
 def out_of_shared_memory(problem: str, remedy: str) -> UserError:
     """Returns the error for a DataLoader worker that cannot allocate shared memory; `remedy` is another solution."""
-    size = ""
-    with suppress(OSError):
-        found = os.statvfs(SHARED_MEMORY)
-        total, free = (blocks * found.f_frsize / 2**20 for blocks in (found.f_blocks, found.f_bavail))
-        size = f" ({total:.0f} MiB, {free:.0f} MiB free)"
+    size = f" ({shutil.disk_usage(SHARED_MEMORY).total >> 20} MiB)" if SHARED_MEMORY.exists() else ""
     return UserError(
         f"too little shared memory: {problem}. DataLoader workers pass batches through {SHARED_MEMORY}{size}: enlarge "
         f"it (docker run --shm-size=8g, or --ipc=host), or {remedy}"

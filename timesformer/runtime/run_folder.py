@@ -1,6 +1,5 @@
 """The folder of a run (OUTPUT_DIR): its files, its lock, and what happens to the files of an earlier run."""
 
-import errno
 import fcntl
 import logging
 import os
@@ -40,7 +39,6 @@ report_frames_path = _path("report_frames.zip")  # frames shown in the report
 
 
 def tensorboard_folder(cfg: CfgNode) -> Path:
-    """Returns the folder of TensorBoard's files."""
     return Path(cfg.OUTPUT_DIR) / (cfg.TENSORBOARD.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}")
 
 
@@ -60,28 +58,22 @@ def with_output_dir(cfg: CfgNode, folder: Path) -> CfgNode:
 
 @contextmanager
 def lock_output_dir(output: Path) -> Iterator[None]:
-    """Creates an output folder and locks it for a block, so that two runs do not write the same files.
+    """Creates an output folder and locks it for a block; UserError if another run has locked it.
 
-    The lock (POSIX) ends with the process, works on network disks, and is not inherited by DataLoader workers. A disk
-    without locks is a warning.
-
-    Raises:
-        UserError: if another run has locked the folder, or it cannot be written.
+    The lock (POSIX) ends with the process, works on network disks, and is not inherited by DataLoader workers.
     """
-    path = output / "run.lock"
     with report_write_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        file = (output / "run.lock").open("a+", encoding="utf-8")
     with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            raise UserError(
+                f"another run ({file.read().strip()}) is writing to OUTPUT_DIR {output}: choose another one"
+            ) from error
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                file.seek(0)
-                raise UserError(
-                    f"another run is writing to OUTPUT_DIR {output} ({file.read().strip() or 'unknown'}): wait for it, "
-                    "stop it, or choose another OUTPUT_DIR"
-                ) from error
             logger.warning("%s does not support locks (%s): do not start two runs there", output, error)
         else:
             file.truncate(0)
@@ -94,9 +86,10 @@ def move_previous_run(cfg: CfgNode) -> None:
     """Moves the files of an earlier run to `previous_1`, `previous_2`, ... in the same folder."""
     output = Path(cfg.OUTPUT_DIR)
     tests = [path.parent for path in output.glob(f"{TEST_FOLDER}*/results.json")]
-    files = [checkpoint_folder(cfg), metrics_path(cfg), tensorboard_folder(cfg), *tests, *result_files(cfg)]
-    if any(path.exists() for path in files if path not in (report_path(cfg), report_frames_path(cfg))):
-        target = move_aside(output, [*files, config_path(cfg), unreadable_path(cfg)])
+    *results, report, frames = result_files(cfg)
+    files = [checkpoint_folder(cfg), metrics_path(cfg), tensorboard_folder(cfg), *tests, *results]
+    if any(path.exists() for path in files):
+        target = move_aside(output, [*files, report, frames, config_path(cfg), unreadable_path(cfg)])
         logger.info("the earlier run in %s was moved to %s", output, target)
 
 
@@ -131,9 +124,7 @@ def checkpoint_of_run(folder: Path) -> Path | None:
     inner = folder / CHECKPOINTS if (folder / CHECKPOINTS).is_dir() else folder
     if (inner / BEST).is_file():
         return inner / BEST
-    saved = epoch_checkpoints(inner)
-    if not saved:
-        return None
-    newest = max(saved)[1]
-    logger.warning("%s has no %s; its newest checkpoint is used: %s", inner, BEST, newest.name)
+    newest = max(epoch_checkpoints(inner), default=(None, None))[1]
+    if newest:
+        logger.warning("%s has no %s; its newest checkpoint is used: %s", inner, BEST, newest.name)
     return newest

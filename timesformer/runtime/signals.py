@@ -10,20 +10,12 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-EXIT_REQUEUE = 75
-"""Exit code that asks the scheduler to start the same command again (EX_TEMPFAIL of sysexits.h)."""
-
+EXIT_REQUEUE = 75  # asks the scheduler to start the same command again (EX_TEMPFAIL of sysexits.h)
+REPEATED = 2.0  # seconds in which a second signal counts as the first one, repeated by a launcher
 _REQUEUE = (signal.SIGUSR1, signal.SIGUSR2)
-
 STOPPING = (signal.SIGINT, signal.SIGTERM, *_REQUEUE)
-"""The signals that stop a process."""
-
-REPEATED = 2.0
-"""Seconds in which a second signal counts as the first one, which launchers pass on to processes that have it."""
-
 _NOTICE = b"\nCtrl-C: the run stops after this step and saves it; press Ctrl-C again to stop at once, without saving\n"
 
-_process = 0  # the one that installed the handlers: a DataLoader worker inherits them for a moment
 _received: int | None = None  # the signal that was raised as KeyboardInterrupt
 _deferred: int | None = None  # the signal to raise at the end of `defer_signals`
 _depth = 0  # of nested `defer_signals`
@@ -34,8 +26,6 @@ _is_graceful = _is_distributed = _may_stop_now = False
 
 def install_signal_handlers() -> None:
     """Makes SIGINT (unless it is ignored), SIGTERM, SIGUSR1 and SIGUSR2 raise KeyboardInterrupt(number)."""
-    global _process
-    _process = os.getpid()
     clear_signals()
     for number in STOPPING[1:]:
         signal.signal(number, _handle)
@@ -63,10 +53,7 @@ class StopRequested(KeyboardInterrupt):
 def graceful_shutdown(is_distributed: bool = False) -> Iterator[None]:
     """Holds the first signal back in this block, which polls `requested_signal` and calls `stop_if_requested`.
 
-    A second signal raises at once; except for Ctrl-C it must come REPEATED seconds or more after the first.
-
-    Args:
-        is_distributed: whether launchers may repeat Ctrl-C to this process, too.
+    A second signal raises at once; except for Ctrl-C (if not `is_distributed`) only after REPEATED seconds.
     """
     global _is_graceful, _is_distributed
     _is_graceful, _is_distributed = True, is_distributed
@@ -96,7 +83,7 @@ def stoppable(items: Iterable[Item], may_stop: Callable[[], bool]) -> Iterator[I
 
 
 def requested_signal() -> int:
-    """Returns the signal that `graceful_shutdown` holds back, 0 if there is none."""
+    """Returns the signal that `graceful_shutdown` holds back, or 0."""
     return _requested or 0
 
 
@@ -132,7 +119,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
         _requested, _requested_at = number, time.monotonic()
         if _may_stop_now and not _depth:
             raise StopRequested(number)
-        if number == signal.SIGINT and not _is_distributed and os.getpid() == _process:
+        if number == signal.SIGINT and not _is_distributed:
             os.write(2, _NOTICE)  # a signal handler must not use buffered files
         return
     is_repeated = _requested is not None and time.monotonic() < _requested_at + REPEATED
