@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,9 +17,6 @@ import torch
 
 from tests.conftest import ROOT, Outcome
 from tests.patience import PATIENCE
-from timesformer.datasets import clips
-from timesformer.datasets.decoding.open import VideoReader, open_video
-from timesformer.torchvision_import import import_package
 
 VIEWS = ["TEST.NUM_ENSEMBLE_VIEWS", "2", "TEST.NUM_SPATIAL_CROPS", "3"]
 Run = Callable[..., Outcome]
@@ -61,9 +57,6 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["model_state"]
 
 
-# ---------------------------------------------------------------- output files
-
-
 RESULT_KEYS = """schema_version top1 top5 mean_class_top1 num_videos num_classes num_views class_names per_class
 class_counts unreadable loss seconds train_seconds total_train_seconds checkpoint weights checkpoint_epochs total_epochs
 val_top1 finished device peak_memory_bytes config versions"""
@@ -93,7 +86,7 @@ def test_metrics_config_and_checkpoints(finished: Path) -> None:
     for kind in ("train_epoch", "val_epoch"):
         assert [line["epoch"] for line in lines if line["kind"] == kind] == [1, 2]
     assert len([line for line in lines if line["kind"] == "train_step"]) == 12
-    assert [path.name[:19] for path in (finished / "runs-hmdb_simp").iterdir()] == ["events.out.tfevents"]
+    assert any((finished / "runs-hmdb_simp").glob("events.out.tfevents*"))
     assert "MAX_EPOCH: 2" in (finished / "config.yaml").read_text()
     names = ["best.pyth", "checkpoint_epoch_00001.pyth", "checkpoint_epoch_00002.pyth"]
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == names
@@ -113,24 +106,6 @@ def test_a_moved_run_is_tested_again_with_the_same_result(
     assert (output / "predictions.csv").read_text() == (finished / "predictions.csv").read_text()
 
 
-def test_file_names_that_are_not_utf8(run: Run, tiny_data: Path, tmp_path: Path) -> None:
-    root, output = tmp_path / "data", tmp_path / "out"
-    for clip in (tiny_data / "train").glob("*/*"):
-        shutil.copytree(clip, root / clip.parent.name / f"caf\udce9{clip.name}")
-    options = f"TRAIN.DATASET folder TEST.DATASET folder DATA.PATH_TO_DATA_DIR {root} SOLVER.MAX_EPOCH 1"
-    assert run(options).code == 0
-    for clip in root.glob("walk/*"):
-        (clip / "1.jpg").write_bytes(b"torn")
-    assert run(options, "TRAIN.ENABLE False").code == 0
-    for name in ("predictions.csv", "unreadable.csv"):
-        assert b"walk/caf\xe9train" in (output / name).read_bytes()
-    (missing,) = results(output)["unreadable"]
-    assert os.fsencode(missing["video"]).startswith(b"walk/caf\xe9train")
-
-
-# ---------------------------------------------------------------- models and checkpoints
-
-
 VIVIT = "MODEL.MODEL_NAME ViViT TIMESFORMER.PATCH_SIZE 16 VIVIT.TUBELET_SIZE [2,8,8]"
 AUGMENTED = """DATA.AUTO_AUGMENT rand-m7-n4-mstd0.5-inc1 DATA.COLOR_JITTER 0.4 DATA.LIGHTING_JITTER 0.1
 DATA.RE_PROB 0.25 MIXUP.ENABLED True"""
@@ -139,7 +114,6 @@ DATA.RE_PROB 0.25 MIXUP.ENABLED True"""
 @pytest.mark.parametrize(
     "options",
     [
-        "TRAIN.MIXED_PRECISION bf16",
         AUGMENTED,
         "TIMESFORMER.ATTENTION_TYPE joint_space_time",
         "TIMESFORMER.ATTENTION_TYPE space_only",
@@ -195,16 +169,6 @@ def test_fine_tuning_adapts_to_other_classes_frames_and_sizes(
     assert changed == {"pos_embed", "time_embed", "head.weight", "head.bias"}
 
 
-def test_a_frozen_baseline_trains_its_head_alone(run: Run, tmp_path: Path) -> None:
-    pretrained = import_package("timm", "this test").create_model("test_resnet", num_classes=10).state_dict()
-    torch.save(pretrained, tmp_path / "weights.pth")
-    options = "MODEL.MODEL_NAME timm/test_resnet MODEL.FREEZE backbone TRAIN.FINETUNE True SOLVER.MAX_EPOCH 1"
-    assert run(options, f"TRAIN.CHECKPOINT_FILE_PATH {tmp_path / 'weights.pth'}").code == 0
-    tuned = weights(tmp_path / "out" / "checkpoints" / "best.pyth")
-    changed = [name for name, value in pretrained.items() if not torch.equal(tuned[f"model.{name}"], value)]
-    assert changed == ["fc.weight", "fc.bias"]
-
-
 # ---------------------------------------------------------------- errors
 
 
@@ -243,23 +207,18 @@ ERRORS = {
     "DATA.PATH_TO_DATA_DIR {0}/absent": ["DATA.PATH_TO_DATA_DIR", "{0}/absent"],
     "MODEL.NUM_CLASSES 5": ["{0}/data", "MODEL.NUM_CLASSES 3"],
     f"{TRAIN_PATH}text.pyth": ["{0}/text.pyth"],
-    f"{FINETUNE}code.pyth": ["{0}/code.pyth"],
     f"{TEST_PATH}code.pyth": ["{0}/code.pyth"],
     f"{TRAIN_PATH}weights.pyth": ["{0}/weights.pyth", "optimizer_state", "TRAIN.FINETUNE"],
     f"{FINETUNE}weights.pyth TRAIN.STRICT_LOADING True TIMESFORMER.ATTENTION_TYPE space_only": ["temporal_norm1"],
-    "TIMESFORMER.PRETRAINED_MODEL zoo:TimeSformer_8x32_K400": ["TimeSformer_divST_8x32_224_K400"],
-    "TEST.CHECKPOINT_FILE_PATH http://host.example/model.pyth": ["TEST.CHECKPOINT_FILE_PATH", "https://"],
     f"{TRAIN_PATH}out/checkpoints/checkpoint_epoch_00001.pyth SOLVER.OPTIMIZING_METHOD adamw": [
         "SOLVER.OPTIMIZING_METHOD"
     ],
     f"{TRAIN_PATH}out/checkpoints/checkpoint_epoch_00002.pyth": ["SOLVER.MAX_EPOCH"],
-    "TRAIN.ENABLE False TIMESFORMER.ATTENTION_TYPE space_only": ["best.pyth", "time_embed"],
     "TRAIN.ENABLE False TIMESFORMER.EMBED_DIM 32": ["best.pyth", "1 x 5 x 16", "1 x 5 x 32"],
     "TRAIN.AUTO_RESUME True MODEL.FREEZE backbone": ["MODEL.FREEZE"],
     "NUM_GPUS 1": ["NUM_GPUS"],
     "NUM_SHARDS 2": ["NUM_SHARDS", "--init_method"],
     "TRAIN.BATCH_SIZE 0 SOLVER.BASE_LR much SOLVER.BASE_RL 1": ["TRAIN.BATCH_SIZE", "SOLVER.BASE_LR", "SOLVER.BASE_RL"],
-    "LOG_PERIOD": ["LOG_PERIOD"],
 }
 
 
@@ -278,71 +237,13 @@ def test_errors_name_their_cause_and_change_nothing(
     assert not (files / "it_ran").exists()
 
 
-def test_errors_in_the_data_name_the_file(run: Run, tiny_data: Path, tmp_path: Path) -> None:
-    data = shutil.copytree(tiny_data, tmp_path / "data")
-    shutil.rmtree(data / "test")
-    answer = run(f"DATA.PATH_TO_DATA_DIR {data}")
-    assert (answer.code, str(data / "test") in answer.err) == (2, True)
-    for split in ("train", "val", "test"):
-        (data / f"{split}.csv").write_text("train/catch/train0 0\ntrain/walk/train0 3\n")
-    answer = run(f"DATA.PATH_TO_DATA_DIR {data} TRAIN.DATASET kinetics TEST.DATASET kinetics")
-    assert (answer.code, "MODEL.NUM_CLASSES" in answer.err) == (2, True), answer.err
-    assert not (tmp_path / "out/checkpoints").exists()
-
-
 def test_a_process_without_configuration_exits_with_2(tmp_path: Path) -> None:
     answer = run_process(["--cfg", "absent.yaml"], tmp_path)
     assert (answer.returncode, answer.stdout, "absent.yaml" in answer.stderr) == (2, "", True)
 
 
-def test_an_output_folder_that_is_a_file_is_an_error(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("kept")
-    answer = run()
-    assert (answer.code, str(tmp_path / "out") in answer.err) == (2, True)
-    assert (tmp_path / "out").read_text() == "kept"
-
-
-# ---------------------------------------------------------------- unreadable clips
-
-
-@pytest.fixture
-def data(tiny_data: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_data, tmp_path / "data"))
-
-
-def damage(folder: Path) -> None:
-    for frame in folder.rglob("*.jpg"):
-        frame.write_bytes(frame.read_bytes()[:100])
-
-
-def test_unreadable_training_clips_are_replaced_up_to_a_fraction(run: Run, data: Path, tmp_path: Path) -> None:
-    damage(data / "train/walk/train1")
-    options = f"DATA.PATH_TO_DATA_DIR {data} SOLVER.MAX_EPOCH 1 TEST.ENABLE False"
-    stopped = run(options, f"OUTPUT_DIR {tmp_path / 'stopped'}")
-    assert stopped.code == 2
-    assert all(name in stopped.err for name in ("DATA.MAX_UNREADABLE", str(data / "train/walk/train1")))
-    assert run(options, "DATA.MAX_UNREADABLE 0.1").code == 0
-    (row,) = csv.DictReader((tmp_path / "out/unreadable.csv").open())
-    assert (row["name"], row["split"]) == ("walk/train1", "train")
-    assert '"unreadable": 1' in (tmp_path / "out/metrics.jsonl").read_text()
-
-
-@pytest.mark.parametrize(
-    ("folder", "options"),
-    [
-        ("train/walk", "DATA_LOADER.NUM_WORKERS 1 DATA.MAX_UNREADABLE 1"),  # none is left to replace them
-        ("val/walk/val1", "DATA.ON_UNREADABLE error"),
-    ],
-)
-def test_unreadable_clips_that_stop_a_run(run: Run, data: Path, folder: str, options: str) -> None:
-    damage(data / folder)
-    answer = run(f"DATA.PATH_TO_DATA_DIR {data}", options)
-    assert answer.code == 2
-    assert str(data / folder) in answer.err
-    assert "Traceback" not in answer.err
-
-
-def test_unreadable_test_clips_count_as_incorrect(run: Run, data: Path, tmp_path: Path) -> None:
+def test_unreadable_test_clips_count_as_incorrect(run: Run, tiny_data: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(tiny_data, tmp_path / "data")
     shutil.rmtree(data / "test/wave/test0")
     (data / "test/wave/test0.mp4").touch()
     assert run(f"DATA.PATH_TO_DATA_DIR {data} SOLVER.MAX_EPOCH 1").code == 0
@@ -353,20 +254,3 @@ def test_unreadable_test_clips_count_as_incorrect(run: Run, data: Path, tmp_path
     assert sum(row["predicted"] for row in found["per_class"]) == 5
     (row,) = [row for row in csv.DictReader((tmp_path / "out/predictions.csv").open()) if row["error"]]
     assert (row["video"], row["class_1"]) == ("wave/test0.mp4", "")
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_a_dead_worker_is_an_error_that_names_the_clip(
-    run: Run, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str
-) -> None:
-    deadly = str(tiny_data / split / "walk" / f"{split}1")
-
-    def open_or_die(path: str, **options: Any) -> VideoReader:
-        if path == deadly:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return open_video(path, **options)
-
-    monkeypatch.setattr(clips, "open_video", open_or_die)
-    answer = run("DATA_LOADER.NUM_WORKERS 1 SOLVER.MAX_EPOCH 1")
-    assert (answer.code, deadly in answer.err) == (2, True)
-    assert (tmp_path / "out/checkpoints/best.pyth").exists() == (split == "test")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,10 +79,3 @@ def test_options_reach_the_scheduler(tiny_command: list[str], commands: Path, tm
 def test_errors_before_submission(tiny_command: list[str], tmp_path: Path, options: list[str], named: str) -> None:
     done = submit("--job_dir", str(tmp_path), *options, *tiny_command, path=tmp_path)
     assert (done.returncode, named in done.stderr, "Traceback" in done.stderr) == (2, True, False)
-
-
-@pytest.mark.parametrize("script", ["run_multi_node_job.sh", "run_single_node_job.sh"])
-def test_the_scripts_are_valid(script: str) -> None:
-    checker = ["shellcheck"] if shutil.which("shellcheck") else ["bash", "-n"]
-    checked = subprocess.run([*checker, str(ROOT / "slurm_scripts" / script)], capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stdout + checked.stderr

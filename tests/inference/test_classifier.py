@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -95,13 +94,6 @@ def test_predictions_do_not_depend_on_finished_or_unreadable_videos(classifier: 
     assert all(equal(prediction, whole[number]) for found in (rest, broken) for number, prediction in found.items())
 
 
-def test_random_samples_do_not_depend_on_other_videos(classifier: Classifier, clips: list[str]):
-    alone = classifier.predict(clips[3], sampler="random", views=3, keep_clips=True)
-    among = list(classifier.predict_many(clips, sampler="random", views=3, workers=0))[3]
-    assert np.allclose(alone.probabilities, among.probabilities, atol=1e-6)
-    assert len({clip.numbers for clip in alone.clips}) > 1
-
-
 @pytest.mark.slow
 def test_a_video_that_hangs_the_decoder_is_given_up(tiny_checkpoint: Path, clips: list[str], tmp_path: Path):
     os.mkfifo(tmp_path / "0.jpg")  # opening it waits for a writer
@@ -129,22 +121,8 @@ def test_clips_hold_the_pixels_of_their_frames(tiny_checkpoint: Path, tmp_path: 
         assert torch.equal(clip.clip, other.clip)
 
 
-def test_clips_hold_the_times_of_their_frames(tiny_checkpoint: Path, tmp_path: Path):
-    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width = stream.height = 32
-        for number in range(8):
-            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 20 * number, np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    (clip,) = load_model(tiny_checkpoint, "cpu", ["DATA.SAMPLING_RATE", "4"]).clips(tmp_path / "clip.mp4")
-    assert (clip.numbers, clip.times) == ((0, 4), (0.0, 0.4))
-
-
 FAMILIES = {
     "TimeSformer": [],
-    "TimeSformer, space_only": ["TIMESFORMER.ATTENTION_TYPE", "space_only"],
-    "ViViT 1": ["MODEL.MODEL_NAME", "ViViT", "VIVIT.TUBELET_SIZE", "[1, 8, 8]"],
     "ViViT 2": ["MODEL.MODEL_NAME", "ViViT", "VIVIT.TUBELET_SIZE", "[1, 8, 8]", "VIVIT.MODEL", "2"],
     "torchvision": ["MODEL.MODEL_NAME", "torchvision/r3d_18"],
     "timm": ["MODEL.MODEL_NAME", "timm/test_resnet"],
@@ -164,16 +142,6 @@ def test_the_head_computes_the_logits_from_the_embedding(family: str, tiny_check
     head = model.model.get_submodule(getattr(model, "head_names", ("head",))[0])
     assert embeddings.dtype == torch.float32
     assert torch.allclose(head(embeddings), scores, atol=1e-5)
-
-
-@pytest.mark.numerical
-def test_an_embedding_is_the_mean_over_the_views(classifier: Classifier, clips: list[str]):
-    views = torch.stack([clip.clip for clip in classifier.clips(clips[0], crops=3)])
-    _, embeddings = classifier.compute(views, features=True)
-    embedding = classifier.embed(clips[0], crops=3)
-    assert embedding.dtype == np.float32
-    assert np.allclose(embedding, embeddings.mean(0), atol=1e-6)
-    assert classifier.predict(clips[0]).embedding is None
 
 
 def test_threads_share_a_model(classifier: Classifier, clips: list[str]):
@@ -233,12 +201,3 @@ def test_classes_without_names_are_numbered_or_those_of_kinetics(tiny_checkpoint
 def test_loading_errors_name_their_cause(arguments: dict, error: type[UserError], key: str, tiny_checkpoint: Path):
     with pytest.raises(error, match=key):
         load_model(**{"path": tiny_checkpoint, "device": "cpu", **arguments})
-
-
-def test_invalid_views_and_samplers_are_errors(classifier: Classifier, clips: list[str]):
-    with pytest.raises(ConfigError, match=r"TEST.NUM_SPATIAL_CROPS"):
-        classifier.predict(clips[0], crops=2)
-    with pytest.raises(ConfigError, match=r"TEST.NUM_ENSEMBLE_VIEWS"):
-        next(classifier.predict_many(clips, views=0))
-    with pytest.raises(ConfigError, match=r"DATA.TEST_SAMPLER"):
-        classifier.predict(clips[0], sampler="odd")

@@ -61,12 +61,6 @@ def test_a_line_for_each_video_and_the_unreadable_ones_at_the_end(predict: Predi
     assert predict(videos / "a", "--top-k", 2, "--quiet") == (0, f"{first}\n", "")
 
 
-def test_missing_files_in_upper_case_are_not_options(predict: Predict, videos: Path):
-    for name in ("CLIP.MP4", "A.B.MKV", "RUNS"):
-        outcome = predict(name, videos / "a", "DATA.TEST_CROP_SIZE", 32, "--quiet")
-        assert (outcome.code, name in outcome.err) == (3, True)
-
-
 def test_options_change_the_prediction(predict: Predict, videos: Path):
     plain = predict(videos, "--quiet").out
     assert predict(videos, "--crops", 3, "--quiet").out != plain

@@ -6,7 +6,7 @@ from fvcore.common.config import CfgNode
 from torch.nn.functional import linear
 
 from timesformer.config import get_cfg
-from timesformer.runtime.device import autocast, choose_device, prefetch_to_device, set_float32_precision
+from timesformer.runtime.device import autocast, choose_device, prefetch_to_device
 
 BATCHES = [
     {"clip": torch.full((2, 3), number), "label": torch.tensor([number, 7]), "video": torch.tensor([number, -1])}
@@ -38,12 +38,3 @@ def test_mixed_precision(cfg: CfgNode, name: str, dtype: torch.dtype) -> None:
     cfg.TRAIN.MIXED_PRECISION, device = name, choose_device(cfg)
     with autocast(cfg, device):
         assert linear(torch.ones(2, 2, device=device), torch.ones(2, 2, device=device)).dtype == dtype
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize(("tf32", "precision"), [(True, "high"), (False, "highest")])
-def test_tf32(cfg: CfgNode, tf32: bool, precision: str) -> None:
-    cfg.TRAIN.TF32 = tf32
-    set_float32_precision(cfg)
-    assert torch.get_float32_matmul_precision() == precision
-    assert torch.backends.cudnn.allow_tf32 is tf32

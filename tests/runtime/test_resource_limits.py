@@ -54,14 +54,3 @@ def test_too_few_open_files(tiny_command: list[str], tmp_path: Path, limit: int)
     ended = shell(f'ulimit -n {limit}; exec python tools/run_net.py "$@"', *arguments)
     assert ended.code == 2, ended.err
     assert all(name in ended.err for name in ("ulimit -n", "DATA_LOADER.NUM_WORKERS"))
-
-
-def test_predictions_need_open_files_but_no_shared_memory(
-    with_shared_memory: Callable[..., Outcome], tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path
-) -> None:
-    arguments = ["--checkpoint", str(tiny_checkpoint), str(tiny_data / "test"), "--workers", "2", "--output"]
-    predict = 'exec python tools/predict.py "$@"'
-    assert with_shared_memory("4k", predict, *arguments, str(tmp_path / "all.csv")).code == 0
-    ended = shell(f"ulimit -n 12; {predict}", *arguments, str(tmp_path / "none.csv"))
-    assert (ended.code, "ulimit -n" in ended.err) == (2, True)
-    assert not (tmp_path / "none.csv").exists()

@@ -6,24 +6,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from timesformer.runtime import signals
-from timesformer.runtime.signals import (
-    StopRequested,
-    defer_signals,
-    exit_code,
-    graceful_shutdown,
-    install_signal_handlers,
-    raise_if_interrupted,
-    requested_signal,
-    stop_if_requested,
-    stoppable,
-)
+from timesformer.runtime.signals import StopRequested, defer_signals, graceful_shutdown, raise_if_interrupted
 
 each_signal = pytest.mark.parametrize("number", signals.STOPPING)
 
 
 @pytest.fixture(autouse=True)
 def _handlers() -> None:
-    install_signal_handlers()
+    signals.install_signal_handlers()
 
 
 def interruption(work: Callable[[], object]) -> tuple[type[KeyboardInterrupt], int]:
@@ -36,7 +26,9 @@ def interruption(work: Callable[[], object]) -> tuple[type[KeyboardInterrupt], i
 @each_signal
 def test_a_signal_raises_at_once(number: int) -> None:
     assert interruption(lambda: signal.raise_signal(number)) == (KeyboardInterrupt, number)
-    assert exit_code(KeyboardInterrupt(number)) == (75 if number in (signal.SIGUSR1, signal.SIGUSR2) else 128 + number)
+    assert signals.exit_code(KeyboardInterrupt(number)) == (
+        75 if number in (signal.SIGUSR1, signal.SIGUSR2) else 128 + number
+    )
 
 
 def test_a_deferred_signal_raises_once_at_the_end() -> None:
@@ -56,19 +48,19 @@ def test_a_deferred_signal_raises_once_at_the_end() -> None:
 
 
 @each_signal
-def test_graceful_shutdown_holds_a_signal_back(number: int) -> None:
+@pytest.mark.parametrize("is_distributed", [True, False])
+def test_graceful_shutdown_holds_a_signal_back(number: int, is_distributed: bool) -> None:
     def work() -> None:
-        with graceful_shutdown():
-            stop_if_requested()
+        with graceful_shutdown(is_distributed):
+            signals.stop_if_requested()
             signal.raise_signal(number)
-            assert requested_signal() == number
-            signal.raise_signal(signal.SIGTERM)  # repeated by a launcher
+            assert signals.requested_signal() == number
+            signal.raise_signal(number if is_distributed else signal.SIGTERM)  # repeated by a launcher
             raise_if_interrupted()
-            stop_if_requested()
+            signals.stop_if_requested()
 
     assert interruption(work) == (StopRequested, number)
-    signal.raise_signal(signal.SIGTERM)  # late, but still a repetition
-    assert interruption(lambda: stop_if_requested(signal.SIGUSR1)) == (StopRequested, signal.SIGUSR1)
+    assert interruption(lambda: signals.stop_if_requested(signal.SIGUSR1)) == (StopRequested, signal.SIGUSR1)
 
 
 @pytest.mark.parametrize("first", [signal.SIGUSR1, signal.SIGINT])
@@ -85,17 +77,6 @@ def test_a_second_signal_raises_at_once(monkeypatch: pytest.MonkeyPatch, first: 
     assert interruption(work) == (KeyboardInterrupt, second)
 
 
-@each_signal
-def test_launchers_may_repeat_any_signal_to_one_of_many(number: int) -> None:
-    def work() -> None:
-        with graceful_shutdown(is_distributed=True):
-            signal.raise_signal(number)
-            signal.raise_signal(number)
-            stop_if_requested()
-
-    assert interruption(work) == (StopRequested, number)
-
-
 @pytest.mark.parametrize("may_stop", [True, False])
 def test_a_signal_stops_the_wait_for_an_item_where_it_may(may_stop: bool) -> None:
     reached = []
@@ -109,20 +90,11 @@ def test_a_signal_stops_the_wait_for_an_item_where_it_may(may_stop: bool) -> Non
 
     def work() -> None:
         with graceful_shutdown():
-            for _ in stoppable(items(), lambda: may_stop or len(reached) > 0):
+            for _ in signals.stoppable(items(), lambda: may_stop or len(reached) > 0):
                 pass
 
     assert interruption(work) == (StopRequested, signal.SIGTERM)
     assert reached == ([] if may_stop else [1])
-
-
-def test_a_signal_after_the_last_poll_is_not_lost() -> None:
-    def work() -> None:
-        with graceful_shutdown():
-            stop_if_requested()
-            signal.raise_signal(signal.SIGTERM)
-
-    assert interruption(work) == (KeyboardInterrupt, signal.SIGTERM)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -134,9 +106,3 @@ def test_a_signal_swallowed_by_a_destructor_is_raised_again() -> None:
     raise_if_interrupted()
     Swallowing()
     assert interruption(raise_if_interrupted) == (KeyboardInterrupt, signal.SIGTERM)
-
-
-def test_an_ignored_ctrl_c_stays_ignored() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    install_signal_handlers()
-    signal.raise_signal(signal.SIGINT)

@@ -41,6 +41,15 @@ class Slurm:
     def state(self, job: str) -> str:
         return self("squeue", "-h", "-j", job, "-o", "%T")
 
+    def show(self, job: str) -> str:
+        return self("scontrol", "show", "job", job)
+
+    def wait(self, job: str, condition: Callable[[], bool]) -> None:
+        wait_until(condition, lambda: f"{self.show(job)}\n{self('sinfo', '-lN')}")
+
+    def attempt(self, *command: str) -> bool:
+        return subprocess.run(command, env=self.environment, check=False).returncode == 0
+
     def signal(self, name: str, job: str) -> None:
         """Sends a signal until the job ends: Slurm drops signals while it sets up a step."""
         sent = 0.0
@@ -51,15 +60,15 @@ class Slurm:
                 return True
             if time.monotonic() > sent + 5.0:
                 sent = time.monotonic()
-                subprocess.run(["scancel", f"--signal={name}", job], env=self.environment, check=False)
+                self.attempt("scancel", f"--signal={name}", job)
             return False
 
-        wait_until(has_stopped)
+        self.wait(job, has_stopped)
 
     def restart(self, job: str) -> None:
-        """Restarts a requeued job without the two minutes of waiting; Slurm refuses an earlier time than in 2 s."""
-        wait_until(lambda: self.state(job) == "PENDING", lambda: self("scontrol", "show", "job", job))
-        self("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+        """Restarts a requeued job without the two minutes of waiting; a busy Slurm refuses a time that has passed."""
+        self.wait(job, lambda: self.state(job) == "PENDING")
+        self.wait(job, lambda: self.attempt("scontrol", "update", f"JobId={job}", "StartTime=now+2"))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +135,7 @@ def test_requeued_runs_over_two_nodes_equal_a_single_process(slurm: Slurm, run_n
 def stub(folder: Path, code: int) -> Path:
     """A Python that notes its arguments in `started`, and ends with a code at SIGUSR1 and SIGTERM."""
     path = folder / "python"
-    path.write_text(f'#!/bin/sh\ntrap "exit {code}" USR1 TERM\necho "$@" > {folder}/started\nsleep 100 & wait $!\n')
+    path.write_text(f'#!/bin/sh\ntrap "exit {code}" USR1 TERM\necho "$@" > {folder}/started\nsleep 1000 & wait $!\n')
     path.chmod(0o755)
     return path
 
@@ -139,12 +148,12 @@ def test_a_script_requeues_a_stopped_job_but_not_a_failed_one(
 ) -> None:
     python = stub(tmp_path, code)
     job = slurm.sbatch(*ONE_TASK, f"slurm_scripts/{script}", "RNG_SEED", "3", PYTHON=str(python), CFG="a.yaml")
-    wait_until((tmp_path / "started").exists)
+    slurm.wait(job, (tmp_path / "started").exists)
     slurm.signal("USR1" if code == 75 else "TERM", job)  # as before the time limit, and at preemption
     python.write_text("#!/bin/sh\nexit 7\n")
     slurm.restart(job)
-    wait_until(lambda: "JobState=FAILED" in slurm("scontrol", "show", "job", job))
-    assert "ExitCode=7:0" in slurm("scontrol", "show", "job", job)
+    slurm.wait(job, lambda: "JobState=FAILED" in slurm.show(job))
+    assert "ExitCode=7:0" in slurm.show(job)
     arguments = (tmp_path / "started").read_text()
     assert arguments.startswith("-u tools/run_net.py --cfg a.yaml")
     assert arguments.endswith(" RNG_SEED 3\n")
@@ -152,10 +161,10 @@ def test_a_script_requeues_a_stopped_job_but_not_a_failed_one(
 
 def test_a_cancelled_job_is_not_requeued(slurm: Slurm, tmp_path: Path) -> None:
     job = slurm.sbatch(*ONE_TASK, "slurm_scripts/run_multi_node_job.sh", PYTHON=str(stub(tmp_path, 143)))
-    wait_until((tmp_path / "started").exists)
+    slurm.wait(job, (tmp_path / "started").exists)
     slurm("scancel", job)
-    wait_until(lambda: slurm.state(job) == "")
-    assert "JobState=CANCELLED" in slurm("scontrol", "show", "job", job)
+    slurm.wait(job, lambda: slurm.state(job) == "")
+    assert "JobState=CANCELLED" in slurm.show(job)
 
 
 def test_a_killed_study_uses_the_results_of_its_jobs(slurm: Slurm, tiny_command: list[str], tmp_path: Path) -> None:
