@@ -237,12 +237,10 @@ class Classifier:
         """Returns the input of the model's head, mean over the views, float32 [dim]; arguments as in `predict`."""
         return self.predict(video, features=True, **options).embedding
 
-    def clips(
-        self, video: Video, views: int | None = None, crops: int | None = None, sampler: str | None = None
-    ) -> list[SampledClip]:
-        """Returns all views of a video, as the model gets them; arguments and errors as in `predict`."""
-        cfg, clips = self.options(views, crops, sampler), []
-        for batch in read_batches(cfg, [os.fspath(video)], workers=0, keep_clips=True):
+    def clips(self, video: Video, **options: Any) -> list[SampledClip]:
+        """Returns all views of a video, as the model gets them; arguments and errors as in `options`."""
+        clips: list[SampledClip] = []
+        for batch in read_batches(self.options(**options), [os.fspath(video)], workers=0, keep_clips=True):
             for error in batch.errors.values():
                 raise VideoError(error)
             clips += [clip for part in batch.parts for clip in part.clips]

@@ -77,11 +77,11 @@ def read_batches(
                 yield Part(batch, rows, video, paths[video], views, problems.get(video, ""))
 
     parts = (part for batch in range(-(-total // size)) for part in parts_of(batch))
-    read = partial(_read, maker, cfg.RNG_SEED, keep_clips)
+    read = partial(_read, maker, cfg.RNG_SEED, keep_clips, bool(workers))
     if workers:
         # Parts of the next batches are read ahead, so that the model does not wait.
         ahead = 2 * max(1, size // num_views)
-        outcomes = in_processes(partial(_read_single_threaded, read), parts, workers, timeout or float("inf"), ahead)
+        outcomes = in_processes(read, parts, workers, timeout or float("inf"), ahead)
     else:
         outcomes = _read_here(read, parts, timeout)
     batches: dict[int, ClipBatch] = {}
@@ -115,19 +115,16 @@ def read_batches(
 Read = tuple[np.ndarray, list[tuple[tuple[int, ...], tuple[float, ...]]], float]
 
 
-def _read(maker: ClipMaker, seed: int, keep_clips: bool, part: Part) -> Read:
+def _read(maker: ClipMaker, seed: int, keep_clips: bool, is_worker: bool, part: Part) -> Read:
     """Returns the clips of a part, uint8 [views, 3, T, H, W], numbers and times of their frames, and the seconds."""
+    if is_worker:
+        torch.set_num_threads(1)  # there is a process for each core
     if part.problem:
         raise VideoError(part.problem)
     start = time.perf_counter()
     clips = make_views(maker, part.path, part.views, seed)
     times = [(clip.numbers, clip.times) for clip in clips] if keep_clips else []
     return np.stack([clip.clip.numpy() for clip in clips]), times, time.perf_counter() - start
-
-
-def _read_single_threaded(read: Callable[[Part], Read], part: Part) -> Read:
-    torch.set_num_threads(1)  # there is a process for each core
-    return read(part)
 
 
 def _read_here(read: Callable[[Part], Read], parts: Iterable[Part], timeout: float) -> Iterator[Outcome]:

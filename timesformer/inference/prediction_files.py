@@ -1,8 +1,7 @@
 """Output files of tools/predict.py, which can be interrupted at any time and resumed.
 
 Each prediction is appended to `<output>.unfinished`, a line of JSON, after its embedding was appended to
-`<features>.float32.unfinished`. When all are there, the output files are written from these, in the order of the
-videos, and these are removed. An incomplete last line is ignored.
+`<features>.float32.unfinished`. The output files are written from these at the end, in the order of the videos.
 """
 
 import csv
@@ -10,6 +9,7 @@ import fcntl
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,7 +33,7 @@ def settings_of(classifier: Classifier, cfg: CfgNode, top_k: int, features: bool
 
 
 class PredictionFiles:
-    """Writes predictions as they are made; a context manager.
+    """Writes predictions as they are made; a context manager. Raises UserError if files cannot be written.
 
     Args:
         paths: of all videos, without repetition.
@@ -44,9 +44,6 @@ class PredictionFiles:
 
     Attributes:
         finished: numbers of the videos whose prediction is written, with the offsets of their lines.
-
-    Raises:
-        UserError: if the files exist, are locked by another process, have other settings, or cannot be written.
     """
 
     def __init__(
@@ -66,14 +63,9 @@ class PredictionFiles:
             raise UserError(f"{' and '.join(existing)} already exists: {_ELSEWHERE}, or --overwrite")
         self.finished: dict[int, int] = {}
         self._journal = self._open(self._journal_path)
-        self._rows: BinaryIO | None = None
-        try:
-            self._check_settings(overwrite)
-            self._rows = self._open(self._rows_path) if self._rows_path else None
-            self._resume()
-        except BaseException:
-            self.__exit__()
-            raise
+        self._check_settings(overwrite)
+        self._rows = self._open(self._rows_path) if self._rows_path else None
+        self._resume()
 
     def __enter__(self) -> "PredictionFiles":
         return self
@@ -105,12 +97,13 @@ class PredictionFiles:
 
     def finish(self, header: dict[str, Any], num_classes: int) -> None:
         """Writes the output files, with `header` in JSON, and removes the unfinished ones."""
-        if self._features:
-            _write(self._features, self._write_features)
+        write: Callable[[BinaryIO], None] = partial(self._write_csv, num_classes)
         if self._output and self._output.suffix == ".json":
-            _write(self._output, lambda file: self._write_json(file, header))
-        elif self._output:
-            _write(self._output, lambda file: self._write_csv(file, num_classes))
+            write = partial(self._write_json, header)
+        for path, write_file in ((self._features, self._write_features), (self._output, write)):
+            if path:
+                with report_write_errors(path, _ELSEWHERE):
+                    write_atomically(path, write_file)
         with report_write_errors(self._journal_path, _ELSEWHERE):
             self._journal_path.unlink()
             if self._rows_path:
@@ -135,7 +128,7 @@ class PredictionFiles:
         self._journal.seek(0)
         line, problem = self._journal.readline(), ""
         if line.endswith(b"\n"):
-            before = _parse(line)
+            before = json.loads(line) if line.startswith(b"{") else {}
             if before.keys() != self._settings.keys():
                 problem = "was not written by this version"
             elif changes := [f"{k} was {before[k]}, is {now}" for k, now in self._settings.items() if before[k] != now]:
@@ -158,12 +151,12 @@ class PredictionFiles:
             if not line.endswith(b"\n"):
                 self._journal.truncate(offset)
                 break
-            content = _parse(line)
+            content = json.loads(line)
             start, dim = content.get("embedding", (0, 0))
             end = start + dim * _FLOAT.itemsize
             if end <= rows_end:  # false only if the whole node crashed between the two writes
                 used = max(used, end)
-                if content.get("video") in numbers:
+                if content["video"] in numbers:
                     self.finished[numbers[content["video"]]] = offset
         self._journal.seek(0, io.SEEK_END)
         if self._rows:
@@ -181,7 +174,7 @@ class PredictionFiles:
                 file.seek(self.finished[number])
                 yield json.loads(file.readline())
 
-    def _write_csv(self, file: BinaryIO, num_classes: int) -> None:
+    def _write_csv(self, num_classes: int, file: BinaryIO) -> None:
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)
         writer = csv.writer(text, lineterminator="\n")
         columns = [column for rank in range(1, num_classes + 1) for column in (f"class_{rank}", f"probability_{rank}")]
@@ -191,7 +184,7 @@ class PredictionFiles:
             writer.writerow([line["video"], *(cells or [""] * len(columns)), line.get("error", "")])
         text.detach()
 
-    def _write_json(self, file: BinaryIO, header: dict[str, Any]) -> None:
+    def _write_json(self, header: dict[str, Any], file: BinaryIO) -> None:
         file.write(json.dumps(header, indent=2).encode().removesuffix(b"\n}") + b',\n  "videos": [')
         separator = b"\n    "
         for line in self._lines():
@@ -207,17 +200,3 @@ class PredictionFiles:
         rows = np.fromfile(self._rows_path, _FLOAT).reshape(-1, dim) if found else np.empty((0, 0), _FLOAT)
         order = [offset // (dim * _FLOAT.itemsize) for _, offset, _ in found]
         np.savez(file, names=np.array([name for name, *_ in found], str), embeddings=rows[order])
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    """Returns a line of the journal, {} if it is none."""
-    try:
-        content = json.loads(line)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    with report_write_errors(path, _ELSEWHERE):
-        write_atomically(path, write)
