@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 from types import ModuleType
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from hypothesis import settings
 from PIL import Image
 
 from tests.loopback import Server
-from tests.processes import ranks, unhurried  # noqa: F401
+from tests.processes import Outcome, ranks, unhurried  # noqa: F401
 from timesformer.runtime.signals import STOPPING, clear_signals
 from timesformer.torchvision_import import repair_torchvision
 
@@ -143,14 +142,6 @@ def load_tool(name: str) -> ModuleType:
 def converter() -> ModuleType:
     """timesformer.models.weights.convert, for tests that do not import torch before they need to."""
     return importlib.import_module("timesformer.models.weights.convert")
-
-
-class Outcome(NamedTuple):
-    """How a command ended: exit code, and what it said on stdout and stderr."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture

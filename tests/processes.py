@@ -19,15 +19,15 @@ from timesformer.runtime import ranks as runtime_ranks
 from timesformer.runtime.launch import launch, run_and_report
 
 
-class Ended(NamedTuple):
-    """How a process ended: exit code, stdout and stderr."""
+class Outcome(NamedTuple):
+    """How a command or process ended: exit code, and what it wrote to stdout and stderr."""
 
     code: int
     out: str
     err: str
 
 
-Ranks = Callable[..., list[Ended]]
+Ranks = Callable[..., list[Outcome]]
 
 
 @pytest.fixture
@@ -35,15 +35,11 @@ def ranks(tmp_path: Path) -> Iterator[Ranks]:
     """ranks(number, work, **variables): runs `work(rank)`, which returns an exit code, in processes of torchrun."""
     started: list[multiprocessing.Process] = []
 
-    def run(number: int, work: Callable[[int], int | None], **variables: str) -> list[Ended]:
+    def run(number: int, work: Callable[[int], int | None], **variables: str) -> list[Outcome]:
         folder = tmp_path / f"ranks{len(started)}"
         folder.mkdir()
-        world = {
-            "WORLD_SIZE": number,
-            "LOCAL_WORLD_SIZE": number,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": free_port(),
-        }
+        world = {"WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}
+        world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
         processes = []
         for rank in range(number):
             environment = {**world, "RANK": rank, "LOCAL_RANK": rank, **variables}
@@ -58,7 +54,7 @@ def ranks(tmp_path: Path) -> Iterator[Ranks]:
         texts = [(folder / f"{rank}.{name}").read_text() for rank in range(number) for name in ("out", "err")]
         codes = [process.exitcode for process in processes]
         assert None not in codes, f"processes did not end: {codes}\n" + "\n".join(texts)
-        return [Ended(code, out, err) for code, out, err in zip(codes, texts[::2], texts[1::2], strict=True)]
+        return [Outcome(code, out, err) for code, out, err in zip(codes, texts[::2], texts[1::2], strict=True)]
 
     yield run
     for process in started:

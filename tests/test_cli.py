@@ -57,26 +57,17 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["model_state"]
 
 
-RESULT_KEYS = """schema_version top1 top5 mean_class_top1 num_videos num_classes num_views class_names per_class
-class_counts unreadable loss seconds train_seconds total_train_seconds checkpoint weights checkpoint_epochs total_epochs
-val_top1 finished device peak_memory_bytes config versions"""
-
-
 def test_results_and_predictions(finished: Path) -> None:
     found, rows = results(finished), list(csv.DictReader((finished / "predictions.csv").open()))
-    assert set(found) == set(RESULT_KEYS.split())
     assert (found["num_videos"], found["num_classes"], found["num_views"]) == (6, 3, 6)
     assert [row["class"] for row in found["per_class"]] == ["catch", "walk", "wave"] == found["class_names"]
     assert [sum(row[key] for row in found["per_class"]) for key in ("num_videos", "predicted")] == [6, 6]
     correct = sum(row["correct"] for row in found["per_class"])
     assert found["class_counts"] == {"train": [4, 4, 4], "val": [2, 2, 2], "test": [2, 2, 2]}
-    assert 100e6 < found["peak_memory_bytes"] < 10e9  # PyTorch alone takes more than the former
+    assert 100e6 < found["peak_memory_bytes"] < 10e9
     assert found["checkpoint"] == str(finished / "checkpoints" / "best.pyth")
     assert [row["video"] for row in rows][:3] == ["catch/test0", "catch/test1", "walk/test0"]
     assert [row["label"] for row in rows] == ["catch", "catch", "walk", "walk", "wave", "wave"]
-    probabilities = [float(rows[0][f"probability_{rank}"]) for rank in (1, 2, 3)]
-    assert probabilities == sorted(probabilities, reverse=True)
-    assert sum(probabilities) == pytest.approx(1, abs=1e-5)
     assert sum(row["class_1"] == row["label"] for row in rows) == correct
     assert found["top1"] == found["mean_class_top1"] == pytest.approx(100 * correct / 6, abs=1e-3)
 

@@ -1,7 +1,6 @@
 """Predictions in Python."""
 
 import csv
-import math
 import os
 import threading
 from collections.abc import Callable
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 import timesformer
 from timesformer.config import get_cfg
@@ -103,22 +101,6 @@ def test_a_video_that_hangs_the_decoder_is_given_up(tiny_checkpoint: Path, clips
         assert hanging.error.startswith(str(tmp_path))
         assert "DATA.DECODE_TIMEOUT" in hanging.error
         assert not readable.error
-
-
-def test_clips_hold_the_pixels_of_their_frames(tiny_checkpoint: Path, tmp_path: Path):
-    for number in range(6):
-        Image.fromarray(np.full((20, 24, 3), (200, 40 * number, 0), np.uint8)).save(tmp_path / f"{number}.png")
-    options = ["DATA.SAMPLER", "equidistant", "DATA.REVERSE_INPUT_CHANNEL", "True", "DATA.NUM_FRAMES", "3"]
-    classifier = load_model(tiny_checkpoint, "cpu", options)
-    one = classifier.predict(tmp_path, crops=3, keep_clips=True).clips
-    assert [clip.view for clip in one] == [0, 1, 2]
-    for clip, other in zip(one, classifier.clips(tmp_path, crops=3), strict=True):
-        assert clip.numbers == other.numbers == (0, 2, 4)
-        assert all(map(math.isnan, clip.times))  # a folder of frames has no times
-        assert clip.frames.shape == (3, 16, 16, 3)
-        assert clip.frames[2, 0, 0].tolist() == [200, 160, 0]
-        assert clip.clip[:, 2, 0, 0].tolist() == [0, 160, 200]
-        assert torch.equal(clip.clip, other.clip)
 
 
 FAMILIES = {

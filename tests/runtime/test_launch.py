@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 
 from tests.conftest import ROOT
 from tests.patience import PATIENCE, wait_until
-from tests.processes import Ended, Ranks, free_port
+from tests.processes import Outcome, Ranks, free_port
 from timesformer.config import get_cfg
 from timesformer.errors import UserError
 from timesformer.runtime import distributed, launch
@@ -145,13 +145,13 @@ def test_two_processes_train_and_test(tiny_command: list[str], tmp_path: Path, w
 
 
 @pytest.fixture
-def run_two(ranks: Ranks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Callable], Ended]:
+def run_two(ranks: Ranks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Callable], Outcome]:
     """run_two(main): how a process ends that runs `main` in two processes."""
     forking = multiprocessing.get_context("fork")
     monkeypatch.setattr("multiprocessing.get_context", lambda _: forking)
     infos = [DistInfo(rank, 2, rank, 2) for rank in range(2)]
 
-    def run(main: Callable[[CfgNode], object]) -> Ended:
+    def run(main: Callable[[CfgNode], object]) -> Outcome:
         def work(_: int) -> int:
             install_signal_handlers()
             url = (tmp_path / "rendezvous").as_uri()
