@@ -33,7 +33,7 @@ from timesformer.runtime import distributed, signals
 from timesformer.runtime.device import autocast, choose_device, prefetch_to_device, set_float32_precision
 from timesformer.runtime.logging import STEP, MetricsWriter, duration, progress_bar
 from timesformer.runtime.ranks import dist_info, is_main_process
-from timesformer.runtime.run_folder import best_path, config_path, move_previous_run, remove_partial_files
+from timesformer.runtime.run_folder import best_path, config_path, move_previous_run
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,6 @@ class Trainer:
         """Prepares data, model, optimizer and loss, and restores the newest checkpoint or loads initial weights."""
         set_float32_precision(self.cfg)
         self.setup_data()
-        if is_main_process():
-            remove_partial_files(self.cfg)
         newest = checkpoint.newest_checkpoint(self.cfg) if self.cfg.TRAIN.AUTO_RESUME else None
         self.setup_model(resuming=newest is not None)
         self.setup_optimizer()

@@ -138,34 +138,13 @@ class Classifier:
         """Returns a hash of the weights and class names."""
         return fingerprint(self.model, self.class_names)
 
-    def predict(
-        self,
-        video: Video,
-        *,
-        top_k: int = 5,
-        views: int | None = None,
-        crops: int | None = None,
-        sampler: str | None = None,
-        keep_clips: bool = False,
-        features: bool = False,
-    ) -> Prediction:
-        """Predicts the class of a video, as a test of the same checkpoint does.
-
-        Args:
-            video: path of a video file or a folder of frames.
-            top_k: number of classes in `Prediction.top`.
-            views: clips along the time; default: TEST.NUM_ENSEMBLE_VIEWS of the checkpoint.
-            crops: of each clip, 1 (centre) or 3 (along the longer side); default: TEST.NUM_SPATIAL_CROPS.
-            sampler: dense, uniform, equidistant, random or segment; default: that of the checkpoint's tests.
-            keep_clips: fill `Prediction.clips`.
-            features: fill `Prediction.embedding`.
+    def predict(self, video: Video, **options: Any) -> Prediction:
+        """Predicts the class of a video, as a test of the same checkpoint does; arguments as `predict_many`.
 
         Raises:
             VideoError: if the video cannot be read.
-            ConfigError: if the sampler or the number of views or crops is invalid.
         """
-        cfg = self.options(views, crops, sampler)
-        ((_, prediction),) = self.as_completed(cfg, [os.fspath(video)], top_k, keep_clips, features, workers=0)
+        (prediction,) = self.predict_many([video], workers=0, **options)
         if prediction.error:
             raise VideoError(prediction.error)
         return prediction
@@ -182,10 +161,22 @@ class Classifier:
         features: bool = False,
         workers: int | None = None,
     ) -> Iterator[Prediction]:
-        """Predicts the classes of many videos, in order, in batches; arguments as `predict`.
+        """Predicts the classes of many videos, in order, in batches.
 
-        `workers` processes read the videos; default: one for each core; 0: this process. `Prediction.error` says why a
-        video cannot be read, or made the decoder hang or crash.
+        `Prediction.error` says why a video cannot be read, or made the decoder hang or crash.
+
+        Args:
+            videos: paths of video files or folders of frames.
+            top_k: number of classes in `Prediction.top`.
+            views: clips along the time; default: TEST.NUM_ENSEMBLE_VIEWS of the checkpoint.
+            crops: of each clip, 1 (centre) or 3 (along the longer side); default: TEST.NUM_SPATIAL_CROPS.
+            sampler: dense, uniform, equidistant, random or segment; default: that of the checkpoint's tests.
+            keep_clips: fill `Prediction.clips`.
+            features: fill `Prediction.embedding`.
+            workers: number of processes that read; default: one for each core; 0: read in this process.
+
+        Raises:
+            ConfigError: if the sampler or the number of views or crops is invalid.
         """
         paths = [os.fspath(video) for video in videos]
         cfg = self.options(views, crops, sampler)

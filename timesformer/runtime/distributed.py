@@ -52,9 +52,8 @@ def _destroy(abort: bool) -> None:
 
 def destroy_process_group() -> None:
     """Leaves the process group once all processes have called this."""
-    if dist_info().world_size > 1:
-        barrier()
-        ranks.leave()
+    barrier()
+    ranks.leave()
 
 
 def all_reduce(tensor: Tensor, op: Literal["sum", "max"]) -> None:

@@ -68,8 +68,7 @@ def _launch_node(cfg: CfgNode, main: Main, node: int, num_nodes: int, init_metho
         init_method = init_method or _master_url()
         if not init_method:
             raise UserError(
-                f"NUM_SHARDS is {num_nodes}: give all nodes the same --init_method tcp://HOST:PORT, where HOST is the "
-                "node with --shard_id 0 and PORT is free on it"
+                f"NUM_SHARDS is {num_nodes}: give --init_method tcp://HOST:PORT of the node of --shard_id 0"
             )
     if local_size == 1:
         return _run(cfg, main, infos[0], init_method)
@@ -168,9 +167,8 @@ def run_processes(cfg: CfgNode, main: Main, infos: list[DistInfo], init_method: 
     code = next((process.exitcode for process in processes if process.exitcode), 0)
     for process, info in zip(processes, infos, strict=True):
         if (process.exitcode or 0) < 0:
-            name = signal.Signals(-process.exitcode).name
-            hint = " (out of memory?)" if name == "SIGKILL" else ""
-            logger.error("rank %d of %d was killed by %s%s", info.rank, info.world_size, name, hint)
+            name = signal.Signals(-process.exitcode).name  # SIGKILL: out of memory, for instance
+            logger.error("rank %d of %d was killed by %s", info.rank, info.world_size, name)
             code = 1
     _end(processes)
     return code
@@ -241,10 +239,9 @@ def run_and_report(function: Callable[[], int]) -> int:
     except UserError as error:
         return _fail(2, f"error: {error}", error)
     except KeyboardInterrupt as error:
-        is_saved = isinstance(error, signals.StopRequested)
-        saved = "the checkpoint just saved" if is_saved else "its last checkpoint, if any"
+        saved = "the checkpoint just saved" if isinstance(error, signals.StopRequested) else "its last checkpoint"
         return _fail(exit_code(error), f"interrupted; the same command resumes from {saved}", error)
-    except Exception as error:  # caught, so that it is logged and the DataLoader workers end
+    except Exception as error:
         return _fail(1, "the run failed", error)
 
 

@@ -60,7 +60,8 @@ def with_output_dir(cfg: CfgNode, folder: Path) -> CfgNode:
 def lock_output_dir(output: Path) -> Iterator[None]:
     """Creates an output folder and locks it for a block; UserError if another run has locked it.
 
-    The lock (POSIX) ends with the process, works on network disks, and is not inherited by DataLoader workers.
+    The lock (POSIX) ends with the process, works on network disks, and is not inherited by DataLoader workers. Deletes
+    the incomplete files of a killed process.
     """
     with report_write_errors(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -79,6 +80,8 @@ def lock_output_dir(output: Path) -> Iterator[None]:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
+        for path in [*output.glob(f"*{PARTIAL_SUFFIX}"), *output.glob(f"{CHECKPOINTS}/*{PARTIAL_SUFFIX}")]:
+            path.unlink(missing_ok=True)
         yield
 
 
@@ -104,13 +107,6 @@ def move_aside(folder: Path, paths: Iterable[Path]) -> Path:
             if path.exists():
                 shutil.move(path, target / path.name)
     return target
-
-
-def remove_partial_files(cfg: CfgNode) -> None:
-    """Deletes the incomplete files of a killed process."""
-    for folder in (Path(cfg.OUTPUT_DIR), checkpoint_folder(cfg)):
-        for path in folder.glob(f"*{PARTIAL_SUFFIX}"):
-            path.unlink(missing_ok=True)
 
 
 def epoch_checkpoints(folder: Path) -> list[tuple[tuple[int, int], Path]]:

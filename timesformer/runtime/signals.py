@@ -14,7 +14,6 @@ EXIT_REQUEUE = 75  # asks the scheduler to start the same command again (EX_TEMP
 REPEATED = 2.0  # seconds in which a second signal counts as the first one, repeated by a launcher
 _REQUEUE = (signal.SIGUSR1, signal.SIGUSR2)
 STOPPING = (signal.SIGINT, signal.SIGTERM, *_REQUEUE)
-_NOTICE = b"\nCtrl-C: the run stops after this step and saves it; press Ctrl-C again to stop at once, without saving\n"
 
 _received: int | None = None  # the signal that was raised as KeyboardInterrupt
 _deferred: int | None = None  # the signal to raise at the end of `defer_signals`
@@ -120,7 +119,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
         if _may_stop_now and not _depth:
             raise StopRequested(number)
         if number == signal.SIGINT and not _is_distributed:
-            os.write(2, _NOTICE)  # a signal handler must not use buffered files
+            os.write(2, b"\nCtrl-C: the run stops after this step and saves it; press Ctrl-C again to stop at once\n")
         return
     is_repeated = _requested is not None and time.monotonic() < _requested_at + REPEATED
     if is_repeated and (number != signal.SIGINT or _is_distributed):
