@@ -2,8 +2,8 @@
 
 import csv
 import os
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -127,18 +127,10 @@ def test_the_head_computes_the_logits_from_the_embedding(family: str, tiny_check
 
 
 def test_threads_share_a_model(classifier: Classifier, clips: list[str]):
-    expected = [classifier.predict(clip).probabilities for clip in clips]
-    found: dict[int, np.ndarray] = {}
-
-    def predict(number: int) -> None:
-        found[number] = classifier.predict(clips[number], features=number % 2).probabilities
-
-    threads = [threading.Thread(target=predict, args=(number,)) for number in range(len(clips))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(np.array_equal(found[number], expected[number]) for number in range(len(clips)))
+    expected = map(classifier.predict, clips)
+    with ThreadPoolExecutor(len(clips)) as threads:
+        found = threads.map(lambda number: classifier.predict(clips[number], features=number % 2), range(len(clips)))
+    assert all(map(equal, found, expected))
 
 
 def test_configurations_of_other_versions_load(tiny_checkpoint: Path, tmp_path: Path):

@@ -109,9 +109,8 @@ def test_a_killed_command_resumes_and_writes_the_same_files(
     output.unlink()
     features.unlink()
 
-    frame, hanging = (videos / "5/0.jpg").read_bytes(), videos / "5/0.jpg"
-    hanging.unlink()
-    os.mkfifo(hanging)
+    hanging = (videos / "5/0.jpg").rename(tmp_path / "0.jpg")
+    os.mkfifo(videos / "5/0.jpg")
     command = [sys.executable, ROOT / "tools/predict.py", "--checkpoint", tiny_checkpoint, "--device", "cpu"]
     process = subprocess.Popen([*map(str, [*command, "--workers", 1, *arguments])], cwd=tmp_path)
     journal = tmp_path / "out.csv.unfinished"
@@ -119,8 +118,7 @@ def test_a_killed_command_resumes_and_writes_the_same_files(
     process.kill()
     assert process.wait() == -signal.SIGKILL
 
-    hanging.unlink()
-    hanging.write_bytes(frame)
+    hanging.rename(videos / "5/0.jpg")
     *whole, last = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(whole) + last[:-9])  # as if it was killed while it wrote a line
     opened, open_video = [], clips.open_video

@@ -38,9 +38,9 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
-NodeName=DEFAULT NodeHostname={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
-NodeName=node1 Port={first}
-NodeName=node2 Port={second}
+NodeName=DEFAULT CPUs=2 State=UNKNOWN
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first}
+NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 State=UP
 """
 
