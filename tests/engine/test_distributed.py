@@ -14,13 +14,13 @@ import torch
 from fvcore.common.config import CfgNode
 
 from tests.conftest import load_tool
-from tests.processes import Ended, Ranks
+from tests.processes import Outcome, Ranks
 from timesformer.engine import trainer
 from timesformer.runtime.ranks import dist_info
 
 pytestmark = pytest.mark.slow
 TWO_NODES = {"LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-Run = Callable[..., list[Ended]]
+Run = Callable[..., list[Outcome]]
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def run(ranks: Ranks, tiny_command: list[str]) -> Run:
     """run(number, output, *options): `tiny_command` in so many processes, without dropout."""
     tool = load_tool("run_net")
 
-    def run_processes(number: int, output: Path, *options: object, code: int = 0, **variables: str) -> list[Ended]:
+    def run_processes(number: int, output: Path, *options: object, code: int = 0, **variables: str) -> list[Outcome]:
         fixed = ["MODEL.DROPOUT_RATE", 0.0, "TIMESFORMER.DROP_PATH_RATE", 0.0, "TENSORBOARD.ENABLE", False]
         arguments = [*tiny_command, *map(str, [*fixed, "OUTPUT_DIR", output, *options])]
 
