@@ -116,7 +116,7 @@ class Classifier:
     """A trained model with its configuration and class names; several threads may use it."""
 
     cfg: CfgNode  # of the checkpoint with the overrides
-    model: nn.Module  # in evaluation mode; normalised clips, float [batch, 3, T, H, W], to logits
+    model: nn.Module  # in evaluation mode; normalized clips, float [batch, 3, T, H, W], to logits
     class_names: tuple[str, ...]  # in the order of the model's outputs
     device: torch.device
     path: str | Path  # of the checkpoint
@@ -169,7 +169,7 @@ class Classifier:
             videos: paths of video files or folders of frames.
             top_k: number of classes in `Prediction.top`.
             views: clips along the time; default: TEST.NUM_ENSEMBLE_VIEWS of the checkpoint.
-            crops: of each clip, 1 (centre) or 3 (along the longer side); default: TEST.NUM_SPATIAL_CROPS.
+            crops: of each clip, 1 (center) or 3 (along the longer side); default: TEST.NUM_SPATIAL_CROPS.
             sampler: dense, uniform, equidistant, random or segment; default: that of the checkpoint's tests.
             keep_clips: fill `Prediction.clips`.
             features: fill `Prediction.embedding`.
