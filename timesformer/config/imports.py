@@ -15,8 +15,7 @@ def import_modules(names: Iterable[str]) -> None:
     Args:
         names: dotted names, which are looked up in the current folder too, or paths of `.py` files.
 
-    Raises:
-        UserError: if a module does not exist, or an error occurs in it.
+    Raises UserError if a module does not exist, or an error occurs in it.
     """
     for name in names:
         path = Path(name).expanduser()

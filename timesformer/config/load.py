@@ -93,8 +93,7 @@ def load_for_use(
         path: YAML file that replaces it.
         overrides: KEY VALUE KEY VALUE ...
 
-    Raises:
-        ConfigError: if `saved` is not YAML, or the file, the overrides or the values that matter are not valid.
+    Raises ConfigError if `saved` is not YAML, or the file, the overrides or the values that matter are not valid.
     """
     problems: list[str] = []
     given = [*(_read_yaml(Path(path)) if path else ()), *_read_overrides(overrides, problems)]

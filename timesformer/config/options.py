@@ -137,8 +137,7 @@ def register_option(key: str, default: Any, affects: str, help: str, **rules: An
         key, default, affects, help: as in `Option`.
         rules: further fields of `Option`, such as `choices`, `low` and `read_by`.
 
-    Raises:
-        ValueError: if another option has the key, `affects` has an unknown word, or the default is not valid.
+    Raises ValueError if another option has the key, `affects` has an unknown word, or the default is not valid.
     """
     option = Option(key, default, affects, help, **rules)
     if unknown := set(affects.split()) - set(EFFECTS):

@@ -28,8 +28,7 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
 
     A manifest in DATA.PATH_TO_DATA_DIR, else in DATA.PATH_PREFIX, adds frame counts and known problems to the records.
 
-    Raises:
-        DataError: the dataset is unknown, missing, malformed, or does not have MODEL.NUM_CLASSES classes.
+    Raises DataError if the dataset is unknown, missing, malformed, or does not have MODEL.NUM_CLASSES classes.
     """
     key = "TEST.DATASET" if split == "test" else "TRAIN.DATASET"
     name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET

@@ -96,8 +96,7 @@ class ClipMaker:
             views: numbers from 0 to num_views - 1.
             rngs: the only source of randomness, for each view.
 
-        Raises:
-            VideoError: if the video cannot be read.
+        Raises VideoError if the video cannot be read.
         """
         with as_video_error(record.path):
             num_frames, fps = known_length(record)

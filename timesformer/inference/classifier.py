@@ -141,8 +141,7 @@ class Classifier:
     def predict(self, video: Video, **options: Any) -> Prediction:
         """Predicts the class of a video, as a test of the same checkpoint does; arguments as `predict_many`.
 
-        Raises:
-            VideoError: if the video cannot be read.
+        Raises VideoError if the video cannot be read.
         """
         (prediction,) = self.predict_many([video], workers=0, **options)
         if prediction.error:
@@ -175,8 +174,7 @@ class Classifier:
             features: fill `Prediction.embedding`.
             workers: number of processes that read; default: one for each core; 0: read in this process.
 
-        Raises:
-            ConfigError: if the sampler or the number of views or crops is invalid.
+        Raises ConfigError if the sampler or the number of views or crops is invalid.
         """
         paths = [os.fspath(video) for video in videos]
         cfg = self.options(views, crops, sampler)

@@ -54,8 +54,7 @@ class Plan:
 
     Equal cells of several rows are one. `folder` is that of the page.
 
-    Raises:
-        StudyError: if a table does not exist, data or weights are not given, or options are not valid.
+    Raises StudyError if a table does not exist, data or weights are not given, or options are not valid.
     """
 
     def __init__(self, study: Study, choices: Choices, numbers: Sequence[int] = (), sweep: Table | None = None) -> None:

@@ -129,8 +129,7 @@ def report_worker_death(*loaders: DataLoader) -> Iterator[None]:
 
     Enclose everything that is done while the workers live, because DataLoader raises their death anywhere.
 
-    Raises:
-        UserError: if a worker dies or its connection breaks, or shared memory or file descriptors are too few.
+    Raises UserError if a worker dies or its connection breaks, or shared memory or file descriptors are too few.
     """
     for loader in loaders:
         loader.dataset.worker_status.needed = True

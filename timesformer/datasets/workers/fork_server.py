@@ -68,8 +68,7 @@ class ForkServer:
         Returns:
             A number for `end`, and the connection.
 
-        Raises:
-            OSError: if the server cannot be started, or too many files are open.
+        Raises OSError if the server cannot be started, or too many files are open.
         """
         request = _Start(next(self._numbers), module, os.getcwd(), list(map(str, sys.path)))
         mine, theirs = socket.socketpair()
