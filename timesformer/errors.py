@@ -1,4 +1,4 @@
-"""The base of every error that a user can mend, and the wording of lists in its message."""
+"""The base of user errors, and the wording of lists in their messages."""
 
 from collections.abc import Iterable
 

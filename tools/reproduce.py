@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run a study and write its tables and figures, with the published results beside ours.
+"""Run a study and write its tables and figures, with the published results next to ours.
 
 python tools/reproduce.py hmdb_simp --demo --jobs 2
 python tools/reproduce.py hmdb_simp --data /data/HMDB_simp --table 1 --weights K400=TimeSformer_divST_8x32_224_K400.pyth
@@ -26,8 +26,8 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
     add("study", type=as_source, metavar="STUDY", help=f"{known}, or a file")
-    add("--demo", action="store_true", help="small models on made clips: minutes on two cores, no data needed")
-    add("--data", type=as_path, metavar="FOLDER", help="the dataset; with --demo, where its clips are made")
+    add("--demo", action="store_true", help="small models on generated clips: minutes on two cores, no data needed")
+    add("--data", type=as_path, metavar="FOLDER", help="the dataset; with --demo, where its clips are generated")
     add("--weights", action="append", default=[], metavar="NAME=SOURCE", help="published weights; repeatable")
     add("--table", type=int, action="append", default=[], metavar="N", help="run only this table; repeatable")
     add("--seeds", type=int, metavar="N", help="training seeds, 1 to N, of every row (default: the study's)")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tools.benchmark import command_line
-from tools.benchmark.made_clips import Recipe
+from tools.benchmark.generated_clips import Recipe
 from tools.benchmark.readers import READERS
 
 SMALL = str(Path(__file__).resolve().parents[2] / "configs/Demo/TimeSformer_divST_8x2_48.yaml")

@@ -107,7 +107,7 @@ def check(found: Clips, monkeypatch: pytest.MonkeyPatch) -> None:
             assert found[video][1] is not False
 
 
-def test_damaged_copies_of_made_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_copies_of_generated_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: Clips = []
     for name, (codec, options) in KINDS.items():
         data = encode(tmp_path / name, moving_scene(12, WIDTH, HEIGHT), codec, **options).read_bytes()

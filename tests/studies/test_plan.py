@@ -95,7 +95,7 @@ def test_invalid_options_are_reported_with_the_row(study: Study, choices: Choice
 
 
 @pytest.mark.slow
-def test_made_clips_get_the_layout_of_other_datasets(tmp_path: Path) -> None:
+def test_generated_clips_get_the_layout_of_other_datasets(tmp_path: Path) -> None:
     for layout in ("hmdb_simp", "muwiges", "ucf101"):
         folder = make(DemoData(seed=5, clips=(8, 2, 2), classes=("left", "right"), layout=layout), tmp_path, 1)
         options = ["TRAIN.DATASET", layout, "TEST.DATASET", layout, "MODEL.NUM_CLASSES", "2"]

@@ -25,7 +25,7 @@ _REASONS = {
         "DATA.CROP_SIZE DATA.TEMPORAL_EXTENT SOLVER.GAMMA SOLVER.STEP_SIZE SOLVER.WARMUP_FACTOR"
     ),
     "a clip has one label": "DATA.MULTI_LABEL",
-    "each loading process decodes in one thread": "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE",
+    "each DataLoader worker decodes in one thread": "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE",
     "MODEL.MODEL_NAME alone says which model it is": "MODEL.ARCH",
     "the dataset itself names its classes": "TENSORBOARD.CLASS_NAMES_PATH",
     "tools/visualize.py draws what a model attends to": (

@@ -13,14 +13,14 @@ from timesformer.config import get_cfg
 from timesformer.errors import UserError
 from timesformer.runtime.resource_limits import available_cores
 from tools.benchmark import loading, models, readers, training
-from tools.benchmark.made_clips import RECIPES, make_clip, small_recipes
+from tools.benchmark.generated_clips import RECIPES, make_clip, small_recipes
 from tools.benchmark.tables import show
 
 PRECISIONS = ["fp32", "bf16"]
 COMMANDS = {
     "models": "parameters, operations, time and memory of configurations",
     "train": "training and inference: this project, original, Hugging Face",
-    "data": "decoding, cropping and loading of made clips",
+    "data": "decoding, cropping and loading of generated clips",
     "memory": "memory of a DataLoader worker over many clips",
     "lists": "time and memory to open the list of a large dataset",
     "checkpoint": "writing, checking and loading checkpoints",
@@ -39,7 +39,7 @@ OPTIONS = (  # commands, option, default value or arguments of `add_argument`, h
     ("train", "--compile", False, "also this project's model compiled"),
     ("train", "--recompute", "none", "also with this MODEL.ACT_CHECKPOINT"),
     ("train", "--memory", False, "also measure memory, each in a fresh process"),
-    ("train", "--data", False, "train on made clips, and measure the wait for them"),
+    ("train", "--data", False, "train on generated clips, and measure the wait for them"),
     ("train", "--workers", available_cores(), "DataLoader workers, with --data"),
     ("data", "--videos", {"type": as_path, "nargs": "+", "default": []}, "more files or folders of frames"),
     ("data", "--starts", 5, "clips read of each file in a round"),

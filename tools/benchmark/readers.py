@@ -20,7 +20,7 @@ from timesformer.config import get_cfg
 from timesformer.datasets.decoding.open import frame_files, open_video
 from timesformer.datasets.transforms import spatial
 from timesformer.datasets.transforms.sampling import Uniform, VideoInfo
-from tools.benchmark.made_clips import moving_scene
+from tools.benchmark.generated_clips import moving_scene
 from tools.benchmark.tables import header, row
 from tools.benchmark.timing import describe_machine, one_core, time_in_turn
 
