@@ -27,7 +27,6 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
     """Find the clips of `split` ("train", "val" or "test") of TRAIN.DATASET (train, val) or TEST.DATASET (test).
 
     A manifest in DATA.PATH_TO_DATA_DIR, else in DATA.PATH_PREFIX, adds frame counts and known problems to the records.
-
     Raises DataError if the dataset is unknown, missing, malformed, or does not have MODEL.NUM_CLASSES classes.
     """
     key = "TEST.DATASET" if split == "test" else "TRAIN.DATASET"
@@ -43,8 +42,7 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
         names = f"(TRAIN.DATASET is {cfg.TRAIN.DATASET}, but TEST.DATASET {cfg.TEST.DATASET})"
         raise DataError(f"{error}\n{names}") from error
     _check_split(found, f"{key} {name}, split {split}")
-    classes = len(found.class_names)
-    if classes != cfg.MODEL.NUM_CLASSES:
+    if (classes := len(found.class_names)) != cfg.MODEL.NUM_CLASSES:
         raise DataError(
             f"{cfg.DATA.SPLITS_DIR or cfg.DATA.PATH_TO_DATA_DIR} has {classes} classes ({shorten(found.class_names)}), "
             f"but MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}: set MODEL.NUM_CLASSES {classes}, "

@@ -71,10 +71,8 @@ class SampledClip:
 class ClipMaker:
     """Makes the clips of a split ("train", "val" or "test") from videos.
 
-    Attributes:
-        training: whether the split is "train".
-        num_crops, num_views: crops of a clip, and views (clips along the time x crops) of a video; 1 unless in testing.
-        crop_size: height and width of a clip in pixels.
+    `num_crops` of a clip and `num_views` (clips along the time x crops) of a video are 1 unless in testing; `crop_size`
+    is the height and width of a clip in pixels.
     """
 
     def __init__(self, cfg: CfgNode, split: str) -> None:
@@ -89,14 +87,9 @@ class ClipMaker:
         self._data = cfg.DATA
 
     def make(self, record: VideoRecord, views: Sequence[int], rngs: Sequence[RandomState]) -> list[SampledClip]:
-        """Decode, crop and augment views of a video, which is opened once.
+        """Decode, crop and augment views (0 to num_views - 1) of a video, which is opened once.
 
-        Args:
-            record: the video.
-            views: numbers from 0 to num_views - 1.
-            rngs: the only source of randomness, for each view.
-
-        Raises VideoError if the video cannot be read.
+        `rngs`, one for each view, are the only source of randomness. Raises VideoError if the video cannot be read.
         """
         with as_video_error(record.path):
             num_frames, fps = known_length(record)
@@ -139,8 +132,7 @@ class ClipMaker:
         except VideoError:
             if reader.num_frames in (0, num_frames):
                 raise
-            # Fewer frames decode than the file promises: sample again, now that their number is known.
-            rng.set_state(state)
+            rng.set_state(state)  # fewer frames decode than promised: sample again from those
             return self._read_frames(reader, read, view // self.num_crops, rng)
 
     def _read_frames(
@@ -280,10 +272,7 @@ def clip_rng(*key: int) -> RandomState:
 
 @contextmanager
 def as_video_error(path: str) -> Iterator[None]:
-    """Turn any error that a broken file causes in a library into a VideoError with the type of the error.
-
-    Too many open files raise an OSError: that is not a fault of this file.
-    """
+    """Turn any error that a broken file causes in a library into a VideoError; too many open files raise OSError."""
     try:
         yield
     except Exception as error:

@@ -25,15 +25,9 @@ class EpochBatchSampler(Sampler[list[Key]]):
 
     The epoch is part of the keys, because workers outlive an epoch and hold a copy of the dataset.
 
-    Args:
-        num_items: items of the dataset.
-        batch_size: keys of a batch, for all ranks together.
-        seed, shuffle: of the order.
-        labels: int (num_items,), to draw every class as often as the largest one; None: each item once.
-
-    Attributes:
-        num_items: keys of an epoch, for all ranks together.
-        start: number of the first batch of the next iteration; `len` includes those before it.
+    `batch_size` counts the keys of all ranks together, and so does the attribute `num_items`, the keys of an epoch.
+    With `labels`, int (num_items,), every class is drawn as often as the largest one; else each item once. `start` is
+    the first batch of the next iteration; `len` includes those before it.
     """
 
     def __init__(
@@ -102,10 +96,7 @@ class EpochBatchSampler(Sampler[list[Key]]):
 
 
 def _oversample(labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Items in which every class comes as often as the largest one, and how often each item came before.
-
-    All items of a class come once, in random order, before any comes again.
-    """
+    """Items with every class as often as the largest, each once before any repeats; and how often each came before."""
     by_label = np.argsort(labels, kind="stable")
     classes = np.split(by_label, np.flatnonzero(np.diff(labels[by_label])) + 1)
     largest = max(map(len, classes))

@@ -1,7 +1,4 @@
-"""The manifest of a dataset: length, size and problems of every clip, found once by `prepare.py --check`.
-
-`manifest.csv` is in the dataset's folder (DATA.PATH_TO_DATA_DIR or DATA.PATH_PREFIX), with one row per clip.
-"""
+"""The manifest of a dataset: length, size and problems of every clip, found once by `prepare.py --check`."""
 
 import bisect
 import csv
@@ -56,10 +53,7 @@ HEADER = ",".join(Row._fields)
 
 
 class Manifest:
-    """A manifest on disk; its lines are parsed on access.
-
-    Raises DataError if the file cannot be read or is not a manifest.
-    """
+    """A manifest on disk, parsed on access. Raises DataError if the file cannot be read or is not a manifest."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -19,9 +19,8 @@ class DataError(UserError):
 class VideoRecord:
     """One labelled video: `path` is a video file or a folder of frames, `name` an id that is unique in the split.
 
-    num_frames, fps: from a manifest; 0 if unknown.
-    problem: why the video cannot be read, from a manifest; empty if it can be read or was not checked.
-    bytes: size of the video when the manifest was written; 0 if unknown.
+    A manifest gives `num_frames`, `fps` and `bytes` (file size when it was written), 0 if unknown, and `problem`: why
+    the video cannot be read; empty if it can be read or was not checked.
     """
 
     path: str
@@ -52,11 +51,8 @@ class Strings(Sequence[str]):
 class Records(Sequence[VideoRecord]):
     """The videos of a split in columns: a million take less than 100 MB, which DataLoader workers share.
 
-    names: unique names of the videos.
-    labels: class indices, int64 array (videos,).
-    paths: files or folders of frames; `folder` joined with each name if None.
-    problems: why videos cannot be read, by index.
-    describe: adds to a record on access.
+    `names` are unique; `labels` are class indices, int64 (videos,); `paths` are `folder` joined with each name if None.
+    `problems` holds by index why videos cannot be read; `describe` adds to a record on access.
     """
 
     def __init__(
@@ -77,9 +73,8 @@ class Records(Sequence[VideoRecord]):
 
     def __getitem__(self, index: int) -> VideoRecord:  # type: ignore[override]  # no slices
         index = range(len(self))[index]
-        record = VideoRecord(
-            self._path(index), int(self.labels[index]), self.names[index], problem=self.problems.get(index, "")
-        )
+        path, label, problem = self._path(index), int(self.labels[index]), self.problems.get(index, "")
+        record = VideoRecord(path, label, self.names[index], problem=problem)
         return self.describe(record) if self.describe else record
 
     def _path(self, index: int) -> str:

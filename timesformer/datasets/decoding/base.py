@@ -23,12 +23,8 @@ class VideoError(UserError):
 class StreamTiming:
     """What the header of a video file says of its stream, and when its frames are shown.
 
-    Attributes:
-        num_frames: number of frames, at least 1.
-        fps: mean frame rate in frames per second, above 0.
-        duration: duration in ticks of the stream's time base, above 0.
-        times: presentation times in ticks, rising; empty where the container does not store them. The frames are then
-            taken to be evenly spread over the duration.
+    `num_frames` is at least 1; the mean `fps` and the `duration` in ticks of the stream's time base are above 0.
+    `times` are presentation times in ticks, rising; if empty, frames are spread evenly over the duration.
     """
 
     num_frames: int
@@ -39,11 +35,9 @@ class StreamTiming:
     def shown_between(self, start: float, end: float) -> tuple[int, int]:
         """Return the first and the last frame that facebookresearch/TimeSformer decodes for a clip.
 
-        It turns both positions into whole ticks, and keeps the frames shown from the first tick to the second and the
-        one frame after them. Both are the last frame if no frame is shown as late as `start`.
-
-        Args:
-            start, end: positions of the clip's first and last frame, from 0; fractions are allowed.
+        `start` and `end` are positions of its first and last frame, from 0, or between frames. Both become whole ticks;
+        the frames shown from the first to the second and the one after them are kept. Both results are the last frame
+        if no frame is shown as late as `start`.
         """
         step = self.duration / self.num_frames
         from_tick, to_tick = int(start * step), int(end * step)
@@ -60,10 +54,8 @@ class StreamTiming:
 class VideoReader(ABC):
     """Frames of one clip, by number in the order shown; a context manager.
 
-    Attributes:
-        num_frames: frames of the clip, at least 1; `read` corrects it when fewer decode than the file promises.
-        fps: frames per second; 0.0: unknown (folders of frames).
-        timing: when frames are shown; None for files without a duration and for folders of frames.
+    `num_frames` is at least 1; `read` corrects it when fewer decode than the file promises. `fps` is 0.0 if unknown.
+    `timing` is None for files without a duration and for folders of frames.
     """
 
     num_frames: int

@@ -80,8 +80,5 @@ def numbered_frames(path: str) -> list[str] | None:
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the paths of the frames in `folder`, in order; hidden files are left out.
-
-    Raises VideoError where the folder holds several clips, see `select_frames`; OSError where it cannot be listed.
-    """
+    """Return the paths of the frames in `folder`, in order. VideoError as `select_frames`, OSError as os.listdir."""
     return [Path(folder, name) for name in select_frames(os.fspath(folder), os.listdir(folder))]

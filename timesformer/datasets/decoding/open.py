@@ -14,13 +14,10 @@ __all__ = ["FRAME_EXTENSIONS", "VideoError", "VideoReader", "frame_files", "is_i
 def open_video(
     path: str | os.PathLike[str], *, short_side: int = 0, num_frames: int = 0, fps: float = 0.0
 ) -> VideoReader:
-    """Open a clip.
+    """Open a video file, a folder of frames, or numbered frames `DIR/NAME_%06d.jpg#FIRST-LAST`.
 
-    Args:
-        path: a video file, a folder of .jpg or .png frames (see `select_frames`), or numbered frames
-            `DIR/NAME_%06d.jpg#FIRST-LAST` (see `numbered_frames`), whose folder is not listed.
-        short_side: pixels; larger frames may come scaled down to it. 0: as they are.
-        num_frames, fps: known from an earlier look at the file, and trusted; 0: unknown.
+    Frames larger than `short_side` pixels may come scaled down to it; 0: as they are. `num_frames` and `fps` are known
+    from an earlier look at the file, and trusted; 0: unknown.
 
     Raises VideoError, naming the file and the reason, when there is nothing to read.
     """

@@ -20,23 +20,14 @@ _LONGEST_EMPTY_VOP = 19  # bytes: FFmpeg takes no longer packet for one that say
 
 
 class Packets(NamedTuple):
-    """Properties of the packets of a stream in decoding order.
+    """Properties of the packets of a stream in decoding order."""
 
-    Attributes:
-        times: when each frame is shown, in any unit; None if unknown.
-        keys: whether decoding may begin with it.
-        hidden: whether it is never shown.
-        b_vops: of MPEG-4 part 2, whether it is a B-frame; None if it may hold no frame.
-        broken: whether any packet is corrupt.
-        new_parameters: whether any packet changes the parameters of the codec.
-    """
-
-    times: list[int | None]
-    keys: list[bool]
-    hidden: list[bool]
-    b_vops: list[bool | None]
-    broken: bool
-    new_parameters: bool
+    times: list[int | None]  # when each frame is shown, in any unit; None if unknown
+    keys: list[bool]  # whether decoding may begin with it
+    hidden: list[bool]  # whether it is never shown
+    b_vops: list[bool | None]  # of MPEG-4 part 2, whether it is a B-frame; None if it may hold no frame
+    broken: bool  # whether any packet is corrupt
+    new_parameters: bool  # whether any packet changes the parameters of the codec
 
     @classmethod
     def scan(cls, packets: Iterable[av.Packet], codec: str) -> "Packets":
@@ -77,24 +68,19 @@ class Packets(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Packets to decode, `first` to `last`, for the frames `numbers`, which are in `packets`.
-
-    key: number of the frame in the packet `first`, with which decoding begins.
-    """
+    """Packets to decode, `first` to `last`, for the frames `numbers`, which are in `packets`."""
 
     first: int
     last: int
     packets: frozenset[int]
     numbers: frozenset[int]
-    key: int | None
+    key: int | None  # number of the frame in the packet `first`
 
 
 class FrameIndex:
-    """Frames of a stream by number, in the order shown.
+    """Frames of a stream by number, in the order shown; `num_frames` as far as packets tell.
 
-    Attributes:
-        num_frames: frames that are shown, as far as packets tell.
-        sequential: why frames can only be found by decoding from the start and counting; empty where packets tell.
+    `sequential` is why frames can only be found by decoding from the start and counting; empty where packets tell.
     """
 
     def __init__(self, packets: Packets, codec: str, formats: str, reorders: bool) -> None:

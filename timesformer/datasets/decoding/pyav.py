@@ -45,13 +45,10 @@ class VideoFile(VideoReader):
     """
 
     def __init__(self, path: str, size: int, short_side: int = 0, num_frames: int = 0, fps: float = 0.0) -> None:
-        """Open the file; VideoError where it is not a video or is cut short.
+        """Open a file of `size` bytes; VideoError where it is not a video or is cut short.
 
-        Args:
-            size: bytes of the file.
-            short_side: pixels to which larger frames are scaled down; 0: as they are.
-            num_frames: known number of frames; 0: as the file has it.
-            fps: frame rate if the file has none; 0: the mean of the times of its frames.
+        Larger frames are scaled down to `short_side` pixels (0: as they are). `num_frames` is the known number of
+        frames (0: as the file has it), `fps` the rate if the file has none (0: the mean of the times of its frames).
         """
         super().__init__(path)
         self._short_side = short_side
@@ -185,9 +182,8 @@ class VideoFile(VideoReader):
             yield number, self._rgb(frame)
 
     def _decode_segment(self, segment: Segment) -> Iterator[tuple[int, av.VideoFrame]]:
-        missing = set(segment.numbers)
+        missing, last = set(segment.numbers), -1
         begun = not segment.first  # the start of the stream needs no key frame
-        last = -1
         for frame in self._decode(segment.first, segment.last, segment.packets):
             number = self._index.number_at(frame.pts)
             if number is None or number <= last:
@@ -272,12 +268,9 @@ class VideoFile(VideoReader):
         yield from self._decode_packet(None, tolerant=self._lossy)
 
     def _decode_packet(self, packet: av.Packet | None, tolerant: bool) -> list[av.VideoFrame]:
-        try:
+        with suppress(*_ERRORS if tolerant else ()):
             return self._decoder.decode(packet)
-        except _ERRORS:
-            if tolerant:
-                return []
-            raise
+        return []
 
     def _packets(self, first: int, last: int) -> Iterable[av.Packet]:
         if self._kept:

@@ -129,10 +129,8 @@ def color_jitter(clip: Tensor, brightness: float, contrast: float, saturation: f
     """Blend each frame with black, with its mean brightness and with its own gray, in random order.
 
     The weight of the frame in a blend is drawn from 1 - strength to 1 + strength, as in facebookresearch/TimeSformer.
-    All blends are linear in the color of a pixel, so one matrix applies them.
-
-    Args:
-        clip: [frames, 3, height, width], uint8 (0 to 255) or float (0 to 1).
+    All blends are linear in the color of a pixel, so one matrix applies them. `clip` is [frames, 3, height, width],
+    uint8 (0 to 255) or float (0 to 1).
     """
     luma = torch.tensor(LUMA)
     means = torch.stack([frame.float().mean((1, 2)) for frame in clip])  # T, 3

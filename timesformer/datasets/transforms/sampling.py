@@ -22,10 +22,7 @@ SAMPLER_REGISTRY = Registry("SAMPLER")
 class VideoInfo(NamedTuple):
     """The frames that a sampler chooses from: those of a video, or the timeline made of them by DATA.PRE_SAMPLING.
 
-    Attributes:
-        length: number of frames, at least 1.
-        fps: frames per second; 0: unknown.
-        timing: when the frames are shown, if they are those of a video stream.
+    `length` is at least 1; `fps` is 0 if unknown; `timing` tells when the frames of a video stream are shown.
     """
 
     length: int
@@ -219,9 +216,7 @@ def default_window(dataset: str) -> str:
 def sampler_change(saved: Mapping[str, Any], cfg: CfgNode) -> str:
     """Return how tests of `cfg` sample differently from tests of a checkpoint's configuration; empty if they do not.
 
-    Args:
-        saved: its options by dotted key, as `config.differences.read_saved` returns them.
-        cfg: the present configuration.
+    `saved` has the options of the checkpoint by dotted key, as `config.differences.read_saved` returns them.
     """
     dataset = saved.get("TEST.DATASET", "")
     name = saved.get("DATA.TEST_SAMPLER") or saved.get("DATA.SAMPLER") or default_sampler(dataset)

@@ -1,8 +1,7 @@
 """From whole frames to a square clip: scale, crop and flip.
 
-Clips are [A, B, height, width], where A and B are time and channels in any order, uint8 (0 to 255) or float. The rules,
-and the order in which random numbers are drawn, are those of facebookresearch/TimeSformer; frames smaller than the crop
-are enlarged, so that every clip of a batch has the same size.
+Clips are [A, B, height, width], A and B time and channels in any order, uint8 (0 to 255) or float. Rules and order of
+random numbers are those of facebookresearch/TimeSformer; frames smaller than the crop are enlarged.
 """
 
 import math

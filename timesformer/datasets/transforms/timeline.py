@@ -6,8 +6,7 @@ A clip that is too short is lengthened by these methods, in the given order and 
     reverse       the frames backwards are appended without repeating the last: 2n - 1
     brightness    a copy of the whole list is appended for every gain: n (1 + gains)
 
-The result is cut to the wanted length. This follows the HMDB_simp study
-(github.com/Sayzal28/EEEM068_Action_Recognition), which does it to decoded pixels.
+The result is cut to the wanted length, as in the HMDB_simp study (github.com/Sayzal28/EEEM068_Action_Recognition).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -41,13 +40,9 @@ class Timeline(Sequence[Frame]):
     """Descriptions of the frames of a clip, stretched to `length` frames if it is shorter and the methods can.
 
     A clip that is long enough stays whole; one that the methods cannot lengthen stays short. From the second round on,
-    methods work on clipped but not on rounded values: pixels are rounded once.
+    methods work on clipped but not on rounded values: pixels are rounded once. `factors` are the gains of `brightness`.
 
-    Args:
-        num_frames: source frames, at least 1; VideoError if there is none.
-        length: wanted frames.
-        methods: names of methods.
-        factors: gains of `brightness`.
+    Raises VideoError if `num_frames`, the number of source frames, is 0.
     """
 
     def __init__(

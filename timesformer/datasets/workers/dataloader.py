@@ -37,21 +37,12 @@ SPARE_FILES = 10  # open files of a process, besides those that are known to be 
 class WorkerStatus:
     """Shared memory of the main process and its DataLoader workers.
 
-    Attributes:
-        needed: whether the main process still needs the workers, although all processes got a signal to stop.
+    `needed.value` is 1 while the main process needs the workers, although all processes got a signal to stop.
     """
 
     def __init__(self, workers: int) -> None:
         self._table = RawArray("q", 2 * workers)  # process id and video + 1 of each worker
-        self._needed = RawValue("b", 0)
-
-    @property
-    def needed(self) -> bool:
-        return bool(self._needed.value)
-
-    @needed.setter
-    def needed(self, value: bool) -> None:
-        self._needed.value = value
+        self.needed = RawValue("b", 0)
 
     def record(self, video: int) -> None:
         """Record in a worker that it is reading this video."""
@@ -112,7 +103,7 @@ def start_worker(worker: int) -> None:
     threading.Thread(target=exit_with_main, daemon=True).start()
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: None if status.needed else os._exit(0))
+    signal.signal(signal.SIGTERM, lambda number, frame: None if status.needed.value else os._exit(0))
     sys.excepthook = _report_unless_disconnected
 
 
@@ -132,7 +123,7 @@ def report_worker_death(*loaders: DataLoader) -> Iterator[None]:
     Raises UserError if a worker dies or its connection breaks, or shared memory or file descriptors are too few.
     """
     for loader in loaders:
-        loader.dataset.worker_status.needed = True
+        loader.dataset.worker_status.needed.value = 1
     try:
         if needed := sum(map(_open_files, loaders)):
             require_open_files(needed + SPARE_FILES)
@@ -149,7 +140,7 @@ def report_worker_death(*loaders: DataLoader) -> Iterator[None]:
         raise explained from error
     finally:
         for loader in loaders:
-            loader.dataset.worker_status.needed = False
+            loader.dataset.worker_status.needed.value = 0
 
 
 def _open_files(loader: DataLoader) -> int:

@@ -42,10 +42,7 @@ class _Start(NamedTuple):
 
 
 class ForkServer:
-    """Starts workers from a server process, which starts with the first of them and ends with this process.
-
-    Safe to use from several threads; it changes nothing else in this process.
-    """
+    """Starts workers from a server process, which starts with the first and ends with this process; thread-safe."""
 
     def __init__(self) -> None:
         self._numbers = count()
@@ -60,15 +57,9 @@ class ForkServer:
 
         Its connection takes a pickled function, to which it answers why that cannot be imported ("" if it can), and
         then pickled items, to which it answers (result, error message, whether too many files are open). It ends when
-        the connection is closed.
+        the connection is closed. The server imports `module`, so that only the first worker has to wait for it.
 
-        Args:
-            module: imported by the server, so that only the first worker has to wait for it.
-
-        Returns:
-            A number for `end`, and the connection.
-
-        Raises OSError if the server cannot be started, or too many files are open.
+        Returns a number for `end`, and the connection. OSError if it cannot be started, or too many files are open.
         """
         request = _Start(next(self._numbers), module, os.getcwd(), list(map(str, sys.path)))
         mine, theirs = socket.socketpair()
@@ -82,10 +73,7 @@ class ForkServer:
             return request.number, Connection(mine.detach())
 
     def end(self, number: int, seconds: float = 0.0) -> int | None:
-        """Kill a worker that does not end by itself within some seconds.
-
-        Returns its exit code, -N where signal N ended it; None where unknown.
-        """
+        """Kill a worker that does not end within some seconds; its exit code, -N after signal N, None if unknown."""
         with self._lock, suppress(EOFError, OSError):
             if self._requests is not None:
                 self._requests.send((number, seconds))

@@ -14,9 +14,7 @@ from timesformer.datasets.workers.fork_server import STOP_SIGNALS, ForkServer
 from timesformer.errors import UserError
 from timesformer.runtime.resource_limits import is_out_of_files, out_of_files
 
-TIME_LIMIT = 300.0
-"""Default limit for a clip in seconds."""
-
+TIME_LIMIT = 300.0  # seconds for a clip
 SERVER = ForkServer()  # shared, so that only the first worker has to wait for imports
 
 _PATIENCE = 1.0  # seconds in which a process that has closed its connection should have ended
@@ -69,9 +67,8 @@ def in_processes(
     finally:
         for supervisor in supervisors:
             supervisor.stopped.set()
-        for supervisor in supervisors:
-            if supervisor.is_alive():
-                supervisor.join()
+        for supervisor in filter(WorkerSupervisor.is_alive, supervisors):
+            supervisor.join()
 
 
 def given_up(time_limit: float) -> str:

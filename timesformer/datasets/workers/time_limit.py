@@ -20,10 +20,7 @@ class TimeLimit:
     """Runs calls in a helper thread, one at a time; a thread whose call does not end in time is left behind.
 
     The next call gets another thread. A thread that was left behind does not keep the process from ending. A call that
-    never releases Python's global lock cannot be given up; decoders release it.
-
-    Args:
-        seconds: limit of a call; 0: none.
+    never releases Python's global lock cannot be given up; decoders release it. `seconds` 0 sets no limit.
     """
 
     def __init__(self, seconds: float) -> None:
