@@ -38,23 +38,13 @@ _Found = Iterator[tuple[str, str]]
 
 
 def check(cfg: CfgNode, gpus: bool = True) -> list[Problem]:
-    """Returns every problem of a configuration on this machine, where data folder and checkpoints have to exist.
-
-    Args:
-        cfg: the configuration.
-        gpus: whether GPUs have to be available for NUM_GPUS.
-    """
+    """Every problem of a configuration on this machine, which must have its data, checkpoints and (if `gpus`) GPUs."""
     rules = (_data, _dataset, _augmentation, _model, _solver, _tensorboard, _weights, *([_gpus] if gpus else ()))
     return [Problem(*found) for found in (*_values(cfg, OPTIONS), *(found for rule in rules for found in rule(cfg)))]
 
 
 def check_use(cfg: CfgNode, given: Collection[str] = ()) -> list[Problem]:
-    """Returns the problems that matter when a trained model is used.
-
-    Args:
-        cfg: the configuration.
-        given: keys of options that the user has set; their values are checked too.
-    """
+    """The problems that matter when a trained model is used, and those of the options `given` by the user."""
     matters = {key for key in OPTIONS if _FOR_USE & effects_of(key)}
     values = (found for found in _values(cfg, given) if found[0] in matters.union(given))
     combined = (found for rule in (_data, _dataset, _model) for found in rule(cfg) if found[0] in matters)
@@ -176,9 +166,7 @@ def _solver(cfg: CfgNode) -> _Found:
 
 
 def _tensorboard(cfg: CfgNode) -> _Found:
-    files = [
-        key for key in OPTIONS if key.startswith("TENSORBOARD.") and key.endswith(("SUBSET_PATH", "CATEGORIES_PATH"))
-    ]
+    files = [key for key in OPTIONS if re.fullmatch(r"TENSORBOARD\..*(SUBSET|CATEGORIES)_PATH", key)]
     is_read = cfg.TENSORBOARD.ENABLE and cfg.TEST.ENABLE and cfg.TEST.REPORT
     for key in files if is_read else ():
         if (path := get_option(cfg, key)) and not Path(path).is_file():

@@ -27,13 +27,7 @@ class Change(NamedTuple):
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """The options whose values differ, by key.
-
-    Args:
-        before: sections and options of a saved configuration, maybe of an earlier version; options that it lacks have
-            their defaults.
-        after: the present configuration.
-    """
+    """The options whose values differ, by key; those that the saved configuration `before` lacks have defaults."""
     then, now, defaults = read_saved(before), flatten(after), flatten(get_cfg())
     changes = [Change(key, then.get(key, defaults.get(key)), now.get(key)) for key in sorted({*then, *now})]
     return [change for change in changes if change.before != change.after]
@@ -51,16 +45,11 @@ def read_saved(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changed_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of options in a saved configuration (by dotted keys) whose default had another meaning.
+    """The values of saved options, by dotted key, whose default had another meaning.
 
     An empty DATA.SAMPLER was `segment` for ssv2 and `uniform` for other datasets before DATA.SAMPLER_WINDOW was added.
     """
     is_earlier = "DATA.SAMPLER_ORDERED" in saved and "DATA.SAMPLER_WINDOW" not in saved
     if is_earlier and saved.get("DATA.SAMPLER") == "":
-        return {"DATA.SAMPLER": earlier_sampler(saved.get("TRAIN.DATASET"))}
+        return {"DATA.SAMPLER": "segment" if saved.get("TRAIN.DATASET") == "ssv2" else "uniform"}
     return {}
-
-
-def earlier_sampler(dataset: str | None) -> str:
-    """The default sampler of a dataset before DATA.SAMPLER_WINDOW was added."""
-    return "segment" if dataset == "ssv2" else "uniform"

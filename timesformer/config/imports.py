@@ -10,10 +10,7 @@ from timesformer.errors import UserError
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Imports modules; one that is imported already is not imported again.
-
-    Args:
-        names: dotted names, which are looked up in the current folder too, or paths of `.py` files.
+    """Imports modules by dotted name (installed, or in the current folder) or by path of a `.py` file.
 
     Raises UserError if a module does not exist, or an error occurs in it.
     """

@@ -48,21 +48,17 @@ def load_config(
     check_gpus: bool = True,
     imports: Sequence[str] = (),
 ) -> CfgNode:
-    """Returns the defaults, changed by a YAML file and then by overrides.
+    """Returns the defaults, changed by a YAML file (and its `_BASE_`) and then by overrides, KEY VALUE KEY VALUE ...
 
-    Keys that only the original has are accepted, with one warning for all of them. The modules of IMPORTS are imported
-    first, because they may register options.
+    Keys that only the original has are accepted with a warning. The modules of IMPORTS are imported first, because they
+    may register options.
 
     Args:
-        path: YAML file; None for the defaults. Its `_BASE_` (a path relative to it, or a list) is read first.
-        overrides: KEY VALUE KEY VALUE ...; values are Python literals, or else text.
         check_values: also apply `check`, which looks at this machine (data folder, checkpoints, GPUs).
         check_gpus: whether the GPUs have to be on this machine.
         imports: modules to import in addition to those of IMPORTS.
 
-    Raises:
-        UserError: if a module cannot be imported.
-        ConfigError: with every problem: unknown keys, values of another type, values that are not valid.
+    Raises ConfigError with every problem, and UserError if a module cannot be imported.
     """
     problems: list[str] = []
     settings = [*(_read_yaml(Path(path)) if path else ()), *_read_overrides(overrides, problems)]
@@ -84,15 +80,8 @@ def load_for_use(
 ) -> tuple[CfgNode, list[str]]:
     """Returns the configuration to use a trained model with, and notes on ignored options, a line each.
 
-    A checkpoint may be of an earlier version or of the original: its options that are unknown here or of another type
-    are ignored with a note, and values that do not matter for using a model are not checked.
-
-    Args:
-        saved: the configuration in a checkpoint, as YAML; may be empty.
-        source: where it is from, for messages.
-        path: YAML file that replaces it.
-        overrides: KEY VALUE KEY VALUE ...
-
+    `saved` is the YAML text in a checkpoint, from `source`; the file `path` replaces it. Its options that are unknown
+    here or of another type are ignored with a note, and values that do not matter for using a model are not checked.
     Raises ConfigError if `saved` is not YAML, or the file, the overrides or the values that matter are not valid.
     """
     problems: list[str] = []
@@ -106,11 +95,8 @@ def load_for_use(
     if problems:
         raise ConfigError(problems)
     missing = [name for name in result.cfg.IMPORTS if Path(name).name.removesuffix(".py") not in sys.modules]
-    notes = (
-        [f"its run imported modules that are missing here: give --import {' --import '.join(missing)}"]
-        if missing
-        else []
-    )
+    modules = " --import ".join(missing)
+    notes = [f"its run imported modules that are missing here: give --import {modules}"] if missing else []
     notes += [f"options of its configuration that are ignored: {'; '.join(ignored)}"] if ignored else []
     notes += [f"{', '.join(dict.fromkeys(keys))} without effect: {why}" for why, keys in result.retired.items()]
     return result.cfg, notes
@@ -118,17 +104,12 @@ def load_for_use(
 
 @dataclass
 class _Result:
-    """The configuration that settings give.
-
-    problems: settings that could not be applied, and why.
-    retired: keys that only the original has, by the reason.
-    sources: where each key was set.
-    """
+    """The configuration that settings give."""
 
     cfg: CfgNode
-    problems: list[tuple[_Setting, str]] = field(default_factory=list)
-    retired: dict[str, list[str]] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
+    problems: list[tuple[_Setting, str]] = field(default_factory=list)  # settings that could not be applied, and why
+    retired: dict[str, list[str]] = field(default_factory=dict)  # keys that only the original has, by reason
+    sources: dict[str, str] = field(default_factory=dict)  # where each key was set
 
     def with_sources(self, problems: Sequence[Problem]) -> list[str]:
         return [

@@ -31,40 +31,28 @@ EFFECTS = {
 
 @dataclass
 class Option:
-    r"""An option of the configuration.
+    """An option of the configuration, of the type of its default: bool, int, float, str or list.
 
-    Attributes:
-        key: its name with the section, such as "SOLVER.MY_FACTOR".
-        default: a bool, int, float, str or list, which is also the type.
-        affects: words of `EFFECTS`, separated by blanks.
-        help: one short sentence, for docs/options.md.
-        choices: the valid values (a text: separated by blanks); for a list, those of each item.
-        low, high, above, below: bounds of a number, or of each number of a list; `low` and `high` are valid.
-        length: the number of items of a list.
-        pattern: regular expression for the whole of a text.
-        read_by: other options with the values for which this one is read, as in "MODEL.MODEL_NAME ViViT and
-            VIVIT.MODEL 2 3", or after "!" the values for which it is not; "DATASET" is TRAIN.DATASET or TEST.DATASET.
-            An option that is set but not read is an error.
-        synonyms: other spellings of values, in lower case.
-        item_type: of an empty list.
-        new: whether the original codebase does not have it.
+    `read_by` names other options with the values for which this one is read, as in "MODEL.MODEL_NAME ViViT and
+    VIVIT.MODEL 2 3", or after "!" the values for which it is not; "DATASET" is TRAIN.DATASET or TEST.DATASET. An option
+    that is set but not read is an error.
     """
 
-    key: str
+    key: str  # with the section, such as "SOLVER.MY_FACTOR"
     default: Any
-    affects: str
-    help: str
-    choices: str | Sequence[Any] = ()
-    low: float = -math.inf
+    affects: str  # words of `EFFECTS`, separated by blanks
+    help: str  # one short sentence, for docs/options.md
+    choices: str | Sequence[Any] = ()  # valid values (a text: separated by blanks), for a list those of each item
+    low: float = -math.inf  # bounds of a number, or of each number of a list; `low` and `high` are valid
     high: float = math.inf
     above: float = -math.inf
     below: float = math.inf
-    length: int | None = None
-    pattern: str = ""
+    length: int | None = None  # of a list
+    pattern: str = ""  # regular expression for the whole of a text
     read_by: str = ""
-    synonyms: Mapping[str, str] = field(default_factory=dict)
-    item_type: type = float
-    new: bool = True
+    synonyms: Mapping[str, str] = field(default_factory=dict)  # other spellings of values, in lower case
+    item_type: type = float  # of an empty list
+    new: bool = True  # whether the original codebase does not have it
 
     def __post_init__(self) -> None:
         self.choices = tuple(self.choices.split() if isinstance(self.choices, str) else self.choices)
@@ -96,13 +84,14 @@ class Option:
     def problem(self, value: Any) -> str:
         """What is wrong with a value of the correct type; empty if it is valid."""
         items = value if isinstance(value, list) else [value]
+        numbers = [item for item in items if isinstance(item, int | float)]
         if self.choices:
             is_valid = value in self.choices or all(item in self.choices for item in items)
         else:
             is_valid = (
                 (self.length is None or len(items) == self.length)
                 and (not self.pattern or re.fullmatch(self.pattern, value) is not None)
-                and all(self.low <= v <= self.high and self.above < v < self.below for v in items if _is_number(v))
+                and all(self.low <= v <= self.high and self.above < v < self.below for v in numbers)
             )
         words = [choice for choice in self.choices if isinstance(choice, str) and choice]
         near = "".join(f"; the nearest is {word}" for word in get_close_matches(str(value).lower(), words, n=1))
@@ -133,11 +122,8 @@ OPTIONS: dict[str, Option] = {}
 def register_option(key: str, default: Any, affects: str, help: str, **rules: Any) -> None:
     """Adds an option to the table, so that it has a default, and YAML files and command lines can set it.
 
-    Args:
-        key, default, affects, help: as in `Option`.
-        rules: further fields of `Option`, such as `choices`, `low` and `read_by`.
-
-    Raises ValueError if another option has the key, `affects` has an unknown word, or the default is not valid.
+    The arguments are the fields of `Option`. Raises ValueError if another option has the key, `affects` has an unknown
+    word, or the default is not valid.
     """
     option = Option(key, default, affects, help, **rules)
     if unknown := set(affects.split()) - set(EFFECTS):
@@ -190,10 +176,6 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def _values(cfg: CfgNode, key: str) -> list[str]:
     keys = ("TRAIN.DATASET", "TEST.DATASET") if key == "DATASET" else (key,)
     return [str(get_option(cfg, key)) for key in keys]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
 
 
 def _one_of(values: Sequence[Any]) -> str:

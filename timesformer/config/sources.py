@@ -47,20 +47,27 @@ ZOO = {
         ("TimeSformer_divST_64_224_SSv2", "SSv2", 64, None, 224, 62.0, 87.5, "3f1rm2al8mhprwa"),
         ("TimeSformer_divST_8x32_224_HowTo100M", "HowTo100M", 8, 32, 224, 56.8, None, "9v8hcm88b9tc6ff"),
         ("TimeSformer_divST_32x32_224_HowTo100M", "HowTo100M", 32, 32, 224, 61.2, None, "4roflx4q1gscu85"),
-        ("TimeSformer_divST_64x32_224_HowTo100M", "HowTo100M", 64, 32, 448, 62.2, None, "15bvqltl1j5vyp3"),
+        (
+            "TimeSformer_divST_64x32_224_HowTo100M",
+            "HowTo100M",
+            64,
+            32,
+            448,
+            62.2,
+            None,
+            "15bvqltl1j5vyp3",
+        ),
         ("TimeSformer_divST_96x32_224_HowTo100M", "HowTo100M", 96, 32, 224, 62.6, None, "t2mzgahnfhgakma"),
     ]
 }
-"""The released models by name, from the README of facebookresearch/TimeSformer (which gives 448 pixels for HowTo100M
-with 64 frames, where its file name says 224)."""
+"""The released models by name, from the README of the original (448 pixels for 64x32, unlike the file name)."""
 
 
 def source_problem(source: str) -> str:
-    """What is wrong with the name of a checkpoint, without a connection; "" if nothing is.
+    """What is wrong with the name of a checkpoint, checked offline; "" if it is valid.
 
-    Args:
-        source: path of a file, of a Hugging Face folder or of a run; URL, maybe with `#sha256=<hex>&size=<bytes>` after
-            it; `zoo:<name>`, `hf:<owner>/<name>[@<revision>]`, `timm:<model>.<tag>`; or a path of a registered handler.
+    Valid are paths (file, Hugging Face folder, run, or of a registered handler), URLs with optional
+    `#sha256=<hex>&size=<bytes>`, `zoo:<name>`, `hf:<owner>/<name>[@<revision>]` and `timm:<model>.<tag>`.
     """
     kind, _, name = source.partition(":")
     if kind in ("http", "https"):

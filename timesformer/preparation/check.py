@@ -30,13 +30,9 @@ def check_clips(
 ) -> list[Row]:
     """Decode every frame of the clips and write `manifest.csv` to `folder`, by default `root`.
 
-    Clips that are in the manifest, or in that of an interrupted check, with their present size are not decoded again.
-
-    Args:
-        clips: paths from `root`, with slashes.
-        time_limit: seconds after which a clip counts as unreadable.
-
-    Returns a row for each clip, in order. Raises UserError if the manifest cannot be written.
+    `clips` are paths from `root`, with slashes. Those that an earlier or interrupted check has with the same size are
+    not decoded again. A clip that takes longer than `time_limit` seconds counts as unreadable. Returns a row for each
+    clip, in order. Raises UserError if the manifest cannot be written.
     """
     manifest, unfinished = (folder or root) / NAME, (folder or root) / UNFINISHED
     before = {row.path: row for row in (*_rows_of(manifest), *_rows_of(unfinished))}

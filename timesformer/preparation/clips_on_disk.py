@@ -9,10 +9,9 @@ from timesformer.datasets.sources.clip_files import KINDS, find_below, walk, war
 
 
 def find_clips(root: Path) -> list[str]:
-    """The clips of a dataset: sorted paths from its folder, with slashes.
+    """The clips of a dataset: sorted paths from its folder, with slashes. Other files next to them are logged.
 
-    Files among them that are not clips are logged; lists and archives in other folders are not. Raises DataError if
-    there is no clip, and for a line break in a name, which no list could hold.
+    Raises DataError if there is no clip, and for a line break in a name, which no list could hold.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: expected the folder of a dataset")
@@ -23,23 +22,19 @@ def find_clips(root: Path) -> list[str]:
         raise DataError(f"{root}: {broken[0]!r} has a line break in its name: rename it")
     depths = {clip.count("/") for clip in clips} - {0}
     above = {parent for clip in clips for parent in map(str, PurePosixPath(clip).parents)} - {"."}
-    warn_skipped(
-        root,
-        [
-            name
-            for name in others
-            if name.rpartition("/")[0] in above or (name.count("/") in depths and not is_list_name(name))
-        ],
-    )
+
+    def is_next_to_clips(name: str) -> bool:
+        return name.rpartition("/")[0] in above or (name.count("/") in depths and not is_list_name(name))
+
+    warn_skipped(root, list(filter(is_next_to_clips, others)))
     return clips
 
 
 def find_empty_classes(root: Path, clips: Sequence[str], only_split_lists: bool = False) -> list[str]:
     """Sorted paths from `root` of folders without clips at the depth of the folders of `clips`.
 
-    They are empty, or are folders in `root` or a split's folder with files that are neither clips nor lists.
-
-    only_split_lists: only files named after a split, such as train.csv, are lists.
+    They are empty, or are folders in `root` or a split's folder with files that are neither clips nor lists (with
+    `only_split_lists`, lists are only files named after a split, such as train.csv).
     """
     depths = {clip.count("/") - 1 for clip in clips}
     lowest, deepest = min(depths, default=-1), max(depths, default=-1)

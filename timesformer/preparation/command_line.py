@@ -27,11 +27,10 @@ _WITHOUT_CLASS_FOLDERS = ("ssv2", "muwiges")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; `arguments` are those of this process if None.
+    """Run the command.
 
-    Returns:
-        The exit status: 0 if every clip is readable, 1 if some are not, a class has none or lists do not fit, 2 for a
-        user error, 130 after Ctrl-C.
+    Returns the exit status: 0 if every clip is readable, 1 if some are not, a class has none or lists do not fit, 2 for
+    a user error, 130 after Ctrl-C.
     """
     options = parse_arguments(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # clip names may not be text that the terminal can show
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options of the command, for the dataset that is named first."""
+    """The options of the command; they depend on the dataset."""
     parser = argparse.ArgumentParser(prog="prepare.py", description="Prepares a dataset; see docs/preparing.md.")
     datasets = parser.add_subparsers(dest="dataset", metavar="DATASET", required=True, help=", ".join(_DATASETS))
     for dataset in _DATASETS:
@@ -61,7 +60,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             description = "Splits ROOT/<class>/<clip> into train.csv, val.csv and test.csv, after decoding every clip."
         added = datasets.add_parser(dataset, description=description)
         added.add_argument("root", type=as_path, metavar="ROOT", help="folder of the dataset")
-        added.add_argument("--output", type=as_path, help="folder for the files made (docs/preparing.md)")
+        added.add_argument("--output", type=as_path, help="folder for the generated files (docs/preparing.md)")
         workers = "number of processes (default: all cores)"
         added.add_argument("--workers", type=_number(int, 1), default=os.cpu_count(), help=workers)
         (_add_split_options if dataset == "hmdb_simp" else _add_options)(added, dataset)

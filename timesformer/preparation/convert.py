@@ -50,14 +50,13 @@ def convert(
 ) -> dict[str, str]:
     """Make a clip in `output` of each clip in `root`, x.mp4 or a folder x of frames, and copy the dataset's lists.
 
-    `root` is not changed. Clips that are already in `output` are kept, unless the source has another size now; so are
-    lists. A clip that cannot be converted is copied, so that none disappears from a test.
+    Clips in `output` are kept, unless the source has another size now; lists are kept. A clip that cannot be converted,
+    or not within `time_limit` seconds, is copied, so that none disappears from a test.
 
     Args:
         clips: paths from `root`, with slashes.
         short_side: pixels that the short side is scaled down to; 0 keeps the size.
         quality: of JPEG frames, 1 to 95; 0 makes H.264 files.
-        time_limit: seconds after which a clip counts as unreadable.
 
     Returns why clips were not converted, by path. Raises UserError.
     """
@@ -112,8 +111,8 @@ def convert(
 
 
 def _write_settings(output: Path, settings: dict[str, Any], failed: dict[str, str]) -> None:
-    text = json.dumps(settings | {"copied_as_it_was": failed}, indent=2) + "\n"
-    write_text_atomically(output / SETTINGS, text)
+    content = settings | {"copied_as_it_was": failed}
+    write_text_atomically(output / SETTINGS, json.dumps(content, indent=2) + "\n")
 
 
 def _read_failed(output: Path, settings: dict[str, Any]) -> dict[str, str]:

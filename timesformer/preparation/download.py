@@ -48,12 +48,8 @@ ARCHIVES: dict[str, tuple[Archive, Archive]] = {
 def download(name: str, root: Path, urls: Sequence[str] = ("", "")) -> None:
     """Download and unpack the parts of the dataset `name` that `root` lacks; an interrupted call continues.
 
-    Archives are kept in `root`/archives. Of processes that call this at the same time, one downloads and the others
-    wait.
-
-    urls: of the archives of videos and of lists; empty for those of ARCHIVES.
-
-    Raises DownloadError, and DataError for an archive that cannot be unpacked or has changed.
+    Archives are kept in `root`/archives. `urls` (videos, lists) replace those of ARCHIVES unless empty. One process
+    downloads at a time. Raises DownloadError, and DataError for an archive that cannot be unpacked or has changed.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -97,7 +93,5 @@ def _fetch(url: str, root: Path) -> Path:
     if not checksum.exists():
         write_text_atomically(checksum, f"{found}  {name}\n")  # the format of sha256sum
     elif (expected := checksum.read_text().split()[0]) != found:
-        raise DataError(
-            f"{path} has SHA-256 {found}, expected {expected}: remove it and {checksum.name}, and start again"
-        )
+        raise DataError(f"{path} has SHA-256 {found}, expected {expected}: remove it and {checksum.name}")
     return path

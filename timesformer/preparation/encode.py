@@ -43,10 +43,9 @@ def encode_video(source: str, target: str, short_side: int) -> None:
 
 
 def encode_frames(source: str, target: str, short_side: int, quality: int) -> None:
-    """Write every frame of `source` to the folder `target` as 000001.jpg, 000002.jpg, ...
+    """Write every frame of `source`, scaled down to `short_side` (0: kept), to `target`/000001.jpg, 000002.jpg, ...
 
-    They are scaled down to `short_side` (0: kept), with JPEG quality `quality`. The folder gets its name when it is
-    complete. Raises VideoError if the source cannot be read.
+    The folder gets its name when it is complete. Raises VideoError if the source cannot be read.
     """
 
     def write(partial: Path) -> None:

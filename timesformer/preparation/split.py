@@ -19,12 +19,9 @@ def split_dataset(
 ) -> dict[Clip, str]:
     """Decode all clips in root/<class>/, and write a split of the readable ones, classes.txt and unreadable.csv.
 
-    Args:
-        root: folder of class folders; gets manifest.csv if it can be written.
-        test, val: fractions of all clips for test, and of the remaining clips for validation.
-        force: replace the files in `output`.
-
-    Returns the clips left out, and why. Raises DataError if `root` has no or too few clips, or is already split.
+    `test` is a fraction of all clips, `val` of the remaining ones. `root` gets manifest.csv if it can be written.
+    Returns the clips left out, and why. Raises DataError if `root` has no or too few clips, or is already split, or if
+    `output` has such files and `force` is False.
     """
     files = [f"{split}.csv" for split in SPLITS] + ["classes.txt", "unreadable.csv"]
     if (present := [name for name in files if (output / name).exists()]) and not force:
@@ -68,10 +65,7 @@ def _find_clips(root: Path) -> list[Clip]:
 
 
 def split_clips(clips: Sequence[Clip], seed: int, test: float, val: float) -> dict[str, list[Clip]]:
-    """Split clips into train, val and test, stratified by class; their order does not matter.
-
-    Raises DataError if there are too few clips.
-    """
+    """Split clips into train, val and test, stratified by class. Raises DataError if there are too few."""
     sizes = Counter(label for label, _ in clips)
     if small := [f"{label} ({size})" for label, size in sizes.items() if size < 3]:
         raise join_problems("classes with fewer than 3 readable clips", small, "add clips, or remove these classes")

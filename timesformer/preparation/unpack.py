@@ -33,11 +33,9 @@ _INSTALL = "install one, e.g. `apt-get install unrar` or `unar`, or unpack the a
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack a .zip or .rar archive to `folder`, unless that exists; rars in a rar are unpacked to folders too.
 
-    A single outer folder in the archive is left out: a/x.avi becomes folder/x.avi. Until everything is unpacked, it is
-    in a hidden folder next to `folder`; an interrupted call starts again.
-
-    Raises DataError if the archive is damaged or of another kind, has links or names that lead out of the folder, or
-    needs a program that is not installed. Nothing is left behind then.
+    A single outer folder in the archive is left out: a/x.avi becomes folder/x.avi. An interrupted call starts again.
+    Raises DataError, and leaves nothing behind, if the archive is damaged or of another kind, has links or names that
+    lead out of the folder, or needs a program that is not installed.
     """
     if folder.is_dir():
         return
@@ -107,13 +105,12 @@ def _run_tools(archive: Path, sizes: dict[str, int], folder: Path) -> None:
             env=os.environ | {"LC_ALL": "C.UTF-8"},  # some refuse names that the locale cannot spell
         )
         paths = [(folder / entry, size) for entry, size in sizes.items()]
-        missing = [
-            path for path, size in paths if not path.is_file() or path.is_symlink() or path.stat().st_size != size
-        ]
+        complete = [path.is_file() and not path.is_symlink() and path.stat().st_size == size for path, size in paths]
+        missing = complete.count(False)
         if not done.returncode and not missing:
             return
         said = done.stdout.decode(errors="replace").strip().rpartition("\n")[2][:200]
-        problems.append(f"{name}: exit status {done.returncode}, {len(missing)} files missing ({said})")
+        problems.append(f"{name}: exit status {done.returncode}, {missing} files missing ({said})")
     if not problems:
         raise DataError(f"{archive} needs one of the programs {', '.join(TOOLS)}: {_INSTALL}")
     remedy = f"remove the archive and download it again in case it is damaged; or {_INSTALL}"

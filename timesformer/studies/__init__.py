@@ -1,1 +1,1 @@
-"""Studies: tables and figures of many runs beside published results, each from one command."""
+"""Studies: tables and figures of many runs next to published results, each from one command."""

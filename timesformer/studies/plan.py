@@ -17,18 +17,14 @@ from timesformer.studies.study import DemoData, Row, Setting, Study, StudyError,
 
 @dataclass(frozen=True)
 class Choices:
-    """The user's choices.
-
-    data: folder of the dataset, or where the demo's clips are made; seeds: None for the study's; options: KEY VALUE ...
-    for every cell; weights: sources by name.
-    """
+    """The user's choices."""
 
     output: Path
-    data: Path | None
+    data: Path | None  # folder of the dataset, or for the demo's clips
     is_demo: bool
-    seeds: int | None = None
-    options: tuple[str, ...] = ()
-    weights: Mapping[str, str] = field(default_factory=dict)
+    seeds: int | None = None  # None: those of the study
+    options: tuple[str, ...] = ()  # KEY VALUE ... for every cell
+    weights: Mapping[str, str] = field(default_factory=dict)  # sources by name
 
 
 @dataclass(frozen=True)
@@ -52,9 +48,8 @@ class PlannedTable:
 class Plan:
     """All tables of a study, or a sweep, and the cells of those with these numbers (none: all), in order of execution.
 
-    Equal cells of several rows are one. `folder` is that of the page.
-
-    Raises StudyError if a table does not exist, data or weights are not given, or options are not valid.
+    Equal cells of several rows are one. Raises StudyError if a table does not exist, data or weights are not given, or
+    options are not valid.
     """
 
     def __init__(self, study: Study, choices: Choices, numbers: Sequence[int] = (), sweep: Table | None = None) -> None:
@@ -96,7 +91,7 @@ class Plan:
         return self.choices.data or Path("data/studies")
 
     def demo_sets(self) -> list[DemoData]:
-        """Sets of made clips that unfinished cells read; always that of the demo itself."""
+        """Sets of generated clips that unfinished cells read; always that of the demo itself."""
         if not self.choices.is_demo:
             return []
         demo = self.study.demo

@@ -18,7 +18,7 @@ from timesformer.studies.tables import FILES, move_other_tables, write_tables
 
 
 def prepare(plan: Plan, check_gpus: bool) -> None:
-    """Makes the demo's clips and the lists of imbalanced sets, and checks all cells; StudyError if one is not valid."""
+    """Generates the demo's clips and lists of imbalanced sets, and checks all cells; StudyError if one is not valid."""
     for cell in plan.cells:
         if changed := cell.changed_options():
             raise StudyError(

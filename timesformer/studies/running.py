@@ -76,10 +76,7 @@ def _terminate_with_parent() -> None:
 
 
 class Slurm:
-    """Runs up to `jobs` cells at a time as jobs of Slurm, submitted by tools/submit.py with these options.
-
-    Jobs of an earlier call, found in the queue by their names, are waited for.
-    """
+    """Runs up to `jobs` cells at a time as jobs of Slurm, or waits for those that an earlier call submitted."""
 
     PERIOD = 2.0  # seconds between two calls of squeue
 
@@ -126,10 +123,7 @@ Launcher = Local | Slurm
 
 
 def run_cells(cells: Sequence[Cell], launcher: Launcher) -> dict[Cell, str]:
-    """Runs the cells that are not finished, each after its parent; returns the errors by cell.
-
-    If a cell fails, the others run on, except those that start from it.
-    """
+    """Runs the cells that are not finished, each after its parent, unless that failed; returns the errors by cell."""
     waiting = [cell for cell in cells if not cell.results()]
     running: dict[Cell, int] = {}
     failed: dict[Cell, str] = {}

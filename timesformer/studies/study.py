@@ -1,4 +1,4 @@
-"""The schema of a study's YAML file: tables of runs beside published results (docs/studies.md)."""
+"""The schema of a study's YAML file: tables of runs next to published results (docs/studies.md)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,7 +116,7 @@ class FigureRows(_Section):
 
 
 class Demo(Setting):
-    """The study on made clips. pretrained: runs by the name of the weights; the name of another study for its run."""
+    """The study on generated clips. pretrained: runs by the name of the weights, or the study that has the run."""
 
     data: DemoData
     seeds: Count = 1

@@ -1,4 +1,4 @@
-"""The page of a study, published results beside ours: tables.md, tables.html and tables.csv."""
+"""The page of a study, published results next to ours: tables.md, tables.html and tables.csv."""
 
 import base64
 import csv
@@ -21,8 +21,8 @@ from timesformer.visualization.page import render_page
 FILES = ("tables.md", "tables.html", "tables.csv")
 NOTHING = "-"
 DEMO = (
-    "These are demo numbers: small models on made clips of moving shapes. They show that each part of the study works "
-    "and which way its comparisons point there, and say nothing about the published results beside them."
+    "These are demo numbers: small models on generated clips of moving shapes. They show that each part of the study "
+    "works and which way its comparisons point there, and say nothing about the published results next to them."
 )
 METHOD = (
     "Accuracies are in percent, mean ± standard deviation over the training seeds. Time is the mean of the whole "
