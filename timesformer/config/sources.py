@@ -47,16 +47,7 @@ ZOO = {
         ("TimeSformer_divST_64_224_SSv2", "SSv2", 64, None, 224, 62.0, 87.5, "3f1rm2al8mhprwa"),
         ("TimeSformer_divST_8x32_224_HowTo100M", "HowTo100M", 8, 32, 224, 56.8, None, "9v8hcm88b9tc6ff"),
         ("TimeSformer_divST_32x32_224_HowTo100M", "HowTo100M", 32, 32, 224, 61.2, None, "4roflx4q1gscu85"),
-        (
-            "TimeSformer_divST_64x32_224_HowTo100M",
-            "HowTo100M",
-            64,
-            32,
-            448,
-            62.2,
-            None,
-            "15bvqltl1j5vyp3",
-        ),
+        ("TimeSformer_divST_64x32_224_HowTo100M", "HowTo100M", 64, 32, 448, 62.2, None, "15bvqltl1j5vyp3"),
         ("TimeSformer_divST_96x32_224_HowTo100M", "HowTo100M", 96, 32, 224, 62.6, None, "t2mzgahnfhgakma"),
     ]
 }
