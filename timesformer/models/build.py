@@ -33,14 +33,23 @@ class RegisteredTransformer(nn.Module):
 
 def transformer_options(cfg: CfgNode) -> dict[str, Any]:
     """The arguments that all registered transformers take from the configuration."""
-    names = ("embed_dim", "depth", "num_heads", "mlp_ratio", "drop_rate", "attn_drop_rate", "drop_path_rate")
-    names += ("pos_embed_interpolation", "init", "pretrained_model")
-    return {name: cfg.TIMESFORMER[name.upper()] for name in names} | {
+    options = cfg.TIMESFORMER
+    return {
         "img_size": cfg.DATA.TRAIN_CROP_SIZE,
         "num_classes": cfg.MODEL.NUM_CLASSES,
         "num_frames": cfg.DATA.NUM_FRAMES,
+        "pretrained_model": options.PRETRAINED_MODEL,
         "strict_loading": cfg.TRAIN.STRICT_LOADING,
+        "embed_dim": options.EMBED_DIM,
+        "depth": options.DEPTH,
+        "num_heads": options.NUM_HEADS,
+        "mlp_ratio": options.MLP_RATIO,
+        "drop_rate": options.DROP_RATE,
+        "attn_drop_rate": options.ATTN_DROP_RATE,
+        "drop_path_rate": options.DROP_PATH_RATE,
         "dropout": cfg.MODEL.DROPOUT_RATE,
+        "pos_embed_interpolation": options.POS_EMBED_INTERPOLATION,
+        "init": options.INIT,
     }
 
 
