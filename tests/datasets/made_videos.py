@@ -34,6 +34,7 @@ def encode(
     format_options: dict[str, str] | None = None,
     container_format: str | None = None,
     rotation: int = 0,
+    rate: Fraction | int = 25,
     **options: str,
 ) -> Path:
     """Write a video; times: when each frame is shown in milliseconds."""
@@ -41,7 +42,7 @@ def encode(
     if format_options is None and path.suffix == ".mp4":
         format_options = {"movflags": "faststart"}
     with av.open(str(path), "w", format=container_format, options=format_options or {}) as container:
-        stream = container.add_stream(codec, rate=25, options=options)
+        stream = container.add_stream(codec, rate=rate, options=options)
         stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
         stream.height, stream.width = frames[0].shape[:2]
         if rotation:

@@ -62,6 +62,7 @@ def test_rank_0_reports_an_error_of_all_ranks(ranks: Ranks) -> None:
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_others(ranks: Ranks, victim: int) -> None:
     def main() -> None:
+        distributed.barrier()  # all have joined
         if dist_info().rank == victim:
             os.kill(os.getpid(), signal.SIGKILL)
         distributed.barrier()
