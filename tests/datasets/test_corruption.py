@@ -29,7 +29,7 @@ Clips = list[tuple[Path, bool | None]]  # paths, and whether each clip must be r
 
 
 def damages(data: bytes) -> dict[str, bytes]:
-    """Damaged copies of a file by what was done to it."""
+    """Damaged copies of a file, by kind of damage."""
     size, rng = len(data), np.random.default_rng(len(data))
     copies = {f"truncated_{share}": data[: int(share * size)] for share in (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)}
     for end in (64, 1000, size):

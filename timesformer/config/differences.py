@@ -27,7 +27,7 @@ class Change(NamedTuple):
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """The options whose values differ, by key; those that the saved configuration `before` lacks have defaults."""
+    """The options whose values differ, by key; options missing in the saved configuration `before` have defaults."""
     then, now, defaults = read_saved(before), flatten(after), flatten(get_cfg())
     changes = [Change(key, then.get(key, defaults.get(key)), now.get(key)) for key in sorted({*then, *now})]
     return [change for change in changes if change.before != change.after]

@@ -19,6 +19,7 @@ from timesformer.atomic import report_write_errors, write_atomically
 from timesformer.config.differences import differences
 from timesformer.engine.progress import Progress
 from timesformer.errors import UserError, shorten
+from timesformer.models.parts import inner_model
 from timesformer.models.weights.loading import CheckpointError, read_checkpoint
 from timesformer.runtime.distributed import from_main_process
 from timesformer.runtime.ranks import dist_info, is_main_process
@@ -185,7 +186,7 @@ def continue_from(cfg: CfgNode, path: str, model: nn.Module, optimizer: torch.op
     problem = ", ".join(f"it has no {key}" for key in ("optimizer_state", "epoch") if key not in rest)
     try:
         if not problem:
-            getattr(model, "model", model).load_state_dict(given.state)
+            inner_model(model).load_state_dict(given.state)
             _load_optimizer(optimizer, rest["optimizer_state"])
             epoch = 0 if cfg.TRAIN.CHECKPOINT_EPOCH_RESET else int(rest["epoch"]) + 1
     except (RuntimeError, ValueError, KeyError, TypeError) as error:

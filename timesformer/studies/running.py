@@ -76,7 +76,7 @@ def _terminate_with_parent() -> None:
 
 
 class Slurm:
-    """Runs up to `jobs` cells at a time as jobs of Slurm, or waits for those that an earlier call submitted."""
+    """Runs up to `jobs` cells at a time as jobs of Slurm, or waits for the jobs of an earlier call."""
 
     PERIOD = 2.0  # seconds between two calls of squeue
 

@@ -31,7 +31,7 @@ from timesformer.runtime.resource_limits import (
 )
 
 PATIENCE = 5.0  # seconds in which a process whose connection broke should be seen to be dead
-SPARE_FILES = 10  # open files of a process, besides those that are known to be needed
+SPARE_FILES = 10  # open files of a process, besides the known ones
 
 
 class WorkerStatus:

@@ -138,7 +138,7 @@ def _normalization(preprocessor: dict[str, Any], kind: str | None) -> tuple[tupl
 
 
 def assumed_options(model: Description) -> tuple[Options, list[str]]:
-    """Options for a model of which only the architecture is known, and lines about those that are assumed."""
+    """Options for a model of which only the architecture is known, and notes on the assumed ones."""
     mean, std = _NORMALIZATION[model.model]
     side, ssv2 = model.image_size[0], model.num_classes == _SSV2_CLASSES
     rate = _KINETICS_RATES.get(model.num_frames) if model.model == "timesformer" else None
@@ -177,7 +177,7 @@ def architecture(model: Description) -> Options:
 
 
 def complete_options(options: Options, model: Description) -> Options:
-    """A run's options, of which a converted file may have a part, completed with those that the weights give."""
+    """A run's options, of which a converted file may have a part, completed with the options that the weights imply."""
     found = architecture(model)
     found["DATA"]["TEST_CROP_SIZE"] = model.image_size[0]
     if options.get("MODEL", {}).get("MODEL_NAME") == "LightTimeSformer":  # its variant gives the other sizes

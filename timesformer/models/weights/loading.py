@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from timesformer.errors import shorten
 from timesformer.models.attention import Attention
 from timesformer.models.embeddings import Interpolation, resize_time_embed, resize_tubelet_embed
-from timesformer.models.parts import head_names
+from timesformer.models.parts import head_names, inner_model
 from timesformer.models.weights.download import local_path
 from timesformer.models.weights.files import CheckpointError, read_weights
 from timesformer.models.weights.formats import CheckpointMetadata, metadata_of, to_native
@@ -151,7 +151,7 @@ def load_pretrained(
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     source = checkpoint.source
-    network = getattr(model, "model", model)
+    network = inner_model(model)
     heads = tuple(f"{head}." for head in head_names(model))
     wanted = network.state_dict()
     report, values, used = LoadReport(rest=checkpoint.rest, notes=_notes(network, checkpoint)), {}, set()
