@@ -98,9 +98,11 @@ def _dataset(cfg: CfgNode) -> _Found:
         yield "DATA.SPLIT_GROUPS", f"is {data.SPLIT_GROUPS!r}, expected a regular expression ({error})"
     if used == {"folder"}:
         of_lists = dict.fromkeys(("DATA.PATH_LABEL_SEPARATOR", "DATA.PATH_PREFIX"), ("auto", "files"))
-        for key, rules in {"DATA.VAL_FRACTION": ("auto", "random"), **of_lists}.items():
+        for key, rules in {"DATA.VAL_FRACTION": ("auto", "random", "folds"), **of_lists}.items():
             if data.SPLIT_RULE not in rules and get_option(cfg, key) != OPTIONS[key].default:
                 yield key, f"is set, but DATA.SPLIT_RULE {data.SPLIT_RULE} does not read it; remove it"
+        if data.SPLIT_RULE == "folds" and data.FOLD > data.NUM_FOLDS:
+            yield "DATA.FOLD", f"is {data.FOLD}, expected 1 to DATA.NUM_FOLDS {data.NUM_FOLDS}"
     if "muwiges" in used:
         if both := sorted(set(data.TEST_SUBJECTS) & set(data.VAL_SUBJECTS)):
             yield "DATA.VAL_SUBJECTS", f"has {both}, expected none of DATA.TEST_SUBJECTS"

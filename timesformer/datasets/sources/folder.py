@@ -1,4 +1,4 @@
-"""Datasets of one folder per class, split by files, by folders or at random (datasets/folder, datasets/hmdb_simp)."""
+"""Datasets of one folder per class, split by files, folders, folds or at random (`folder`, `hmdb_simp`)."""
 
 import filecmp
 import logging
@@ -41,7 +41,7 @@ def folder(cfg: CfgNode, split: str) -> DatasetSplit:
             )
     if rule == "files":
         return _from_files(cfg, split)
-    return _from_folders(cfg, split) if rule == "folders" else _at_random(cfg, split)
+    return _from_folders(cfg, split) if rule == "folders" else _drawn(cfg, split)
 
 
 def hmdb_simp(cfg: CfgNode, split: str) -> DatasetSplit:
@@ -149,13 +149,8 @@ def _same_content(first: Path, second: Path) -> bool:
     return first.is_file() and second.is_file() and filecmp.cmp(first, second, shallow=False)
 
 
-def _at_random(cfg: CfgNode, split: str) -> DatasetSplit:
-    """DATA.TEST_FRACTION of each class for test, DATA.VAL_FRACTION of the rest for validation, the others for training.
-
-    Clips are ordered by a hash of DATA.SPLIT_SEED and their group: what DATA.SPLIT_GROUPS finds in `<class>/<stem>`,
-    else that itself. So the split does not depend on the machine or the encoding of clips, and an added clip moves at
-    most two others. If groups have clips of several classes, the fractions are those of all clips.
-    """
+def _drawn(cfg: CfgNode, split: str) -> DatasetSplit:
+    """A split that depends on the names of the clips and DATA.SPLIT_SEED only: at random, or by folds."""
     root = lists.data_folder(cfg)
     clips = list_clips(root)
     if not clips:
@@ -167,7 +162,32 @@ def _at_random(cfg: CfgNode, split: str) -> DatasetSplit:
     labels = np.repeat(np.arange(len(counts)), counts)
     del clips  # a million names are 100 MB
     group_of, keys = _group(root, cfg, names)
-    groups_of_class = [np.unique(part) for part in np.split(group_of, np.cumsum(counts)[:-1])]
+    by_folds = cfg.DATA.SPLIT_RULE == "folds"
+    assign = _by_folds if by_folds else _at_random
+    split_of = assign(cfg, root, class_names, labels, group_of, keys)
+
+    chosen = np.flatnonzero(split_of == SPLITS.index(split))
+    present = np.bincount(labels[chosen], minlength=len(counts))
+    if absent := [label for label, number in zip(class_names, present, strict=True) if not number]:
+        if split == "train":
+            remedy = "set another DATA.SPLIT_SEED or DATA.SPLIT_GROUPS"
+            raise join_problems(f"{root}: classes without training clips", absent, remedy)
+        logger.warning("%s: no clip of %s in the %s split", root, shorten(absent), split)
+    how = f"fold {cfg.DATA.FOLD} of {cfg.DATA.NUM_FOLDS}" if by_folds else "at random"
+    logger.info("%s: %d of %d clips for %s, %s", root, len(chosen), len(names), split, how)
+    return DatasetSplit(Records((names[row] for row in chosen), labels[chosen], folder=str(root)), class_names)
+
+
+def _at_random(
+    cfg: CfgNode, root: Path, class_names: tuple[str, ...], labels: np.ndarray, group_of: np.ndarray, keys: np.ndarray
+) -> np.ndarray:
+    """DATA.TEST_FRACTION of each class for test, DATA.VAL_FRACTION of the rest for validation, the others for training.
+
+    Clips are ordered by a hash of DATA.SPLIT_SEED and their group: what DATA.SPLIT_GROUPS finds in `<class>/<stem>`,
+    else that itself. So the split does not depend on the machine or the encoding of clips, and an added clip moves at
+    most two others. If groups have clips of several classes, the fractions are those of all clips.
+    """
+    groups_of_class = [np.unique(part) for part in np.split(group_of, np.cumsum(np.bincount(labels))[:-1])]
     pools = list(class_names)
     if sum(map(len, groups_of_class)) > len(keys):
         groups_of_class, pools = [np.arange(len(keys))], [str(root)]
@@ -179,16 +199,38 @@ def _at_random(cfg: CfgNode, split: str) -> DatasetSplit:
     for members in groups_of_class:
         order = members[np.argsort(keys[members], kind="stable")]
         split_of[order] = _assign_splits(sizes[order], test, val)
+    return split_of[group_of]
 
-    chosen = np.flatnonzero(split_of[group_of] == SPLITS.index(split))
-    present = np.bincount(labels[chosen], minlength=len(counts))
-    if absent := [label for label, number in zip(class_names, present, strict=True) if not number]:
-        if split == "train":
-            remedy = "set another DATA.SPLIT_SEED or DATA.SPLIT_GROUPS"
-            raise join_problems(f"{root}: classes without training clips", absent, remedy)
-        logger.warning("%s: no clip of %s in the %s split", root, shorten(absent), split)
-    logger.info("%s: %d of %d clips for %s, at random", root, len(chosen), len(names), split)
-    return DatasetSplit(Records((names[row] for row in chosen), labels[chosen], folder=str(root)), class_names)
+
+def _by_folds(
+    cfg: CfgNode, root: Path, class_names: tuple[str, ...], labels: np.ndarray, group_of: np.ndarray, keys: np.ndarray
+) -> np.ndarray:
+    """Fold DATA.FOLD for test, and about DATA.VAL_FRACTION of the rest, one fold of it, for validation.
+
+    Folds are those of scikit-learn's StratifiedGroupKFold, shuffled by DATA.SPLIT_SEED.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import
+
+    data = cfg.DATA
+    kind = "groups of DATA.SPLIT_GROUPS" if data.SPLIT_GROUPS else "clips"
+    if len(keys) <= data.NUM_FOLDS:
+        raise DataError(f"{root} has {len(keys)} {kind}, expected more than DATA.NUM_FOLDS {data.NUM_FOLDS}")
+    smallest = np.bincount(labels).argmin()
+    if (count := int((labels == smallest).sum())) < data.NUM_FOLDS:
+        raise DataError(
+            f"{root}: class {class_names[smallest]} has {count} clips, expected DATA.NUM_FOLDS {data.NUM_FOLDS} or more"
+        )
+
+    def fold(rows: np.ndarray, folds: int, number: int) -> np.ndarray:
+        folds_of_rows = StratifiedGroupKFold(folds, shuffle=True, random_state=data.SPLIT_SEED)
+        return rows[[*folds_of_rows.split(rows, labels[rows], group_of[rows])][number][1]]
+
+    split_of = np.full(len(labels), SPLITS.index("train"), np.int8)
+    split_of[fold(np.arange(len(labels)), data.NUM_FOLDS, data.FOLD - 1)] = SPLITS.index("test")
+    rest = np.flatnonzero(split_of == SPLITS.index("train"))
+    folds = min(max(2, round(1 / data.VAL_FRACTION)), len(np.unique(group_of[rest])), *np.bincount(labels[rest]))
+    split_of[fold(rest, int(folds), 0)] = SPLITS.index("val")
+    return split_of
 
 
 def _group(root: Path, cfg: CfgNode, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
