@@ -22,6 +22,8 @@ class ZooModel(NamedTuple):
     top1: float
     top5: float | None  # None: not published
     url: str
+    mean: tuple[float, ...] = ()  # DATA.MEAN and DATA.STD with which it was trained; empty: unknown
+    std: tuple[float, ...] = ()
 
     def describe(self) -> str:
         """What was published about it, and its licence, in a line."""
@@ -34,7 +36,12 @@ class ZooModel(NamedTuple):
 
 
 ZOO = {
-    name: ZooModel(*facts, url=f"https://www.dropbox.com/s/{folder}/{name}.pyth?dl=1")
+    name: ZooModel(
+        *facts,
+        f"https://www.dropbox.com/s/{folder}/{name}.pyth?dl=1",
+        mean=(0.45, 0.45, 0.45),
+        std=(0.225, 0.225, 0.225),
+    )
     for name, *facts, folder in [
         ("TimeSformer_divST_8x32_224_K400", "K400", 8, 32, 224, 77.9, 93.2, "g5t24we9gl5yk88"),
         ("TimeSformer_divST_16x16_448_K400", "K400", 16, 16, 448, 79.6, 94.0, "6f0x172lpqy3oxt"),

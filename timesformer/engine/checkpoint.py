@@ -21,6 +21,7 @@ from timesformer.engine.progress import Progress
 from timesformer.errors import UserError, shorten
 from timesformer.models.parts import inner_model
 from timesformer.models.weights.loading import CheckpointError, read_checkpoint
+from timesformer.models.weights.normalization import warn_of_normalization
 from timesformer.runtime.distributed import from_main_process
 from timesformer.runtime.ranks import dist_info, is_main_process
 from timesformer.runtime.run_folder import best_path, checkpoint_folder, epoch_checkpoints
@@ -201,6 +202,7 @@ def continue_from(cfg: CfgNode, path: str, model: nn.Module, optimizer: torch.op
             "TRAIN.CHECKPOINT_EPOCH_RESET or TRAIN.FINETUNE True"
         )
     logger.info("continuing %s after epoch %d", path, epoch)
+    warn_of_normalization(cfg, path, given.metadata.mean, given.metadata.std)
     return Progress(epoch=epoch, validated=epoch)
 
 

@@ -34,6 +34,7 @@ from timesformer.models.weights.loading import (
     load_pretrained,
     read_checkpoint,
 )
+from timesformer.models.weights.normalization import warn_of_normalization
 from timesformer.runtime import distributed
 from timesformer.runtime.device import autocast, choose_device, prefetch_to_device, set_float32_precision
 from timesformer.runtime.logging import STEP, duration, progress_bar
@@ -133,6 +134,7 @@ def test(cfg: CfgNode, splits: Splits | None = None) -> Path:  # noqa: PT028
     path = _checkpoint_to_test(cfg)
     model, report = build_from_checkpoint(cfg, read_checkpoint(path))
     logger.info("testing %s\n%s", path, report.table())
+    warn_of_normalization(cfg, path, report.metadata.mean, report.metadata.std)
     if changed := clip_differences(cfg, report.rest):
         logger.warning("%s was trained on other clips: %s", path, "; ".join(changed))
     videos, weights = loader.dataset.records.names, fingerprint(model, loader.dataset.class_names)
@@ -147,13 +149,17 @@ def test(cfg: CfgNode, splits: Splits | None = None) -> Path:  # noqa: PT028
 
 
 def clip_differences(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
-    """How clips and splits of a configuration differ from those of a checkpoint's training, if it has them."""
+    """How clips and splits of a configuration differ from those of a checkpoint's training, if it has them.
+
+    The normalization is not among them, see `normalization_problem`.
+    """
     then = yaml.safe_load(content["cfg"]) if isinstance(content.get("cfg"), str) else {}
     if not isinstance(then, dict) or not then.get("DATA"):
         return []
     saved = read_saved(then)
     changes = [change for change in differences(then, cfg) if change.key in saved]
     changes = [c for c in changes if c.effects & {"split", "clips"} and "SAMPLER" not in c.key]
+    changes = [c for c in changes if c.key not in ("DATA.MEAN", "DATA.STD")]
     return [*map(str, changes), *filter(None, [sampler_change(saved, cfg)])]
 
 

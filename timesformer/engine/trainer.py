@@ -29,6 +29,7 @@ from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
 from timesformer.models.parts import freeze, train_mode
 from timesformer.models.weights.loading import load_pretrained
+from timesformer.models.weights.normalization import warn_of_normalization
 from timesformer.runtime import distributed, signals
 from timesformer.runtime.device import autocast, choose_device, prefetch_to_device, set_float32_precision
 from timesformer.runtime.logging import STEP, MetricsWriter, duration, progress_bar
@@ -135,6 +136,7 @@ class Trainer:
                 self.model, source, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION, cfg.TRAIN.STRICT_LOADING
             )
             logger.info("fine-tuning from %s\n%s", source, report.table())
+            warn_of_normalization(cfg, source, report.metadata.mean, report.metadata.std)
             frozen = {name.removeprefix("model.") for name, p in self.model.named_parameters() if not p.requires_grad}
             if untrained := sorted(frozen.intersection(report.new)):
                 logger.warning("MODEL.FREEZE freezes parameters missing in the checkpoint: %s", shorten(untrained))

@@ -25,6 +25,7 @@ from timesformer.errors import UserError, shorten
 from timesformer.inference.clip_batches import read_batches
 from timesformer.models.parts import head_names, inner_model
 from timesformer.models.weights.loading import Checkpoint, CheckpointError, fingerprint, read_checkpoint
+from timesformer.models.weights.normalization import normalization_problem
 from timesformer.runtime.device import set_float32_precision
 from timesformer.runtime.resource_limits import available_cores
 from timesformer.torchvision_import import import_package
@@ -84,7 +85,8 @@ def load_model(
     set_float32_precision(options)
     model, report = build_from_checkpoint(options, checkpoint)
     names, note = _class_names(checkpoint, options)
-    notes += [*(checkpoint.assumed if cfg is None else ()), *report.notes, *([note] if note else ())]
+    normalization = normalization_problem(options, checkpoint.metadata.mean, checkpoint.metadata.std)
+    notes += [*(checkpoint.assumed if cfg is None else ()), *report.notes, *filter(None, (normalization, note))]
     return Classifier(options, model.to(device).eval(), names, device, path, notes)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
 from timesformer.errors import UserError
+from timesformer.models.weights.normalization import warn_of_normalization
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,7 @@ class Baseline(nn.Module):
             model.check_input(cfg.DATA.NUM_FRAMES, cfg.DATA[key], f"DATA.NUM_FRAMES, DATA.{key}")
         if pretrained:
             logger.info("%s starts from its library's weights", model.name)
-            if (tuple(cfg.DATA.MEAN), tuple(cfg.DATA.STD)) != model.normalization:
-                logger.warning("these weights expect DATA.MEAN %s and DATA.STD %s", *map(list, model.normalization))
+            warn_of_normalization(cfg, f"{model.name}, MODEL.PRETRAINED", *model.normalization)
         return model
 
     def check_input(self, frames: int, size: int, keys: str) -> None:

@@ -1,6 +1,7 @@
 """The registry of models, and what its transformers share."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from fvcore.common.config import CfgNode
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from timesformer.errors import UserError
 from timesformer.models.weights.loading import load_pretrained
+from timesformer.models.weights.normalization import warn_of_normalization
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +24,11 @@ class RegisteredTransformer(nn.Module):
     def __init__(self, model: nn.Module, pretrained_model: str = "", strict_loading: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.normalization: tuple[Sequence[float], Sequence[float]] = ((), ())  # mean, std of pretrained_model if known
         if pretrained_model:
             report = load_pretrained(self, pretrained_model, model.pos_embed_interpolation, strict_loading)
             logger.info("weights from %s\n%s", pretrained_model, report.table())
+            self.normalization = (report.metadata.mean, report.metadata.std)
 
     def forward(self, x: Tensor) -> Tensor:
         """Clips [batch, 3, frames, height, width] (float, normalized) to logits [batch, classes]."""
@@ -69,4 +73,7 @@ def build_model(cfg: CfgNode, fresh: bool = False) -> nn.Module:
         known += ", torchvision/<name>, timm/<name>, or a model that IMPORTS registers"
         raise UserError(f"MODEL.MODEL_NAME is {name!r}, expected one of {known}")
     model_class = MODEL_REGISTRY.get(name)
-    return model_class.from_config(cfg) if hasattr(model_class, "from_config") else model_class(cfg)
+    model = model_class.from_config(cfg) if hasattr(model_class, "from_config") else model_class(cfg)
+    if isinstance(model, RegisteredTransformer):
+        warn_of_normalization(cfg, cfg.TIMESFORMER.PRETRAINED_MODEL, *model.normalization)
+    return model

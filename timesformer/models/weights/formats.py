@@ -104,7 +104,7 @@ class CheckpointMetadata:
     image_size: tuple[int, int] | None = None  # height and width in pixels
     activation: str | None = None  # of the MLPs, transformers' name
     norm_eps: float | None = None
-    mean: tuple[float, ...] = ()  # normalisation of pixels in [0, 1], from the preprocessor of a folder
+    mean: tuple[float, ...] = ()  # normalization of pixels in [0, 1], of each channel
     std: tuple[float, ...] = ()
     class_names: tuple[str, ...] = ()  # in label order
 
@@ -128,6 +128,8 @@ def metadata_of(rest: dict[str, Any]) -> CheckpointMetadata:
         num_heads=num_heads,
         num_frames=data.get("NUM_FRAMES"),
         image_size=(side, side) if side else None,
+        mean=tuple(data.get("MEAN") or ()),
+        std=tuple(data.get("STD") or ()),
         class_names=names,
     )
 

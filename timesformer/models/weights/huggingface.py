@@ -34,7 +34,7 @@ def metadata_of_folder(config: dict[str, Any], preprocessor: dict[str, Any]) -> 
     """Metadata from config.json and the description of the preprocessing, which may be empty."""
     labels = {label: name for label, name in (config.get("id2label") or {}).items() if name != f"LABEL_{label}"}
     size = config.get("image_size")
-    mean, std = _normalization(preprocessor, config.get("model_type")) if preprocessor else ((), ())
+    mean, std = _trained_normalization(config, preprocessor)
     return CheckpointMetadata(
         num_heads=config.get("num_attention_heads"),
         num_frames=config.get("num_frames"),
@@ -73,7 +73,7 @@ def options_of_folder(
             values = ", ".join(f"DATA.{key} {data[key]}" for key in ("MEAN", "STD", "TEST_CROP_SIZE"))
             assumed.append(f"it has no preprocessor_config.json; assumed: {values}")
         return yaml.safe_dump(options), assumed
-    for key, values in (("MEAN", metadata.mean), ("STD", metadata.std)):
+    for key, values in zip(("MEAN", "STD"), _normalization(preprocessor, kind), strict=True):
         if not np.allclose(values, data.get(key) or 0.0, rtol=1e-9):  # the exported ones have no rounding
             data[key] = list(values)
     assumed += _set_crop(options, preprocessor)
@@ -135,6 +135,20 @@ def _normalization(preprocessor: dict[str, Any], kind: str | None) -> tuple[tupl
         return tuple(round((bool(offset) + m) / scale, 9) for m in means), tuple(round(s / scale, 9) for s in stds)
     except (TypeError, ZeroDivisionError) as error:
         raise CheckpointError(f"image_mean {mean}, image_std {std}, rescale_factor {factor} must be numbers") from error
+
+
+def _trained_normalization(
+    config: dict[str, Any], preprocessor: dict[str, Any]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std with which a folder's weights were trained; empty if that is unknown."""
+    if preprocessor:
+        mean, std = _normalization(preprocessor, config.get("model_type"))
+        # Google's processors normalize twice, while the models were trained with the first step.
+        is_twice = config.get("model_type") == "vivit" and (mean[0], std[0]) == (0.75, 0.25)
+        return ((), ()) if is_twice else (mean, std)
+    described = config.get("pretrained_cfg", config)  # of timm; at the top level in older folders
+    mean, std = (described.get(key) if isinstance(described, dict) else None for key in ("mean", "std"))
+    return tuple(mean or ()), tuple(std or ())
 
 
 def assumed_options(model: Description) -> tuple[Options, list[str]]:

@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
+from timesformer.config.sources import ZOO
 from timesformer.errors import shorten
 from timesformer.models.attention import Attention
 from timesformer.models.embeddings import Interpolation, resize_time_embed, resize_tubelet_embed
@@ -66,6 +67,7 @@ class LoadReport:
     unused: list[str] = field(default_factory=list)  # tensors of the checkpoint that were not loaded
     notes: list[str] = field(default_factory=list)
     rest: dict[str, Any] = field(default_factory=dict)  # see `Checkpoint`
+    metadata: CheckpointMetadata = field(default_factory=CheckpointMetadata)
 
     def table(self) -> str:
         """A table of counts and names, in which equal names of different blocks are one, and the notes."""
@@ -112,7 +114,7 @@ def read_checkpoint(source: str | Path, weights: str = "") -> Checkpoint:
         notes = (f"its weights under {container} were read; it also has {', '.join(others)}{averaged}: {command}",)
     name = str(path if path.is_file() and Path(str(source)).is_dir() else source)
     if "config" not in folder:
-        return Checkpoint(state, rest, origin, metadata_of(rest), name, notes)
+        return Checkpoint(state, rest, origin, _with_released(metadata_of(rest), str(source)), name, notes)
     rest |= folder
     config, preprocessor = folder["config"], folder.get("preprocessor", {})
     try:
@@ -124,6 +126,12 @@ def read_checkpoint(source: str | Path, weights: str = "") -> Checkpoint:
     except CheckpointError as error:
         assumed = [str(error)]
     return Checkpoint(state, rest, origin, metadata, name, notes, tuple(assumed))
+
+
+def _with_released(metadata: CheckpointMetadata, source: str) -> CheckpointMetadata:
+    """The metadata with the normalization of a released model (`zoo:`) whose file does not have it."""
+    model = ZOO.get(source.removeprefix("zoo:")) if source.startswith("zoo:") and not metadata.mean else None
+    return replace(metadata, mean=model.mean, std=model.std) if model else metadata
 
 
 def _tensors(content: dict[Any, Any]) -> dict[str, Tensor]:
@@ -154,7 +162,8 @@ def load_pretrained(
     network = inner_model(model)
     heads = tuple(f"{head}." for head in head_names(model))
     wanted = network.state_dict()
-    report, values, used = LoadReport(rest=checkpoint.rest, notes=_notes(network, checkpoint)), {}, set()
+    notes, values, used = _notes(network, checkpoint), {}, set()
+    report = LoadReport(notes=notes, rest=checkpoint.rest, metadata=checkpoint.metadata)
     misfits, heads_of_source = [], checkpoint.metadata.num_heads
     num_heads = next((module.num_heads for module in network.modules() if isinstance(module, Attention)), None)
     if num_heads and heads_of_source and num_heads != heads_of_source:  # the tensors have the same shapes
@@ -215,8 +224,6 @@ def _notes(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
     eps = getattr(getattr(network, "norm", None), "eps", None)
     if metadata.norm_eps and eps and metadata.norm_eps != eps:
         notes.append(f"it was trained with layer_norm_eps {metadata.norm_eps}, the model has {eps}")
-    if metadata.mean:
-        notes.append(f"it expects DATA.MEAN {list(metadata.mean)} and DATA.STD {list(metadata.std)}")
     return notes
 
 
