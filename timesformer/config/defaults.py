@@ -22,6 +22,7 @@ _NOT_LIBRARY = "MODEL.MODEL_NAME !torchvision/?* timm/?*"
 _NOT_LIGHT = "MODEL.MODEL_NAME !LightTimeSformer"
 _VIVIT = "MODEL.MODEL_NAME ViViT"
 _NOT_VIVIT = "MODEL.MODEL_NAME !ViViT"
+_TOKEN_HEAD = "MODEL.HEAD attentive temporal"
 _METHODS = ("interpolate", "reverse", "brightness")
 
 # fmt: off
@@ -143,6 +144,14 @@ _new("MODEL.PRETRAINED", False, "start", "Start with the library's weights, down
 _orig("MODEL.NUM_CLASSES", 400, "model", "Outputs of the head", low=1)
 _orig("MODEL.LOSS_FUNC", "cross_entropy", "training", "Training loss", choices="cross_entropy")
 _orig("MODEL.DROPOUT_RATE", 0.0, "model", "Dropout before the head (0.5 in the original, but unused)", low=0, below=1)
+_new("MODEL.HEAD", "linear", "model", "From features to logits (models.md)",
+     choices="linear attentive temporal", read_by="MODEL.MODEL_NAME !torchvision/?*")
+_new("MODEL.HEAD_GRID", 1, "model", "The head sees N x N averages of the patches of a frame", low=1,
+     read_by=_TOKEN_HEAD)
+_new("MODEL.HEAD_WIDTH", 128, "model", "Width of the transformer of a temporal head", low=1,
+     read_by="MODEL.HEAD temporal")
+_new("MODEL.HEAD_DEPTH", 1, "model", "Layers of the transformer of a temporal head", low=1,
+     read_by="MODEL.HEAD temporal")
 _new("MODEL.FREEZE", "none", "optimizer", "Train only the head, or the head and the last N blocks",
      pattern=r"none|backbone|all_but_last_[1-9]\d*")
 _new("MODEL.ACT_CHECKPOINT", "none", "rounding", "Recompute activations of all or every Nth block to save memory",
@@ -172,7 +181,8 @@ _new("VIVIT.MODEL", 1, "model", "1: joint, 2: factorised encoder, 3: factorised 
 _new("VIVIT.TUBELET_SIZE", [2, 16, 16], "model", "Frames, height, width of a tubelet", length=3, low=1, read_by=_VIVIT)
 _new("VIVIT.TUBELET_INIT", "central", "model", "How image weights fill a tubelet: its central frame, or all frames",
      choices="central inflate", read_by=_VIVIT)
-_new("VIVIT.TEMPORAL_DEPTH", 4, "model", "Blocks of the temporal encoder", low=1, read_by=f"{_VIVIT} and VIVIT.MODEL 2")
+_new("VIVIT.TEMPORAL_DEPTH", 4, "model", "Blocks of the temporal encoder", low=1,
+     read_by=f"{_VIVIT} and VIVIT.MODEL 2 and MODEL.HEAD linear")
 
 # ---------------------------------------------------------------- optimization
 _orig("SOLVER.BASE_LR", 0.1, "training", "Learning rate after warm-up", above=0)

@@ -24,7 +24,7 @@ from timesformer.engine.results import Evaluation, folder_for_results, probabili
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError, shorten
 from timesformer.models import build_model
-from timesformer.models.parts import head_names
+from timesformer.models.parts import output_names
 from timesformer.models.weights.download import local_path
 from timesformer.models.weights.loading import (
     Checkpoint,
@@ -105,8 +105,8 @@ def build_from_checkpoint(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Modu
     """The model of a configuration on the CPU, with all its weights from a checkpoint, or CheckpointError."""
     model = build_model(cfg, fresh=True)
     report = load_pretrained(model, checkpoint, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION)
-    heads = (checkpoint.state.get(f"{head}.weight") for head in head_names(model))
-    classes = next((len(head) for head in heads if head is not None), cfg.MODEL.NUM_CLASSES)
+    outputs = (checkpoint.state.get(f"{name}.weight") for name in output_names(model))
+    classes = next((len(weight) for weight in outputs if weight is not None), cfg.MODEL.NUM_CLASSES)
     if classes != cfg.MODEL.NUM_CLASSES:
         names = shorten(map(str, checkpoint.metadata.class_names))
         raise CheckpointError(
@@ -116,8 +116,8 @@ def build_from_checkpoint(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Modu
     if misfits := report.new or report.unused:
         problem = "lacks" if report.new else "has weights that this model does not have:"
         raise CheckpointError(
-            f"{checkpoint.source} {problem} {shorten(misfits)}. Check MODEL.NUM_CLASSES ({cfg.MODEL.NUM_CLASSES}) and "
-            f"TIMESFORMER.ATTENTION_TYPE ({cfg.TIMESFORMER.ATTENTION_TYPE})"
+            f"{checkpoint.source} {problem} {shorten(misfits)}. Check MODEL.NUM_CLASSES ({cfg.MODEL.NUM_CLASSES}), "
+            f"MODEL.HEAD ({cfg.MODEL.HEAD}) and TIMESFORMER.ATTENTION_TYPE ({cfg.TIMESFORMER.ATTENTION_TYPE})"
         )
     return model, report
 

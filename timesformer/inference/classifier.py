@@ -23,7 +23,7 @@ from timesformer.engine.meters import ViewEnsemble
 from timesformer.engine.results import probabilities_of
 from timesformer.errors import UserError, shorten
 from timesformer.inference.clip_batches import read_batches
-from timesformer.models.parts import head_names, inner_model
+from timesformer.models.parts import inner_model, output_names
 from timesformer.models.weights.loading import Checkpoint, CheckpointError, fingerprint, read_checkpoint
 from timesformer.models.weights.normalization import normalization_problem
 from timesformer.runtime.device import set_float32_precision
@@ -41,7 +41,7 @@ class Prediction:
     top: list[tuple[str, float]] = field(default_factory=list)  # the most probable classes, in descending order
     probabilities: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))  # float32 [classes]
     num_views: int = 0  # number of views that were averaged
-    embedding: np.ndarray | None = None  # float32 [dim], input of the model's head, mean over the views; if requested
+    embedding: np.ndarray | None = None  # float32 [dim], input of the last linear layer, mean over views; if requested
     clips: list[SampledClip] = field(default_factory=list)  # the views, if requested
     seconds: float = 0.0  # time it took
     error: str = ""  # why the video could not be read
@@ -225,7 +225,7 @@ class Classifier:
                         yield part.video, self.prediction(part.path, summaries.pop(part.video), top_k)
 
     def embed(self, video: Video, **options: Any) -> np.ndarray:
-        """Returns the input of the model's head, mean over the views, float32 [dim]; arguments as in `predict`."""
+        """Returns the input of the last linear layer, mean over the views, float32 [dim]; arguments as in `predict`."""
         return self.predict(video, features=True, **options).embedding
 
     def clips(self, video: Video, **options: Any) -> list[SampledClip]:
@@ -252,7 +252,7 @@ class Classifier:
         with self.lock:
             if not features:
                 return score_views(self.model, clips, self.cfg, self.device).cpu(), None
-            head = inner_model(self.model).get_submodule(head_names(self.model)[0])
+            head = inner_model(self.model).get_submodule(output_names(self.model)[0])
             inputs: list[Tensor] = []
             hook = head.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
             try:

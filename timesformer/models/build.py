@@ -9,6 +9,8 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from timesformer.errors import UserError
+from timesformer.models.heads import ClipNetwork, HeadOptions
+from timesformer.models.parts import inner_model
 from timesformer.models.weights.loading import load_pretrained
 from timesformer.models.weights.normalization import warn_of_normalization
 
@@ -19,9 +21,9 @@ MODEL_REGISTRY = Registry("MODEL")
 
 
 class RegisteredTransformer(nn.Module):
-    """A transformer as `.model`, the prefix in every checkpoint; the other arguments are those of `load_pretrained`."""
+    """A network as `.model`, the prefix in every checkpoint; the other arguments are those of `load_pretrained`."""
 
-    def __init__(self, model: nn.Module, pretrained_model: str = "", strict_loading: bool = False) -> None:
+    def __init__(self, model: ClipNetwork, pretrained_model: str = "", strict_loading: bool = False) -> None:
         super().__init__()
         self.model = model
         self.normalization: tuple[Sequence[float], Sequence[float]] = ((), ())  # mean, std of pretrained_model if known
@@ -33,6 +35,14 @@ class RegisteredTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Clips [batch, 3, frames, height, width] (float, normalized) to logits [batch, classes]."""
         return self.model(x)
+
+    def head_input(self, x: Tensor) -> Tensor:
+        """Clips to what the head reads, see `ClipNetwork`."""
+        return self.model.head_input(x)
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """The result of `head_input` to logits [batch, classes]."""
+        return self.model.forward_head(x)
 
 
 def transformer_options(cfg: CfgNode) -> dict[str, Any]:
@@ -54,6 +64,7 @@ def transformer_options(cfg: CfgNode) -> dict[str, Any]:
         "dropout": cfg.MODEL.DROPOUT_RATE,
         "pos_embed_interpolation": options.POS_EMBED_INTERPOLATION,
         "init": options.INIT,
+        "head": HeadOptions.from_config(cfg),
     }
 
 
@@ -62,6 +73,14 @@ def build_model(cfg: CfgNode, fresh: bool = False) -> nn.Module:
     if fresh:
         cfg = cfg.clone()
         cfg.MODEL.PRETRAINED, cfg.TIMESFORMER.PRETRAINED_MODEL = False, ""
+    model = _build(cfg)
+    options = getattr(inner_model(model), "head_options", HeadOptions())
+    if options.kind != cfg.MODEL.HEAD:
+        raise UserError(f"MODEL.HEAD is {cfg.MODEL.HEAD}, expected {options.kind}, the head of {cfg.MODEL.MODEL_NAME}")
+    return model
+
+
+def _build(cfg: CfgNode) -> nn.Module:
     name = cfg.MODEL.MODEL_NAME
     if "/" in name:
         from timesformer.models.baselines import BASELINES  # only where needed

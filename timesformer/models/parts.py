@@ -13,6 +13,12 @@ def head_names(model: nn.Module) -> tuple[str, ...]:
     return getattr(model, "head_names", ("head",))
 
 
+def output_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of the linear layers that give the logits: the head, or the classifier of a head over tokens."""
+    heads = ((head, inner_model(model).get_submodule(head)) for head in head_names(model))
+    return tuple(f"{name}.classifier" if hasattr(head, "classifier") else name for name, head in heads)
+
+
 def inner_model(model: nn.Module) -> nn.Module:
     """The network inside the adapter that most registered models are; the model itself if it has no `.model`."""
     return getattr(model, "model", model)

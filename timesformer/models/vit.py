@@ -5,11 +5,11 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange, reduce, repeat
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from timesformer.models.blocks import LIGHT_VARIANTS, Init, check_choice, initialize_linear, joint_forward, make_blocks
+from timesformer.models.blocks import LIGHT_VARIANTS, Init, check_choice, joint_forward, make_blocks
 from timesformer.models.build import MODEL_REGISTRY, RegisteredTransformer, transformer_options
 from timesformer.models.embeddings import (
     Interpolation,
@@ -19,17 +19,18 @@ from timesformer.models.embeddings import (
     resize_time_embed,
     time_table,
 )
+from timesformer.models.heads import LINEAR, ClipNetwork, HeadOptions
 
 AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
 ATTENTION_TYPES: tuple[str, ...] = get_args(AttentionType)
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(ClipNetwork):
     """A vision transformer for clips, with the argument names of timm's.
 
     Embeddings made for `img_size` and `num_frames` are resized for other clips. `drop_path_rate` is the stochastic
     depth of the last block; `dropout` acts before the head. Raises ValueError on an unknown choice. The last block
-    computes the class token only, all that the head sees, unless the attribute `last_block_cls_only` is False.
+    computes the class token only, all that a linear head sees, unless the attribute `last_block_cls_only` is False.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class VisionTransformer(nn.Module):
         dropout: float = 0.0,
         pos_embed_interpolation: Interpolation = "bicubic",
         init: Init = "pretrained",
+        head: HeadOptions = LINEAR,
     ) -> None:
         super().__init__()
         check_choice("attention_type", attention_type, ATTENTION_TYPES)
@@ -85,8 +87,7 @@ class VisionTransformer(nn.Module):
             attention_type=attention_type,
         )
         self.norm = norm_layer(embed_dim)
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()
+        self.add_head(embed_dim, num_classes, dropout, head, steps=num_frames, has_cls=True)
         self.initialize(init)
 
     @torch.no_grad()
@@ -94,7 +95,7 @@ class VisionTransformer(nn.Module):
         """Initialises all but the patch projection; "pretrained" gives an image model's output with its weights."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        initialize_linear(self, init)
+        self.initialize_layers(init)
         if init == "scratch":
             self.pos_embed[0, 1:] = position_table(*self.grid, self.embed_dim)
             if self.attention_type != "space_only":
@@ -107,28 +108,39 @@ class VisionTransformer(nn.Module):
         """Names of the embeddings, which an optimizer may exclude from weight decay."""
         return {"cls_token", "pos_embed", "time_embed"}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Clips [batch, channels, frames, height, width] (float, normalized) to logits [batch, classes]."""
-        return self.head(self.dropout(self.forward_features(x)))
-
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips [batch, channels, frames, height, width] to the normalized class token [batch, dim]."""
+        tokens = self._encode(x, self.last_block_cls_only)
+        if self.attention_type == "space_only":
+            tokens = reduce(tokens, "b t n d -> b n d", "mean")
+        return self.norm(tokens)[:, 0]
+
+    def forward_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalized class tokens and patches, see `ClipNetwork`; the class token is that of the clip or the frame."""
+        tokens = self.norm(self._encode(x))
+        rows, columns = (side // self.patch_embed.patch_size for side in x.shape[-2:])
+        if self.attention_type == "space_only":
+            cls, patches = tokens[:, :, :1], tokens[:, :, 1:]
+        else:
+            patches = rearrange(tokens[:, 1:], "b (t n) d -> b t n d", n=rows * columns)
+            cls = repeat(tokens[:, :1], "b 1 d -> b t 1 d", t=patches.shape[1])
+        return cls, rearrange(patches, "b t (h w) d -> b t h w d", h=rows)
+
+    def _encode(self, x: Tensor, cls_only: bool = False) -> Tensor:
+        """[batch, 1 + patches of all frames, dim], space-only [batch, frames, 1 + patches, dim]; or class tokens."""
         cls, patches = self.embed(x)
-        num_outputs = 1 if self.last_block_cls_only else None
+        num_outputs = 1 if cls_only else None
         if self.attention_type == "divided_space_time":
             for block in self.blocks[:-1]:
                 cls, patches = block.forward_divided(cls, patches)
-            tokens, patches = self.blocks[-1].forward_divided(cls, patches, cls_only=self.last_block_cls_only)
-            if patches is not None:
-                tokens = torch.cat([tokens, rearrange(patches, "b t n d -> b (t n) d")], dim=1)
-        elif self.attention_type == "joint_space_time":
+            cls, patches = self.blocks[-1].forward_divided(cls, patches, cls_only=cls_only)
+            return cls if patches is None else torch.cat([cls, rearrange(patches, "b t n d -> b (t n) d")], dim=1)
+        if self.attention_type == "joint_space_time":
             tokens = torch.cat([cls, rearrange(patches, "b t n d -> b (t n) d")], dim=1)
-            tokens = joint_forward(self.blocks, tokens, num_outputs)
-        else:
-            tokens = rearrange(torch.cat([cls, patches], dim=2), "b t n d -> (b t) n d")
-            tokens = joint_forward(self.blocks, tokens, num_outputs)
-            tokens = reduce(tokens, "(b t) n d -> b n d", "mean", t=patches.shape[1])
-        return self.norm(tokens)[:, 0]
+            return joint_forward(self.blocks, tokens, num_outputs)
+        tokens = rearrange(torch.cat([cls, patches], dim=2), "b t n d -> (b t) n d")
+        tokens = joint_forward(self.blocks, tokens, num_outputs)
+        return rearrange(tokens, "(b t) n d -> b t n d", t=patches.shape[1])
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Class token [batch, 1, dim] (space-only: [batch, frames, 1, dim]), patches [batch, frames, patches, dim]."""

@@ -4,11 +4,11 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from timesformer.models.blocks import Init, check_choice, initialize_linear, joint_forward, make_blocks, prepend_cls
+from timesformer.models.blocks import Init, check_choice, joint_forward, make_blocks, prepend_cls
 from timesformer.models.build import MODEL_REGISTRY, RegisteredTransformer, transformer_options
 from timesformer.models.embeddings import (
     Interpolation,
@@ -20,19 +20,21 @@ from timesformer.models.embeddings import (
     resize_tubelet_embed,
     time_table,
 )
+from timesformer.models.heads import LINEAR, ClipNetwork, HeadOptions
 
 AttentionType = Literal["joint", "factorised_encoder", "factorised_self_attention"]
 VIVIT_MODELS: dict[int, AttentionType] = {1: "joint", 2: "factorised_encoder", 3: "factorised_self_attention"}
 """Attention types by their number in the paper, which is VIVIT.MODEL."""
 
 
-class VideoTransformer(nn.Module):
+class VideoTransformer(ClipNetwork):
     """A vision transformer for clips cut into tubelets of (frames, height, width); see also `VisionTransformer`.
 
     Args:
         attention_type: "joint" (model 1 of the paper: all tubelets attend to all), "factorised_encoder" (model 2: an
             encoder over the tubelets of a step, then `temporal_depth` blocks over the class tokens of the steps) or
-            "factorised_self_attention" (model 3: each block attends in space, then in time; no class token).
+            "factorised_self_attention" (model 3: each block attends in space, then in time; no class token). A head
+            over tokens replaces the temporal encoder of model 2.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class VideoTransformer(nn.Module):
         dropout: float = 0.0,
         pos_embed_interpolation: Interpolation = "bicubic",
         init: Init = "pretrained",
+        head: HeadOptions = LINEAR,
     ) -> None:
         super().__init__()
         check_choice("attention_type", attention_type, get_args(AttentionType))
@@ -93,13 +96,12 @@ class VideoTransformer(nn.Module):
         self.blocks = make_blocks(depth, **options)
         self.pos_drop = nn.Dropout(drop_rate)
         self.norm = norm_layer(embed_dim)
-        if attention_type == "factorised_encoder":
+        if attention_type == "factorised_encoder" and head.kind == "linear":
             self.temporal_cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
             self.temporal_pos_embed = nn.Parameter(torch.zeros(1, 1 + steps, embed_dim))
             self.temporal_blocks = make_blocks(temporal_depth, **options)
             self.temporal_norm = norm_layer(embed_dim)
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()
+        self.add_head(embed_dim, num_classes, dropout, head, steps, has_cls_token)
         self.initialize(init)
 
     @torch.no_grad()
@@ -109,7 +111,7 @@ class VideoTransformer(nn.Module):
         for name, parameter in self.named_parameters():
             if name in embeddings:
                 nn.init.trunc_normal_(parameter, std=0.02)
-        initialize_linear(self, init)
+        self.initialize_layers(init)
         if init == "pretrained":
             if self.attention_type == "factorised_self_attention":
                 for block in self.blocks:
@@ -119,7 +121,8 @@ class VideoTransformer(nn.Module):
         steps, rows, columns = self.grid
         table = position_table(rows, columns, self.embed_dim)
         if self.attention_type == "factorised_encoder":
-            self.temporal_pos_embed[0, 1:] = time_table(steps, self.embed_dim)
+            if hasattr(self, "temporal_pos_embed"):
+                self.temporal_pos_embed[0, 1:] = time_table(steps, self.embed_dim)
         else:
             table = (time_table(steps, self.embed_dim).unsqueeze(1) + table).flatten(0, 1)
         self.pos_embed[0, -len(table) :] = table
@@ -128,41 +131,51 @@ class VideoTransformer(nn.Module):
         """Names of the embeddings, which an optimizer may exclude from weight decay."""
         return {"cls_token", "pos_embed", "temporal_cls_token", "temporal_pos_embed"}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Clips [batch, channels, frames, height, width] (float, normalized) to logits [batch, classes]."""
-        return self.head(self.dropout(self.forward_features(x)))
-
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips [batch, channels, frames, height, width] to the normalized class or mean token [batch, dim]."""
+        tokens = self._encode(self.patch_embed(x), self.last_block_cls_only)
+        if self.attention_type == "factorised_self_attention":
+            return self.norm(tokens).mean(dim=(1, 2))
+        cls = self.norm(tokens[:, 0])
+        return cls if self.attention_type == "joint" else self._encode_steps(cls.unflatten(0, (len(x), -1)))
+
+    def forward_tokens(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Normalized class tokens and patches of the (spatial) encoder, see `ClipNetwork`."""
         tubelets = self.patch_embed(x)  # [batch, steps, rows, columns, dim]
-        if self.attention_type == "factorised_encoder":
-            return self._factorised_encoder(tubelets)
-        grid = tuple(tubelets.shape[1:4])
-        pos_embed = resize_tubelet_embed(self.pos_embed, self.grid, grid, self.pos_embed_interpolation)
+        batch, steps, rows = tubelets.shape[:3]
+        tokens = self.norm(self._encode(tubelets))
+        if self.attention_type == "factorised_self_attention":
+            return None, rearrange(tokens, "b t (h w) d -> b t h w d", h=rows)
         if self.attention_type == "joint":
-            tokens = prepend_cls(self.cls_token, rearrange(tubelets, "b t h w d -> b (t h w) d"))
-            return self._encode(tokens + pos_embed, self.blocks, self.norm)
-        pos_embed = rearrange(pos_embed, "1 (t n) d -> 1 t n d", t=grid[0])
-        tokens = self.pos_drop(rearrange(tubelets, "b t h w d -> b t (h w) d") + pos_embed)
+            cls = repeat(tokens[:, :1], "b 1 d -> b t 1 d", t=steps)
+            return cls, rearrange(tokens[:, 1:], "b (t h w) d -> b t h w d", t=steps, h=rows)
+        tokens = tokens.unflatten(0, (batch, steps))
+        return tokens[:, :, :1], rearrange(tokens[:, :, 1:], "b t (h w) d -> b t h w d", h=rows)
+
+    def _encode(self, tubelets: Tensor, cls_only: bool = False) -> Tensor:
+        """[batch, tokens, dim]; factorised encoder [batch * steps, ...]; model 3 [batch, steps, patches, dim]."""
+        grid, how = tuple(tubelets.shape[1:4]), self.pos_embed_interpolation
+        if self.attention_type == "factorised_encoder":
+            pos_embed = resize_pos_embed(self.pos_embed, self.grid[1:], grid[1:], how)
+            tokens = rearrange(tubelets, "b t h w d -> (b t) (h w) d")
+        else:
+            pos_embed = resize_tubelet_embed(self.pos_embed, self.grid, grid, how)
+            tokens = rearrange(tubelets, "b t h w d -> b (t h w) d")
+        if self.attention_type != "factorised_self_attention":
+            tokens = self.pos_drop(prepend_cls(self.cls_token, tokens) + pos_embed)
+            return joint_forward(self.blocks, tokens, num_outputs=1 if cls_only else None)
+        tokens = self.pos_drop(tokens + pos_embed).unflatten(1, (grid[0], -1))
         for block in self.blocks:
             tokens = block.forward_factorised(tokens)
-        return self.norm(tokens).mean(dim=(1, 2))
+        return tokens
 
-    def _factorised_encoder(self, tubelets: Tensor) -> Tensor:
-        batch, steps, *grid, _ = tubelets.shape
-        interpolation = self.pos_embed_interpolation
-        pos_embed = resize_pos_embed(self.pos_embed, self.grid[1:], tuple(grid), interpolation)
-        tokens = prepend_cls(self.cls_token, rearrange(tubelets, "b t h w d -> (b t) (h w) d"))
-        x = self._encode(tokens + pos_embed, self.blocks, self.norm)
+    def _encode_steps(self, cls: Tensor) -> Tensor:
+        """The temporal encoder over the class tokens of the steps: [batch, steps, dim] to [batch, dim]."""
         cls_embed, time_embed = self.temporal_pos_embed.split((1, self.grid[0]), dim=1)
-        time_embed = torch.cat([cls_embed, resize_time_embed(time_embed, steps, interpolation)], dim=1)
-        tokens = prepend_cls(self.temporal_cls_token, rearrange(x, "(b t) d -> b t d", b=batch))
-        return self._encode(tokens + time_embed, self.temporal_blocks, self.temporal_norm)
-
-    def _encode(self, tokens: Tensor, blocks: nn.ModuleList, norm: nn.Module) -> Tensor:
-        """[batch, 1 + tokens, dim] to the normalized class token [batch, dim]."""
-        tokens = joint_forward(blocks, self.pos_drop(tokens), num_outputs=1 if self.last_block_cls_only else None)
-        return norm(tokens[:, 0])
+        time_embed = resize_time_embed(time_embed, cls.shape[1], self.pos_embed_interpolation)
+        tokens = prepend_cls(self.temporal_cls_token, cls) + torch.cat([cls_embed, time_embed], dim=1)
+        num_outputs = 1 if self.last_block_cls_only else None
+        return self.temporal_norm(joint_forward(self.temporal_blocks, self.pos_drop(tokens), num_outputs)[:, 0])
 
 
 @MODEL_REGISTRY.register()

@@ -101,7 +101,7 @@ def record_attention(model: nn.Module) -> Iterator[AttentionRecord]:
         stack.callback(setattr, transformer, "last_block_cls_only", transformer.last_block_cls_only)
         transformer.last_block_cls_only = False
         for name, module in transformer.named_modules():
-            if isinstance(module, Attention):
+            if isinstance(module, Attention) and not name.startswith("head."):
                 encoder, block, attention = name.split(".")
                 kind = "time" if attention == "temporal_attn" else "space_time" if joint else "space"
                 kind = "steps" if encoder == "temporal_blocks" else kind

@@ -13,6 +13,8 @@ from timesformer.models.blocks import LIGHT_VARIANTS
 from timesformer.models.weights.files import CheckpointError
 
 _WRAPPERS = re.compile(r"^((module|model|_orig_mod)\.)+")  # DDP, a registered model, torch.compile
+HEAD_MARK = "head.time_embed"
+"""A tensor that all heads over tokens have."""
 _ATTRIBUTES = ("net.", "network.", "backbone.")  # removed if all names have it, as parts of models have such names too
 
 _HF_NAMES = {
@@ -58,7 +60,7 @@ def to_native(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     Queries, keys and values are joined. Returns also the library, "" if only prefixes of wrappers were removed.
     """
     state = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items() if name != "n_averaged"}
-    for prefix in _ATTRIBUTES:
+    for prefix in () if HEAD_MARK in state else _ATTRIBUTES:  # such networks of this project have a `backbone`
         if all(name.startswith((prefix, "head.")) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     patches = next((name for name in state if _HF_PREFIX.sub("", name) == _HF_PATCHES), None)
@@ -171,6 +173,8 @@ def describe(
 
     By default, a head has 64 units. Raises CheckpointError if it is another model, or something is unknown.
     """
+    if HEAD_MARK in state:
+        raise CheckpointError("its MODEL.HEAD is attentive or temporal, expected linear, the only one of transformers")
     needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "head.weight")
     if missing := [name for name in needed if name not in state]:
         raise CheckpointError(f"it lacks {', '.join(missing)}, expected TimeSformer, or ViViT with joint attention")

@@ -20,7 +20,7 @@ from timesformer.models.embeddings import Interpolation, resize_time_embed, resi
 from timesformer.models.parts import head_names, inner_model
 from timesformer.models.weights.download import local_path
 from timesformer.models.weights.files import CheckpointError, read_weights
-from timesformer.models.weights.formats import CheckpointMetadata, metadata_of, to_native
+from timesformer.models.weights.formats import HEAD_MARK, CheckpointMetadata, metadata_of, to_native
 from timesformer.models.weights.huggingface import metadata_of_folder, options_of_folder
 
 _CONTAINERS = (
@@ -152,7 +152,8 @@ def load_pretrained(
     """Loads weights of the same, another or an image model into a network or a model of `build_model`.
 
     Embeddings and the patch projection are resized, or inflated over time. Missing temporal attention is copied from
-    the spatial one if a fresh `temporal_fc` follows. A head with another number of classes stays fresh.
+    the spatial one if a fresh `temporal_fc` follows. A head with another number of classes, or of another kind, stays
+    fresh.
 
     `source` is that of `read_checkpoint`, or its result. "legacy" resizes the patches as a line, as the original;
     `strict` refuses weights that leave a tensor new or unused. Raises CheckpointError, with `model` unchanged.
@@ -162,17 +163,21 @@ def load_pretrained(
     network = inner_model(model)
     heads = tuple(f"{head}." for head in head_names(model))
     wanted = network.state_dict()
+    checkpoint = replace(checkpoint, state=_with_backbone(checkpoint.state, wanted))
+    other_head = HEAD_MARK in wanted and _starting(checkpoint.state, heads) != _starting(wanted, heads)
     notes, values, used = _notes(network, checkpoint), {}, set()
     report = LoadReport(notes=notes, rest=checkpoint.rest, metadata=checkpoint.metadata)
     misfits, heads_of_source = [], checkpoint.metadata.num_heads
-    num_heads = next((module.num_heads for module in network.modules() if isinstance(module, Attention)), None)
+    attention = (m for n, m in network.named_modules() if isinstance(m, Attention) and not n.startswith(heads))
+    num_heads = next((module.num_heads for module in attention), None)
     if num_heads and heads_of_source and num_heads != heads_of_source:  # the tensors have the same shapes
         misfits.append(f"its attention has {heads_of_source} heads, expected {num_heads} (TIMESFORMER.NUM_HEADS)")
     for name, target in wanted.items():
         origin, how = _find_origin(name, checkpoint.state, wanted), []
         value = checkpoint.state.get(origin)
         other_shape = value is not None and value.shape != target.shape
-        if value is None or (name.startswith(heads) and other_shape and value.shape[1:] == target.shape[1:]):
+        is_other = other_head or (other_shape and value.shape[1:] == target.shape[1:])
+        if value is None or (name.startswith(heads) and is_other):
             report.new.append(name)
             continue
         used.add(origin)
@@ -192,7 +197,7 @@ def load_pretrained(
             report.loaded.append(name)
     report.unused = [name for name in checkpoint.state if name not in used]
     if misfits:
-        remedy = "choose its model (MODEL.MODEL_NAME, TIMESFORMER.*, VIVIT.*), or another checkpoint"
+        remedy = "choose its model (MODEL.MODEL_NAME, MODEL.HEAD_*, TIMESFORMER.*, VIVIT.*), or another checkpoint"
         raise CheckpointError(f"{source} does not fit the model: {shorten(misfits, '; ')}; {remedy}")
     if not values:
         found, expected = shorten(checkpoint.state), shorten(wanted)
@@ -205,6 +210,22 @@ def load_pretrained(
         )
     network.load_state_dict(values, strict=False)
     return report
+
+
+def _with_backbone(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with or without the prefix of a network under a head over tokens, as in `wanted`."""
+    prefix = "backbone."
+    found, expected = (any(name.startswith(prefix) for name in names) for names in (state, wanted))
+    if expected and not found:
+        return {prefix + name if prefix + name in wanted else name: tensor for name, tensor in state.items()}
+    if found and not expected:
+        others = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+        return others | {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}
+    return state
+
+
+def _starting(names: Iterable[str], prefixes: tuple[str, ...]) -> set[str]:
+    return {name for name in names if name.startswith(prefixes)}
 
 
 def _find_origin(name: str, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
@@ -231,15 +252,14 @@ def _adapt(
     name: str, value: Tensor, target: Tensor, network: nn.Module, checkpoint: Checkpoint, interpolation: Interpolation
 ) -> tuple[Tensor, list[str]] | None:
     """`value` adapted to `target` and how; None or another shape if that is not possible."""
-    if not hasattr(network, "grid"):  # not a transformer of this project
-        return None
-    if name == "patch_embed.proj.weight":
+    is_native = hasattr(network, "grid")  # a transformer of this project
+    if is_native and name == "patch_embed.proj.weight":
         return _adapt_patches(value, target, network)
     if value.ndim != 3 or value.shape[::2] != target.shape[::2]:  # [1, entries, dim]
         return None
-    if name == "pos_embed":
+    if is_native and name == "pos_embed":
         return _adapt_pos_embed(value, target, network, checkpoint, interpolation)
-    extra = {"time_embed": 0, "temporal_pos_embed": 1}.get(name)  # the class token
+    extra = {"time_embed": 0, HEAD_MARK: 0, "temporal_pos_embed": 1}.get(name)  # the class token
     if extra is None:
         return None
     before, after = value.shape[1] - extra, target.shape[1] - extra
