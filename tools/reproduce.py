@@ -31,6 +31,7 @@ def parse_args() -> argparse.Namespace:
     add("--weights", action="append", default=[], metavar="NAME=SOURCE", help="published weights; repeatable")
     add("--table", type=int, action="append", default=[], metavar="N", help="run only this table; repeatable")
     add("--seeds", type=int, metavar="N", help="training seeds, 1 to N, of every row (default: the study's)")
+    add("--fold", type=int, action="append", default=[], metavar="N", help="of a study with folds, run only this one")
     add("--launcher", choices=("local", "slurm"), default="local", help="where cells run (default: local)")
     add("--jobs", type=int, metavar="N", help="cells at a time (default: 1; with Slurm, 100 in the queue)")
     add("--submit", default="", metavar="OPTIONS", help='options of tools/submit.py, e.g. --submit "--partition gpu"')
@@ -41,9 +42,9 @@ def parse_args() -> argparse.Namespace:
     add("--dry-run", action="store_true", help="list the cells without running them")
     add("opts", nargs="*", metavar="KEY VALUE", help="options of every cell, over the study's")
     args = parser.parse_intermixed_args(repeated_sweep(sys.argv[1:]))
-    for name in ("seeds", "jobs"):
-        if (number := getattr(args, name)) is not None and number < 1:
-            parser.error(f"--{name} {number}: expected 1 or more")
+    for name, numbers in (("seeds", [args.seeds]), ("jobs", [args.jobs]), ("fold", args.fold)):
+        if too_small := [number for number in numbers if number is not None and number < 1]:
+            parser.error(f"--{name} {too_small[0]}: expected 1 or more")
     if invalid := [text for text in args.weights if "=" not in text]:
         parser.error(f"--weights {invalid[0]}: expected NAME=SOURCE, such as K400=model.pyth")
     if args.sweep_random and not args.sweep:
@@ -78,7 +79,9 @@ def run(args: argparse.Namespace) -> int:
     weights = dict(study.pretrained) if args.dry_run else {}
     weights |= {name: as_source(source) for name, source in (text.split("=", 1) for text in args.weights)}
     sweep = sweep_table(args.sweep, args.sweep_random, args.sweep_seed) if args.sweep else None
-    plan = Plan(study, Choices(args.output, data, args.demo, args.seeds, tuple(args.opts), weights), args.table, sweep)
+    folds = tuple(dict.fromkeys(args.fold))
+    choices = Choices(args.output, data, args.demo, args.seeds, tuple(args.opts), weights, folds)
+    plan = Plan(study, choices, args.table, sweep)
     if args.dry_run:
         print("\n".join(plan.describe()))
         return 0

@@ -87,7 +87,7 @@ def finish(cell: Cell, top1: float, correct: Sequence[bool] | None = None, **mor
     if correct is not None:
         results |= {"top1": 100 * sum(correct) / len(correct), "num_videos": len(correct)}
         predicted = ["left" if is_correct else "right" for is_correct in correct]
-        rows = [f"v{video},left,{name},0.9," for video, name in enumerate(predicted)]
+        rows = [f"fold{cell.cfg.DATA.FOLD}_{video},left,{name},0.9," for video, name in enumerate(predicted)]
         text = "\n".join(["video,label,class_1,probability_1,error", *rows])
         (cell.folder / "predictions.csv").write_text(text)
     (cell.folder / "results.json").write_text(json.dumps(results))

@@ -1,19 +1,20 @@
 """The cells of a study and their folders."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.studies.conftest import finish
+from tests.studies.conftest import content, finish
 from timesformer.config import load_config
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.records import SPLITS
 from timesformer.studies.demo_data import make
 from timesformer.studies.plan import Choices, Plan
 from timesformer.studies.reproduction import prepare
-from timesformer.studies.study import DemoData, Study, StudyError
+from timesformer.studies.study import DemoData, Study, StudyError, read_study
 
 
 def test_a_row_of_several_tables_has_one_cell_per_seed(study: Study, choices: Choices) -> None:
@@ -23,6 +24,19 @@ def test_a_row_of_several_tables_has_one_cell_per_seed(study: Study, choices: Ch
     assert [cell.cfg.RNG_SEED for cell in plan.tables[0].rows[0].cells] == [1, 2]
     assert plan.cells[0].cfg.TRAIN.FINETUNE
     assert plan.cells[0].cfg.TRAIN.CHECKPOINT_FILE_PATH.endswith("k400.pyth")
+
+
+def test_a_cross_validation_has_a_cell_for_each_fold_and_seed(
+    write_study: Callable[[dict], Path], choices: Choices
+) -> None:
+    study = read_study(write_study(content() | {"folds": 3}))
+    cells = Plan(study, choices, [2]).tables[1].rows[0].cells
+    found = [(cell.cfg.DATA.FOLD, cell.cfg.RNG_SEED) for cell in cells]
+    assert found == [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)]
+    assert {(cell.cfg.DATA.SPLIT_RULE, cell.cfg.DATA.NUM_FOLDS) for cell in cells} == {("folds", 3)}
+    assert len(Plan(study, replace(choices, folds=(2,)), [2]).cells) == 2
+    with pytest.raises(StudyError, match="--fold 4"):
+        Plan(study, replace(choices, folds=(4,)))
 
 
 def test_only_options_that_affect_results_change_the_folder(study: Study, choices: Choices) -> None:

@@ -119,6 +119,14 @@ def test_rows_on_the_same_videos_are_compared_by_a_paired_test(study: Study, cho
     assert f"p = {binomtest(6, 6).pvalue:.4f}" in verdict.text  # 2 * 0.5**6
 
 
+def test_the_folds_of_a_seed_are_one_paired_test(write_study: Callable[[dict], Path], choices: Choices) -> None:
+    """3 of 100 videos differ in each fold: 6 differ in both together, all of them one way."""
+    verdict = judged(read_study(write_study(content() | {"folds": 2})), replace(choices, seeds=1), [90, 80], [87, 77])
+    assert verdict.holds is True
+    assert f"p = {binomtest(6, 6).pvalue:.4f}" in verdict.text
+    assert "200 videos" in verdict.text
+
+
 def test_a_difference_that_varies_between_seeds_is_undecided(study: Study, choices: Choices) -> None:
     """The mean is 8 points apart, with a standard error of the videos of 3.5."""
     verdict = judged(study, choices, [90, 80], [70, 84])

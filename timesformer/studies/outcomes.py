@@ -8,13 +8,13 @@ from typing import Any
 from timesformer.studies.cells import Cell
 from timesformer.studies.plan import PlannedTable
 from timesformer.studies.study import Finding
-from timesformer.visualization.run_files import read_run
+from timesformer.visualization.run_files import Predictions, join_predictions, read_run
 from timesformer.visualization.significance import Comparison, align_predictions, compare_paired, compare_unpaired
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """Mean over seeds, and the sample standard deviation; None for one seed."""
+    """Mean over folds and seeds, and the sample standard deviation; None for one run."""
 
     mean: float
     std: float | None
@@ -76,10 +76,13 @@ def judge(finding: Finding, table: PlannedTable) -> Verdict:
 
 
 def compare(first: Outcome, second: Outcome) -> Comparison:
-    """The difference in top-1 of two rows: paired over common seeds if both have predictions of the same videos."""
-    by_seed = [{cell.cfg.RNG_SEED: cell for cell, _ in outcome.cells} for outcome in (first, second)]
-    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
-    predictions = [[read_run(cells[seed].folder).predictions for seed in seeds] for cells in by_seed]
+    """The difference in top-1 of two rows: paired over common seeds if both have predictions of the same videos.
+
+    The folds of a seed together are one test of all videos.
+    """
+    by_seed = [_by_seed(outcome) for outcome in (first, second)]
+    seeds = sorted(seed for seed in by_seed[0].keys() & by_seed[1].keys() if _same_folds(by_seed, seed))
+    predictions = [[_predictions(cells[seed]) for seed in seeds] for cells in by_seed]
     known = seeds and all(one is not None and one.videos for row in predictions for one in row)
     if known and (pairs := align_predictions(*predictions)) is not None:
         return compare_paired(*pairs)
@@ -88,3 +91,21 @@ def compare(first: Outcome, second: Outcome) -> Comparison:
         for outcome in (first, second)
     )
     return compare_unpaired(*counts)
+
+
+def _by_seed(outcome: Outcome) -> dict[int, dict[int, Cell]]:
+    """The finished cells by seed and fold."""
+    found: dict[int, dict[int, Cell]] = {}
+    for cell, _ in outcome.cells:
+        found.setdefault(cell.cfg.RNG_SEED, {})[cell.cfg.DATA.FOLD] = cell
+    return found
+
+
+def _same_folds(by_seed: Sequence[dict[int, dict[int, Cell]]], seed: int) -> bool:
+    return by_seed[0][seed].keys() == by_seed[1][seed].keys()
+
+
+def _predictions(cells: dict[int, Cell]) -> Predictions | None:
+    """The predictions of all folds together; None if those of one are missing."""
+    runs = [read_run(cells[fold].folder).predictions for fold in sorted(cells)]
+    return None if any(run is None for run in runs) else join_predictions(runs)

@@ -1,7 +1,8 @@
 """The plan of a study: its tables with the cells of their rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ class Choices:
     seeds: int | None = None  # None: those of the study
     options: tuple[str, ...] = ()  # KEY VALUE ... for every cell
     weights: Mapping[str, str] = field(default_factory=dict)  # sources by name
+    folds: tuple[int, ...] = ()  # numbers of the folds to run; empty: all
 
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row with its configuration (None if it is not run) and its cells, one for each seed."""
+    """A row with its configuration (None if it is not run) and its cells, one for each fold and seed."""
 
     row: Row
     cfg: CfgNode | None = None
@@ -119,11 +121,24 @@ class Plan:
                 rows.append(PlannedRow(row))
                 continue
             cfg, parent = self._configure(row, number, name)
-            seeds = self.choices.seeds or (self.study.demo if self.choices.is_demo else self.study).seeds
-            numbers = () if table.processes else range(1, seeds + 1)
-            cells = tuple(self._cell(cfg, parent, seed, f"{name}, seed {seed}") for seed in numbers)
+            cells = () if table.processes else tuple(self._cells(cfg, parent, name))
             rows.append(PlannedRow(row, cfg, cells))
         return PlannedTable(number, table, tuple(rows))
+
+    def _cells(self, cfg: CfgNode, parent: Cell | None, name: str) -> Iterator[Cell]:
+        """The cells of a row, fold after fold."""
+        settings = self.study.demo if self.choices.is_demo else self.study
+        seeds = range(1, (self.choices.seeds or settings.seeds) + 1)
+        if settings.folds == 1:
+            yield from (self._cell(cfg, parent, seed, f"{name}, seed {seed}") for seed in seeds)
+            return
+        folds = self.choices.folds or range(1, settings.folds + 1)
+        if max(folds) > settings.folds:
+            raise StudyError(f"--fold {max(folds)}: {self.study.name} has folds 1 to {settings.folds}")
+        for fold, seed in product(folds, seeds):
+            cfg = cfg.clone()
+            cfg.DATA.SPLIT_RULE, cfg.DATA.NUM_FOLDS, cfg.DATA.FOLD = "folds", settings.folds, fold
+            yield self._cell(cfg, parent, seed, f"{name}, fold {fold}, seed {seed}")
 
     def _configure(self, row: Row, number: int, name: str) -> tuple[CfgNode, Cell | None]:
         """The configuration of a row, and the cell that it starts from."""

@@ -120,12 +120,13 @@ class Demo(Setting):
 
     data: DemoData
     seeds: Count = 1
+    folds: Count = 1
     pretrained: dict[str, Pretraining | str] = {}
     note: str = ""
 
 
 class Study(Setting):
-    """A study: tables over one dataset."""
+    """A study: tables over one dataset; with several `folds`, by cross-validation (DATA.SPLIT_RULE folds)."""
 
     config: Config
     file: Path = Path()
@@ -134,6 +135,7 @@ class Study(Setting):
     note: str = ""
     prepare: str
     seeds: Count = 3
+    folds: Count = 1
     pretrained: dict[str, str] = {}
     tables: tuple[Table, ...] = Field(min_length=1)
     only: dict[str, tuple[Count, ...]] = {}

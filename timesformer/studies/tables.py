@@ -25,9 +25,10 @@ DEMO = (
     "works and which way its comparisons point there, and say nothing about the published results next to them."
 )
 METHOD = (
-    "Accuracies are in percent, mean ± standard deviation over the training seeds. Time is the mean of the whole "
-    "training, whose best epoch is tested. Memory is the highest peak, of the GPU if there is one, otherwise of the "
-    "main process. A finding is decided where the difference is significant (p < 0.05), by a paired test where the "
+    "Accuracies are in percent, mean ± standard deviation over the runs: training seeds, and folds of a "
+    "cross-validation. Time is the mean of the whole training, whose best epoch is tested. Memory is the highest peak, "
+    "of the GPU if there is one, otherwise of the main process. A finding is decided where the difference is "
+    "significant (p < 0.05), by a paired test where the "
     "videos are the same. With several seeds the difference has to hold for other seeds, too. With one seed the test "
     "compares two trained models, and another seed may decide otherwise."
 )
@@ -120,7 +121,7 @@ def _result_section(table: PlannedTable, ours: str) -> Section:
         rows.append(cells)
     header = ["", *columns, *facts, "published top-1", "published top-5"]
     header += [f"{ours} validation top-1"] * by_validation
-    header += [f"{ours} top-1", f"{ours} top-5", "seeds", "time", "memory (MiB)"]
+    header += [f"{ours} top-1", f"{ours} top-5", "runs", "time", "memory (MiB)"]
     points = [judge(finding, table).text for finding in table.table.findings]
     return Section(_title(table), table.table.note, header, rows, points)
 

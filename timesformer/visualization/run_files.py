@@ -47,6 +47,17 @@ class Predictions:
         return [(label, probability) for label, probability in pairs if label != NO_CLASS]
 
 
+def join_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """The predictions of tests with the same classes and different videos."""
+    k = min(part.classes.shape[1] for part in parts)
+    return Predictions(
+        [video for part in parts for video in part.videos],
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.classes[:, :k] for part in parts]),
+        np.concatenate([part.probabilities[:, :k] for part in parts]),
+    )
+
+
 @dataclass(frozen=True)
 class FinishedRun:
     """A run that was trained, tested or both."""
