@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,14 @@ def test_debug_runs_in_this_process(tiny_command: list[str], tmp_path: Path) -> 
     done = submit("--job_dir", str(tmp_path), "--cluster", "debug", *tiny_command, "TRAIN.ENABLE", "False")
     assert done.returncode == 2  # there is no checkpoint
     assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
+def test_scripts_pass_shellcheck() -> None:
+    scripts = [path for folder in ("slurm_scripts", ".ci") for path in sorted((ROOT / folder).iterdir())]
+    assert len(scripts) > 1
+    checked = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.fixture

@@ -91,6 +91,8 @@ def test_defaults_are_valid(valid: list[str]) -> None:
         "SOLVER.NESTEROV True SOLVER.MOMENTUM 0.0",
         "GLOBAL_BATCH_SIZE 65",
         "TRAIN.CHECKPOINT_FILE_PATH none.pyth",
+        "TRAIN.CHECKPOINT_FILE_PATH none.pyth TRAIN.ENABLE False",  # is tested
+        "TEST.CHECKPOINT_FILE_PATH none.pyth TRAIN.ENABLE False",
         "TIMESFORMER.PRETRAINED_MODEL none.pth",
         "TRAIN.FINETUNE True",
         "NUM_GPUS 2",
@@ -117,6 +119,8 @@ def test_problem_names_the_key(valid: list[str], overrides: str, monkeypatch: py
         "DATA.DECODE_SHORT_SIDE 320",
         "DATA.DECODE_SHORT_SIDE 256 DATA.SPATIAL_MODE resize TEST.NUM_SPATIAL_CROPS 1",
         "TEST.CHECKPOINT_FILE_PATH none.pyth TEST.ENABLE False",
+        "TRAIN.CHECKPOINT_FILE_PATH none.pyth TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH {file}",
+        "TIMESFORMER.PRETRAINED_MODEL none.pth TRAIN.FINETUNE True TRAIN.ENABLE False",
         "TIMESFORMER.VARIANT tiny MODEL.MODEL_NAME LightTimeSformer",
         "SOLVER.WARMUP_START_LR 0.2",  # not used without warm-up
         "VIVIT.TEMPORAL_DEPTH 2 MODEL.MODEL_NAME ViViT VIVIT.MODEL 2",

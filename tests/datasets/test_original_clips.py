@@ -1,6 +1,7 @@
 """Clips equal the original's, from the options of a configuration file to pixels; training clips in distribution."""
 
 import json
+import random
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from scipy.stats import chisquare, kstest, uniform
 
 from timesformer.config import load_config
+from timesformer.datasets import clips
 from timesformer.datasets.clips import ClipDataset, ClipMaker
 from timesformer.inference.clip_batches import make_views
 
@@ -53,7 +55,10 @@ def original_config(folder: Path, options: dict, *overrides: str) -> CfgNode:
     return load_config(folder / "original.yaml", overrides)
 
 
-WHOLE_FRAMES = ("DATA.SPATIAL_MODE", "resize", "TEST.NUM_SPATIAL_CROPS", "1", "DATA.TEST_CROP_SIZE", str(SIDE))
+WHOLE_FRAMES = f"""
+    DATA.SPATIAL_MODE resize TEST.NUM_SPATIAL_CROPS 1 DATA.TEST_CROP_SIZE {SIDE} DATA.TRAIN_CROP_SIZE {SIDE}
+    DATA.RANDOM_FLIP False DATA.DECODE_TIMEOUT 0
+""".split()
 
 
 def shown_numbers(dataset: ClipDataset, index: int | tuple[int, int]) -> list[int]:
@@ -86,27 +91,36 @@ def test_test_clips_equal_the_originals(golden_dir, tmp_path):
     assert compared == len(golden["pixels"]) == 150
 
 
-def test_views_have_the_frames_of_the_originals_decoder(golden_dir, tmp_path):
+class PythonRandom(random.Random):
+    """Draws with Python's `random`, as the original did, behind the interface of a RandomState."""
+
+    get_state = random.Random.getstate
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_clips_have_the_frames_of_the_originals_decoder(golden_dir, tmp_path, monkeypatch, split):
     videos = json.loads((golden_dir / "video_decode.json").read_text())["videos"]
-    write_list(tmp_path, [golden_dir / video["file"] for video in videos])
-    by_options = defaultdict(list)
+    write_list(tmp_path, [golden_dir / video["file"] for video in videos], split)
+    by_options, keys = defaultdict(list), ("num_frames", "sampling_rate", "num_clips", "target_fps")
     for number, video in enumerate(videos):
         for run in video["runs"]:
-            if run["clip_idx"] >= 0:  # the others start at random, drawn by Python's generator
-                options = (run["num_frames"], run["sampling_rate"], run["num_clips"], run["target_fps"])
-                by_options[options].append((number, run))
+            if (run["clip_idx"] < 0) == (split == "train"):  # in training, a clip starts at random
+                by_options[tuple(map(run.get, keys))].append((number, run))
+    assert sum(map(len, by_options.values())) == {"train": 210, "test": 280}[split]
     for values, runs in by_options.items():
         options = dict(zip(("num_frames", "sampling_rate", "views", "target_fps"), values, strict=True))
-        dataset = ClipDataset(original_config(tmp_path, options, *WHOLE_FRAMES), "test")
+        dataset = ClipDataset(original_config(tmp_path, options, *WHOLE_FRAMES), split)
         for number, run in runs:
-            assert shown_numbers(dataset, number * dataset.num_views + run["clip_idx"]) == run["frames"], run
+            rng = PythonRandom(run.get("seed"))
+            monkeypatch.setattr(clips, "clip_rng", lambda *key, rng=rng: rng)
+            item = number * dataset.num_views + max(run["clip_idx"], 0)
+            assert shown_numbers(dataset, item) == run["frames"], run
 
 
 def test_training_clips_start_uniformly(golden_dir, tmp_path):
     write_list(tmp_path, [golden_dir / "videos/h264_30fps_gop250.mp4"], "train")
     options = {"num_frames": 2, "sampling_rate": 120, "views": 1, "target_fps": 30}
-    flags = ("DATA.TRAIN_CROP_SIZE", str(SIDE), "DATA.RANDOM_FLIP", "False", "DATA.DECODE_TIMEOUT", "0")
-    dataset = ClipDataset(original_config(tmp_path, options, *WHOLE_FRAMES, *flags), "train")
+    dataset = ClipDataset(original_config(tmp_path, options, *WHOLE_FRAMES), "train")
     first, last = np.array([shown_numbers(dataset, (epoch, 0)) for epoch in range(250)]).T
     # The window of 240 frames begins anywhere from 0 to 60; the first frame decoded is the next whole one.
     assert kstest(first - 0.5, uniform(-0.5, 61).cdf).pvalue > 1e-3
@@ -127,8 +141,8 @@ def test_training_crops_have_the_originals_distributions(ramp, tmp_path):
     write_list(tmp_path, [ramp], "train")
     options = {"num_frames": 1, "sampling_rate": 1, "views": 1, "target_fps": 30, "jitter": (28, 36), "crop_size": 24}
     dataset = ClipDataset(original_config(tmp_path, options), "train")
-    clips = torch.stack([dataset[epoch, 0]["clip"][:2, 0] for epoch in range(1500)]).double().numpy()
-    red, green = clips[:, 0, 12, 1:-1], clips[:, 1, 1:-1, 12]  # the outermost pixels may lie at the frame's border
+    made = torch.stack([dataset[epoch, 0]["clip"][:2, 0] for epoch in range(1500)]).double().numpy()
+    red, green = made[:, 0, 12, 1:-1], made[:, 1, 1:-1, 12]  # the outermost pixels may lie at the frame's border
     at = np.arange(1, 23)
     slope_x, start_x = np.polyfit(at, red.T, 1)
     slope_y, start_y = np.polyfit(at, green.T, 1)

@@ -16,6 +16,7 @@ from fvcore.common.config import CfgNode
 from tests.conftest import load_tool
 from tests.processes import Outcome, Ranks
 from timesformer.engine import trainer
+from timesformer.models.baselines import TimmModel
 from timesformer.runtime.ranks import dist_info
 
 pytestmark = pytest.mark.slow
@@ -72,6 +73,34 @@ def test_several_processes_train_like_one(run: Run, tmp_path: Path, of_one: int,
         assert_same_training(tmp_path / "1", output)
         assert results(output)["top1"] == results(tmp_path / "1")["top1"]
         assert results(output)["loss"] == pytest.approx(results(tmp_path / "1")["loss"], abs=1e-5)
+
+
+@pytest.mark.numerical
+def test_batch_norms_of_several_processes_are_those_of_one(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    padded, forward = tmp_path / "padded", TimmModel.forward
+
+    def forward_and_record(model: TimmModel, clip: torch.Tensor) -> torch.Tensor:
+        if not clip.is_meta and clip.std() == 0:  # a padding clip
+            with padded.open("a") as file:
+                file.write("training\n" if model.training else "evaluation\n")
+        return forward(model, clip)
+
+    monkeypatch.setattr(TimmModel, "forward", forward_and_record)
+    options = ["MODEL.MODEL_NAME", "timm/test_resnet", "SOLVER.BASE_LR", 1e-30, "TEST.ENABLE", False]
+    options += ["SOLVER.MAX_EPOCH", 1, "TRAIN.BATCH_SIZE", 5, "GLOBAL_BATCH_SIZE", 5]  # the last of 12 clips are 2
+    statistics = []
+    for number in (1, 3):
+        run(number, tmp_path / str(number), *options)
+        for name in ("checkpoint_epoch_00001", "best"):
+            state = torch.load(tmp_path / f"{number}/checkpoints/{name}.pyth", weights_only=True)["model_state"]
+            statistics.append(next(value for key, value in state.items() if key.endswith("running_mean")))
+    assert padded.read_text().split() == ["evaluation"]
+    assert statistics[0].abs().max() > 0.01
+    rounding = 5 * 2 * 8 * 8 * torch.finfo(torch.float32).eps  # of means over 5 clips of 2 x 8 x 8 values
+    for found in statistics[1:]:
+        torch.testing.assert_close(found, statistics[0], rtol=rounding, atol=rounding * statistics[0].abs().max())
 
 
 def test_signal_to_one_process_stops_all_and_another_number_resumes(

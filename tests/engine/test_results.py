@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from fvcore.common.config import CfgNode
 
 from tests.conftest import Outcome
@@ -117,13 +118,31 @@ def test_moved_data_are_the_same_test_and_other_videos_are_not(
     assert list(run.glob("test_*")) == []
     assert results(run)["config"]["TEST"]["BATCH_SIZE"] == 3
     shutil.rmtree(data / "test" / "walk" / "test0")
-    shutil.rmtree(data / "train")  # a test does not need them
-    before = contents(run)
-    test_again("DATA.PATH_TO_DATA_DIR", data, *REPORT)
+    shutil.rmtree(data / "train")  # a test does not need them, nor the weights that training started from
+    before, start = contents(run), ["TIMESFORMER.PRETRAINED_MODEL", "none", "TRAIN.CHECKPOINT_FILE_PATH", "none"]
+    test_again("DATA.PATH_TO_DATA_DIR", data, *REPORT, *start)
     assert contents(run) == before
     found = results(run / "test_1x1")
     assert found["num_videos"] == 5
     assert found["class_counts"] == {"train": None, "val": [2, 2, 2], "test": [2, 1, 2]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["uniform", "dense"])
+def test_another_sampler_than_in_training_is_one_warning(
+    tiny_command: list[str], tiny_checkpoint: Path, run_net: RunNet, tmp_path: Path, sampler: str
+) -> None:
+    content = torch.load(tiny_checkpoint, weights_only=True)
+    saved = yaml.safe_load(content["cfg"])
+    del saved["DATA"]["SAMPLER_WINDOW"], saved["DATA"]["TARGET_FPS"]  # which versions without dense did not have
+    saved["TRAIN"]["DATASET"] = saved["TEST"]["DATASET"] = "folder"
+    torch.save({**content, "cfg": yaml.safe_dump(saved)}, tmp_path / "old.pyth")
+    options = ["TRAIN.ENABLE", "False", "TEST.DATASET", "folder", "TEST.CHECKPOINT_FILE_PATH", tmp_path / "old.pyth"]
+    options += ["DATA.SAMPLER", {"dense": ""}.get(sampler, sampler), "OUTPUT_DIR", tmp_path / "out"]
+    done = run_net(*tiny_command, *map(str, options))
+    assert done.code == 0
+    warnings = [line for line in (done.out + done.err).splitlines() if "DATA.SAMPLER" in line]
+    assert ["uniform" in line and "dense" in line for line in warnings] == [True] * (sampler == "dense")
 
 
 @pytest.mark.slow

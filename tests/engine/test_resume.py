@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import parent_process
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from torch.utils.data import DataLoader
 
 from tests.conftest import Outcome
 from tests.processes import Ranks
+from timesformer.datasets import clips
+from timesformer.datasets.decoding.open import VideoReader, open_video
 from timesformer.engine import trainer
 from timesformer.engine.checkpoint import is_undamaged
 from timesformer.engine.evaluate import evaluate
@@ -151,6 +154,26 @@ def test_signal_stops_after_the_optimizer_step(
     assert newest not in checkpoints_of(tmp_path)
     steps = [line["epoch"] for line in lines_of(tmp_path, "train_step")]
     assert steps == pytest.approx([number / 12 for number in range(1, 25)], abs=1e-6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_stops_a_run_whose_worker_hangs_and_saves_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def open_or_hang(path: str, **known: float) -> VideoReader:
+        if lines_of(tmp_path, "val_epoch"):  # in the second epoch
+            os.kill(parent_process().pid, number)
+            threading.Event().wait()
+        return open_video(path, **known)
+
+    options = ["TRAIN.CHECKPOINT_PERIOD", 10, "DATA_LOADER.NUM_WORKERS", 1, "DATA.DECODE_TIMEOUT", 0]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)  # patience with hanging workers
+        patch.setattr(clips, "open_video", open_or_hang)
+        assert run(tmp_path, *options).code == 128 + number
+    assert checkpoints_of(tmp_path) == ["best.pyth", "checkpoint_epoch_00001.pyth"]
+    assert run(tmp_path, *options).code == 0
+    assert [line["epoch"] for line in lines_of(tmp_path, "train_epoch")] == [1, 2]
 
 
 def test_other_batches_resume_at_the_step_that_skips_no_clip(

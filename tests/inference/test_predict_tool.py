@@ -180,6 +180,17 @@ def test_two_processes_cannot_write_the_same_file(predict: Predict, videos: Path
     assert (outcome.code, f"{unfinished}.unfinished" in outcome.err) == (2, True)
 
 
+@pytest.mark.parametrize("name", ["CLIP.MP4", "CLIP.DAT", "README", "-x.mp4", "--quiet"])
+def test_names_like_keys_and_options(predict: Predict, tiny_data: Path, tmp_path: Path, monkeypatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    words = ["--", name] if name.startswith("-") else [name]
+    missing = predict("--quiet", *words)
+    assert missing.code == 3
+    assert missing.err.splitlines()[-1].startswith(f"  {name}: ")
+    shutil.copytree(tiny_data / "test/catch/test0", name)
+    assert predict("--quiet", *words).out.startswith(f"{name}: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -3,11 +3,20 @@
 import json
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch._dynamo.backends.common import aot_autograd
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from tests.processes import Ranks, launched
+from timesformer.engine.model_wrappers import CompiledForward
 from timesformer.errors import UserError
 from timesformer.runtime import distributed
 from timesformer.runtime.ranks import dist_info
@@ -35,6 +44,39 @@ def test_collectives(ranks: Ranks) -> None:
     expected = [[3.0, 1.5], [{"0": ""}, {"1": "x"}, {"2": "xx"}], [2, 0], "of 0", [0, 0, 3, 1, 0], 0]
     for ended in ranks(3, launched(main)):
         assert (ended.code, ended.err, json.loads(ended.out)) == (0, "", expected)
+
+
+def test_gradients_of_a_compiled_model_are_exchanged_during_the_backward_pass(
+    ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def compile_backward(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        return make_boxed_func(lambda *arguments: (graph(*arguments), events.append("backward"))[0])
+
+    def exchange(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        events.append("exchange")
+        return allreduce_hook(state, bucket)
+
+    backend = aot_autograd(fw_compiler=lambda graph, _: make_boxed_func(graph.forward), bw_compiler=compile_backward)
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend=backend))
+
+    def main() -> None:
+        model = nn.Sequential(*(nn.Linear(2600, 2600) for _ in range(2)))  # each more than DDP's bucket of 25 MB
+        names = list(model.state_dict())
+        forward = distributed.parallel(model, CompiledForward(model, 1))
+        forward.register_comm_hook(None, exchange)
+        for _ in range(3):  # DDP assigns the buckets in the first two
+            events.clear()
+            forward(torch.ones(1, 2600)).sum().backward()
+        assert list(model.state_dict()) == names
+        print(*events)
+
+    for ended in ranks(2, launched(main)):
+        assert (ended.code, ended.err) == (0, "")
+        order = ended.out.split()
+        assert order.count("backward") > 1
+        assert "backward" in order[order.index("exchange") :]
 
 
 @pytest.mark.usefixtures("unhurried")

@@ -1,13 +1,14 @@
 """A file of every container is a clip for the check, the conversion, datasets, predictions and the web page."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, load_tool
 from tests.datasets.made_videos import decode_everything, encode
-from timesformer.config import get_cfg
+from tests.datasets.sources.common import make_cfg
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.decoding.containers import VIDEO_EXTENSIONS
 from timesformer.datasets.manifest import NAME, Manifest
@@ -44,23 +45,46 @@ def test_extensions_are_documented() -> None:
 
 
 @pytest.mark.slow
-def test_file_of_each_container_is_a_clip(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_extensions_of_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = pytest.importorskip("timesformer.web.page", reason="needs Streamlit")
+    offered: list[str] = []
+    monkeypatch.setattr(page.st, "file_uploader", lambda label, type: offered.extend(type))
+    page._choose_video(page.Options())
+    assert set(offered) == set(VIDEO_EXTENSIONS)
+
+
+@pytest.mark.slow
+def test_file_of_each_container_is_a_clip(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     data, frames = tmp_path / "data", [np.full((48, 64, 3), 20 * number, np.uint8) for number in range(6)]
-    expected = {}
+    expected, skipped, table = {}, ("audio.ogg", "notes.txt"), tmp_path / "predictions.csv"
     for number, (extension, container, codec) in enumerate(WRITABLE):
         name = f"wave/{number:02d}{extension.upper() if number % 2 else extension}"
         options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
         encode(data / name, frames, codec, container_format=container, **options)
         expected[name] = len(decode_everything(data / name))
-    for name in ("audio.ogg", "notes.txt"):
+    for name in skipped:
         (data / "wave" / name).write_text("x")
-    cfg = get_cfg()
-    cfg.TRAIN.DATASET = cfg.TEST.DATASET = "folder"
-    cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES = str(data), 1
-    names = sorted(record.name for split in SPLITS for record in load_split(cfg, split).records)
-    assert names == find_examples(data) == sorted(expected)
-    assert "wave/notes.txt" in caplog.text
-    assert main(["folder", str(data), "--check", "--workers", "1"]) == 0
+
+    def is_named_once(text: str) -> bool:
+        return sum(all(name in line for name in skipped) for line in text.splitlines()) == 1
+
+    (data / "wave_test_split1.txt").write_text("".join(f"{n:02d}.avi {1 + n % 2}\n" for n in range(len(WRITABLE))))
+    for dataset in ("folder", "hmdb51"):
+        cfg = make_cfg(dataset, data, 1)
+        names = sorted(record.path for split in SPLITS for record in load_split(cfg, split).records)
+        assert names == [str(data / name) for name in sorted(expected)]
+    (data / "wave_test_split1.txt").unlink()
+    assert find_examples(data) == sorted(expected)
+    capfd.readouterr()
+    for options in (["--check"], ["--short-side", "24"]):
+        assert main(["folder", str(data), *options, "--workers", "1"]) == 0
     assert {row.path: row.frames for row in Manifest(data / NAME)} == expected
-    assert main(["folder", str(data), "--short-side", "24", "--workers", "1"]) == 0
     assert len(list((tmp_path / "data_24/wave").glob("*.mp4"))) == len(WRITABLE)
+    arguments = ["--checkpoint", tiny_checkpoint, "--device", "cpu", "--workers", 0, data, "--output", table]
+    monkeypatch.setattr("sys.argv", ["predict.py", *map(str, arguments)])
+    assert load_tool("predict").main() == 0
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [(row["video"], row["error"]) for row in rows] == [(str(data / name), "") for name in sorted(expected)]
+    assert is_named_once(capfd.readouterr().err)

@@ -148,12 +148,17 @@ def test_times_of_frames(tmp_path):
     [
         ("HLS", b"#EXTM3U\n#EXTINF:10.0,\nsegment0.ts\n#EXT-X-ENDLIST\n"),
         ("DASH", b'<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"/>'),
-        ("WebP", None),
-        ("PNG", None),
+        ("WebP image", None),
+        ("animated WebP", None),
+        ("PNG image", None),
+        ("animated PNG", None),
+        ("JPEG", None),
     ],
 )
 def test_other_formats_are_named(tmp_path, name, content):
-    path = tmp_path / "clip.mp4"
-    path.write_bytes(content) if content else Image.new("RGB", (8, 8)).save(path, name)
+    path, images = tmp_path / "clip.mp4", [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    more = {"save_all": True, "append_images": images[1:]} if "animated" in name else {}
+    image_format = name.replace("animated", "").replace("image", "").strip()
+    path.write_bytes(content) if content else images[0].save(path, image_format, **more)
     with pytest.raises(VideoError, match=name):
         open_video(path)

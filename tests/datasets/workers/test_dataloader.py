@@ -19,6 +19,7 @@ from tests.patience import PATIENCE
 from timesformer.datasets import clips, loader
 from timesformer.datasets.decoding.open import VideoReader, open_video
 from timesformer.datasets.loader import construct_loader
+from timesformer.datasets.workers import dataloader
 from timesformer.datasets.workers.dataloader import report_worker_death, start_worker
 from timesformer.errors import UserError
 
@@ -43,6 +44,20 @@ def test_killed_worker_is_reported_with_its_video(cfg: CfgNode, monkeypatch: pyt
     monkeypatch.setattr(clips, "open_video", open_or_die)
     with pytest.raises(UserError, match=rf"{deadly}\..*{NUM_WORKERS}"), report_worker_death(other, loader):
         list(loader)
+
+
+@pytest.mark.parametrize("kind", [ConnectionResetError, BrokenPipeError, EOFError])
+def test_broken_connection_to_a_living_worker_is_reported(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    monkeypatch.setattr(dataloader, "PATIENCE", 0.0)
+    cfg.DATA_LOADER.NUM_WORKERS = 1
+    loader = construct_loader(cfg, "train")
+    batches = iter(loader)
+    next(batches)  # the worker is alive
+    with pytest.raises(UserError, match=rf"{kind.__name__}.*{NUM_WORKERS}"), report_worker_death(loader):
+        raise kind
+    assert len(list(batches)) == len(loader) - 1
 
 
 def test_batches_take_one_descriptor_each(cfg: CfgNode) -> None:

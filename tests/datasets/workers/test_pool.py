@@ -59,12 +59,22 @@ def test_killed_server_is_replaced() -> None:
             "print('started', flush=True)\nprint([o.result for o in in_processes(exp2, [3], 1)])",
             (0, "started\n[8.0]\n"),
         ),
+        # Starting them changes nothing in this process, where another thread may pickle objects of the script.
+        (
+            "class Point: ...\n"
+            "def start(): print(sorted(o.result for o in in_processes(abs, [-3, -2, -1], 2)))\n"
+            "thread = threading.Thread(target=start)\n"
+            "thread.start()\n"
+            "while thread.is_alive(): pickle.dumps(Point())",
+            (0, "[1, 2, 3]\n"),
+        ),
         # Workers end with the process that started them.
         (f"next(in_processes(eval, [{OWN_PID!r}, {SLEEP!r}], 2))\nos.kill(os.getpid(), 9)", (-9, "")),
     ],
 )
 def test_script_without_main_guard(tmp_path: Path, script: str, expected: tuple[int, str]) -> None:
-    imports = "import os, signal\nfrom math import exp2\nfrom timesformer.datasets.workers.pool import in_processes\n"
+    imports = "import os, pickle, signal, threading\nfrom math import exp2\n"
+    imports += "from timesformer.datasets.workers.pool import in_processes\n"
     (tmp_path / "script.py").write_text(imports + script)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, tmp_path / "script.py"]

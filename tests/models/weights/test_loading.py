@@ -182,7 +182,8 @@ def test_strict_loading(tmp_path: Path) -> None:
         build_model(cfg)
 
 
-CONTAINERS = ["model_state", "model", "state_dict", "net", "module", "weights", "teacher", "model_ema", "ema", None]
+CONTAINERS = ["model_state", "model", "state_dict", "model_state_dict", "net", "module", "weights", "teacher"]
+CONTAINERS += ["model_ema", "ema", None]
 
 
 class TestReading:
