@@ -74,6 +74,8 @@ def _data(cfg: CfgNode) -> _Found:
         yield "DATA.PRE_SAMPLING.METHODS", "is empty; name a method, or set DATA.PRE_SAMPLING.ENABLED False"
     if "brightness" in stretch.METHODS and not stretch.BRIGHTNESS_FACTORS:
         yield "DATA.PRE_SAMPLING.BRIGHTNESS_FACTORS", "is empty, expected one or more numbers"
+    if cfg.TEST.FRAME_ORDER == "shuffled" and data.NUM_FRAMES == 1:
+        yield "TEST.FRAME_ORDER", "is shuffled, expected original: DATA.NUM_FRAMES is 1"
     scales = data.TRAIN_JITTER_SCALES
     if data.SPATIAL_MODE == "resize" and cfg.TEST.NUM_SPATIAL_CROPS == 3:
         yield "TEST.NUM_SPATIAL_CROPS", "is 3, expected 1: DATA.SPATIAL_MODE resize gives one crop, the whole frame"

@@ -51,6 +51,9 @@ _orig("TEST.BATCH_SIZE", 8, "rounding", "Clips per forward pass, on all GPUs of 
 _orig("TEST.CHECKPOINT_FILE_PATH", "", "inputs", "Checkpoint to test; empty: the best of this run")
 _orig("TEST.NUM_ENSEMBLE_VIEWS", 10, "evaluation", "Clips per test video, spaced over its length", low=1)
 _orig("TEST.NUM_SPATIAL_CROPS", 3, "evaluation", "1: center crop; 3: along the longer side", choices=(1, 3))
+_new("TEST.FRAME_ORDER", "original", "evaluation", "Frames of test clips: shuffled, or all their mean (results.md)",
+     choices="original shuffled averaged")
+_new("TEST.MEASURE_ORDER", False, "runtime", "Also test with shuffled frames, unless TEST.FRAME_ORDER is set")
 _new("TEST.REPORT", True, "runtime", "Write report.html, and its charts to TensorBoard")
 _orig("TEST.SAVE_RESULTS_PATH", "", "runtime", "File in OUTPUT_DIR for scores and labels of all videos; empty: none")
 

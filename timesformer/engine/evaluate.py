@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from timesformer.config.differences import differences, read_saved
 from timesformer.datasets.catalog import Splits
 from timesformer.datasets.loader import construct_loader
+from timesformer.datasets.transforms.frame_order import FrameOrder, reorder_frames
 from timesformer.datasets.transforms.sampling import sampler_change
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.datasets.workers.dataloader import report_worker_death
@@ -47,14 +48,16 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: str) -> Evaluation:
-    """Scores every view of every video of a split in evaluation mode.
+    """Scores every view of every video of a split in evaluation mode; in a test with the frames in TEST.FRAME_ORDER.
 
     All processes must call this together; each scores the views of its loader and gets the whole result. Raises
     UserError for an unreadable clip if DATA.ON_UNREADABLE is error, and StopRequested to obey a signal.
     """
     training, device, dataset = model.training, choose_device(cfg), loader.dataset
     model.eval()
-    ensemble = ViewEnsemble(len(dataset.records), dataset.num_views, cfg.MODEL.NUM_CLASSES, cfg.DATA.ENSEMBLE_METHOD)
+    orders = _frame_orders(cfg) if dataset.split == "test" else ["original"]
+    size = (len(dataset.records), dataset.num_views, cfg.MODEL.NUM_CLASSES)
+    ensembles = [ViewEnsemble(*size, cfg.DATA.ENSEMBLE_METHOD) for _ in orders]
     losses, unreadable = Average(), UnreadableClips(cfg, dataset.split, dataset.records)
     start, throughput, since = time.perf_counter(), Throughput(len(loader)), time.perf_counter()
     requests, common_batches = distributed.DelayedMax(), -distributed.all_reduce_max(-len(loader))
@@ -64,8 +67,11 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
         if index < common_batches:  # a process may have one batch less
             stop_if_requested(requests.exchange(requested_signal()))
         unreadable.record(batch["errors"])
-        scores = score_views(model, batch["clip"], cfg, device)
-        ensemble.update(scores, batch["video"], batch["view"])
+        views = (batch["video"], batch["view"])
+        clips = (reorder_frames(batch["clip"], order, cfg.RNG_SEED, *views) for order in orders)
+        scores, *others = [score_views(model, clip, cfg, device) for clip in clips]
+        for ensemble, part in zip(ensembles, (scores, *others), strict=True):
+            ensemble.update(part, *views)
         loss = F.cross_entropy(scores, batch["label"], reduction="none").cpu()
         losses.add(loss[batch["readable"]].double().sum(), int(batch["readable"].sum()))
         throughput.step(len(scores), waited)
@@ -81,17 +87,25 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
     model.train(training)
     requests.wait()
     unreadable.exchange()
-    scores = ensemble.complete()
+    scores, *others = [ensemble.complete() for ensemble in ensembles]
     return Evaluation(
         names=list(dataset.records.names),
         labels=torch.from_numpy(dataset.records.labels),
         scores=scores,
-        probabilities=probabilities_of(scores, dataset.num_views, ensemble.method),
+        probabilities=probabilities_of(scores, dataset.num_views, cfg.DATA.ENSEMBLE_METHOD),
         unreadable=unreadable.reasons,
         loss=losses.value(),
         num_views=dataset.num_views,
         seconds=time.perf_counter() - start,
+        shuffled_scores=others[0] if others else None,
     )
+
+
+def _frame_orders(cfg: CfgNode) -> list[FrameOrder]:
+    """Orders of the frames in which a test scores its clips; the first is that of the results."""
+    first = cfg.TEST.FRAME_ORDER
+    measures = cfg.TEST.MEASURE_ORDER and first == "original" and cfg.DATA.NUM_FRAMES > 1
+    return [first, "shuffled"] if measures else [first]
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import logging
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -62,11 +62,17 @@ class Evaluation:
     loss: float  # mean cross entropy of the readable clips
     num_views: int  # of each video
     seconds: float  # duration
+    shuffled_scores: Tensor | None = None  # as `scores`, with the frames of each clip shuffled (TEST.MEASURE_ORDER)
 
     @property
     def readable(self) -> Tensor:
         """[videos], bool."""
         return torch.tensor([name not in self.unreadable for name in self.names])
+
+    @property
+    def correct(self) -> Tensor:
+        """[videos], bool; whether the predicted class is the true one, False for unreadable videos."""
+        return self.readable & (self.scores.argmax(dim=1) == self.labels)
 
     def topk(self, *ks: int) -> list[float]:
         """Top-k accuracies in percent of all videos; an unreadable one is wrong for every k."""
@@ -76,9 +82,8 @@ class Evaluation:
 
     def by_class(self) -> list[Counts]:
         """Counts of each class; unreadable videos have no prediction."""
-        readable, predicted = self.readable, self.scores.argmax(dim=1)
-        correct = self.labels[readable & (predicted == self.labels)]
-        labels = (self.labels, correct, predicted[readable])
+        predicted = self.scores.argmax(dim=1)
+        labels = (self.labels, self.labels[self.correct], predicted[self.readable])
         counts = torch.stack([values.bincount(minlength=self.scores.shape[1]) for values in labels], dim=1)
         return [Counts(*row) for row in counts.tolist()]
 
@@ -91,6 +96,22 @@ class Evaluation:
         """`loss`, and `top1`, `top5` and `mean_class_top1` in percent."""
         top1, top5 = self.topk(1, 5)
         return {"loss": self.loss, "top1": top1, "top5": top5, "mean_class_top1": self.mean_class_top1()}
+
+    def shuffled_metrics(self) -> dict[str, Any] | None:
+        """The entry `shuffled` of results.json (docs/results.md), about shuffled frames; None if not measured."""
+        if self.shuffled_scores is None:
+            return None
+        shuffled = replace(self, scores=self.shuffled_scores, shuffled_scores=None)
+        first, second = self.correct, shuffled.correct
+        same = self.readable & (self.scores.argmax(dim=1) == shuffled.scores.argmax(dim=1))
+        metrics = {name: round(value, 4) for name, value in shuffled.metrics().items() if name != "loss"}
+        return metrics | {
+            "difference": round(100.0 * (first.double() - second.double()).mean().item(), 4),
+            "correct_by_class": [counts.correct for counts in shuffled.by_class()],
+            "only_original": int((first & ~second).sum()),
+            "only_shuffled": int((second & ~first).sum()),
+            "same_prediction": int(same.sum()),
+        }
 
     def describe(self) -> str:
         """The accuracies, for the log."""
@@ -128,6 +149,7 @@ def write_results(
             for name, counts in zip(class_names, evaluation.by_class(), strict=True)
         ],
         "class_counts": class_counts(splits, evaluation),
+        "shuffled": evaluation.shuffled_metrics(),
         "unreadable": [{"video": name, "reason": reason} for name, reason in sorted(evaluation.unreadable.items())],
         "loss": evaluation.loss,
         "seconds": round(evaluation.seconds, 3),
@@ -159,12 +181,19 @@ def write_results(
         if scores.exists() and not path.exists():  # of another test
             move_aside(scores.parent, [scores])
         arrays = {"scores": evaluation.scores.numpy(), "labels": evaluation.labels.numpy()}
+        if evaluation.shuffled_scores is not None:
+            arrays["shuffled_scores"] = evaluation.shuffled_scores.numpy()
         write_atomically(scores, lambda file: np.savez_compressed(file, **arrays, names=np.array(evaluation.names)))
     write_text_atomically(path, simplejson.dumps(results, indent=2, ignore_nan=True) + "\n")
     logger.info(
         f"test: {evaluation.describe()}; {len(evaluation.names)} videos ({len(evaluation.unreadable)} unreadable), "
         f"{evaluation.num_views} view(s) each, {evaluation.seconds:.1f} s\nresults: {path}"
     )
+    if shuffled := results["shuffled"]:
+        logger.info(
+            "with shuffled frames: top-1 {top1:.2f} % (in order {difference:+.2f} points); {only_original} videos are "
+            "correct only in order, {only_shuffled} only shuffled".format(**shuffled)
+        )
 
 
 def validation_top1(content: dict[str, Any]) -> float | None:

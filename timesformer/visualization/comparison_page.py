@@ -16,7 +16,13 @@ from timesformer.visualization.run_page import Content, show_interval
 from timesformer.visualization.significance import LEVEL, Comparison, align_predictions, compare_paired, holm
 
 _MAX_RUNS_PAIRED = 6  # runs up to which each pair is listed
-_METRICS = {"top1": "top-1", "top5": "top-5", "mean_class_top1": "mean over classes", "val_top1": "validation top-1"}
+_METRICS = {
+    "top1": "top-1",
+    "top1_shuffled": "shuffled frames",
+    "top5": "top-5",
+    "mean_class_top1": "mean over classes",
+    "val_top1": "validation top-1",
+}
 _REPEATED_BY = {"RNG_SEED", "DATA.SPLIT"}  # the mean of runs that differ in nothing else is shown
 
 
@@ -39,14 +45,16 @@ def comparison_page(runs: Sequence[FinishedRun]) -> Content:
     ranked = sorted(tested, key=lambda number: -runs[number].metric("top1"))
     differing = {frozenset((pair.first, pair.second)) for pair in pairs if pair.adjusted_p < LEVEL}
     rivals = [number for number in ranked[1:] if frozenset((ranked[0], number)) not in differing]
-    many_classes = any(run.results.get("num_classes", 6) > 5 for run in runs)
+    hidden = {"top1_shuffled"} if all(row["top1_shuffled"] is None for row in rows) else set()
+    if all(run.results.get("num_classes", 6) <= 5 for run in runs):
+        hidden.add("top5")
     return {
         "title": f"{len(runs)} runs compared",
         "subtitle": " · ".join(run.name for run in runs),
         "lead": _lead(runs, ranked, rivals, len(pairs)),
         "notes": [f"{run.name}: {note}" for run in runs for note in run.notes],
         "runs": rows,
-        "metrics": {name: title for name, title in _METRICS.items() if many_classes or name != "top5"},
+        "metrics": {name: title for name, title in _METRICS.items() if name not in hidden},
         "best": ranked[0] if len(ranked) > 1 and not rivals else None,
         "means": _means(rows, options),
         "charts": draw_charts("comparison", runs),

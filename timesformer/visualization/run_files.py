@@ -76,6 +76,11 @@ class FinishedRun:
         return list(self.results.get("class_names") or [])
 
     @property
+    def shuffled(self) -> dict[str, Any]:
+        """`shuffled` of results.json, metrics with shuffled frames; empty if they were not measured."""
+        return self.results.get("shuffled") or {}
+
+    @property
     def num_correct(self) -> int | None:
         """Correct test predictions; None if unknown."""
         if self.predictions is not None:
@@ -84,8 +89,8 @@ class FinishedRun:
         return sum(row["correct"] for row in rows) if "correct" in rows[0] else None
 
     def metric(self, name: str) -> float | None:
-        """A number of results.json; None if it is missing or not finite."""
-        value = self.results.get(name)
+        """A number of results.json, or "top1_shuffled"; None if it is missing or not finite."""
+        value = self.shuffled.get("top1") if name == "top1_shuffled" else self.results.get(name)
         if not isinstance(value, int | float) or not math.isfinite(value):
             return None
         if name == "val_top1":  # in version 1, of the tested checkpoint for best.pyth only

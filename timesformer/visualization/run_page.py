@@ -12,7 +12,7 @@ from timesformer.visualization.confusions import count_confusions, most_confused
 from timesformer.visualization.examples import MAX_EXAMPLES, Strip, least_confident_correct, most_confident_errors
 from timesformer.visualization.run_charts import draw_charts
 from timesformer.visualization.run_files import FinishedRun
-from timesformer.visualization.significance import wilson_interval
+from timesformer.visualization.significance import mcnemar, wilson_interval
 
 Content = dict[str, Any]
 
@@ -25,10 +25,11 @@ def run_page(run: FinishedRun, strips: dict[str, Strip]) -> Content:
         "title": run.name,
         "subtitle": _subtitle(run),
         "lead": _lead(run),
-        "notes": run.notes,
+        "notes": [*run.notes, *_order_notes(run)],
         "tiles": _tiles(run),
         "training_charts": draw_charts("training", run),
         "training_hint": _training_hint(run),
+        "frame_order": _frame_order(run),
         "confusions": _confusions(run),
         "classes": _classes(run),
         "class_charts": draw_charts("classes", run),
@@ -86,6 +87,8 @@ def _tiles(run: FinishedRun) -> list[tuple[str, str, str, str]]:
         value = run.metric(name)
         if value is not None and not (name == "top5" and num_classes <= 5):
             tiles.append((label, f"{value:.2f}", "%", explanation))
+    if (shuffled := run.metric("top1_shuffled")) is not None:
+        tiles.insert(1, ("top-1, shuffled frames", f"{shuffled:.2f}", "%", f"{_lower(run)} than in order"))
     if (loss := run.metric("loss")) is not None:
         tiles.append(("test loss", f"{loss:.4f}", "", "mean cross entropy"))
     if total := results.get("num_videos"):
@@ -96,6 +99,39 @@ def _tiles(run: FinishedRun) -> list[tuple[str, str, str, str]]:
     for label, seconds, epochs in _training_times(run)[:1]:
         tiles.append((label, duration(seconds), "", "" if epochs is None else _count(epochs, "epoch")))
     return tiles
+
+
+def _lower(run: FinishedRun) -> str:
+    difference = run.shuffled["difference"]
+    return f"{abs(difference):.1f} points {'higher' if difference < 0 else 'lower'}"
+
+
+def _order_notes(run: FinishedRun) -> list[str]:
+    order = run.config.get("TEST.FRAME_ORDER", "original")
+    shown = "the examples show them as they are in the video"
+    return [] if order == "original" else [f"The test was with {order} frames (TEST.FRAME_ORDER {order}); {shown}."]
+
+
+def _frame_order(run: FinishedRun) -> Content | None:
+    """Accuracy with shuffled frames next to that in order, and what the difference means."""
+    shuffled, total = run.shuffled, run.results.get("num_videos")
+    if not shuffled or not total:
+        return None
+    test = mcnemar(shuffled["only_original"], shuffled["only_shuffled"], total)
+    readable = total - len(run.results.get("unreadable") or [])
+    if shuffled["same_prediction"] == readable:
+        text = "Every prediction is the same with shuffled frames: the model does not use their order."
+    elif test.is_significant and test.difference > 0:
+        text = f"The model uses the order of the frames: {test}."
+    else:
+        text = f"No gain from the order of the frames can be shown on these videos: {test}."
+    return {
+        "text": text,
+        "rows": [
+            ("in order", run.metric("top1"), run.metric("mean_class_top1"), shuffled["only_original"]),
+            ("shuffled", shuffled["top1"], shuffled["mean_class_top1"], shuffled["only_shuffled"]),
+        ],
+    }
 
 
 def _training_times(run: FinishedRun) -> list[tuple[str, float, float | None]]:
@@ -147,6 +183,7 @@ def _confusions(run: FinishedRun) -> Content | None:
 def _classes(run: FinishedRun) -> list[Content]:
     """Rows of the table of classes, the lowest accuracy first, classes without videos last."""
     sizes, worst, rows = run.results.get("class_counts") or {}, {}, []
+    shuffled = run.shuffled.get("correct_by_class")
     if run.predictions is not None:
         counts = count_confusions(run.predictions, len(run.class_names))
         for pair in reversed(most_confused(counts, counts.size)):  # the most frequent last
@@ -156,6 +193,7 @@ def _classes(run: FinishedRun) -> list[Content]:
         content = {
             "name": row.get("class", f"class {number}"),
             "top1": row.get("top1"),
+            "shuffled": 100 * shuffled[number] / row["num_videos"] if shuffled and row["num_videos"] else None,
             "correct": correct,
             "test": row.get("num_videos"),
             **{split: sizes[split][number] if sizes.get(split) else None for split in ("train", "val")},

@@ -54,7 +54,7 @@ def align_predictions(
 def compare_paired(first: np.ndarray, second: np.ndarray) -> Comparison:
     """Compares two settings by their correct predictions, bool (seeds, videos); row i of both has the same seed.
 
-    One seed: McNemar's exact test (Dietterich, Neural Computation 10, 1998), with Clopper and Pearson's interval.
+    One seed: `mcnemar`.
 
     Several seeds: the wider one of the paired t-test over the seeds and of min F' (Clark, Journal of Verbal Learning
     and Verbal Behavior 12, 1973), which has seeds and videos as crossed random effects: its squared standard error is
@@ -64,10 +64,24 @@ def compare_paired(first: np.ndarray, second: np.ndarray) -> Comparison:
     difference = first.astype(float) - second
     per_seed, per_video = difference.mean(axis=1), difference.mean(axis=0)
     if seeds == 1 or not (np.ptp(per_seed) or np.ptp(per_video)):
-        return _mcnemar(difference[0])
+        return mcnemar(int((difference[0] > 0).sum()), int((difference[0] < 0).sum()), videos)
     over_seeds, over_videos = _variance_of_mean(per_seed), _variance_of_mean(per_video)
     method = f"paired over {seeds} seeds and {videos:,} videos (t-test and min F')"
     return _widest_t_test(float(per_seed.mean()), [[over_seeds], [over_seeds, over_videos]], method)
+
+
+def mcnemar(only_first: int, only_second: int, videos: int) -> Comparison:
+    """Compares two settings by the videos, of `videos`, that only the first or only the second predicts correctly.
+
+    McNemar's exact test (Dietterich, Neural Computation 10, 1998), with Clopper and Pearson's interval.
+    """
+    method = f"McNemar's exact test on {videos:,} videos"
+    differing = only_first + only_second
+    if not differing:
+        return Comparison(0.0, 0.0, 0.0, 1.0, method)
+    test = binomtest(only_first, differing)
+    low, high = (100 * (2 * share - 1) * differing / videos for share in test.proportion_ci(1 - LEVEL))
+    return Comparison(100 * (only_first - only_second) / videos, low, high, float(test.pvalue), method)
 
 
 def compare_unpaired(first: Sequence[tuple[int, int]], second: Sequence[tuple[int, int]]) -> Comparison:
@@ -96,16 +110,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty_like(values)
     adjusted[order] = np.maximum.accumulate(np.minimum(1.0, values[order] * np.arange(len(values), 0, -1)))
     return adjusted.tolist()
-
-
-def _mcnemar(difference: np.ndarray) -> Comparison:
-    method = f"McNemar's exact test on {len(difference):,} videos"
-    differing = np.count_nonzero(difference)
-    if not differing:
-        return Comparison(0.0, 0.0, 0.0, 1.0, method)
-    test = binomtest(np.count_nonzero(difference > 0), differing)
-    low, high = (100 * (2 * share - 1) * differing / len(difference) for share in test.proportion_ci(1 - LEVEL))
-    return Comparison(100 * float(difference.mean()), low, high, float(test.pvalue), method)
 
 
 def _variance_of_mean(values: np.ndarray) -> _Component:
