@@ -18,6 +18,7 @@ from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.datasets.workers.dataloader import report_worker_death
 from timesformer.engine import checkpoint, optim
+from timesformer.engine.advice import few_clips_advice
 from timesformer.engine.evaluate import evaluate
 from timesformer.engine.loss import ClassificationLoss, ClipMixup, FiniteCheck, log_class_counts
 from timesformer.engine.meters import Throughput, TrainingMetrics
@@ -79,6 +80,8 @@ class Trainer:
             self.progress = checkpoint.restore(self.cfg, *newest, class_names, self.state())
         else:
             self.load_initial_weights()
+            if advice := few_clips_advice(self.cfg, self.model, len(self.train_loader.dataset.records)):
+                logger.warning(advice)
         self.progress.fit_to_batches(self.cfg, self.train_loader.batch_sampler)
         self.setup_forward()
 
