@@ -18,7 +18,7 @@ from timesformer.visualization.significance import LEVEL, Comparison, align_pred
 _MAX_RUNS_PAIRED = 6  # runs up to which each pair is listed
 _METRICS = {
     "top1": "top-1",
-    "top1_shuffled": "shuffled frames",
+    "top1_shuffled": "top-1, shuffled",
     "top5": "top-5",
     "mean_class_top1": "mean over classes",
     "val_top1": "validation top-1",
