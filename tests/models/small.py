@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from timesformer.models.videomae import VideoMAETransformer
 from timesformer.models.vit import VisionTransformer
 from timesformer.models.vivit import VideoTransformer
 
@@ -31,6 +32,10 @@ def small_timesformer(
 def small_vivit(attention_type: str = "joint", seed: int = 0, **changes: object) -> VideoTransformer:
     options = SIZE | {"tubelet_size": (2, 8, 8), "temporal_depth": 1} | changes
     return randomize(VideoTransformer(**options, attention_type=attention_type), seed)
+
+
+def small_videomae(seed: int = 0, **changes: object) -> VideoMAETransformer:
+    return randomize(VideoMAETransformer(**SIZE | {"tubelet_size": (2, 8, 8)} | changes), seed)
 
 
 def small_clip(frames: int = 4, size: int = 32) -> Tensor:

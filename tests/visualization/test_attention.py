@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.models.small import small_clip, small_timesformer, small_vivit
+from tests.models.small import small_clip, small_timesformer, small_videomae, small_vivit
 from timesformer.errors import UserError
 from timesformer.models.baselines import TorchvisionModel
-from timesformer.models.vivit import VIVIT_MODELS, VideoTransformer
+from timesformer.models.vit import VisionTransformer
+from timesformer.models.vivit import VIVIT_MODELS
 from timesformer.visualization.attention import (
     AttentionRecord,
     cls_to_patches,
@@ -18,7 +19,8 @@ from timesformer.visualization.attention import (
 )
 
 pytestmark = pytest.mark.numerical
-MODELS = ["divided_space_time", "joint_space_time", "space_only", *VIVIT_MODELS.values()]
+VIDEOMAE = ["videomae", "videomae without mean pooling"]
+MODELS = ["divided_space_time", "joint_space_time", "space_only", *VIVIT_MODELS.values(), *VIDEOMAE]
 each_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -34,11 +36,13 @@ def make_model(name: str) -> nn.Module:
     size = {"img_size": (16, 24), "depth": 3, "num_heads": 3}
     if name in VIVIT_MODELS.values():
         return small_vivit(name, **size, num_frames=8, temporal_depth=2)
+    if name.startswith("videomae"):
+        return small_videomae(**size, num_frames=8, mean_pooling=name == "videomae")
     return small_timesformer(name, **size)
 
 
 def make_clip(model: nn.Module) -> Tensor:
-    return small_clip(8 if isinstance(model, VideoTransformer) else 4)[..., :16, :24]
+    return small_clip(4 if isinstance(model, VisionTransformer) else 8)[..., :16, :24]
 
 
 def record(model: nn.Module) -> AttentionRecord:
@@ -110,7 +114,7 @@ def dense_rollout(recorded: AttentionRecord) -> Tensor:
         if recorded.attention_type == "factorised_encoder":
             seen = encoder[0, 1:] @ product[:frames]
         else:
-            seen = product[: num_cls or None].mean(0)
+            seen = product[: num_cls or (None if recorded.mean_pooling else 1)].mean(0)
         results.append(seen[num_cls:].view(frames, rows, columns))
     return torch.stack(results).float()
 
@@ -130,8 +134,10 @@ class TestMaps:
         step = [s for s in recorded.steps if s.kind.startswith("space")][1]
         weights = step.weights()[1, :, 2]  # of the second clip and the third head
         maps = cls_to_patches(recorded, block=1, head=2)[1]
-        if name == "factorised_self_attention":
-            expected = weights.mean(1)
+        if name in ("factorised_self_attention", "videomae"):
+            expected = weights.mean(-2)
+        elif name in VIDEOMAE:
+            expected = weights[0, 0]
         else:
             expected = weights[0, 0, 1:] if step.kind == "space_time" else weights[:, 0, 1:]
         torch.testing.assert_close(maps, expected.reshape(4, 2, 3))
@@ -150,7 +156,8 @@ class TestMaps:
         elif step.kind == "steps":
             expected = weights[0, 1:, 1:]
         else:
-            expected = weights[0, 1:, 1:].unflatten(0, (4, 6))[:, 5].unflatten(1, (4, 6)).sum(-1)
+            weights = weights[0, int(recorded.has_cls) :, int(recorded.has_cls) :]
+            expected = weights.unflatten(0, (4, 6))[:, 5].unflatten(1, (4, 6)).sum(-1)
         torch.testing.assert_close(curves[0], expected)
 
     def test_missing_block_and_unsupported_model(self) -> None:

@@ -127,12 +127,12 @@ def _augmentation(cfg: CfgNode) -> _Found:
 
 def _model(cfg: CfgNode) -> _Found:
     model, name = cfg.TIMESFORMER, cfg.MODEL.MODEL_NAME
-    if name not in ("vit_base_patch16_224", "TimeSformer", "LightTimeSformer", "ViViT"):
+    if name not in ("vit_base_patch16_224", "TimeSformer", "LightTimeSformer", "ViViT", "VideoMAE"):
         return
     if model.NUM_HEADS > 0 and model.EMBED_DIM % model.NUM_HEADS:
         yield "TIMESFORMER.EMBED_DIM", f"is {model.EMBED_DIM}, expected a multiple of NUM_HEADS, {model.NUM_HEADS}"
     multiples = dict.fromkeys(_CROPS, ("TIMESFORMER.PATCH_SIZE", model.PATCH_SIZE))
-    if name == "ViViT":
+    if name in ("ViViT", "VideoMAE"):
         size = cfg.VIVIT.TUBELET_SIZE if len(cfg.VIVIT.TUBELET_SIZE) == 3 else [1, 1, 1]
         multiples = {key: ("the sides of VIVIT.TUBELET_SIZE", math.lcm(*size[1:])) for key in _CROPS}
         multiples["DATA.NUM_FRAMES"] = ("the frames of VIVIT.TUBELET_SIZE", size[0])

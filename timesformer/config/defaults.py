@@ -21,7 +21,9 @@ _LIBRARY = "MODEL.MODEL_NAME torchvision/?* timm/?*"
 _NOT_LIBRARY = "MODEL.MODEL_NAME !torchvision/?* timm/?*"
 _NOT_LIGHT = "MODEL.MODEL_NAME !LightTimeSformer"
 _VIVIT = "MODEL.MODEL_NAME ViViT"
-_NOT_VIVIT = "MODEL.MODEL_NAME !ViViT"
+_VIDEOMAE = "MODEL.MODEL_NAME VideoMAE"
+_TUBELETS = "MODEL.MODEL_NAME ViViT VideoMAE"
+_NOT_TUBELETS = "MODEL.MODEL_NAME !ViViT VideoMAE"
 _TOKEN_HEAD = "MODEL.HEAD attentive temporal"
 _METHODS = ("interpolate", "reverse", "brightness")
 
@@ -161,11 +163,11 @@ _new("MODEL.ACT_CHECKPOINT", "none", "rounding", "Recompute activations of all o
      pattern=r"none|blocks|every_[1-9]\d*", synonyms={"true": "blocks", "false": "none"}, read_by=_NOT_LIBRARY)
 
 _orig("TIMESFORMER.ATTENTION_TYPE", "divided_space_time", "model", "Attention over space and time",
-      choices="divided_space_time joint_space_time space_only", read_by=_NOT_VIVIT)
+      choices="divided_space_time joint_space_time space_only", read_by=_NOT_TUBELETS)
 _orig("TIMESFORMER.PRETRAINED_MODEL", "", "start", "Initial weights, e.g. an image ViT; empty: none",
       read_by=_NOT_LIBRARY)
 _new("TIMESFORMER.POS_EMBED_INTERPOLATION", "bicubic", "model", "Resizing; legacy: the original's (nearest)",
-     choices="bicubic legacy")
+     choices="bicubic legacy", read_by="MODEL.MODEL_NAME !VideoMAE")
 _new("TIMESFORMER.INIT", "pretrained", "model", "The original's initialization, or one to train from scratch",
      choices="pretrained scratch")
 _new("TIMESFORMER.VARIANT", "", "model", "Preset of sizes; empty: gesture",
@@ -173,7 +175,7 @@ _new("TIMESFORMER.VARIANT", "", "model", "Preset of sizes; empty: gesture",
 _new("TIMESFORMER.EMBED_DIM", 768, "model", "Width of a token", low=1, read_by=_NOT_LIGHT)
 _new("TIMESFORMER.DEPTH", 12, "model", "Number of blocks", low=1, read_by=_NOT_LIGHT)
 _new("TIMESFORMER.NUM_HEADS", 12, "model", "Attention heads; divides EMBED_DIM", low=1, read_by=_NOT_LIGHT)
-_new("TIMESFORMER.PATCH_SIZE", 16, "model", "Side in pixels of a patch", low=1, read_by=_NOT_VIVIT)
+_new("TIMESFORMER.PATCH_SIZE", 16, "model", "Side in pixels of a patch", low=1, read_by=_NOT_TUBELETS)
 _new("TIMESFORMER.MLP_RATIO", 4.0, "model", "Hidden width of an MLP, as a multiple of EMBED_DIM", above=0)
 _new("TIMESFORMER.DROP_RATE", 0.0, "model", "Dropout after embeddings, projections and MLPs", low=0, below=1)
 _new("TIMESFORMER.ATTN_DROP_RATE", 0.0, "model", "Dropout of attention weights", low=0, below=1)
@@ -181,11 +183,16 @@ _new("TIMESFORMER.DROP_PATH_RATE", 0.1, "model", "Stochastic depth of the last b
 
 _new("VIVIT.MODEL", 1, "model", "1: joint, 2: factorised encoder, 3: factorised attention",
      choices=(1, 2, 3), read_by=_VIVIT)
-_new("VIVIT.TUBELET_SIZE", [2, 16, 16], "model", "Frames, height, width of a tubelet", length=3, low=1, read_by=_VIVIT)
+_new("VIVIT.TUBELET_SIZE", [2, 16, 16], "model", "Frames, height, width of a tubelet",
+     length=3, low=1, read_by=_TUBELETS)
 _new("VIVIT.TUBELET_INIT", "central", "model", "How image weights fill a tubelet: its central frame, or all frames",
-     choices="central inflate", read_by=_VIVIT)
+     choices="central inflate", read_by=_TUBELETS)
 _new("VIVIT.TEMPORAL_DEPTH", 4, "model", "Blocks of the temporal encoder", low=1,
      read_by=f"{_VIVIT} and VIVIT.MODEL 2 and MODEL.HEAD linear")
+
+_new("VIDEOMAE.MEAN_POOLING", True, "model", "The head reads the mean token; False: the first token",
+     read_by=_VIDEOMAE)
+_new("VIDEOMAE.NORM_EPS", 1e-6, "model", "Epsilon of the layer norms of the blocks", above=0, read_by=_VIDEOMAE)
 
 # ---------------------------------------------------------------- optimization
 _orig("SOLVER.BASE_LR", 0.1, "training", "Learning rate after warm-up", above=0)

@@ -1,6 +1,7 @@
 """Embeddings of patches and tubelets, and of positions and times: resizing trained ones, and tables to start from."""
 
 import math
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -109,6 +110,18 @@ def resize_time_embed(time_embed: Tensor, num_frames: int, interpolation: Interp
     mode = "nearest" if interpolation == "legacy" else "linear"
     table = F.interpolate(time_embed.float().transpose(1, 2), size=num_frames, mode=mode)
     return table.transpose(1, 2).to(time_embed.dtype)
+
+
+@lru_cache(maxsize=4)
+def sinusoidal_positions(count: int, dim: int) -> Tensor:
+    """The fixed positions of Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762): [count, dim], float32, on the CPU.
+
+    Even channels are sines, odd ones cosines, of angles in float64. The result is cached: do not change it.
+    """
+    position = torch.arange(count, dtype=torch.float64, device="cpu").unsqueeze(1)
+    even = torch.arange(0, dim, 2, dtype=torch.float64, device="cpu")
+    angle = position / 10000 ** (even / dim)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :dim].float()
 
 
 def sine_cosine_table(length: int, dim: int, std: float, cycles: tuple[float, float] = (0.25, 2.0)) -> Tensor:

@@ -27,7 +27,8 @@ def inner_model(model: nn.Module) -> nn.Module:
 def layer_numbers(model: nn.Module) -> dict[str, int]:
     """The number of the layer of each parameter: 0 before the first block, then the blocks, last the head.
 
-    Layers of timm models are timm's; elsewhere, a block is an entry of a module list, with what follows it.
+    Layers of timm models are timm's; elsewhere, a block is an entry of a module list, with what follows it. The network
+    may have `layers_with_head`, names of layers that count as part of the head.
     """
     network = inner_model(model)
     if hasattr(network, "group_matcher"):
@@ -48,7 +49,8 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
     heads = tuple(f"{head}." for head in head_names(model))
     if not any(name.startswith(heads) for name in order):
         raise UserError(f"{type(model).__name__} has no {head_names(model)}: set head_names to its output layers")
-    order |= {name: float("inf") for name in order if name.startswith(heads)}
+    last = heads + tuple(f"{name}." for name in getattr(network, "layers_with_head", ()))
+    order |= {name: float("inf") for name in order if name.startswith(last)}
     ranks = {number: rank for rank, number in enumerate(sorted(set(order.values())))}
     prefix = "" if network is model else "model."
     return {f"{prefix}{name}": ranks[order[name]] for name, _ in network.named_parameters()}
@@ -63,8 +65,10 @@ def freeze(model: nn.Module, what: str) -> None:
     last = int(match[1]) if (match := re.fullmatch(r"all_but_last_(\d+)", what)) else 0
     if last >= head:
         raise UserError(f"MODEL.FREEZE is {what}, but the model has {head - 1} blocks; choose a smaller number")
+    prefix = "" if inner_model(model) is model else "model."
+    heads = tuple(f"{prefix}{name}." for name in head_names(model))
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(numbers[name] >= head - last)
+        parameter.requires_grad_(numbers[name] >= head - last if last else name.startswith(heads))
 
 
 def train_mode(model: nn.Module) -> None:

@@ -16,6 +16,7 @@ from timesformer.datasets.clips import SampledClip, middle_view
 from timesformer.errors import UserError
 from timesformer.inference.classifier import Classifier, Video
 from timesformer.models.attention import Attention, attention_weights
+from timesformer.models.videomae import VideoMAETransformer
 from timesformer.models.vit import VisionTransformer
 from timesformer.models.vivit import VideoTransformer
 
@@ -53,6 +54,7 @@ class AttentionRecord:
     has_cls: bool  # the class token precedes the patches
     grid: tuple[int, int, int, int] = (0, 0, 0, 0)  # clips, frames (or tubelets), rows and columns of patches
     steps: list[RecordedAttention] = field(default_factory=list)
+    mean_pooling: bool = True  # of a model without class token: its head reads the mean token, else the first
 
     def find(self, block: int, *kinds: Kind) -> RecordedAttention:
         """The attention of these kinds in a block; negative numbers count from the last. UserError if there is none."""
@@ -64,13 +66,14 @@ class AttentionRecord:
         return found[block % len(found)]
 
 
-def find_transformer(model: nn.Module) -> VisionTransformer | VideoTransformer:
-    """The TimeSformer or ViViT that a model is or contains; UserError if there is none."""
+def find_transformer(model: nn.Module) -> VisionTransformer | VideoTransformer | VideoMAETransformer:
+    """The TimeSformer, ViViT or VideoMAE that a model is or contains; UserError if there is none."""
     for module in model.modules():
-        if isinstance(module, VisionTransformer | VideoTransformer):
+        if isinstance(module, VisionTransformer | VideoTransformer | VideoMAETransformer):
             return module
     name = getattr(model, "name", type(model).__name__)
-    raise UserError(f"attention maps of {name} are not supported: expected a TimeSformer, LightTimeSformer or ViViT")
+    known = "TimeSformer, LightTimeSformer, ViViT or VideoMAE"
+    raise UserError(f"attention maps of {name} are not supported: expected {known}")
 
 
 @contextmanager
@@ -83,6 +86,7 @@ def record_attention(model: nn.Module) -> Iterator[AttentionRecord]:
     transformer = find_transformer(model)
     joint = transformer.attention_type in ("joint_space_time", "joint")
     record = AttentionRecord(transformer.attention_type, has_cls=hasattr(transformer, "cls_token"))
+    record.mean_pooling = getattr(transformer, "mean_pooling", True)
 
     def begin(_: nn.Module, __: Any, tokens: Tensor) -> None:
         record.grid = tuple(tokens.shape[:4])
@@ -111,12 +115,12 @@ def record_attention(model: nn.Module) -> Iterator[AttentionRecord]:
 
 
 def cls_to_patches(record: AttentionRecord, block: int = -1, head: int | None = None) -> Tensor:
-    """How much the class token (or, in models without one, the mean patch of a frame) attends to each patch.
+    """How much the token that the head reads attends to each patch: a class token, or the mean patch (of a frame).
 
     `block` may be negative to count from the last. The result is [batch, frames, rows, columns], float32, from 0 to 1.
     """
     step = record.find(block, "space", "space_time")
-    queries = step.queries[..., :1, :] if record.has_cls else step.queries
+    queries = step.queries[..., :1, :] if record.has_cls or not record.mean_pooling else step.queries
     weights = _select_head(attention_weights(queries.float(), step.keys.float()), head).mean(dim=-2)
     return weights[..., int(record.has_cls) :].reshape(record.grid)  # from [batch, groups, keys]
 
@@ -134,7 +138,7 @@ def rollout(record: AttentionRecord) -> Tensor:
     cls = int(record.has_cls)
     # Shares of each frame's tokens; the share of a class token of the whole clip is distributed over the frames.
     shares = record.steps[0].keys.new_zeros(batch, frames, cls + rows * columns, dtype=torch.float32)
-    output = shares[..., :cls] if record.has_cls else shares
+    output = shares[..., :cls] if record.has_cls else shares if record.mean_pooling else shares[:, :1, :1]
     output.fill_(1 / output[0].numel())
     if frame_steps := [step for step in record.steps if step.kind == "steps"]:
         row = shares.new_zeros(batch, 1, 1 + frames)
@@ -149,10 +153,10 @@ def rollout(record: AttentionRecord) -> Tensor:
             mixed = _mix(shares[..., cls:].transpose(1, 2), step).transpose(1, 2)
             shares = torch.cat([shares[..., :cls], mixed], dim=-1)
         elif step.kind == "space_time":
-            row = torch.cat([shares[..., :1].sum(1), shares[..., 1:].flatten(1)], dim=-1)
+            row = torch.cat([shares[..., :cls].sum(1), shares[..., cls:].flatten(1)], dim=-1)
             row = _mix(row.unsqueeze(1), step).squeeze(1)
-            patches = row[:, 1:].unflatten(1, (frames, -1))
-            shares = torch.cat([row[:, :1].unsqueeze(1).expand(-1, frames, -1) / frames, patches], dim=-1)
+            patches = row[:, cls:].unflatten(1, (frames, -1))
+            shares = torch.cat([row[:, :cls].unsqueeze(1).expand(-1, frames, -1) / frames, patches], dim=-1)
         if record.attention_type == "divided_space_time":
             shares[..., 0] = shares[..., 0].mean(dim=1, keepdim=True)
     return shares[..., cls:].unflatten(-1, (rows, columns))
@@ -174,9 +178,10 @@ def time_curves(record: AttentionRecord, row: int, column: int, block: int = -1,
         return _select_head(attention_weights(queries[:, position], keys[:, position]), head)
     if step.kind == "steps":
         return _select_head(attention_weights(queries, keys), head)[:, 0, 1:, 1:]
-    queries = queries[:, 0, :, 1 + position :: rows * columns]  # after the class token
+    cls = int(record.has_cls)
+    queries = queries[:, 0, :, cls + position :: rows * columns]
     weights = _select_head(attention_weights(queries, keys[:, 0]), head)
-    return weights[..., 1:].unflatten(-1, (frames, -1)).sum(dim=-1)
+    return weights[..., cls:].unflatten(-1, (frames, -1)).sum(dim=-1)
 
 
 def record_clip(classifier: Classifier, clip: SampledClip) -> AttentionRecord:
