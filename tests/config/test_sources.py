@@ -52,7 +52,7 @@ def test_invalid_name(source: str, hint: str) -> None:
 def test_zoo_is_as_published(shared: Path) -> None:
     with (shared / "published/zoo.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(ZOO) == [row["name"] for row in rows]
+    assert [name for name, model in ZOO.items() if model.model == "TimeSformer"] == [row["name"] for row in rows]
     for row in rows:
         model = ZOO[row["name"]]
         found = (model.dataset, model.frames, model.sampling_rate, model.crop, model.top1, model.top5, model.url)

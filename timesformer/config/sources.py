@@ -13,14 +13,17 @@ _TIMM_NAME = re.compile(r"[\w-]+\.[\w-]+")
 
 
 class ZooModel(NamedTuple):
-    """A released TimeSformer with divided attention, as published; top-1 and top-5 accuracy in percent."""
+    """A released model, as published; top-1 and top-5 accuracy in percent."""
 
+    model: str  # TimeSformer has divided attention
     dataset: str
     frames: int
     sampling_rate: int | None  # distance in frames between two frames of a clip; None: segments of the whole video
     crop: int  # side of a clip in pixels
     top1: float
     top5: float | None  # None: not published
+    project: str
+    licence: str
     url: str
     mean: tuple[float, ...] = ()  # DATA.MEAN and DATA.STD with which it was trained; empty: unknown
     std: tuple[float, ...] = ()
@@ -30,14 +33,18 @@ class ZooModel(NamedTuple):
         rate = f" x {self.sampling_rate}" if self.sampling_rate else ""
         top5 = f", top-5 {self.top5} %" if self.top5 else ""
         return (
-            f"released by facebookresearch/TimeSformer, trained on {self.dataset}, {self.frames}{rate} frames of "
-            f"{self.crop} x {self.crop}; published top-1 {self.top1} %{top5}; licence CC-BY-NC: no commercial use"
+            f"released by {self.project}, trained on {self.dataset}, {self.frames}{rate} frames of "
+            f"{self.crop} x {self.crop}; published top-1 {self.top1} %{top5}; licence {self.licence}"
         )
 
 
-ZOO = {
+_NC = "CC-BY-NC: no commercial use"
+_TIMESFORMERS = {
     name: ZooModel(
+        "TimeSformer",
         *facts,
+        "facebookresearch/TimeSformer",
+        _NC,
         f"https://www.dropbox.com/s/{folder}/{name}.pyth?dl=1",
         mean=(0.45, 0.45, 0.45),
         std=(0.225, 0.225, 0.225),
@@ -58,7 +65,31 @@ ZOO = {
         ("TimeSformer_divST_96x32_224_HowTo100M", "HowTo100M", 96, 32, 224, 62.6, None, "t2mzgahnfhgakma"),
     ]
 }
-"""The released models by name, from the README of the original (448 pixels for 64x32, unlike the file name)."""
+"""From the README of the original (448 pixels for 64x32, unlike the file name)."""
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_VIDEOMAES = {
+    name: ZooModel("VideoMAE", *facts, "MCG-NJU/VideoMAE", _NC, f"hf:MCG-NJU/videomae-{hub_name}", *_IMAGENET)
+    for name, *facts, hub_name in [
+        ("VideoMAE_S_16x4_224_K400", "K400", 16, 4, 224, 79.0, 93.8, "small-finetuned-kinetics"),
+        ("VideoMAE_B_16x4_224_K400", "K400", 16, 4, 224, 81.5, 95.1, "base-finetuned-kinetics"),
+        ("VideoMAE_L_16x4_224_K400", "K400", 16, 4, 224, 85.2, 96.8, "large-finetuned-kinetics"),
+        ("VideoMAE_H_16x4_224_K400", "K400", 16, 4, 224, 86.6, 97.1, "huge-finetuned-kinetics"),
+        ("VideoMAE_S_16_224_SSv2", "SSv2", 16, None, 224, 66.8, 90.3, "small-finetuned-ssv2"),
+        ("VideoMAE_B_16_224_SSv2", "SSv2", 16, None, 224, 70.8, 92.4, "base-finetuned-ssv2"),
+    ]
+}
+"""From MODEL_ZOO.md of the original: 5 clips of 3 crops, Something-Something 2 clips of 3 crops."""
+_V2_FILES = "https://huggingface.co/OpenGVLab/VideoMAE2/resolve/main/distill"
+_VIDEOMAES_V2 = {
+    name: ZooModel("VideoMAE", *facts, None, "OpenGVLab/VideoMAEv2", "Apache-2.0", f"{_V2_FILES}/{file}", *_IMAGENET)
+    for name, *facts, file in [
+        ("VideoMAEv2_S_16x4_224_K710", "K710", 16, 4, 224, 77.6, "vit_s_k710_dl_from_giant.pth"),
+        ("VideoMAEv2_B_16x4_224_K710", "K710", 16, 4, 224, 81.5, "vit_b_k710_dl_from_giant.pth"),
+    ]
+}
+"""Distilled from VideoMAE V2's giant model; from its docs/MODEL_ZOO.md, licence of its page on the hub."""
+ZOO = _TIMESFORMERS | _VIDEOMAES | _VIDEOMAES_V2
+"""The released models by name."""
 
 
 def source_problem(source: str) -> str:

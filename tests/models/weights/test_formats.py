@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.conftest import load_tool
-from tests.models.small import randomize, save, small_clip, small_timesformer, small_vivit
+from tests.models.small import randomize, save, small_clip, small_timesformer, small_videomae, small_vivit
 from timesformer.models.vit import ATTENTION_TYPES
 from timesformer.models.weights.convert import convert
 from timesformer.models.weights.files import CheckpointError
@@ -20,6 +20,7 @@ from timesformer.models.weights.loading import load_pretrained, read_checkpoint
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}  # float64
 pytestmark = pytest.mark.numerical
+KINDS = [*ATTENTION_TYPES, "vivit", "videomae", "videomae without mean pooling"]
 SIZE = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96, "image_size": 32}
 
 
@@ -33,6 +34,21 @@ def their_timesformer(attention_type: str = "divided_space_time") -> nn.Module:
 def their_vivit() -> nn.Module:
     config = transformers.VivitConfig(**SIZE, tubelet_size=[2, 8, 8], num_frames=4, num_labels=5)
     return randomize(transformers.VivitForVideoClassification(config))
+
+
+def their_videomae(seed: int = 0, **changes: object) -> nn.Module:
+    config = transformers.VideoMAEConfig(**SIZE | {"patch_size": 8, "num_frames": 4, "num_labels": 5} | changes)
+    return randomize(transformers.VideoMAEForVideoClassification(config), seed)
+
+
+def model_pair(kind: str) -> tuple[nn.Module, nn.Module]:
+    """A model of this project and another of transformers, of the same architecture."""
+    if kind == "vivit":
+        return small_vivit(seed=1), their_vivit()
+    if kind.startswith("videomae"):
+        pooled = kind == "videomae"
+        return small_videomae(1, mean_pooling=pooled, norm_eps=1e-12), their_videomae(use_mean_pooling=pooled)
+    return small_timesformer(kind, seed=1), their_timesformer(kind)
 
 
 @torch.no_grad()
@@ -62,10 +78,9 @@ class TestFromHuggingFace:
         assert set(renamed) == set(pairs.values())
         assert all(renamed[ours] is state[theirs] for theirs, ours in pairs.items())
 
-    @pytest.mark.parametrize("kind", [*ATTENTION_TYPES, "vivit"])
+    @pytest.mark.parametrize("kind", KINDS)
     def test_folder(self, tmp_path: Path, kind: str) -> None:
-        theirs = their_vivit() if kind == "vivit" else their_timesformer(kind)
-        ours = small_vivit(seed=1) if kind == "vivit" else small_timesformer(kind, seed=1)
+        ours, theirs = model_pair(kind)
         theirs.save_pretrained(tmp_path, max_shard_size="20KB")  # several files with an index
         assert not (tmp_path / "model.safetensors").exists()
         load_pretrained(ours, tmp_path, strict=True)
@@ -118,11 +133,15 @@ class TestFromHuggingFace:
 
 
 class TestToHuggingFace:
-    @pytest.mark.parametrize("kind", [*ATTENTION_TYPES, "vivit"])
+    @pytest.mark.parametrize("kind", KINDS)
     def test_same_logits(self, tmp_path: Path, kind: str) -> None:
-        ours = small_vivit() if kind == "vivit" else small_timesformer(kind)
-        path = save({"model_state": {f"model.{k}": v for k, v in ours.state_dict().items()}}, tmp_path)
-        convert(str(path), tmp_path / "hf", "hf", num_heads=4, num_frames=4 if kind == "vivit" else None)
+        ours, _ = model_pair(kind)
+        content = {"model_state": {f"model.{k}": v for k, v in ours.state_dict().items()}}
+        if kind.startswith("videomae"):  # its tensors do not give the size of a clip
+            data = "{TRAIN_CROP_SIZE: 32, TEST_CROP_SIZE: 32, TRAIN_JITTER_SCALES: [32, 32]}"
+            content["cfg"] = f"MODEL: {{MODEL_NAME: VideoMAE}}\nDATA: {data}\nVIDEOMAE: {{NORM_EPS: 1.0e-12}}\n"
+        path = save(content, tmp_path)
+        convert(str(path), tmp_path / "hf", "hf", num_heads=4, num_frames=None if kind in ATTENTION_TYPES else 4)
         theirs, info = transformers.AutoModelForVideoClassification.from_pretrained(
             tmp_path / "hf", output_loading_info=True
         )

@@ -23,7 +23,7 @@ from timesformer.models.weights.files import CheckpointError
 pytestmark = pytest.mark.numerical
 
 CLASSES = ("catch", "пас", "投げる")
-KINDS = ("divided_space_time", "joint_space_time", "space_only", "vivit", "light")
+KINDS = ("divided_space_time", "joint_space_time", "space_only", "vivit", "videomae", "light")
 SMALL = """
 DATA: {NUM_FRAMES: 4, SAMPLING_RATE: 3, TRAIN_CROP_SIZE: 32, TEST_CROP_SIZE: 32, TRAIN_JITTER_SCALES: [32, 40],
        MEAN: [0.4, 0.45, 0.5], STD: [0.2, 0.225, 0.25], SAMPLER: uniform, PATH_TO_DATA_DIR: /home/someone/clips}
@@ -56,8 +56,9 @@ def checkpoint(folder: Path, kind: str = KINDS[0], **options: Any) -> Path:
         cfg.merge_from_list(["MODEL.MODEL_NAME", "LightTimeSformer", "TIMESFORMER.VARIANT", "tiny"])
     else:
         cfg.merge_from_list(["TIMESFORMER.EMBED_DIM", 32, "TIMESFORMER.DEPTH", 2, "TIMESFORMER.NUM_HEADS", 4])
-    if kind == "vivit":
-        cfg.merge_from_list(["MODEL.MODEL_NAME", "ViViT", "VIVIT.TUBELET_SIZE", [2, 8, 8]])
+    if kind in ("vivit", "videomae"):
+        name = {"vivit": "ViViT", "videomae": "VideoMAE"}[kind]
+        cfg.merge_from_list(["MODEL.MODEL_NAME", name, "VIVIT.TUBELET_SIZE", [2, 8, 8]])
     else:
         cfg.TIMESFORMER.PATCH_SIZE = 8
     if kind in KINDS[:3]:
@@ -75,7 +76,9 @@ def used(cfg: CfgNode) -> dict[str, Any]:
     options = yaml.safe_load(cfg.dump())
     del options["DATA"]["PATH_TO_DATA_DIR"]
     test = {key: options["TEST"][key] for key in ("NUM_ENSEMBLE_VIEWS", "NUM_SPATIAL_CROPS", "DATASET")}
-    return {name: options[name] for name in ("DATA", "MODEL", "TIMESFORMER", "VIVIT", "RNG_SEED")} | {"TEST": test}
+    return {name: options[name] for name in ("DATA", "MODEL", "TIMESFORMER", "VIVIT", "VIDEOMAE", "RNG_SEED")} | {
+        "TEST": test
+    }
 
 
 def converted(source: Path, folder: Path) -> Iterator[Classifier]:
@@ -113,7 +116,8 @@ class TestRoundTrip:
         assert "someone" not in (tmp_path / "hf/config.json").read_text()
 
     @pytest.mark.parametrize(
-        ("kind", "crops", "interpolation"), [("divided_space_time", 3, "bicubic"), ("vivit", 1, "legacy")]
+        ("kind", "crops", "interpolation"),
+        [("divided_space_time", 3, "bicubic"), ("vivit", 1, "legacy"), ("videomae", 1, "bicubic")],
     )
     def test_test_crop_size(self, tmp_path: Path, video: str, kind: str, crops: int, interpolation: str) -> None:
         options = {"TIMESFORMER__POS_EMBED_INTERPOLATION": interpolation, "TEST__NUM_SPATIAL_CROPS": crops}
@@ -160,13 +164,16 @@ def save_folder(folder: Path, kind: str, processor: dict[str, Any] | None = None
     """A folder that transformers itself writes."""
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     size |= {"image_size": 32, "num_frames": 4, "num_labels": 3} | changes
-    if kind == "vivit":
+    if kind == "videomae":
+        config = transformers.VideoMAEConfig(**size, patch_size=8)
+        model = transformers.VideoMAEForVideoClassification(config)
+    elif kind == "vivit":
         model = transformers.VivitForVideoClassification(transformers.VivitConfig(**size, tubelet_size=[2, 8, 8]))
     else:
         model = transformers.TimesformerForVideoClassification(transformers.TimesformerConfig(**size, patch_size=8))
     randomize(model).save_pretrained(folder)
     if processor is not None:
-        name = {"vivit": "VivitImageProcessor", "timesformer": "VideoMAEImageProcessor"}[kind]
+        name = "VivitImageProcessor" if kind == "vivit" else "VideoMAEImageProcessor"
         sides = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
         getattr(transformers, name)(**(sides | processor)).save_pretrained(folder)
     return folder
@@ -183,6 +190,7 @@ class TestForeignFolders:
             ("timesformer", HUB_TIMESFORMER, 0.45, 0.225),
             ("timesformer", HUB_TIMESFORMER | {"do_rescale": False}, 0.45 / 255, 0.225 / 255),
             ("timesformer", {"do_normalize": False}, 0.0, 1.0),
+            ("videomae", HUB_TIMESFORMER, 0.45, 0.225),
             ("vivit", {"do_normalize": False}, 0.5, 0.5),
             ("vivit", HUB_VIVIT | {"offset": False, "rescale_factor": 1 / 255}, 0.5, 0.5),
             ("vivit", HUB_VIVIT, 0.75, 0.25),
@@ -226,7 +234,12 @@ class TestForeignFolders:
 
     @pytest.mark.parametrize(
         ("kind", "frames", "classes", "rate", "sampler"),
-        [("timesformer", 8, 3, 32, ""), ("timesformer", 8, 174, 32, "segment"), ("vivit", 4, 3, 2, "")],
+        [
+            ("timesformer", 8, 3, 32, ""),
+            ("timesformer", 8, 174, 32, "segment"),
+            ("vivit", 4, 3, 2, ""),
+            ("videomae", 4, 3, 4, ""),
+        ],
     )
     def test_assumed_sampling(
         self, tmp_path: Path, kind: str, frames: int, classes: int, rate: int, sampler: str
@@ -235,7 +248,8 @@ class TestForeignFolders:
         classifier = load_model(tmp_path, "cpu")
         data, test = classifier.cfg.DATA, classifier.cfg.TEST
         assert (frames, rate, sampler) == (data.NUM_FRAMES, data.SAMPLING_RATE, data.SAMPLER)
-        assert list(data.MEAN) == [0.5 if kind == "vivit" else 0.45] * 3
+        means = {"timesformer": [0.45] * 3, "vivit": [0.5] * 3, "videomae": [0.485, 0.456, 0.406]}
+        assert list(data.MEAN) == means[kind]
         assert (test.NUM_ENSEMBLE_VIEWS, test.NUM_SPATIAL_CROPS) == (1, 1)
         assert any("DATA.SAMPL" in note for note in classifier.notes)
 
@@ -268,14 +282,14 @@ class TestPipeline:
         assert probabilities[0] < 0.99
         np.testing.assert_allclose([answer["score"] for answer in theirs], probabilities, rtol=0, atol=1e-5)
 
-    @pytest.mark.parametrize("kind", ["divided_space_time", "vivit"])
+    @pytest.mark.parametrize("kind", ["divided_space_time", "vivit", "videomae"])
     def test_first_frames(self, tmp_path: Path, video: str, kind: str) -> None:
         self.compare(checkpoint(tmp_path, kind), video, "dense", num_frames=4, frame_sampling_rate=3)
 
     @pytest.mark.parametrize(
         "options", [{"DATA__REVERSE_INPUT_CHANNEL": True, "TEST__NUM_SPATIAL_CROPS": 3}, {"DATA__TRAIN_CROP_SIZE": 48}]
     )
-    @pytest.mark.parametrize("kind", ["divided_space_time", "vivit"])
+    @pytest.mark.parametrize("kind", ["divided_space_time", "vivit", "videomae"])
     def test_frames_of_the_whole_video(self, tmp_path: Path, video: str, kind: str, options: dict[str, Any]) -> None:
         pytest.importorskip("torchcodec.decoders", exc_type=Exception)
         if not hasattr(transformers, "VivitVideoProcessor"):

@@ -78,10 +78,7 @@ def _write_huggingface(
     except UserError as error:
         folder.rmdir()
         raise CheckpointError(f"{source} cannot be written for Hugging Face: {error}") from error
-    if model.guessed_heads:
-        changes.append(
-            f"number of attention heads unknown; assumed: {model.num_heads}. If wrong, so are results: give --num-heads"
-        )
+    changes.extend(model.guesses)
     if model.attention_type == "space_only":
         changes.append("transformers gives logits for each frame of a space-only model; take their mean")
     _warn(source, (*assumed, *notes, *changes))

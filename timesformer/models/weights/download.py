@@ -37,7 +37,7 @@ def local_path(source: str | Path) -> Path:
 
 
 class ZooHandler(PathHandler):
-    """`zoo:NAME`, the released models of facebookresearch/TimeSformer."""
+    """`zoo:NAME`, released models."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return ["zoo:"]

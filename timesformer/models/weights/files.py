@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,11 @@ def _read_file(path: Path) -> Any:
 
 def _read_pickle(path: Path, head: bytes) -> Any:
     try:
-        with path.open("rb") as file:  # given a path, torch decides by its extension
+        # The arguments of training programs are often in a Namespace, which only holds values.
+        with (
+            path.open("rb") as file,
+            torch.serialization.safe_globals([Namespace]),
+        ):  # a path: torch reads its extension
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise errors of any kind
         refused = re.search(r"GLOBAL (\S+)", str(error))

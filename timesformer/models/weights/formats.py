@@ -46,34 +46,46 @@ _HF5_NAMES = {  # of transformers 5, which reads the older names too
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }
+_VIDEOMAE_NAMES = {  # of transformers' VideoMAE, besides the above
+    "fc_norm": "fc_norm",
+    "attention.attention.q_bias": "attn.q.bias",
+    "attention.attention.v_bias": "attn.v.bias",
+}
 _TO_HF = {ours: theirs for theirs, ours in _HF_NAMES.items()}
+_VIDEOMAE_TO_HF = _TO_HF | {ours: theirs for theirs, ours in _VIDEOMAE_NAMES.items()}
 _QKV = re.compile(r"(\.attn\.)[qkv](\.)")
-_HF_PREFIX = re.compile(r"^(timesformer|vivit|vit)\.")
+_QV_BIAS = re.compile(r"(\.attn\.[qv])_bias$")  # of the original VideoMAE
+_HF_PREFIX = re.compile(r"^(timesformer|vivit|vit|videomae)\.")
 _HF_BLOCK = re.compile(r"^(?:encoder\.layer|layers)\.(\d+)\.(.+)$")
 _HF_PATCHES = "embeddings.patch_embeddings.projection.weight"
-_HF_TITLES = {"timesformer": "TimeSformer", "vivit": "ViViT", "vit": "ViT"}
+TITLES = {"timesformer": "TimeSformer", "vivit": "ViViT", "vit": "ViT", "videomae": "VideoMAE"}
+"""Names of models by model_type of transformers."""
 
 
 def to_native(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Renames tensors to the names of facebookresearch/TimeSformer without the leading `model.`.
 
-    Queries, keys and values are joined. Returns also the library, "" if only prefixes of wrappers were removed.
+    Queries, keys and values are joined; a missing bias of keys, as in VideoMAE, is zero. Returns also the library, ""
+    if only prefixes of wrappers were removed.
     """
     state = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items() if name != "n_averaged"}
     for prefix in () if HEAD_MARK in state else _ATTRIBUTES:  # such networks of this project have a `backbone`
         if all(name.startswith((prefix, "head.")) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    if "encoder.patch_embed.proj.weight" in state:  # VideoMAE's pretraining, with a decoder
+        state = {name.removeprefix("encoder."): tensor for name, tensor in state.items()}
     patches = next((name for name in state if _HF_PREFIX.sub("", name) == _HF_PATCHES), None)
     if patches is None:
-        return state, ""
+        renamed = {_QV_BIAS.sub(r"\1.bias", name): tensor for name, tensor in state.items()}
+        return _join_qkv(renamed), "" if renamed.keys() == state.keys() else "VideoMAE"
     kind = _HF_PREFIX.match(patches)
     renamed = {_from_huggingface(_HF_PREFIX.sub("", name)): tensor for name, tensor in state.items()}
-    return _join_qkv(renamed), f"Hugging Face {_HF_TITLES[kind[1]] if kind else 'model'}"
+    return _join_qkv(renamed), f"Hugging Face {TITLES[kind[1]] if kind else 'model'}"
 
 
 def _from_huggingface(name: str) -> str:
     if block := _HF_BLOCK.match(name):
-        part = _rename(block[2], _HF_NAMES | _HF5_NAMES)
+        part = _rename(block[2], _HF_NAMES | _HF5_NAMES | _VIDEOMAE_NAMES)
         return f"blocks.{block[1]}.{part}" if part else name
     return _rename(name, _HF_NAMES) or name
 
@@ -89,11 +101,13 @@ def _rename(name: str, names: dict[str, str]) -> str | None:
 def _join_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
     joined: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        parts = [_QKV.sub(rf"\1{part}\2", name) for part in "qkv"]
-        if not _QKV.search(name) or not all(part in state for part in parts):
+        q, k, v = (state.get(_QKV.sub(rf"\1{part}\2", name)) for part in "qkv")
+        if k is None and name.endswith(".bias"):
+            k = torch.zeros_like(tensor)
+        if not _QKV.search(name) or q is None or k is None or v is None:
             joined[name] = tensor
-        elif name == parts[0]:
-            joined[_QKV.sub(r"\1qkv\2", name)] = torch.cat([state[part] for part in parts])
+        elif tensor is q:
+            joined[_QKV.sub(r"\1qkv\2", name)] = torch.cat([q, k, v])
     return joined
 
 
@@ -124,7 +138,7 @@ def metadata_of(rest: dict[str, Any]) -> CheckpointMetadata:
     model_name, side = _section(cfg, "MODEL").get("MODEL_NAME"), data.get("TRAIN_CROP_SIZE")
     if model_name == "LightTimeSformer":
         num_heads = LIGHT_VARIANTS.get(options.get("VARIANT") or "gesture", {}).get("num_heads")
-    elif model_name in ("vit_base_patch16_224", "TimeSformer", "ViViT"):
+    elif model_name in ("vit_base_patch16_224", "TimeSformer", "ViViT", "VideoMAE"):
         num_heads = options.get("NUM_HEADS")
     return CheckpointMetadata(
         num_heads=num_heads,
@@ -132,6 +146,7 @@ def metadata_of(rest: dict[str, Any]) -> CheckpointMetadata:
         image_size=(side, side) if side else None,
         mean=tuple(data.get("MEAN") or ()),
         std=tuple(data.get("STD") or ()),
+        norm_eps=_section(cfg, "VIDEOMAE").get("NORM_EPS") if model_name == "VideoMAE" else None,
         class_names=names,
     )
 
@@ -143,10 +158,10 @@ def _section(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Description:
-    """The architecture of a TimeSformer, or of a ViViT with joint attention."""
+    """The architecture of a TimeSformer, a VideoMAE, or a ViViT with joint attention."""
 
-    model: str  # "timesformer" or "vivit"
-    attention_type: str  # of TimeSformer; "joint_space_time" for ViViT
+    model: str  # "timesformer", "vivit" or "videomae"
+    attention_type: str  # of TimeSformer; "joint_space_time" for the others
     patch: tuple[int, int, int]  # frames, height and width of a patch or tubelet
     image_size: tuple[int, int]  # height and width of a clip
     num_frames: int
@@ -160,7 +175,8 @@ class Description:
     activation: str  # of the MLPs, transformers' name
     norm_eps: float
     class_names: tuple[str, ...]  # in label order; () if unknown
-    guessed_heads: bool  # `num_heads` is 64 units per head, and not from the checkpoint
+    mean_pooling: bool  # of VideoMAE
+    guesses: tuple[str, ...]  # lines about what is not from the checkpoint
 
 
 def describe(
@@ -175,34 +191,51 @@ def describe(
     """
     if HEAD_MARK in state:
         raise CheckpointError("its MODEL.HEAD is attentive or temporal, expected linear, the only one of transformers")
-    needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "head.weight")
-    if missing := [name for name in needed if name not in state]:
-        raise CheckpointError(f"it lacks {', '.join(missing)}, expected TimeSformer, or ViViT with joint attention")
+    kernel = state.get("patch_embed.proj.weight")
+    is_videomae = kernel is not None and kernel.ndim == 5 and not {"cls_token", "pos_embed"} & state.keys()
+    needed = ("blocks.0.mlp.fc1.weight", "head.weight", *(() if is_videomae else ("cls_token", "pos_embed")))
+    if missing := [name for name in ("patch_embed.proj.weight", *needed) if name not in state]:
+        models = "TimeSformer, VideoMAE, or ViViT with joint attention"
+        raise CheckpointError(f"it lacks {', '.join(missing)}, expected {models}")
     if unknown := [name for name in state if name.startswith("temporal_") or name == "dist_token"]:
         raise CheckpointError(f"it has {unknown[0]}: of ViViT, transformers has only the joint model (VIVIT.MODEL 1)")
-    kernel, num_classes = state["patch_embed.proj.weight"], len(state["head.weight"])
+    guesses, num_classes = [], len(state["head.weight"])
     embed_dim, channels = kernel.shape[:2]
-    is_vivit = kernel.ndim == 5
-    patch = tuple(kernel.shape[2:]) if is_vivit else (1, *kernel.shape[2:])
+    has_tubelets = kernel.ndim == 5
+    patch = tuple(kernel.shape[2:]) if has_tubelets else (1, *kernel.shape[2:])
     if "blocks.0.temporal_attn.qkv.weight" in state:
         attention_type = "divided_space_time"
     else:
-        attention_type = "joint_space_time" if is_vivit or "time_embed" in state else "space_only"
-    frames = num_frames or metadata.num_frames or (None if is_vivit else 8)
+        attention_type = "joint_space_time" if has_tubelets or "time_embed" in state else "space_only"
+    frames = num_frames or metadata.num_frames
     if "time_embed" in state:
         frames = state["time_embed"].shape[1]
-    elif frames is None:
+    elif frames is None and is_videomae:
+        frames = 16
+        guesses.append("number of frames unknown; assumed: 16. If wrong, so are results: give --num-frames")
+    elif frames is None and has_tubelets:
         raise CheckpointError("it does not say how many frames a clip has; give --num-frames, such as 32")
     heads = num_heads or metadata.num_heads or max(1, embed_dim // 64)
     if embed_dim % heads:
         raise CheckpointError(f"its width {embed_dim} is not divisible by {heads} heads; give another --num-heads")
-    patches, rest = divmod(state["pos_embed"].shape[1] - 1, frames // patch[0] if is_vivit else 1)
+    if not (num_heads or metadata.num_heads):
+        guesses.append(
+            f"number of attention heads unknown; assumed: {heads}. If wrong, so are results: give --num-heads"
+        )
+    if is_videomae:
+        image_size = metadata.image_size or (14 * patch[1], 14 * patch[2])
+        if not metadata.image_size:
+            guesses.append(f"size of a clip unknown; assumed: {image_size[0]} x {image_size[1]} pixels")
+    else:
+        steps = (frames // patch[0]) if has_tubelets else 1
+        patches, rest = divmod(state["pos_embed"].shape[1] - 1, steps)
+        image_size = _image_size(metadata, patch, patches if not rest else 0)
     return Description(
-        model="vivit" if is_vivit else "timesformer",
+        model="videomae" if is_videomae else "vivit" if has_tubelets else "timesformer",
         attention_type=attention_type,
         patch=patch,
-        image_size=_image_size(metadata, patch, patches if not rest else 0),
-        num_frames=frames,
+        image_size=image_size,
+        num_frames=frames or 8,
         embed_dim=embed_dim,
         depth=len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
         num_heads=heads,
@@ -210,10 +243,11 @@ def describe(
         channels=channels,
         qkv_bias="blocks.0.attn.qkv.bias" in state,
         num_classes=num_classes,
-        activation=metadata.activation or ("gelu_fast" if is_vivit else "gelu"),
+        activation=metadata.activation or ("gelu_fast" if has_tubelets and not is_videomae else "gelu"),
         norm_eps=metadata.norm_eps or 1e-6,
         class_names=metadata.class_names if len(metadata.class_names) == num_classes else (),
-        guessed_heads=not (num_heads or metadata.num_heads),
+        mean_pooling="fc_norm.weight" in state,
+        guesses=tuple(guesses),
     )
 
 
@@ -229,18 +263,26 @@ def _image_size(metadata: CheckpointMetadata, patch: tuple[int, int, int], patch
 
 
 def to_huggingface(state: dict[str, Tensor], model: Description) -> dict[str, Tensor]:
-    """Renames tensors to the names of transformers 4, which version 5 reads too."""
+    """Renames tensors to the names of transformers 4, which version 5 reads too.
+
+    The bias of VideoMAE's keys, which has no effect, is left out. Half precision becomes float32, which the processor
+    of a folder expects.
+    """
     exported: dict[str, Tensor] = {}
+    names = _VIDEOMAE_TO_HF if model.model == "videomae" else _TO_HF
     for name, tensor in state.items():
+        tensor = tensor.float() if tensor.dtype == torch.float16 else tensor
         parts = {name: tensor}
-        if model.model == "vivit" and ".attn.qkv." in name:
+        if model.model != "timesformer" and ".attn.qkv." in name:
             pieces = zip("qkv", tensor.chunk(3), strict=True)
             parts = {name.replace(".qkv.", f".{letter}."): piece for letter, piece in pieces}
         for part, piece in parts.items():
             block = re.match(r"blocks\.(\d+)\.(.+)", part)
-            inner = _rename(block[2] if block else part, _TO_HF)
+            inner = _rename(block[2] if block else part, names)
+            if model.model == "videomae" and part.endswith(".attn.k.bias"):
+                continue
             if inner is None:
                 raise CheckpointError(f"it has {name}, which transformers' {model.model} has not")
-            prefix = "" if inner.startswith("classifier.") else f"{model.model}."
+            prefix = "" if inner.startswith(("classifier.", "fc_norm.")) else f"{model.model}."
             exported[f"{prefix}encoder.layer.{block[1]}.{inner}" if block else f"{prefix}{inner}"] = piece.contiguous()
     return exported

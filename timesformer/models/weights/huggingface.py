@@ -14,7 +14,7 @@ from timesformer.config.options import effects_of, flatten, get_cfg, set_option
 from timesformer.config.sources import ZOO
 from timesformer.models.embeddings import resize_tubelet_embed
 from timesformer.models.weights.files import CheckpointError
-from timesformer.models.weights.formats import CheckpointMetadata, Description, describe
+from timesformer.models.weights.formats import TITLES, CheckpointMetadata, Description, describe
 
 Options = dict[str, Any]
 """A configuration as plain values, section by section, as in YAML."""
@@ -23,10 +23,16 @@ _OPTIONS_KEY = "timesformer_options"
 _PROCESSOR_DEFAULTS = {  # of transformers
     "timesformer": {"offset": False, "rescale_factor": 1 / 255},
     "vivit": {"offset": True, "rescale_factor": 1 / 127.5},
+    "videomae": {"offset": False, "rescale_factor": 1 / 255},
 }
-_NORMALIZATION = {"timesformer": (0.45, 0.225), "vivit": (0.5, 0.5)}  # mean and std of the papers' models
-_SAMPLING_RATE = {"timesformer": 32, "vivit": 2}
-_KINETICS_RATES = {model.frames: model.sampling_rate for model in ZOO.values() if model.dataset == "K400"}
+_NORMALIZATION = {  # mean and std of the papers' models
+    "timesformer": ([0.45] * 3, [0.225] * 3),
+    "vivit": ([0.5] * 3, [0.5] * 3),
+    "videomae": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+}
+_ARCHITECTURES = {"timesformer": "Timesformer", "vivit": "Vivit", "videomae": "VideoMAE"}  # class names of transformers
+_SAMPLING_RATE = {"timesformer": 32, "vivit": 2, "videomae": 4}
+_KINETICS_RATES = {m.frames: m.sampling_rate for m in ZOO.values() if m.dataset == "K400" and m.model == "TimeSformer"}
 _SSV2_CLASSES = 174
 
 
@@ -165,8 +171,8 @@ def assumed_options(model: Description) -> tuple[Options, list[str]]:
         "SAMPLING_RATE": rate,
         "TRAIN_JITTER_SCALES": [side, side * 5 // 4],
         "TEST_CROP_SIZE": side,
-        "MEAN": [mean] * 3,
-        "STD": [std] * 3,
+        "MEAN": list(mean),
+        "STD": list(std),
     }
     sampling = "DATA.SAMPLER segment (Something-Something V2)" if ssv2 else f"DATA.SAMPLING_RATE {rate}"
     return options, [f"it does not say how frames are sampled; assumed: {sampling}, 1 view and 1 crop in a test"]
@@ -177,15 +183,17 @@ def architecture(model: Description) -> Options:
     ratio = model.hidden_dim / model.embed_dim
     if int(model.embed_dim * ratio) < model.hidden_dim:  # the model computes its width so
         ratio = math.nextafter(ratio, math.inf)
-    name = "ViViT" if model.model == "vivit" else "TimeSformer"
     size = {"EMBED_DIM": model.embed_dim, "DEPTH": model.depth, "NUM_HEADS": model.num_heads, "MLP_RATIO": ratio}
     options: Options = {
-        "MODEL": {"MODEL_NAME": name, "NUM_CLASSES": model.num_classes},
+        "MODEL": {"MODEL_NAME": TITLES[model.model], "NUM_CLASSES": model.num_classes},
         "DATA": {"NUM_FRAMES": model.num_frames, "TRAIN_CROP_SIZE": model.image_size[0]},
         "TIMESFORMER": size,
     }
     if model.model == "vivit":
         return options | {"VIVIT": {"MODEL": 1, "TUBELET_SIZE": list(model.patch)}}
+    if model.model == "videomae":
+        own = {"MEAN_POOLING": model.mean_pooling, "NORM_EPS": model.norm_eps}
+        return options | {"VIVIT": {"TUBELET_SIZE": list(model.patch)}, "VIDEOMAE": own}
     options["TIMESFORMER"] |= {"ATTENTION_TYPE": model.attention_type, "PATCH_SIZE": model.patch[1]}
     return options
 
@@ -210,11 +218,12 @@ def adapt_to_transformers(
         notes.append("it reads BGR (DATA.REVERSE_INPUT_CHANNEL): the channels of its patch projection were reversed")
     size = (data.TEST_CROP_SIZE, data.TEST_CROP_SIZE)
     if size != model.image_size:
-        steps = model.num_frames // model.patch[0] if model.model == "vivit" else 1
-        before, after = ((steps, s[0] // model.patch[1], s[1] // model.patch[2]) for s in (model.image_size, size))
-        how = cfg.TIMESFORMER.POS_EMBED_INTERPOLATION
-        state["pos_embed"] = resize_tubelet_embed(state["pos_embed"], before, after, how)
-        notes.append(f"its position embeddings were resized for DATA.TEST_CROP_SIZE {size[0]}")
+        if model.model != "videomae":  # whose positions are fixed
+            steps = model.num_frames // model.patch[0] if model.model == "vivit" else 1
+            before, after = ((steps, s[0] // model.patch[1], s[1] // model.patch[2]) for s in (model.image_size, size))
+            how = cfg.TIMESFORMER.POS_EMBED_INTERPOLATION
+            state["pos_embed"] = resize_tubelet_embed(state["pos_embed"], before, after, how)
+            notes.append(f"its position embeddings were resized for DATA.TEST_CROP_SIZE {size[0]}")
         model, data.TRAIN_CROP_SIZE = replace(model, image_size=size), size[0]
         data.TRAIN_JITTER_SCALES = [max(side, size[0]) for side in data.TRAIN_JITTER_SCALES]
     return state, model, notes
@@ -225,7 +234,7 @@ def config_json(model: Description, cfg: CfgNode, options: Options) -> dict[str,
     names = model.class_names or tuple(f"LABEL_{label}" for label in range(model.num_classes))
     height, width = model.image_size
     config: dict[str, Any] = {
-        "architectures": [f"{model.model.capitalize()}ForVideoClassification"],
+        "architectures": [f"{_ARCHITECTURES[model.model]}ForVideoClassification"],
         "model_type": model.model,
         "image_size": height if height == width else [height, width],
         "num_frames": model.num_frames,
@@ -244,6 +253,10 @@ def config_json(model: Description, cfg: CfgNode, options: Options) -> dict[str,
     }
     if model.model == "vivit":
         config["tubelet_size"] = list(model.patch)
+    elif model.model == "videomae":
+        config["qv_bias"] = config.pop("qkv_bias")
+        config["patch_size"] = model.patch[1] if model.patch[1] == model.patch[2] else list(model.patch[1:])
+        config |= {"tubelet_size": model.patch[0], "use_mean_pooling": model.mean_pooling}
     else:
         config |= {"patch_size": model.patch[1], "attention_type": model.attention_type}
     return config | {_OPTIONS_KEY: _exported_options(cfg, options)}
