@@ -85,6 +85,13 @@ class TestFiles:
         write(root / "train.csv", "class,video_name", "wave,w0", "", line, "catch,c0")
         assert_fails(make(root), "train.csv", "line 4")
 
+    @pytest.mark.parametrize("dataset", ["folder", "hmdb_simp"])
+    def test_missing_clips_name_the_way_to_split_again(self, root: Path, dataset: str) -> None:
+        write(root / "my lists/train.csv", "class,video_name", "wave,w0", "catch,gone.mp4")
+        command = f"tools/prepare.py hmdb_simp {root} --output '{root}/my lists' --force"
+        remedy = command if dataset == "hmdb_simp" else "DATA.SPLIT_RULE random"
+        assert_fails(make_cfg(dataset, root, SPLITS_DIR=f"{root}/my lists"), "line 3", remedy)
+
     def test_wrong_headers_and_missing_lists_are_errors(self, root: Path) -> None:
         for lines in (["class;video_name", "wave;w0"], ["class,video", "wave,w0"], ["class,video_name"]):
             write(root / "train.csv", *lines)

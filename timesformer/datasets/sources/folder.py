@@ -40,19 +40,23 @@ def folder(cfg: CfgNode, split: str) -> DatasetSplit:
                 f"{rule}: set DATA.SPLIT_RULE random, or DATA.SPLIT_RULE {rule} without DATA.{given[0]}"
             )
     if rule == "files":
-        return _from_files(cfg, split)
+        return _from_files(cfg, split, "set DATA.SPLIT_RULE random")
     return _from_folders(cfg, split) if rule == "folders" else _drawn(cfg, split)
 
 
 def hmdb_simp(cfg: CfgNode, split: str) -> DatasetSplit:
     """HMDB_simp, 25 classes of HMDB51: a folder of classes whose split is on disk, in files or else in folders."""
-    rule = _split_on_disk(cfg)
+    rule, command = _split_on_disk(cfg), ["python", "tools/prepare.py", "hmdb_simp", cfg.DATA.PATH_TO_DATA_DIR]
+    if cfg.DATA.SPLITS_DIR:
+        command += ["--output", cfg.DATA.SPLITS_DIR]
     if not rule:
         raise DataError(
             f"{lists.splits_folder(cfg)} has neither train.csv, val.csv and test.csv nor folders train, val and test: "
-            f"make a split with\n  python tools/prepare.py hmdb_simp {shlex.quote(cfg.DATA.PATH_TO_DATA_DIR)}"
+            f"make a split with\n  {shlex.join(command)}"
         )
-    return _from_files(cfg, split) if rule == "files" else _from_folders(cfg, split)
+    if rule == "folders":
+        return _from_folders(cfg, split)
+    return _from_files(cfg, split, f"split again: {shlex.join([*command, '--force'])}")
 
 
 def _split_on_disk(cfg: CfgNode) -> str:
@@ -62,8 +66,11 @@ def _split_on_disk(cfg: CfgNode) -> str:
     return "folders" if any((Path(cfg.DATA.PATH_TO_DATA_DIR) / name).is_dir() for name in SPLITS) else ""
 
 
-def _from_files(cfg: CfgNode, split: str) -> DatasetSplit:
-    """Clips of files with the columns class and video_name, or of lists of paths and labels."""
+def _from_files(cfg: CfgNode, split: str, split_again: str) -> DatasetSplit:
+    """Clips of files with the columns class and video_name, or of lists of paths and labels.
+
+    `split_again` is a remedy for lists of clips that are not on disk.
+    """
     files = lists.split_files(lists.splits_folder(cfg))
     _require(split, files, lists.splits_folder(cfg) / f"{split}.csv")
     if not _CLASS_FIRST.match(lists.first_line(files[split])):
@@ -83,7 +90,7 @@ def _from_files(cfg: CfgNode, split: str) -> DatasetSplit:
     if repeated:
         raise join_problems(f"{files[split].parent}: clips listed twice", repeated, "remove one of each two lines")
 
-    remedy = f"copy them there, set DATA.PATH_TO_DATA_DIR to the folder of class folders (now {root}), or split again"
+    remedy = f"copy them there, set DATA.PATH_TO_DATA_DIR to the folder of class folders (now {root}), or {split_again}"
     mine = splits[split]
     clips = [
         lists.FoundClip(name, class_names.index(label), path and f"{root}/{path}", f"line {line}: {root / name}")
