@@ -111,7 +111,11 @@ class AttentiveHead(TokenHead):
 
 
 class TemporalHead(TokenHead):
-    """A narrow transformer over the steps, each of which is one token made from all its tokens; mean of the steps."""
+    """A narrow transformer over the steps, each of which is one token made from all its tokens.
+
+    The classifier reads all steps in order: with few clips, the mean of the steps hardly learns the order. The steps of
+    other clips are interpolated to the number of `steps` before.
+    """
 
     def __init__(
         self,
@@ -124,6 +128,7 @@ class TemporalHead(TokenHead):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(width, steps, num_classes, dropout)
+        self.classifier = nn.Linear(steps * width, num_classes)
         self.input_norm = nn.LayerNorm(tokens * dim, eps=1e-6)
         self.embed = nn.Linear(tokens * dim, width)
         self.layers = make_blocks(
@@ -139,7 +144,11 @@ class TemporalHead(TokenHead):
     def pool(self, tokens: Tensor) -> Tensor:
         x = self.embed(self.input_norm(tokens.flatten(2)))
         x = x + resize_time_embed(self.time_embed, x.shape[1])
-        return joint_forward(self.layers, x).mean(dim=1)
+        return joint_forward(self.layers, x)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.output_norm(self.pool(tokens))
+        return self.classifier(self.dropout(resize_time_embed(x, self.time_embed.shape[1]).flatten(1)))
 
 
 class ClipNetwork(nn.Module):
