@@ -125,6 +125,35 @@ def test_validation_accuracy_of_older_run_is_of_tested_checkpoint(make_run: Make
         assert read_run(folder).metric("val_top1") == expected
 
 
+@pytest.mark.parametrize(
+    ("only_original", "only_shuffled", "same", "text"),
+    [
+        (20, 1, 39, "uses the order"),
+        (3, 2, 50, "nothing significant"),
+        (1, 20, 39, "nothing significant"),
+        (0, 0, 58, "does not use"),
+    ],
+)
+def test_gain_from_frame_order(make_run: MakeRun, only_original: int, only_shuffled: int, same: int, text: str) -> None:
+    folder = make_run(f"order{only_original}_{only_shuffled}", 3, unreadable=2)
+    results = json.loads((folder / "results.json").read_text())
+    counts = {"only_original": only_original, "only_shuffled": only_shuffled, "same_prediction": same}
+    metrics = {"top1": 12.34, "difference": 100 * (only_original - only_shuffled) / 60, "correct_by_class": [3, 6, 0]}
+    (folder / "results.json").write_text(json.dumps(results | {"shuffled": counts | metrics}))
+    page = page_of(folder)
+    assert "12.34" in page.text
+    assert text in page.text
+    assert page.rows["frame-order"][2] == ["shuffled", "12.3"]
+    assert sorted(page.column("classes", "shuffled (%)")) == ["10.0", "20.0", "–"]
+
+
+def test_note_about_other_frame_order(make_run: MakeRun) -> None:
+    folder = make_run("averaged", 3, options={"TEST.FRAME_ORDER": "averaged"})
+    page = page_of(folder)
+    assert "averaged frames" in page.text
+    assert "frame-order" not in page.sections
+
+
 def test_names_are_escaped(make_run: MakeRun) -> None:
     names = ["</script><script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$x_1$ & {{ 7*7 }}", "a", "b"]
     folder = make_run("names", names)
