@@ -48,6 +48,7 @@ setup(
         "benchmark": ["decord>=0.6", "opencv-python-headless>=4.8"],
         "app": ["streamlit>=1.46"],  # the web page, tools/app.py
         "s3": ["boto3>=1.34"],  # paths that begin with s3://
+        "transformers": ["transformers>=4.53"],  # MODEL.MODEL_NAME transformers/<name>
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",

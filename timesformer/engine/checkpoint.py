@@ -45,14 +45,17 @@ class Stateful(Protocol):
 def save(cfg: CfgNode, objects: Mapping[str, Stateful], progress: Progress, path: Path | None = None) -> Path:
     """Writes `path`, `checkpoint_epoch_NNNNN.pyth`, or mid-epoch `checkpoint_epoch_NNNNN_iteration_NNNNNNNN.pyth`.
 
-    The keys are the original's (`epoch`, from 0, `model_state`, `optimizer_state`, `cfg` as YAML), `progress`, and
-    `<name>_state` of each other object. All processes must call this together; the main process writes.
+    The keys are the original's (`epoch`, from 0, `model_state`, `optimizer_state`, `cfg` as YAML), `progress`,
+    `<name>_state` of each other object, and `network_config` of a model of transformers. All processes must call this
+    together; the main process writes.
     """
     iteration = f"_iteration_{progress.iteration:08d}" if progress.iteration else ""
     path = path or checkpoint_folder(cfg) / f"checkpoint_epoch_{progress.epoch:05d}{iteration}.pyth"
     states = {f"{name}_state": item.state_dict() for name, item in objects.items()}  # some gather from all processes
     if is_main_process():
         content = {"epoch": progress.epoch - 1, **states, "cfg": cfg.dump(), "progress": vars(progress)}
+        if config := getattr(objects["model"], "network_config", None):
+            content["network_config"] = config
         with report_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, lambda file: torch.save(content, file))

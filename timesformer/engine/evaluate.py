@@ -117,7 +117,7 @@ def score_views(model: nn.Module, clips: Tensor, cfg: CfgNode, device: torch.dev
 
 def build_from_checkpoint(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Module, LoadReport]:
     """The model of a configuration on the CPU, with all its weights from a checkpoint, or CheckpointError."""
-    model = build_model(cfg, fresh=True)
+    model = build_model(cfg, fresh=True, network_config=checkpoint.rest.get("network_config"))
     report = load_pretrained(model, checkpoint, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION)
     outputs = (checkpoint.state.get(f"{name}.weight") for name in output_names(model))
     classes = next((len(weight) for weight in outputs if weight is not None), cfg.MODEL.NUM_CLASSES)

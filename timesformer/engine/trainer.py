@@ -72,7 +72,7 @@ class Trainer:
         set_float32_precision(self.cfg)
         self.setup_data()
         newest = checkpoint.newest_checkpoint(self.cfg) if self.cfg.TRAIN.AUTO_RESUME else None
-        self.setup_model(resuming=newest is not None)
+        self.setup_model(newest and newest[1])
         self.setup_optimizer()
         self.setup_loss()
         if newest:
@@ -90,10 +90,12 @@ class Trainer:
         loaders = [construct_loader(self.cfg, s, rank, world_size, self.splits[s]) for s in ("train", "val")]
         self.train_loader, self.val_loader = loaders
 
-    def setup_model(self, resuming: bool) -> None:
+    def setup_model(self, saved: dict[str, Any] | None) -> None:
+        """Builds the model; `saved` is the content of the checkpoint that will be restored."""
         cfg = self.cfg
         torch.manual_seed(cfg.RNG_SEED)
-        model = build_model(cfg, fresh=resuming)  # a checkpoint replaces all weights
+        config = saved and saved.get("network_config")
+        model = build_model(cfg, fresh=saved is not None, network_config=config)  # a checkpoint replaces all weights
         freeze(model, cfg.MODEL.FREEZE)
         if cfg.LOG_MODEL_INFO:
             size = cfg.DATA.TRAIN_CROP_SIZE

@@ -37,15 +37,24 @@ class Baseline(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "Baseline":
         """The network MODEL.MODEL_NAME; UserError if it is unknown, cannot take the clips or be downloaded."""
-        name = cfg.MODEL.MODEL_NAME.partition("/")[2]
-        pretrained = cfg.MODEL.PRETRAINED and torch.get_default_device().type != "meta"
+        name, pretrained = cfg.MODEL.MODEL_NAME.partition("/")[2], uses_library_weights(cfg)
         model = cls(name, cfg.MODEL.NUM_CLASSES, cfg.MODEL.DROPOUT_RATE, pretrained, cfg.DATA.TRAIN_CROP_SIZE)
-        for key in ("TRAIN_CROP_SIZE", "TEST_CROP_SIZE"):
-            model.check_input(cfg.DATA.NUM_FRAMES, cfg.DATA[key], f"DATA.NUM_FRAMES, DATA.{key}")
-        if pretrained:
-            logger.info("%s starts from its library's weights", model.name)
-            warn_of_normalization(cfg, f"{model.name}, MODEL.PRETRAINED", *model.normalization)
+        model.compare(cfg, pretrained)
         return model
+
+    def compare(self, cfg: CfgNode, pretrained: bool) -> None:
+        """Raises UserError if the network cannot take the clips; warns if its weights expect another normalization."""
+        for key in ("TRAIN_CROP_SIZE", "TEST_CROP_SIZE"):
+            self.check_input(cfg.DATA.NUM_FRAMES, cfg.DATA[key], f"DATA.NUM_FRAMES, DATA.{key}")
+        if pretrained:
+            logger.info("%s starts from its library's weights", self.name)
+            warn_of_normalization(cfg, f"{self.name}, MODEL.PRETRAINED", *self.normalization)
+
+    def drop_before_head(self, rate: float) -> None:
+        """Applies dropout to the input of the head, without changing the names of the weights."""
+        self.model.get_submodule(self.head_names[0]).register_forward_pre_hook(
+            lambda layer, inputs: (F.dropout(inputs[0], rate, layer.training),)
+        )
 
     def check_input(self, frames: int, size: int, keys: str) -> None:
         """Raises UserError, naming `keys`, if the network cannot take such a clip. Runs on the meta device."""
@@ -58,10 +67,13 @@ class Baseline(nn.Module):
         except NotImplementedError:  # an operation that the meta device lacks
             pass
         except Exception as error:  # any kind, depending on the network
-            clips = f"clips of {frames} frames of {size}x{size} pixels ({keys}): {_one_line(error)}"
-            raise UserError(f"{self.name}, made for {self.made_for}, cannot take {clips}") from error
+            raise self.misfit(frames, size, keys, one_line(error)) from error
         finally:
             self.train(training)
+
+    def misfit(self, frames: int, size: int, keys: str, reason: str) -> UserError:
+        clips = f"clips of {frames} frames of {size}x{size} pixels ({keys}): {reason}"
+        return UserError(f"{self.name}, made for {self.made_for}, cannot take {clips}")
 
 
 class TorchvisionModel(Baseline):
@@ -80,10 +92,8 @@ class TorchvisionModel(Baseline):
         before = self.model.get_submodule(parent)[0] if parent else None
         if isinstance(before, nn.Dropout):
             before.p = dropout
-        elif dropout > 0:  # without changing the names of the weights
-            self.model.get_submodule(self.head_names[0]).register_forward_pre_hook(
-                lambda layer, inputs: (F.dropout(inputs[0], dropout, layer.training),)
-            )
+        elif dropout > 0:
+            self.drop_before_head(dropout)
         weights = torchvision_models.get_model_weights(name).DEFAULT
         preset = weights.transforms()
         side, frames = preset.crop_size[0], weights.meta.get("min_temporal_size", 16)
@@ -131,6 +141,11 @@ class TimmModel(Baseline):
 BASELINES: dict[str, type[Baseline]] = {"torchvision": TorchvisionModel, "timm": TimmModel}
 
 
+def uses_library_weights(cfg: CfgNode) -> bool:
+    """Whether MODEL.PRETRAINED is set, and weights are needed at all."""
+    return cfg.MODEL.PRETRAINED and torch.get_default_device().type != "meta"
+
+
 def _unknown(full_name: str, name: str, known: list[str]) -> UserError:
     near = ", ".join(get_close_matches(name, known)) or ", ".join(known[:20])
     return UserError(f"MODEL.MODEL_NAME is {full_name}, which does not exist; similar names: {near}")
@@ -141,11 +156,12 @@ def _fetch(name: str, fetch: Callable[[], Any]) -> Any:
         return fetch()
     except Exception as error:  # any kind, depending on the library and its downloader
         raise UserError(
-            f"the weights of {name} (MODEL.PRETRAINED True) cannot be downloaded: {_one_line(error)}. Without network, "
+            f"the weights of {name} (MODEL.PRETRAINED True) cannot be downloaded: {one_line(error)}. Without network, "
             "copy ~/.cache/torch or ~/.cache/huggingface from elsewhere, or give a file as TRAIN.CHECKPOINT_FILE_PATH"
         ) from error
 
 
-def _one_line(error: Exception, limit: int = 200) -> str:
+def one_line(error: Exception, limit: int = 200) -> str:
+    """The type and the text of an error, at most about `limit` characters."""
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return text if len(text) <= limit else f"{text[:limit]} ..."

@@ -68,28 +68,35 @@ def transformer_options(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def build_model(cfg: CfgNode, fresh: bool = False) -> nn.Module:
-    """Builds MODEL.MODEL_NAME, or raises UserError; `fresh` ignores PRETRAINED_MODEL and MODEL.PRETRAINED."""
+def build_model(cfg: CfgNode, fresh: bool = False, network_config: dict[str, Any] | None = None) -> nn.Module:
+    """Builds MODEL.MODEL_NAME, or raises UserError; `fresh` ignores PRETRAINED_MODEL and MODEL.PRETRAINED.
+
+    `network_config` is that of a checkpoint, from which transformers/<name> is built without its folder or the hub.
+    """
     if fresh:
         cfg = cfg.clone()
         cfg.MODEL.PRETRAINED, cfg.TIMESFORMER.PRETRAINED_MODEL = False, ""
-    model = _build(cfg)
+    model = _build(cfg, network_config)
     options = getattr(inner_model(model), "head_options", HeadOptions())
     if options.kind != cfg.MODEL.HEAD:
         raise UserError(f"MODEL.HEAD is {cfg.MODEL.HEAD}, expected {options.kind}, the head of {cfg.MODEL.MODEL_NAME}")
     return model
 
 
-def _build(cfg: CfgNode) -> nn.Module:
+def _build(cfg: CfgNode, network_config: dict[str, Any] | None) -> nn.Module:
     name = cfg.MODEL.MODEL_NAME
     if "/" in name:
         from timesformer.models.baselines import BASELINES  # only where needed
 
         if (library := name.partition("/")[0]) in BASELINES:
             return BASELINES[library].from_config(cfg)
+        if library == "transformers":
+            from timesformer.models.transformers_models import TransformersModel
+
+            return TransformersModel.from_config(cfg, network_config)
     if name not in MODEL_REGISTRY:
         known = ", ".join(sorted(registered for registered, _ in MODEL_REGISTRY))
-        known += ", torchvision/<name>, timm/<name>, or a model that IMPORTS registers"
+        known += ", torchvision/<name>, timm/<name>, transformers/<name>, or a model that IMPORTS registers"
         raise UserError(f"MODEL.MODEL_NAME is {name!r}, expected one of {known}")
     model_class = MODEL_REGISTRY.get(name)
     model = model_class.from_config(cfg) if hasattr(model_class, "from_config") else model_class(cfg)

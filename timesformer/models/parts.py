@@ -34,17 +34,18 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
     if hasattr(network, "group_matcher"):
         order = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
     else:
-        blocks = {
-            f"{list_name}.{index}": None
-            for list_name, modules in network.named_children()
-            if isinstance(modules, (nn.ModuleList, nn.Sequential))
+        blocks = [
+            f"{list_name}.{index}"
+            for list_name, modules in _module_lists(network, getattr(model, "blocks_in", None))
             for index, block in enumerate(modules)
             if any(True for _ in block.children()) and any(True for _ in block.parameters())
-        }
+        ]
         number_of = {block: number for number, block in enumerate(blocks, start=1)}
         order, current = {}, 0
+        depths = {block.count(".") + 1 for block in blocks}
         for name, _ in network.named_parameters():
-            current = number_of.get(".".join(name.split(".")[:2]), current)
+            parents = (".".join(name.split(".")[:depth]) for depth in depths)
+            current = next((number_of[parent] for parent in parents if parent in number_of), current)
             order[name] = current
     heads = tuple(f"{head}." for head in head_names(model))
     if not any(name.startswith(heads) for name in order):
@@ -54,6 +55,17 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
     ranks = {number: rank for rank, number in enumerate(sorted(set(order.values())))}
     prefix = "" if network is model else "model."
     return {f"{prefix}{name}": ranks[order[name]] for name, _ in network.named_parameters()}
+
+
+def _module_lists(network: nn.Module, blocks_in: str | None) -> list[tuple[str, nn.ModuleList | nn.Sequential]]:
+    """The lists among the children of a network, or all in its part `blocks_in`; not those inside of lists."""
+    found: list[tuple[str, nn.ModuleList | nn.Sequential]] = []
+    for name, module in network.named_modules() if blocks_in else network.named_children():
+        inside = blocks_in is None or f"{name}.".startswith(f"{blocks_in}.")
+        nested = any(name.startswith(f"{other}.") for other, _ in found)
+        if isinstance(module, nn.ModuleList | nn.Sequential) and inside and not nested:
+            found.append((name, module))
+    return found
 
 
 def freeze(model: nn.Module, what: str) -> None:

@@ -26,6 +26,8 @@ from timesformer.models.weights.loading import Checkpoint, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
+_KEPT = ("epoch", "cfg", "progress", "network_config")
+
 
 def convert(
     source: str, target: Path, to: str, num_heads: int | None = None, num_frames: int | None = None, weights: str = ""
@@ -48,7 +50,7 @@ def convert(
         _write_huggingface(source, checkpoint, target, num_heads, num_frames)
         kept = {"cfg", "class_names"}
     else:
-        kept = {key: checkpoint.rest[key] for key in ("epoch", "cfg", "progress") if key in checkpoint.rest}
+        kept = {key: checkpoint.rest[key] for key in _KEPT if key in checkpoint.rest}
         if checkpoint.metadata.class_names and "progress" not in kept:
             kept["class_names"] = list(checkpoint.metadata.class_names)
         state = {f"model.{name}": tensor.contiguous() for name, tensor in checkpoint.state.items()}

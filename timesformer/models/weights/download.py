@@ -36,6 +36,26 @@ def local_path(source: str | Path) -> Path:
     return (path.is_dir() and not has_hub_weights(path) and checkpoint_of_run(path)) or path
 
 
+def hub_configs(repository: str) -> Path:
+    """The folder of the JSON files of OWNER/NAME[@REVISION] on the Hugging Face hub, downloaded once; DownloadError."""
+    if problem := source_problem(f"hf:{repository}"):
+        raise DownloadError(f"{repository}: {problem}")
+    return Path(_snapshot(repository, list(HUB_CONFIGS)))
+
+
+def _snapshot(name: str, patterns: list[str]) -> str:
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = name.partition("@")
+    try:
+        return snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
+    except Exception as error:  # any kind, depending on the version of the client
+        raise DownloadError(
+            f"{repository} cannot be downloaded: {' '.join(str(error).split())[:300]}. Without network, run "
+            f"`hf download {repository} --local-dir FOLDER` elsewhere, and give the folder"
+        ) from error
+
+
 class ZooHandler(PathHandler):
     """`zoo:NAME`, released models."""
 
@@ -55,21 +75,14 @@ class HubHandler(PathHandler):
         return ["hf:", "timm:"]
 
     def _get_local_path(self, path: str, force: bool = False, **options: Any) -> str:
-        from huggingface_hub import snapshot_download
-
         name = f"timm/{path.removeprefix('timm:')}" if path.startswith("timm:") else path.removeprefix("hf:")
-        repository, _, revision = name.partition("@")
-        try:
-            for patterns in _HUB_FILES:
-                folder = snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
-                if any(file.suffix in (".safetensors", ".bin") for file in Path(folder).glob("*")):
-                    return folder
-        except Exception as error:  # any kind, depending on the version of the client
-            raise DownloadError(
-                f"{repository} cannot be downloaded: {' '.join(str(error).split())[:300]}. Without network, run "
-                f"`hf download {repository} --local-dir FOLDER` elsewhere, and give the folder"
-            ) from error
-        raise DownloadError(f"{repository} has no model.safetensors or pytorch_model.bin; name another model")
+        for patterns in _HUB_FILES:
+            folder = _snapshot(name, patterns)
+            if any(file.suffix in (".safetensors", ".bin") for file in Path(folder).glob("*")):
+                return folder
+        raise DownloadError(
+            f"{name.partition('@')[0]} has no model.safetensors or pytorch_model.bin; name another model"
+        )
 
 
 path_manager.register_handler(ZooHandler())

@@ -49,14 +49,17 @@ def read_weights(path: Path) -> tuple[Any, dict[str, dict[str, Any]]]:
             raise CheckpointError(f"{path} is a folder without weights: expected one of {expected}, found {found}")
         path = next(path / name for name in HUB_WEIGHTS if (path / name).is_file())
     content = _read_file(path)
-    if path.name not in HUB_WEIGHTS:
-        return content, {}
-    files = {name: _read_json(path.with_name(name)) for name in HUB_CONFIGS if path.with_name(name).is_file()}
+    return content, read_hub_configs(path.parent) if path.name in HUB_WEIGHTS else {}
+
+
+def read_hub_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    """`config` (config.json) and `preprocessor` of a folder, each if there is one; CheckpointError if it is damaged."""
+    files = {name: _read_json(folder / name) for name in HUB_CONFIGS if (folder / name).is_file()}
     found = {"config": files["config.json"]} if "config.json" in files else {}
     described = ((files.get(name, {}).get(key) if key else files.get(name)) for name, key in _PROCESSORS)
     if preprocessor := next((part for part in described if isinstance(part, dict) and part), None):
         found["preprocessor"] = preprocessor
-    return content, found
+    return found
 
 
 def _read_file(path: Path) -> Any:

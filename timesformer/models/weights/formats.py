@@ -62,13 +62,18 @@ TITLES = {"timesformer": "TimeSformer", "vivit": "ViViT", "vit": "ViT", "videoma
 """Names of models by model_type of transformers."""
 
 
+def remove_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Removes the prefixes of wrappers, such as `model.`, from the names of tensors."""
+    return {_WRAPPERS.sub("", name): tensor for name, tensor in state.items() if name != "n_averaged"}
+
+
 def to_native(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Renames tensors to the names of facebookresearch/TimeSformer without the leading `model.`.
 
     Queries, keys and values are joined; a missing bias of keys, as in VideoMAE, is zero. Returns also the library, ""
     if only prefixes of wrappers were removed.
     """
-    state = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items() if name != "n_averaged"}
+    state = remove_wrappers(state)
     for prefix in () if HEAD_MARK in state else _ATTRIBUTES:  # such networks of this project have a `backbone`
         if all(name.startswith((prefix, "head.")) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}

@@ -20,7 +20,7 @@ from timesformer.models.embeddings import Interpolation, resize_time_embed, resi
 from timesformer.models.parts import head_names, inner_model
 from timesformer.models.weights.download import local_path
 from timesformer.models.weights.files import CheckpointError, read_weights
-from timesformer.models.weights.formats import HEAD_MARK, CheckpointMetadata, metadata_of, to_native
+from timesformer.models.weights.formats import HEAD_MARK, CheckpointMetadata, metadata_of, remove_wrappers, to_native
 from timesformer.models.weights.huggingface import metadata_of_folder, options_of_folder
 
 _CONTAINERS = (
@@ -39,7 +39,7 @@ _AVERAGED = (
 class Checkpoint:
     """The weights of a file or folder."""
 
-    state: dict[str, Tensor]  # on the CPU, with the original's names without the leading `model.`
+    state: dict[str, Tensor]  # on the CPU, with the names of its model without the leading `model.`
     rest: dict[str, Any]  # other content, such as `epoch`; of a folder `config`, `preprocessor`, and `cfg` from them
     origin: str  # the library whose names the tensors had; "" for the original's
     metadata: CheckpointMetadata
@@ -106,7 +106,8 @@ def read_checkpoint(source: str | Path, weights: str = "") -> Checkpoint:
         found = shorten(map(str, content)) or "an empty dict"
         raise CheckpointError(f"{path} has no weights: found {found}, expected tensors, or one of {', '.join(known)}")
     rest = {k: v for k, v in content.items() if k != container} if container else {}
-    state, origin = to_native(state)
+    is_library = "network_config" in rest  # its network is one of transformers, whose names stay
+    state, origin = (remove_wrappers(state), "") if is_library else to_native(state)
     notes = ()
     if others := [key for key in found if key != container]:
         averaged = " (a moving average)" if set(others) & set(_AVERAGED) else ""

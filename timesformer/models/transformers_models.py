@@ -1,0 +1,175 @@
+"""Video classifiers of the transformers library: V-JEPA 2, VideoMAE, ViViT, TimeSformer, ..."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from timesformer.errors import UserError, shorten
+from timesformer.models.baselines import Baseline, one_line, uses_library_weights
+from timesformer.models.weights.download import hub_configs, local_path
+from timesformer.models.weights.files import read_hub_configs
+from timesformer.models.weights.huggingface import metadata_of_folder
+from timesformer.torchvision_import import import_package
+
+logger = logging.getLogger(__name__)
+
+_NOT_ARCHITECTURE = ("id2label", "label2id", "architectures", "_name_or_path", "dtype", "torch_dtype")
+
+
+class TransformersModel(Baseline):
+    """A video classifier by its name on the Hugging Face hub, or the folder of config.json and weights.
+
+    A `pretrained` one keeps a fresh head unless its number of classes is `num_classes`. `network_config`, as of another
+    model's attribute, replaces the name's config.json.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        dropout: float = 0.0,
+        pretrained: bool = False,
+        size: int = 224,
+        network_config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(f"transformers/{name}")
+        transformers = import_package("transformers", f"MODEL.MODEL_NAME {self.name}")
+        self.normalization = ((), ())  # unknown
+        self.new: list[str] = []  # tensors without pretrained weights
+        folder = None
+        if network_config is None:
+            folder = _folder(name, pretrained)
+            network_config = self._read_configs(folder)
+        config = _config(transformers, self.name, network_config)
+        if config.model_type == "vjepa2":
+            config.crop_size = size  # its rotary positions follow from it, and no weights
+        config.num_labels = num_classes
+        with _quiet(transformers):
+            self.model = self._pretrained(transformers, folder, config) if pretrained else _fresh(transformers, config)
+        self.model = self.model.float()
+        if config.model_type == "vjepa2":
+            self.model.vjepa2.predictor = None  # only pretraining uses it
+        self.network_config = {k: v for k, v in self.model.config.to_dict().items() if k not in _NOT_ARCHITECTURE}
+        self.head_names = (_last_linear(self.model),)
+        self.blocks_in = self.model.base_model_prefix
+        self.made_for = "{} frames of {}x{} pixels".format(*_clip_size(self.model.config))
+        if dropout > 0:
+            self.drop_before_head(dropout)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, network_config: dict[str, Any] | None = None) -> "TransformersModel":
+        """The network MODEL.MODEL_NAME; UserError if it is unknown, cannot take the clips or be downloaded."""
+        name, pretrained = cfg.MODEL.MODEL_NAME.partition("/")[2], uses_library_weights(cfg)
+        size = cfg.DATA.TRAIN_CROP_SIZE
+        model = cls(name, cfg.MODEL.NUM_CLASSES, cfg.MODEL.DROPOUT_RATE, pretrained, size, network_config)
+        model.compare(cfg, pretrained)
+        frozen = [n for n in model.new if not n.startswith(model.head_names)]
+        if frozen and cfg.MODEL.FREEZE == "backbone":
+            logger.warning(
+                "MODEL.FREEZE freezes parameters that %s has no weights for: %s", model.name, shorten(frozen)
+            )
+        return model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Clips [batch, 3, frames, height, width] (float, normalized) to logits [batch, classes]."""
+        logits = self.model(**{self.model.main_input_name: x.transpose(1, 2)}).logits
+        # A space-only TimeSformer gives [batch * frames, classes], VideoPrism [batch, 1, classes].
+        return logits.reshape(len(x), -1, logits.shape[-1]).mean(dim=1)
+
+    def check_input(self, frames: int, size: int, keys: str) -> None:
+        config = self.model.config
+        tubelet, side = getattr(config, "tubelet_size", 1), getattr(config, "crop_size", size)
+        tubelet = tubelet if isinstance(tubelet, int) else tubelet[0]
+        if frames % tubelet:
+            raise self.misfit(frames, size, keys, f"the number of frames must be a multiple of {tubelet}")
+        if side != size:  # the positions would be wrong
+            raise self.misfit(frames, size, keys, "DATA.TRAIN_CROP_SIZE and DATA.TEST_CROP_SIZE must be equal")
+        super().check_input(frames, size, keys)
+
+    def _read_configs(self, folder: Path) -> dict[str, Any]:
+        """The content of config.json; sets the normalization from that of the processor."""
+        found = read_hub_configs(folder)
+        if "config" not in found:
+            raise UserError(f"MODEL.MODEL_NAME is {self.name}, but {folder} has no config.json; give another name")
+        if "preprocessor" in found:
+            metadata = metadata_of_folder(found["config"], found["preprocessor"])
+            self.normalization = (metadata.mean, metadata.std)
+        return found["config"]
+
+    def _pretrained(self, transformers: ModuleType, folder: Path, config: Any) -> nn.Module:
+        try:
+            model, report = transformers.AutoModelForVideoClassification.from_pretrained(
+                folder, config=config, ignore_mismatched_sizes=True, output_loading_info=True, local_files_only=True
+            )
+        except Exception as error:  # any kind, depending on the files
+            problem = f"the weights of {self.name} (MODEL.PRETRAINED True) cannot be loaded: {one_line(error)}"
+            raise UserError(problem) from error
+        others = sorted(key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"])
+        self.new = [*others, *sorted(report["missing_keys"])]
+        head = _last_linear(model)
+        if misfits := [name for name in others if not name.startswith(head)]:
+            raise UserError(f"the weights of {self.name} do not fit its config.json: {shorten(misfits)}")
+        if self.new:
+            logger.info("%s: tensors without pretrained weights: %s", self.name, shorten(self.new))
+        return model
+
+
+def _folder(name: str, pretrained: bool) -> Path:
+    """The folder of config.json and, if `pretrained`, weights; downloaded once unless it is a local one."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name.startswith(("/", "~", ".")):
+        raise UserError(f"MODEL.MODEL_NAME is transformers/{name}, but there is no folder {path}; check the path")
+    return local_path(f"hf:{name}") if pretrained else hub_configs(name)
+
+
+def _config(transformers: ModuleType, name: str, content: dict[str, Any]) -> Any:
+    """The configuration of a network from the content of config.json; UserError if it is not a video classifier."""
+    kind = content.get("model_type")
+    known = transformers.models.auto.modeling_auto.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
+    if kind not in known:
+        raise UserError(
+            f"MODEL.MODEL_NAME is {name}, whose config.json has model_type {kind}, expected a video classifier of "
+            f"transformers {transformers.__version__}: {', '.join(known)}"
+        )
+    try:
+        return transformers.AutoConfig.for_model(kind).from_dict(content)
+    except Exception as error:  # any kind, depending on the values
+        raise UserError(f"config.json of {name} is not valid: {one_line(error)}") from error
+
+
+def _fresh(transformers: ModuleType, config: Any) -> nn.Module:
+    return transformers.AutoModelForVideoClassification.from_config(config)
+
+
+@contextmanager
+def _quiet(transformers: ModuleType) -> Iterator[None]:
+    """Hides what transformers prints about new tensors, which is reported in this package's log."""
+    settings = transformers.utils.logging
+    level, shows_progress = settings.get_verbosity(), settings.is_progress_bar_enabled()
+    settings.set_verbosity_error()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        settings.set_verbosity(level)
+        if shows_progress:
+            settings.enable_progress_bar()
+
+
+def _last_linear(model: nn.Module) -> str:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+
+
+def _clip_size(config: Any) -> tuple[int, int, int]:
+    """Frames, height and width of the clips that a network was made for."""
+    frames = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", 0)
+    side = getattr(config, "image_size", None) or getattr(config, "crop_size", 0)
+    return (frames, side, side) if isinstance(side, int) else (frames, *side)
