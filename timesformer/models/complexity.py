@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from timesformer.models.baselines import Baseline
@@ -26,7 +27,8 @@ def count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
     training = model.training
     try:
         if isinstance(model, Baseline):  # fvcore traces, which fails for convolutions on the meta device
-            with FlopCounterMode(display=False) as counter, torch.enable_grad():
+            matrix_products = sdpa_kernel(SDPBackend.MATH)  # the counter ignores the CPU's fused attention
+            with FlopCounterMode(display=False) as counter, torch.enable_grad(), matrix_products:
                 model.eval()(clip)
             return counter.get_total_flops() // 2
         for transformer in transformers:
