@@ -154,7 +154,7 @@ def load_pretrained(
 
     Embeddings and the patch projection are resized, or inflated over time. Missing temporal attention is copied from
     the spatial one if a fresh `temporal_fc` follows. A head with another number of classes, or of another kind, stays
-    fresh.
+    fresh, and so does the classifier of a temporal head for another number of steps.
 
     `source` is that of `read_checkpoint`, or its result. "legacy" resizes the patches as a line, as the original;
     `strict` refuses weights that leave a tensor new or unused. Raises CheckpointError, with `model` unchanged.
@@ -177,7 +177,8 @@ def load_pretrained(
         origin, how = _find_origin(name, checkpoint.state, wanted), []
         value = checkpoint.state.get(origin)
         other_shape = value is not None and value.shape != target.shape
-        is_other = other_head or (other_shape and value.shape[1:] == target.shape[1:])
+        other_outputs = other_shape and (value.shape[1:] == target.shape[1:] or name.endswith("classifier.weight"))
+        is_other = other_head or other_outputs
         if value is None or (name.startswith(heads) and is_other):
             report.new.append(name)
             continue
