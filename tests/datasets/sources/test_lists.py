@@ -54,6 +54,31 @@ def test_every_dataset_reads_utf_16(tmp_path: Path, dataset: str) -> None:
     assert f"{tmp_path}/wave/café.avi" in found
 
 
+ONLY_TEST = {  # without the lists of training where they are apart, and without training clips
+    "folder": {"test.csv": "class,video_name\nwave,c.avi\n"},
+    "hmdb_simp": {"train.csv": "class,video_name\nwave,gone\n", "test.csv": "class,video_name\nwave,c\n"},
+    "kinetics": {"test.csv": "wave/c.avi 0\n"},
+    "muwiges": {"clips.csv": "path,label,subject,scene\nwave/gone.avi,wave,2,home\nwave/c.avi,wave,1,home\n"},
+    "hmdb51": {"wave_test_split1.txt": "gone.avi 1\nc.avi 2\n"},
+    "ucf101": {"classInd.txt": "1 wave\n", "testlist01.txt": "wave/c.avi\n"},
+    "ssv2": {
+        "labels.json": '{"wave": "0"}',
+        "validation.json": '[{"id": "c", "label": "wave", "template": "wave", "placeholders": []}]',
+    },
+}
+
+
+@pytest.mark.parametrize("dataset", ONLY_TEST)
+def test_testing_needs_only_the_test_clips(tmp_path: Path, dataset: str) -> None:
+    touch(tmp_path, "wave/c.avi" if dataset != "ssv2" else "c.avi")
+    for name, text in ONLY_TEST[dataset].items():
+        (tmp_path / name).write_text(text)
+    options = {"muwiges": {"TEST_SUBJECTS": [1]}, "kinetics": {"PATH_PREFIX": str(tmp_path)}}.get(dataset, {})
+    (record,) = load_split(make_cfg(dataset, tmp_path, 1, **options), "test").records
+    assert record.path.endswith("c.avi")
+    assert_fails(make_cfg(dataset, tmp_path, 1, **options), tmp_path)
+
+
 @pytest.mark.parametrize("dataset", LISTS)
 def test_missing_folders_name_the_key(tmp_path: Path, dataset: str) -> None:
     assert_fails(make_cfg(dataset, tmp_path / "nowhere"), "DATA.PATH_TO_DATA_DIR")
