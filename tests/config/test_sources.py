@@ -30,6 +30,12 @@ def test_valid_name(source: str) -> None:
     assert source_problem(source) == ""
 
 
+def test_folder_with_the_name_of_a_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hf").mkdir()
+    assert source_problem("hf") == ""
+
+
 @pytest.mark.parametrize(
     ("source", "hint"),
     [

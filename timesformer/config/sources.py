@@ -98,7 +98,7 @@ def source_problem(source: str) -> str:
     Valid are paths (file, Hugging Face folder, run, or of a registered handler), URLs with optional
     `#sha256=<hex>&size=<bytes>`, `zoo:<name>`, `hf:<owner>/<name>[@<revision>]` and `timm:<model>.<tag>`.
     """
-    kind, _, name = source.partition(":")
+    kind, _, name = source.partition(":") if ":" in source else ("", "", source)
     if kind in ("http", "https"):
         return url_problem(source)
     if kind == "zoo":

@@ -13,6 +13,7 @@ import transformers
 import yaml
 from fvcore.common.config import CfgNode
 
+from tests.conftest import load_tool
 from tests.models.small import randomize
 from timesformer.config import get_cfg
 from timesformer.inference.classifier import Classifier, load_model
@@ -263,6 +264,30 @@ class TestForeignFolders:
         save_folder(tmp_path, "timesformer", HUB_TIMESFORMER | {"crop_size": {"height": 32, "width": 24}})
         with pytest.raises(CheckpointError, match="crop_size"):
             load_model(tmp_path, "cpu")
+
+
+@pytest.mark.slow
+def test_converted_videomae_predicts_as_transformers(
+    tmp_path: Path, video: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a folder of transformers, by the command lines, to the scores in a file."""
+    save_folder(tmp_path / "hf", "videomae", {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]})
+    (clip,) = load_model(tmp_path / "hf", "cpu").clips(video)
+    expected = their_probabilities(tmp_path / "hf", frames_of(video, clip.numbers))
+    for source, target, to in (("hf", "a.pyth", "pyth"), ("a.pyth", "b", "hf"), ("b", "c.safetensors", "safetensors")):
+        run_tool(monkeypatch, "convert_checkpoint", tmp_path / source, tmp_path / target, "--to", to)
+        scores = tmp_path / f"{target}.json"
+        options = ("--device", "cpu", "--workers", 0, "--top-k", 3, "--output", scores)
+        run_tool(monkeypatch, "predict", "--checkpoint", tmp_path / target, video, *options)
+        (found,) = json.loads(scores.read_text())["videos"]
+        found = {answer["class"]: answer["probability"] for answer in found["top"]}
+        np.testing.assert_allclose(sorted(found.values()), sorted(expected), rtol=0, atol=1e-5)
+        assert found[f"class {expected.argmax()}"] == max(found.values())
+
+
+def run_tool(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
+    monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
+    assert load_tool(name).main() == 0
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Files of VideoMAE: of its original project, which has other names and parts than transformers, and of the hub."""
 
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -135,6 +136,17 @@ def test_names_of_versions_of_transformers(tmp_path: Path, names: tuple[str, str
     assert f"videomae.encoder.layer.1.attention.attention.{names[0]}" in state
     save_file(state, tmp_path / "model.safetensors")
     load_pretrained(ours, tmp_path / "model.safetensors", strict=True)
+    assert_same_logits(ours, theirs)
+
+
+def test_folder_of_v2(tmp_path: Path) -> None:
+    """Its configuration is for code in its repository, which is not run."""
+    theirs, ours = classifier(), small_videomae(seed=1)
+    state = {f"model.{name}": tensor for name, tensor in finetuned_original(theirs).items()}
+    save_file(state, tmp_path / "model.safetensors")
+    config = {"model_type": "VideoMAEv2_Base", "model_config": {"embed_dim": 24}, "auto_map": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    load_pretrained(ours, tmp_path, strict=True)
     assert_same_logits(ours, theirs)
 
 
