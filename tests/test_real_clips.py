@@ -10,7 +10,7 @@ from PIL import Image
 from timesformer.config import load_config
 from timesformer.datasets.decoding.open import open_video
 from timesformer.engine.evaluate import test as run_test
-from timesformer.engine.trainer import train
+from timesformer.engine.train import train
 
 pytestmark = pytest.mark.slow
 SHIPPED = Path(__file__).parents[1] / "configs/HMDB/TimeSformer_divST_scratch_small.yaml"

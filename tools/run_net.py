@@ -90,7 +90,7 @@ def run(cfg: CfgNode, splits: Splits | None = None) -> None:
     """Trains and tests; imports PyTorch late, so that mistakes in the configuration are reported at once."""
     from timesformer.datasets.catalog import Splits
     from timesformer.engine.evaluate import test
-    from timesformer.engine.trainer import train
+    from timesformer.engine.train import train
     from timesformer.preparation.download import download_if_asked
     from timesformer.runtime.logging import set_up_logging
     from timesformer.runtime.run_folder import lock_output_dir

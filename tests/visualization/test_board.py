@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 def tested(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """tested(*options): what TensorBoard finds after training and the test of one epoch; trained once."""
     from timesformer.engine.evaluate import test
-    from timesformer.engine.trainer import train
+    from timesformer.engine.train import train
 
     output = tmp_path_factory.mktemp("board")
     command = [*tiny_command[2:], "OUTPUT_DIR", str(output), "SOLVER.MAX_EPOCH", "1"]

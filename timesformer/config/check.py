@@ -39,7 +39,17 @@ _Found = Iterator[tuple[str, str]]
 
 def check(cfg: CfgNode, gpus: bool = True) -> list[Problem]:
     """Every problem of a configuration on this machine, which must have its data, checkpoints and (if `gpus`) GPUs."""
-    rules = (_data, _dataset, _augmentation, _model, _solver, _tensorboard, _weights, *([_gpus] if gpus else ()))
+    rules = (
+        _data,
+        _dataset,
+        _augmentation,
+        _model,
+        _solver,
+        _features,
+        _tensorboard,
+        _weights,
+        *([_gpus] if gpus else ()),
+    )
     return [Problem(*found) for found in (*_values(cfg, OPTIONS), *(found for rule in rules for found in rule(cfg)))]
 
 
@@ -167,6 +177,22 @@ def _solver(cfg: CfgNode) -> _Found:
         yield "TRAIN.MIXED_PRECISION", "is fp16, which needs a GPU, but NUM_GPUS is 0; set bf16 or off"
     if max(1, cfg.NUM_SHARDS) <= cfg.SHARD_ID:
         yield "SHARD_ID", f"is {cfg.SHARD_ID}, expected less than NUM_SHARDS {cfg.NUM_SHARDS}"
+
+
+def _features(cfg: CfgNode) -> _Found:
+    if not (cfg.FEATURES.ENABLED and cfg.TRAIN.ENABLE):
+        return
+    if cfg.MODEL.FREEZE != "backbone":
+        yield "MODEL.FREEZE", f"is {cfg.MODEL.FREEZE}, expected backbone with FEATURES.ENABLED True"
+    for key in ("MIXUP.ENABLED", "EMA.ENABLED", "TRAIN.COMPILE"):
+        if get_option(cfg, key):
+            yield key, "is True, expected False with FEATURES.ENABLED True"
+    rates = "FEATURES.LEARNING_RATES"
+    if cfg.SOLVER.OPTIMIZING_METHOD != "adamw" and get_option(cfg, rates) == OPTIONS[rates].default:
+        found = f"is {cfg.SOLVER.OPTIMIZING_METHOD}, but {rates} are for adamw"
+        yield "SOLVER.OPTIMIZING_METHOD", f"{found}; set adamw, or other {rates}"
+    if cfg.TRAIN.CHECKPOINT_FILE_PATH and not cfg.TRAIN.FINETUNE:
+        yield "TRAIN.FINETUNE", "is False, expected True for TRAIN.CHECKPOINT_FILE_PATH with FEATURES.ENABLED True"
 
 
 def _tensorboard(cfg: CfgNode) -> _Found:

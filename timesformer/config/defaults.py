@@ -25,6 +25,7 @@ _VIDEOMAE = "MODEL.MODEL_NAME VideoMAE"
 _TUBELETS = "MODEL.MODEL_NAME ViViT VideoMAE"
 _NOT_TUBELETS = "MODEL.MODEL_NAME !ViViT VideoMAE"
 _TOKEN_HEAD = "MODEL.HEAD attentive temporal"
+_CACHED = "FEATURES.ENABLED True"
 _METHODS = ("interpolate", "reverse", "brightness")
 
 # fmt: off
@@ -193,6 +194,17 @@ _new("VIVIT.TEMPORAL_DEPTH", 4, "model", "Blocks of the temporal encoder", low=1
 _new("VIDEOMAE.MEAN_POOLING", True, "model", "The head reads the mean token; False: the first token",
      read_by=_VIDEOMAE)
 _new("VIDEOMAE.NORM_EPS", 1e-6, "model", "Epsilon of the layer norms of the blocks", above=0, read_by=_VIDEOMAE)
+
+# ---------------------------------------------------------------- cached features
+_new("FEATURES.ENABLED", False, "training", "Train heads on cached features of a frozen backbone (frozen_features.md)")
+_new("FEATURES.NUM_VIEWS", 3, "training", "Augmented views of a training clip, in turns", low=1, read_by=_CACHED)
+_new("FEATURES.SEED", 0, "training", "Seed of the augmented views, the same in all runs", low=0, read_by=_CACHED)
+_new("FEATURES.LEARNING_RATES", [3e-4, 1e-3, 3e-3, 1e-2], "training", "Tried instead of SOLVER.BASE_LR; empty: that",
+     above=0, read_by=_CACHED)
+_new("FEATURES.WEIGHT_DECAYS", [1e-2, 1e-1], "training", "Tried instead of SOLVER.WEIGHT_DECAY; empty: that",
+     low=0, read_by=_CACHED)
+_new("FEATURES.CACHE_DIR", "", "runtime", "Folder of the features; empty: features in the folder of downloads",
+     read_by=_CACHED)
 
 # ---------------------------------------------------------------- optimization
 _orig("SOLVER.BASE_LR", 0.1, "training", "Learning rate after warm-up", above=0)

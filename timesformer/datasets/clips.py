@@ -81,8 +81,8 @@ class ClipMaker:
         self.num_crops = cfg.TEST.NUM_SPATIAL_CROPS if testing else 1
         self.num_views = cfg.TEST.NUM_ENSEMBLE_VIEWS * self.num_crops if testing else 1
         self.crop_size = cfg.DATA.TEST_CROP_SIZE if testing else cfg.DATA.TRAIN_CROP_SIZE
-        self._dataset = cfg.TEST.DATASET if testing else cfg.TRAIN.DATASET
-        self._sampler = build_sampler(cfg, split)
+        self.dataset = cfg.TEST.DATASET if testing else cfg.TRAIN.DATASET
+        self.sampler = build_sampler(cfg, split)
         self._augmentation = Augmentation(cfg) if self.training else None
         self._data = cfg.DATA
 
@@ -138,7 +138,7 @@ class ClipMaker:
     def _read_frames(
         self, reader: VideoReader, read: Read, view: int, rng: RandomState
     ) -> tuple[np.ndarray, tuple[int, ...]]:
-        options, num_frames, sampler = self._data.PRE_SAMPLING, self._data.NUM_FRAMES, self._sampler
+        options, num_frames, sampler = self._data.PRE_SAMPLING, self._data.NUM_FRAMES, self.sampler
         video = VideoInfo(reader.num_frames, reader.fps, reader.timing)
         stretch = (options.METHODS, options.BRIGHTNESS_FACTORS) if options.ENABLED else ()
         if options.ENABLED and options.ORDER == "after_sampling":
@@ -169,7 +169,7 @@ class ClipMaker:
             return spatial_sampling(clip, -1, *scales, size, rng, data.RANDOM_FLIP, data.INV_UNIFORM_SAMPLE)
         # As in the original: three crops cover the whole frame, and one is the center of a larger one, except for ssv2.
         crop = view % self.num_crops if self.num_crops > 1 else CENTER
-        short = size if self.num_crops > 1 or self._dataset == "ssv2" else data.TRAIN_JITTER_SCALES[0]
+        short = size if self.num_crops > 1 or self.dataset == "ssv2" else data.TRAIN_JITTER_SCALES[0]
         return spatial_sampling(clip, crop, short, short, size, rng)
 
 
@@ -196,8 +196,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
         self.records = found.records
         self.class_names = found.class_names
         self.training = split == "train"
-        self._maker = ClipMaker(cfg, split)
-        self.num_views = self._maker.num_views
+        self.maker = ClipMaker(cfg, split)
+        self.num_views = self.maker.num_views
         self._data = cfg.DATA
         self._seed = cfg.RNG_SEED
         self._time_limit = TimeLimit(cfg.DATA.DECODE_TIMEOUT)
@@ -208,7 +208,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: int | tuple[int, ...]) -> dict[str, Any]:
         if key == PADDING_KEY:
-            return _item(self._maker.padding_clip(), 0, -1, 0, False, {})
+            return make_item(self.maker.padding_clip(), 0, -1, 0, False, {})
         epoch, index, repeat = (*key, 0)[:3] if isinstance(key, tuple) else (0, key, 0)
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of a dataset of {len(self)}")
@@ -217,14 +217,14 @@ class ClipDataset(Dataset[dict[str, Any]]):
         for candidate in self._candidates(epoch, video, repeat):
             rng = clip_rng(self._seed, epoch, candidate, repeat if self.training else view)
             try:
-                clip = self._load(candidate, view, rng)
+                clip = self.load_view(candidate, view, rng)
             except VideoError as error:
                 errors[candidate] = str(error)
                 if len(errors) > REPLACEMENT_TRIES:
                     break
             else:
-                return _item(clip, label, candidate, view, True, errors)
-        return _item(self._maker.padding_clip(), label, video, view, False, errors)
+                return make_item(clip, label, candidate, view, True, errors)
+        return make_item(self.maker.padding_clip(), label, video, view, False, errors)
 
     def _candidates(self, epoch: int, video: int, repeat: int) -> Iterator[int]:
         """The video, then in training its replacements in random order."""
@@ -234,7 +234,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
             others = clip_rng(self._seed, epoch, video, repeat, 1).permutation(same_class).tolist()
             yield from (other for other in others if other != video and other not in self.records.problems)
 
-    def _load(self, video: int, view: int, rng: RandomState) -> Tensor:
+    def load_view(self, video: int, view: int, rng: RandomState) -> Tensor:
         """A clip of the video, uint8 [3, frames, height, width]; VideoError if it cannot be read."""
         record = self.records[video]
         if record.problem:
@@ -244,13 +244,16 @@ class ClipDataset(Dataset[dict[str, Any]]):
         if self.worker_status:
             self.worker_status.record(video)
         try:
-            return self._time_limit(lambda: self._maker.make(record, [view], [rng])[0].clip)
+            return self._time_limit(lambda: self.maker.make(record, [view], [rng])[0].clip)
         except TookTooLongError:
             self._too_slow[video] = reason = timeout_message(record.path, self._data.DECODE_TIMEOUT)
             raise VideoError(reason) from None
 
 
-def _item(clip: Tensor, label: int, video: int, view: int, readable: bool, errors: dict[int, str]) -> dict[str, Any]:
+def make_item(
+    clip: Tensor, label: int, video: int, view: int, readable: bool, errors: dict[int, str]
+) -> dict[str, Any]:
+    """Return the item of a `ClipDataset`."""
     return {"clip": clip, "label": label, "video": video, "view": view, "readable": readable, "errors": errors}
 
 

@@ -119,21 +119,27 @@ def construct_loader(
 
     `found` is the split, if it was loaded before; else it is found on disk, with DataError if that fails.
     """
-    dataset = ClipDataset(cfg, split, found)
+    dataset, training = ClipDataset(cfg, split, found), split == "train"
+    batch_size = (cfg.TEST.BATCH_SIZE if split == "test" else cfg.TRAIN.BATCH_SIZE) * cfg.NUM_SHARDS
+    labels = dataset.records.labels if training and cfg.DATA.BALANCE == "oversample" else None
+    return batch_loader(cfg, dataset, batch_size, rank, world_size, training, labels)
+
+
+def batch_loader(
+    cfg: CfgNode,
+    dataset: ClipDataset,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    shuffle: bool = False,
+    labels: np.ndarray | None = None,
+) -> DataLoader:
+    """Build the DataLoader of a dataset in the batches of an `EpochBatchSampler` with RNG_SEED and these arguments."""
     workers = min(cfg.DATA_LOADER.NUM_WORKERS, available_cores())  # more would only wait for each other
     dataset.worker_status = WorkerStatus(workers)
-    training = split == "train"
     return DataLoader(
         dataset,
-        batch_sampler=EpochBatchSampler(
-            len(dataset),
-            (cfg.TEST.BATCH_SIZE if split == "test" else cfg.TRAIN.BATCH_SIZE) * cfg.NUM_SHARDS,
-            cfg.RNG_SEED,
-            shuffle=training,
-            rank=rank,
-            world_size=world_size,
-            labels=dataset.records.labels if training and cfg.DATA.BALANCE == "oversample" else None,
-        ),
+        batch_sampler=EpochBatchSampler(len(dataset), batch_size, cfg.RNG_SEED, shuffle, rank, world_size, labels),
         num_workers=workers,
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and torch.cuda.is_available(),
         persistent_workers=workers > 0,

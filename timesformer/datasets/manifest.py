@@ -80,7 +80,7 @@ class Manifest:
 
     def describe(self, record: VideoRecord) -> VideoRecord:
         """The record with frames, fps and bytes of its row; unchanged if it has none."""
-        row = None if _frame_folder(record.path) else self.find(self._relative(record.path))
+        row = None if frame_folder(record.path) else self.find(self._relative(record.path))
         return record if row is None else replace(record, num_frames=row.frames, fps=row.fps, bytes=row.bytes)
 
     def apply_to(self, records: Records) -> None:
@@ -88,7 +88,7 @@ class Manifest:
         records.describe = self.describe
         names = {os.path.basename(path) for path in self._broken}
         for number, path in enumerate(records.paths() if names else ()):
-            path = _frame_folder(path) or path
+            path = frame_folder(path) or path
             if os.path.basename(path) in names:  # a cheap test that most clips fail
                 row = self._broken.get(self._relative(path))
                 if row is not None and clip_bytes(path) == row.bytes:
@@ -123,7 +123,7 @@ def known_length(record: VideoRecord) -> tuple[int, float]:
 
 def clip_bytes(path: str) -> int:
     """Size of a video file, or of all frames in a folder; 0 if there is neither."""
-    path = _frame_folder(path) or path
+    path = frame_folder(path) or path
     try:
         if not os.path.isdir(path):
             return os.path.getsize(path)
@@ -133,7 +133,7 @@ def clip_bytes(path: str) -> int:
         return 0
 
 
-def _frame_folder(path: str) -> str:
+def frame_folder(path: str) -> str:
     """The folder of a path that selects frames in it, `<folder>/%06d.jpg#<first>-<last>`; empty for other paths."""
     folder, name = os.path.split(path)
     return folder if "%" in name and "#" in name and not os.path.exists(path) else ""

@@ -6,7 +6,7 @@ without a state in the checkpoint keeps its initial one.
 
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _DIFFERENT_RUN = {"model", "optimizer", "split"}
 _MAY_CHANGE = {"evaluation", "rounding", "runtime"}
+_RETRAIN = {"clips", "start", "training"}
 _REMEDY = "Set another OUTPUT_DIR, or TRAIN.AUTO_RESUME False to start again (existing files are moved aside)"
 _FOLDER = 0x10  # a bit of a zip entry's attributes
 
@@ -181,6 +182,24 @@ def restore(
         logger.warning("these options name other weights than those of %s. %s", path.name, _REMEDY)
     logger.info("resuming from %s, after %s of %d", path, progress.describe(), cfg.SOLVER.MAX_EPOCH)
     return progress
+
+
+def has_result(cfg: CfgNode, path: Path, class_names: tuple[str, ...], name: str, ignored: Collection[str]) -> bool:
+    """Whether a checkpoint has the state `name`, which is saved at the end, of a run with the same options and classes.
+
+    The options `ignored` may differ. Never with TRAIN.AUTO_RESUME False; UserError if it is of a different run.
+    """
+    if not cfg.TRAIN.AUTO_RESUME or not path.is_file() or not is_undamaged(path):
+        return False
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if f"{name}_state" not in content:
+        return False
+    changes = [change for change in differences(yaml.safe_load(content["cfg"]), cfg) if change.key not in ignored]
+    if different := [str(change) for change in changes if change.effects & _DIFFERENT_RUN]:
+        raise UserError(f"{path} is of a run with other options: {'; '.join(different)}. {_REMEDY}")
+    if retrain := [str(change) for change in changes if change.effects & _RETRAIN]:
+        logger.info("%s is of other options, so the run is repeated: %s", path, "; ".join(retrain))
+    return not retrain and list(class_names) == list(content["progress"]["class_names"])
 
 
 def continue_from(cfg: CfgNode, path: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from timesformer.datasets.transforms.sampling import sampler_change
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.datasets.workers.dataloader import report_worker_death
 from timesformer.engine.checkpoint import is_undamaged, newest_checkpoint
+from timesformer.engine.feature_data import feature_loader, load_features, score_features
 from timesformer.engine.meters import Average, Throughput, ViewEnsemble
+from timesformer.engine.reference import reference_results
 from timesformer.engine.results import Evaluation, folder_for_results, probabilities_of, write_results
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError, shorten
@@ -46,12 +49,25 @@ from timesformer.runtime.signals import requested_signal, stop_if_requested
 logger = logging.getLogger(__name__)
 
 
+Score = Callable[[nn.Module, Tensor, CfgNode, torch.device], Tensor]
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: str) -> Evaluation:
+def score_views(model: nn.Module, clips: Tensor, cfg: CfgNode, device: torch.device) -> Tensor:
+    """Logits, float32 [batch, classes], of uint8 clips [batch, 3, frames, height, width]."""
+    with autocast(cfg, device):
+        return model(normalize_clips(clips, cfg, device)).float()
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, loader: DataLoader, cfg: CfgNode, description: str, score: Score = score_views
+) -> Evaluation:
     """Scores every view of every video of a split in evaluation mode; in a test with the frames in TEST.FRAME_ORDER.
 
-    All processes must call this together; each scores the views of its loader and gets the whole result. Raises
-    UserError for an unreadable clip if DATA.ON_UNREADABLE is error, and StopRequested to obey a signal.
+    `score` gives the logits of a batch. All processes must call this together; each scores the views of its loader and
+    gets the whole result. Raises UserError for an unreadable clip if DATA.ON_UNREADABLE is error, and StopRequested to
+    obey a signal.
     """
     training, device, dataset = model.training, choose_device(cfg), loader.dataset
     model.eval()
@@ -69,7 +85,7 @@ def evaluate(model: nn.Module, loader: DataLoader, cfg: CfgNode, description: st
         unreadable.record(batch["errors"])
         views = (batch["video"], batch["view"])
         clips = (reorder_frames(batch["clip"], order, cfg.RNG_SEED, *views) for order in orders)
-        scores, *others = [score_views(model, clip, cfg, device) for clip in clips]
+        scores, *others = [score(model, clip, cfg, device) for clip in clips]
         for ensemble, part in zip(ensembles, (scores, *others), strict=True):
             ensemble.update(part, *views)
         loss = F.cross_entropy(scores, batch["label"], reduction="none").cpu()
@@ -106,13 +122,6 @@ def _frame_orders(cfg: CfgNode) -> list[FrameOrder]:
     first = cfg.TEST.FRAME_ORDER
     measures = cfg.TEST.MEASURE_ORDER and first == "original" and cfg.DATA.NUM_FRAMES > 1
     return [first, "shuffled"] if measures else [first]
-
-
-@torch.no_grad()
-def score_views(model: nn.Module, clips: Tensor, cfg: CfgNode, device: torch.device) -> Tensor:
-    """Logits, float32 [batch, classes], of uint8 clips [batch, 3, frames, height, width]."""
-    with autocast(cfg, device):
-        return model(normalize_clips(clips, cfg, device)).float()
 
 
 def build_from_checkpoint(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Module, LoadReport]:
@@ -153,11 +162,21 @@ def test(cfg: CfgNode, splits: Splits | None = None) -> Path:  # noqa: PT028
         logger.warning("%s was trained on other clips: %s", path, "; ".join(changed))
     videos, weights = loader.dataset.records.names, fingerprint(model, loader.dataset.class_names)
     folder = distributed.from_main_process(lambda: folder_for_results(cfg, weights, videos))
+    model, reference, start = model.to(choose_device(cfg)), [], time.perf_counter()
+    score: Score = score_views
+    if cfg.FEATURES.ENABLED:
+        unreadable = UnreadableClips(cfg, "test", loader.dataset.records)
+        features = load_features(cfg, model, "test", splits["test"], unreadable)
+        reference = reference_results(cfg, model, splits, features)
+        if _frame_orders(cfg) == ["original"]:
+            loader = feature_loader(cfg, features, dist_info().rank, dist_info().world_size)
+            score = score_features
     with report_worker_death(loader):
-        evaluation = evaluate(model.to(choose_device(cfg)), loader, cfg, "test")
+        evaluation = evaluate(model, loader, cfg, "test", score)
+    evaluation.seconds = time.perf_counter() - start
     cfg = with_output_dir(cfg, folder)
     if is_main_process():
-        write_results(cfg, evaluation, splits, path, report.rest, weights)
+        write_results(cfg, evaluation, splits, path, report.rest, weights, reference)
     distributed.barrier()
     return results_path(cfg)
 

@@ -120,16 +120,24 @@ class Evaluation:
 
 
 def write_results(
-    cfg: CfgNode, evaluation: Evaluation, splits: Splits, checkpoint: Path, content: dict[str, Any], weights: str
+    cfg: CfgNode,
+    evaluation: Evaluation,
+    splits: Splits,
+    checkpoint: Path,
+    content: dict[str, Any],
+    weights: str,
+    reference: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Writes the results of a test into OUTPUT_DIR, and logs a summary.
 
-    `content` are the entries of the tested checkpoint besides the weights, and `weights` is their fingerprint.
+    `content` are the entries of the tested checkpoint besides the weights, and `weights` is their fingerprint;
+    `reference` are results of other classifiers of the same features.
     """
     output, path, device = Path(cfg.OUTPUT_DIR), results_path(cfg), choose_device(cfg)
     output.mkdir(parents=True, exist_ok=True)
     progress = content.get("progress") or {}
-    newest = newest_progress(checkpoint, progress)
+    probe = content.get("probe_state") or {}  # of heads on cached features
+    newest = probe or newest_progress(checkpoint, progress)
     class_names, metrics = splits["test"].class_names, evaluation.metrics()
     results = {
         "schema_version": SCHEMA_VERSION,
@@ -161,6 +169,8 @@ def write_results(
         "checkpoint_epochs": progress.get("epoch"),
         "total_epochs": newest.get("epoch"),
         "val_top1": validation_top1(content),
+        **({"grid": probe["grid"]} if probe else {}),
+        **({"reference": list(reference)} if reference else {}),
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "config": yaml.safe_load(cfg.dump()),

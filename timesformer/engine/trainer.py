@@ -42,17 +42,6 @@ logger = logging.getLogger(__name__)
 _SAVE = 1  # a request for a checkpoint; the other requests are numbers of signals that stop the run, all above 1
 
 
-def train(cfg: CfgNode, splits: Splits | None = None) -> Path:
-    """Trains as configured (see `Trainer`) and returns the best checkpoint by validation top-1.
-
-    Raises UserError for invalid data or options, a loss that is not finite and a dead DataLoader worker, and
-    KeyboardInterrupt if a signal stops the run, which is saved before, unless that was a second signal.
-    """
-    trainer = Trainer(cfg, splits or Splits(cfg))
-    trainer.setup()
-    return trainer.fit()
-
-
 class Trainer:
     """Trains a model, and resumes from the newest checkpoint in OUTPUT_DIR (TRAIN.AUTO_RESUME).
 
@@ -166,16 +155,20 @@ class Trainer:
             f"{self.device}: {len(dataset)} clips of {len(dataset.class_names)} classes, validation on "
             f"{len(self.val_loader.dataset)}; epochs {progress.epoch + 1} to {cfg.SOLVER.MAX_EPOCH}"
         )
-        scale = optim.learning_rate_scale(cfg)
+        self.log_optimization()
+        set_epoch(loader, progress.epoch)
+        log_class_counts(cfg, loader)
+        epoch = progress.epoch + progress.iteration / len(loader)
+        self.writer = MetricsWriter(cfg, epoch, len(loader), progress.validated)
+
+    def log_optimization(self) -> None:
+        """Logs learning rate and batch size."""
+        cfg, scale = self.cfg, optim.learning_rate_scale(self.cfg)
         logger.info(
             f"learning rate {cfg.SOLVER.BASE_LR * scale:g} ({scale:g} x SOLVER.BASE_LR); a step: "
             f"{optim.clips_per_step(cfg)} clips in {optim.batches_per_step(cfg)} batch(es) of {cfg.TRAIN.BATCH_SIZE} "
             f"on {cfg.NUM_SHARDS} node(s) with {dist_info().local_size} process(es)"
         )
-        set_epoch(loader, progress.epoch)
-        log_class_counts(cfg, loader)
-        epoch = progress.epoch + progress.iteration / len(loader)
-        self.writer = MetricsWriter(cfg, epoch, len(loader), progress.validated)
 
     def fit(self) -> Path:
         """Trains, validates and saves checkpoints until the last epoch, early stopping or a signal."""

@@ -16,11 +16,13 @@ def reorder_frames(clips: Tensor, order: FrameOrder, seed: int, videos: Tensor, 
     int64 [batch]. "averaged" replaces each frame by the mean of the clip's frames, rounded to the nearest integer, and
     halfway between two integers to the even one, as np.rint.
     """
+    if order == "original":
+        return clips
     frames = clips.shape[2]
     if order == "averaged":
         total = clips.sum(dim=2, keepdim=True, dtype=torch.float32)  # exact, unlike the mean on some devices
         return (total / frames).round().to(clips.dtype).expand_as(clips)
-    if order == "original" or frames == 1:
+    if frames == 1:
         return clips
     keys = zip(videos.tolist(), views.tolist(), strict=True)
     numbers = torch.from_numpy(np.stack([shuffled_frames(frames, seed, *key) for key in keys]))

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,13 @@ class Checkpoint:
 
 def fingerprint(model: nn.Module, class_names: Sequence[str]) -> str:
     """A hash (32 hexadecimal digits) of a model's weights and class names."""
-    digest = hashlib.blake2b(repr(tuple(class_names)).encode(), digest_size=16)
-    for name, value in model.state_dict().items():
+    return hash_tensors(model.state_dict(), repr(tuple(class_names)))
+
+
+def hash_tensors(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """A hash (32 hexadecimal digits) of tensors, their names and a text."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name, value in tensors.items():
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

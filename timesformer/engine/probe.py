@@ -1,0 +1,268 @@
+"""Training of heads on cached features: a grid of learning rates and weight decays in one pass over the batches."""
+
+import copy
+import itertools
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from timesformer.engine import checkpoint, optim
+from timesformer.engine.feature_data import feature_loader, load_features
+from timesformer.engine.progress import Progress
+from timesformer.engine.results import Evaluation
+from timesformer.engine.trainer import Trainer, seed_step
+from timesformer.engine.unreadable import UnreadableClips
+from timesformer.errors import UserError
+from timesformer.models.parts import train_mode
+from timesformer.runtime import distributed, signals
+from timesformer.runtime.device import prefetch_to_device, set_float32_precision
+from timesformer.runtime.logging import STEP, duration
+from timesformer.runtime.ranks import dist_info, is_main_process
+from timesformer.runtime.run_folder import best_path
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Candidate:
+    """A head that is trained with one learning rate and weight decay."""
+
+    cfg: CfgNode  # with SOLVER.BASE_LR and SOLVER.WEIGHT_DECAY of the head
+    model: nn.Module  # a copy that shares the frozen parameters
+    optimizer: torch.optim.Optimizer
+    train: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # finished epochs, metrics
+    val: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trained parameters by name."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def describe(self) -> str:
+        return f"SOLVER.BASE_LR {self.cfg.SOLVER.BASE_LR:g}, SOLVER.WEIGHT_DECAY {self.cfg.SOLVER.WEIGHT_DECAY:g}"
+
+    def best(self) -> tuple[float, float, int]:
+        """Best validation top-1 in percent, its loss, and the number of finished epochs."""
+        epoch, metrics = max(self.val, key=lambda item: _rank(item[1]))
+        return metrics["top1"], metrics["loss"], epoch
+
+
+class HeadOnly(nn.Module):
+    """The head of a model, from features to logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.model.forward_head(features)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """What best.pyth tells about the whole grid; `seconds` and `epoch` are those of the whole training."""
+
+    rows: list[dict[str, float]]
+    seconds: float
+    epoch: int
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"grid": self.rows, "seconds": self.seconds, "epoch": self.epoch}
+
+
+class ProbeTrainer(Trainer):
+    """Trains a head for each pair of FEATURES.LEARNING_RATES and WEIGHT_DECAYS, and saves the best on validation.
+
+    Each is trained as if alone, with the batches and random numbers of a run with this SOLVER.BASE_LR and WEIGHT_DECAY.
+    The main process trains; all compute features. An interrupted run starts again from the cached features.
+    """
+
+    def setup(self) -> None:
+        """Prepares data, model and loss, unless the run is finished."""
+        set_float32_precision(self.cfg)
+        self.setup_data()
+        ignored = {
+            key
+            for key, values in (
+                ("SOLVER.BASE_LR", self.cfg.FEATURES.LEARNING_RATES),
+                ("SOLVER.WEIGHT_DECAY", self.cfg.FEATURES.WEIGHT_DECAYS),
+            )
+            if values
+        }
+        class_names = self.train_loader.dataset.class_names
+        self.is_done = distributed.from_main_process(
+            lambda: checkpoint.has_result(self.cfg, best_path(self.cfg), class_names, "probe", ignored)
+        )
+        if not self.is_done:
+            self.setup_model(resuming=False)
+            self.load_initial_weights()
+            self.setup_loss()
+
+    def fit(self) -> Path:
+        """Computes the features that are not cached, trains the heads, and saves the best."""
+        cfg, start = self.cfg, time.monotonic()
+        if self.is_done:
+            logger.info("nothing left to train: %s is of the same options", best_path(cfg))
+            return best_path(cfg)
+        try:
+            with signals.graceful_shutdown(dist_info().world_size > 1):
+                self.setup_features()
+                self.setup_heads()
+                self.start_logging()
+                while not self.progress.is_finished(cfg):
+                    if is_main_process():
+                        self.train_epoch()
+                        self.validate()
+                    self.progress = distributed.from_main_process(lambda: self.progress)
+                    signals.stop_if_requested(distributed.all_reduce_max(signals.requested_signal()))
+                self.progress.seconds = time.monotonic() - start
+                if is_main_process():
+                    self.finish()
+        except signals.StopRequested as request:
+            name = Signals(*request.args).name
+            logger.info("stopped by %s; the features computed so far are cached", name)
+            raise
+        finally:
+            if hasattr(self, "writer"):
+                self.writer.close()
+        distributed.barrier()
+        return best_path(cfg)
+
+    def setup_features(self) -> None:
+        """Replaces the loaders of clips by loaders of their features."""
+        cfg, splits, model = self.cfg, self.splits, self.model
+        val_unreadable = UnreadableClips(cfg, "val", splits["val"].records)
+        train = load_features(cfg, model, "train", splits["train"], self.unreadable)
+        val = load_features(cfg, model, "val", splits["val"], val_unreadable)
+        self.train_loader, self.val_loader = feature_loader(cfg, train), feature_loader(cfg, val)
+        self.progress.batch_size = self.train_loader.batch_sampler.batch_size
+
+    def setup_heads(self) -> None:
+        """Copies the head for each learning rate and weight decay."""
+        cfg, solver = self.cfg, self.cfg.SOLVER
+        frozen = [p for p in self.model.parameters() if not p.requires_grad] + list(self.model.buffers())
+        self.candidates = []
+        rates, decays = cfg.FEATURES.LEARNING_RATES, cfg.FEATURES.WEIGHT_DECAYS
+        for rate, decay in itertools.product(rates or [solver.BASE_LR], decays or [solver.WEIGHT_DECAY]):
+            chosen, model = cfg.clone(), copy.deepcopy(self.model, {id(tensor): tensor for tensor in frozen})
+            chosen.SOLVER.BASE_LR, chosen.SOLVER.WEIGHT_DECAY = rate, decay
+            self.candidates.append(Candidate(chosen, model, optim.construct_optimizer(model, chosen)))
+        self.head = HeadOnly(self.model)
+        dataset = self.val_loader.dataset
+        unreadable = {dataset.records.names[video]: reason for video, reason in dataset.features.problems.items()}
+        labels, names = torch.from_numpy(dataset.records.labels), list(dataset.records.names)
+        self.evaluation = Evaluation(names, labels, Tensor(), Tensor(), unreadable, 0.0, 1, 0.0)
+
+    def log_optimization(self) -> None:
+        """Logs the grid."""
+        features, solver = self.cfg.FEATURES, self.cfg.SOLVER
+        logger.info(
+            f"{len(self.candidates)} heads: learning rates {features.LEARNING_RATES or [solver.BASE_LR]}, weight "
+            f"decays {features.WEIGHT_DECAYS or [solver.WEIGHT_DECAY]}; a step: {optim.clips_per_step(self.cfg)} clips"
+        )
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits of all heads, [heads, batch, classes], of features [batch, *shape]."""
+        parameters = [candidate.parameters() for candidate in self.candidates]
+        stacked = {f"model.{name}": torch.stack([of[name] for of in parameters]) for name in parameters[0]}
+        # The same dropout for all heads, so that a head does not depend on the others.
+        return torch.vmap(
+            lambda values: torch.func.functional_call(self.head, values, (features.float(),)), randomness="same"
+        )(stacked)
+
+    def train_epoch(self) -> None:
+        """Trains all heads on an epoch."""
+        epoch, batches, count = self.progress.epoch, len(self.train_loader), 0
+        self.train_loader.batch_sampler.set_epoch(epoch)
+        train_mode(self.model)
+        loss, correct = 0.0, 0.0
+        for index, batch in enumerate(prefetch_to_device(self.train_loader, self.device)):
+            seed_step(self.cfg, epoch, index)
+            logits, label = self.logits(batch["clip"]), batch["label"].to(self.device)
+            heads, size, _ = logits.shape
+            losses = self.loss(logits.flatten(0, 1), label.repeat(heads)).view(heads, size)
+            losses.mean(dim=1).sum().backward()
+            for candidate in self.candidates:
+                self.step(candidate, epoch + index / batches)
+            loss = loss + losses.detach().double().sum(dim=1)
+            correct = correct + (logits.detach().argmax(dim=2) == label).double().sum(dim=1)
+            count += size
+        self.progress.epoch = epoch + 1
+        for candidate, mean, share in zip(
+            self.candidates, (loss / count).tolist(), (correct / count).tolist(), strict=True
+        ):
+            metrics = {"loss": mean, "top1": 100 * share, "unreadable": len(self.unreadable.reasons)}
+            candidate.train.append((epoch + 1, metrics))
+
+    def step(self, candidate: Candidate, epoch: float) -> None:
+        """Updates one head at a fractional epoch."""
+        optimizer = candidate.optimizer
+        optim.set_learning_rate(optimizer, optim.learning_rate(candidate.cfg, epoch))
+        if self.cfg.SOLVER.CLIP_GRAD_L2NORM > 0:
+            nn.utils.clip_grad_norm_(candidate.model.parameters(), self.cfg.SOLVER.CLIP_GRAD_L2NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @torch.no_grad()
+    def validate(self) -> None:
+        """Validates all heads if it is due, and keeps the weights of the best so far by top-1, then by loss."""
+        progress = self.progress
+        if not progress.needs_validation(self.cfg):
+            return
+        self.model.eval()
+        batches = [self.logits(batch["clip"]).cpu() for batch in prefetch_to_device(self.val_loader, self.device)]
+        labels, readable = self.evaluation.labels, self.evaluation.readable
+        for candidate, scores in zip(self.candidates, torch.cat(batches, dim=1), strict=True):
+            loss = F.cross_entropy(scores[readable].double(), labels[readable]).item()
+            metrics = replace(self.evaluation, scores=scores, loss=loss).metrics()
+            candidate.val.append((progress.epoch, metrics | {"unreadable": len(self.evaluation.unreadable)}))
+        best = max(self.candidates, key=lambda candidate: _rank(candidate.val[-1][1]))
+        metrics = best.val[-1][1]
+        if not np.isfinite(metrics["loss"]):
+            raise UserError("the losses of all heads became NaN or infinite: lower FEATURES.LEARNING_RATES")
+        is_best = progress.update_best(metrics["top1"], metrics["loss"])
+        if is_best:
+            self.best = best, {name: value.detach().clone() for name, value in best.parameters().items()}
+        logger.log(
+            logging.INFO if is_best else STEP,
+            f"epoch {progress.epoch}: validation top-1 {metrics['top1']:.2f} %, loss {metrics['loss']:.4f} with "
+            f"{best.describe()}{' (best so far)' if is_best else ''}",
+        )
+
+    def finish(self) -> None:
+        """Saves the best head as a checkpoint of the whole model, and writes the metrics of its training."""
+        best, weights = self.best
+        progress = self.progress
+        for epoch, metrics in best.train:
+            self.writer.write("train_epoch", epoch, metrics)
+        for epoch, metrics in best.val:
+            self.writer.write("val_epoch", epoch, metrics)
+        self.model.load_state_dict(weights, strict=False)
+        rows = []
+        for candidate in self.candidates:
+            top1, loss, epoch = candidate.best()
+            solver = candidate.cfg.SOLVER
+            rows.append({"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY})
+            rows[-1] |= {"val_top1": round(top1, 4), "val_loss": loss, "epoch": epoch}
+            logger.info(f"{candidate.describe()}: best validation top-1 {top1:.2f} %, loss {loss:.4f}, epoch {epoch}")
+        at_best = Progress(**{**vars(progress), "epoch": progress.best_epoch, "validated": progress.best_epoch})
+        at_best.last_top1, at_best.not_better = progress.best_top1, 0
+        grid = _Grid(rows, progress.seconds, progress.epoch)
+        checkpoint.save(best.cfg, {"model": self.model, "probe": grid}, at_best, best_path(self.cfg))
+        logger.info(
+            f"training done in {duration(progress.seconds)}, {progress.finish_reason(self.cfg)}; best "
+            f"validation top-1 {progress.best_top1:.2f} % with {best.describe()}, epoch {progress.best_epoch}: {best_path(self.cfg)}"
+        )
+
+
+def _rank(metrics: dict[str, float]) -> tuple[float, float]:
+    """Higher is better: top-1, then loss; last what is not finite."""
+    return (metrics["top1"], -metrics["loss"]) if np.isfinite(metrics["loss"]) else (-np.inf, -np.inf)

@@ -1,0 +1,1 @@
+"""Features of frozen backbones, computed once per clip and view and cached on disk."""

@@ -1,0 +1,154 @@
+"""Rows of float16 on disk by key: memory-mapped, written by several processes, and intact after a crash.
+
+A folder has pairs of files, each written by one process: `<id>.f16`, the rows, and `<id>.jsonl`, the shape of a row, then
+key and checksum of each row in order. A key is written after its row is on disk: a row without a key does not count.
+"""
+
+import json
+import logging
+import os
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from timesformer.atomic import report_write_errors, write_text_atomically
+from timesformer.runtime.signals import defer_signals
+
+logger = logging.getLogger(__name__)
+
+_REMEDY = "set FEATURES.CACHE_DIR to another folder"
+_ROWS, _INDEX = ".f16", ".jsonl"
+_POLL = 1.0  # seconds
+
+
+class FeatureStore:
+    """The rows in a folder, which is created with the `description` of what its rows depend on."""
+
+    def __init__(self, folder: Path, description: dict[str, Any]) -> None:
+        self.folder = folder
+        self.shape: tuple[int, ...] = ()  # of a row; empty without rows
+        self._description = description
+        self._maps: list[np.ndarray] = []
+        self._places: dict[str, tuple[int, int]] = {}  # file and row by key
+        self._checksums: dict[str, int] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads which rows there are."""
+        self._maps, self._places, self._checksums = [], {}, {}
+        for index in sorted(self.folder.glob(f"*{_INDEX}")):
+            self._read(index)
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """The keys without an intact row; reads all rows of the others."""
+        return [key for key in keys if not self._is_intact(key)]
+
+    def locate(self, key: str) -> tuple[int, int]:
+        """File and row of a key, for `take`; (-1, -1) if it has none."""
+        return self._places.get(key, (-1, -1))
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """The rows, float16 [n, *shape], at places, int64 [n, 2], of `locate`; zeros for (-1, -1)."""
+        rows = np.zeros((len(places), *self.shape), np.float16)
+        for file in np.unique(places[:, 0][places[:, 0] >= 0]):
+            chosen = places[:, 0] == file
+            rows[chosen] = self._maps[file][places[chosen, 1]]
+        return rows
+
+    @contextmanager
+    def try_lock(self) -> Iterator[bool]:
+        """Locks the folder for one pass over the clips; yields False if another process has held it for a second."""
+        with report_write_errors(self.folder, _REMEDY):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / "lock")
+            with suppress(Timeout):
+                lock.acquire(timeout=_POLL)
+        try:
+            yield lock.is_locked
+        finally:
+            lock.release()
+
+    @contextmanager
+    def writer(self) -> Iterator["RowWriter"]:
+        """Opens a new pair of files for this process."""
+        path = self.folder / "description.json"
+        if not path.exists():
+            write_text_atomically(path, json.dumps(self._description, indent=1, sort_keys=True) + "\n")
+        writer = RowWriter(self.folder / uuid.uuid4().hex)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+    def _read(self, index: Path) -> None:
+        try:
+            head, *lines = index.read_text(encoding="ascii").splitlines()
+            shape = tuple(json.loads(head)["shape"])
+            size = index.with_suffix(_ROWS).stat().st_size // (2 * int(np.prod(shape)))
+            rows = np.memmap(index.with_suffix(_ROWS), np.float16, "r", shape=(size, *shape))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s is damaged and ignored: %s", index, error)
+            return
+        if self.shape not in ((), shape):
+            logger.warning("%s is ignored: its rows are %s, others %s", index, shape, self.shape)
+            return
+        self.shape = shape
+        for row, line in enumerate(lines[:size]):
+            try:
+                entry = json.loads(line)
+                key, checksum = entry["key"], int(entry["crc32"])
+            except (ValueError, KeyError, TypeError):
+                continue  # the last line of a killed process, or a damaged one
+            self._places[key], self._checksums[key] = (len(self._maps), row), checksum
+        self._maps.append(rows)
+
+    def _is_intact(self, key: str) -> bool:
+        if key not in self._places:
+            return False
+        if (checksum := self._checksums.pop(key, None)) is None:
+            return True  # checked before
+        file, row = self._places[key]
+        if zlib.crc32(np.ascontiguousarray(self._maps[file][row])) == checksum:
+            return True
+        logger.warning("%s: row %d is damaged, and is computed again", self.folder, row)
+        del self._places[key]
+        return False
+
+
+class RowWriter:
+    """Appends rows to `<path>.f16` and `<path>.jsonl`; WriteError if that fails."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows = self._index = None
+
+    def add(self, keys: Sequence[str], rows: np.ndarray) -> None:
+        """Appends a row, float16 [n, ...], for each key."""
+        with defer_signals(), report_write_errors(self._path, _REMEDY):
+            if self._rows is None:
+                self._rows = self._path.with_suffix(_ROWS).open("wb")
+                self._index = self._path.with_suffix(_INDEX).open("w", encoding="ascii")
+                self._index.write(json.dumps({"shape": rows.shape[1:]}) + "\n")
+            self._rows.write(rows.tobytes())
+            self._rows.flush()
+            os.fsync(self._rows.fileno())
+            checksums = (zlib.crc32(np.ascontiguousarray(row)) for row in rows)
+            lines = [json.dumps({"key": key, "crc32": crc}) for key, crc in zip(keys, checksums, strict=True)]
+            self._index.write("".join(f"{line}\n" for line in lines))
+            self._index.flush()
+
+    def close(self) -> None:
+        for file in (self._rows, self._index):
+            if file is not None:
+                file.close()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files in a folder and those in it."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
