@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from timesformer.engine import checkpoint, optim
 from timesformer.engine.feature_data import feature_loader, load_features
@@ -173,10 +174,12 @@ class ProbeTrainer(Trainer):
         """Logits of all heads, [heads, batch, classes], of features [batch, *shape]."""
         parameters = [candidate.parameters() for candidate in self.candidates]
         stacked = {f"model.{name}": torch.stack([of[name] for of in parameters]) for name in parameters[0]}
-        # The same dropout for all heads, so that a head does not depend on the others.
-        return torch.vmap(
-            lambda values: torch.func.functional_call(self.head, values, (features.float(),)), randomness="same"
-        )(stacked)
+        features = features.float()
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no batching rule
+            # The same dropout for all heads, so that a head does not depend on the others.
+            return torch.vmap(
+                lambda values: torch.func.functional_call(self.head, values, (features,)), randomness="same"
+            )(stacked)
 
     def train_epoch(self) -> None:
         """Trains all heads on an epoch."""
@@ -251,15 +254,16 @@ class ProbeTrainer(Trainer):
             top1, loss, epoch = candidate.best()
             solver = candidate.cfg.SOLVER
             rows.append({"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY})
-            rows[-1] |= {"val_top1": round(top1, 4), "val_loss": loss, "epoch": epoch}
+            rows[-1] |= {"val_top1": top1, "val_loss": loss, "epoch": epoch}
             logger.info(f"{candidate.describe()}: best validation top-1 {top1:.2f} %, loss {loss:.4f}, epoch {epoch}")
         at_best = Progress(**{**vars(progress), "epoch": progress.best_epoch, "validated": progress.best_epoch})
         at_best.last_top1, at_best.not_better = progress.best_top1, 0
         grid = _Grid(rows, progress.seconds, progress.epoch)
         checkpoint.save(best.cfg, {"model": self.model, "probe": grid}, at_best, best_path(self.cfg))
         logger.info(
-            f"training done in {duration(progress.seconds)}, {progress.finish_reason(self.cfg)}; best "
-            f"validation top-1 {progress.best_top1:.2f} % with {best.describe()}, epoch {progress.best_epoch}: {best_path(self.cfg)}"
+            f"training done in {duration(progress.seconds)}, {progress.finish_reason(self.cfg)}; best validation top-1 "
+            f"{progress.best_top1:.2f} % with {best.describe()} "
+            f"after epoch {progress.best_epoch}: {best_path(self.cfg)}"
         )
 
 

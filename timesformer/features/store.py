@@ -1,7 +1,7 @@
 """Rows of float16 on disk by key: memory-mapped, written by several processes, and intact after a crash.
 
-A folder has pairs of files, each written by one process: `<id>.f16`, the rows, and `<id>.jsonl`, the shape of a row, then
-key and checksum of each row in order. A key is written after its row is on disk: a row without a key does not count.
+A folder has pairs of files, each written by one process: `<id>.f16`, the rows, and `<id>.jsonl`, the shape of a row,
+then key and checksum of each row in order. A key is written after its row is on disk; a row without a key is ignored.
 """
 
 import json

@@ -30,6 +30,8 @@ def run_page(run: FinishedRun, strips: dict[str, Strip]) -> Content:
         "training_charts": draw_charts("training", run),
         "training_hint": _training_hint(run),
         "frame_order": _frame_order(run),
+        "reference": _reference(run),
+        "grid": run.results.get("grid") or [],
         "confusions": _confusions(run),
         "classes": _classes(run),
         "class_charts": draw_charts("classes", run),
@@ -154,6 +156,13 @@ def _training_hint(run: FinishedRun) -> str:
         hint = f"The best validation top-1 is {top1:.2f} %, after epoch {-epoch:g}. {hint}"
     missing = sum(not math.isfinite(value) for value in run.series("train_step", "loss")[1])
     return f"{hint} Loss values that are not finite, and interrupt the line: {missing}." if missing else hint
+
+
+def _reference(run: FinishedRun) -> list[tuple[str, str, str]]:
+    """Method, validation and test top-1 of the run and of other classifiers of its features; empty without them."""
+    rows = [(f"{r['method']} ({r['parameter']} {r['value']:g})", r) for r in run.results.get("reference") or []]
+    rows = [(f"head {run.config.get('MODEL.HEAD')}", run.results), *rows] if rows else []
+    return [(name, *(f"{row[key]:.2f}" for key in ("val_top1", "top1"))) for name, row in rows]
 
 
 def _confusions(run: FinishedRun) -> Content | None:
