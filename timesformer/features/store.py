@@ -70,6 +70,9 @@ class FeatureStore:
             with suppress(Timeout):
                 lock.acquire(timeout=_POLL)
         try:
+            path = self.folder / "description.json"
+            if lock.is_locked and not path.exists():
+                write_text_atomically(path, json.dumps(self._description, indent=1, sort_keys=True) + "\n")
             yield lock.is_locked
         finally:
             lock.release()
@@ -77,9 +80,6 @@ class FeatureStore:
     @contextmanager
     def writer(self) -> Iterator["RowWriter"]:
         """Opens a new pair of files for this process."""
-        path = self.folder / "description.json"
-        if not path.exists():
-            write_text_atomically(path, json.dumps(self._description, indent=1, sort_keys=True) + "\n")
         writer = RowWriter(self.folder / uuid.uuid4().hex)
         try:
             yield writer
