@@ -203,8 +203,7 @@ _new("FEATURES.LEARNING_RATES", [3e-4, 1e-3, 3e-3, 1e-2], "training", "Tried ins
      above=0, read_by=_CACHED)
 _new("FEATURES.WEIGHT_DECAYS", [1e-2, 1e-1], "training", "Tried instead of SOLVER.WEIGHT_DECAY; empty: that",
      low=0, read_by=_CACHED)
-_new("FEATURES.CACHE_DIR", "", "runtime", "Folder of the features; empty: features in the folder of downloads",
-     read_by=_CACHED)
+_new("FEATURES.CACHE_DIR", "", "runtime", "Folder of cached features; empty: features in the folder of downloads")
 
 # ---------------------------------------------------------------- optimization
 _orig("SOLVER.BASE_LR", 0.1, "training", "Learning rate after warm-up", above=0)

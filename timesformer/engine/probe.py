@@ -103,7 +103,7 @@ class ProbeTrainer(Trainer):
             lambda: checkpoint.has_result(self.cfg, best_path(self.cfg), class_names, "probe", ignored)
         )
         if not self.is_done:
-            self.setup_model(resuming=False)
+            self.setup_model(None)
             self.load_initial_weights()
             self.setup_loss()
 

@@ -53,6 +53,7 @@ def describe(cfg: CfgNode, model: nn.Module, maker: ClipMaker) -> dict[str, Any]
         "timesformer": timesformer.__version__,
         "backbone": hash_tensors(tensors),
         "network": type(network).__qualname__,
+        "network_config": {k: v for k, v in getattr(model, "network_config", {}).items() if "label" not in k},
         "input": "pooled" if cfg.MODEL.HEAD == "linear" else "tokens",
         "views": "augmented" if maker.training else [maker.num_views, maker.num_crops, maker.crop_size],
         "sampler": repr(maker.sampler),
