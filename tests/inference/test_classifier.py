@@ -18,6 +18,7 @@ from timesformer.datasets.decoding.open import VideoError
 from timesformer.errors import UserError
 from timesformer.inference.classifier import Classifier, Prediction, load_model
 from timesformer.models import build_model
+from timesformer.models.parts import output_names
 from timesformer.models.weights.loading import CheckpointError
 
 VIEWS = ["TEST.NUM_ENSEMBLE_VIEWS", "2", "TEST.NUM_SPATIAL_CROPS", "3", "TEST.BATCH_SIZE", "4"]
@@ -108,6 +109,8 @@ FAMILIES = {
     "ViViT 2": ["MODEL.MODEL_NAME", "ViViT", "VIVIT.TUBELET_SIZE", "[1, 8, 8]", "VIVIT.MODEL", "2"],
     "torchvision": ["MODEL.MODEL_NAME", "torchvision/r3d_18"],
     "timm": ["MODEL.MODEL_NAME", "timm/test_resnet"],
+    "TimeSformer, attentive": ["MODEL.HEAD", "attentive"],
+    "timm, temporal": ["MODEL.MODEL_NAME", "timm/test_resnet", "MODEL.HEAD", "temporal"],
 }
 
 
@@ -121,9 +124,9 @@ def test_the_head_computes_the_logits_from_the_embedding(family: str, tiny_check
     model = build_model(cfg).eval()
     classifier = Classifier(cfg, model, ("catch", "walk", "wave"), torch.device("cpu"), "", [])
     scores, embeddings = classifier.compute(torch.randint(256, (2, 3, 2, 16, 16), dtype=torch.uint8), features=True)
-    head = model.model.get_submodule(getattr(model, "head_names", ("head",))[0])
+    layer = model.model.get_submodule(output_names(model)[0])
     assert embeddings.dtype == torch.float32
-    assert torch.allclose(head(embeddings), scores, atol=1e-5)
+    assert torch.allclose(layer(embeddings), scores, atol=1e-5)
 
 
 def test_threads_share_a_model(classifier: Classifier, clips: list[str]):

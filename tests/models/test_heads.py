@@ -49,8 +49,8 @@ def test_temporal_head_is_torch_transformer_over_the_steps() -> None:
     head = TemporalHead(6, tokens=5, steps=3, num_classes=4, width=8, depth=2)
     tokens = tokens_of(head, 6)
     with torch.no_grad():
-        x = head.embed(nn.functional.layer_norm(tokens.reshape(2, 3, 30), (30,), *head.input_norm.parameters(), 1e-6))
-        x = x + head.time_embed
+        x = nn.functional.layer_norm(tokens.reshape(2, 3, 30), (30,), *head.input_norm.parameters(), 1e-6)
+        x = head.embed(x) + head.time_embed
         for layer in head.layers:
             theirs = nn.TransformerEncoderLayer(
                 8, 4, 32, 0.0, "gelu", batch_first=True, norm_first=True, dtype=torch.float64
@@ -146,3 +146,14 @@ class TestLoading:
         report = load_pretrained(other, path)
         assert report.new == ["head.classifier.weight", "head.classifier.bias"]
         assert {name for name, _ in report.adapted} == {"pos_embed", "head.time_embed"}
+
+    def test_head_of_another_number_of_steps(self, tmp_path: Path) -> None:
+        head = TOKEN_HEADS[1]
+        trained, longer = (build("joint", head, num_frames=frames) for frames in (4, 8))
+        with torch.no_grad():
+            trained.head.time_embed[:] = trained.head.time_embed[:, :1]  # no order
+            report = load_pretrained(longer, save(trained.state_dict(), tmp_path))
+            tokens = torch.randn(2, 1, 5, 24, dtype=torch.float64)
+            logits = [model.forward_head(tokens.expand(-1, n, -1, -1)) for n, model in ((2, trained), (4, longer))]
+        assert {name for name, _ in report.adapted} == {"pos_embed", "head.time_embed", "head.classifier.weight"}
+        torch.testing.assert_close(*logits, rtol=1e-9, atol=1e-9)

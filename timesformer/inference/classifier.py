@@ -23,7 +23,7 @@ from timesformer.engine.meters import ViewEnsemble
 from timesformer.engine.results import probabilities_of
 from timesformer.errors import UserError, shorten
 from timesformer.inference.clip_batches import read_batches
-from timesformer.models.parts import inner_model, output_names
+from timesformer.models.parts import record_features
 from timesformer.models.weights.loading import Checkpoint, CheckpointError, fingerprint, read_checkpoint
 from timesformer.models.weights.normalization import normalization_problem
 from timesformer.runtime.device import set_float32_precision
@@ -252,14 +252,9 @@ class Classifier:
         with self.lock:
             if not features:
                 return score_views(self.model, clips, self.cfg, self.device).cpu(), None
-            head = inner_model(self.model).get_submodule(output_names(self.model)[0])
-            inputs: list[Tensor] = []
-            hook = head.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
-            try:
+            with record_features(self.model) as embeddings:
                 scores = score_views(self.model, clips, self.cfg, self.device)
-            finally:
-                hook.remove()
-        return scores.cpu(), _pool(inputs[-1].float(), head, len(clips)).cpu()
+        return scores.cpu(), embeddings[-1].detach().float().cpu()
 
     def prediction(self, video: str, summary: "Summary", top_k: int) -> Prediction:
         """Makes the prediction of a video whose views are complete."""
@@ -302,11 +297,3 @@ class Summary:
     def embedding(self) -> np.ndarray | None:
         """Returns the mean, float32 [dim], None if there are no embeddings."""
         return torch.cat(self._embeddings).double().mean(dim=0).float().numpy() if self._embeddings else None
-
-
-def _pool(inputs: Tensor, head: nn.Module, batch: int) -> Tensor:
-    """Averages the input of a head over spatial positions and frames; returns [batch, dim]."""
-    if inputs.ndim > 2:
-        is_conv = isinstance(head, nn.Conv2d | nn.Conv3d)
-        inputs = inputs.flatten(2).mean(dim=2) if is_conv else inputs.flatten(1, -2).mean(dim=1)
-    return inputs.unflatten(0, (batch, -1)).mean(dim=1)

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
 from timesformer.errors import UserError
+from timesformer.models.frames import FrameNetwork
+from timesformer.models.heads import LINEAR, ClipNetwork, HeadOptions
+from timesformer.models.parts import record_features
 from timesformer.models.weights.normalization import warn_of_normalization
 
 logger = logging.getLogger(__name__)
@@ -26,19 +29,46 @@ class Baseline(nn.Module):
     made_for: str  # the input that the network was designed for
     normalization: tuple[tuple[float, ...], tuple[float, ...]]  # DATA.MEAN and DATA.STD of its pretrained weights
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, dropout: float) -> None:
         super().__init__()
         self.name = name
+        self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """Clips (float, normalized) to logits."""
         return self.model(x)
 
+    def head_input(self, x: Tensor) -> Tensor:
+        """Clips to what the head reads, see `ClipNetwork`; if it is linear, its average over frames and positions.
+
+        With a linear head, for evaluation mode: dropout may have been applied. UserError if there are several heads.
+        """
+        if isinstance(self.model, ClipNetwork):
+            return self.model.head_input(x)
+        self._output_layer()
+        with record_features(self) as features:
+            self(x)
+        return features[-1]
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """The result of `head_input` to logits [batch, classes]."""
+        if isinstance(self.model, ClipNetwork):
+            return self.model.forward_head(x)
+        layer = self._output_layer()
+        return F.linear(F.dropout(x, self.dropout, self.training), layer.weight.flatten(1), layer.bias)
+
+    def _output_layer(self) -> nn.Linear | nn.Conv2d | nn.Conv3d:
+        layers = [self.model.get_submodule(name) for name in self.head_names]
+        if len(layers) > 1 or not isinstance(layers[0], nn.Linear | nn.Conv2d | nn.Conv3d):
+            raise UserError(f"the features of {self.name} have no single linear head: choose another MODEL.MODEL_NAME")
+        return layers[0]
+
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> "Baseline":
+    def from_config(cls, cfg: CfgNode, **options: Any) -> "Baseline":
         """The network MODEL.MODEL_NAME; UserError if it is unknown, cannot take the clips or be downloaded."""
         name, pretrained = cfg.MODEL.MODEL_NAME.partition("/")[2], uses_library_weights(cfg)
-        model = cls(name, cfg.MODEL.NUM_CLASSES, cfg.MODEL.DROPOUT_RATE, pretrained, cfg.DATA.TRAIN_CROP_SIZE)
+        size = cfg.DATA.TRAIN_CROP_SIZE
+        model = cls(name, cfg.MODEL.NUM_CLASSES, cfg.MODEL.DROPOUT_RATE, pretrained, size, **options)
         model.compare(cfg, pretrained)
         return model
 
@@ -66,6 +96,8 @@ class Baseline(nn.Module):
                 torch.func.functional_call(self.eval(), tensors, (clip,))
         except NotImplementedError:  # an operation that the meta device lacks
             pass
+        except UserError:
+            raise
         except Exception as error:  # any kind, depending on the network
             raise self.misfit(frames, size, keys, one_line(error)) from error
         finally:
@@ -82,7 +114,7 @@ class TorchvisionModel(Baseline):
     def __init__(
         self, name: str, num_classes: int, dropout: float = 0.0, pretrained: bool = False, size: int = 224
     ) -> None:
-        super().__init__(f"torchvision/{name}")
+        super().__init__(f"torchvision/{name}", dropout)
         known = torchvision_models.list_models(module=torchvision_models.video)
         if name not in known:
             raise _unknown(self.name, name, known)
@@ -106,34 +138,53 @@ class TorchvisionModel(Baseline):
 
 
 class TimmModel(Baseline):
-    """An image model of timm, such as vit_small_patch16_224[.augreg_in21k]; logits are the mean over the frames."""
+    """An image model of timm, such as vit_small_patch16_224[.augreg_in21k]; logits are the mean over the frames.
+
+    With a head over tokens, `.model` is a `FrameNetwork`, which sees the frames in order.
+    """
 
     def __init__(
-        self, name: str, num_classes: int, dropout: float = 0.0, pretrained: bool = False, size: int = 224
+        self,
+        name: str,
+        num_classes: int,
+        dropout: float = 0.0,
+        pretrained: bool = False,
+        size: int = 224,
+        head: HeadOptions = LINEAR,
+        num_frames: int = 8,
     ) -> None:
-        super().__init__(f"timm/{name}")
+        super().__init__(f"timm/{name}", dropout)
         architecture, _, weights = name.partition(".")
         if not timm.is_model(architecture):
             raise _unknown(self.name, architecture, timm.list_models())
         if weights and name not in (known := timm.list_pretrained(f"{architecture}.*")):
             raise _unknown(self.name, name, known)
+        is_linear = head.kind == "linear"
         pretrained_cfg = timm.get_pretrained_cfg(name)
-        options: dict[str, Any] = {"num_classes": num_classes}
+        options: dict[str, Any] = {"num_classes": num_classes if is_linear else 0}
         if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
             options["img_size"] = size
-        if dropout > 0:
+        if dropout > 0 and is_linear:
             options["drop_rate"] = dropout
         if pretrained:
             self.model = _fetch(self.name, lambda: timm.create_model(name, pretrained=True, **options))
         else:
             self.model = timm.create_model(name, **options)
         described = self.model.pretrained_cfg
-        heads = described["classifier"]
+        heads = described["classifier"] if is_linear else "head"
         self.head_names = (heads,) if isinstance(heads, str) else tuple(heads)
         self.made_for = "frames of {1}x{2} pixels".format(*described["input_size"])
         self.normalization = (tuple(described["mean"]), tuple(described["std"]))
+        if not is_linear:
+            self.model = FrameNetwork(self.model, num_frames, num_classes, dropout, head)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "TimmModel":
+        return super().from_config(cfg, head=HeadOptions.from_config(cfg), num_frames=cfg.DATA.NUM_FRAMES)
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.model, FrameNetwork):
+            return self.model(x)
         logits = self.model(rearrange(x, "b c t h w -> (b t) c h w"))
         return reduce(logits, "(b t) k -> b k", "mean", t=x.shape[2])
 

@@ -43,15 +43,15 @@ class TokenHead(nn.Module):
     """A head over tokens in the order of time, [batch, steps, tokens, dim], initialised to train on few clips.
 
     Its time embeddings, made for `steps` and learned, make the order visible to networks that see single frames. They
-    are resized for other clips.
+    are resized for other clips. The classifier reads `features` numbers, by default `width`.
     """
 
-    def __init__(self, width: int, steps: int, num_classes: int, dropout: float) -> None:
+    def __init__(self, width: int, steps: int, num_classes: int, dropout: float, features: int | None = None) -> None:
         super().__init__()
         self.time_embed = nn.Parameter(torch.zeros(1, steps, width))
         self.output_norm = nn.LayerNorm(width, eps=1e-6)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(width, num_classes)
+        self.classifier = nn.Linear(features or width, num_classes)
 
     @torch.no_grad()
     def initialize(self) -> None:
@@ -66,10 +66,10 @@ class TokenHead(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[batch, steps, tokens, dim] to logits [batch, classes]."""
-        return self.classifier(self.dropout(self.output_norm(self.pool(tokens))))
+        return self.classifier(self.dropout(self.pool(tokens)))
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """[batch, steps, tokens, dim] to [batch, width]."""
+        """[batch, steps, tokens, dim] to what the classifier reads, [batch, features]."""
         raise NotImplementedError
 
 
@@ -107,7 +107,7 @@ class AttentiveHead(TokenHead):
             for part in (self.q(query), *self.kv(x.flatten(1, 2)).chunk(2, dim=-1))
         )
         query = query + rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
-        return (query + self.mlp(self.norm2(query)))[:, 0]
+        return self.output_norm(query + self.mlp(self.norm2(query)))[:, 0]
 
 
 class TemporalHead(TokenHead):
@@ -127,8 +127,7 @@ class TemporalHead(TokenHead):
         depth: int = 1,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(width, steps, num_classes, dropout)
-        self.classifier = nn.Linear(steps * width, num_classes)
+        super().__init__(width, steps, num_classes, dropout, features=steps * width)
         self.input_norm = nn.LayerNorm(tokens * dim, eps=1e-6)
         self.embed = nn.Linear(tokens * dim, width)
         self.layers = make_blocks(
@@ -144,11 +143,8 @@ class TemporalHead(TokenHead):
     def pool(self, tokens: Tensor) -> Tensor:
         x = self.embed(self.input_norm(tokens.flatten(2)))
         x = x + resize_time_embed(self.time_embed, x.shape[1])
-        return joint_forward(self.layers, x)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.output_norm(self.pool(tokens))
-        return self.classifier(self.dropout(resize_time_embed(x, self.time_embed.shape[1]).flatten(1)))
+        x = self.output_norm(joint_forward(self.layers, x))
+        return resize_time_embed(x, self.time_embed.shape[1]).flatten(1)
 
 
 class ClipNetwork(nn.Module):

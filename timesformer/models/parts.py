@@ -1,9 +1,12 @@
 """The layers of a model from the input to the head: their numbers, and freezing some of them."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
 from timm.models import group_parameters
-from torch import nn
+from torch import Tensor, nn
 
 from timesformer.errors import UserError
 
@@ -24,6 +27,32 @@ def inner_model(model: nn.Module) -> nn.Module:
     return getattr(model, "model", model)
 
 
+@contextmanager
+def record_features(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Within the context, each forward pass adds what the (first) output layer reads to the list, [batch, dim].
+
+    It is averaged over frames and positions if the model averages its logits over them.
+    """
+    layer, sizes, features = inner_model(model).get_submodule(output_names(model)[0]), [], []
+    hooks = (
+        model.register_forward_pre_hook(lambda _, clips: sizes.append(len(clips[0]))),
+        layer.register_forward_pre_hook(lambda _, inputs: features.append(_average(inputs[0], layer, sizes[-1]))),
+    )
+    try:
+        yield features
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _average(inputs: Tensor, layer: nn.Module, batch: int) -> Tensor:
+    inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+    if inputs.ndim > 2:
+        is_conv = isinstance(layer, nn.Conv2d | nn.Conv3d)
+        inputs = inputs.flatten(2).mean(dim=2) if is_conv else inputs.flatten(1, -2).mean(dim=1)
+    return inputs.unflatten(0, (batch, -1)).mean(dim=1)
+
+
 def layer_numbers(model: nn.Module) -> dict[str, int]:
     """The number of the layer of each parameter: 0 before the first block, then the blocks, last the head.
 
@@ -31,8 +60,12 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
     may have `layers_with_head`, names of layers that count as part of the head.
     """
     network = inner_model(model)
-    if hasattr(network, "group_matcher"):
-        order = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+    backbone = getattr(network, "backbone", network)
+    if hasattr(backbone, "group_matcher"):
+        order = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
+        if backbone is not network:
+            order = {f"backbone.{name}": number for name, number in order.items()}
+            order |= {name: -1 for name, _ in network.named_parameters() if name not in order}  # of the head
     else:
         blocks = [
             f"{list_name}.{index}"

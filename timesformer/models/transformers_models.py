@@ -38,7 +38,7 @@ class TransformersModel(Baseline):
         size: int = 224,
         network_config: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(f"transformers/{name}")
+        super().__init__(f"transformers/{name}", dropout)
         transformers = import_package("transformers", f"MODEL.MODEL_NAME {self.name}")
         self.normalization = ((), ())  # unknown
         self.new: list[str] = []  # tensors without pretrained weights

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_patch_embed
+from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 
 from timesformer.config.sources import ZOO
@@ -33,6 +33,10 @@ _AVERAGED = (
     *("ema_model_state_dict", "model_state_ema", "model_state_dict_ema"),
 )
 """The same for moving averages of the weights."""
+
+_BACKBONE = "backbone."
+_STEPS_TO_LOGITS = "head.classifier.weight"
+"""A tensor that in temporal heads reads the steps of a clip, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ def load_pretrained(
 
     Embeddings and the patch projection are resized, or inflated over time. Missing temporal attention is copied from
     the spatial one if a fresh `temporal_fc` follows. A head with another number of classes, or of another kind, stays
-    fresh, and so does the classifier of a temporal head for another number of steps.
+    fresh.
 
     `source` is that of `read_checkpoint`, or its result. "legacy" resizes the patches as a line, as the original;
     `strict` refuses weights that leave a tensor new or unused. Raises CheckpointError, with `model` unchanged.
@@ -182,9 +186,8 @@ def load_pretrained(
         origin, how = _find_origin(name, checkpoint.state, wanted), []
         value = checkpoint.state.get(origin)
         other_shape = value is not None and value.shape != target.shape
-        other_outputs = other_shape and (value.shape[1:] == target.shape[1:] or name.endswith("classifier.weight"))
-        is_other = other_head or other_outputs
-        if value is None or (name.startswith(heads) and is_other):
+        is_fresh = other_head or (other_shape and _is_of_other_classes(name, value, target))
+        if value is None or (name.startswith(heads) and is_fresh):
             report.new.append(name)
             continue
         used.add(origin)
@@ -221,14 +224,17 @@ def load_pretrained(
 
 def _with_backbone(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors with or without the prefix of a network under a head over tokens, as in `wanted`."""
-    prefix = "backbone."
-    found, expected = (any(name.startswith(prefix) for name in names) for names in (state, wanted))
+    found, expected = (any(name.startswith(_BACKBONE) for name in names) for names in (state, wanted))
     if expected and not found:
-        return {prefix + name if prefix + name in wanted else name: tensor for name, tensor in state.items()}
+        return {_BACKBONE + n if _BACKBONE + n in wanted else n: tensor for n, tensor in state.items()}
     if found and not expected:
-        others = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
-        return others | {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}
+        others = {name: tensor for name, tensor in state.items() if not name.startswith(_BACKBONE)}
+        return others | {n.removeprefix(_BACKBONE): tensor for n, tensor in state.items() if n.startswith(_BACKBONE)}
     return state
+
+
+def _is_of_other_classes(name: str, value: Tensor, target: Tensor) -> bool:
+    return value.shape[1:] == target.shape[1:] or (name == _STEPS_TO_LOGITS and len(value) != len(target))
 
 
 def _starting(names: Iterable[str], prefixes: tuple[str, ...]) -> set[str]:
@@ -262,10 +268,17 @@ def _adapt(
     is_native = hasattr(network, "grid")  # a transformer of this project
     if is_native and name == "patch_embed.proj.weight":
         return _adapt_patches(value, target, network)
+    if name == _STEPS_TO_LOGITS and HEAD_MARK in checkpoint.state:
+        before, after = (tensors[HEAD_MARK].shape[1] for tensors in (checkpoint.state, network.state_dict()))
+        steps = value.unflatten(1, (before, -1)) if value.shape[1] % before == 0 else value.unsqueeze(1)
+        resized = resize_time_embed(steps, after).flatten(1) * (before / after)
+        return resized, [f"{before} to {after} steps"]
     if value.ndim != 3 or value.shape[::2] != target.shape[::2]:  # [1, entries, dim]
         return None
     if is_native and name == "pos_embed":
         return _adapt_pos_embed(value, target, network, checkpoint, interpolation)
+    if name.removeprefix(_BACKBONE) == "pos_embed":
+        return _adapt_timm_pos_embed(value, target, getattr(network, "backbone", network))
     extra = {"time_embed": 0, HEAD_MARK: 0, "temporal_pos_embed": 1}.get(name)  # the class token
     if extra is None:
         return None
@@ -312,6 +325,18 @@ def _adapt_pos_embed(
     if trained[0] != grid[0]:
         how.append(f"repeated over {grid[0]} steps" if trained[0] == 1 else f"{trained[0]} to {grid[0]} steps")
     return torch.cat([front, resize_tubelet_embed(table, trained, grid, interpolation)], dim=1), how
+
+
+def _adapt_timm_pos_embed(value: Tensor, target: Tensor, network: nn.Module) -> tuple[Tensor, list[str]] | None:
+    grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
+    if grid is None:
+        return None
+    extra = target.shape[1] - math.prod(grid)  # class and register tokens
+    side = math.isqrt(max(0, value.shape[1] - extra))
+    if side * side + extra != value.shape[1]:
+        return None
+    resized = resample_abs_pos_embed(value, list(grid), [side, side], extra)
+    return resized, [f"{side} x {side} to {_times(grid)} patches"]
 
 
 def _trained_grid(entries: int, checkpoint: Checkpoint, grid: tuple[int, int, int]) -> tuple[int, int, int] | None:
