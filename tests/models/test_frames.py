@@ -108,7 +108,7 @@ def test_multiply_adds_are_of_the_backbone_and_the_head() -> None:
     with torch.device("meta"):
         model, linear = (build_model(config("test_vit", 32, head)) for head in ("temporal", "linear"))
     shape, width, dim = (1, 3, 3, 32, 32), 128, 64
-    head = 3 * (2 * dim * width + 12 * width**2) + 2 * 3 * 3 * width + 5 * width
+    head = 3 * (2 * dim * width + 12 * width**2) + 2 * 3 * 3 * width + 5 * 3 * width
     backbone = count_multiply_adds(linear, shape) - 3 * 5 * dim
     assert count_multiply_adds(model, shape) == backbone + head
 

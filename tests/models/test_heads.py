@@ -156,4 +156,4 @@ class TestLoading:
             tokens = torch.randn(2, 1, 5, 24, dtype=torch.float64)
             logits = [model.forward_head(tokens.expand(-1, n, -1, -1)) for n, model in ((2, trained), (4, longer))]
         assert {name for name, _ in report.adapted} == {"pos_embed", "head.time_embed", "head.classifier.weight"}
-        torch.testing.assert_close(*logits, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(*logits, rtol=0, atol=1e-6)  # weights are resized in float32
