@@ -19,8 +19,10 @@ from timesformer.errors import UserError
 from timesformer.inference.classifier import load_model
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
+from timesformer.models.heads import HeadOptions
 from timesformer.models.parts import freeze, layer_numbers
 from timesformer.models.transformers_models import TransformersModel
+from timesformer.models.weights.loading import load_pretrained
 
 pytestmark = pytest.mark.numerical
 
@@ -79,6 +81,11 @@ def logits_of(network: nn.Module, clips: Tensor) -> Tensor:
     with torch.no_grad():
         logits = network(**{network.main_input_name: clips.transpose(1, 2)}).logits
     return logits.reshape(len(clips), -1, 3).mean(dim=1)
+
+
+def native(folder: Path) -> nn.Module:
+    """This project's model with the weights of a folder."""
+    return load_model(folder, "cpu").model
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -159,6 +166,74 @@ def test_fused_attention_is_counted(tmp_path: Path) -> None:
     assert count_multiply_adds(model.to("meta"), (1, 3, 2, 16, 16)) == on_cpu
 
 
+@pytest.mark.parametrize("name", ["VideoMAE", "VideoMAE cls", "ViViT", "TimeSformer", "TimeSformer space-only"])
+def test_tokens_are_those_of_the_native_model(name: str, tmp_path: Path) -> None:
+    save(name, tmp_path)
+    clips = torch.randn(2, 3, 2, 16, 16, dtype=torch.float64)
+    model = build_model(config(tmp_path, "MODEL.HEAD", "temporal", "MODEL.HEAD_GRID", 2)).double().eval()
+    with torch.no_grad():
+        cls, patches = model.model.forward_tokens(clips)
+        expected_cls, expected = native(tmp_path).double().model.forward_tokens(clips)
+        assert torch.equal(model(clips), model.model.forward_head(model.model.head_input(clips)))
+    torch.testing.assert_close(patches, expected, rtol=1e-6, atol=1e-6)  # positions of VideoMAE are float32
+    assert (cls is None) == (expected_cls is None)
+    if cls is not None:
+        torch.testing.assert_close(cls, expected_cls, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [("V-JEPA 2", ("num_hidden_layers",)), ("VideoPrism", ("num_spatial_layers", "num_temporal_layers"))],
+)
+def test_tokens_without_layers_depend_on_their_patch(name: str, layers: tuple[str, ...], tmp_path: Path) -> None:
+    settings = CONFIGS[name]()
+    settings.update(dict.fromkeys(layers, 0) | {"num_frames": 4})
+    settings.save_pretrained(tmp_path)
+    options = ("MODEL.PRETRAINED", False, "MODEL.HEAD", "attentive", "DATA.NUM_FRAMES", 4)
+    network = build_model(config(tmp_path, *options)).eval().model
+    clips = torch.randn(1, 3, 4, 16, 16)
+    changed = clips.clone()
+    changed[:, :, 2, :8, 8:] += 1
+    with torch.no_grad():
+        (_, before), (_, after) = map(network.forward_tokens, (clips, changed))
+    step = 2 * before.shape[1] // 4
+    assert (before != after).any(dim=-1).nonzero().tolist() == [[0, step, 0, 1]]
+
+
+@pytest.mark.parametrize("head", ["attentive", "temporal"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_head_over_tokens(name: str, head: str, tmp_path: Path) -> None:
+    save(name, tmp_path)
+    model = build_model(config(tmp_path, "MODEL.HEAD", head))
+    clips = torch.randn(2, 3, 2, 16, 16)
+    model.train()(clips).sum().backward()
+    unused = {n for n, parameter in model.named_parameters() if parameter.grad is None}
+    assert unused == set()
+    numbers = layer_numbers(model)
+    assert set(numbers.values()) == set(range(5))
+    freeze(model, "backbone")
+    trained = {n for n, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {n for n in numbers if n.startswith("model.head.")}
+    again = TransformersModel("gone", 3, 0.0, False, 16, model.network_config, HeadOptions(head), num_frames=2)
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.eval()(clips), model.eval()(clips))
+
+
+@pytest.mark.parametrize("name", ["V-JEPA 2", "TimeSformer"])
+def test_head_over_tokens_starts_from_a_checkpoint_with_a_linear_head(name: str, tmp_path: Path) -> None:
+    save(name, tmp_path)
+    linear, other = build_model(config(tmp_path)), config(tmp_path, "MODEL.HEAD", "temporal", "MODEL.PRETRAINED", False)
+    file = tmp_path / "linear.pyth"
+    torch.save({"model_state": linear.state_dict(), "network_config": linear.network_config}, file)
+    model = build_model(other)
+    report = load_pretrained(model, file)
+    assert {n.partition(".")[0] for n in report.new} == {"head"}
+    assert {n.partition(".")[0] for n in report.unused} <= {"classifier", "pooler"}
+    expected = {f"backbone.{n}": tensor for n, tensor in linear.model.state_dict().items() if "encoder." in n}
+    state = model.model.state_dict()
+    assert all(torch.equal(state[n], tensor) for n, tensor in expected.items())
+
+
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_normalization_is_that_of_the_processor(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(name, tmp_path, processor=True)
@@ -182,6 +257,7 @@ def test_normalization_is_that_of_the_processor(name: str, tmp_path: Path, caplo
     [
         ("VideoMAE", ("DATA.NUM_FRAMES", 4), "DATA.NUM_FRAMES"),
         ("ViViT", ("DATA.NUM_FRAMES", 3), "DATA.NUM_FRAMES"),  # a convolution would ignore the last one
+        ("TimeSformer", ("DATA.NUM_FRAMES", 4), "DATA.NUM_FRAMES"),  # transformers would mix frames and patches
         ("V-JEPA 2", ("DATA.NUM_FRAMES", 3), "DATA.NUM_FRAMES"),
         ("VideoMAE", ("DATA.TRAIN_CROP_SIZE", 32), "DATA.TRAIN_CROP_SIZE"),
         ("ViViT", ("DATA.TEST_CROP_SIZE", 32), "DATA.TEST_CROP_SIZE"),

@@ -7,11 +7,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from einops import rearrange, repeat
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from timesformer.errors import UserError, shorten
 from timesformer.models.baselines import Baseline, one_line, uses_library_weights
+from timesformer.models.heads import LINEAR, ClipNetwork, HeadOptions
 from timesformer.models.weights.download import hub_configs, local_path
 from timesformer.models.weights.files import read_hub_configs
 from timesformer.models.weights.huggingface import metadata_of_folder
@@ -19,6 +21,14 @@ from timesformer.torchvision_import import import_package
 
 logger = logging.getLogger(__name__)
 
+_TOKEN_ORDERS = {  # of the patches of a clip, and whether there is a class token before them
+    "timesformer": ("h w t", True),
+    "videomae": ("t h w", False),
+    "videoprism_vision_model": ("t h w", False),
+    "vivit": ("t h w", True),
+    "vjepa2": ("t h w", False),
+}
+_AFTER_TOKENS = ("pooler", "head", "head_layernorm", "classifier")  # layers that a head over tokens replaces
 _NOT_ARCHITECTURE = ("id2label", "label2id", "architectures", "_name_or_path", "dtype", "torch_dtype")
 
 
@@ -37,6 +47,8 @@ class TransformersModel(Baseline):
         pretrained: bool = False,
         size: int = 224,
         network_config: dict[str, Any] | None = None,
+        head: HeadOptions = LINEAR,
+        num_frames: int = 16,
     ) -> None:
         super().__init__(f"transformers/{name}", dropout)
         transformers = import_package("transformers", f"MODEL.MODEL_NAME {self.name}")
@@ -51,25 +63,39 @@ class TransformersModel(Baseline):
             config.crop_size = size  # its rotary positions follow from it, and no weights
         config.num_labels = num_classes
         with _quiet(transformers):
-            self.model = self._pretrained(transformers, folder, config) if pretrained else _fresh(transformers, config)
-        self.model = self.model.float()
+            network = self._pretrained(transformers, folder, config) if pretrained else _fresh(transformers, config)
+        network = network.float()
         if config.model_type == "vjepa2":
-            self.model.vjepa2.predictor = None  # only pretraining uses it
-        self.network_config = {k: v for k, v in self.model.config.to_dict().items() if k not in _NOT_ARCHITECTURE}
-        self.head_names = (_last_linear(self.model),)
-        self.blocks_in = self.model.base_model_prefix
-        self.made_for = "{} frames of {}x{} pixels".format(*_clip_size(self.model.config))
-        if dropout > 0:
-            self.drop_before_head(dropout)
+            network.vjepa2.predictor = None  # only pretraining uses it
+        self.config = network.config
+        self.network_config = {k: v for k, v in network.config.to_dict().items() if k not in _NOT_ARCHITECTURE}
+        self.made_for = "{} frames of {}x{} pixels".format(*_clip_size(network.config))
+        if head.kind == "linear":
+            self.model: nn.Module = network
+            self.head_names, self.blocks_in = (_last_linear(network),), network.base_model_prefix
+            if dropout > 0:
+                self.drop_before_head(dropout)
+        else:
+            self.model = TokenNetwork(network, num_frames, num_classes, dropout, head)
+            self.head_names, self.blocks_in = ("head",), f"backbone.{network.base_model_prefix}"
 
     @classmethod
     def from_config(cls, cfg: CfgNode, network_config: dict[str, Any] | None = None) -> "TransformersModel":
         """The network MODEL.MODEL_NAME; UserError if it is unknown, cannot take the clips or be downloaded."""
         name, pretrained = cfg.MODEL.MODEL_NAME.partition("/")[2], uses_library_weights(cfg)
-        size = cfg.DATA.TRAIN_CROP_SIZE
-        model = cls(name, cfg.MODEL.NUM_CLASSES, cfg.MODEL.DROPOUT_RATE, pretrained, size, network_config)
+        model = cls(
+            name,
+            cfg.MODEL.NUM_CLASSES,
+            cfg.MODEL.DROPOUT_RATE,
+            pretrained,
+            cfg.DATA.TRAIN_CROP_SIZE,
+            network_config,
+            HeadOptions.from_config(cfg),
+            cfg.DATA.NUM_FRAMES,
+        )
         model.compare(cfg, pretrained)
-        frozen = [n for n in model.new if not n.startswith(model.head_names)]
+        kept = {n.removeprefix("backbone.") for n in model.model.state_dict() if not n.startswith(model.head_names)}
+        frozen = [name for name in model.new if name in kept]
         if frozen and cfg.MODEL.FREEZE == "backbone":
             logger.warning(
                 "MODEL.FREEZE freezes parameters that %s has no weights for: %s", model.name, shorten(frozen)
@@ -78,18 +104,22 @@ class TransformersModel(Baseline):
 
     def forward(self, x: Tensor) -> Tensor:
         """Clips [batch, 3, frames, height, width] (float, normalized) to logits [batch, classes]."""
+        if isinstance(self.model, TokenNetwork):
+            return self.model(x)
         logits = self.model(**{self.model.main_input_name: x.transpose(1, 2)}).logits
         # A space-only TimeSformer gives [batch * frames, classes], VideoPrism [batch, 1, classes].
         return logits.reshape(len(x), -1, logits.shape[-1]).mean(dim=1)
 
     def check_input(self, frames: int, size: int, keys: str) -> None:
-        config = self.model.config
-        tubelet, side = getattr(config, "tubelet_size", 1), getattr(config, "crop_size", size)
-        tubelet = tubelet if isinstance(tubelet, int) else tubelet[0]
-        if frames % tubelet:
-            raise self.misfit(frames, size, keys, f"the number of frames must be a multiple of {tubelet}")
-        if side != size:  # the positions would be wrong
-            raise self.misfit(frames, size, keys, "DATA.TRAIN_CROP_SIZE and DATA.TEST_CROP_SIZE must be equal")
+        # Some networks compute something else, without an error, from clips of another size.
+        made_for, tubelet = _clip_size(self.config), _tubelet_size(self.config)[0]
+        if self.config.model_type == "vjepa2":
+            if frames % tubelet:
+                raise self.misfit(frames, size, keys, f"the number of frames must be a multiple of {tubelet}")
+            if (size, size) != made_for[1:]:
+                raise self.misfit(frames, size, keys, "DATA.TRAIN_CROP_SIZE and DATA.TEST_CROP_SIZE must be equal")
+        elif (frames, size, size) != made_for:
+            raise self.misfit(frames, size, keys, "it takes no others")
         super().check_input(frames, size, keys)
 
     def _read_configs(self, folder: Path) -> dict[str, Any]:
@@ -118,6 +148,47 @@ class TransformersModel(Baseline):
         if self.new:
             logger.info("%s: tensors without pretrained weights: %s", self.name, shorten(self.new))
         return model
+
+
+class TokenNetwork(ClipNetwork):
+    """A video classifier without its pooler and classifier as `backbone`, under a head over tokens."""
+
+    def __init__(
+        self, backbone: nn.Module, num_frames: int, num_classes: int, dropout: float, head: HeadOptions
+    ) -> None:
+        super().__init__()
+        config = backbone.config
+        if config.model_type not in _TOKEN_ORDERS:
+            raise UserError(
+                f"MODEL.HEAD is {head.kind}, which needs tokens of a known order: of transformers, those of "
+                f"{', '.join(_TOKEN_ORDERS)}, not {config.model_type}; set MODEL.HEAD linear"
+            )
+        for name in _AFTER_TOKENS:
+            if hasattr(backbone, name):
+                setattr(backbone, name, None)
+        self.backbone = backbone
+        self.order, self.has_cls = _TOKEN_ORDERS[config.model_type]
+        self.tubelet_size = _tubelet_size(config)
+        steps = num_frames // self.tubelet_size[0]
+        self.add_head(config.hidden_size, num_classes, dropout, head, steps, self.has_cls)
+
+    def forward_tokens(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Class tokens, if there are any, and patches, see `ClipNetwork`."""
+        network = self.backbone
+        options = {"skip_predictor": True} if network.config.model_type == "vjepa2" else {}
+        encoder = getattr(network, network.base_model_prefix)
+        tokens = encoder(**{network.main_input_name: x.transpose(1, 2)}, **options).last_hidden_state
+        if getattr(network, "fc_norm", None) is not None:  # VideoMAE's, which has no norm before its mean
+            tokens = network.fc_norm(tokens)
+        steps, rows = (x.shape[axis] // size for axis, size in zip((2, 3), self.tubelet_size[:2], strict=True))
+        cls = None
+        if self.has_cls:
+            cls = tokens[:, :1]  # of the clip, or of each frame
+            cls = repeat(cls, "b 1 d -> b t 1 d", t=steps) if len(cls) == len(x) else cls.unflatten(0, (len(x), steps))
+            tokens = tokens[:, 1:]
+        if len(tokens) != len(x):  # a space-only TimeSformer
+            return cls, rearrange(tokens, "(b t) (h w) d -> b t h w d", t=steps, h=rows)
+        return cls, rearrange(tokens, f"b ({self.order}) d -> b t h w d", t=steps, h=rows)
 
 
 def _folder(name: str, pretrained: bool) -> Path:
@@ -162,6 +233,14 @@ def _quiet(transformers: ModuleType) -> Iterator[None]:
         settings.set_verbosity(level)
         if shows_progress:
             settings.enable_progress_bar()
+
+
+def _tubelet_size(config: Any) -> tuple[int, int, int]:
+    """Frames, height and width of a patch."""
+    size, patch = getattr(config, "tubelet_size", 1), getattr(config, "patch_size", 0)
+    if not isinstance(size, int):
+        return tuple(size)
+    return (size, patch, patch) if isinstance(patch, int) else (size, *patch)
 
 
 def _last_linear(model: nn.Module) -> str:
