@@ -38,6 +38,14 @@ def test_defaults_are_valid(valid: list[str]) -> None:
         "MODEL.ACT_CHECKPOINT blocks MODEL.MODEL_NAME timm/resnet18",
         "MODEL.FREEZE head TRAIN.CHECKPOINT_FILE_PATH {file}",
         "MODEL.FREEZE backbone",
+        "MODEL.LORA_RANK 8",
+        "MODEL.LORA_RANK 8 MODEL.FREEZE backbone TRAIN.CHECKPOINT_FILE_PATH {file}",
+        "MODEL.LORA_ALPHA 8",
+        "MODEL.UNFROZEN ['norm']",
+        "MODEL.UNFREEZE_EPOCH 2 TRAIN.CHECKPOINT_FILE_PATH {file}",
+        "MODEL.UNFREEZE_EPOCH 2 MODEL.FREEZE backbone TRAIN.CHECKPOINT_FILE_PATH {file} TRAIN.FINETUNE True "
+        "FEATURES.ENABLED True SOLVER.OPTIMIZING_METHOD adamw",
+        "MODEL.UNFREEZE_EPOCH 300 MODEL.FREEZE backbone TRAIN.CHECKPOINT_FILE_PATH {file}",
         "TIMESFORMER.PRETRAINED_MODEL {file} MODEL.MODEL_NAME timm/resnet18",
         "SOLVER.LAYER_DECAY 1.1",
         "SOLVER.LABEL_SMOOTHING 1.0",
@@ -130,7 +138,8 @@ def test_problem_names_the_key(valid: list[str], overrides: str, monkeypatch: py
         "MODEL.MODEL_NAME torchvision/r3d_18",  # the name is checked when the model is built
         "MODEL.MODEL_NAME timm/resnet18 DATA.TRAIN_CROP_SIZE 220",  # no patches
         "MODEL.MODEL_NAME timm/resnet18 MODEL.PRETRAINED True TRAIN.FINETUNE True MODEL.FREEZE backbone",
-        "MODEL.FREEZE all_but_last_12 TRAIN.CHECKPOINT_FILE_PATH {file}",
+        "MODEL.FREEZE all_but_last_12 TRAIN.CHECKPOINT_FILE_PATH {file} MODEL.UNFREEZE_EPOCH 1",
+        "MODEL.LORA_RANK 8 MODEL.UNFROZEN ['norm'] TRAIN.CHECKPOINT_FILE_PATH {file}",
         "DATA.AUTO_AUGMENT rand-m9-p0.5-mmax20-tweights",
         "DATA.AUTO_AUGMENT augmix-m5-w4-d2-b1",
         "MIXUP.ENABLED True MIXUP.ALPHA 0 MIXUP.CUTMIX_ALPHA 0 MIXUP.CUTMIX_MINMAX [0.2,1.0]",

@@ -103,6 +103,15 @@ def test_batch_norms_of_several_processes_are_those_of_one(
         torch.testing.assert_close(found, statistics[0], rtol=rounding, atol=rounding * statistics[0].abs().max())
 
 
+@pytest.mark.numerical
+@pytest.mark.parametrize("options", ["MODEL.LORA_RANK 2", "MODEL.FREEZE backbone MODEL.UNFREEZE_EPOCH 1"])
+def test_light_fine_tuning_in_two_processes(run: Run, tiny_checkpoint: Path, tmp_path: Path, options: str) -> None:
+    start = ["TRAIN.FINETUNE", True, "TRAIN.CHECKPOINT_FILE_PATH", tiny_checkpoint, *options.split()]
+    for number in (1, 2):  # steps of two batches
+        run(number, tmp_path / str(number), *start, "GLOBAL_BATCH_SIZE", 8, "TRAIN.BATCH_SIZE", 4)
+    assert_same_training(tmp_path / "1", tmp_path / "2")
+
+
 def test_signal_to_one_process_stops_all_and_another_number_resumes(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

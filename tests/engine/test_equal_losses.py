@@ -51,9 +51,10 @@ def losses_of(cfg: CfgNode, model: nn.Module, clips: Clips | None = None, worker
     not (any(map(shutil.which, ("g++", "clang++"))) and Path(sysconfig.get_path("include"), "Python.h").exists()),
     reason="there is no C++ compiler, or Python's headers are missing",
 )
-def test_compilation(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rank", [0, 4])
+def test_compilation(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
     monkeypatch.setattr("timesformer.engine.trainer.normalize_clips", lambda *clip: normalize_clips(*clip).double())
-    cfg.TIMESFORMER.DEPTH = 1  # compiling is slow
+    cfg.TIMESFORMER.DEPTH, cfg.MODEL.LORA_RANK = 1, rank  # compiling is slow
     plain = losses_of(cfg, new_model(cfg).double())
     cfg.TRAIN.COMPILE = True
     torch.compiler.reset()
@@ -62,9 +63,11 @@ def test_compilation(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # not for the smaller batch
 
 
-@pytest.mark.parametrize(("mode", "recomputed"), [("blocks", [0, 1, 2]), ("every_2", [0, 2])])
-def test_activation_checkpointing(cfg: CfgNode, mode: str, recomputed: list[int]) -> None:
-    cfg.TIMESFORMER.DROP_RATE = 0.1  # recomputed with the same random numbers
+@pytest.mark.parametrize(
+    ("mode", "recomputed", "rank"), [("blocks", [0, 1, 2], 0), ("blocks", [0, 1, 2], 4), ("every_2", [0, 2], 0)]
+)
+def test_activation_checkpointing(cfg: CfgNode, mode: str, recomputed: list[int], rank: int) -> None:
+    cfg.TIMESFORMER.DROP_RATE, cfg.MODEL.LORA_RANK = 0.1, rank  # dropout is recomputed with the same random numbers
     plain = losses_of(cfg, new_model(cfg))
     model, passes = new_model(cfg), []
     for number, block in enumerate(model.model.blocks):

@@ -18,6 +18,7 @@ from timesformer.engine.optim import (
     learning_rate,
     set_learning_rate,
 )
+from timesformer.errors import UserError
 from timesformer.models.vit import VisionTransformer
 
 
@@ -59,15 +60,10 @@ def test_layer_decay_and_weight_decay(cfg: CfgNode, decay: float, zero_1d: bool)
     cfg.SOLVER.LAYER_DECAY, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.ZERO_WD_1D_PARAM = decay, 0.25, zero_1d
     network = VisionTransformer(img_size=16, patch_size=8, embed_dim=8, depth=2, num_heads=2, num_classes=3)
     network.blocks[1].mlp.requires_grad_(False)
-    model, undecayed, found = nn.ModuleDict({"model": network}), 0.0 if zero_1d else 0.25, {}
+    model, undecayed = nn.ModuleDict({"model": network}), 0.0 if zero_1d else 0.25
     optimizer = construct_optimizer(model, cfg)
-    for rate in (0.5, 1.0):
-        set_learning_rate(optimizer, rate)
-    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            assert name_of[id(parameter)] not in found
-            found[name_of[id(parameter)]] = (group["lr"], group["weight_decay"])
+    set_learning_rate(optimizer, 0.5)
+    found = rates_of(model, optimizer)
     assert set(found) == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert found["model.head.weight"] == (1.0, 0.25)
     assert found["model.norm.weight"] == (decay, undecayed)
@@ -75,6 +71,35 @@ def test_layer_decay_and_weight_decay(cfg: CfgNode, decay: float, zero_1d: bool)
     assert found["model.blocks.0.temporal_fc.bias"] == (decay**2, undecayed)
     assert found["model.patch_embed.proj.weight"] == (decay**3, 0.25)
     assert {found[f"model.{name}"] for name in ("cls_token", "pos_embed", "time_embed")} == {(decay**3, undecayed)}
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_learning_rate_factors_of_head_and_temporal_layers(cfg: CfgNode, decay: float) -> None:
+    cfg.SOLVER.LAYER_DECAY, cfg.SOLVER.ZERO_WD_1D_PARAM = decay, True
+    network = VisionTransformer(img_size=16, patch_size=8, embed_dim=8, depth=1, num_heads=2, num_classes=3)
+    model = nn.ModuleDict({"model": network})
+    plain = rates_of(model, construct_optimizer(model, cfg))
+    cfg.SOLVER.HEAD_LR_SCALE, cfg.SOLVER.TEMPORAL_LR_SCALE = 10.0, 4.0
+    scaled = rates_of(model, construct_optimizer(model, cfg))
+    assert set(scaled) == set(plain)
+    for name, (rate, weight_decay) in scaled.items():
+        is_temporal = any(part in name for part in ("temporal_attn", "temporal_norm1", "temporal_fc", "time_embed"))
+        factor = 10.0 if ".head." in name else 4.0 if is_temporal else 1.0
+        assert (rate, weight_decay) == (factor * plain[name][0], plain[name][1])
+    network.requires_grad_(False).head.requires_grad_(True)
+    with pytest.raises(UserError, match=r"SOLVER\.TEMPORAL_LR_SCALE"):
+        construct_optimizer(model, cfg)
+
+
+def rates_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, tuple[float, float]]:
+    """Learning rate and weight decay of each parameter, for a learning rate of 1."""
+    set_learning_rate(optimizer, 1.0)
+    name_of, found = {id(parameter): name for name, parameter in model.named_parameters()}, {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            assert name_of[id(parameter)] not in found
+            found[name_of[id(parameter)]] = (group["lr"], group["weight_decay"])
+    return found
 
 
 def test_ema_matches_a_loop_by_hand() -> None:

@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tests.conftest import Outcome
+from tests.engine.training import assert_same_checkpoint
 from tests.processes import Ranks
 from timesformer.datasets import clips
 from timesformer.datasets.decoding.open import VideoReader, open_video
@@ -46,17 +47,6 @@ def lines_of(output: Path, kind: str = "") -> list[dict]:
 
 def checkpoints_of(output: Path) -> list[str]:
     return sorted(path.name for path in (output / "checkpoints").glob("*.pyth"))
-
-
-def assert_same_checkpoint(one: Path, other: Path) -> None:
-    """Bit for bit, but for the training time."""
-    found, expected = (torch.load(path, weights_only=True) for path in (one, other))
-    for content in (found, expected):
-        del content["progress"]["seconds"], content["cfg"]
-    (values, structure), (others, other) = map(torch.utils._pytree.tree_flatten, (found, expected))
-    assert structure == other
-    for value, other in zip(values, others, strict=True):
-        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
-"""A trainer of clips in memory, without data on disk."""
+"""A trainer of clips in memory, without data on disk, and comparing checkpoints."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from timesformer.datasets.loader import EpochBatchSampler, collate
 from timesformer.datasets.records import Records
 from timesformer.engine.trainer import Trainer
 from timesformer.models import build_model
+from timesformer.models.lora import add_low_rank_updates
 from timesformer.runtime.device import choose_device
 
 
@@ -59,7 +61,10 @@ def small_cfg(output: object) -> CfgNode:
 def new_model(cfg: CfgNode, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The same model each time, which computes in this type."""
     torch.manual_seed(0)
-    model = build_model(cfg).to(choose_device(cfg), dtype)
+    model = build_model(cfg)
+    if cfg.MODEL.LORA_RANK:
+        add_low_rank_updates(model, cfg.MODEL.LORA_RANK, cfg.MODEL.LORA_ALPHA, "all", ["time_embed", "norm1"])
+    model = model.to(choose_device(cfg), dtype)
     if dtype != torch.float32:
         model.register_forward_pre_hook(lambda _, clips: (clips[0].to(dtype),))
     return model
@@ -79,3 +84,14 @@ def trainer_of(cfg: CfgNode, model: nn.Module, loader: DataLoader, epoch: int = 
     trainer.setup_forward()
     trainer.progress.epoch = epoch
     return trainer
+
+
+def assert_same_checkpoint(one: Path, other: Path) -> None:
+    """Bit for bit, but for the training time."""
+    found, expected = (torch.load(path, weights_only=True) for path in (one, other))
+    for content in (found, expected):
+        del content["progress"]["seconds"], content["cfg"]
+    (values, structure), (others, other) = map(torch.utils._pytree.tree_flatten, (found, expected))
+    assert structure == other
+    for value, other in zip(values, others, strict=True):
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other

@@ -166,6 +166,11 @@ def _solver(cfg: CfgNode) -> _Found:
             yield "SOLVER.WARMUP_EPOCHS", f"is {solver.WARMUP_EPOCHS}, expected < SOLVER.MAX_EPOCH {solver.MAX_EPOCH}"
         if solver.WARMUP_START_LR > solver.BASE_LR:
             yield "SOLVER.WARMUP_START_LR", f"is {solver.WARMUP_START_LR}, expected <= SOLVER.BASE_LR {solver.BASE_LR}"
+    freezing = cfg.MODEL
+    if freezing.UNFREEZE_EPOCH >= solver.MAX_EPOCH:
+        yield "MODEL.UNFREEZE_EPOCH", f"is {freezing.UNFREEZE_EPOCH}, expected < SOLVER.MAX_EPOCH {solver.MAX_EPOCH}"
+    if freezing.UNFROZEN and freezing.FREEZE == "none" and not freezing.LORA_RANK:
+        yield "MODEL.UNFROZEN", "is set, but is only read with MODEL.FREEZE or MODEL.LORA_RANK; remove it"
     if solver.OPTIMIZING_METHOD == "sgd" and solver.NESTEROV and (solver.MOMENTUM == 0 or solver.DAMPENING != 0):
         yield "SOLVER.NESTEROV", "needs SOLVER.MOMENTUM above 0 and SOLVER.DAMPENING 0; or set it False"
     batch, step = cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS, cfg.GLOBAL_BATCH_SIZE
@@ -184,9 +189,9 @@ def _features(cfg: CfgNode) -> _Found:
         return
     if cfg.MODEL.FREEZE != "backbone":
         yield "MODEL.FREEZE", f"is {cfg.MODEL.FREEZE}, expected backbone with FEATURES.ENABLED True"
-    for key in ("MIXUP.ENABLED", "EMA.ENABLED", "TRAIN.COMPILE"):
-        if get_option(cfg, key):
-            yield key, "is True, expected False with FEATURES.ENABLED True"
+    for key in ("MODEL.UNFROZEN", "MODEL.UNFREEZE_EPOCH", "MIXUP.ENABLED", "EMA.ENABLED", "TRAIN.COMPILE"):
+        if (value := get_option(cfg, key)) != (off := OPTIONS[key].default):
+            yield key, f"is {value}, expected {off} with FEATURES.ENABLED True"
     rates = "FEATURES.LEARNING_RATES"
     if cfg.SOLVER.OPTIMIZING_METHOD != "adamw" and get_option(cfg, rates) == OPTIONS[rates].default:
         found = f"is {cfg.SOLVER.OPTIMIZING_METHOD}, but {rates} are for adamw"
@@ -215,7 +220,7 @@ def _weights(cfg: CfgNode) -> _Found:
         if is_read and (source := get_option(cfg, key)) and (problem := source_problem(source)):
             yield key, f"is {source!r}, {problem}"
     weights = cfg.TRAIN.CHECKPOINT_FILE_PATH or cfg.TIMESFORMER.PRETRAINED_MODEL or cfg.MODEL.PRETRAINED
-    for key, off in (("TRAIN.FINETUNE", False), ("MODEL.FREEZE", "none")):
+    for key, off in (("TRAIN.FINETUNE", False), ("MODEL.FREEZE", "none"), ("MODEL.LORA_RANK", 0)):
         if starts and not weights and (value := get_option(cfg, key)) != off:
             yield key, f"is {value}, but no weights are loaded; set TRAIN.CHECKPOINT_FILE_PATH, or set {key} {off}"
 

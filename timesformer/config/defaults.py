@@ -160,6 +160,16 @@ _new("MODEL.HEAD_DEPTH", 1, "model", "Layers of the transformer of a temporal he
      read_by="MODEL.HEAD temporal")
 _new("MODEL.FREEZE", "none", "optimizer", "Train only the head, or the head and the last N blocks",
      pattern=r"none|backbone|all_but_last_[1-9]\d*")
+_new("MODEL.UNFROZEN", [], "optimizer", "Parts of names of parameters to train although others are frozen",
+     item_type=str)
+_new("MODEL.UNFREEZE_EPOCH", 0, "optimizer", "Train everything after N epochs of MODEL.FREEZE; 0: never", low=0,
+     read_by="MODEL.FREEZE !none")
+_new("MODEL.LORA_RANK", 0, "optimizer", "Train low-rank updates of frozen linear layers and the head; 0: off", low=0,
+     read_by="MODEL.FREEZE none")
+_new("MODEL.LORA_ALPHA", 16.0, "optimizer", "LoRA: the factor on the updates is this / LORA_RANK", above=0,
+     read_by="MODEL.LORA_RANK !0")
+_new("MODEL.LORA_LAYERS", "query_value", "optimizer", "LoRA: updated layers, of attention or all linear ones",
+     choices="query_value all", read_by="MODEL.LORA_RANK !0")
 _new("MODEL.ACT_CHECKPOINT", "none", "rounding", "Recompute activations of all or every Nth block to save memory",
      pattern=r"none|blocks|every_[1-9]\d*", synonyms={"true": "blocks", "false": "none"}, read_by=_NOT_LIBRARY)
 
@@ -223,6 +233,9 @@ _orig("SOLVER.NESTEROV", True, "training", "sgd: Nesterov momentum")
 _orig("SOLVER.WEIGHT_DECAY", 1e-4, "training", "L2 penalty (sgd, adam) or decoupled weight decay (adamw)", low=0)
 _new("SOLVER.ZERO_WD_1D_PARAM", False, "optimizer", "No weight decay on biases, norms and embeddings")
 _new("SOLVER.LAYER_DECAY", 1.0, "optimizer", "Learning rate factor from a layer to the one before it", above=0, high=1)
+_new("SOLVER.HEAD_LR_SCALE", 1.0, "optimizer", "Factor on the learning rate of the head", above=0)
+_new("SOLVER.TEMPORAL_LR_SCALE", 1.0, "optimizer", "Factor on the learning rate of temporal layers and embeddings",
+     above=0)
 _new("SOLVER.LABEL_SMOOTHING", 0.0, "training", "Fraction of the target spread over all classes", low=0, below=1)
 _new("SOLVER.CLIP_GRAD_L2NORM", 0.0, "training", "Maximum L2 norm of the gradients; 0: no clipping", low=0)
 

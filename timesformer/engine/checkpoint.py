@@ -202,15 +202,21 @@ def has_result(cfg: CfgNode, path: Path, class_names: tuple[str, ...], name: str
     return not retrain and list(class_names) == list(content["progress"]["class_names"])
 
 
-def continue_from(cfg: CfgNode, path: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Loads weights, optimizer and epoch of another run (TRAIN.FINETUNE False); CheckpointError if they do not fit."""
+def continue_from(cfg: CfgNode, path: str, objects: Mapping[str, Stateful]) -> Progress:
+    """Loads the objects and the epoch of another run (TRAIN.FINETUNE False); CheckpointError if they do not fit.
+
+    Of `objects`, these are the model, the optimizer and, if there are any, the low-rank updates ("lora").
+    """
     given = read_checkpoint(path)
     rest = given.rest
-    problem = ", ".join(f"it has no {key}" for key in ("optimizer_state", "epoch") if key not in rest)
+    wanted = ["optimizer_state", "epoch", *(["lora_state"] if "lora" in objects else [])]
+    problem = ", ".join(f"it has no {key}" for key in wanted if key not in rest)
     try:
         if not problem:
-            inner_model(model).load_state_dict(given.state)
-            _load_optimizer(optimizer, rest["optimizer_state"])
+            inner_model(objects["model"]).load_state_dict(given.state)
+            _load_optimizer(objects["optimizer"], rest["optimizer_state"])
+            if "lora" in objects:
+                objects["lora"].load_state_dict(rest["lora_state"])
             epoch = 0 if cfg.TRAIN.CHECKPOINT_EPOCH_RESET else int(rest["epoch"]) + 1
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         problem = _one_line(error)

@@ -2,6 +2,7 @@
 
 import bisect
 import math
+from collections.abc import Collection, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,15 +10,22 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from timesformer.models.parts import layer_numbers
+from timesformer.errors import UserError
+from timesformer.models.lora import merged_copy
+from timesformer.models.parts import head_parameters, layer_numbers, temporal_parameters
 from timesformer.torchvision_import import import_package
 
 
-def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
-    """SOLVER.OPTIMIZING_METHOD over the trainable parameters, with PyTorch's fused kernels.
+def construct_optimizer(
+    model: nn.Module, cfg: CfgNode, frozen_for_now: Sequence[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """SOLVER.OPTIMIZING_METHOD over the trainable parameters and those `frozen_for_now`, with PyTorch's fused kernels.
 
-    Groups have no weight decay (SOLVER.ZERO_WD_1D_PARAM) or a factor `lr_scale` on the rate (SOLVER.LAYER_DECAY).
+    Groups have no weight decay (SOLVER.ZERO_WD_1D_PARAM) or a factor `lr_scale` on the rate (SOLVER.LAYER_DECAY,
+    HEAD_LR_SCALE, TEMPORAL_LR_SCALE). Raises UserError if no parameter has one of these two factors.
     """
+    for parameter in frozen_for_now:
+        parameter.requires_grad_(True)
     solver, embeddings = cfg.SOLVER, set()
     for prefix, module in model.named_modules():
         if hasattr(module, "no_weight_decay"):
@@ -38,6 +46,19 @@ def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer
             groups[parameter.ndim <= 1 or name in embeddings]["params"].append(parameter)
     else:
         groups = [{"params": [p for _, p in parameters]}]
+    for key, scale, names_of in (
+        ("SOLVER.HEAD_LR_SCALE", solver.HEAD_LR_SCALE, head_parameters),
+        ("SOLVER.TEMPORAL_LR_SCALE", solver.TEMPORAL_LR_SCALE, temporal_parameters),
+    ):
+        if scale != 1:
+            names = names_of(model)
+            chosen = {id(parameter) for name, parameter in parameters if name in names}
+            if not chosen:
+                raise UserError(f"{key} is {scale}, expected 1: no such parameters are trained")
+            groups = [part for group in groups for part in _split(group, chosen, scale)]
+    if later := {id(parameter.requires_grad_(False)) for parameter in frozen_for_now}:
+        # Fused SGD needs momentum for all parameters of a group or for none.
+        groups = [part for group in groups for part in _split(group, later)]
     options = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY, "fused": True}
     if solver.OPTIMIZING_METHOD == "sgd":
         options |= {"momentum": solver.MOMENTUM, "dampening": solver.DAMPENING, "nesterov": solver.NESTEROV}
@@ -45,12 +66,21 @@ def construct_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer
     return optimizers[solver.OPTIMIZING_METHOD](groups, **options)
 
 
+def _split(group: dict[str, Any], chosen: Collection[int], scale: float = 1.0) -> list[dict[str, Any]]:
+    """A parameter group without the `chosen` parameters (by `id`), and one with them and the rate times `scale`."""
+    parts = [{**group, "params": [p for p in group["params"] if (id(p) in chosen) == is_in]} for is_in in (False, True)]
+    if scale != 1:
+        parts[1]["lr_scale"] = group.get("lr_scale", 1.0) * scale
+    return [part for part in parts if part["params"]]
+
+
 class ModelEma:
     """Exponential moving average of weights and buffers, by timm; the decay after n updates is at most n / (n + 9)."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         timm = import_package("timm.utils.model_ema", "EMA.ENABLED True")
-        self._ema = timm.ModelEmaV3(model, decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0)
+        # Of a model with low-rank updates, the average is that of the merged weights.
+        self._ema = timm.ModelEmaV3(merged_copy(model), decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0)
         self._ema.requires_grad_(False)
         self._model, self.updates = model, 0
 

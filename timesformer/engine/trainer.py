@@ -27,7 +27,8 @@ from timesformer.engine.progress import Progress
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import shorten
 from timesformer.models import build_model
-from timesformer.models.complexity import count_multiply_adds, count_parameters
+from timesformer.models.complexity import count_multiply_adds, count_parameters, count_trained
+from timesformer.models.lora import LowRankState, add_low_rank_updates
 from timesformer.models.parts import freeze, train_mode
 from timesformer.models.weights.loading import load_pretrained
 from timesformer.models.weights.normalization import warn_of_normalization
@@ -52,6 +53,7 @@ class Trainer:
     def __init__(self, cfg: CfgNode, splits: Splits) -> None:
         self.cfg, self.splits, self.device = cfg, splits, choose_device(cfg)
         self.progress = Progress()
+        self.frozen_for_now: list[nn.Parameter] = []  # until MODEL.UNFREEZE_EPOCH
         self.requests = distributed.DelayedMax()
         self.clips_accumulated = 0  # of this process, since the last optimizer step
         self.saved_at, self.saved_position = time.monotonic(), ()
@@ -72,6 +74,7 @@ class Trainer:
             if advice := few_clips_advice(self.cfg, self.model, len(self.train_loader.dataset.records)):
                 logger.warning(advice)
         self.progress.fit_to_batches(self.cfg, self.train_loader.batch_sampler)
+        self.unfreeze_if_due()
         self.setup_forward()
 
     def setup_data(self) -> None:
@@ -85,16 +88,23 @@ class Trainer:
         torch.manual_seed(cfg.RNG_SEED)
         config = saved and saved.get("network_config")
         model = build_model(cfg, fresh=saved is not None, network_config=config)  # a checkpoint replaces all weights
-        freeze(model, cfg.MODEL.FREEZE)
         if cfg.LOG_MODEL_INFO:
             size = cfg.DATA.TRAIN_CROP_SIZE
             flops = count_multiply_adds(model, (1, 3, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
             logger.info("%s\n%.2f M parameters, %.2f GFLOPs per view", model, count_parameters(model) / 1e6, flops)
+        if cfg.MODEL.LORA_RANK:
+            lora = (cfg.MODEL.LORA_RANK, cfg.MODEL.LORA_ALPHA, cfg.MODEL.LORA_LAYERS)
+            add_low_rank_updates(model, *lora, cfg.MODEL.UNFROZEN)
+        elif not cfg.MODEL.UNFREEZE_EPOCH:
+            freeze(model, cfg.MODEL.FREEZE, cfg.MODEL.UNFROZEN)
         checkpoint_activations(model, cfg.MODEL.ACT_CHECKPOINT)
         self.model = model.to(self.device)
 
     def setup_optimizer(self) -> None:
-        self.optimizer = optim.construct_optimizer(self.model, self.cfg)
+        freezing = self.cfg.MODEL
+        if freezing.UNFREEZE_EPOCH:  # the optimizer has them from the start, and skips parameters without a gradient
+            self.frozen_for_now = freeze(self.model, freezing.FREEZE, freezing.UNFROZEN)
+        self.optimizer = optim.construct_optimizer(self.model, self.cfg, self.frozen_for_now)
         # fp16 gradients underflow, so the loss is scaled up; steps with overflowing gradients are skipped.
         fp16 = self.cfg.TRAIN.MIXED_PRECISION == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
@@ -113,9 +123,20 @@ class Trainer:
             forward = CompiledForward(self.model, self.train_loader.batch_sampler.part_size)
         self.forward = distributed.parallel(self.model, forward)
 
+    def unfreeze_if_due(self) -> bool:
+        """Unfreezes everything after MODEL.UNFREEZE_EPOCH epochs; the forward pass must then be set up again."""
+        is_due = bool(self.frozen_for_now) and self.progress.epoch >= self.cfg.MODEL.UNFREEZE_EPOCH
+        if is_due:
+            for parameter in self.frozen_for_now:
+                parameter.requires_grad_(True)
+            self.frozen_for_now = []
+        return is_due
+
     def state(self) -> dict[str, checkpoint.Stateful]:
         """What a checkpoint stores besides the progress, by name."""
-        state = {"model": self.model, "optimizer": self.optimizer}
+        state: dict[str, checkpoint.Stateful] = {"model": self.model, "optimizer": self.optimizer}
+        if self.cfg.MODEL.LORA_RANK:
+            state["lora"] = LowRankState(self.model)  # after the model, whose state has the merged weights
         if self.scaler.is_enabled():
             state["scaler"] = self.scaler
         if self.ema:
@@ -125,17 +146,19 @@ class Trainer:
     def load_initial_weights(self) -> None:
         """Fine-tunes or continues TRAIN.CHECKPOINT_FILE_PATH, if given."""
         cfg, source = self.cfg, self.cfg.TRAIN.CHECKPOINT_FILE_PATH
+        new = getattr(self.model, "new_parameters", [])
         if source and cfg.TRAIN.FINETUNE:
             report = load_pretrained(
                 self.model, source, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION, cfg.TRAIN.STRICT_LOADING
             )
+            new = report.new
             logger.info("fine-tuning from %s\n%s", source, report.table())
             warn_of_normalization(cfg, source, report.metadata.mean, report.metadata.std)
-            frozen = {name.removeprefix("model.") for name, p in self.model.named_parameters() if not p.requires_grad}
-            if untrained := sorted(frozen.intersection(report.new)):
-                logger.warning("MODEL.FREEZE freezes parameters missing in the checkpoint: %s", shorten(untrained))
         elif source:
-            self.progress = checkpoint.continue_from(cfg, source, self.model, self.optimizer)
+            new, self.progress = [], checkpoint.continue_from(cfg, source, self.state())
+        frozen = {name.removeprefix("model.") for name, p in self.model.named_parameters() if not p.requires_grad}
+        if not self.frozen_for_now and (untrained := sorted(frozen.intersection(new))):
+            logger.warning("frozen parameters are missing in the weights: %s (see MODEL.UNFROZEN)", shorten(untrained))
         distributed.barrier()
         if is_main_process():
             move_previous_run(cfg)  # only now: the weights may be there, and an error so far should move nothing
@@ -148,8 +171,7 @@ class Trainer:
             with report_write_errors(Path(cfg.OUTPUT_DIR)):
                 Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
             write_text_atomically(config_path(cfg), cfg.dump())
-        trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
-        dataset, total = loader.dataset, count_parameters(self.model)
+        dataset, total, trained = loader.dataset, count_parameters(self.model), count_trained(self.model)
         logger.info(
             f"training {cfg.MODEL.MODEL_NAME} ({total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained) on "
             f"{self.device}: {len(dataset)} clips of {len(dataset.class_names)} classes, validation on "
@@ -207,6 +229,9 @@ class Trainer:
     def train_epoch(self) -> None:
         """Trains on the remaining batches of an epoch."""
         progress, batches = self.progress, len(self.train_loader)
+        if self.unfreeze_if_due():
+            self.setup_forward()
+            logger.info("from now on, %.2f M parameters are trained", count_trained(self.model) / 1e6)
         train_mode(self.model)
         set_epoch(self.train_loader, progress.epoch, progress.iteration)
         throughput, since = Throughput(batches, progress.iteration), time.perf_counter()

@@ -27,10 +27,12 @@ class RegisteredTransformer(nn.Module):
         super().__init__()
         self.model = model
         self.normalization: tuple[Sequence[float], Sequence[float]] = ((), ())  # mean, std of pretrained_model if known
+        self.new_parameters: list[str] = []  # tensors that pretrained_model lacks, without the prefix
         if pretrained_model:
             report = load_pretrained(self, pretrained_model, model.pos_embed_interpolation, strict_loading)
             logger.info("weights from %s\n%s", pretrained_model, report.table())
             self.normalization = (report.metadata.mean, report.metadata.std)
+            self.new_parameters = report.new
 
     def forward(self, x: Tensor) -> Tensor:
         """Clips [batch, 3, frames, height, width] (float, normalized) to logits [batch, classes]."""

@@ -19,6 +19,11 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def count_trained(model: nn.Module) -> int:
+    """Number of parameters that are not frozen."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
 def count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
     """Multiply-adds ("FLOPs" in papers) for clips of `shape` without shortcuts, by fvcore, or for baselines PyTorch."""
     transformers = [module for module in model.modules() if hasattr(module, "last_block_cls_only")]

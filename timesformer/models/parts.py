@@ -1,14 +1,14 @@
 """The layers of a model from the input to the head: their numbers, and freezing some of them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from timesformer.errors import UserError
+from timesformer.errors import UserError, shorten
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:
@@ -101,29 +101,68 @@ def _module_lists(network: nn.Module, blocks_in: str | None) -> list[tuple[str, 
     return found
 
 
-def freeze(model: nn.Module, what: str) -> None:
-    """Freezes nothing ("none"), all but the head ("backbone"), or all but N blocks and the head ("all_but_last_N")."""
+def head_parameters(model: nn.Module) -> set[str]:
+    """Names of the parameters of the layers that give the logits."""
+    prefix = "" if inner_model(model) is model else "model."
+    heads = tuple(f"{prefix}{name}." for name in head_names(model))
+    return {name for name, _ in model.named_parameters() if name.startswith(heads)}
+
+
+def temporal_parameters(model: nn.Module) -> set[str]:
+    """Names of the parameters that an image model lacks: temporal attention, its norms and embeddings."""
+    heads = head_parameters(model)
+    parts = {name: name.split(".") for name, _ in model.named_parameters() if name not in heads}
+    return {name for name, words in parts.items() if any(re.match(r"temporal_|time_embed", word) for word in words)}
+
+
+def freeze(model: nn.Module, what: str, unfrozen: Sequence[str] = ()) -> list[nn.Parameter]:
+    """Freezes nothing ("none"), all but the head ("backbone"), or all but N blocks and the head ("all_but_last_N").
+
+    `unfrozen` names parameters that are not frozen by parts of their names, such as time_embed or blocks.0.norm1.
+    Returns the parameters that are frozen now. Raises UserError if there are fewer blocks, or no such parameters.
+    """
     if what == "none":
-        return
+        return []
     numbers = layer_numbers(model)
     head = max(numbers.values())
     last = int(match[1]) if (match := re.fullmatch(r"all_but_last_(\d+)", what)) else 0
     if last >= head:
         raise UserError(f"MODEL.FREEZE is {what}, but the model has {head - 1} blocks; choose a smaller number")
-    prefix = "" if inner_model(model) is model else "model."
-    heads = tuple(f"{prefix}{name}." for name in head_names(model))
+    if unknown := [part for part in unfrozen if not any(_has_part(name, part) for name in numbers)]:
+        raise UserError(f"MODEL.UNFROZEN has {unknown[0]!r}, expected parts of names such as {shorten(numbers)}")
+    trained = {name for name, number in numbers.items() if number >= head - last} if last else head_parameters(model)
+    trained |= {name for name in numbers if any(_has_part(name, part) for part in unfrozen)}
+    frozen = []
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(numbers[name] >= head - last if last else name.startswith(heads))
+        frozen += [parameter] if parameter.requires_grad and name not in trained else []
+        parameter.requires_grad_(name in trained)
+    return frozen
+
+
+def _has_part(name: str, part: str) -> bool:
+    return f".{part}." in f".{name}."
 
 
 def train_mode(model: nn.Module) -> None:
-    """Sets training mode, except for frozen layers and for dropout that only frozen layers follow."""
+    """Sets training mode, except for frozen layers before the first trained one and dropout that only they follow.
+
+    Of the frozen layers after it, norms keep their statistics, and dropout acts.
+    """
     model.train()
-    trained = True
-    for module in reversed([module for module in model.modules() if not any(True for _ in module.children())]):
-        if parameters := list(module.parameters()):
-            trained = any(parameter.requires_grad for parameter in parameters)
-        module.train(trained)
-    for module in model.modules():
-        if (parameters := list(module.parameters())) and not any(p.requires_grad for p in parameters):
+    modules = list(model.modules())
+    is_leaf = [not any(True for _ in module.children()) for module in modules]
+    first = next((i for i, module in enumerate(modules) if is_leaf[i] and _trained(module)), len(modules))
+    is_frozen = False
+    for index in reversed(range(first)):
+        if is_leaf[index]:
+            is_frozen = is_frozen or _trained(modules[index]) is False
+            modules[index].train(not is_frozen)
+    for index, module in enumerate(modules):
+        if _trained(module) is False and (index < first or is_leaf[index]):
             module.eval()
+
+
+def _trained(module: nn.Module) -> bool | None:
+    """Whether a module has trained parameters; None if it has no parameters."""
+    parameters = list(module.parameters())
+    return any(parameter.requires_grad for parameter in parameters) if parameters else None
