@@ -13,6 +13,8 @@ from timesformer.models.embeddings import TubeletInit
 from timesformer.models.vit import ATTENTION_TYPES
 from timesformer.models.vivit import VIVIT_MODELS
 
+FEATURES = "SOLVER.OPTIMIZING_METHOD adamw FEATURES.ENABLED True"
+
 
 @pytest.fixture
 def valid(tmp_path: Path) -> list[str]:
@@ -47,6 +49,11 @@ def test_defaults_are_valid(valid: list[str]) -> None:
         "FEATURES.ENABLED True SOLVER.OPTIMIZING_METHOD adamw",
         "MODEL.UNFREEZE_EPOCH 300 MODEL.FREEZE backbone TRAIN.CHECKPOINT_FILE_PATH {file}",
         "TIMESFORMER.PRETRAINED_MODEL {file} MODEL.MODEL_NAME timm/resnet18",
+        "FEATURES.NUM_VIEWS 2",
+        f"MODEL.FREEZE none {FEATURES}",
+        f"MIXUP.ENABLED True {FEATURES} MODEL.FREEZE backbone TIMESFORMER.PRETRAINED_MODEL {{file}}",
+        "SOLVER.OPTIMIZING_METHOD adam FEATURES.ENABLED True MODEL.FREEZE backbone TIMESFORMER.PRETRAINED_MODEL {file}",
+        f"TRAIN.FINETUNE False {FEATURES} MODEL.FREEZE backbone TRAIN.CHECKPOINT_FILE_PATH {{file}}",
         "SOLVER.LAYER_DECAY 1.1",
         "SOLVER.LABEL_SMOOTHING 1.0",
         "SOLVER.BASE_LR nan",

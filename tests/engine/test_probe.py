@@ -131,7 +131,8 @@ def test_the_checkpoint_predicts_and_is_tested_without_features(run: Run, tiny_d
 
 
 def test_reference_equals_scikit_learn(run: Run, tiny_command: list[str]) -> None:
-    output = run("out", {**CACHED, "MODEL.HEAD": "temporal", "MODEL.HEAD_GRID": 2, "FEATURES.LEARNING_RATES": [0.1]})
+    options = {"MODEL.HEAD": "temporal", "MODEL.HEAD_GRID": 2, "FEATURES.LEARNING_RATES": [0.1], "TEST.REPORT": True}
+    output = run("out", {**CACHED, **options})
     cfg = load_config(output / "config.yaml", [])
     model, _ = build_from_checkpoint(cfg, read_checkpoint(output))
     model.eval()
@@ -147,5 +148,7 @@ def test_reference_equals_scikit_learn(run: Run, tiny_command: list[str]) -> Non
     expected = make_pipeline(StandardScaler(), LogisticRegression(C=row["value"], max_iter=1000)).fit(*data["train"])
     for key, split in (("val_top1", "val"), ("top1", "test")):
         assert row[key] == pytest.approx(100 * expected.score(*data[split]), abs=1e-3)
+    report = (output / "report.html").read_text()
+    assert f"logistic regression (C {row['value']:g})" in report
     assert {row["method"] for row in results(output)["reference"]} == {"k-NN", "logistic regression"}
     assert np.isfinite([row["top1"] for row in results(output)["reference"]]).all()

@@ -141,8 +141,8 @@ class ProbeTrainer(Trainer):
         """Replaces the loaders of clips by loaders of their features."""
         cfg, splits, model = self.cfg, self.splits, self.model
         val_unreadable = UnreadableClips(cfg, "val", splits["val"].records)
-        train = load_features(cfg, model, "train", splits["train"], self.unreadable)
         val = load_features(cfg, model, "val", splits["val"], val_unreadable)
+        train = load_features(cfg, model, "train", splits["train"], self.unreadable)
         self.train_loader, self.val_loader = feature_loader(cfg, train), feature_loader(cfg, val)
         self.progress.batch_size = self.train_loader.batch_sampler.batch_size
 

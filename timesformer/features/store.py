@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 _REMEDY = "set FEATURES.CACHE_DIR to another folder"
 _ROWS, _INDEX = ".f16", ".jsonl"
 _POLL = 1.0  # seconds
+_NOWHERE = (-1, -1)
 
 
 class FeatureStore:
@@ -34,24 +35,26 @@ class FeatureStore:
         self.folder = folder
         self.shape: tuple[int, ...] = ()  # of a row; empty without rows
         self._description = description
-        self._maps: list[np.ndarray] = []
-        self._places: dict[str, tuple[int, int]] = {}  # file and row by key
-        self._checksums: dict[str, int] = {}
+        self._maps: list[np.memmap] = []
+        self._rows: dict[str, list[tuple[int, int, int]]] = {}  # by key: file, row and checksum of each row
+        self._places: dict[str, tuple[int, int]] = {}  # file and row of an intact one
         self.refresh()
 
     def refresh(self) -> None:
         """Reads which rows there are."""
-        self._maps, self._places, self._checksums = [], {}, {}
+        self._maps, self._rows, self._places = [], {}, {}
         for index in sorted(self.folder.glob(f"*{_INDEX}")):
             self._read(index)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """The keys without an intact row; reads all rows of the others."""
-        return [key for key in keys if not self._is_intact(key)]
+        """The keys without an intact row; reads the rows of the others."""
+        return [key for key in keys if self.locate(key) == _NOWHERE]
 
     def locate(self, key: str) -> tuple[int, int]:
-        """File and row of a key, for `take`; (-1, -1) if it has none."""
-        return self._places.get(key, (-1, -1))
+        """File and row of the intact row of a key, for `take`; (-1, -1) if it has none."""
+        if key not in self._places:
+            self._places[key] = next(filter(self._is_intact, self._rows.get(key, ())), _NOWHERE)[:2]
+        return self._places[key]
 
     def take(self, places: np.ndarray) -> np.ndarray:
         """The rows, float16 [n, *shape], at places, int64 [n, 2], of `locate`; zeros for (-1, -1)."""
@@ -105,20 +108,15 @@ class FeatureStore:
                 key, checksum = entry["key"], int(entry["crc32"])
             except (ValueError, KeyError, TypeError):
                 continue  # the last line of a killed process, or a damaged one
-            self._places[key], self._checksums[key] = (len(self._maps), row), checksum
+            self._rows.setdefault(key, []).append((len(self._maps), row, checksum))
         self._maps.append(rows)
 
-    def _is_intact(self, key: str) -> bool:
-        if key not in self._places:
-            return False
-        if (checksum := self._checksums.pop(key, None)) is None:
-            return True  # checked before
-        file, row = self._places[key]
-        if zlib.crc32(np.ascontiguousarray(self._maps[file][row])) == checksum:
-            return True
-        logger.warning("%s: row %d is damaged, and is computed again", self.folder, row)
-        del self._places[key]
-        return False
+    def _is_intact(self, found: tuple[int, int, int]) -> bool:
+        file, row, checksum = found
+        intact = zlib.crc32(np.ascontiguousarray(self._maps[file][row])) == checksum
+        if not intact:
+            logger.warning("%s: row %d is damaged", self._maps[file].filename, row)
+        return intact
 
 
 class RowWriter:
