@@ -4,6 +4,7 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from tests.models.small import randomize, save, small_clip, small_videomae
 from timesformer.config.sources import ZOO
+from timesformer.inference.classifier import load_model
 from timesformer.models.weights.convert import convert
 from timesformer.models.weights.download import local_path
 from timesformer.models.weights.files import CheckpointError
@@ -168,3 +170,23 @@ def test_released_file_of_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert asked == [ZOO[name].url]
     assert "Apache-2.0" in caplog.text
     assert read_checkpoint(f"zoo:{name}").metadata.mean == (0.485, 0.456, 0.406)
+
+
+def test_released_folder_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    theirs = classifier()
+    theirs.save_pretrained(tmp_path)
+    transformers.VideoMAEImageProcessor(image_mean=[0.485, 0.456, 0.406]).save_pretrained(tmp_path)
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(tmp_path))
+    model = load_model("zoo:VideoMAE_B_16x4_224_K400", "cpu")
+    assert set(asked) == {"MCG-NJU/videomae-base-finetuned-kinetics"}
+    assert "CC-BY-NC" in caplog.text
+    assert (model.cfg.MODEL.MODEL_NAME, model.cfg.DATA.SAMPLING_RATE, model.cfg.VIDEOMAE.NORM_EPS) == (
+        "VideoMAE",
+        4,
+        1e-6,
+    )
+    assert_same_logits(model.model, theirs)
