@@ -96,6 +96,7 @@ def test_defaults_are_valid(valid: list[str]) -> None:
         "VIVIT.TUBELET_SIZE [2,16] MODEL.MODEL_NAME ViViT",
         "VIVIT.TEMPORAL_DEPTH 2 MODEL.MODEL_NAME ViViT",
         "MODEL.HEAD temporal MODEL.MODEL_NAME torchvision/r3d_18",
+        "MODEL.HEAD attentive MODEL.MODEL_NAME transformers/MCG-NJU/videomae-base",
         "MODEL.HEAD_WIDTH 64 MODEL.HEAD attentive",
         "MODEL.HEAD_GRID 2",
         "DATA.NUM_FRAMES 7 MODEL.MODEL_NAME ViViT",
