@@ -40,6 +40,19 @@ def test_page_shows_published_results_beside_ours(plan: Plan) -> None:
     assert DEMO not in lines
 
 
+def test_a_row_may_show_another_classifier(write_study: Callable[[dict], Path], choices: Choices) -> None:
+    given = content()
+    given["tables"][1]["rows"].append({"name": "k-NN", "reference": "k-NN"})
+    plan = Plan(read_study(write_study(given)), choices)
+    for cell, top1 in zip(plan.tables[1].rows[1].cells, (70.0, 74.0), strict=True):
+        reference = [{"method": "k-NN", "parameter": "k", "value": 5, "val_top1": 71.0, "top1": top1}]
+        finish(cell, 90.0, reference=reference)
+    write_tables(plan)
+    lines = (plan.folder / "tables.md").read_text().splitlines()
+    assert any(line.startswith("| K400 | - | - | 90.0 ± 0.0 |") for line in lines)
+    assert any(line.startswith("| k-NN | - | - | 72.0 ± 2.8 | - | 2 |") for line in lines)
+
+
 def test_csv_has_a_line_for_each_row(plan: Plan) -> None:
     with (plan.folder / "tables.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -32,9 +32,11 @@ class Outcome:
     memory: float | None
 
 
-def outcome_of(planned: Sequence[Cell]) -> Outcome:
-    """The outcome of a row's cells so far."""
+def outcome_of(planned: Sequence[Cell], reference: str | None = None) -> Outcome:
+    """The outcome of a row's cells so far, or that of another classifier on their features (`Row.reference`)."""
     cells = tuple((cell, results) for cell in planned if (results := cell.results()))
+    if reference:
+        cells = tuple((cell, row) for cell, results in cells if (row := _find_reference(results, reference)))
 
     def values_of(key: str) -> list[float]:
         return [results[key] for _, results in cells if results.get(key) is not None]
@@ -42,6 +44,13 @@ def outcome_of(planned: Sequence[Cell]) -> Outcome:
     keys = ("top1", "top5", "val_top1", "total_train_seconds")
     memory = max(values_of("peak_memory_bytes"), default=None)
     return Outcome(cells, *(_summarize(values_of(key)) for key in keys), None if memory is None else memory / 2**20)
+
+
+def _find_reference(results: dict[str, Any], method: str) -> dict[str, Any]:
+    """The results with the accuracies of a reference classifier; empty if it was not fitted."""
+    rows = [row for row in results.get("reference", []) if row["method"] == method]
+    kept = {key: results[key] for key in ("num_videos", "num_classes", "versions") if key in results}
+    return {**kept, "top1": rows[0]["top1"], "val_top1": rows[0]["val_top1"]} if rows else {}
 
 
 def _summarize(values: Sequence[float]) -> Statistic | None:

@@ -58,7 +58,10 @@ class Pretraining(Setting):
 
 
 class Row(Setting):
-    """A row of a table. published: top-1 and top-5 in percent; demo: settings over these in the demo."""
+    """A row of a table. published: top-1 and top-5 in percent; demo: settings over these in the demo.
+
+    reference: a classifier on the cached features of the runs, whose accuracy is shown instead of that of the head.
+    """
 
     name: str
     published: tuple[float | None, float | None] = (None, None)
@@ -66,6 +69,7 @@ class Row(Setting):
     demo: Setting = Setting()
     facts: dict[str, Any] = {}
     rarest: float = Field(1.0, gt=0, le=1)
+    reference: Literal["k-NN", "logistic regression"] | None = None
 
 
 class Finding(_Section):
@@ -102,9 +106,10 @@ class Table(_Section):
         names = [row.name for row in self.rows]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"rows: found {repeated[0]!r} several times, expected unique names")
+        compared = [row.name for row in self.rows if row.reference is None]  # others have no predictions
         for finding in self.findings:
             for name in (finding.row, finding.other):
-                _check_choice("findings", name, names)
+                _check_choice("findings", name, compared)
         return self
 
 

@@ -107,7 +107,7 @@ def _result_section(table: PlannedTable, ours: str) -> Section:
     by_validation = table.number == 0  # a sweep is chosen by it
     columns, rows = table.table.columns, []
     for row in table.rows:
-        outcome = outcome_of(row.cells)
+        outcome = outcome_of(row.cells, row.row.reference)
         options = [NOTHING if row.cfg is None else str(get_option(row.cfg, key)) for key in columns.values()]
         cells = [row.row.name, *options]
         cells += [str(row.row.facts.get(name, NOTHING)) for name in facts]
@@ -191,7 +191,7 @@ def _csv(plan: Plan) -> str:
     writer.writerow([*columns, "peak_memory_mib", "test_videos", "folders"])
     for table in plan.tables:
         for row in table.rows if not table.table.processes else ():
-            outcome = outcome_of(row.cells)
+            outcome = outcome_of(row.cells, row.row.reference)
             values: list[float | None] = []
             for statistic in (outcome.top1, outcome.top5, outcome.val_top1, outcome.seconds):
                 values += [None, None] if statistic is None else [statistic.mean, statistic.std]

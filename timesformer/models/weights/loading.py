@@ -34,6 +34,7 @@ _AVERAGED = (
 )
 """The same for moving averages of the weights."""
 
+_LAYER_SCALE = re.compile(r"(blocks\.\d+)\.ls([12])\.gamma")
 _BACKBONE = "backbone."
 _STEPS_TO_LOGITS = "head.classifier.weight"
 """A tensor that in temporal heads reads the steps of a clip, one after the other."""
@@ -173,7 +174,8 @@ def load_pretrained(
     network = inner_model(model)
     heads = tuple(f"{head}." for head in head_names(model))
     wanted = network.state_dict()
-    checkpoint = replace(checkpoint, state=_with_backbone(checkpoint.state, wanted))
+    state = _fold_layer_scale(_with_backbone(checkpoint.state, wanted), wanted)
+    checkpoint = replace(checkpoint, state=state)
     other_head = HEAD_MARK in wanted and _starting(checkpoint.state, heads) != _starting(wanted, heads)
     notes, values, used = _notes(network, checkpoint), {}, set()
     report = LoadReport(notes=notes, rest=checkpoint.rest, metadata=checkpoint.metadata)
@@ -231,6 +233,21 @@ def _with_backbone(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[
         others = {name: tensor for name, tensor in state.items() if not name.startswith(_BACKBONE)}
         return others | {n.removeprefix(_BACKBONE): tensor for n, tensor in state.items() if n.startswith(_BACKBONE)}
     return state
+
+
+def _fold_layer_scale(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with the layer scale of timm's vision transformers (DINOv2, ...) in the layers before it.
+
+    The factors follow the output projections of attention (`ls1`) and MLP (`ls2`), so that nothing else changes.
+    """
+    scales = {name: tensor for name, tensor in state.items() if _LAYER_SCALE.fullmatch(name) and name not in wanted}
+    folded = {name: tensor for name, tensor in state.items() if name not in scales}
+    for name, scale in scales.items():
+        block, number = _LAYER_SCALE.fullmatch(name).groups()
+        layer = f"{block}.{'attn.proj' if number == '1' else 'mlp.fc2'}"
+        folded[f"{layer}.weight"] = folded[f"{layer}.weight"] * scale.unsqueeze(1)
+        folded[f"{layer}.bias"] = folded[f"{layer}.bias"] * scale
+    return folded
 
 
 def _is_of_other_classes(name: str, value: Tensor, target: Tensor) -> bool:
