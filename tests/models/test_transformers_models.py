@@ -93,6 +93,8 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     network, clips = save(name, tmp_path), torch.randn(2, 3, 2, 16, 16)
     model = build_model(config(tmp_path)).eval()
     assert torch.equal(model(clips), logits_of(network, clips))
+    with torch.no_grad():
+        torch.testing.assert_close(model.forward_head(model.head_input(clips)), model(clips), rtol=1e-5, atol=1e-6)
     model.train()(clips).sum().backward()
     assert [n for n, parameter in model.named_parameters() if parameter.grad is None] == []  # data-parallel training
     with torch.device("meta"):
@@ -358,3 +360,30 @@ def test_run_without_the_folder(
     resumed = run_net(*command, "MODEL.PRETRAINED", "True", "MODEL.FREEZE", "all_but_last_1", "SOLVER.MAX_EPOCH", "3")
     assert resumed.code == 0, resumed
     assert (output / "checkpoints/checkpoint_epoch_00003.pyth").is_file()
+
+
+@pytest.mark.slow
+def test_cached_features_of_a_frozen_network(tiny_command: list[str], run_net: Callable, tmp_path: Path) -> None:
+    folder, output = tmp_path / "network", tmp_path / "run"
+    network = save("V-JEPA 2", folder, num_classes=7)
+    options = ["OUTPUT_DIR", str(output), "MODEL.MODEL_NAME", f"transformers/{folder}", "MODEL.HEAD", "attentive"]
+    options += ["MODEL.PRETRAINED", "True", "MODEL.FREEZE", "backbone", "FEATURES.ENABLED", "True"]
+    options += ["SOLVER.OPTIMIZING_METHOD", "adamw", "FEATURES.CACHE_DIR", str(tmp_path / "features")]
+    outcome = run_net(*tiny_command, *options)
+    assert outcome.code == 0, outcome
+    assert "MODEL.FREEZE" not in outcome.err  # the head replaces the pooler
+    shutil.rmtree(folder)
+    model = load_model(output, "cpu").model
+    state = {f"backbone.{n}": v for n, v in network.state_dict().items() if "encoder." in n}
+    assert all(torch.equal(model.model.state_dict()[n], tensor) for n, tensor in state.items())
+
+
+def test_frozen_random_layers_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = CONFIGS["V-JEPA 2"]()
+    transformers.VJEPA2Model(settings).save_pretrained(tmp_path)
+    build_model(config(tmp_path, "MODEL.FREEZE", "backbone"))
+    assert "MODEL.FREEZE" in caplog.text
+    caplog.clear()
+    build_model(config(tmp_path))
+    build_model(config(tmp_path, "MODEL.FREEZE", "backbone", "MODEL.HEAD", "attentive"))
+    assert caplog.text == ""

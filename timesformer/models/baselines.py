@@ -66,8 +66,8 @@ class Baseline(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, **options: Any) -> "Baseline":
         """The network MODEL.MODEL_NAME; UserError if it is unknown, cannot take the clips or be downloaded."""
-        name, pretrained = cfg.MODEL.MODEL_NAME.partition("/")[2], uses_library_weights(cfg)
-        size = cfg.DATA.TRAIN_CROP_SIZE
+        name, size = cfg.MODEL.MODEL_NAME.partition("/")[2], cfg.DATA.TRAIN_CROP_SIZE
+        pretrained = cfg.MODEL.PRETRAINED and torch.get_default_device().type != "meta"
         model = cls(name, cfg.MODEL.NUM_CLASSES, cfg.MODEL.DROPOUT_RATE, pretrained, size, **options)
         model.compare(cfg, pretrained)
         return model
@@ -190,11 +190,6 @@ class TimmModel(Baseline):
 
 
 BASELINES: dict[str, type[Baseline]] = {"torchvision": TorchvisionModel, "timm": TimmModel}
-
-
-def uses_library_weights(cfg: CfgNode) -> bool:
-    """Whether MODEL.PRETRAINED is set, and weights are needed at all."""
-    return cfg.MODEL.PRETRAINED and torch.get_default_device().type != "meta"
 
 
 def _unknown(full_name: str, name: str, known: list[str]) -> UserError:

@@ -12,7 +12,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from timesformer.errors import UserError, shorten
-from timesformer.models.baselines import Baseline, one_line, uses_library_weights
+from timesformer.models.baselines import Baseline, one_line
 from timesformer.models.heads import LINEAR, ClipNetwork, HeadOptions
 from timesformer.models.weights.download import hub_configs, local_path
 from timesformer.models.weights.files import read_hub_configs
@@ -82,25 +82,16 @@ class TransformersModel(Baseline):
     @classmethod
     def from_config(cls, cfg: CfgNode, network_config: dict[str, Any] | None = None) -> "TransformersModel":
         """The network MODEL.MODEL_NAME; UserError if it is unknown, cannot take the clips or be downloaded."""
-        name, pretrained = cfg.MODEL.MODEL_NAME.partition("/")[2], uses_library_weights(cfg)
-        model = cls(
-            name,
-            cfg.MODEL.NUM_CLASSES,
-            cfg.MODEL.DROPOUT_RATE,
-            pretrained,
-            cfg.DATA.TRAIN_CROP_SIZE,
-            network_config,
-            HeadOptions.from_config(cfg),
-            cfg.DATA.NUM_FRAMES,
-        )
-        model.compare(cfg, pretrained)
-        kept = {n.removeprefix("backbone.") for n in model.model.state_dict() if not n.startswith(model.head_names)}
-        frozen = [name for name in model.new if name in kept]
+        head = HeadOptions.from_config(cfg)
+        return super().from_config(cfg, network_config=network_config, head=head, num_frames=cfg.DATA.NUM_FRAMES)
+
+    def compare(self, cfg: CfgNode, pretrained: bool) -> None:
+        """Also warns if MODEL.FREEZE freezes random weights."""
+        super().compare(cfg, pretrained)
+        kept = {n.removeprefix("backbone.") for n in self.model.state_dict() if not n.startswith(self.head_names)}
+        frozen = [name for name in self.new if name in kept]
         if frozen and cfg.MODEL.FREEZE == "backbone":
-            logger.warning(
-                "MODEL.FREEZE freezes parameters that %s has no weights for: %s", model.name, shorten(frozen)
-            )
-        return model
+            logger.warning("MODEL.FREEZE freezes parameters without pretrained weights: %s", shorten(frozen))
 
     def forward(self, x: Tensor) -> Tensor:
         """Clips [batch, 3, frames, height, width] (float, normalized) to logits [batch, classes]."""
