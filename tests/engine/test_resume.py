@@ -148,10 +148,12 @@ def test_signal_stops_after_the_optimizer_step(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_stops_a_run_whose_worker_hangs_and_saves_it(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    run: Run, ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
+    output = tmp_path / "out"
+
     def open_or_hang(path: str, **known: float) -> VideoReader:
-        if lines_of(tmp_path, "val_epoch"):  # in the second epoch
+        if lines_of(output, "val_epoch"):  # in the second epoch
             os.kill(parent_process().pid, number)
             threading.Event().wait()
         return open_video(path, **known)
@@ -160,10 +162,11 @@ def test_one_signal_stops_a_run_whose_worker_hangs_and_saves_it(
     with monkeypatch.context() as patch:
         patch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)  # patience with hanging workers
         patch.setattr(clips, "open_video", open_or_hang)
-        assert run(tmp_path, *options).code == 128 + number
-    assert checkpoints_of(tmp_path) == ["best.pyth", "checkpoint_epoch_00001.pyth"]
-    assert run(tmp_path, *options).code == 0
-    assert [line["epoch"] for line in lines_of(tmp_path, "train_epoch")] == [1, 2]
+        (stopped,) = ranks(1, lambda _: run(output, *options).code)
+    assert stopped.code == 128 + number, stopped.err
+    assert checkpoints_of(output) == ["best.pyth", "checkpoint_epoch_00001.pyth"]
+    assert run(output, *options).code == 0
+    assert [line["epoch"] for line in lines_of(output, "train_epoch")] == [1, 2]
 
 
 def test_other_batches_resume_at_the_step_that_skips_no_clip(
