@@ -19,6 +19,7 @@ from timesformer.datasets.loader import construct_loader
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.engine.evaluate import build_from_checkpoint
 from timesformer.inference.classifier import load_model
+from timesformer.models import build_model
 from timesformer.models.weights.loading import read_checkpoint
 
 ROUNDING = 2**-11  # of float16, relative to values around 1
@@ -152,3 +153,23 @@ def test_reference_equals_scikit_learn(run: Run, tiny_command: list[str]) -> Non
     assert f"logistic regression (C {row['value']:g})" in report
     assert {row["method"] for row in results(output)["reference"]} == {"k-NN", "logistic regression"}
     assert np.isfinite([row["top1"] for row in results(output)["reference"]]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "head"), [("timm/resnet18", "temporal"), ("VideoMAE", "attentive"), ("ViViT", "linear")]
+)
+def test_cached_features_of_other_networks(
+    run: Run, tiny_command: list[str], tmp_path: Path, name: str, head: str
+) -> None:
+    weights = tmp_path / "weights.pyth"
+    options = {"MODEL.MODEL_NAME": name, "MODEL.HEAD": head, "DATA.TRAIN_JITTER_SCALES": [32, 32]}
+    options |= {"DATA.TRAIN_CROP_SIZE": 32, "DATA.TEST_CROP_SIZE": 32, "TIMESFORMER.PATCH_SIZE": 16}
+    pairs = [str(part) for pair in options.items() for part in pair]
+    torch.save(build_model(load_config(tiny_command[1], pairs, check_values=False)).state_dict(), weights)
+    options |= {"TRAIN.CHECKPOINT_FILE_PATH": weights}
+    cached = run("features", {**options, **CACHED, "FEATURES.LEARNING_RATES": [0.01]})
+    tested = {"TRAIN.ENABLE": False, "TEST.CHECKPOINT_FILE_PATH": cached / "checkpoints/best.pyth"}
+    direct = results(run("clips", {**options, **tested}))
+    assert direct["weights"] == results(cached)["weights"]
+    assert direct["loss"] == pytest.approx(results(cached)["loss"], abs=4 * ROUNDING)
