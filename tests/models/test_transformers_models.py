@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -22,6 +23,7 @@ from timesformer.models.complexity import count_multiply_adds, count_parameters
 from timesformer.models.heads import HeadOptions
 from timesformer.models.parts import freeze, layer_numbers
 from timesformer.models.transformers_models import TransformersModel
+from timesformer.models.weights.convert import convert
 from timesformer.models.weights.loading import load_pretrained
 
 pytestmark = pytest.mark.numerical
@@ -360,6 +362,25 @@ def test_run_without_the_folder(
     resumed = run_net(*command, "MODEL.PRETRAINED", "True", "MODEL.FREEZE", "all_but_last_1", "SOLVER.MAX_EPOCH", "3")
     assert resumed.code == 0, resumed
     assert (output / "checkpoints/checkpoint_epoch_00003.pyth").is_file()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_export(name: str, tmp_path: Path) -> None:
+    save(name, tmp_path / "network")
+    cfg = config(tmp_path / "network")
+    model = build_model(cfg).eval()
+    file = tmp_path / "trained.pyth"
+    content = {"model_state": model.state_dict(), "network_config": model.network_config, "cfg": cfg.dump()}
+    torch.save(content | {"class_names": ["catch", "walk", "wave"]}, file)
+    convert(str(file), tmp_path / "again.pyth", "pyth")
+    convert(str(tmp_path / "again.pyth"), tmp_path / "hf", "hf")
+    network = transformers.AutoModelForVideoClassification.from_pretrained(tmp_path / "hf").eval()
+    clips = torch.randn(2, 3, 2, 16, 16)
+    assert torch.equal(logits_of(network, clips), model(clips))
+    assert network.config.id2label == {0: "catch", 1: "walk", 2: "wave"}
+    cfg.MODEL.MODEL_NAME = f"transformers/{tmp_path / 'hf'}"
+    assert torch.equal(build_model(cfg).eval()(clips), model(clips))
+    assert np.allclose(build_model(cfg).normalization, (cfg.DATA.MEAN, cfg.DATA.STD))
 
 
 @pytest.mark.slow

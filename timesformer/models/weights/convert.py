@@ -9,17 +9,19 @@ from typing import Any, BinaryIO
 import torch
 import yaml
 from safetensors.torch import save
+from torch import Tensor
 
 from timesformer.atomic import report_write_errors, write_atomically, write_text_atomically
 from timesformer.config.load import load_for_use
 from timesformer.errors import UserError
 from timesformer.models.weights.files import CheckpointError
-from timesformer.models.weights.formats import describe, to_huggingface
+from timesformer.models.weights.formats import check_linear_head, describe, to_huggingface
 from timesformer.models.weights.huggingface import (
     adapt_to_transformers,
     assumed_options,
     complete_options,
     config_json,
+    network_files,
     preprocessor_json,
 )
 from timesformer.models.weights.loading import Checkpoint, read_checkpoint
@@ -46,7 +48,10 @@ def convert(
     _warn(source, checkpoint.notes)
     with report_write_errors(target):
         (target if to == "hf" else target.parent).mkdir(parents=True, exist_ok=True)
-    if to == "hf":
+    if to == "hf" and "network_config" in checkpoint.rest:
+        _write_network(source, checkpoint, target)
+        kept = {"cfg", "class_names", "network_config"}
+    elif to == "hf":
         _write_huggingface(source, checkpoint, target, num_heads, num_frames)
         kept = {"cfg", "class_names"}
     else:
@@ -84,9 +89,30 @@ def _write_huggingface(
     if model.attention_type == "space_only":
         changes.append("transformers gives logits for each frame of a space-only model; take their mean")
     _warn(source, (*assumed, *notes, *changes))
-    files = {"config.json": config_json(model, cfg, options), "preprocessor_config.json": preprocessor_json(model, cfg)}
+    files = {
+        "config.json": config_json(model, cfg, options),
+        "preprocessor_config.json": preprocessor_json(model.model, cfg),
+    }
+    _write_folder(folder, files, state)
+
+
+def _write_network(source: str, checkpoint: Checkpoint, folder: Path) -> None:
+    """Writes a network of transformers, which keeps its names and its configuration."""
+    try:
+        check_linear_head(checkpoint.state)
+        cfg, notes = load_for_use(checkpoint.rest["cfg"], f"configuration in {source}")
+        files = network_files(checkpoint.rest["network_config"], cfg, checkpoint.metadata.class_names)
+    except UserError as error:
+        folder.rmdir()
+        raise CheckpointError(f"{source} cannot be written for Hugging Face: {error}") from error
+    _warn(source, notes)
+    _write_folder(folder, files, checkpoint.state)
+
+
+def _write_folder(folder: Path, files: dict[str, dict[str, Any]], state: dict[str, Tensor]) -> None:
     for name, content in files.items():
         write_text_atomically(folder / name, json.dumps(content, indent=2) + "\n")
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
     _write(folder / "model.safetensors", lambda file: file.write(save(state, {"format": "pt"})))
 
 

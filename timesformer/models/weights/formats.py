@@ -184,6 +184,12 @@ class Description:
     guesses: tuple[str, ...]  # lines about what is not from the checkpoint
 
 
+def check_linear_head(state: dict[str, Tensor]) -> None:
+    """Raises CheckpointError if the tensors have a head over tokens, which transformers does not have."""
+    if HEAD_MARK in state:
+        raise CheckpointError("its MODEL.HEAD is attentive or temporal, expected linear, the only one of transformers")
+
+
 def describe(
     state: dict[str, Tensor],
     metadata: CheckpointMetadata,
@@ -194,8 +200,7 @@ def describe(
 
     By default, a head has 64 units. Raises CheckpointError if it is another model, or something is unknown.
     """
-    if HEAD_MARK in state:
-        raise CheckpointError("its MODEL.HEAD is attentive or temporal, expected linear, the only one of transformers")
+    check_linear_head(state)
     kernel = state.get("patch_embed.proj.weight")
     is_videomae = kernel is not None and kernel.ndim == 5 and not {"cls_token", "pos_embed"} & state.keys()
     needed = ("blocks.0.mlp.fc1.weight", "head.weight", *(() if is_videomae else ("cls_token", "pos_embed")))

@@ -273,9 +273,23 @@ def _exported_options(cfg: CfgNode, options: Options) -> Options:
     return exported | {"RNG_SEED": cfg.RNG_SEED}
 
 
-def preprocessor_json(model: Description, cfg: CfgNode) -> dict[str, Any]:
-    """The content of preprocessor_config.json, for the processors of the models on the hub."""
-    data, vivit = cfg.DATA, model.model == "vivit"
+def network_files(config: dict[str, Any], cfg: CfgNode, class_names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The JSON files, by name, of a network of transformers with the `network_config` of a checkpoint."""
+    if cfg.DATA.REVERSE_INPUT_CHANNEL:
+        raise CheckpointError("it reads BGR (DATA.REVERSE_INPUT_CHANNEL), expected RGB")
+    names = class_names or tuple(f"LABEL_{label}" for label in range(cfg.MODEL.NUM_CLASSES))
+    labels = {"id2label": {str(label): name for label, name in enumerate(names)}}
+    files = {"config.json": config | labels | {"label2id": {name: label for label, name in enumerate(names)}}}
+    if config["model_type"] in _PROCESSOR_DEFAULTS:
+        return files | {"preprocessor_config.json": preprocessor_json(config["model_type"], cfg)}
+    processor = preprocessor_json("videomae", cfg)
+    del processor["image_processor_type"]
+    return files | {"video_preprocessor_config.json": processor | {"video_processor_type": "VJEPA2VideoProcessor"}}
+
+
+def preprocessor_json(kind: str, cfg: CfgNode) -> dict[str, Any]:
+    """The content of preprocessor_config.json for a model type, for the processors of the models on the hub."""
+    data, vivit = cfg.DATA, kind == "vivit"
     crop = {"height": data.TEST_CROP_SIZE, "width": data.TEST_CROP_SIZE}
     squeezes = data.SPATIAL_MODE == "resize"
     # ViViT's processor normalises pixels in [-1, 1]
@@ -288,7 +302,7 @@ def preprocessor_json(model: Description, cfg: CfgNode) -> dict[str, Any]:
         "do_center_crop": not squeezes,
         "crop_size": crop,
         "do_rescale": True,
-        "rescale_factor": _PROCESSOR_DEFAULTS[model.model]["rescale_factor"],
+        "rescale_factor": _PROCESSOR_DEFAULTS[kind]["rescale_factor"],
         "do_normalize": True,
         "image_mean": list(mean),
         "image_std": list(std),
