@@ -189,7 +189,8 @@ def _features(cfg: CfgNode) -> _Found:
         return
     if cfg.MODEL.FREEZE != "backbone":
         yield "MODEL.FREEZE", f"is {cfg.MODEL.FREEZE}, expected backbone with FEATURES.ENABLED True"
-    for key in ("MODEL.UNFROZEN", "MODEL.UNFREEZE_EPOCH", "MIXUP.ENABLED", "EMA.ENABLED", "TRAIN.COMPILE"):
+    unused = ("MIXUP.ENABLED", "EMA.ENABLED", "TRAIN.COMPILE", "TRAIN.EARLY_STOP_PATIENCE")
+    for key in ("MODEL.UNFROZEN", "MODEL.UNFREEZE_EPOCH", *unused):
         if (value := get_option(cfg, key)) != (off := OPTIONS[key].default):
             yield key, f"is {value}, expected {off} with FEATURES.ENABLED True"
     rates = "FEATURES.LEARNING_RATES"

@@ -18,7 +18,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from timesformer.engine import checkpoint, optim
 from timesformer.engine.feature_data import feature_loader, load_features
-from timesformer.engine.progress import Progress
 from timesformer.engine.results import Evaluation
 from timesformer.engine.trainer import Trainer, seed_step
 from timesformer.engine.unreadable import UnreadableClips
@@ -42,6 +41,7 @@ class Candidate:
     optimizer: torch.optim.Optimizer
     train: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # finished epochs, metrics
     val: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    rank: tuple[float, float] = (-np.inf, -np.inf)  # of the last validation, higher is better
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters by name."""
@@ -49,11 +49,6 @@ class Candidate:
 
     def describe(self) -> str:
         return f"SOLVER.BASE_LR {self.cfg.SOLVER.BASE_LR:g}, SOLVER.WEIGHT_DECAY {self.cfg.SOLVER.WEIGHT_DECAY:g}"
-
-    def best(self) -> tuple[float, float, int]:
-        """Best validation top-1 in percent, its loss, and the number of finished epochs."""
-        epoch, metrics = max(self.val, key=lambda item: _rank(item[1]))
-        return metrics["top1"], metrics["loss"], epoch
 
 
 class HeadOnly(nn.Module):
@@ -82,7 +77,10 @@ class _Grid:
 class ProbeTrainer(Trainer):
     """Trains a head for each pair of FEATURES.LEARNING_RATES and WEIGHT_DECAYS, and saves the best on validation.
 
-    Each is trained as if alone, with the batches and random numbers of a run with this SOLVER.BASE_LR and WEIGHT_DECAY.
+    The heads are compared after the last epoch: with a few dozen validation clips, the best validation is often that of
+    an early epoch, with a head that is hardly trained. Each is trained as if alone, with the batches and random numbers
+    of a run with this SOLVER.BASE_LR and WEIGHT_DECAY.
+
     The main process trains; all compute features. An interrupted run starts again from the cached features.
     """
 
@@ -216,7 +214,7 @@ class ProbeTrainer(Trainer):
 
     @torch.no_grad()
     def validate(self) -> None:
-        """Validates all heads if it is due, and keeps the weights of the best so far by top-1, then by loss."""
+        """Validates all heads if it is due; after the last epoch, selects one by top-1, then by calibrated loss."""
         progress = self.progress
         if not progress.needs_validation(self.cfg):
             return
@@ -224,49 +222,56 @@ class ProbeTrainer(Trainer):
         batches = [self.logits(batch["clip"]).cpu() for batch in prefetch_to_device(self.val_loader, self.device)]
         labels, readable = self.evaluation.labels, self.evaluation.readable
         for candidate, scores in zip(self.candidates, torch.cat(batches, dim=1), strict=True):
-            loss = F.cross_entropy(scores[readable].double(), labels[readable]).item()
+            seen, targets = scores[readable].double(), labels[readable]
+            loss = F.cross_entropy(seen, targets).item()
             metrics = replace(self.evaluation, scores=scores, loss=loss).metrics()
             candidate.val.append((progress.epoch, metrics | {"unreadable": len(self.evaluation.unreadable)}))
-        best = max(self.candidates, key=lambda candidate: _rank(candidate.val[-1][1]))
-        metrics = best.val[-1][1]
+            is_finite = np.isfinite(loss)
+            candidate.rank = (metrics["top1"], -calibrated_loss(seen, targets)) if is_finite else (-np.inf, -np.inf)
+        self.best = max(self.candidates, key=lambda candidate: candidate.rank)
+        metrics = self.best.val[-1][1]
         if not np.isfinite(metrics["loss"]):
             raise UserError("the losses of all heads became NaN or infinite: lower FEATURES.LEARNING_RATES")
-        is_best = progress.update_best(metrics["top1"], metrics["loss"])
-        if is_best:
-            self.best = best, {name: value.detach().clone() for name, value in best.parameters().items()}
+        is_last = progress.epoch == self.cfg.SOLVER.MAX_EPOCH
+        if is_last:
+            progress.update_best(metrics["top1"], metrics["loss"])
+        progress.validated = progress.epoch
         logger.log(
-            logging.INFO if is_best else STEP,
+            logging.INFO if is_last else STEP,
             f"epoch {progress.epoch}: validation top-1 {metrics['top1']:.2f} %, loss {metrics['loss']:.4f} with "
-            f"{best.describe()}{' (best so far)' if is_best else ''}",
+            f"{self.best.describe()}",
         )
 
     def finish(self) -> None:
         """Saves the best head as a checkpoint of the whole model, and writes the metrics of its training."""
-        best, weights = self.best
-        progress = self.progress
+        best, progress = self.best, self.progress
         for epoch, metrics in best.train:
             self.writer.write("train_epoch", epoch, metrics)
         for epoch, metrics in best.val:
             self.writer.write("val_epoch", epoch, metrics)
-        self.model.load_state_dict(weights, strict=False)
+        self.model.load_state_dict(best.parameters(), strict=False)
         rows = []
         for candidate in self.candidates:
-            top1, loss, epoch = candidate.best()
-            solver = candidate.cfg.SOLVER
+            metrics, solver = candidate.val[-1][1], candidate.cfg.SOLVER
             rows.append({"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY})
-            rows[-1] |= {"val_top1": top1, "val_loss": loss, "epoch": epoch}
-            logger.info(f"{candidate.describe()}: best validation top-1 {top1:.2f} %, loss {loss:.4f}, epoch {epoch}")
-        at_best = Progress(**{**vars(progress), "epoch": progress.best_epoch, "validated": progress.best_epoch})
-        at_best.last_top1, at_best.not_better = progress.best_top1, 0
+            rows[-1] |= {"val_top1": metrics["top1"], "val_loss": metrics["loss"]}
+            logger.info(
+                f"{candidate.describe()}: validation top-1 {metrics['top1']:.2f} %, loss {metrics['loss']:.4f}, "
+                f"calibrated {-candidate.rank[1]:.4f}"
+            )
         grid = _Grid(rows, progress.seconds, progress.epoch)
-        checkpoint.save(best.cfg, {"model": self.model, "probe": grid}, at_best, best_path(self.cfg))
+        checkpoint.save(best.cfg, {"model": self.model, "probe": grid}, progress, best_path(self.cfg))
         logger.info(
-            f"training done in {duration(progress.seconds)}, {progress.finish_reason(self.cfg)}; best validation top-1 "
-            f"{progress.best_top1:.2f} % with {best.describe()} "
-            f"after epoch {progress.best_epoch}: {best_path(self.cfg)}"
+            f"training done in {duration(progress.seconds)}, {progress.finish_reason(self.cfg)}; validation top-1 "
+            f"{progress.best_top1:.2f} % with {best.describe()}: {best_path(self.cfg)}"
         )
 
 
-def _rank(metrics: dict[str, float]) -> tuple[float, float]:
-    """Higher is better: top-1, then loss; last what is not finite."""
-    return (metrics["top1"], -metrics["loss"]) if np.isfinite(metrics["loss"]) else (-np.inf, -np.inf)
+def calibrated_loss(logits: Tensor, labels: Tensor) -> float:
+    """Cross entropy after temperature scaling (Guo et al. 2017, https://arxiv.org/abs/1706.04599), the lowest of all.
+
+    Unlike the plain loss, it does not grow with the confidence of a head that was trained for long. `logits` is
+    [clips, classes], `labels` int64 [clips]; the temperatures are 0.1 to 30.
+    """
+    temperatures = torch.logspace(-1, np.log10(30), 60, dtype=logits.dtype)
+    return min(F.cross_entropy(logits / temperature, labels).item() for temperature in temperatures)
