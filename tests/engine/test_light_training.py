@@ -104,6 +104,29 @@ def test_low_rank_updates_are_merged_in_checkpoints(run: Run, tmp_path: Path) ->
         assert torch.allclose(value, last["lora_state"][name], rtol=0, atol=1e-20)
 
 
+@pytest.mark.parametrize("key", ["TRAIN.CHECKPOINT_FILE_PATH", "TIMESFORMER.PRETRAINED_MODEL"])
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("MODEL.LORA_RANK 2", {"time_embed", "temporal_fc"}),
+        ("MODEL.FREEZE backbone MODEL.UNFROZEN ['temporal_fc']", {"time_embed"}),
+        (UNFREEZE, set()),
+    ],
+)
+def test_frozen_parameters_without_weights_are_named(
+    run: Run, tmp_path: Path, key: str, options: str, named: set[str]
+) -> None:
+    run(tmp_path / "start", "SOLVER.MAX_EPOCH 1")
+    path = tmp_path / "start.pyth"
+    state = torch.load(path, weights_only=True)["model_state"]
+    image_model = {name: value for name, value in state.items() if "temporal" not in name and "time" not in name}
+    torch.save({"model_state": image_model}, path)
+    start = "TRAIN.FINETUNE False TRAIN.CHECKPOINT_FILE_PATH '' " * key.startswith("TIMESFORMER")
+    run(tmp_path / "out", f"{start} {key} {path} {options} TEST.ENABLE False")
+    lines = [line for line in (tmp_path / "out/run.log").read_text().splitlines() if "MODEL.UNFROZEN)" in line]
+    assert {word for line in lines for word in ("time_embed", "temporal_fc") if word in line} == named
+
+
 def test_everything_trains_after_the_epoch_of_unfreezing(run: Run, tmp_path: Path) -> None:
     run(tmp_path / "out", UNFREEZE)
     run(tmp_path / "frozen", UNFREEZE.replace("UNFREEZE_EPOCH 2", "UNFREEZE_EPOCH 0"))

@@ -53,7 +53,7 @@ class TransformersModel(Baseline):
         super().__init__(f"transformers/{name}", dropout)
         transformers = import_package("transformers", f"MODEL.MODEL_NAME {self.name}")
         self.normalization = ((), ())  # unknown
-        self.new: list[str] = []  # tensors without pretrained weights
+        self.new_parameters: list[str] = []  # tensors of `.model` without pretrained weights
         folder = None
         if network_config is None:
             folder = _folder(name, pretrained)
@@ -77,6 +77,7 @@ class TransformersModel(Baseline):
                 self.drop_before_head(dropout)
         else:
             self.model = TokenNetwork(network, num_frames, num_classes, dropout, head)
+            self.new_parameters = [f"backbone.{name}" for name in self.new_parameters]
             self.head_names, self.blocks_in = ("head",), f"backbone.{network.base_model_prefix}"
 
     @classmethod
@@ -84,14 +85,6 @@ class TransformersModel(Baseline):
         """The network MODEL.MODEL_NAME; UserError if it is unknown, cannot take the clips or be downloaded."""
         head = HeadOptions.from_config(cfg)
         return super().from_config(cfg, network_config=network_config, head=head, num_frames=cfg.DATA.NUM_FRAMES)
-
-    def compare(self, cfg: CfgNode, pretrained: bool) -> None:
-        """Also warns if MODEL.FREEZE freezes random weights."""
-        super().compare(cfg, pretrained)
-        kept = {n.removeprefix("backbone.") for n in self.model.state_dict() if not n.startswith(self.head_names)}
-        frozen = [name for name in self.new if name in kept]
-        if frozen and cfg.MODEL.FREEZE == "backbone":
-            logger.warning("MODEL.FREEZE freezes parameters without pretrained weights: %s", shorten(frozen))
 
     def forward(self, x: Tensor) -> Tensor:
         """Clips [batch, 3, frames, height, width] (float, normalized) to logits [batch, classes]."""
@@ -132,12 +125,12 @@ class TransformersModel(Baseline):
             problem = f"the weights of {self.name} (MODEL.PRETRAINED True) cannot be loaded: {one_line(error)}"
             raise UserError(problem) from error
         others = sorted(key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"])
-        self.new = [*others, *sorted(report["missing_keys"])]
+        self.new_parameters = [*others, *sorted(report["missing_keys"])]
         head = _last_linear(model)
         if misfits := [name for name in others if not name.startswith(head)]:
             raise UserError(f"the weights of {self.name} do not fit its config.json: {shorten(misfits)}")
-        if self.new:
-            logger.info("%s: tensors without pretrained weights: %s", self.name, shorten(self.new))
+        if new := self.new_parameters:
+            logger.info("%s: tensors without pretrained weights: %s", self.name, shorten(new))
         return model
 
 
