@@ -96,7 +96,6 @@ def test_defaults_are_valid(valid: list[str]) -> None:
         "VIVIT.TUBELET_SIZE [2,16] MODEL.MODEL_NAME ViViT",
         "VIVIT.TEMPORAL_DEPTH 2 MODEL.MODEL_NAME ViViT",
         "MODEL.HEAD temporal MODEL.MODEL_NAME torchvision/r3d_18",
-        "MODEL.HEAD attentive MODEL.MODEL_NAME transformers/MCG-NJU/videomae-base",
         "MODEL.HEAD_WIDTH 64 MODEL.HEAD attentive",
         "MODEL.HEAD_GRID 2",
         "DATA.NUM_FRAMES 7 MODEL.MODEL_NAME ViViT",
@@ -143,6 +142,7 @@ def test_problem_names_the_key(valid: list[str], overrides: str, monkeypatch: py
         "TIMESFORMER.VARIANT tiny MODEL.MODEL_NAME LightTimeSformer",
         "SOLVER.WARMUP_START_LR 0.2",  # not used without warm-up
         "VIVIT.TEMPORAL_DEPTH 2 MODEL.MODEL_NAME ViViT VIVIT.MODEL 2",
+        "MODEL.HEAD attentive MODEL.HEAD_GRID 2 MODEL.MODEL_NAME transformers/MCG-NJU/videomae-base",
         "MODEL.MODEL_NAME torchvision/r3d_18",  # the name is checked when the model is built
         "MODEL.MODEL_NAME timm/resnet18 DATA.TRAIN_CROP_SIZE 220",  # no patches
         "MODEL.MODEL_NAME timm/resnet18 MODEL.PRETRAINED True TRAIN.FINETUNE True MODEL.FREEZE backbone",

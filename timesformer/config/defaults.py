@@ -151,7 +151,7 @@ _orig("MODEL.NUM_CLASSES", 400, "model", "Outputs of the head", low=1)
 _orig("MODEL.LOSS_FUNC", "cross_entropy", "training", "Training loss", choices="cross_entropy")
 _orig("MODEL.DROPOUT_RATE", 0.0, "model", "Dropout before the head (0.5 in the original, but unused)", low=0, below=1)
 _new("MODEL.HEAD", "linear", "model", "From features to logits (models.md)",
-     choices="linear attentive temporal", read_by="MODEL.MODEL_NAME !torchvision/?* transformers/?*")
+     choices="linear attentive temporal", read_by="MODEL.MODEL_NAME !torchvision/?*")
 _new("MODEL.HEAD_GRID", 1, "model", "The head sees N x N averages of the patches of a frame", low=1,
      read_by=_TOKEN_HEAD)
 _new("MODEL.HEAD_WIDTH", 128, "model", "Width of the transformer of a temporal head", low=1,
