@@ -145,6 +145,7 @@ def test_problem_names_the_key(valid: list[str], overrides: str, monkeypatch: py
         "MODEL.HEAD attentive MODEL.HEAD_GRID 2 MODEL.MODEL_NAME transformers/MCG-NJU/videomae-base",
         "MODEL.MODEL_NAME torchvision/r3d_18",  # the name is checked when the model is built
         "MODEL.MODEL_NAME timm/resnet18 DATA.TRAIN_CROP_SIZE 220",  # no patches
+        "MODEL.MODEL_NAME transformers/owner/name MODEL.HEAD attentive MODEL.PRETRAINED True MODEL.FREEZE backbone",
         "MODEL.MODEL_NAME timm/resnet18 MODEL.PRETRAINED True TRAIN.FINETUNE True MODEL.FREEZE backbone",
         "MODEL.FREEZE all_but_last_12 TRAIN.CHECKPOINT_FILE_PATH {file} MODEL.UNFREEZE_EPOCH 1",
         "MODEL.LORA_RANK 8 MODEL.UNFROZEN ['norm'] TRAIN.CHECKPOINT_FILE_PATH {file}",
