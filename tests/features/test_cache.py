@@ -18,6 +18,7 @@ from tests.patience import PATIENCE
 from tests.processes import Outcome, Ranks
 from timesformer.config import load_config
 from timesformer.datasets.catalog import load_split
+from timesformer.datasets.manifest import NAME, Row, clip_bytes, write_manifest
 from timesformer.models.vit import VisionTransformer
 
 OPTIONS = {
@@ -31,6 +32,15 @@ OPTIONS = {
 }
 ALL, TRAIN = 12 * 2 + 6 + 6, 12 * 2  # views of `tiny_data`
 Run = Callable[..., int]
+USER_MODEL = """
+from timesformer.models.build import MODEL_REGISTRY
+from timesformer.models.vit import TimeSformer
+
+@MODEL_REGISTRY.register()
+class DoubledFeatures(TimeSformer):
+    def head_input(self, clips):
+        return 2 * super().head_input(clips)
+"""
 
 
 @pytest.fixture
@@ -105,6 +115,7 @@ def test_features_are_computed_once_for_all_seeds_and_heads(run: Run, tiny_check
         ("DATA.COLOR_JITTER", 0.4, TRAIN),
         ("FEATURES.SEED", 1, TRAIN),
         ("DATA.MEAN", [0.5, 0.5, 0.5], ALL),
+        ("TRAIN.TF32", False, ALL),
         ("DATA.TRAIN_JITTER_SCALES", [18, 20], ALL),
         ("TIMESFORMER.ATTENTION_TYPE", "space_only", ALL),
         ("TEST.NUM_ENSEMBLE_VIEWS", 2, 6 * 2),
@@ -127,6 +138,28 @@ def test_a_changed_file_invalidates_its_clip(run: Run, data: Path, split: str, v
     frame = data / split / "wave" / f"{split}1" / "1.jpg"
     os.utime(frame, ns=(frame.stat().st_atime_ns, frame.stat().st_mtime_ns + 1))
     assert run() == views
+
+
+def test_a_clip_that_a_later_manifest_knows_to_be_unreadable_is_not_taken_from_the_cache(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
+    run()
+    clip = "test/walk/test1"
+    write_manifest(data / NAME, [Row(clip, "walk", bytes=clip_bytes(str(data / clip)), problem="damaged")])
+    assert run({"OUTPUT_DIR": tmp_path / "out"}) == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert [row["video"] for row in results["unreadable"]] == ["walk/test1"]
+
+
+def test_changed_code_of_the_user_invalidates_all(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    module = tmp_path / "doubled_features.py"
+    module.write_text(USER_MODEL)
+    options = {"IMPORTS": [str(module)], "MODEL.MODEL_NAME": "DoubledFeatures"}
+    assert run(options) == ALL
+    assert run(options) == 0
+    module.write_text(USER_MODEL.replace("2 *", "3 *"))
+    assert run(options) == ALL
 
 
 def test_folds_share_features(run: Run, data: Path, arguments: Callable, tmp_path: Path) -> None:
@@ -188,6 +221,7 @@ def test_an_unreadable_clip_is_replaced_in_training_and_an_error_in_the_test(
     assert run(options) == ALL - 3
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert [row["video"] for row in results["unreadable"]] == ["walk/test1"]
+    assert [row["method"] for row in results["reference"]] == ["k-NN", "logistic regression"]
     listed = (tmp_path / "out/unreadable.csv").read_text().splitlines()[1:]
     assert [line.split(",")[0] for line in listed] == ["walk/train1", "walk/test1"]
     assert run({"DATA.MAX_UNREADABLE_FRACTION": 0.05}, code=2) == 0

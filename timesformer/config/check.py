@@ -189,7 +189,7 @@ def _features(cfg: CfgNode) -> _Found:
         return
     if cfg.MODEL.FREEZE != "backbone":
         yield "MODEL.FREEZE", f"is {cfg.MODEL.FREEZE}, expected backbone with FEATURES.ENABLED True"
-    unused = ("MIXUP.ENABLED", "EMA.ENABLED", "TRAIN.COMPILE", "TRAIN.EARLY_STOP_PATIENCE")
+    unused = ("MIXUP.ENABLED", "EMA.ENABLED", "TRAIN.COMPILE", "TRAIN.EARLY_STOP_PATIENCE", "SOLVER.TEMPORAL_LR_SCALE")
     for key in ("MODEL.UNFROZEN", "MODEL.UNFREEZE_EPOCH", *unused):
         if (value := get_option(cfg, key)) != (off := OPTIONS[key].default):
             yield key, f"is {value}, expected {off} with FEATURES.ENABLED True"

@@ -1,11 +1,7 @@
 """Warnings at the start of a training that a few clips are about to train many parameters."""
 
-import logging
-
 from fvcore.common.config import CfgNode
 from torch import nn
-
-logger = logging.getLogger(__name__)
 
 LARGE_MODEL = 20_000_000  # trained parameters; a ViT-S has 22 million, a ViT-B 86 million
 FEW_FOR_SCRATCH = 2000  # training clips
@@ -31,7 +27,7 @@ def few_clips_advice(cfg: CfgNode, model: nn.Module, clips: int) -> str:
     if weights and clips < FEW_FOR_FINETUNING and all(parameter.requires_grad for parameter in parameters):
         return (
             f"{clips:,} training clips are few to fine-tune all {trained / 1e6:.0f} M parameters, expected "
-            f"{FEW_FOR_FINETUNING} or more: train only the head (MODEL.FREEZE backbone) or also the last blocks "
-            "(MODEL.FREEZE all_but_last_2), which is usually more accurate (docs/small_data.md)"
+            f"{FEW_FOR_FINETUNING} or more: a head on cached features (MODEL.FREEZE backbone FEATURES.ENABLED True) or "
+            "the last blocks alone (MODEL.FREEZE all_but_last_2) are usually more accurate (docs/small_data.md)"
         )
     return ""

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 Report = Callable[[dict[int, str]], object]
 
+_MAX_MISSING = 0.1
 _LENGTHS = (1, 8, 100, 10_000)  # of videos, in frames
 _LINE_EVERY = 30.0  # seconds
 
@@ -82,9 +83,15 @@ class Features:
 
 
 def find_features(cfg: CfgNode, model: nn.Module, split: str, found: DatasetSplit) -> Features | None:
-    """The cached features of a split; None if some are missing."""
+    """The cached features of a split; None if more than a tenth of them are missing.
+
+    The others, of clips that could not be read, are tried again. All processes must call this together.
+    """
     request = _Request(cfg, model, split, found)
-    return None if request.missing() else request.features({})
+    missing = distributed.from_main_process(lambda: len(request.missing()))
+    if missing > _MAX_MISSING * len(found.records) * request.num_views:
+        return None
+    return compute_features(cfg, model, split, found, lambda _: None) if missing else request.features({})
 
 
 def compute_features(

@@ -5,6 +5,7 @@ import importlib.metadata
 import inspect
 import json
 import os
+import re
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 
 import timesformer
 from timesformer.config.differences import affecting
+from timesformer.config.options import get_option
 from timesformer.datasets.clips import ClipMaker
 from timesformer.datasets.manifest import frame_folder, known_length
 from timesformer.datasets.records import Records, VideoRecord
@@ -26,10 +28,12 @@ FORMAT = 1
 """Version of the files; raise it after any change of the clips or features that no option shows."""
 
 _OF_HEADS = {"MODEL.NUM_CLASSES", "MODEL.DROPOUT_RATE", "MODEL.HEAD", "MODEL.HEAD_WIDTH", "MODEL.HEAD_DEPTH"}
-_OF_NO_CLIP = {
-    *("DATA.MAX_MISSING_FRACTION", "DATA.BALANCE", "DATA.ON_UNREADABLE", "DATA.MAX_UNREADABLE_FRACTION"),
-    "DATA.DECODE_TIMEOUT",
-}
+_OF_NO_CLIP = re.compile(
+    r"(TRAIN|MODEL|MIXUP|FEATURES|SOLVER|EMA)\.|(RNG_SEED|NUM_SHARDS|GLOBAL_BATCH_SIZE)$|"
+    r"DATA\.(MAX_MISSING_FRACTION|BALANCE|ON_UNREADABLE|MAX_UNREADABLE_FRACTION|DECODE_TIMEOUT)$"
+)
+"""Options of the course of training that do not change training clips; users' own ones may."""
+_OF_ROUNDING = ("TRAIN.MIXED_PRECISION", "TRAIN.TF32")
 
 
 def describe(cfg: CfgNode, model: nn.Module, maker: ClipMaker) -> dict[str, Any]:
@@ -39,12 +43,11 @@ def describe(cfg: CfgNode, model: nn.Module, maker: ClipMaker) -> dict[str, Any]
     validation and a test with the same views.
     """
     options = {key: value for key, value in affecting(cfg, "model", "clips").items() if key not in _OF_HEADS}
-    options["TRAIN.MIXED_PRECISION"] = cfg.TRAIN.MIXED_PRECISION
+    options |= {key: get_option(cfg, key) for key in _OF_ROUNDING}
     options["DATA.TRAIN_JITTER_SCALES"] = cfg.DATA.TRAIN_JITTER_SCALES  # the first is the size of a center crop, too
     if maker.training:
         options["FEATURES.SEED"] = cfg.FEATURES.SEED
-        of_training = affecting(cfg, "training")
-        options |= {k: v for k, v in of_training.items() if k.startswith("DATA.") and k not in _OF_NO_CLIP}
+        options |= {k: v for k, v in affecting(cfg, "training").items() if not _OF_NO_CLIP.match(k)}
     heads = tuple(f"{head}." for head in head_names(model))
     network = inner_model(model)
     tensors = {name: value for name, value in network.state_dict().items() if not name.startswith(heads)}
@@ -59,7 +62,7 @@ def describe(cfg: CfgNode, model: nn.Module, maker: ClipMaker) -> dict[str, Any]
         "sampler": repr(maker.sampler),
         "dataset": maker.dataset,
         "options": options,
-        "other_code": _other_code(type(network), type(maker.sampler), *_transforms(cfg)),
+        "other_code": _other_code(type(model), type(network), type(maker.sampler), *_transforms(cfg)),
     }
 
 
@@ -70,11 +73,12 @@ def digest(value: object) -> str:
 
 
 def view_keys(records: Records, num_views: int) -> list[list[str]]:
-    """The keys of the views of each video: its name, and path, sizes and times of its files."""
+    """The keys of the views of each video: its name, known problem, and path, sizes and times of its files."""
     listing = lru_cache(maxsize=8)(_listing)  # clips may share a folder of frames
     keys = []
     for record in records:
         clip = [record.name, os.path.abspath(record.path), known_length(record), _files(record, listing)]
+        clip += [record.problem] if record.problem else []
         keys.append([digest([*clip, view]) for view in range(num_views)])
     return keys
 
@@ -107,15 +111,16 @@ def _transforms(cfg: CfgNode) -> list[Any]:
     return [TRANSFORM_REGISTRY.get(name) for name in cfg.DATA.TRANSFORMS]
 
 
-def _other_code(*objects: Any) -> dict[str, str]:
-    """The version of the library, or the hash of the file, of each object that this package does not define."""
+def _other_code(*objects: Any) -> dict[str, list[str]]:
+    """Version of the library and hash of the file of each object that this package does not define."""
     found = {}
     for name in {inspect.getmodule(item).__name__ for item in objects} - {"__main__"}:
         library, file = name.partition(".")[0], getattr(sys.modules[name], "__file__", None)
         if library == "timesformer":
             continue
         try:
-            found[name] = importlib.metadata.version(library)
+            version = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest() if file else ""
+            version = ""
+        found[name] = [version, hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest() if file else ""]
     return found

@@ -83,11 +83,9 @@ def _read_file(path: Path) -> Any:
 
 def _read_pickle(path: Path, head: bytes) -> Any:
     try:
-        # The arguments of training programs are often in a Namespace, which only holds values.
-        with (
-            path.open("rb") as file,
-            torch.serialization.safe_globals([Namespace]),
-        ):  # a path: torch reads its extension
+        # Training programs often save their arguments as a Namespace, which only holds values.
+        # Given a path instead of a file, torch decides by its extension.
+        with path.open("rb") as file, torch.serialization.safe_globals([Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise errors of any kind
         refused = re.search(r"GLOBAL (\S+)", str(error))
