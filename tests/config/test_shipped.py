@@ -1,13 +1,17 @@
 """The configurations under configs/ are valid and described."""
 
+import re
 from pathlib import Path
 
 import pytest
+import timm
 
 from timesformer.config import check, load_config
+from timesformer.config.sources import ZOO
 
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "configs" / "studies"  # lists of runs, for tests/studies
+HMDB_SIMP = ROOT / "configs" / "HMDB" / "TimeSformer_divST_8x32_224.yaml"
 SHIPPED = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.parent != STUDIES)
 
 
@@ -21,13 +25,30 @@ def test_shipped_configuration_is_valid(path: Path, tmp_path: Path, caplog: pyte
     assert path.read_text().startswith("# ")
 
 
+def trained_normalization(source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    if source.startswith("timm:"):
+        described = timm.get_pretrained_cfg(source.removeprefix("timm:"))
+        return described.mean, described.std
+    model = ZOO.get(source.removeprefix("zoo:"))
+    return model and (model.mean, model.std)
+
+
+@pytest.mark.parametrize("path", [path for path in SHIPPED if path != HMDB_SIMP], ids=lambda p: p.stem)
+def test_mean_and_std_are_those_of_the_weights_in_the_command(path: Path) -> None:
+    """Except in the HMDB_simp study."""
+    cfg = load_config(path, check_values=False)
+    for source in re.findall(r"CHECKPOINT_FILE_PATH:? ([\w:.]+?)(?:\.pyth)?\n", path.read_text()):
+        if expected := trained_normalization(source):
+            assert (tuple(cfg.DATA.MEAN), tuple(cfg.DATA.STD)) == expected
+
+
 def test_output_folders_differ() -> None:
     folders = [load_config(path, check_values=False).OUTPUT_DIR for path in SHIPPED]
     assert len(set(folders)) == len(folders)
 
 
 def test_hmdb_simp_is_as_published() -> None:
-    cfg = load_config(ROOT / "configs/HMDB/TimeSformer_divST_8x32_224.yaml", check_values=False)
+    cfg = load_config(HMDB_SIMP, check_values=False)
     assert (cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.SPATIAL_MODE) == (8, 32, "resize")
     assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.MOMENTUM) == (0.0035, 0.003, 0.9)
     assert (cfg.SOLVER.MAX_EPOCH, cfg.TRAIN.BATCH_SIZE, cfg.GLOBAL_BATCH_SIZE) == (8, 8, 8)

@@ -23,18 +23,18 @@ class ZooModel(NamedTuple):
     top1: float
     top5: float | None  # None: not published
     project: str
-    licence: str
+    license: str
     url: str
     mean: tuple[float, ...] = ()  # DATA.MEAN and DATA.STD with which it was trained; empty: unknown
     std: tuple[float, ...] = ()
 
     def describe(self) -> str:
-        """What was published about it, and its licence, in a line."""
+        """What was published about it, and its license, in a line."""
         rate = f" x {self.sampling_rate}" if self.sampling_rate else ""
         top5 = f", top-5 {self.top5} %" if self.top5 else ""
         return (
             f"released by {self.project}, trained on {self.dataset}, {self.frames}{rate} frames of "
-            f"{self.crop} x {self.crop}; published top-1 {self.top1} %{top5}; licence {self.licence}"
+            f"{self.crop} x {self.crop}; published top-1 {self.top1} %{top5}; license {self.license}"
         )
 
 
@@ -87,7 +87,7 @@ _VIDEOMAES_V2 = {
         ("VideoMAEv2_B_16x4_224_K710", "K710", 16, 4, 224, 81.5, "vit_b_k710_dl_from_giant.pth"),
     ]
 }
-"""Distilled from VideoMAE V2's giant model; from its docs/MODEL_ZOO.md, licence of its page on the hub."""
+"""Distilled from VideoMAE V2's giant model; from its docs/MODEL_ZOO.md, license of its page on the hub."""
 ZOO = _TIMESFORMERS | _VIDEOMAES | _VIDEOMAES_V2
 """The released models by name."""
 

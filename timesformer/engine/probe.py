@@ -64,7 +64,7 @@ class HeadOnly(nn.Module):
 
 @dataclass(frozen=True)
 class _Grid:
-    """What best.pyth tells about the whole grid; `seconds` and `epoch` are those of the whole training."""
+    """What best.pyth has about the whole grid; `seconds` and `epoch` are those of the whole training."""
 
     rows: list[dict[str, float]]
     seconds: float

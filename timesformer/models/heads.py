@@ -40,7 +40,7 @@ LINEAR = HeadOptions()
 
 
 class TokenHead(nn.Module):
-    """A head over tokens in the order of time, [batch, steps, tokens, dim], initialised to train on few clips.
+    """A head over tokens in the order of time, [batch, steps, tokens, dim], initialized to train on few clips.
 
     Its time embeddings, made for `steps` and learned, make the order visible to networks that see single frames. They
     are resized for other clips. The classifier reads `features` numbers, by default `width`.
@@ -175,7 +175,7 @@ class ClipNetwork(nn.Module):
             self.head = nn.Linear(dim, num_classes) if num_classes > 0 else nn.Identity()
 
     def initialize_layers(self, init: Init) -> None:
-        """Initialises all linear layers, see `initialize_linear`; a head over tokens always to be trained."""
+        """Initializes all linear layers, see `initialize_linear`; a head over tokens always to be trained."""
         initialize_linear(self, init)
         if isinstance(self.head, TokenHead):
             self.head.initialize()

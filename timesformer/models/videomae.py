@@ -91,7 +91,7 @@ class VideoMAETransformer(ClipNetwork):
 
     @torch.no_grad()
     def initialize(self, init: Init) -> None:
-        """Initialises the linear layers, see `initialize_linear`; "pretrained" also scales a linear head down."""
+        """Initializes the linear layers, see `initialize_linear`; "pretrained" also scales a linear head down."""
         self.initialize_layers(init)
         if init == "pretrained" and isinstance(self.head, nn.Linear):
             self.head.weight.mul_(HEAD_SCALE)

@@ -92,7 +92,7 @@ class VisionTransformer(ClipNetwork):
 
     @torch.no_grad()
     def initialize(self, init: Init) -> None:
-        """Initialises all but the patch projection; "pretrained" gives an image model's output with its weights."""
+        """Initializes all but the patch projection; "pretrained" gives an image model's output with its weights."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.initialize_layers(init)

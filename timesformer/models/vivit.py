@@ -106,7 +106,7 @@ class VideoTransformer(ClipNetwork):
 
     @torch.no_grad()
     def initialize(self, init: Init) -> None:
-        """Initialises all but the tubelet projection, see `VisionTransformer.initialize`."""
+        """Initializes all but the tubelet projection, see `VisionTransformer.initialize`."""
         embeddings = self.no_weight_decay()
         for name, parameter in self.named_parameters():
             if name in embeddings:

@@ -197,4 +197,4 @@ class Plan:
             for name, rows in self._missing_weights.items()
         ]
         if lines:
-            raise StudyError("\n  - ".join([f"{self.study.name} needs weights (mind their licences):", *lines]))
+            raise StudyError("\n  - ".join([f"{self.study.name} needs weights (mind their licenses):", *lines]))

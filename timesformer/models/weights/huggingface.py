@@ -292,7 +292,7 @@ def preprocessor_json(kind: str, cfg: CfgNode) -> dict[str, Any]:
     data, vivit = cfg.DATA, kind == "vivit"
     crop = {"height": data.TEST_CROP_SIZE, "width": data.TEST_CROP_SIZE}
     squeezes = data.SPATIAL_MODE == "resize"
-    # ViViT's processor normalises pixels in [-1, 1]
+    # ViViT's processor normalizes pixels in [-1, 1]
     mean, std = ([2 * m - 1 for m in data.MEAN], [2 * s for s in data.STD]) if vivit else (data.MEAN, data.STD)
     processor = {
         "image_processor_type": "VivitImageProcessor" if vivit else "VideoMAEImageProcessor",
