@@ -59,6 +59,9 @@ def test_runs(
         assert attention_of(classifier, video)[1].shape == (2, 2, 2)
     with pytest.raises(UserError, match=r"MODEL\.HEAD"):
         converter.convert(str(best), tmp_path / "hf", "hf")
+    converter.convert(str(best), tmp_path / "copy.safetensors", "safetensors")
+    again = load_model(tmp_path / "copy.safetensors", "cpu").predict(video)
+    assert (again.probabilities == prediction.probabilities).all()
 
     tuned = ["TRAIN.FINETUNE", "True", "MODEL.FREEZE", "backbone", "TRAIN.CHECKPOINT_FILE_PATH", str(best)]
     assert run_net(*command, *tuned, "OUTPUT_DIR", str(tmp_path / "tuned")).code == 0

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(run: Run, tmp_pa
             assert_same_checkpoint(resumed / "checkpoints" / name, whole / "checkpoints" / name)
 
 
-def test_low_rank_updates_are_merged_in_checkpoints(run: Run, tmp_path: Path) -> None:
+def test_low_rank_updates_are_merged_in_checkpoints(run: Run, converter: ModuleType, tmp_path: Path) -> None:
     run(tmp_path / "out", LORA)
     before = torch.load(tmp_path / "start.pyth", weights_only=True)["model_state"]
     last, best = content(tmp_path / "out", "checkpoint_epoch_00004"), content(tmp_path / "out", "best")
@@ -94,6 +95,13 @@ def test_low_rank_updates_are_merged_in_checkpoints(run: Run, tmp_path: Path) ->
     assert (folder / "predictions.csv").read_text() == (tmp_path / "out/predictions.csv").read_text()
     classifier = load_model(tmp_path / "out", "cpu")
     assert changed(best["model_state"], classifier.model.state_dict()) == set()
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    converter.convert(str(tmp_path / "out"), tmp_path / "hf", "hf")
+    theirs = transformers.AutoModelForVideoClassification.from_pretrained(tmp_path / "hf").eval()
+    data = classifier.cfg.DATA
+    clip = torch.randn(2, 3, data.NUM_FRAMES, data.TEST_CROP_SIZE, data.TEST_CROP_SIZE)
+    with torch.no_grad():
+        assert torch.allclose(theirs(clip.transpose(1, 2)).logits, classifier.model(clip), atol=1e-5)
 
     # Another run continues from the last one, with its updates.
     options = f"{LORA} TRAIN.FINETUNE False TRAIN.CHECKPOINT_FILE_PATH {tmp_path / 'out/checkpoints'}"

@@ -131,8 +131,11 @@ def test_a_finished_run_is_not_repeated(run: Run) -> None:
 
 
 def test_the_checkpoint_predicts_and_is_tested_without_features(run: Run, tiny_data: Path) -> None:
-    output = run("out", {**CACHED, "MODEL.HEAD": "attentive", "FEATURES.LEARNING_RATES": [0.1]})
-    run("out", {"TRAIN.ENABLE": False, "MODEL.HEAD": "attentive"})
+    options = {"MODEL.HEAD": "attentive", "TEST.MEASURE_ORDER": True}
+    output = run("out", {**CACHED, **options, "FEATURES.LEARNING_RATES": [0.1]})
+    shuffled = results(output)["shuffled"]
+    run("out", {"TRAIN.ENABLE": False, **options})
+    assert results(output)["shuffled"] == shuffled
     assert (output / "test_1x1").exists() is False  # the same test
     with (output / "predictions.csv").open() as file:
         rows = {row["video"]: row for row in csv.DictReader(file)}

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from tests.conftest import Outcome
+from timesformer.config import load_config
+from timesformer.models import build_model
 
 RunNet = Callable[..., Outcome]
 LAST = "checkpoints/checkpoint_epoch_00002.pyth"
@@ -66,6 +68,20 @@ def test_splits_are_like_runs_of_their_own(finished: Path, command: list[str], r
     weights = [dict(torch.load(run / LAST)["model_state"]) for run in (finished / "split_2", alone)]
     torch.testing.assert_close(*weights, rtol=0, atol=0)
     assert predictions[0] != predictions[1] == (alone / "predictions.csv").read_text()
+
+
+@pytest.mark.slow
+def test_splits_share_cached_features(command: list[str], run_net: RunNet, hmdb51: Path, tmp_path: Path) -> None:
+    torch.save(build_model(load_config(command[1], command[2:])).state_dict(), tmp_path / "weights.pyth")
+    options = "MODEL.FREEZE backbone FEATURES.ENABLED True FEATURES.NUM_VIEWS 1 SOLVER.OPTIMIZING_METHOD adamw"
+    weights = f"TRAIN.FINETUNE True TRAIN.CHECKPOINT_FILE_PATH {tmp_path}/weights.pyth"
+    given = f"{options} {weights} FEATURES.CACHE_DIR {tmp_path}/cache".split()
+    assert run_net("--splits", "1", "2", "3", *command, *given).code == 0
+    files = [(path.parent, path.read_text().splitlines()[1:]) for path in tmp_path.glob("cache/*/*.jsonl")]
+    rows = [(folder, json.loads(line)["key"]) for folder, lines in files for line in lines]
+    assert len(set(rows)) == len(rows) <= 2 * len([*hmdb51.glob("*/film*")])  # augmented, and for evaluation
+    runs = [read(tmp_path / "out" / f"split_{n}" / "results.json") for n in (1, 2, 3)]
+    assert all(run["grid"] for run in runs)
 
 
 @pytest.mark.slow
