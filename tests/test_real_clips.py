@@ -1,5 +1,6 @@
 """Training and testing on filmed clips (docs/real_clips.md)."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import simplejson
 from PIL import Image
 
+from tests.processes import Outcome
 from timesformer.config import load_config
 from timesformer.datasets.decoding.open import open_video
 from timesformer.engine.evaluate import test as run_test
@@ -67,3 +69,25 @@ def test_small_model_overfits_a_few_clips(shared: Path, tmp_path: Path) -> None:
     options = "MODEL.NUM_CLASSES 3 SOLVER.MAX_EPOCH 20 TRAIN.EVAL_PERIOD 20 DATA.RANDOM_FLIP False"
     _, losses = run(clips, tmp_path / "splits", tmp_path / "out", f"{options} DATA.SAMPLER_START first")
     assert losses[-1] < losses[0] / 4
+
+
+def test_head_on_frozen_features_recognizes_actions(
+    shared: Path, tmp_path: Path, run_net: Callable[..., Outcome]
+) -> None:
+    """The configuration for few clips, with small frames: 12 test clips of three actions, of which a guess gets 4."""
+    clips, weights = shared / "videos/hosszu_actions", shared / "weights/dinov2_vits16.pth"
+    if not (clips.is_dir() and weights.is_file()):
+        pytest.skip(f"no reference clips at {clips}, or no weights at {weights}")
+    options = f"""
+        DATA.PATH_TO_DATA_DIR {clips} DATA.SPLIT_RULE folds DATA.TRAIN_CROP_SIZE 64 DATA.TEST_CROP_SIZE 64
+        DATA.TRAIN_JITTER_SCALES [64,72] DATA_LOADER.NUM_WORKERS 0 MODEL.NUM_CLASSES 3 MODEL.PRETRAINED False
+        MODEL.MODEL_NAME timm/vit_small_patch16_224 TRAIN.CHECKPOINT_FILE_PATH {weights} FEATURES.NUM_VIEWS 1
+        FEATURES.CACHE_DIR {tmp_path / "cache"} TEST.MEASURE_ORDER False TENSORBOARD.ENABLE False
+        OUTPUT_DIR {tmp_path / "out"}
+    """
+    config = SHIPPED.parents[1] / "Folder/Frozen_ViT_S_8_224.yaml"
+    outcome = run_net("--cfg", str(config), *options.split())
+    assert outcome.code == 0, outcome
+    results = simplejson.loads((tmp_path / "out/results.json").read_text())
+    assert (results["num_videos"], results["unreadable"]) == (12, [])
+    assert results["top1"] > 60
