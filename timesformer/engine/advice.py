@@ -3,6 +3,8 @@
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from timesformer.models.complexity import count_parameters, count_trained
+
 LARGE_MODEL = 20_000_000  # trained parameters; a ViT-S has 22 million, a ViT-B 86 million
 FEW_FOR_SCRATCH = 2000  # training clips
 FEW_FOR_FINETUNING = 500  # training clips
@@ -14,8 +16,7 @@ def few_clips_advice(cfg: CfgNode, model: nn.Module, clips: int) -> str:
     The limits are round numbers between the measurements in docs/small_data.md and the sizes of data sets on which such
     models are usually trained.
     """
-    parameters = list(model.parameters())
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    trained = count_trained(model)
     weights = cfg.TRAIN.CHECKPOINT_FILE_PATH or cfg.TIMESFORMER.PRETRAINED_MODEL or cfg.MODEL.PRETRAINED
     if trained <= LARGE_MODEL:
         return ""
@@ -24,7 +25,7 @@ def few_clips_advice(cfg: CfgNode, model: nn.Module, clips: int) -> str:
             f"{clips:,} training clips are few to train {trained / 1e6:.0f} M parameters from random weights, expected "
             f"{FEW_FOR_SCRATCH:,} or more: start from pretrained weights, as configs/Folder does (docs/small_data.md)"
         )
-    if weights and clips < FEW_FOR_FINETUNING and all(parameter.requires_grad for parameter in parameters):
+    if weights and clips < FEW_FOR_FINETUNING and trained == count_parameters(model):
         return (
             f"{clips:,} training clips are few to fine-tune all {trained / 1e6:.0f} M parameters, expected "
             f"{FEW_FOR_FINETUNING} or more: a head on cached features (MODEL.FREEZE backbone FEATURES.ENABLED True) or "

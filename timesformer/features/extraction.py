@@ -91,7 +91,7 @@ def find_features(cfg: CfgNode, model: nn.Module, split: str, found: DatasetSpli
     missing = distributed.from_main_process(lambda: len(request.missing()))
     if missing > _MAX_MISSING * len(found.records) * request.num_views:
         return None
-    return compute_features(cfg, model, split, found, lambda _: None) if missing else request.features({})
+    return request.complete(lambda _: None) if missing else request.features({})
 
 
 def compute_features(
@@ -104,29 +104,7 @@ def compute_features(
     `report_unreadable` gets the reasons why clips cannot be read, by number. Raises UserError, also for a model without
     `head_input`, for views that a sampler draws at random in validation or test, and if the cache cannot be written.
     """
-    request = _Request(cfg, model, split, found)
-    problems: dict[int, str] = {}
-    count, waiting = distributed.from_main_process(lambda: len(request.missing())), False
-    while count:
-        with request.store.try_lock() if is_main_process() else nullcontext(True) as is_locked:
-            if distributed.from_main_process(lambda locked=is_locked: locked):
-                missing = distributed.from_main_process(request.missing_after_refresh)
-                if missing:
-                    problems = request.compute(missing, report_unreadable)
-                break
-        if not waiting:
-            logger.info("another run computes features in %s; waiting for it", request.store.folder)
-            waiting = True
-        stop_if_requested(distributed.all_reduce_max(requested_signal()))
-    request.store.refresh()
-    features = request.features(problems)
-    if is_main_process():
-        size, total = (folder_bytes(folder) / 2**20 for folder in (request.store.folder, request.root))
-        logger.info(
-            f"{split} features: {len(found.records)} clips x {request.num_views} view(s) of {list(features.shape)}, "
-            f"{count - len(problems)} computed; {request.store.folder} has {size:.1f} MiB, the whole cache {total:.1f}"
-        )
-    return features
+    return _Request(cfg, model, split, found).complete(report_unreadable)
 
 
 class _Request:
@@ -147,6 +125,32 @@ class _Request:
         self.root = Path(cfg.FEATURES.CACHE_DIR) if cfg.FEATURES.CACHE_DIR else cache_folder() / "features"
         self.store = FeatureStore(self.root / digest(description), description)
         self.keys = distributed.from_main_process(lambda: view_keys(found.records, self.num_views))
+
+    def complete(self, report_unreadable: Report) -> Features:
+        """The features, after computing the missing ones, or waiting for another run that does."""
+        problems: dict[int, str] = {}
+        count, waiting = distributed.from_main_process(lambda: len(self.missing())), False
+        while count:
+            with self.store.try_lock() if is_main_process() else nullcontext(True) as is_locked:
+                if distributed.from_main_process(lambda locked=is_locked: locked):
+                    missing = distributed.from_main_process(self.missing_after_refresh)
+                    if missing:
+                        problems = self.compute(missing, report_unreadable)
+                    break
+            if not waiting:
+                logger.info("another run computes features in %s; waiting for it", self.store.folder)
+                waiting = True
+            stop_if_requested(distributed.all_reduce_max(requested_signal()))
+        self.store.refresh()
+        features = self.features(problems)
+        if is_main_process():
+            size, total = (folder_bytes(folder) / 2**20 for folder in (self.store.folder, self.root))
+            logger.info(
+                f"{self.split} features: {len(self.found.records)} clips x {self.num_views} view(s) of "
+                f"{list(features.shape)}, {count - len(problems)} computed; {self.store.folder} has {size:.1f} MiB, "
+                f"the whole cache {total:.1f}"
+            )
+        return features
 
     def missing(self) -> list[tuple[int, int]]:
         """The (video, view) without features."""

@@ -63,7 +63,10 @@ class TransformersModel(Baseline):
             config.crop_size = size  # its rotary positions follow from it, and no weights
         config.num_labels = num_classes
         with _quiet(transformers):
-            network = self._pretrained(transformers, folder, config) if pretrained else _fresh(transformers, config)
+            if pretrained:
+                network = self._pretrained(transformers, folder, config)
+            else:
+                network = transformers.AutoModelForVideoClassification.from_config(config)
         network = network.float()
         if config.model_type == "vjepa2":
             network.vjepa2.predictor = None  # only pretraining uses it
@@ -198,10 +201,6 @@ def _config(transformers: ModuleType, name: str, content: dict[str, Any]) -> Any
         return transformers.AutoConfig.for_model(kind).from_dict(content)
     except Exception as error:  # any kind, depending on the values
         raise UserError(f"config.json of {name} is not valid: {one_line(error)}") from error
-
-
-def _fresh(transformers: ModuleType, config: Any) -> nn.Module:
-    return transformers.AutoModelForVideoClassification.from_config(config)
 
 
 @contextmanager
