@@ -19,6 +19,7 @@ from tests.processes import Outcome, Ranks
 from timesformer.config import load_config
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.manifest import NAME, Row, clip_bytes, write_manifest
+from timesformer.features.store import FeatureStore
 from timesformer.models.vit import VisionTransformer
 
 OPTIONS = {
@@ -235,6 +236,16 @@ def test_views_drawn_at_random_in_validation_are_refused(run: Run) -> None:
 def keys_in(cache: Path) -> list[str]:
     lines = [line for path in cache.glob("*/*.jsonl") for line in path.read_text().splitlines()[1:]]
     return [f"{json.loads(line)['key']}" for line in lines]
+
+
+def test_parts_are_claimed_by_one_process_at_a_time(tmp_path: Path) -> None:
+    first, second = (FeatureStore(tmp_path / "features", {}) for _ in range(2))
+    with first.claim(range(8)) as claimed, second.claim(range(8)) as others:
+        assert claimed == [0, 1] and others == [2, 3]
+        with second.claim(claimed) as nothing:
+            assert nothing == []
+    with second.claim(claimed) as released:
+        assert released == claimed[:1]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from fvcore.common.config import CfgNode
 from torch.nn.functional import linear
 
 from timesformer.config import get_cfg
-from timesformer.runtime.device import autocast, choose_device, prefetch_to_device
+from timesformer.runtime.device import autocast, choose_device, clips_at_once, prefetch_to_device
 
 BATCHES = [
     {"clip": torch.full((2, 3), number), "label": torch.tensor([number, 7]), "video": torch.tensor([number, -1])}
@@ -38,3 +38,9 @@ def test_mixed_precision(cfg: CfgNode, name: str, dtype: torch.dtype) -> None:
     cfg.TRAIN.MIXED_PRECISION, device = name, choose_device(cfg)
     with autocast(cfg, device):
         assert linear(torch.ones(2, 2, device=device), torch.ones(2, 2, device=device)).dtype == dtype
+
+
+def test_a_cpu_evaluates_few_pixels_at_once() -> None:
+    large, small = torch.zeros(3, 3, 8, 224, 224), torch.zeros(20, 3, 8, 48, 48)
+    assert [len(part) for part in clips_at_once(large)] == [1, 1, 1]
+    assert torch.cat(list(clips_at_once(small))).shape == small.shape and len(clips_at_once(small)) == 1

@@ -44,7 +44,7 @@ class EpochBatchSampler(Sampler[list[Key]]):
             raise ValueError(f"rank {rank} of {world_size}: expected 0 to {world_size - 1}")
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.rank, self.world_size = rank, world_size
-        self._items, self._labels = num_items, labels
+        self._items, self._labels = np.arange(num_items), labels
         counts = np.ones(num_items, np.int64) if labels is None else np.bincount(labels)
         self.num_items = int(counts.max() * np.count_nonzero(counts))
         self.epoch = self.start = 0
@@ -54,6 +54,10 @@ class EpochBatchSampler(Sampler[list[Key]]):
         self.start = start
         if self.shuffle:
             self.epoch = epoch
+
+    def select(self, items: np.ndarray) -> None:
+        """Choose the items, int64, of the next iterations; not for `labels`."""
+        self._items, self.num_items = items, len(items)
 
     def __len__(self) -> int:
         return sum(self.shuffle or stop > start for start, stop in self._parts())
@@ -79,7 +83,7 @@ class EpochBatchSampler(Sampler[list[Key]]):
 
     def _order(self) -> tuple[np.ndarray, np.ndarray]:
         """Items of an epoch for all ranks, and how often each of them came before."""
-        order, repeats = np.arange(self._items), np.zeros(self._items, np.int64)
+        order, repeats = self._items, np.zeros(len(self._items), np.int64)
         rng = np.random.default_rng([self.seed, self.epoch])
         if self._labels is not None:
             order, repeats = _oversample(self._labels, rng)

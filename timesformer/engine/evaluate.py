@@ -40,7 +40,7 @@ from timesformer.models.weights.loading import (
 )
 from timesformer.models.weights.normalization import warn_of_normalization
 from timesformer.runtime import distributed
-from timesformer.runtime.device import autocast, choose_device, prefetch_to_device, set_float32_precision
+from timesformer.runtime.device import autocast, choose_device, clips_at_once, prefetch_to_device, set_float32_precision
 from timesformer.runtime.logging import STEP, duration, progress_bar
 from timesformer.runtime.ranks import dist_info, is_main_process
 from timesformer.runtime.run_folder import best_path, results_path, with_output_dir
@@ -56,7 +56,7 @@ Score = Callable[[nn.Module, Tensor, CfgNode, torch.device], Tensor]
 def score_views(model: nn.Module, clips: Tensor, cfg: CfgNode, device: torch.device) -> Tensor:
     """Logits, float32 [batch, classes], of uint8 clips [batch, 3, frames, height, width]."""
     with autocast(cfg, device):
-        return model(normalize_clips(clips, cfg, device)).float()
+        return torch.cat([model(part) for part in clips_at_once(normalize_clips(clips, cfg, device))]).float()
 
 
 @torch.no_grad()

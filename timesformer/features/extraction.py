@@ -3,7 +3,8 @@
 import logging
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from fvcore.common.config import CfgNode
 from numpy.random import RandomState
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from timesformer.datasets.clips import ClipDataset, ClipMaker, clip_rng, make_item
 from timesformer.datasets.decoding.open import VideoError
@@ -22,10 +24,10 @@ from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.datasets.workers.dataloader import report_worker_death
 from timesformer.errors import UserError
 from timesformer.features.keys import describe, digest, view_keys, view_seed
-from timesformer.features.store import FeatureStore, folder_bytes
+from timesformer.features.store import FeatureStore, RowWriter, folder_bytes
 from timesformer.paths import cache_folder
 from timesformer.runtime import distributed
-from timesformer.runtime.device import autocast, choose_device, prefetch_to_device
+from timesformer.runtime.device import autocast, choose_device, clips_at_once, prefetch_to_device
 from timesformer.runtime.logging import STEP, duration, progress_bar
 from timesformer.runtime.ranks import dist_info, is_main_process
 from timesformer.runtime.signals import requested_signal, stop_if_requested
@@ -100,7 +102,7 @@ def compute_features(
     """The features of a split ("train", "val" or "test"), from the cache, else computed by a model on its device.
 
     FEATURES.NUM_VIEWS augmented views of a training clip, the usual views of a validation or test clip. All processes
-    must call this together, and share the work. If another run computes features in the same folder, waits for it.
+    must call this together, and share the work, also with other runs that need the same features at the same time.
     `report_unreadable` gets the reasons why clips cannot be read, by number. Raises UserError, also for a model without
     `head_input`, for views that a sampler draws at random in validation or test, and if the cache cannot be written.
     """
@@ -127,27 +129,18 @@ class _Request:
         self.keys = distributed.from_main_process(lambda: view_keys(found.records, self.num_views))
 
     def complete(self, report_unreadable: Report) -> Features:
-        """The features, after computing the missing ones, or waiting for another run that does."""
+        """The features, after computing the missing ones together with other runs that need them."""
         problems: dict[int, str] = {}
-        count, waiting = distributed.from_main_process(lambda: len(self.missing())), False
-        while count:
-            with self.store.try_lock() if is_main_process() else nullcontext(True) as is_locked:
-                if distributed.from_main_process(lambda locked=is_locked: locked):
-                    missing = distributed.from_main_process(self.missing_after_refresh)
-                    if missing:
-                        problems = self.compute(missing, report_unreadable)
-                    break
-            if not waiting:
-                logger.info("another run computes features in %s; waiting for it", self.store.folder)
-                waiting = True
-            stop_if_requested(distributed.all_reduce_max(requested_signal()))
+        missing = distributed.from_main_process(self.missing)
+        if missing:
+            problems = self.compute(missing, report_unreadable)
         self.store.refresh()
         features = self.features(problems)
         if is_main_process():
             size, total = (folder_bytes(folder) / 2**20 for folder in (self.store.folder, self.root))
             logger.info(
                 f"{self.split} features: {len(self.found.records)} clips x {self.num_views} view(s) of "
-                f"{list(features.shape)}, {count - len(problems)} computed; {self.store.folder} has {size:.1f} MiB, "
+                f"{list(features.shape)}, {len(missing) - len(problems)} new; {self.store.folder} has {size:.1f} MiB, "
                 f"the whole cache {total:.1f}"
             )
         return features
@@ -156,10 +149,6 @@ class _Request:
         """The (video, view) without features."""
         numbers = {key: (video, view) for video, keys in enumerate(self.keys) for view, key in enumerate(keys)}
         return [numbers[key] for key in self.store.missing(numbers)]
-
-    def missing_after_refresh(self) -> list[tuple[int, int]]:
-        self.store.refresh()
-        return self.missing()
 
     def features(self, problems: dict[int, str]) -> Features:
         if not self.store.shape:
@@ -176,46 +165,110 @@ class _Request:
         return Features(self.store, places, problems)
 
     def compute(self, missing: list[tuple[int, int]], report_unreadable: Report) -> dict[int, str]:
-        """Computes and writes the features of (video, view); returns why videos could not be read, by number."""
+        """Computes and writes the features of (video, view); returns why videos could not be read, by number.
+
+        Features that other runs are computing are left to these; returns when all are there.
+        """
         cfg, device, rank, world_size = self.cfg, choose_device(self.cfg), dist_info().rank, dist_info().world_size
         dataset = ViewDataset(cfg, self.split, self.found, missing)
         loader = batch_loader(cfg, dataset, cfg.TEST.BATCH_SIZE * cfg.NUM_SHARDS, rank, world_size)
         logger.info("computing features of %d views of %s clips on %s", len(missing), self.split, device)
         problems: dict[int, str] = {}
-        requests, common_batches = distributed.DelayedMax(), -distributed.all_reduce_max(-len(loader))
-        start = logged = time.monotonic()
-        loaded = progress_bar(loader, f"{self.split} features", may_stop=lambda: world_size == 1)
-        training, done = self.model.training, 0
+        todo: dict[int, list[int]] = {}  # numbers of missing views by part, on the main process
+        for number, (video, view) in enumerate(missing):
+            todo.setdefault(self.store.part(self.keys[video][view]), []).append(number)
+        rate, waiting, training = _Rate(), False, self.model.training
         self.model.eval()
         with report_worker_death(loader), self.store.writer() as writer:
-            for index, batch in enumerate(prefetch_to_device(loaded, device)):
-                if index < common_batches:  # a process may have one batch less
-                    stop_if_requested(requests.exchange(requested_signal()))
-                problems |= batch["errors"]
-                report_unreadable(batch["errors"])
-                readable = batch["readable"]
-                if readable.any():
-                    rows = self._rows(batch["clip"][readable.to(device)], device)
-                    pairs = zip(batch["video"][readable].tolist(), batch["view"][readable].tolist(), strict=True)
-                    writer.add([self.keys[video][view] for video, view in pairs], rows)
-                done += len(readable)
-                if time.monotonic() - logged > _LINE_EVERY or index + 1 == len(loader):
-                    logged = time.monotonic()
-                    rate = done / (logged - start)
-                    left = duration((len(missing) / world_size - done) / rate)
-                    logger.log(STEP, f"{self.split} features: {done} views, {rate:.1f} views/s, {left} to go")
-        requests.wait()
+            while True:
+                with ExitStack() as locks:
+                    claim = partial(self._claim, locks, todo, missing)
+                    views, left = distributed.from_main_process(claim)
+                    if not left:
+                        break
+                    if views:
+                        loader.batch_sampler.select(np.array(views))
+                        problems |= self._compute_selected(loader, writer, report_unreadable, rate, left)
+                    elif not waiting:
+                        logger.info("other runs compute the last features in %s; waiting for them", self.store.folder)
+                        waiting = True
+                    stop_if_requested(distributed.all_reduce_max(requested_signal()))
         self.model.train(training)
         return {video: reason for found in distributed.all_gather_objects(problems) for video, reason in found.items()}
+
+    def _claim(
+        self, locks: ExitStack, todo: dict[int, list[int]], missing: list[tuple[int, int]]
+    ) -> tuple[list[int], int]:
+        """Locks some parts of `todo`, and removes them and those that others have completed.
+
+        Returns the views of the locked parts, by number in `missing`, and how many are left with these.
+        """
+        if not todo:
+            return [], 0
+        claimed = locks.enter_context(self.store.claim(list(todo)))
+        self.store.refresh()
+        for part, numbers in todo.items():
+            keys = {self.keys[video][view]: number for number in numbers for video, view in [missing[number]]}
+            todo[part] = [keys[key] for key in self.store.missing(keys)]
+        left = sum(map(len, todo.values()))
+        views = sorted(number for part in claimed for number in todo.pop(part))
+        for part in [part for part, numbers in todo.items() if not numbers]:
+            del todo[part]
+        return views, left
+
+    def _compute_selected(
+        self, loader: DataLoader, writer: RowWriter, report_unreadable: Report, rate: "_Rate", left: int
+    ) -> dict[int, str]:
+        """Computes and writes the features of the loader's views; returns why videos could not be read, by number."""
+        device, world_size = choose_device(self.cfg), dist_info().world_size
+        problems: dict[int, str] = {}
+        requests, common_batches = distributed.DelayedMax(), -distributed.all_reduce_max(-len(loader))
+        loaded = progress_bar(loader, f"{self.split} features", may_stop=lambda: world_size == 1)
+        for index, batch in enumerate(prefetch_to_device(loaded, device)):
+            if index < common_batches:  # a process may have one batch less
+                stop_if_requested(requests.exchange(requested_signal()))
+            problems |= batch["errors"]
+            report_unreadable(batch["errors"])
+            readable = batch["readable"]
+            if readable.any():
+                rows = self._rows(batch["clip"][readable.to(device)], device)
+                pairs = zip(batch["video"][readable].tolist(), batch["view"][readable].tolist(), strict=True)
+                writer.add([self.keys[video][view] for video, view in pairs], rows)
+            left -= len(readable) * world_size
+            rate.add(len(readable) * world_size)
+            if rate.is_due():
+                logger.log(STEP, f"{self.split} features: {rate.describe(max(left, 0))}")
+        requests.wait()
+        return problems
 
     @torch.inference_mode()
     def _rows(self, clips: Tensor, device: torch.device) -> np.ndarray:
         with autocast(self.cfg, device):
-            head_input = self.model.head_input(normalize_clips(clips, self.cfg, device))
+            parts = clips_at_once(normalize_clips(clips, self.cfg, device))
+            head_input = torch.cat([self.model.head_input(part) for part in parts])
         rows = head_input.float().cpu().numpy().astype(np.float16)
         if not np.isfinite(rows).all():
             raise UserError("the backbone's features are not finite in float16: check its weights")
         return rows
+
+
+class _Rate:
+    """Views per second of a pass, for a line every half minute."""
+
+    def __init__(self) -> None:
+        self._done = 0
+        self._start = self._logged = time.monotonic()
+
+    def add(self, views: int) -> None:
+        self._done += views
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._logged > _LINE_EVERY
+
+    def describe(self, left: int) -> str:
+        self._logged = time.monotonic()
+        rate = self._done / (self._logged - self._start)
+        return f"{self._done} views, {rate:.1f} views/s, {duration(left / rate)} to go"
 
 
 def _draws(sampler: Sampler) -> bool:

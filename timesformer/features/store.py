@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 _REMEDY = "set FEATURES.CACHE_DIR to another folder"
 _ROWS, _INDEX = ".f16", ".jsonl"
 _POLL = 1.0  # seconds
+_PARTS = 64
 _NOWHERE = (-1, -1)
 
 
@@ -46,6 +47,11 @@ class FeatureStore:
         for index in sorted(self.folder.glob(f"*{_INDEX}")):
             self._read(index)
 
+    @staticmethod
+    def part(key: str) -> int:
+        """The part of the keys, 0 to 63, that this one belongs to; see `claim`."""
+        return int(key[:2], 16) % _PARTS
+
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The keys without an intact row; reads the rows of the others."""
         return [key for key in keys if self.locate(key) == _NOWHERE]
@@ -65,20 +71,30 @@ class FeatureStore:
         return rows
 
     @contextmanager
-    def try_lock(self) -> Iterator[bool]:
-        """Locks the folder for one pass over the clips; yields False if another process has held it for a second."""
-        with report_write_errors(self.folder, _REMEDY):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / "lock")
-            with suppress(Timeout):
-                lock.acquire(timeout=_POLL)
+    def claim(self, parts: Sequence[int]) -> Iterator[list[int]]:
+        """Locks and yields a quarter of these parts of the keys, at least one, that no other process has locked.
+
+        Yields none if others have had all of them for a second. The processes that need the same rows share the work
+        in this way, and none has much to do when the others are finished.
+        """
+        wanted, locks = -(-len(parts) // 4), {}
         try:
-            path = self.folder / "description.json"
-            if lock.is_locked and not path.exists():
-                write_text_atomically(path, json.dumps(self._description, indent=1, sort_keys=True) + "\n")
-            yield lock.is_locked
+            with report_write_errors(self.folder, _REMEDY):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                path = self.folder / "description.json"
+                if not path.exists():
+                    write_text_atomically(path, json.dumps(self._description, indent=1, sort_keys=True) + "\n")
+                for part, timeout in [(part, seconds) for seconds in (0.0, _POLL / len(parts)) for part in parts]:
+                    if len(locks) == wanted or (locks and timeout):
+                        break
+                    lock = FileLock(self.folder / f"part_{part}.lock")
+                    with suppress(Timeout):
+                        lock.acquire(timeout=timeout)
+                        locks[part] = lock
+            yield list(locks)
         finally:
-            lock.release()
+            for lock in locks.values():
+                lock.release()
 
     @contextmanager
     def writer(self) -> Iterator["RowWriter"]:

@@ -1,13 +1,15 @@
 """Device, precision and peak memory of a run, and the copying of batches to the GPU."""
 
 import resource
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
+
+_PIXELS_AT_ONCE = 2**19  # of one channel; a clip of 8 frames with 224 x 224 has 401,408
 
 
 def choose_device(cfg: CfgNode) -> torch.device:
@@ -44,6 +46,15 @@ def prefetch_to_device(batches: Iterable[dict[str, Any]], device: torch.device) 
             for tensor in moved.values():
                 tensor.record_stream(computing)  # its memory must not be reused while the batch is computed
         yield {**batch, **moved, "present": moved["present"] >= 0}
+
+
+def clips_at_once(clips: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Splits a batch [batch, 3, frames, height, width] into the parts that a model is best evaluated on.
+
+    A CPU is up to a quarter faster if the activations of a part fit into its cache; on a GPU, the batch stays whole.
+    """
+    pixels = clips[0, 0].numel()
+    return clips.split(max(1, _PIXELS_AT_ONCE // pixels)) if clips.device.type == "cpu" else [clips]
 
 
 def reset_peak_memory(device: torch.device) -> None:
