@@ -43,4 +43,5 @@ def test_mixed_precision(cfg: CfgNode, name: str, dtype: torch.dtype) -> None:
 def test_a_cpu_evaluates_few_pixels_at_once() -> None:
     large, small = torch.zeros(3, 3, 8, 224, 224), torch.zeros(20, 3, 8, 48, 48)
     assert [len(part) for part in clips_at_once(large)] == [1, 1, 1]
-    assert torch.cat(list(clips_at_once(small))).shape == small.shape and len(clips_at_once(small)) == 1
+    assert torch.cat(list(clips_at_once(small))).shape == small.shape
+    assert len(clips_at_once(small)) == 1
