@@ -1,0 +1,1 @@
+"""Metrics of a test, computed from the scores of all classes."""
