@@ -104,10 +104,14 @@ def _dataset(cfg: CfgNode) -> _Found:
     data, used = cfg.DATA, {cfg.TRAIN.DATASET, cfg.TEST.DATASET}
     if "ssv2" in used and data.RANDOM_FLIP:
         yield "DATA.RANDOM_FLIP", "is True, expected False: classes of Something-Something V2 depend on the direction"
-    try:
-        re.compile(data.SPLIT_GROUPS)
-    except re.error as error:
-        yield "DATA.SPLIT_GROUPS", f"is {data.SPLIT_GROUPS!r}, expected a regular expression ({error})"
+    if not data.SPLIT_GROUPS.lower().endswith(".csv"):
+        try:
+            re.compile(data.SPLIT_GROUPS)
+        except re.error as error:
+            yield (
+                "DATA.SPLIT_GROUPS",
+                f"is {data.SPLIT_GROUPS!r}, expected a .csv file or a regular expression ({error})",
+            )
     if used == {"folder"}:
         of_lists = dict.fromkeys(("DATA.PATH_LABEL_SEPARATOR", "DATA.PATH_PREFIX"), ("auto", "files"))
         for key, rules in {"DATA.VAL_FRACTION": ("auto", "random", "folds"), **of_lists}.items():

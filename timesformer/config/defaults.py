@@ -69,7 +69,7 @@ _new("DATA.VAL_FRACTION", 0.1, "split", "Fraction of the training clips for vali
 _new("DATA.SPLIT_RULE", "auto", "split", "Where the split comes from; auto: files, folders or else random",
      choices="auto files folders random folds", read_by=_FOLDER)
 _new("DATA.SPLIT_SEED", 42, "split", "Seed of a random split or of folds, independent of RNG_SEED", read_by=_DRAWN)
-_new("DATA.SPLIT_GROUPS", "", "split", "Regex on CLASS/NAME: clips with the same match stay in one split or fold",
+_new("DATA.SPLIT_GROUPS", "", "split", "Regex on CLASS/NAME, or a .csv file: each group stays in one split or fold",
      read_by=_DRAWN)
 _new("DATA.NUM_FOLDS", 5, "split", "Folds of a cross-validation, stratified by class", low=2,
      read_by=f"{_FOLDER} and DATA.SPLIT_RULE folds")

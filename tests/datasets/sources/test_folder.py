@@ -180,6 +180,22 @@ class TestRandom:
         groups = [{re.search(pattern, name).groups() or name[:-3] for name in found[split]} for split in SPLITS]
         assert len(set.union(*groups)) == sum(map(len, groups))
 
+    def test_groups_of_a_file_stay_together(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        root = touch(tmp_path / "clips", *[f"{label}/{n}.mp4" for label in ("catch", "wave") for n in range(12)])
+        videos = {"catch/0": "a", "catch/1.mp4": "a", "wave/0.avi": "a", str(root / "wave/1.mp4"): "a", "wave/2": "b"}
+        lines = [f"{video},{group}" for video, group in {**videos, "wave/3": "b", "wave/gone.mp4": "b"}.items()]
+        file = write(tmp_path / "groups.csv", "video,group", *lines)
+        together = [{"catch/0", "catch/1", "wave/0", "wave/1"}, {"wave/2", "wave/3"}]
+        for options in ({}, *({"SPLIT_RULE": "folds", "NUM_FOLDS": 3, "FOLD": fold} for fold in (1, 2, 3))):
+            found = splits(root, SPLIT_GROUPS=str(file), **options)
+            assert all(any(group <= names for names in found.values()) for group in together)
+            assert sum(map(len, found.values())) == 24  # clips without a line, too
+        assert "wave/gone" in caplog.text
+        for bad in ("waves/0.mp4,a", "wave/0,a\nwave/0.mp4,b"):
+            write(file, "video,group", bad)
+            assert_fails(make(root, SPLIT_GROUPS=str(file)), file)
+        assert_fails(make(root, SPLIT_GROUPS="no.csv"), "DATA.SPLIT_GROUPS", "no.csv")
+
     @pytest.mark.parametrize(
         ("names", "named", "options"),
         [

@@ -12,9 +12,10 @@ from fvcore.common.config import CfgNode
 
 from timesformer.config.defaults import get_cfg
 from timesformer.datasets.decoding.open import VideoError, frame_files
+from timesformer.datasets.groups import find_groups
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, join_problems
 from timesformer.datasets.sources import lists
-from timesformer.datasets.sources.clip_files import KINDS, ClipFolder, list_clips, stem
+from timesformer.datasets.sources.clip_files import KINDS, ClipFolder, list_clips
 from timesformer.datasets.sources.kinetics import kinetics
 from timesformer.errors import shorten
 
@@ -168,10 +169,10 @@ def _drawn(cfg: CfgNode, split: str) -> DatasetSplit:
     counts = [len(members) for members in clips.values()]
     labels = np.repeat(np.arange(len(counts)), counts)
     del clips  # a million names are 100 MB
-    group_of, keys = _group(root, cfg, names)
+    group_of, groups = find_groups(cfg, names, (f"{root}/{name}" for name in names))
     by_folds = cfg.DATA.SPLIT_RULE == "folds"
     assign = _by_folds if by_folds else _at_random
-    split_of = assign(cfg, root, class_names, labels, group_of, keys)
+    split_of = assign(cfg, root, class_names, labels, group_of, _hashes(groups, cfg.DATA.SPLIT_SEED))
 
     chosen = np.flatnonzero(split_of == SPLITS.index(split))
     present = np.bincount(labels[chosen], minlength=len(counts))
@@ -240,24 +241,10 @@ def _by_folds(
     return split_of
 
 
-def _group(root: Path, cfg: CfgNode, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The number of the group of each `<class>/<clip>`, and the hashes of all groups."""
-    pattern = re.compile(cfg.DATA.SPLIT_GROUPS or "(?s:.*)")
-    numbers: dict[str, int] = {}
-    group_of, strays = np.empty(len(names), np.int64), []
-    for row, name in enumerate(names):
-        if match := pattern.search(stem(name)):
-            group = "/".join(map(str, match.groups())) or match.group()
-            group_of[row] = numbers.setdefault(group, len(numbers))
-        else:
-            strays.append(name)
-    if strays:
-        remedy = "change the pattern to match every <class>/<name without extension>"
-        raise join_problems(f"{root}: clips that DATA.SPLIT_GROUPS {pattern.pattern!r} does not match", strays, remedy)
-    digests = (
-        sha256(f"{cfg.DATA.SPLIT_SEED}/{group}".encode("utf-8", "surrogateescape")).digest() for group in numbers
-    )
-    return group_of, np.frombuffer(b"".join(digest[:8] for digest in digests), ">u8")
+def _hashes(groups: list[str], seed: int) -> np.ndarray:
+    """A number for each group, which depends on nothing else than the seed."""
+    digests = (sha256(f"{seed}/{group}".encode("utf-8", "surrogateescape")).digest() for group in groups)
+    return np.frombuffer(b"".join(digest[:8] for digest in digests), ">u8")
 
 
 def _assign_splits(sizes: np.ndarray, test: float, val: float) -> np.ndarray:
