@@ -5,6 +5,7 @@ import itertools
 import logging
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -43,6 +44,7 @@ class Candidate:
     val: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     rank: tuple[float, float] = (-np.inf, -np.inf)  # of the last validation, higher is better
 
+    @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters by name."""
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
@@ -170,7 +172,7 @@ class ProbeTrainer(Trainer):
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits of all heads, [heads, batch, classes], of features [batch, *shape]."""
-        parameters = [candidate.parameters() for candidate in self.candidates]
+        parameters = [candidate.parameters for candidate in self.candidates]
         stacked = {f"model.{name}": torch.stack([of[name] for of in parameters]) for name in parameters[0]}
         features = features.float()
         with sdpa_kernel(SDPBackend.MATH):  # the others have no batching rule
@@ -208,7 +210,7 @@ class ProbeTrainer(Trainer):
         optimizer = candidate.optimizer
         optim.set_learning_rate(optimizer, optim.learning_rate(candidate.cfg, epoch))
         if self.cfg.SOLVER.CLIP_GRAD_L2NORM > 0:
-            nn.utils.clip_grad_norm_(candidate.model.parameters(), self.cfg.SOLVER.CLIP_GRAD_L2NORM)
+            nn.utils.clip_grad_norm_(candidate.parameters.values(), self.cfg.SOLVER.CLIP_GRAD_L2NORM)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -249,7 +251,7 @@ class ProbeTrainer(Trainer):
             self.writer.write("train_epoch", epoch, metrics)
         for epoch, metrics in best.val:
             self.writer.write("val_epoch", epoch, metrics)
-        self.model.load_state_dict(best.parameters(), strict=False)
+        self.model.load_state_dict(best.parameters, strict=False)
         rows = []
         for candidate in self.candidates:
             metrics, solver = candidate.val[-1][1], candidate.cfg.SOLVER
