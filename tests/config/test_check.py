@@ -105,6 +105,7 @@ def test_defaults_are_valid(valid: list[str]) -> None:
         "SOLVER.STEPS [0,5,5] SOLVER.LRS [1,0.1,0.1] SOLVER.LR_POLICY steps_with_relative_lrs",
         "SOLVER.LRS [1,0.1] SOLVER.STEPS [0] SOLVER.LR_POLICY steps_with_relative_lrs",
         "SOLVER.COSINE_END_LR 0.5",
+        "SOLVER.COSINE_END_LR 0.01 SOLVER.LR_POLICY onecycle",
         "SOLVER.WARMUP_EPOCHS 300",
         "SOLVER.WARMUP_START_LR 0.2 SOLVER.WARMUP_EPOCHS 3",
         "SOLVER.NESTEROV True SOLVER.MOMENTUM 0.0",

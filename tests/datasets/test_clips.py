@@ -92,6 +92,9 @@ def test_randomness_depends_on_seed_epoch_video_repeat_and_view(cfg):
     assert all(torch.equal(again[3, i]["clip"], first[i]) for i in reversed(range(8)))
     assert not all(torch.equal(dataset[4, i]["clip"], first[i]) for i in range(8))
     assert not all(torch.equal(dataset[3, i, 1]["clip"], first[i]) for i in range(8))
+    cfg.DATA.DRAW_ONCE = True
+    assert all(torch.equal(dataset[3, i]["clip"], dataset[4, i]["clip"]) for i in range(8))
+    cfg.DATA.DRAW_ONCE = False
     cfg.RNG_SEED += 1
     assert not all(torch.equal(ClipDataset(cfg, "train")[3, i]["clip"], first[i]) for i in range(8))
     test = ClipDataset(cfg, "test")

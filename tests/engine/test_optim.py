@@ -7,6 +7,8 @@ import pytest
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
+from transformers import get_linear_schedule_with_warmup
 
 from timesformer.config import get_cfg
 from timesformer.engine.model_wrappers import checkpoint_activations
@@ -16,6 +18,7 @@ from timesformer.engine.optim import (
     clips_per_step,
     construct_optimizer,
     learning_rate,
+    learning_rate_of_batch,
     set_learning_rate,
 )
 from timesformer.errors import UserError
@@ -32,6 +35,34 @@ def test_learning_rates_match_the_original(golden_dir: Path, cfg: CfgNode) -> No
         cfg.SOLVER.update(case["SOLVER"])
         for epoch, expected in case["points"]:
             assert learning_rate(cfg, epoch) == pytest.approx(expected, rel=1e-9, abs=1e-12), (case["SOLVER"], epoch)
+
+
+SCHEDULES = {
+    "linear": lambda o, steps: get_linear_schedule_with_warmup(o, 0, steps),
+    "linear, warmup": lambda o, steps: get_linear_schedule_with_warmup(o, steps // 4, steps),
+    "onecycle": lambda o, steps: OneCycleLR(o, 0.25, total_steps=steps),
+    "onecycle, warmup": lambda o, steps: OneCycleLR(o, 0.25, total_steps=steps, pct_start=0.25, div_factor=1000),
+}
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("policy", SCHEDULES)
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_schedules_match_transformers_and_torch_at_every_step(cfg: CfgNode, policy: str, accumulate: int) -> None:
+    """113 batches per epoch: with accumulation, the last step of an epoch is one batch."""
+    cfg.SOLVER.update({"BASE_LR": 0.25, "LR_POLICY": policy.split(",")[0], "MAX_EPOCH": 8})
+    cfg.SOLVER.WARMUP_START_LR = 0.25 / 1000 if policy.startswith("onecycle") else 0.0
+    cfg.SOLVER.WARMUP_EPOCHS = 2.0 if "warmup" in policy else 0.0
+    cfg.TRAIN.BATCH_SIZE, cfg.GLOBAL_BATCH_SIZE = 8, 8 * accumulate
+    last = [*range(accumulate - 1, 112, accumulate), 112]
+    found = [learning_rate_of_batch(cfg, epoch, batch, 113) for epoch in range(8) for batch in last]
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.25)
+    schedule, expected = SCHEDULES[policy](optimizer, len(found)), []
+    for _ in found:
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert found == pytest.approx(expected, rel=1e-9, abs=0.25 * 1e-12)
 
 
 def test_learning_rates_scale_with_nodes_or_clips_per_step(cfg: CfgNode) -> None:

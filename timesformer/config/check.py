@@ -163,6 +163,9 @@ def _solver(cfg: CfgNode) -> _Found:
             yield "SOLVER.STEPS", f"is {steps}, expected ascending epochs that begin with 0"
         if len(solver.LRS) != len(steps):
             yield "SOLVER.LRS", f"has {len(solver.LRS)} factors, expected one for each of {len(steps)} SOLVER.STEPS"
+    elif solver.LR_POLICY == "onecycle":
+        if solver.COSINE_END_LR:
+            yield "SOLVER.COSINE_END_LR", f"is {solver.COSINE_END_LR}, expected 0 with SOLVER.LR_POLICY onecycle"
     elif solver.COSINE_END_LR > solver.BASE_LR:
         yield "SOLVER.COSINE_END_LR", f"is {solver.COSINE_END_LR}, expected <= SOLVER.BASE_LR {solver.BASE_LR}"
     if solver.WARMUP_EPOCHS > 0:

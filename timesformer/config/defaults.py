@@ -107,6 +107,8 @@ _new("DATA.SAMPLER_WINDOW", "", "clips", "dense, short video: repeat its end (fu
 _new("DATA.SAMPLER_START", "", "clips", "dense, uniform: start of the clip; empty: random in training, else first",
      choices=("", "first", "center", "random"))
 _new("DATA.SAMPLER_ORDERED", True, "clips", "random: frames in time order; False: in the order drawn")
+_new("DATA.DRAW_ONCE", False, "training", "Draw frames and crops of a training clip once, instead of in each epoch",
+     read_by="FEATURES.ENABLED False")
 _new("DATA.TEST_SAMPLER", "", "clips", "Sampler of validation and test; empty: DATA.SAMPLER")
 _new("DATA.PRE_SAMPLING.ENABLED", False, "clips", "Stretch videos shorter than NUM_FRAMES x SAMPLING_RATE")
 _new("DATA.PRE_SAMPLING.METHODS", [*_METHODS], "clips", "Applied in this order until the video is long enough",
@@ -219,12 +221,13 @@ _new("FEATURES.CACHE_DIR", "", "runtime", "Folder of cached features; empty: fea
 _orig("SOLVER.BASE_LR", 0.1, "training", "Learning rate after warm-up", above=0)
 _orig("SOLVER.BASE_LR_SCALE_NUM_SHARDS", False, "training", "Multiply all learning rates by NUM_SHARDS")
 _new("SOLVER.LR_SCALE_BATCH_SIZE", 0, "training", "Scale learning rates by clips per step / this; 0: no scaling", low=0)
-_orig("SOLVER.LR_POLICY", "cosine", "training", "Learning rate schedule", choices="cosine steps_with_relative_lrs")
-_orig("SOLVER.COSINE_END_LR", 0.0, "training", "cosine: learning rate at the end", low=0)
+_orig("SOLVER.LR_POLICY", "cosine", "training", "Learning rate schedule (training.md)",
+      choices="cosine linear onecycle steps_with_relative_lrs")
+_orig("SOLVER.COSINE_END_LR", 0.0, "training", "cosine, linear: learning rate at the end", low=0)
 _orig("SOLVER.STEPS", [], "training", "steps_with_relative_lrs: first epochs of the steps, the first is 0")
 _orig("SOLVER.LRS", [], "training", "steps_with_relative_lrs: factor on BASE_LR of each step", low=0)
 _orig("SOLVER.MAX_EPOCH", 300, "training", "Epochs of training", low=1)
-_orig("SOLVER.WARMUP_EPOCHS", 0.0, "training", "Epochs of linear warm-up, such as 2.5", low=0)
+_orig("SOLVER.WARMUP_EPOCHS", 0.0, "training", "Epochs of warm-up, such as 2.5; onecycle, 0: 30 %", low=0)
 _orig("SOLVER.WARMUP_START_LR", 0.01, "training", "Learning rate at the start of warm-up", low=0)
 _orig("SOLVER.OPTIMIZING_METHOD", "sgd", "optimizer", "Optimizer", choices="sgd adam adamw")
 _orig("SOLVER.MOMENTUM", 0.9, "training", "sgd: momentum", low=0, below=1)

@@ -178,7 +178,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     The key of an item is (epoch, index, repeat), (epoch, index) or index; missing parts are 0. In testing every video
     has several views: index = video * views + view, and the crop changes fastest. All randomness of an item depends on
-    (RNG_SEED, epoch, video, view or repeat) alone.
+    (RNG_SEED, epoch, video, view or repeat) alone; with DATA.DRAW_ONCE, the epoch is 0.
 
     Items are dicts: clip uint8 [3, frames, height, width], RGB or BGR; label, video (number of the record), view int;
     readable bool; errors dict, the reason for each unreadable video. In training an unreadable video is replaced by
@@ -212,6 +212,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         epoch, index, repeat = (*key, 0)[:3] if isinstance(key, tuple) else (0, key, 0)
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of a dataset of {len(self)}")
+        epoch = 0 if self._data.DRAW_ONCE else epoch
         video, view = divmod(index, self.num_views)
         label, errors = int(self.records.labels[video]), {}
         for candidate in self._candidates(epoch, video, repeat):

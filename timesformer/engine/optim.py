@@ -119,21 +119,58 @@ def learning_rate_scale(cfg: CfgNode) -> float:
     return clips_per_step(cfg) / reference if reference else 1.0
 
 
-def learning_rate(cfg: CfgNode, epoch: float) -> float:
+def learning_rate_of_batch(cfg: CfgNode, epoch: int, batch: int, batches: int) -> float:
+    """The learning rate of the optimizer step whose last batch is `batch` of the `batches` of an epoch, from 0.
+
+    linear and onecycle count optimizer steps, as PyTorch's schedulers do. The original's policies depend on the number
+    of the batch, so that the accumulation of gradients delays them by less than a step.
+    """
+    if cfg.SOLVER.LR_POLICY in ("linear", "onecycle"):
+        accumulate = batches_per_step(cfg)
+        steps = math.ceil(batches / accumulate)
+        return learning_rate(cfg, epoch + batch // accumulate / steps, 1 / steps)
+    return learning_rate(cfg, epoch + batch / batches)
+
+
+def learning_rate(cfg: CfgNode, epoch: float, step: float = 0.0) -> float:
     """The learning rate at a fractional epoch, 0 to SOLVER.MAX_EPOCH, times `learning_rate_scale`.
 
-    Over the first WARMUP_EPOCHS it rises linearly from WARMUP_START_LR to the value of LR_POLICY at their end.
+    Over the first WARMUP_EPOCHS it rises linearly from WARMUP_START_LR to the value of LR_POLICY at their end; onecycle
+    has its own rise. `step` is the length of an optimizer step in epochs, with which the last step of onecycle has its
+    lowest rate.
     """
     solver, warmup = cfg.SOLVER, cfg.SOLVER.WARMUP_EPOCHS
+    if solver.LR_POLICY == "onecycle":
+        return _onecycle(cfg, epoch, step) * learning_rate_scale(cfg)
     after_warmup = max(epoch, warmup)
-    if solver.LR_POLICY == "cosine":
-        fall = solver.BASE_LR - solver.COSINE_END_LR
-        lr = solver.COSINE_END_LR + fall * (math.cos(math.pi * after_warmup / solver.MAX_EPOCH) + 1.0) * 0.5
-    else:  # steps_with_relative_lrs
+    if solver.LR_POLICY == "steps_with_relative_lrs":
         lr = solver.LRS[bisect.bisect_right(solver.STEPS, after_warmup) - 1] * solver.BASE_LR
+    elif solver.LR_POLICY == "linear":
+        left = (solver.MAX_EPOCH - after_warmup) / (solver.MAX_EPOCH - warmup)
+        lr = solver.COSINE_END_LR + (solver.BASE_LR - solver.COSINE_END_LR) * left
+    else:
+        lr = _cosine(solver.BASE_LR, solver.COSINE_END_LR, after_warmup / solver.MAX_EPOCH)
     if epoch < warmup:
         lr = solver.WARMUP_START_LR + (lr - solver.WARMUP_START_LR) * epoch / warmup
     return lr * learning_rate_scale(cfg)
+
+
+def _onecycle(cfg: CfgNode, epoch: float, step: float) -> float:
+    """PyTorch's OneCycleLR with its default factors: half a cosine up to BASE_LR, and half a cosine down.
+
+    The rise takes WARMUP_EPOCHS from WARMUP_START_LR, or without them 30 % of training from BASE_LR / 25.
+    """
+    solver, warmup = cfg.SOLVER, cfg.SOLVER.WARMUP_EPOCHS
+    start = solver.WARMUP_START_LR if warmup else solver.BASE_LR / 25
+    top, end = (warmup or 0.3 * solver.MAX_EPOCH) - step, solver.MAX_EPOCH - step  # of the first step at each rate
+    if epoch < top:
+        return _cosine(start, solver.BASE_LR, epoch / top)
+    return _cosine(solver.BASE_LR, start / 1e4, min(1.0, (epoch - top) / (end - top)))
+
+
+def _cosine(start: float, end: float, fraction: float) -> float:
+    """Half a cosine from `start` to `end`."""
+    return end + (start - end) * (math.cos(math.pi * fraction) + 1.0) * 0.5
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -283,7 +283,7 @@ class Trainer:
         self.clips_accumulated += num_clips
         if index + 1 == stop:
             distributed.average_batch_norm(self.model, self.clips_accumulated / clips_in_step)
-            self.optimizer_step(optim.learning_rate(cfg, epoch + index / batches))
+            self.optimizer_step(optim.learning_rate_of_batch(cfg, epoch, index, batches))
             self.clips_accumulated = 0
 
         target = label.argmax(dim=1) if label.ndim == 2 else label  # of mixed clips, the label of the larger share
@@ -320,7 +320,7 @@ class Trainer:
         self.finite_check.check_losses()
         self.unreadable.exchange()
         done, batches, recent = throughput.done, throughput.steps, self.metrics.recent_loss
-        lr = optim.learning_rate(self.cfg, self.progress.epoch + (done - 1) / batches)
+        lr = optim.learning_rate_of_batch(self.cfg, self.progress.epoch, done - 1, batches)
         metrics = {"loss": recent.value(), "lr": lr, **throughput.report()}
         recent.reset()
         self.writer.write("train_step", self.progress.epoch + done / batches, metrics)
