@@ -1,15 +1,14 @@
-"""Imbalanced training sets, and the classes that processes see."""
+"""The classes that processes see."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from fvcore.common.config import CfgNode
 
 from timesformer.config import load_config
-from timesformer.datasets.catalog import load_split
-from timesformer.datasets.records import SPLITS
-from timesformer.studies.class_counts import count_classes, write_lists
+from timesformer.studies.class_counts import count_classes
+from timesformer.studies.lists import write_lists
+from timesformer.studies.study import Row
 
 
 @pytest.fixture
@@ -18,15 +17,8 @@ def cfg(tiny_data: Path, tmp_path: Path) -> CfgNode:
     options = ["TRAIN.DATASET", "hmdb_simp", "TEST.DATASET", "hmdb_simp", "MODEL.NUM_CLASSES", "3"]
     options += ["DATA.PATH_TO_DATA_DIR", str(tiny_data), "DATA.SPLITS_DIR", str(tmp_path / "lists")]
     cfg = load_config(None, [*options, "TRAIN.BATCH_SIZE", "4"], check_values=False)
-    write_lists(cfg, 0.25)
+    write_lists(cfg, Row(name="long tail", rarest=0.25))
     return cfg
-
-
-def test_long_tail_reduces_training_clips_only(cfg: CfgNode) -> None:
-    splits = {name: load_split(cfg, name) for name in SPLITS}
-    counts = {name: np.bincount(split.records.labels).tolist() for name, split in splits.items()}
-    assert counts == {"train": [4, 2, 1], "val": [2, 2, 2], "test": [2, 2, 2]}
-    assert splits["train"].class_names == ("catch", "walk", "wave")
 
 
 def test_processes_share_the_clips_of_an_epoch(cfg: CfgNode) -> None:

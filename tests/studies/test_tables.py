@@ -72,6 +72,17 @@ def test_demo_pages_are_marked(study: Study, tmp_path: Path) -> None:
         assert "base beats slow: not known yet" in text
 
 
+def test_rows_that_are_not_in_the_demo_have_no_cells(write_study: Callable[[dict], Path], tmp_path: Path) -> None:
+    given = content()
+    given["tables"][0]["rows"][1] |= {"in_demo": False, "note": "two changes."}
+    plan = Plan(read_study(write_study(given)), Choices(tmp_path / "out", tmp_path, is_demo=True))
+    assert [len(row.cells) for row in plan.tables[0].rows] == [1, 0, 0]
+    write_tables(plan)
+    text = (plan.folder / "tables.md").read_text()
+    assert "not in the demo" in text
+    assert "slow: two changes." in text
+
+
 def test_tables_of_other_cells_are_moved(study: Study, choices: Choices, plan: Plan) -> None:
     (plan.folder / "figures").mkdir()
     before = (plan.folder / "tables.csv").read_text()

@@ -67,6 +67,19 @@ def _per_class(cells: Sequence[Cell]) -> bytes:
     return charts.png(charts.per_class(runs[0].class_names, np.mean(by_class, axis=0), _subtitle(cells)))
 
 
+def _cmc(cells: Sequence[Cell]) -> bytes:
+    """Cumulative match characteristic: top-k in percent for all k, of each seed and their mean."""
+    runs = [((cell.results() or {}).get("metrics") or {}).get("cmc") for cell in cells]
+    if not all(runs):
+        raise UserError("results.json has no metrics.cmc; test the run again")
+    ks = range(1, len(runs[0]) + 1)
+    curves = [charts.Curve("", ks, run, faint=len(runs) > 1) for run in runs]
+    curves += [charts.Curve("", ks, np.mean(runs, axis=0).tolist())] * (len(runs) > 1)
+    figure = charts.line_chart(curves, _subtitle(cells), "k")
+    figure.axes[0].set_ylabel("top-k (%)")
+    return charts.png(figure)
+
+
 def _attention(cells: Sequence[Cell]) -> bytes:
     """A correctly predicted video, and below it the attention rollout."""
     predictions = _read(cells[0]).predictions
@@ -131,6 +144,7 @@ def _subtitle(cells: Sequence[Cell]) -> str:
 _KINDS: dict[str, tuple[str, Callable[[Sequence[Cell]], bytes]]] = {
     "confusion": ("Confusion matrix", _confusion),
     "per_class": ("Top-1 by class", _per_class),
+    "cmc": ("Top-k by k (CMC curve)", _cmc),
     "attention": ("Attention", _attention),
     "examples": ("Incorrect and correct predictions", _examples),
 }

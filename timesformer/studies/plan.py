@@ -13,6 +13,7 @@ from timesformer.errors import shorten
 from timesformer.runtime.run_folder import best_path, checkpoint_folder
 from timesformer.studies.cells import WEIGHTS_KEY, Cell, is_identity, make_cell
 from timesformer.studies.demo_data import folder_of
+from timesformer.studies.lists import folder_name
 from timesformer.studies.study import DemoData, Row, Setting, Study, StudyError, Table
 
 
@@ -117,7 +118,7 @@ class Plan:
         rows = []
         for row in table.rows:
             name = f"table {number}, {row.name}" if number else f"sweep, {row.name}"
-            if not row.run:
+            if not row.run or (self.choices.is_demo and not row.in_demo):
                 rows.append(PlannedRow(row))
                 continue
             cfg, parent = self._configure(row, number, name)
@@ -146,9 +147,8 @@ class Plan:
         settings: list[Setting] = [study, row, *([study.demo, row.demo] if is_demo else [])]
         options = {key: value for setting in settings for key, value in setting.set.items()}
         options["DATA.PATH_TO_DATA_DIR"] = str(self.data)
-        if row.rarest < 1:
-            folder = f"{self.data.name}_rarest_{row.rarest:g}"
-            options["DATA.SPLITS_DIR"] = str(self.choices.output.resolve() / "lists" / folder)
+        if lists := folder_name(row):
+            options["DATA.SPLITS_DIR"] = str(self.choices.output.resolve() / "lists" / f"{self.data.name}_{lists}")
         config = next(setting.config for setting in reversed(settings) if setting.config)
         weights = next((one.weights for one in reversed(settings) if one.weights is not None), "none")
         parent = None

@@ -9,8 +9,8 @@ from timesformer.datasets.records import SPLITS, DataError
 from timesformer.runtime.resource_limits import available_cores
 from timesformer.studies import demo_data
 from timesformer.studies.cells import Cell
-from timesformer.studies.class_counts import write_lists
 from timesformer.studies.figures import draw_figures
+from timesformer.studies.lists import folder_name, write_lists
 from timesformer.studies.plan import Plan
 from timesformer.studies.running import Launcher, run_cells
 from timesformer.studies.study import StudyError
@@ -18,7 +18,7 @@ from timesformer.studies.tables import FILES, move_other_tables, write_tables
 
 
 def prepare(plan: Plan, check_gpus: bool) -> None:
-    """Generates the demo's clips and lists of imbalanced sets, and checks all cells; StudyError if one is not valid."""
+    """Generates the demo's clips and the lists of rows, and checks all cells; StudyError if one is not valid."""
     for cell in plan.cells:
         if changed := cell.changed_options():
             raise StudyError(
@@ -27,12 +27,12 @@ def prepare(plan: Plan, check_gpus: bool) -> None:
             )
     for data in plan.demo_sets():
         print(f"demo clips: {demo_data.make(data, plan.demo_base, available_cores())}", flush=True)
-    imbalanced = {row.cfg.DATA.SPLITS_DIR: row for row in plan.rows if row.cfg is not None and row.row.rarest < 1}
+    with_lists = {row.cfg.DATA.SPLITS_DIR: row for row in plan.rows if row.cfg is not None and folder_name(row.row)}
     try:
-        for row in imbalanced.values():
+        for row in with_lists.values():
             if not Path(row.cfg.DATA.PATH_TO_DATA_DIR).is_dir():
                 raise DataError(f"{row.cfg.DATA.PATH_TO_DATA_DIR} is not a folder")
-            write_lists(row.cfg, row.row.rarest)
+            write_lists(row.cfg, row.row)
         _check(plan.missing, check_gpus)
     except DataError as error:
         raise StudyError(f"{error}\n{plan.study.name} expects data prepared by `{plan.study.prepare}`") from error

@@ -57,18 +57,32 @@ class Pretraining(Setting):
     data: DemoData
 
 
+class Split(_Section):
+    """A new split of all clips. test: fraction of all clips; val: of the remaining ones."""
+
+    test: float = Field(0.1, gt=0, lt=1)
+    val: float = Field(0.2, gt=0, lt=1)
+    stratified: bool = True
+    seed: int = 42
+
+
 class Row(Setting):
     """A row of a table. published: top-1 and top-5 in percent; demo: settings over these in the demo.
 
+    in_demo: whether the demo runs the row; note: a sentence below the table.
+    rarest, split: other lists of clips than those of the dataset.
     reference: a classifier on the cached features of the runs, whose accuracy is shown instead of that of the head.
     """
 
     name: str
     published: tuple[float | None, float | None] = (None, None)
     run: bool = True
+    in_demo: bool = True
     demo: Setting = Setting()
     facts: dict[str, Any] = {}
+    note: str = ""
     rarest: float = Field(1.0, gt=0, le=1)
+    split: Split | None = None
     reference: Literal["k-NN", "logistic regression"] | None = None
 
 
@@ -144,7 +158,7 @@ class Study(Setting):
     pretrained: dict[str, str] = {}
     tables: tuple[Table, ...] = Field(min_length=1)
     only: dict[str, tuple[Count, ...]] = {}
-    figures: dict[Literal["confusion", "per_class", "attention", "examples"], FigureRows] = {}
+    figures: dict[Literal["confusion", "per_class", "cmc", "attention", "examples"], FigureRows] = {}
     demo: Demo
 
     @property

@@ -112,18 +112,19 @@ def _result_section(table: PlannedTable, ours: str) -> Section:
         cells = [row.row.name, *options]
         cells += [str(row.row.facts.get(name, NOTHING)) for name in facts]
         cells += [NOTHING if value is None else f"{value:.2f}".removesuffix("0") for value in row.row.published]
-        if row.row.run:
+        if row.cfg is not None:
             cells += [_metric(outcome.val_top1)] * by_validation + [_metric(outcome.top1), _metric(outcome.top5)]
             done, planned = len(outcome.cells), len(row.cells)
             cells += [str(done) if done == planned else f"{done} of {planned}", *_costs(outcome)]
         else:
-            cells += ["as published", *[NOTHING] * 4]
+            cells += ["not in the demo" if row.row.run else "as published", *[NOTHING] * 4]
         rows.append(cells)
     header = ["", *columns, *facts, "published top-1", "published top-5"]
     header += [f"{ours} validation top-1"] * by_validation
     header += [f"{ours} top-1", f"{ours} top-5", "runs", "time", "memory (MiB)"]
     points = [judge(finding, table).text for finding in table.table.findings]
-    return Section(_title(table), table.table.note, header, rows, points)
+    notes = [table.table.note, *(f"{row.name}: {row.note}" for row in table.table.rows if row.note)]
+    return Section(_title(table), " ".join(filter(None, notes)), header, rows, points)
 
 
 def _metric(statistic: Statistic | None) -> str:
