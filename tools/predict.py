@@ -193,6 +193,7 @@ def write_files(args: argparse.Namespace, classifier: "Classifier", paths: list[
         errors = list(files.errors())
         header = {"checkpoint": str(classifier.path), "class_names": list(classifier.class_names)}
         header["num_views"] = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
+        header["temperature"] = classifier.temperature(cfg)
         files.finish(header, min(args.top_k, len(classifier.class_names)))
     if not args.quiet:
         names = ", ".join(str(path) for path in (args.output, args.features) if path)

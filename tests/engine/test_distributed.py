@@ -148,6 +148,8 @@ def test_three_processes_evaluate_like_one(run: Run, tiny_data: Path, tiny_check
     assert three["num_videos"] == 7
     assert all(one[key] == three[key] for key in ("top1", "top5", "per_class", "unreadable"))
     assert three["loss"] == pytest.approx(one["loss"], abs=1e-6)
+    temperatures = [found["metrics"]["calibration"]["temperature"] for found in (one, three)]
+    assert temperatures[1] == pytest.approx(temperatures[0], rel=1e-3)
     scores = [np.load(tmp_path / name / "scores.npz") for name in "13"]
     assert [*scores[1]["names"]] == [*scores[0]["names"]]
     np.testing.assert_allclose(scores[1]["scores"], scores[0]["scores"], rtol=0, atol=1e-5)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -19,7 +18,6 @@ from timesformer.config import load_config
 from timesformer.datasets.loader import construct_loader
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.engine.evaluate import build_from_checkpoint
-from timesformer.engine.probe import calibrated_loss
 from timesformer.inference.classifier import load_model
 from timesformer.models import build_model
 from timesformer.models.weights.loading import read_checkpoint
@@ -103,16 +101,6 @@ def test_a_pair_does_not_depend_on_the_others_and_the_best_is_saved(run: Run) ->
     assert results(alone)["grid"] == [pytest.approx(chosen, abs=1e-4)]
     for name, value in best(grid)["model_state"].items():
         torch.testing.assert_close(best(alone)["model_state"][name], value, rtol=0, atol=1e-4)
-
-
-def test_calibrated_loss_is_that_of_the_best_temperature() -> None:
-    logits, labels = torch.randn(40, 3, dtype=torch.float64), torch.arange(40) % 3
-    logits[range(40), labels] += 1.0
-    best = minimize_scalar(
-        lambda power: torch.nn.functional.cross_entropy(logits / 10.0 ** float(power), labels).item(), (-1, 1)
-    )
-    assert calibrated_loss(logits, labels) == pytest.approx(best.fun, rel=1e-3)
-    assert calibrated_loss(10 * logits, labels) == pytest.approx(best.fun, rel=1e-3)
 
 
 def test_a_finished_run_is_not_repeated(run: Run) -> None:

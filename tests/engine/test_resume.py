@@ -28,8 +28,8 @@ from timesformer.engine import trainer
 from timesformer.engine.checkpoint import is_undamaged
 from timesformer.engine.evaluate import evaluate
 from timesformer.engine.meters import Throughput
-from timesformer.engine.results import Evaluation
 from timesformer.engine.trainer import Trainer
+from timesformer.metrics.evaluation import Evaluation
 
 pytestmark = pytest.mark.slow
 Run = Callable[..., Outcome]

@@ -15,7 +15,7 @@ from timesformer.datasets.loader import collate
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.engine.evaluate import evaluate
 from timesformer.engine.loss import ClipMixup
-from timesformer.engine.results import Evaluation
+from timesformer.metrics.evaluation import Evaluation
 
 pytestmark = pytest.mark.numerical
 

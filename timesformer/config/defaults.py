@@ -57,6 +57,7 @@ _orig("TEST.NUM_SPATIAL_CROPS", 3, "evaluation", "1: center crop; 3: along the l
 _new("TEST.FRAME_ORDER", "original", "evaluation", "Frames of test clips: shuffled, or all their mean (results.md)",
      choices="original shuffled averaged")
 _new("TEST.MEASURE_ORDER", False, "runtime", "Also test with shuffled frames, unless TEST.FRAME_ORDER is set")
+_new("TEST.CALIBRATE", True, "runtime", "Fit a temperature for probabilities on validation, and use it in predictions")
 _new("TEST.REPORT", True, "runtime", "Write report.html, and its charts to TensorBoard")
 _orig("TEST.SAVE_RESULTS_PATH", "", "runtime", "File in OUTPUT_DIR for scores and labels of all videos; empty: none")
 

@@ -8,25 +8,25 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from timesformer.config.differences import differences, read_saved
 from timesformer.datasets.catalog import Splits
 from timesformer.datasets.loader import construct_loader
 from timesformer.datasets.transforms.frame_order import FrameOrder, reorder_frames
 from timesformer.datasets.transforms.sampling import sampler_change
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.datasets.workers.dataloader import report_worker_death
+from timesformer.engine.calibration import calibrate, changes_since, save_temperature
 from timesformer.engine.checkpoint import is_undamaged, newest_checkpoint
 from timesformer.engine.feature_data import feature_loader, load_features, score_features
 from timesformer.engine.meters import Average, Throughput, ViewEnsemble
 from timesformer.engine.reference import reference_results
-from timesformer.engine.results import Evaluation, folder_for_results, probabilities_of, write_results
+from timesformer.engine.results import folder_for_results, write_results
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError, shorten
+from timesformer.metrics.evaluation import Evaluation, logits_of
 from timesformer.models import build_model
 from timesformer.models.parts import output_names
 from timesformer.models.weights.download import local_path
@@ -108,7 +108,7 @@ def evaluate(
         names=list(dataset.records.names),
         labels=torch.from_numpy(dataset.records.labels),
         scores=scores,
-        probabilities=probabilities_of(scores, dataset.num_views, cfg.DATA.ENSEMBLE_METHOD),
+        logits=logits_of(scores, dataset.num_views, cfg.DATA.ENSEMBLE_METHOD),
         unreadable=unreadable.reasons,
         loss=losses.value(),
         num_views=dataset.num_views,
@@ -174,11 +174,25 @@ def test(cfg: CfgNode, splits: Splits | None = None) -> Path:  # noqa: PT028
     with report_worker_death(loader):
         evaluation = evaluate(model, loader, cfg, "test", score)
     evaluation.seconds = time.perf_counter() - start
-    cfg = with_output_dir(cfg, folder)
+    calibration = calibrate(cfg, splits, report.rest, lambda: _evaluate_validation(cfg, model, splits))
     if is_main_process():
-        write_results(cfg, evaluation, splits, path, report.rest, weights, reference)
+        results_cfg = with_output_dir(cfg, folder)
+        write_results(results_cfg, evaluation, calibration, splits, path, report.rest, weights, reference)
+        save_temperature(cfg, calibration, path)
     distributed.barrier()
-    return results_path(cfg)
+    return folder / results_path(cfg).name
+
+
+def _evaluate_validation(cfg: CfgNode, model: nn.Module, splits: Splits) -> Evaluation:
+    """Scores of the validation split, with the views of a test."""
+    found, score = splits["val"], score_views
+    loader = construct_loader(cfg, "test", dist_info().rank, dist_info().world_size, found)
+    if cfg.FEATURES.ENABLED:
+        features = load_features(cfg, model, "test", found, UnreadableClips(cfg, "val", found.records))
+        loader, score = feature_loader(cfg, features, dist_info().rank, dist_info().world_size), score_features
+    loader.dataset.split = "val"  # in the list of unreadable clips
+    with report_worker_death(loader):
+        return evaluate(model, loader, cfg, "calibration", score)
 
 
 def clip_differences(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
@@ -186,14 +200,10 @@ def clip_differences(cfg: CfgNode, content: dict[str, Any]) -> list[str]:
 
     The normalization is not among them, see `normalization_problem`.
     """
-    then = yaml.safe_load(content["cfg"]) if isinstance(content.get("cfg"), str) else {}
-    if not isinstance(then, dict) or not then.get("DATA"):
-        return []
-    saved = read_saved(then)
-    changes = [change for change in differences(then, cfg) if change.key in saved]
+    saved, changes = changes_since(cfg, content)
     changes = [c for c in changes if c.effects & {"split", "clips"} and "SAMPLER" not in c.key]
     changes = [c for c in changes if c.key not in ("DATA.MEAN", "DATA.STD")]
-    return [*map(str, changes), *filter(None, [sampler_change(saved, cfg)])]
+    return [*map(str, changes), *filter(None, [saved and sampler_change(saved, cfg)])]
 
 
 def _checkpoint_to_test(cfg: CfgNode) -> Path:

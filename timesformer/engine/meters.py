@@ -1,7 +1,6 @@
-"""Meters: top-k accuracy, scores of videos over their views, averages, and throughput."""
+"""Meters: scores of videos over their views, averages, and throughput."""
 
 import time
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,16 +8,6 @@ from torch import Tensor
 
 from timesformer.runtime.distributed import all_reduce, all_reduce_sum
 from timesformer.runtime.ranks import dist_info, is_main_process
-
-
-def topk_accuracies(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> list[float]:
-    """Top-k accuracy in percent for each k, of scores [samples, classes] and labels [samples]; 0 without samples.
-
-    With k above the number of classes, every sample is correct.
-    """
-    ranked = scores.topk(min(max(ks), scores.shape[1]), dim=1).indices
-    correct = ranked == labels.unsqueeze(1)
-    return [100.0 * correct[:, :k].any(dim=1).sum().item() / max(len(scores), 1) for k in ks]
 
 
 class ViewEnsemble:

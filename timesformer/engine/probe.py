@@ -19,10 +19,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from timesformer.engine import checkpoint, optim
 from timesformer.engine.feature_data import feature_loader, load_features
-from timesformer.engine.results import Evaluation
 from timesformer.engine.trainer import Trainer, seed_step
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError
+from timesformer.metrics.calibration import fit_temperature
+from timesformer.metrics.evaluation import Evaluation
 from timesformer.models.parts import train_mode
 from timesformer.runtime import distributed, signals
 from timesformer.runtime.device import prefetch_to_device, set_float32_precision
@@ -228,8 +229,11 @@ class ProbeTrainer(Trainer):
             loss = F.cross_entropy(seen, targets).item()
             metrics = replace(self.evaluation, scores=scores, loss=loss).metrics()
             candidate.val.append((progress.epoch, metrics | {"unreadable": len(self.evaluation.unreadable)}))
-            is_finite = np.isfinite(loss)
-            candidate.rank = (metrics["top1"], -calibrated_loss(seen, targets)) if is_finite else (-np.inf, -np.inf)
+            if np.isfinite(loss):
+                # Unlike the plain loss, it does not grow with the confidence of a head that was trained for long.
+                candidate.rank = (metrics["top1"], -fit_temperature(seen, targets)[1])
+            else:
+                candidate.rank = (-np.inf, -np.inf)
         self.best = max(self.candidates, key=lambda candidate: candidate.rank)
         metrics = self.best.val[-1][1]
         if not np.isfinite(metrics["loss"]):
@@ -267,13 +271,3 @@ class ProbeTrainer(Trainer):
             f"training done in {duration(progress.seconds)}, {progress.finish_reason(self.cfg)}; validation top-1 "
             f"{progress.best_top1:.2f} % with {best.describe()}: {best_path(self.cfg)}"
         )
-
-
-def calibrated_loss(logits: Tensor, labels: Tensor) -> float:
-    """Cross entropy after temperature scaling (Guo et al. 2017, https://arxiv.org/abs/1706.04599), the lowest of all.
-
-    Unlike the plain loss, it does not grow with the confidence of a head that was trained for long. `logits` is
-    [clips, classes], `labels` int64 [clips]; the temperatures are 0.1 to 30.
-    """
-    temperatures = torch.logspace(-1, np.log10(30), 60, dtype=logits.dtype)
-    return min(F.cross_entropy(logits / temperature, labels).item() for temperature in temperatures)

@@ -1,4 +1,4 @@
-"""The result of evaluating a split, and the files of a test: results.json and predictions.csv (docs/results.md)."""
+"""The files of a test: results.json and predictions.csv (docs/results.md)."""
 
 import csv
 import io
@@ -6,11 +6,10 @@ import logging
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
@@ -18,15 +17,16 @@ import simplejson
 import torch
 import yaml
 from fvcore.common.config import CfgNode
-from torch import Tensor
 
 import timesformer
 from timesformer.atomic import write_atomically, write_text_atomically
 from timesformer.config.differences import differences
 from timesformer.datasets.catalog import Splits
 from timesformer.engine.checkpoint import newest_progress
-from timesformer.engine.meters import topk_accuracies
 from timesformer.errors import UserError, shorten
+from timesformer.metrics.calibration import Calibration
+from timesformer.metrics.evaluation import Evaluation
+from timesformer.metrics.summary import summarize
 from timesformer.runtime.device import choose_device, peak_memory
 from timesformer.runtime.run_folder import TEST_FOLDER, move_aside, result_files, results_path
 
@@ -37,91 +37,10 @@ TOP_LISTED = 5
 _AFFECTS_RESULTS = {"model", "clips", "evaluation"}  # weights and videos are compared themselves
 
 
-class Counts(NamedTuple):
-    """Videos of a class, those predicted correctly, and all that are predicted as this class."""
-
-    videos: int
-    correct: int
-    predicted: int
-
-
-def probabilities_of(scores: Tensor, num_views: int, method: str) -> Tensor:
-    """Softmax [videos, classes] of aggregated logits: of their mean over the views for "sum", the largest for "max"."""
-    return (scores / (num_views if method == "sum" else 1)).softmax(dim=1)
-
-
-@dataclass
-class Evaluation:
-    """Scores of every video of a split."""
-
-    names: list[str]  # in the order of the rows of `scores`
-    labels: Tensor  # [videos], int64
-    scores: Tensor  # [videos, classes], logits aggregated over the views
-    probabilities: Tensor  # [videos, classes], see `probabilities_of`
-    unreadable: dict[str, str]  # reasons by name of unreadable videos, which count as wrong
-    loss: float  # mean cross entropy of the readable clips
-    num_views: int  # of each video
-    seconds: float  # duration
-    shuffled_scores: Tensor | None = None  # as `scores`, with the frames of each clip shuffled (TEST.MEASURE_ORDER)
-
-    @property
-    def readable(self) -> Tensor:
-        """[videos], bool."""
-        return torch.tensor([name not in self.unreadable for name in self.names])
-
-    @property
-    def correct(self) -> Tensor:
-        """[videos], bool; whether the predicted class is the true one, False for unreadable videos."""
-        return self.readable & (self.scores.argmax(dim=1) == self.labels)
-
-    def topk(self, *ks: int) -> list[float]:
-        """Top-k accuracies in percent of all videos; an unreadable one is wrong for every k."""
-        readable = self.readable
-        fraction = readable.float().mean().item()
-        return [fraction * value for value in topk_accuracies(self.scores[readable], self.labels[readable], ks)]
-
-    def by_class(self) -> list[Counts]:
-        """Counts of each class; unreadable videos have no prediction."""
-        predicted = self.scores.argmax(dim=1)
-        labels = (self.labels, self.labels[self.correct], predicted[self.readable])
-        counts = torch.stack([values.bincount(minlength=self.scores.shape[1]) for values in labels], dim=1)
-        return [Counts(*row) for row in counts.tolist()]
-
-    def mean_class_top1(self) -> float:
-        """Mean of the top-1 accuracies of the classes that have videos, in percent."""
-        accuracies = [counts.correct / counts.videos for counts in self.by_class() if counts.videos]
-        return 100.0 * sum(accuracies) / len(accuracies)
-
-    def metrics(self) -> dict[str, float]:
-        """`loss`, and `top1`, `top5` and `mean_class_top1` in percent."""
-        top1, top5 = self.topk(1, 5)
-        return {"loss": self.loss, "top1": top1, "top5": top5, "mean_class_top1": self.mean_class_top1()}
-
-    def shuffled_metrics(self) -> dict[str, Any] | None:
-        """The entry `shuffled` of results.json (docs/results.md), about shuffled frames; None if not measured."""
-        if self.shuffled_scores is None:
-            return None
-        shuffled = replace(self, scores=self.shuffled_scores, shuffled_scores=None)
-        first, second = self.correct, shuffled.correct
-        same = self.readable & (self.scores.argmax(dim=1) == shuffled.scores.argmax(dim=1))
-        metrics = {name: round(value, 4) for name, value in shuffled.metrics().items() if name != "loss"}
-        return metrics | {
-            "difference": round(100.0 * (first.double() - second.double()).mean().item(), 4),
-            "correct_by_class": [counts.correct for counts in shuffled.by_class()],
-            "only_original": int((first & ~second).sum()),
-            "only_shuffled": int((second & ~first).sum()),
-            "same_prediction": int(same.sum()),
-        }
-
-    def describe(self) -> str:
-        """The accuracies, for the log."""
-        metrics = self.metrics()
-        return "top-1 {top1:.2f} %, top-5 {top5:.2f} %, mean over classes {mean_class_top1:.2f} %".format(**metrics)
-
-
 def write_results(
     cfg: CfgNode,
     evaluation: Evaluation,
+    calibration: Calibration,
     splits: Splits,
     checkpoint: Path,
     content: dict[str, Any],
@@ -157,6 +76,7 @@ def write_results(
             for name, counts in zip(class_names, evaluation.by_class(), strict=True)
         ],
         "class_counts": class_counts(splits, evaluation),
+        "metrics": summarize(evaluation, class_names, calibration),
         "shuffled": evaluation.shuffled_metrics(),
         "unreadable": [{"video": name, "reason": reason} for name, reason in sorted(evaluation.unreadable.items())],
         "loss": evaluation.loss,
@@ -199,6 +119,8 @@ def write_results(
         f"test: {evaluation.describe()}; {len(evaluation.names)} videos ({len(evaluation.unreadable)} unreadable), "
         f"{evaluation.num_views} view(s) each, {evaluation.seconds:.1f} s\nresults: {path}"
     )
+    if (trivial := evaluation.baselines()) and not trivial.is_beaten:
+        logger.warning(trivial.warning(class_names))
     if shuffled := results["shuffled"]:
         logger.info(
             "with shuffled frames: top-1 {top1:.2f} % (in order {difference:+.2f} points); {only_original} videos are "

@@ -18,11 +18,12 @@ from timesformer.config.check import check_use
 from timesformer.config.load import ConfigError, load_for_use
 from timesformer.datasets.clips import SampledClip
 from timesformer.datasets.decoding.open import VideoError
+from timesformer.engine.calibration import FittedTemperature, saved_temperatures, temperature_of
 from timesformer.engine.evaluate import build_from_checkpoint, score_views
 from timesformer.engine.meters import ViewEnsemble
-from timesformer.engine.results import probabilities_of
 from timesformer.errors import UserError, shorten
 from timesformer.inference.clip_batches import read_batches
+from timesformer.metrics.evaluation import logits_of
 from timesformer.models.parts import record_features
 from timesformer.models.weights.loading import Checkpoint, CheckpointError, fingerprint, read_checkpoint
 from timesformer.models.weights.normalization import normalization_problem
@@ -39,7 +40,7 @@ class Prediction:
 
     video: str  # its path, as given
     top: list[tuple[str, float]] = field(default_factory=list)  # the most probable classes, in descending order
-    probabilities: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))  # float32 [classes]
+    probabilities: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))  # float32 [classes], calibrated
     num_views: int = 0  # number of views that were averaged
     embedding: np.ndarray | None = None  # float32 [dim], input of the last linear layer, mean over views; if requested
     clips: list[SampledClip] = field(default_factory=list)  # the views, if requested
@@ -87,7 +88,8 @@ def load_model(
     names, note = _class_names(checkpoint, options)
     normalization = normalization_problem(options, checkpoint.metadata.mean, checkpoint.metadata.std)
     notes += [*(checkpoint.assumed if cfg is None else ()), *report.notes, *filter(None, (normalization, note))]
-    return Classifier(options, model.to(device).eval(), names, device, path, notes)
+    temperatures = saved_temperatures(checkpoint.rest)
+    return Classifier(options, model.to(device).eval(), names, device, path, notes, temperatures)
 
 
 def _check_device(device: str | torch.device | None) -> torch.device:
@@ -123,6 +125,7 @@ class Classifier:
     device: torch.device
     path: str | Path  # of the checkpoint
     notes: list[str]  # assumptions and warnings
+    temperatures: list[FittedTemperature] = field(default_factory=list)
     lock: AbstractContextManager = field(default_factory=RLock, init=False)  # held while the model computes
 
     def __repr__(self) -> str:
@@ -134,11 +137,17 @@ class Classifier:
             f"  {self.cfg.MODEL.MODEL_NAME}, {size}, {views} view{'s' * (views > 1)} of a video, on {self.device}",
             f"  from {self.path}",
         ]
+        if (temperature := self.temperature(self.cfg)) != 1:
+            lines.append(f"  probabilities calibrated with temperature {temperature:.3f}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def fingerprint(self) -> str:
         """Returns a hash of the weights and class names."""
         return fingerprint(self.model, self.class_names)
+
+    def temperature(self, cfg: CfgNode) -> float:
+        """Returns the temperature of the probabilities with the views of `cfg`, 1 if none was fitted."""
+        return temperature_of(self.temperatures, cfg)
 
     def predict(self, video: Video, **options: Any) -> Prediction:
         """Predicts the class of a video, as a test of the same checkpoint does; arguments as `predict_many`.
@@ -258,9 +267,10 @@ class Classifier:
 
     def prediction(self, video: str, summary: "Summary", top_k: int) -> Prediction:
         """Makes the prediction of a video whose views are complete."""
-        probabilities = summary.probabilities()
-        best = probabilities.topk(min(top_k, len(self.class_names)))
-        top = [(self.class_names[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+        logits = summary.logits()
+        probabilities = (logits / self.temperature(summary.cfg)).softmax(dim=0)
+        best = logits.topk(min(top_k, len(self.class_names))).indices.tolist()
+        top = [(self.class_names[number], float(probabilities[number])) for number in best]
         clips = sorted(summary.clips, key=lambda clip: clip.view)
         embedding, seconds = summary.embedding(), summary.seconds
         return Prediction(video, top, probabilities.numpy(), summary.num_views, embedding, clips, seconds)
@@ -286,13 +296,13 @@ class Summary:
         self._scores.append(scores)
         self._embeddings += [] if embeddings is None else [embeddings]
 
-    def probabilities(self) -> Tensor:
+    def logits(self) -> Tensor:
         """Returns float32 [classes], as a test computes them."""
         method = self.cfg.DATA.ENSEMBLE_METHOD
         ensemble = ViewEnsemble(1, self.num_views, self.cfg.MODEL.NUM_CLASSES, method)
         videos = torch.zeros(len(self.views), dtype=torch.int64)
         ensemble.update(torch.cat(self._scores), videos, torch.tensor(self.views))
-        return probabilities_of(ensemble.complete(), self.num_views, method)[0]
+        return logits_of(ensemble.complete(), self.num_views, method)[0]
 
     def embedding(self) -> np.ndarray | None:
         """Returns the mean, float32 [dim], None if there are no embeddings."""

@@ -27,9 +27,10 @@ _FLOAT = np.dtype("<f4")
 
 
 def settings_of(classifier: Classifier, cfg: CfgNode, top_k: int, features: bool) -> dict[str, Any]:
-    """Returns what predictions depend on: the weights, the arguments and the options."""
+    """Returns what predictions depend on: the weights, the temperature, the arguments and the options."""
     options = affecting(cfg, "model", "clips", "evaluation")
-    return {"weights": classifier.fingerprint(), "top_k": top_k, "features": features, **options}
+    fitted = {"weights": classifier.fingerprint(), "temperature": classifier.temperature(cfg)}
+    return {**fitted, "top_k": top_k, "features": features, **options}
 
 
 class PredictionFiles:

@@ -23,6 +23,13 @@ class Baselines:
         """Whether the result is significantly better than always predicting the most frequent class."""
         return self.p_value < LEVEL
 
+    def warning(self, class_names: Sequence[str]) -> str:
+        """A sentence about a result that is not better."""
+        return (
+            f"The result is not significantly better than always predicting the most frequent class, "
+            f"{class_names[self.majority_class]} ({self.majority:.1f} %; binomial test, p = {self.p_value:.2f})."
+        )
+
     def describe(self) -> str:
         return f"chance {self.chance:.2f}, most frequent class {self.majority:.2f}"
 

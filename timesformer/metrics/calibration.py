@@ -18,6 +18,15 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """The temperature of a model, or why there is none."""
+
+    temperature: float | None
+    num_videos: int  # of validation, whose predictions it was fitted on
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Reliability:
     """Videos by the probability of their predicted class, in intervals of equal width; float64 [bins]."""
 

@@ -4,7 +4,6 @@ Unreadable videos have no prediction: they count as incorrect in precision, reca
 left out of metrics over thresholds. scikit-learn is imported late, because this takes a second.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ Ints = NDArray[np.int64]
 
 NO_CLASS = -1
 """The predicted class of an unreadable video."""
-MAX_POINTS = 100
+MAX_POINTS = 50
 """Of a curve."""
 THRESHOLDS = tuple(number / 20 for number in range(1, 20))
 """Of the table for two classes, 0.05 to 0.95."""
@@ -43,12 +42,6 @@ def cmc_curve(scores: ArrayLike, labels: ArrayLike, readable: ArrayLike | None =
     counted = ranks if readable is None else ranks[np.asarray(readable)]
     counts = np.bincount(counted, minlength=num_classes + 1)[1:]
     return 100.0 * counts.cumsum() / max(len(ranks), 1)
-
-
-def topk_accuracies(scores: ArrayLike, labels: ArrayLike, ks: Sequence[int]) -> list[float]:
-    """Top-k accuracy in percent for each k, from `cmc_curve`; with k above the number of classes, that of the last."""
-    curve = cmc_curve(scores, labels)
-    return [float(curve[min(k, len(curve)) - 1]) for k in ks]
 
 
 class Averages(NamedTuple):

@@ -28,7 +28,7 @@ from timesformer.models.weights.loading import Checkpoint, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
-_KEPT = ("epoch", "cfg", "progress", "network_config")
+_KEPT = ("epoch", "cfg", "progress", "network_config", "calibration")
 
 
 def convert(
