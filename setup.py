@@ -49,6 +49,8 @@ setup(
         "app": ["streamlit>=1.46"],  # the web page, tools/app.py
         "s3": ["boto3>=1.34"],  # paths that begin with s3://
         "transformers": ["transformers>=4.53"],  # MODEL.MODEL_NAME transformers/<name>
+        "wandb": ["wandb>=0.19"],  # WANDB.ENABLED
+        "mlflow": ["mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"],  # MLFLOW.ENABLED, with a database
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",
@@ -57,6 +59,10 @@ setup(
             "transformers>=4.46",
             "streamlit>=1.46",
             "playwright>=1.48",
+            "wandb>=0.19",
+            "mlflow-skinny>=3",
+            "sqlalchemy>=2",
+            "alembic>=1.13",
         ],
     },
 )

@@ -94,21 +94,23 @@ def run(cfg: CfgNode, splits: Splits | None = None) -> None:
     from timesformer.preparation.download import download_if_asked
     from timesformer.runtime.logging import set_up_logging
     from timesformer.runtime.run_folder import lock_output_dir
+    from timesformer.runtime.trackers import Trackers
 
-    with lock_output_dir(Path(cfg.OUTPUT_DIR)) if is_main_process() else nullcontext():
+    with lock_output_dir(Path(cfg.OUTPUT_DIR)) if is_main_process() else nullcontext(), Trackers(cfg) as trackers:
         set_up_logging(Path(cfg.OUTPUT_DIR))
         download_if_asked(cfg)
         splits = splits or Splits(cfg)
         if cfg.TRAIN.ENABLE:
             if cfg.TEST.ENABLE:
                 splits["test"]  # reports its mistakes before training
-            train(cfg, splits)
+            train(cfg, splits, trackers)
         if cfg.TEST.ENABLE:
             results = test(cfg, splits)
             if is_main_process() and cfg.TEST.REPORT:
                 from timesformer.visualization.report import report_after_test
 
                 report_after_test(cfg, results.parent, splits)
+            trackers.log_test(results.parent)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Validation of a configuration: the values of the options, and rules for several of them together."""
 
+import importlib.util
 import math
 import re
 from collections.abc import Collection, Iterator
@@ -47,6 +48,7 @@ def check(cfg: CfgNode, gpus: bool = True) -> list[Problem]:
         _solver,
         _features,
         _tensorboard,
+        _trackers,
         _weights,
         *([_gpus] if gpus else ()),
     )
@@ -214,6 +216,16 @@ def _tensorboard(cfg: CfgNode) -> _Found:
     for key in files if is_read else ():
         if (path := get_option(cfg, key)) and not Path(path).is_file():
             yield key, f"is {path!r}, expected a file that exists"
+
+
+def _trackers(cfg: CfgNode) -> _Found:
+    for key, package, install in (
+        ("WANDB.ENABLED", "wandb", "wandb"),
+        ("MLFLOW.ENABLED", "mlflow", "mlflow-skinny sqlalchemy alembic"),
+    ):
+        found = importlib.util.find_spec(package) if get_option(cfg, key) else None
+        if get_option(cfg, key) and (found is None or found.origin is None):  # a folder of files has no origin
+            yield key, f"is True, but {package} is not installed; pip install {install}, or set it False"
 
 
 def _weights(cfg: CfgNode) -> _Found:

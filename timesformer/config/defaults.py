@@ -266,6 +266,9 @@ _orig("TENSORBOARD.MODEL_VIS.INPUT_VIDEO", False, "runtime", "Show test clips as
 _orig("TENSORBOARD.MODEL_VIS.MODEL_WEIGHTS", False, "runtime", "Histograms of the tested weights")
 _orig("TENSORBOARD.MODEL_VIS.TOPK_PREDS", 1, "runtime", "Number of predictions shown with a clip", low=1)
 
+_new("WANDB.ENABLED", False, "runtime", "Track the run with Weights & Biases (training.md)")
+_new("MLFLOW.ENABLED", False, "runtime", "Track the run with MLflow (training.md)")
+
 _orig("NUM_GPUS", 1, "runtime", "GPUs of each node; 0: run on the CPU", low=0)
 _orig("NUM_SHARDS", 1, "training", "Number of nodes; set by torchrun and srun", low=1)
 _orig("SHARD_ID", 0, "runtime", "Index of this node, from 0", low=0)

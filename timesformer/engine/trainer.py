@@ -37,6 +37,7 @@ from timesformer.runtime.device import autocast, choose_device, prefetch_to_devi
 from timesformer.runtime.logging import STEP, MetricsWriter, duration, progress_bar
 from timesformer.runtime.ranks import dist_info, is_main_process
 from timesformer.runtime.run_folder import best_path, config_path, move_previous_run
+from timesformer.runtime.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ class Trainer:
     uninterrupted one. Each process of a run has a trainer, with its part of the clips.
     """
 
-    def __init__(self, cfg: CfgNode, splits: Splits) -> None:
-        self.cfg, self.splits, self.device = cfg, splits, choose_device(cfg)
+    def __init__(self, cfg: CfgNode, splits: Splits, trackers: Trackers | None = None) -> None:
+        self.cfg, self.splits, self.trackers, self.device = cfg, splits, trackers, choose_device(cfg)
         self.progress = Progress()
         self.frozen_for_now: list[nn.Parameter] = []  # until MODEL.UNFREEZE_EPOCH
         self.requests = distributed.DelayedMax()
@@ -181,7 +182,7 @@ class Trainer:
         set_epoch(loader, progress.epoch)
         log_class_counts(cfg, loader)
         epoch = progress.epoch + progress.iteration / len(loader)
-        self.writer = MetricsWriter(cfg, epoch, len(loader), progress.validated)
+        self.writer = MetricsWriter(cfg, epoch, len(loader), progress.validated, self.trackers)
 
     def log_optimization(self) -> None:
         """Logs learning rate and batch size."""

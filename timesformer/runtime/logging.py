@@ -17,6 +17,7 @@ from timesformer.atomic import report_write_errors, write_text_atomically
 from timesformer.runtime.ranks import dist_info, is_main_process
 from timesformer.runtime.run_folder import metrics_path, tensorboard_folder
 from timesformer.runtime.signals import defer_signals, raise_if_interrupted, stoppable
+from timesformer.runtime.trackers import Trackers
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -79,19 +80,22 @@ def duration(seconds: float) -> str:
 
 
 class MetricsWriter:
-    """Writes metrics to `metrics.jsonl` and, with TENSORBOARD.ENABLE, as TensorBoard scalars; only rank 0 writes.
+    """Writes metrics to `metrics.jsonl`, trackers, and with TENSORBOARD.ENABLE as TensorBoard scalars; on rank 0 only.
 
     Args:
         cfg: the configuration.
         epoch: finished epochs, fractional within an epoch; a resumed run drops later lines, which it writes again.
         steps_per_epoch: iterations of an epoch, the unit of TensorBoard's axis.
         validated: finished epochs at the last validation; lines of later validations are dropped.
+        trackers: the trackers of the run, if it has some.
     """
 
-    def __init__(self, cfg: CfgNode, epoch: float, steps_per_epoch: int, validated: int) -> None:
+    def __init__(
+        self, cfg: CfgNode, epoch: float, steps_per_epoch: int, validated: int, trackers: Trackers | None = None
+    ) -> None:
         self._path = metrics_path(cfg)
         self._folder = tensorboard_folder(cfg)
-        self._steps_per_epoch = steps_per_epoch
+        self._steps_per_epoch, self._trackers = steps_per_epoch, trackers
         self._board: SummaryWriter | None = None
         if not is_main_process():
             return
@@ -99,9 +103,13 @@ class MetricsWriter:
         lines = text[: text.rfind("\n") + 1].splitlines()  # without the incomplete last line of a killed process
         limit = round(epoch, 6)
         limits = {"val_epoch": min(limit, validated)}
-        metrics = zip(lines, map(simplejson.loads, lines), strict=True)
-        done = [line for line, found in metrics if found["epoch"] <= limits.get(found["kind"], limit)]
-        write_text_atomically(self._path, "".join(f"{line}\n" for line in done))
+        metrics = list(zip(lines, map(simplejson.loads, lines), strict=True))
+        is_done = [found["epoch"] <= limits.get(found["kind"], limit) for _, found in metrics]
+        text = "".join(f"{line}\n" for (line, _), done in zip(metrics, is_done, strict=True) if done)
+        write_text_atomically(self._path, text)
+        if trackers:
+            done, repeated = ([m for (_, m), d in zip(metrics, is_done, strict=True) if d == e] for e in (True, False))
+            trackers.start(done, repeated, steps_per_epoch)
         if cfg.TENSORBOARD.ENABLE:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -112,6 +120,8 @@ class MetricsWriter:
         """Appends a line; `kind` is train_step, train_epoch or val_epoch."""
         if not is_main_process():
             return
+        if self._trackers:
+            self._trackers.write(kind, epoch, metrics)
         line = simplejson.dumps({"kind": kind, "epoch": round(epoch, 6), **metrics}, ignore_nan=True)
         with defer_signals(), report_write_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -36,6 +36,7 @@ results_path = _path("results.json")
 unreadable_path = _path("unreadable.csv")  # clips that could not be read
 report_path = _path("report.html")
 report_frames_path = _path("report_frames.zip")  # frames shown in the report
+trackers_path = _path("trackers.json")  # ids of the tracked runs (trackers.py)
 
 
 def tensorboard_folder(cfg: CfgNode) -> Path:
@@ -90,7 +91,7 @@ def move_previous_run(cfg: CfgNode) -> None:
     output = Path(cfg.OUTPUT_DIR)
     tests = [path.parent for path in output.glob(f"{TEST_FOLDER}*/results.json")]
     *results, report, frames = result_files(cfg)
-    files = [checkpoint_folder(cfg), metrics_path(cfg), tensorboard_folder(cfg), *tests, *results]
+    files = [checkpoint_folder(cfg), metrics_path(cfg), tensorboard_folder(cfg), trackers_path(cfg), *tests, *results]
     if any(path.exists() for path in files):
         target = move_aside(output, [*files, report, frames, config_path(cfg), unreadable_path(cfg)])
         logger.info("the earlier run in %s was moved to %s", output, target)
