@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import TINY_CONFIG, Outcome
 from tests.datasets.sources.common import make_cfg
 from tests.loopback import Server
 from tests.rar import rar
-from timesformer.datasets.records import DataError
+from timesformer.datasets.catalog import load_split
+from timesformer.datasets.records import SPLITS, DataError
 from timesformer.fetch import DownloadError
 from timesformer.preparation import download as module
+from timesformer.preparation.command_line import main
 from timesformer.preparation.download import ARCHIVES, Archive, download, download_if_asked
 
 VIDEOS = rar({"UCF-101/Archery/v_Archery_g01_c01.avi": b"video"})
@@ -131,3 +135,52 @@ def test_run_downloads_its_dataset(
     assert outcome.code == 0, outcome.err
     assert json.loads((tmp_path / "out/results.json").read_text())["num_videos"] == 2
     assert [path for path, _ in server.asked] == ["/lists.zip", "/UCF101.rar"]
+
+
+def hmdb_simp(frames: int = 4) -> bytes:
+    """An archive of two classes, each with 10 folders of frames that are named by hashes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for label, name in enumerate(("climb_stairs", "wave")):
+            for clip in range(10):
+                folder = hashlib.sha256(f"{name}{clip}".encode()).hexdigest()[:8].upper()
+                for number in range(1, frames + 1):
+                    frame = io.BytesIO()
+                    Image.fromarray(np.full((24, 32, 3), 100 * label + 10 * number, np.uint8)).save(frame, "JPEG")
+                    archive.writestr(f"HMDB_simp/{name}/{folder}/{number:04}.jpg", frame.getvalue())
+        archive.writestr("__MACOSX/HMDB_simp/._wave", b"")
+    return buffer.getvalue()
+
+
+@pytest.mark.slow
+def test_hmdb_simp_is_downloaded_and_split_by_one_command(server: Server, tmp_path: Path) -> None:
+    server.files["/HMDB_simp.zip"] = hmdb_simp()
+    root = tmp_path / "data"
+    command = ["hmdb_simp", str(root), "--download", "--url", server.url("/HMDB_simp.zip"), "--workers", "1"]
+    server.breaks = [1000, 0, 0, 0]
+    assert main(command) == 2
+    assert main(command) == 0
+    assert sorted(path.name for path in root.iterdir() if path.is_dir()) == [".archives", "climb_stairs", "wave"]
+    splits = [load_split(make_cfg("hmdb_simp", root, 2), split) for split in SPLITS]
+    assert [len(split.records) for split in splits] == [14, 4, 2]
+    assert splits[0].class_names == ("climb_stairs", "wave")
+    asked = len(server.asked)
+    shutil.move(root / "wave", root / ".HMDB_simp/wave")  # as if interrupted while folders were moved
+    assert main([*command, "--force"]) == 0
+    assert len(server.asked) == asked
+    assert [len(load_split(make_cfg("hmdb_simp", root, 2), split).records) for split in SPLITS] == [14, 4, 2]
+
+
+@pytest.mark.slow
+def test_run_downloads_and_splits_hmdb_simp(server: Server, tmp_path: Path, run_net: Callable[..., Outcome]) -> None:
+    server.files["/HMDB_simp.zip"] = hmdb_simp()
+    (tmp_path / "tiny.yaml").write_text(TINY_CONFIG)
+    outcome = run_net(
+        *("--cfg", str(tmp_path / "tiny.yaml"), "TRAIN.DATASET", "hmdb_simp", "TEST.DATASET", "hmdb_simp"),
+        *("MODEL.NUM_CLASSES", "2", "SOLVER.MAX_EPOCH", "1", "DATA.PATH_TO_DATA_DIR", str(tmp_path / "data")),
+        *("DATA.DOWNLOAD", "True", "DATA.DOWNLOAD_URLS", str([server.url("/HMDB_simp.zip"), ""])),
+        *("OUTPUT_DIR", str(tmp_path / "out")),
+    )
+    assert outcome.code == 0, outcome.err
+    assert json.loads((tmp_path / "out/results.json").read_text())["num_videos"] == 2
+    assert [path for path, _ in server.asked] == ["/HMDB_simp.zip"]

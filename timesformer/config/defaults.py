@@ -13,6 +13,7 @@ _new = register_option
 _orig = partial(register_option, new=False)
 
 _OFFICIAL = "DATASET hmdb51 ucf101"
+_DOWNLOADED = "DATASET hmdb51 hmdb_simp ucf101"
 _FOLDER = "DATASET folder"
 _RANDOM = f"{_FOLDER} and DATA.SPLIT_RULE auto random"
 _DRAWN = f"{_RANDOM} folds"
@@ -83,9 +84,9 @@ _new("DATA.TEST_SUBJECTS", list(range(36, 51)), "split", "Test subjects; this pr
 _new("DATA.VAL_SUBJECTS", list(range(31, 36)), "split", "Training subjects held out for validation", read_by=_MUWIGES)
 _new("DATA.TEST_SCENES", "", "split", "Scenes of the test, separated by commas",
      read_by=f"{_MUWIGES} and DATA.PROTOCOL cross_scene_subject")
-_new("DATA.DOWNLOAD", False, "inputs", "Download the dataset if it is missing", read_by=_OFFICIAL)
+_new("DATA.DOWNLOAD", False, "inputs", "Download the dataset if it is missing", read_by=_DOWNLOADED)
 _new("DATA.DOWNLOAD_URLS", ["", ""], "inputs", "Archives of videos and of lists; empty: the official ones",
-     length=2, read_by=_OFFICIAL)
+     length=2, read_by=_DOWNLOADED)
 _orig("DATA.PATH_LABEL_SEPARATOR", " ", "inputs", "Separator of path and label in a CSV list",
       pattern=".+", read_by="DATASET !ssv2 hmdb51 ucf101 muwiges")
 _orig("DATA.PATH_PREFIX", "", "inputs", "Prefix of the paths in lists; empty: depends on the dataset",

@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         if options.dataset == "hmdb_simp":
+            if options.download:
+                download("hmdb_simp", options.root, options.url)
             output = options.output or options.root
             fractions = options.test, options.val
             return bool(split_dataset(options.root, output, options.seed, *fractions, options.workers, options.force))
@@ -80,15 +82,21 @@ def _add_split_options(parser: argparse.ArgumentParser, dataset: str) -> None:
     parser.add_argument("--test", type=fraction, default=0.1, help="fraction of all clips for test (default: 0.1)")
     parser.add_argument("--val", type=fraction, default=0.2, help="fraction of the remaining clips (default: 0.2)")
     parser.add_argument("--force", action="store_true", help="replace files of an earlier run")
+    _add_download_options(parser, dataset)
 
 
-def _add_options(parser: argparse.ArgumentParser, dataset: str) -> None:
+def _add_download_options(parser: argparse.ArgumentParser, dataset: str) -> None:
     parser.set_defaults(download=False, url=("", ""))
     if dataset in ARCHIVES:
         urls = " and ".join(archive.url for archive in ARCHIVES[dataset])
         urls = f"of the archives, with #sha256=<hex> if known (default: {urls})"
+        names = ("VIDEOS", "LISTS") if len(ARCHIVES[dataset]) == 2 else ("FRAMES",)
         parser.add_argument("--download", action="store_true", help="download and unpack what ROOT lacks")
-        parser.add_argument("--url", nargs=2, metavar=("VIDEOS", "LISTS"), help=urls)
+        parser.add_argument("--url", nargs=len(names), metavar=names, help=urls)
+
+
+def _add_options(parser: argparse.ArgumentParser, dataset: str) -> None:
+    _add_download_options(parser, dataset)
     short_side = "re-encode every clip as H.264 for fast reading, the short side scaled down to this, e.g. 256"
     parser.add_argument("--short-side", type=_number(int, 16), default=0, metavar="PIXELS", help=short_side)
     parser.add_argument("--frames", action="store_true", help="make a folder of JPEG frames of every clip instead")

@@ -1,7 +1,8 @@
-"""Downloads HMDB51 and UCF101 from their makers, and unpacks them into the layout that training reads."""
+"""Downloads HMDB51, HMDB_simp and UCF101, and unpacks them into the layout that training reads."""
 
 import logging
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,12 +12,14 @@ from filelock import FileLock
 from fvcore.common.config import CfgNode
 
 from timesformer.atomic import write_text_atomically
-from timesformer.datasets.records import DataError
+from timesformer.datasets.records import SPLITS, DataError
 from timesformer.datasets.sources.clip_files import list_classes
 from timesformer.datasets.sources.official_splits import LISTS_FOLDERS
 from timesformer.errors import shorten
 from timesformer.fetch import digest, fetch
+from timesformer.preparation.split import split_dataset
 from timesformer.preparation.unpack import unpack
+from timesformer.runtime.resource_limits import available_cores
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +27,10 @@ ARCHIVES_FOLDER = "archives"
 
 
 class Archive(NamedTuple):
-    """URL of an archive, and the folder in the dataset's folder that it is unpacked to."""
+    """URL of an archive, and the folder in the dataset's folder that it is unpacked to.
+
+    From a hidden folder, class folders move to the dataset's folder itself, where archives are hidden, too.
+    """
 
     url: str
     folder: str
@@ -32,32 +38,39 @@ class Archive(NamedTuple):
 
 _SERRE_LAB = "https://serre-lab.clps.brown.edu/wp-content/uploads/2013/10"
 _CRCV = "https://www.crcv.ucf.edu/data/UCF101"
-ARCHIVES: dict[str, tuple[Archive, Archive]] = {
+ARCHIVES: dict[str, tuple[Archive, ...]] = {
     "hmdb51": (
         Archive(f"{_SERRE_LAB}/hmdb51_org.rar", "hmdb51_org"),
         Archive(f"{_SERRE_LAB}/test_train_splits.rar", LISTS_FOLDERS["hmdb51"]),
     ),
+    "hmdb_simp": (Archive("https://zenodo.org/record/7718549/files/HMDB_simp.zip", ".HMDB_simp"),),
     "ucf101": (
         Archive(f"{_CRCV}/UCF101.rar", "UCF-101"),
         Archive(f"{_CRCV}/UCF101TrainTestSplits-RecognitionTask.zip", LISTS_FOLDERS["ucf101"]),
     ),
 }
-"""Videos and official lists of each dataset that can be downloaded, by its name in TRAIN.DATASET."""
+"""Clips and official lists of each dataset that can be downloaded, by its name in TRAIN.DATASET."""
 
 
 def download(name: str, root: Path, urls: Sequence[str] = ("", "")) -> None:
     """Download and unpack the parts of the dataset `name` that `root` lacks; an interrupted call continues.
 
-    Archives are kept in `root`/archives. `urls` (videos, lists) replace those of ARCHIVES unless empty. One process
-    downloads at a time. Raises DownloadError, and DataError for an archive that cannot be unpacked or has changed.
+    Archives are kept in `root`/archives (HMDB_simp: `root`/.archives). `urls` (videos, lists) replace those of ARCHIVES
+    unless empty. One process downloads at a time. Raises DownloadError, and DataError for an archive that cannot be
+    unpacked or has changed.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".download.lock"):
             # The small archive of lists first, to find connection problems early.
-            for archive, url in reversed([*zip(ARCHIVES[name], urls, strict=True)]):
-                if not (root / archive.folder).is_dir():
-                    unpack(_fetch(url or archive.url, root), root / archive.folder)
+            for archive, url in reversed([*zip(ARCHIVES[name], urls, strict=False)]):
+                folder, is_hidden = root / archive.folder, archive.folder.startswith(".")
+                if not (folder.is_dir() or (is_hidden and list_classes(root))):
+                    unpack(_fetch(url or archive.url, root / f"{'.' * is_hidden}{ARCHIVES_FOLDER}"), folder)
+                if is_hidden and folder.is_dir():
+                    for path in list_classes(folder):
+                        path.replace(root / path.name)
+                    shutil.rmtree(folder)
     except OSError as error:
         raise DataError(f"{root} cannot be written: {error.strerror or error}; choose another folder") from error
 
@@ -65,8 +78,9 @@ def download(name: str, root: Path, urls: Sequence[str] = ("", "")) -> None:
 def download_if_asked(cfg: CfgNode) -> None:
     """Download the datasets that `cfg` trains and tests on to DATA.PATH_TO_DATA_DIR, if DATA.DOWNLOAD is set.
 
-    A folder that has other folders is a dataset that the user laid out, and left alone. All processes of a run may call
-    this. Raises DownloadError and DataError as `download`.
+    A folder that has other folders is a dataset that the user laid out, and left alone. HMDB_simp is also split, unless
+    it has a split or DATA.SPLITS_DIR is set. All processes of a run may call this. Raises DownloadError and DataError
+    as `download`.
     """
     if not cfg.DATA.DOWNLOAD:
         return
@@ -74,19 +88,30 @@ def download_if_asked(cfg: CfgNode) -> None:
     for name in sorted({cfg.TRAIN.DATASET, cfg.TEST.DATASET} & ARCHIVES.keys()):
         wanted = {archive.folder for archive in ARCHIVES[name]}
         present = {path.name for path in list_classes(root)} if root.is_dir() else set()
-        if wanted <= present:
+        if name == "hmdb_simp":
+            download(name, root, cfg.DATA.DOWNLOAD_URLS)
+            if not cfg.DATA.SPLITS_DIR:
+                _split_once(root)
+        elif wanted <= present:
             continue
-        if others := present - wanted - {ARCHIVES_FOLDER}:
+        elif others := present - wanted - {ARCHIVES_FOLDER}:
             logger.warning("%s is not downloaded: %s already has %s", name, root, shorten(sorted(others)))
         else:
             logger.info("downloading %s to %s (DATA.DOWNLOAD)", name, root)
             download(name, root, cfg.DATA.DOWNLOAD_URLS)
 
 
-def _fetch(url: str, root: Path) -> Path:
-    """The archive of a URL on disk, with the same SHA-256 as when it was downloaded."""
+def _split_once(root: Path) -> None:
+    """The split that `tools/prepare.py hmdb_simp` makes by default, unless there is one."""
+    with FileLock(root / ".download.lock"):
+        if not any((root / f"{split}.csv").is_file() or (root / split).is_dir() for split in SPLITS):
+            split_dataset(root, root, seed=42, test=0.1, val=0.2, workers=available_cores())
+
+
+def _fetch(url: str, folder: Path) -> Path:
+    """The archive of a URL in `folder`, with the same SHA-256 as when it was downloaded."""
     name = re.sub(r"[^\w.-]", "_", unquote(Path(urlsplit(urldefrag(url).url).path).name)) or "archive"
-    path = root / ARCHIVES_FOLDER / name
+    path = folder / name
     by_hand = f"The URL may have moved: download the archive by hand to {path}, and start again"
     fetch(url, path, by_hand, "choose a folder on another disk")
     checksum, found = path.with_name(f"{name}.sha256"), digest(path)
