@@ -69,10 +69,10 @@ def _per_class(cells: Sequence[Cell]) -> bytes:
 
 def _cmc(cells: Sequence[Cell]) -> bytes:
     """Cumulative match characteristic: top-k in percent for all k, of each seed and their mean."""
-    runs = [((cell.results() or {}).get("metrics") or {}).get("cmc") for cell in cells]
-    if not all(runs):
+    saved = [((cell.results() or {}).get("metrics") or {}).get("cmc") for cell in cells]
+    if not all(saved):
         raise UserError("results.json has no metrics.cmc; test the run again")
-    ks = range(1, len(runs[0]) + 1)
+    ks, runs = saved[0]["k"], [one["accuracy"] for one in saved]
     curves = [charts.Curve("", ks, run, faint=len(runs) > 1) for run in runs]
     curves += [charts.Curve("", ks, np.mean(runs, axis=0).tolist())] * (len(runs) > 1)
     figure = charts.line_chart(curves, _subtitle(cells), "k")
