@@ -45,6 +45,8 @@ def configure(tiny_command: list[str], *options: object) -> CfgNode:
     "schedule",
     [
         ("SOLVER.WARMUP_EPOCHS", 1.2, "SOLVER.WARMUP_START_LR", 1e-4),
+        ("SOLVER.LR_POLICY", "linear", "SOLVER.WARMUP_EPOCHS", 1.2, "SOLVER.WARMUP_START_LR", 1e-4),
+        ("SOLVER.LR_POLICY", "onecycle"),
         ("SOLVER.LR_POLICY", "steps_with_relative_lrs", "SOLVER.STEPS", "[0, 1]", "SOLVER.LRS", "[1, 0.1]"),
     ],
 )
@@ -64,7 +66,8 @@ def test_learning_rates_are_those_of_the_run(
     assert rates[factors == 0.5][0].tolist() == [rate * 0.5 for rate in logged]
     saved = torch.load(tmp_path / "checkpoints/checkpoint_epoch_00002.pyth", weights_only=True)["optimizer_state"]
     assert sorted({group["lr"] for group in saved["param_groups"]}) == sorted(rates[:, -1])
-    assert plan.warmup == (8 if "SOLVER.WARMUP_EPOCHS" in options else 0)
+    warmup = 2 if "onecycle" in options else 0  # PyTorch's OneCycleLR: the second of 6 steps has the highest rate
+    assert plan.warmup == (8 if "SOLVER.WARMUP_EPOCHS" in options else warmup)
 
 
 def test_clips_are_those_of_the_training_loader(tiny_command: list[str], tiny_data: Path) -> None:
@@ -89,6 +92,14 @@ def test_clips_are_those_of_the_training_loader(tiny_command: list[str], tiny_da
             assert np.array_equal(draw.original, np.stack(files))
     assert not torch.equal(shown[0].draws[0].clip.clip, shown[0].draws[1].clip.clip)
     assert [video.num_frames for video in shown] == [3] * 4
+
+
+def test_clip_that_is_drawn_once_is_that_of_all_epochs(tiny_command: list[str]) -> None:
+    cfg = configure(tiny_command, *AUGMENTED, "DATA.DRAW_ONCE", True)
+    dataset = ClipDataset(cfg, "train")
+    (video,) = load_draws(cfg, dataset, [5], draws=3)
+    assert torch.equal(video.draws[0].clip.clip, dataset[1, 5]["clip"])
+    assert len(video.draws) == 1
 
 
 def test_cached_views_are_those_of_the_features(tiny_command: list[str]) -> None:
@@ -120,6 +131,7 @@ def test_mixed_clips_are_weighted_by_their_labels(tiny_command: list[str]) -> No
     assert any(len(set(batch["label"][[n, 3 - n]].tolist())) == 2 for n in (0, 1))
 
 
+@pytest.mark.slow
 def test_page_and_picture(preview: Preview, tiny_command: list[str], tmp_path: Path) -> None:
     page, picture = tmp_path / "new" / "preview.html", tmp_path / "preview.png"
     options = ["SOLVER.HEAD_LR_SCALE", "5", "MIXUP.ENABLED", "True", "SOLVER.WARMUP_EPOCHS", "0.5"]

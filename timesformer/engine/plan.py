@@ -35,7 +35,8 @@ class TrainingPlan:
         batches: iterations of an epoch; in each, the rate is set for one batch of TRAIN.BATCH_SIZE clips per node, or
             with FEATURES.ENABLED for one step.
         steps: optimizer steps of an epoch.
-        iterations, warmup: iterations of the training, and those of them within SOLVER.WARMUP_EPOCHS.
+        iterations: iterations of the training.
+        warmup: those of them within SOLVER.WARMUP_EPOCHS, or of onecycle before the highest rate.
         groups: the parameters by learning rate; with FEATURES.ENABLED those of each head that is tried.
         advice: a warning if the clips are few for the model; else "".
     """
@@ -54,8 +55,6 @@ class TrainingPlan:
         self.batches = -(-sampler.num_items // batch)
         self.steps = self.batches if cfg.FEATURES.ENABLED else -(-self.batches // accumulated)
         self.iterations = self.batches * cfg.SOLVER.MAX_EPOCH
-        numbers = np.arange(self.iterations)
-        self.warmup = int((self._position(numbers) < cfg.SOLVER.WARMUP_EPOCHS).sum())
         if cfg.FEATURES.ENABLED:
             self.groups = []
             for rate in cfg.FEATURES.LEARNING_RATES or [cfg.SOLVER.BASE_LR]:
@@ -66,6 +65,11 @@ class TrainingPlan:
         else:
             trainer.setup_optimizer()
             self.groups = _groups(built, trainer.model, trainer.optimizer, "all trained parameters")
+        numbers = np.arange(self.iterations)
+        before = numbers // self.batches + numbers % self.batches / self.batches < cfg.SOLVER.WARMUP_EPOCHS
+        self.warmup = int(before.sum())
+        if cfg.SOLVER.LR_POLICY == "onecycle":
+            self.warmup = int(np.argmax([self._rate(self.groups[0].cfg, number) for number in range(self.iterations)]))
         self.advice = few_clips_advice(cfg, trainer.model, len(self.loader.dataset.records))
 
     def rates(self, iterations: Sequence[int]) -> np.ndarray:
@@ -73,15 +77,16 @@ class TrainingPlan:
         rates = np.empty((len(self.groups), len(iterations)))
         for row, group in zip(rates, self.groups, strict=True):
             for column, iteration in enumerate(iterations):
-                optim.set_learning_rate(
-                    group.optimizer, optim.learning_rate(group.cfg, float(self._position(iteration)))
-                )
+                optim.set_learning_rate(group.optimizer, self._rate(group.cfg, iteration))
                 row[column] = group.optimizer.param_groups[group.number]["lr"]
         return rates
 
-    def _position(self, iteration: int | np.ndarray) -> float | np.ndarray:
-        """The fractional epoch of an iteration."""
-        return iteration // self.batches + iteration % self.batches / self.batches
+    def _rate(self, cfg: CfgNode, iteration: int) -> float:
+        """The learning rate of the policy, before the factors of the groups."""
+        epoch, index = divmod(iteration, self.batches)
+        if cfg.FEATURES.ENABLED:
+            return optim.learning_rate(cfg, epoch + index / self.batches, 1 / self.batches)
+        return optim.learning_rate_of_batch(cfg, epoch, index, self.batches)
 
 
 def _groups(cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer, everything: str) -> list[RateGroup]:

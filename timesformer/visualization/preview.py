@@ -66,7 +66,10 @@ def choose_videos(loader: DataLoader, number: int) -> list[int]:
 
 
 def load_draws(cfg: CfgNode, dataset: ClipDataset, videos: Sequence[int], draws: int) -> Iterator[PreviewVideo]:
-    """The clips of training videos in the first `draws` epochs, or the first cached views with FEATURES.ENABLED."""
+    """The clips of training videos in the first `draws` epochs, or the first cached views with FEATURES.ENABLED.
+
+    With DATA.DRAW_ONCE, there is one clip of each.
+    """
     with closing(TimeLimit(cfg.DATA.DECODE_TIMEOUT)) as in_time:
         for number in videos:
             shown = PreviewVideo(dataset.records.names[number], dataset.class_names[dataset.records.labels[number]])
@@ -90,14 +93,16 @@ def _load(cfg: CfgNode, dataset: ClipDataset, number: int, draws: int, shown: Pr
         for index, clip in enumerate(made, start=1):
             with as_video_error(record.path):
                 original = reader.read(clip.numbers)
-            shown.draws.append(Draw(f"{'view' if cfg.FEATURES.ENABLED else 'epoch'} {index}", clip, original))
+            label = f"{'view' if cfg.FEATURES.ENABLED else 'epoch'} {index}"
+            shown.draws.append(Draw("every epoch" if cfg.DATA.DRAW_ONCE else label, clip, original))
 
 
 def _generators(cfg: CfgNode, name: str, number: int, draws: int) -> list[RandomState]:
     if cfg.FEATURES.ENABLED:
         views = range(min(draws, cfg.FEATURES.NUM_VIEWS))
         return [clip_rng(*view_seed(cfg.FEATURES.SEED, name, view)) for view in views]
-    return [clip_rng(cfg.RNG_SEED, epoch, number, 0) for epoch in range(min(draws, cfg.SOLVER.MAX_EPOCH))]
+    epochs = 1 if cfg.DATA.DRAW_ONCE else min(draws, cfg.SOLVER.MAX_EPOCH)
+    return [clip_rng(cfg.RNG_SEED, epoch, number, 0) for epoch in range(epochs)]
 
 
 def load_mixed(cfg: CfgNode, loader: DataLoader, number: int) -> list[MixedClip]:

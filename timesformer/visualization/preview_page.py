@@ -60,14 +60,13 @@ class Preview:
     def tiles(self) -> list[tuple[str, str, str, str]]:
         """Label, value, unit and explanation of the numbers at the top."""
         cfg, plan, data = self.cfg, self.plan, self.cfg.DATA
-        warm = cfg.SOLVER.WARMUP_EPOCHS
-        steps = "" if plan.steps == plan.batches else f"; {plan.steps:,} optimizer steps"
+        steps = "" if plan.steps == plan.batches else f"; {plan.steps:,} optimizer steps each"
         rates = self.rates[self.rates.max(axis=1).argmax()]
         frames, seconds = self._covered()
         return [
             ("clips per epoch", f"{plan.clips_per_epoch:,}", "", self._clips()),
             ("iterations", f"{plan.iterations:,}", "", f"{_epochs(cfg.SOLVER.MAX_EPOCH)} of {plan.batches:,}{steps}"),
-            ("warm-up", f"{plan.warmup:,}", "iterations" if plan.warmup != 1 else "iteration", _epochs(warm)),
+            ("warm-up", f"{plan.warmup:,}", "iterations" if plan.warmup != 1 else "iteration", self._warmup()),
             (
                 "highest learning rate",
                 f"{rates.max():.3g}",
@@ -87,11 +86,11 @@ class Preview:
 
     def charts(self) -> list[Figure]:
         """The learning rate over all epochs, and from the start to the end of warm-up."""
-        plan, warm = self.plan, self.cfg.SOLVER.WARMUP_EPOCHS
+        plan = self.plan
         charts = [self._chart(self._sampled(), "Learning rate")]
         if plan.warmup:
             numbers = np.unique(np.linspace(0, min(2 * plan.warmup, plan.iterations - 1), _POINTS).round().astype(int))
-            charts.append(self._chart(numbers.tolist(), f"Warm-up of {_epochs(warm)}", "iteration"))
+            charts.append(self._chart(numbers.tolist(), f"Warm-up of {self._warmup()}", "iteration"))
         return charts
 
     def groups(self) -> list[dict[str, Any]]:
@@ -167,6 +166,9 @@ class Preview:
             return "of cached features"
         nodes = f" on {cfg.NUM_SHARDS} nodes" if cfg.NUM_SHARDS > 1 else ""
         return f"{batches_per_step(cfg)} x TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}{nodes}"
+
+    def _warmup(self) -> str:
+        return _epochs(self.cfg.SOLVER.WARMUP_EPOCHS or self.plan.warmup / self.plan.batches)
 
     def _unfreezing(self) -> str:
         epoch = self.cfg.MODEL.UNFREEZE_EPOCH
