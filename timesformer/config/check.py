@@ -114,13 +114,17 @@ def _dataset(cfg: CfgNode) -> _Found:
                 "DATA.SPLIT_GROUPS",
                 f"is {data.SPLIT_GROUPS!r}, expected a .csv file or a regular expression ({error})",
             )
+    if data.SPLIT_RULE not in ("auto", "folds") and "folder" not in used:
+        yield "DATA.SPLIT_RULE", f"is {data.SPLIT_RULE}, expected auto or folds: only DATASET folder reads other rules"
+    if data.SPLIT_RULE == "folds" and len(used) > 1:
+        yield "DATA.SPLIT_RULE", "is folds, expected the same TRAIN.DATASET and TEST.DATASET, whose clips are divided"
+    if data.SPLIT_RULE == "folds" and data.FOLD > data.NUM_FOLDS:
+        yield "DATA.FOLD", f"is {data.FOLD}, expected 1 to DATA.NUM_FOLDS {data.NUM_FOLDS}"
     if used == {"folder"}:
-        of_lists = dict.fromkeys(("DATA.PATH_LABEL_SEPARATOR", "DATA.PATH_PREFIX"), ("auto", "files"))
+        of_lists = dict.fromkeys(("DATA.PATH_LABEL_SEPARATOR", "DATA.PATH_PREFIX"), ("auto", "files", "folds"))
         for key, rules in {"DATA.VAL_FRACTION": ("auto", "random", "folds"), **of_lists}.items():
             if data.SPLIT_RULE not in rules and get_option(cfg, key) != OPTIONS[key].default:
                 yield key, f"is set, but DATA.SPLIT_RULE {data.SPLIT_RULE} does not read it; remove it"
-        if data.SPLIT_RULE == "folds" and data.FOLD > data.NUM_FOLDS:
-            yield "DATA.FOLD", f"is {data.FOLD}, expected 1 to DATA.NUM_FOLDS {data.NUM_FOLDS}"
     if "muwiges" in used:
         if both := sorted(set(data.TEST_SUBJECTS) & set(data.VAL_SUBJECTS)):
             yield "DATA.VAL_SUBJECTS", f"has {both}, expected none of DATA.TEST_SUBJECTS"
@@ -246,8 +250,8 @@ def _weights(cfg: CfgNode) -> _Found:
 
 
 def _has_checkpoint(cfg: CfgNode, pattern: str) -> bool:
-    """Whether OUTPUT_DIR, or the folder of an official split in it, has a checkpoint of such a name."""
-    folders = ("", "split_*/")
+    """Whether OUTPUT_DIR, or the folder of a repeated run in it, has a checkpoint of such a name."""
+    folders = ("", "split_*/", "fold_*/", "seed_*/")
     return any(path for folder in folders for path in Path(cfg.OUTPUT_DIR).glob(f"{folder}checkpoints/{pattern}"))
 
 

@@ -16,7 +16,8 @@ _OFFICIAL = "DATASET hmdb51 ucf101"
 _DOWNLOADED = "DATASET hmdb51 hmdb_simp ucf101"
 _FOLDER = "DATASET folder"
 _RANDOM = f"{_FOLDER} and DATA.SPLIT_RULE auto random"
-_DRAWN = f"{_RANDOM} folds"
+_FOLDS = "DATA.SPLIT_RULE folds"
+_DRAWN = f"{_RANDOM} or {_FOLDS}"
 _MUWIGES = "DATASET muwiges"
 _LIBRARY = "MODEL.MODEL_NAME torchvision/?* timm/?* transformers/?*"
 _NOT_LIBRARY = "MODEL.MODEL_NAME !torchvision/?* timm/?* transformers/?*"
@@ -67,16 +68,15 @@ _orig("DATA.PATH_TO_DATA_DIR", "", "inputs", "Folder of the dataset or of its CS
 _new("DATA.SPLITS_DIR", "", "inputs", "Folder of the split files; empty: DATA.PATH_TO_DATA_DIR")
 _new("DATA.SPLIT", 1, "split", "Official split; run_net.py --splits runs several", choices=(1, 2, 3), read_by=_OFFICIAL)
 _new("DATA.VAL_FRACTION", 0.1, "split", "Fraction of the training clips for validation",
-     above=0, below=1, read_by="DATASET !kinetics ssv2 hmdb_simp muwiges")
-_new("DATA.SPLIT_RULE", "auto", "split", "Where the split comes from; auto: files, folders or else random",
-     choices="auto files folders random folds", read_by=_FOLDER)
+     above=0, below=1, read_by=f"DATASET !kinetics ssv2 hmdb_simp muwiges or {_FOLDS}")
+_new("DATA.SPLIT_RULE", "auto", "split", "folds: of all clips; the others are for folder; auto: on disk, else random",
+     choices="auto files folders random folds")
 _new("DATA.SPLIT_SEED", 42, "split", "Seed of a random split or of folds, independent of RNG_SEED", read_by=_DRAWN)
 _new("DATA.SPLIT_GROUPS", "", "split", "Regex on CLASS/NAME, or a .csv file: each group stays in one split or fold",
      read_by=_DRAWN)
-_new("DATA.NUM_FOLDS", 5, "split", "Folds of a cross-validation, stratified by class", low=2,
-     read_by=f"{_FOLDER} and DATA.SPLIT_RULE folds")
+_new("DATA.NUM_FOLDS", 5, "split", "Folds of a cross-validation, stratified by class", low=2, read_by=_FOLDS)
 _new("DATA.FOLD", 1, "split", "The fold to test on, 1 to NUM_FOLDS; the others are for training and validation", low=1,
-     read_by=f"{_FOLDER} and DATA.SPLIT_RULE folds")
+     read_by=_FOLDS)
 _new("DATA.TEST_FRACTION", 0.1, "split", "Fraction of all clips for the test", above=0, below=1, read_by=_RANDOM)
 _new("DATA.PROTOCOL", "cross_subject", "split", "Training and test differ in subjects, or subjects and scenes",
      choices="cross_subject cross_scene_subject", read_by=_MUWIGES)

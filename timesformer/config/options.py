@@ -34,8 +34,8 @@ class Option:
     """An option of the configuration, of the type of its default: bool, int, float, str or list.
 
     `read_by` names other options with the values for which this one is read, as in "MODEL.MODEL_NAME ViViT and
-    VIVIT.MODEL 2 3", or after "!" the values for which it is not; "DATASET" is TRAIN.DATASET or TEST.DATASET. An option
-    that is set but not read is an error.
+    VIVIT.MODEL 2 3", or after "!" the values for which it is not; "or" separates alternatives. "DATASET" is
+    TRAIN.DATASET or TEST.DATASET. An option that is set but not read is an error.
     """
 
     key: str  # with the section, such as "SOLVER.MY_FACTOR"
@@ -97,22 +97,32 @@ class Option:
         near = "".join(f"; the nearest is {word}" for word in get_close_matches(str(value).lower(), words, n=1))
         return "" if is_valid else f"is {value!r}, expected {self.expected()}{near}"
 
-    def conditions(self) -> list[tuple[str, bool, list[str]]]:
-        """`read_by` in parts: a key, whether its value has to be one of the words, and the words."""
-        parts = (part.split() for part in self.read_by.split(" and ") if part)
-        return [(key, not words[0].startswith("!"), [word.lstrip("!") for word in words]) for key, *words in parts]
+    def conditions(self) -> list[list[tuple[str, bool, list[str]]]]:
+        """Alternatives of `read_by` in parts: a key, whether its value has to be one of the words, and the words."""
+        alternatives = [[part.split() for part in one.split(" and ")] for one in self.read_by.split(" or ") if one]
+        return [
+            [(key, not words[0].startswith("!"), [word.lstrip("!") for word in words]) for key, *words in parts]
+            for parts in alternatives
+        ]
 
     def condition(self) -> str:
         """`read_by` in words; empty if the option is always read."""
-        parts = ((key, "" if among else "other than ", _one_of(words)) for key, among, words in self.conditions())
-        return " and ".join(f"{key} {no}{words}" for key, no, words in parts).replace("?*", "NAME")
+        alternatives = [
+            " and ".join(f"{key} {'' if among else 'other than '}{_one_of(words)}" for key, among, words in parts)
+            for parts in self.conditions()
+        ]
+        return ", or ".join(alternatives).replace("?*", "NAME")
 
     def is_read(self, cfg: CfgNode) -> bool:
         """Whether something reads the option in a configuration."""
-        return all(
-            any(any(fnmatchcase(value, word) for word in words) == among for value in _values(cfg, key))
-            for key, among, words in self.conditions()
-        )
+        alternatives = [
+            all(
+                any(any(fnmatchcase(value, word) for word in words) == among for value in _values(cfg, key))
+                for key, among, words in parts
+            )
+            for parts in self.conditions()
+        ]
+        return any(alternatives) or not alternatives
 
 
 OPTIONS: dict[str, Option] = {}

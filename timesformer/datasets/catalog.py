@@ -7,6 +7,7 @@ import numpy as np
 from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 
+from timesformer.datasets.folds import draw_folds
 from timesformer.datasets.manifest import NAME, Manifest
 from timesformer.datasets.records import DataError, DatasetSplit, join_problems
 from timesformer.datasets.sources.folder import folder, hmdb_simp
@@ -23,10 +24,11 @@ for _dataset in (folder, hmdb51, hmdb_simp, kinetics, muwiges, ssv2, ucf101):
     DATASET_REGISTRY.register(_dataset)
 
 
-def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
+def load_split(cfg: CfgNode, split: str, folds: dict[str, DatasetSplit] | None = None) -> DatasetSplit:
     """Find the clips of `split` ("train", "val" or "test") of TRAIN.DATASET (train, val) or TEST.DATASET (test).
 
-    A manifest in DATA.PATH_TO_DATA_DIR, else in DATA.PATH_PREFIX, adds frame counts and known problems to the records.
+    With DATA.SPLIT_RULE folds, the splits are those of a fold (`draw_folds`); `folds` keeps them for the next call. A
+    manifest in DATA.PATH_TO_DATA_DIR, else in DATA.PATH_PREFIX, adds frame counts and known problems to the records.
     Raises DataError if the dataset is unknown, missing, malformed, or does not have MODEL.NUM_CLASSES classes.
     """
     key = "TEST.DATASET" if split == "test" else "TRAIN.DATASET"
@@ -35,7 +37,13 @@ def load_split(cfg: CfgNode, split: str) -> DatasetSplit:
         names = ", ".join(sorted(name for name, _ in DATASET_REGISTRY))
         raise DataError(f"{key} is {name!r}, expected one of {names}, or one that --import or IMPORTS registers")
     try:
-        found: DatasetSplit = DATASET_REGISTRY.get(name)(cfg, split)
+        if cfg.DATA.SPLIT_RULE == "folds":
+            folds = {} if folds is None else folds
+            if not folds:
+                folds |= draw_folds(cfg, DATASET_REGISTRY.get(name))
+            found = folds[split]
+        else:
+            found = DATASET_REGISTRY.get(name)(cfg, split)
     except DataError as error:
         if cfg.TRAIN.DATASET == cfg.TEST.DATASET:
             raise
@@ -82,9 +90,10 @@ class Splits:
     def __init__(self, cfg: CfgNode) -> None:
         self._cfg = cfg
         self._found: dict[str, DatasetSplit] = {}
+        self._folds: dict[str, DatasetSplit] = {}
 
     def __getitem__(self, split: str) -> DatasetSplit:
         """The clips of "train", "val" or "test"; raises as `load_split`."""
         if split not in self._found:
-            self._found[split] = load_split(self._cfg, split)
+            self._found[split] = load_split(self._cfg, split, self._folds)
         return self._found[split]

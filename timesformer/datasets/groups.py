@@ -76,3 +76,14 @@ def _from_file(rule: str, root: Path, names: Sequence[str], paths: Iterable[str]
         raise DataError(f"{file} has no clip of {root}: found {shorten(group_of)}, {expected}")
     if unused:
         logger.warning("%s: lines without a clip in %s: %s", file, root, shorten(sorted(unused)))
+
+
+def check_classes(source: str, split: str, class_names: Sequence[str], labels: np.ndarray) -> None:
+    """DataError for classes without clips in a drawn training split; those of other splits are logged."""
+    present = np.bincount(labels, minlength=len(class_names))
+    absent = [label for label, number in zip(class_names, present, strict=True) if not number]
+    if absent and split == "train":
+        remedy = "set another DATA.SPLIT_SEED or DATA.SPLIT_GROUPS"
+        raise join_problems(f"{source}: classes without training clips", absent, remedy)
+    if absent:
+        logger.warning("%s: no clip of %s in the %s split", source, shorten(absent), split)

@@ -15,6 +15,10 @@ class DataError(UserError):
     """A dataset on disk is missing, incomplete, or contradicts itself or the configuration."""
 
 
+class MissingSplitError(DataError):
+    """A dataset does not have a split, or has it without labels; folds are drawn from its other splits."""
+
+
 @dataclass(frozen=True)
 class VideoRecord:
     """One labelled video: `path` is a video file or a folder of frames, `name` an id that is unique in the split.

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sklearn.model_selection import StratifiedGroupKFold
 
 from tests.datasets.sources.common import assert_fails, make_cfg, names_of, touch, write
-from timesformer.config.check import check
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.records import SPLITS, VideoRecord
 
@@ -224,30 +222,3 @@ class TestRandom:
                 assert_fails(cfg, "catch")
             split_of_catch.add(is_tested)
         assert split_of_catch == {True, False}
-
-
-class TestFolds:
-    @pytest.fixture
-    def root(self, tmp_path: Path) -> Path:
-        """12 recordings r0 to r11, each with 2 to 5 clips of `wave` or `catch`."""
-        names = [(f"{('wave', 'catch')[r % 2 if r < 8 else n % 2]}", r, n) for r in range(12) for n in range(2 + r % 4)]
-        return touch(tmp_path, *[f"{label}/r{r}_{n}.mp4" for label, r, n in names])
-
-    def test_each_clip_is_tested_once_with_its_group_in_scikit_learns_folds(self, root: Path) -> None:
-        options = {"SPLIT_RULE": "folds", "NUM_FOLDS": 4, "SPLIT_GROUPS": r"r\d+", "VAL_FRACTION": 0.25}
-        folds = [splits(root, **options, FOLD=fold) for fold in (1, 2, 3, 4)]
-        clips = sorted(set().union(*folds[0].values()))
-        labels, groups = [clip.split("/")[0] for clip in clips], [re.search(r"r\d+", clip)[0] for clip in clips]
-        groups = [[*dict.fromkeys(groups)].index(group) for group in groups]  # numbered as they appear
-        expected = StratifiedGroupKFold(4, shuffle=True, random_state=42).split(clips, labels, groups)
-        assert [found["test"] for found in folds] == [{clips[i] for i in test} for _, test in expected]
-        for found in folds:
-            assert sorted(clip for names in found.values() for clip in names) == clips
-            of_split = [{re.search(r"r\d+", clip)[0] for clip in names} for names in found.values()]
-            assert not set.intersection(of_split[0], of_split[1] | of_split[2])
-            assert not of_split[1] & of_split[2]
-
-    def test_too_few_clips_or_a_wrong_fold_is_an_error(self, root: Path) -> None:
-        assert_fails(make(root, SPLIT_RULE="folds", NUM_FOLDS=12, SPLIT_GROUPS=r"r\d+"), root, "DATA.NUM_FOLDS")
-        assert_fails(make(root, SPLIT_RULE="folds", NUM_FOLDS=25), "wave", "DATA.NUM_FOLDS")
-        assert "DATA.FOLD" in {problem.key for problem in check(make(root, SPLIT_RULE="folds", FOLD=6))}

@@ -1,4 +1,4 @@
-"""Datasets of one folder per class, split by files, folders, folds or at random (`folder`, `hmdb_simp`)."""
+"""Datasets of one folder per class, split by files, by folders or at random (`folder`, `hmdb_simp`)."""
 
 import filecmp
 import logging
@@ -12,12 +12,11 @@ from fvcore.common.config import CfgNode
 
 from timesformer.config.defaults import get_cfg
 from timesformer.datasets.decoding.open import VideoError, frame_files
-from timesformer.datasets.groups import find_groups
-from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, join_problems
+from timesformer.datasets.groups import check_classes, find_groups
+from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, MissingSplitError, Records, join_problems
 from timesformer.datasets.sources import lists
 from timesformer.datasets.sources.clip_files import KINDS, ClipFolder, list_clips
 from timesformer.datasets.sources.kinetics import kinetics
-from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +28,12 @@ _CLASS_FIRST = re.compile(r'"?class"?\s*[,;|\t]', re.IGNORECASE)
 def folder(cfg: CfgNode, split: str) -> DatasetSplit:
     """Clips of `split` in DATA.PATH_TO_DATA_DIR/<class>, by DATA.SPLIT_RULE; split files may be in DATA.SPLITS_DIR.
 
-    Classes are those of all splits, sorted. Raises DataError.
+    Classes are those of all splits, sorted. For folds (`datasets/folds.py`), the splits are those on disk; without any,
+    all clips are in "train". Raises DataError.
     """
     rule = cfg.DATA.SPLIT_RULE
+    if rule == "folds":
+        rule = _split_on_disk(cfg) or "none"
     if rule == "auto":
         rule, default = _split_on_disk(cfg), get_cfg().DATA
         given = [key for key in ("SPLIT_SEED", "SPLIT_GROUPS", "TEST_FRACTION") if cfg.DATA[key] != default[key]]
@@ -42,7 +44,9 @@ def folder(cfg: CfgNode, split: str) -> DatasetSplit:
             )
     if rule == "files":
         return _from_files(cfg, split, "set DATA.SPLIT_RULE random")
-    return _from_folders(cfg, split) if rule == "folders" else _drawn(cfg, split)
+    if rule == "folders":
+        return _from_folders(cfg, split)
+    return _unsplit(cfg, split) if rule == "none" else _at_random(cfg, split)
 
 
 def hmdb_simp(cfg: CfgNode, split: str) -> DatasetSplit:
@@ -50,6 +54,8 @@ def hmdb_simp(cfg: CfgNode, split: str) -> DatasetSplit:
     rule, command = _split_on_disk(cfg), ["python", "tools/prepare.py", "hmdb_simp", cfg.DATA.PATH_TO_DATA_DIR]
     if cfg.DATA.SPLITS_DIR:
         command += ["--output", cfg.DATA.SPLITS_DIR]
+    if not rule and cfg.DATA.SPLIT_RULE == "folds":
+        return _unsplit(cfg, split)
     if not rule:
         raise DataError(
             f"{lists.splits_folder(cfg)} has neither train.csv, val.csv and test.csv nor folders train, val and test: "
@@ -139,7 +145,7 @@ def _from_folders(cfg: CfgNode, split: str) -> DatasetSplit:
 def _require(split: str, present: dict[str, Path], absent: Path) -> None:
     if split not in present:
         others = f", though {' and '.join(path.name for path in present.values())} is there" if present else ""
-        raise DataError(f"{absent} not found{others}: add it, or set DATA.SPLIT_RULE to another rule")
+        raise MissingSplitError(f"{absent} not found{others}: add it, or set DATA.SPLIT_RULE to another rule")
 
 
 def _refuse_empty(folders: list[str]) -> None:
@@ -157,88 +163,51 @@ def _same_content(first: Path, second: Path) -> bool:
     return first.is_file() and second.is_file() and filecmp.cmp(first, second, shallow=False)
 
 
-def _drawn(cfg: CfgNode, split: str) -> DatasetSplit:
-    """A split that depends on the names of the clips and DATA.SPLIT_SEED only: at random, or by folds."""
+def _unsplit(cfg: CfgNode, split: str) -> DatasetSplit:
+    """All clips in class folders, as "train"."""
+    if split != "train":
+        raise MissingSplitError(f"{lists.data_folder(cfg)} has no {split} split")
+    class_names, labels, names, root = _all_clips(cfg)
+    return DatasetSplit(Records(names, labels, folder=str(root)), class_names)
+
+
+def _all_clips(cfg: CfgNode) -> tuple[tuple[str, ...], np.ndarray, list[str], Path]:
+    """Classes; label and name `<class>/<clip>` of each clip; the folder of the class folders."""
     root = lists.data_folder(cfg)
     clips = list_clips(root)
     if not clips:
         raise DataError(f"{root} has no class folders: expected {root}/<class>/<clip>")
-    class_names = tuple(clips)
     _refuse_empty([str(root / label) for label, members in clips.items() if not members])
     names = [f"{label}/{clip}" for label, members in clips.items() for clip in members]
-    counts = [len(members) for members in clips.values()]
-    labels = np.repeat(np.arange(len(counts)), counts)
-    del clips  # a million names are 100 MB
-    group_of, groups = find_groups(cfg, names, (f"{root}/{name}" for name in names))
-    by_folds = cfg.DATA.SPLIT_RULE == "folds"
-    assign = _by_folds if by_folds else _at_random
-    split_of = assign(cfg, root, class_names, labels, group_of, _hashes(groups, cfg.DATA.SPLIT_SEED))
-
-    chosen = np.flatnonzero(split_of == SPLITS.index(split))
-    present = np.bincount(labels[chosen], minlength=len(counts))
-    if absent := [label for label, number in zip(class_names, present, strict=True) if not number]:
-        if split == "train":
-            remedy = "set another DATA.SPLIT_SEED or DATA.SPLIT_GROUPS"
-            raise join_problems(f"{root}: classes without training clips", absent, remedy)
-        logger.warning("%s: no clip of %s in the %s split", root, shorten(absent), split)
-    how = f"fold {cfg.DATA.FOLD} of {cfg.DATA.NUM_FOLDS}" if by_folds else "at random"
-    logger.info("%s: %d of %d clips for %s, %s", root, len(chosen), len(names), split, how)
-    return DatasetSplit(Records((names[row] for row in chosen), labels[chosen], folder=str(root)), class_names)
+    return tuple(clips), np.repeat(np.arange(len(clips)), [*map(len, clips.values())]), names, root
 
 
-def _at_random(
-    cfg: CfgNode, root: Path, class_names: tuple[str, ...], labels: np.ndarray, group_of: np.ndarray, keys: np.ndarray
-) -> np.ndarray:
+def _at_random(cfg: CfgNode, split: str) -> DatasetSplit:
     """DATA.TEST_FRACTION of each class for test, DATA.VAL_FRACTION of the rest for validation, the others for training.
 
     Clips are ordered by a hash of DATA.SPLIT_SEED and their group: what DATA.SPLIT_GROUPS finds in `<class>/<stem>`,
     else that itself. So the split does not depend on the machine or the encoding of clips, and an added clip moves at
     most two others. If groups have clips of several classes, the fractions are those of all clips.
     """
+    class_names, labels, names, root = _all_clips(cfg)
+    group_of, groups = find_groups(cfg, names, (f"{root}/{name}" for name in names))
     groups_of_class = [np.unique(part) for part in np.split(group_of, np.cumsum(np.bincount(labels))[:-1])]
     pools = list(class_names)
-    if sum(map(len, groups_of_class)) > len(keys):
-        groups_of_class, pools = [np.arange(len(keys))], [str(root)]
+    if sum(map(len, groups_of_class)) > len(groups):
+        groups_of_class, pools = [np.arange(len(groups))], [str(root)]
     kind = "groups" if cfg.DATA.SPLIT_GROUPS else "clips"
     if small := [f"{pool} ({len(of)})" for pool, of in zip(pools, groups_of_class, strict=True) if len(of) < 3]:
         raise join_problems(f"{root}: classes with fewer than 3 {kind}", small, f"add {kind}, or remove these classes")
-    sizes, split_of = np.bincount(group_of), np.empty(len(keys), np.int8)
+    keys, sizes = _hashes(groups, cfg.DATA.SPLIT_SEED), np.bincount(group_of)
+    split_of = np.empty(len(groups), np.int8)
     test, val = cfg.DATA.TEST_FRACTION, (1 - cfg.DATA.TEST_FRACTION) * cfg.DATA.VAL_FRACTION
     for members in groups_of_class:
         order = members[np.argsort(keys[members], kind="stable")]
         split_of[order] = _assign_splits(sizes[order], test, val)
-    return split_of[group_of]
-
-
-def _by_folds(
-    cfg: CfgNode, root: Path, class_names: tuple[str, ...], labels: np.ndarray, group_of: np.ndarray, keys: np.ndarray
-) -> np.ndarray:
-    """Fold DATA.FOLD for test, and about DATA.VAL_FRACTION of the rest, one fold of it, for validation.
-
-    Folds are those of scikit-learn's StratifiedGroupKFold, shuffled by DATA.SPLIT_SEED.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold  # slow to import
-
-    data = cfg.DATA
-    kind = "groups of DATA.SPLIT_GROUPS" if data.SPLIT_GROUPS else "clips"
-    if len(keys) <= data.NUM_FOLDS:
-        raise DataError(f"{root} has {len(keys)} {kind}, expected more than DATA.NUM_FOLDS {data.NUM_FOLDS}")
-    smallest = np.bincount(labels).argmin()
-    if (count := int((labels == smallest).sum())) < data.NUM_FOLDS:
-        raise DataError(
-            f"{root}: class {class_names[smallest]} has {count} clips, expected DATA.NUM_FOLDS {data.NUM_FOLDS} or more"
-        )
-
-    def fold(rows: np.ndarray, folds: int, number: int) -> np.ndarray:
-        folds_of_rows = StratifiedGroupKFold(folds, shuffle=True, random_state=data.SPLIT_SEED)
-        return rows[[*folds_of_rows.split(rows, labels[rows], group_of[rows])][number][1]]
-
-    split_of = np.full(len(labels), SPLITS.index("train"), np.int8)
-    split_of[fold(np.arange(len(labels)), data.NUM_FOLDS, data.FOLD - 1)] = SPLITS.index("test")
-    rest = np.flatnonzero(split_of == SPLITS.index("train"))
-    folds = min(max(2, round(1 / data.VAL_FRACTION)), len(np.unique(group_of[rest])), *np.bincount(labels[rest]))
-    split_of[fold(rest, int(folds), 0)] = SPLITS.index("val")
-    return split_of
+    chosen = np.flatnonzero(split_of[group_of] == SPLITS.index(split))
+    check_classes(str(root), split, class_names, labels[chosen])
+    logger.info("%s: %d of %d clips for %s, at random", root, len(chosen), len(names), split)
+    return DatasetSplit(Records((names[row] for row in chosen), labels[chosen], folder=str(root)), class_names)
 
 
 def _hashes(groups: list[str], seed: int) -> np.ndarray:

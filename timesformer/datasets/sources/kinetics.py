@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.records import DataError, DatasetSplit, Records, join_problems
+from timesformer.datasets.records import DataError, DatasetSplit, MissingSplitError, Records, join_problems
 from timesformer.datasets.sources import lists
 from timesformer.datasets.sources.clip_files import is_video_name, stem, walk
 from timesformer.errors import shorten
@@ -32,7 +32,7 @@ def kinetics(cfg: CfgNode, split: str) -> DatasetSplit:
     folder = lists.splits_folder(cfg)
     files = lists.split_files(folder)
     if split not in files:
-        raise DataError(
+        raise MissingSplitError(
             f"{folder / f'{split}.csv'} not found: write it, or set DATA.PATH_TO_DATA_DIR (or DATA.SPLITS_DIR) to the "
             "folder of train.csv, val.csv and test.csv"
         )
@@ -123,7 +123,7 @@ def _from_annotations(cfg: CfgNode, split: str, files: dict[str, Path]) -> Datas
     annotated = {name: path for name, path in files.items() if _is_annotation(path)}
     labelled = {name: path for name, path in annotated.items() if "label" in lists.split_cells(lists.first_line(path))}
     if split not in labelled:
-        raise DataError(f"{files[split]} has no labels: to test on the validation list, copy that to test.csv")
+        raise MissingSplitError(f"{files[split]} has no labels: to test on the validation list, copy that to test.csv")
     splits = {name: _read_annotations(path) for name, path in labelled.items()}
     mine = splits[split]
     texts = set().union(*(clips.labels for clips in splits.values()))

@@ -7,7 +7,7 @@ from collections import Counter
 
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, join_problems
+from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, MissingSplitError, join_problems
 from timesformer.datasets.sources import lists
 from timesformer.datasets.sources.clip_files import ClipFolder
 from timesformer.errors import shorten
@@ -44,7 +44,7 @@ def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
     counts = Counter(split_of)
     if not counts[split]:
         options = ", ".join(f"DATA.{key} {cfg.DATA[key]!r}" for key in ("TEST_SUBJECTS", "VAL_SUBJECTS", "TEST_SCENES"))
-        raise DataError(
+        raise MissingSplitError(
             f"{csv}: no clips for the {split} split by DATA.PROTOCOL {cfg.DATA.PROTOCOL} and {options}; it has the "
             f"subjects {shorten(map(str, sorted(set(subjects))), limit=50)} and scenes {shorten(sorted(set(scenes)))}"
         )
