@@ -6,6 +6,7 @@ python tools/report.py output/demo output/demo_spaceOnly --output comparison.htm
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from timesformer.errors import UserError
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("runs", nargs="+", type=as_path, metavar="RUN", help="OUTPUT_DIR of a run, or of the runs of official splits")
+    add("runs", nargs="+", type=as_path, metavar="RUN", help="OUTPUT_DIR of a run, or of repeated runs")
     add("--output", type=as_path, metavar="HTML", help="by default RUN/report.html, comparison.html for several runs")
     add("--overwrite", action="store_true", help="replace a file that is not a report of these runs")
     add_import(parser)
@@ -41,9 +42,12 @@ def main() -> int:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The folder, or those of the official splits in it."""
-    splits = sorted(path.parent for path in folder.glob("split_*/results.json"))
-    return splits if splits and not (folder / "results.json").is_file() else [folder]
+    """The folder, or those of the repeated runs in it."""
+    if (folder / "results.json").is_file():
+        return [folder]
+    if (folder / "repeats.json").is_file():
+        return [folder / run["folder"] for run in json.loads((folder / "repeats.json").read_text())["runs"]]
+    return sorted(path.parent for path in folder.glob("split_*/results.json")) or [folder]
 
 
 if __name__ == "__main__":

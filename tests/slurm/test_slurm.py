@@ -183,3 +183,18 @@ def test_a_killed_study_uses_the_results_of_its_jobs(slurm: Slurm, tiny_command:
     slurm(*command)
     assert len(list(tmp_path.glob("out/cells/*/seed_1/results.json"))) == len(rows)
     assert int(slurm.sbatch("--wrap=true", "--output=/dev/null")) == last + len(rows) + 1
+
+
+def test_killed_repeats_use_the_results_of_their_jobs(slurm: Slurm, tiny_command: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "tools/run_net.py", "--repeats", "folds=2", "--launcher", "slurm", "--submit", "--cpus 1"]
+    command += [*tiny_command, "OUTPUT_DIR", str(tmp_path / "out")]
+    last = int(slurm.sbatch("--wrap=true", "--output=/dev/null"))
+
+    first = subprocess.Popen(command, env=slurm.environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    wait_until(lambda: slurm("squeue", "-h", "-o", "%j").count("cell-") == 2)
+    first.kill()
+    first.wait()
+    slurm(*command)
+    runs = json.loads((tmp_path / "out/repeats.json").read_text())["runs"]
+    assert [(run["fold"], run["num_videos"]) for run in runs] == [(1, 12), (2, 12)]
+    assert int(slurm.sbatch("--wrap=true", "--output=/dev/null")) == last + 3

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from tests.conftest import load_tool
 from tests.visualization.conftest import MakeRun
@@ -250,7 +251,10 @@ def test_splits_are_compared(make_run: MakeRun, tmp_path: Path) -> None:
         shutil.copytree(folder, tmp_path / f"split_{split}")
     cfg = get_cfg()
     cfg.OUTPUT_DIR = str(tmp_path)
-    report.compare_after_splits(cfg, [1, 2])
+    report.compare_runs(cfg, [tmp_path / f"split_{split}" for split in (1, 2)])
     page = Page(tmp_path / "report.html")
     assert [row[0] for row in page.rows["results"][1:3]] == ["split_1", "split_2"]
     assert page.rows["results"][3][2] == f"{np.mean(top1):.2f} ± {np.std(top1, ddof=1):.2f}"
+    assert [row[0] for row in page.rows["repeats"][1:3]] == ["split 1", "split 2"]
+    low, high = ttest_1samp(top1, 0).confidence_interval(0.95)
+    assert page.rows["repeats"][4][1] == f"{max(0, low):.1f} to {min(100, high):.1f}"

@@ -56,6 +56,13 @@ def launch(cfg: CfgNode, main: Main, init_method: str = "") -> int:
     return _run(_fit_config(cfg, info, name), main, info, init_method)
 
 
+def refuse_launcher(reason: str) -> None:
+    """UserError if a launcher has started several processes of this command."""
+    name, info, _ = _from_environment() or _from_slurm() or ("", DistInfo(), "")
+    if info.world_size > 1:
+        raise UserError(f"{reason}: start it without {name}, found {info.world_size} processes")
+
+
 def _launch_node(cfg: CfgNode, main: Main, node: int, num_nodes: int, init_method: str, launcher: str) -> int:
     local_size = max(1, cfg.NUM_GPUS)
     world_size = num_nodes * local_size

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from hashlib import sha256
 
 from tqdm import tqdm
 
@@ -86,10 +87,11 @@ class Slurm:
         self._last_poll = 0.0
 
     def start(self, cell: Cell, slot: int) -> None:
-        name = f"cell-{cell.key}"
+        name = f"cell-{cell.key}-{sha256(str(cell.folder.resolve()).encode()).hexdigest()[:8]}"
         if name not in self._queued():
             command = [sys.executable, str(ROOT / "tools/submit.py"), "--cfg", str(cell.config_path)]
-            command += ["--job_dir", str(cell.folder), "--name", name, *self._options]
+            command += ["--job_dir", str(cell.folder), "--name", name, "--num_shards", str(cell.cfg.NUM_SHARDS)]
+            command += self._options
             with (cell.folder / LOG).open("ab") as log:
                 submitted = subprocess.run(command, stdout=log, stderr=log, check=False)
             if submitted.returncode:

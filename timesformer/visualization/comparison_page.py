@@ -10,6 +10,7 @@ import numpy as np
 from timesformer.config.options import effects_of, flatten, get_cfg
 from timesformer.runtime.logging import duration
 from timesformer.visualization.charts import SERIES
+from timesformer.visualization.repeats_section import REPEATED_BY, repeats_section
 from timesformer.visualization.run_charts import draw_charts
 from timesformer.visualization.run_files import FinishedRun
 from timesformer.visualization.run_page import Content, show_interval
@@ -23,7 +24,6 @@ _METRICS = {
     "mean_class_top1": "mean over classes",
     "val_top1": "validation top-1",
 }
-_REPEATED_BY = {"RNG_SEED", "DATA.SPLIT"}  # the mean of runs that differ in nothing else is shown
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,20 @@ def comparison_page(runs: Sequence[FinishedRun]) -> Content:
     ranked = sorted(tested, key=lambda number: -runs[number].metric("top1"))
     differing = {frozenset((pair.first, pair.second)) for pair in pairs if pair.adjusted_p < LEVEL}
     rivals = [number for number in ranked[1:] if frozenset((ranked[0], number)) not in differing]
+    repeats = repeats_section(runs, [key for key, _ in options])
     hidden = {"top1_shuffled"} if all(row["top1_shuffled"] is None for row in rows) else set()
     if all(run.results.get("num_classes", 6) <= 5 for run in runs):
         hidden.add("top5")
     return {
         "title": f"{len(runs)} runs compared",
         "subtitle": " · ".join(run.name for run in runs),
-        "lead": _lead(runs, ranked, rivals, len(pairs)),
+        "lead": repeats["lead"] if repeats else _lead(runs, ranked, rivals, len(pairs)),
         "notes": [f"{run.name}: {note}" for run in runs for note in run.notes],
         "runs": rows,
         "metrics": {name: title for name, title in _METRICS.items() if name not in hidden},
-        "best": ranked[0] if len(ranked) > 1 and not rivals else None,
+        "best": ranked[0] if len(ranked) > 1 and not rivals and not repeats else None,
         "means": _means(rows, options),
+        "repeats": repeats,
         "charts": draw_charts("comparison", runs),
         "pairs": pairs if len(runs) <= _MAX_RUNS_PAIRED else [],
         "max_runs_paired": _MAX_RUNS_PAIRED,
@@ -131,7 +133,7 @@ def _differing_options(runs: Sequence[FinishedRun]) -> list[tuple[str, list[str]
 
 def _means(rows: Sequence[Content], options: Sequence[tuple[str, list[str]]]) -> dict[str, str] | None:
     """Mean and standard deviation (n - 1) of the metrics; None unless the runs are repetitions."""
-    if len(rows) < 2 or not {key for key, _ in options} <= _REPEATED_BY:
+    if len(rows) < 2 or not {key for key, _ in options} <= {*REPEATED_BY}:
         return None
     values = {name: np.array([row[name] for row in rows], float) for name in _METRICS}  # None becomes NaN
     return {name: f"{v.mean():.2f} ± {v.std(ddof=1):.2f}".replace("nan ± nan", "–") for name, v in values.items()}

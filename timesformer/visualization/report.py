@@ -78,11 +78,11 @@ def report_after_test(cfg: CfgNode, folder: Path, splits: Splits | None = None) 
             write_charts(cfg, read_run(folder), clips, splits)
 
 
-def compare_after_splits(cfg: CfgNode, splits: Sequence[int]) -> None:
-    """Writes OUTPUT_DIR/report.html, which compares the runs of official splits; failures are logged as warnings."""
-    folder, path = Path(cfg.OUTPUT_DIR), report_path(cfg)
-    with _warn_on_failure("the report", f"; `python tools/report.py {folder}` tries again"):
-        write_report([folder / f"split_{split}" for split in splits], path)
+def compare_runs(cfg: CfgNode, folders: Sequence[Path]) -> None:
+    """Writes OUTPUT_DIR/report.html, which compares the runs in `folders`; failures are logged as warnings."""
+    path = report_path(cfg)
+    with _warn_on_failure("the report", f"; `python tools/report.py {' '.join(map(str, folders))}` tries again"):
+        write_report(folders, path)
         logger.info("report: %s", path)
 
 

@@ -38,6 +38,12 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     return 100 * low, 100 * high
 
 
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of two or more independent values, by Student's t with n - 1 degrees of freedom."""
+    half_width = t.ppf(1 - LEVEL / 2, len(values) - 1) * math.sqrt(np.var(values, ddof=1) / len(values))
+    return float(np.mean(values) - half_width), float(np.mean(values) + half_width)
+
+
 def align_predictions(
     first: Sequence[Predictions], second: Sequence[Predictions]
 ) -> tuple[np.ndarray, np.ndarray] | None:
