@@ -186,7 +186,16 @@ def test_a_killed_study_uses_the_results_of_its_jobs(slurm: Slurm, tiny_command:
 
 
 def test_killed_repeats_use_the_results_of_their_jobs(slurm: Slurm, tiny_command: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "tools/run_net.py", "--repeats", "folds=2", "--launcher", "slurm", "--submit", "--cpus 1"]
+    command = [
+        sys.executable,
+        "tools/run_net.py",
+        "--repeats",
+        "folds=2",
+        "--launcher",
+        "slurm",
+        "--submit",
+        "--cpus 1",
+    ]
     command += [*tiny_command, "OUTPUT_DIR", str(tmp_path / "out")]
     last = int(slurm.sbatch("--wrap=true", "--output=/dev/null"))
 

@@ -66,7 +66,7 @@ _orig("TEST.SAVE_RESULTS_PATH", "", "runtime", "File in OUTPUT_DIR for scores an
 # ---------------------------------------------------------------- data
 _orig("DATA.PATH_TO_DATA_DIR", "", "inputs", "Folder of the dataset or of its CSV lists")
 _new("DATA.SPLITS_DIR", "", "inputs", "Folder of the split files; empty: DATA.PATH_TO_DATA_DIR")
-_new("DATA.SPLIT", 1, "split", "Official split; run_net.py --repeats runs several", choices=(1, 2, 3), read_by=_OFFICIAL)
+_new("DATA.SPLIT", 1, "split", "Official split; --repeats runs several", choices=(1, 2, 3), read_by=_OFFICIAL)
 _new("DATA.VAL_FRACTION", 0.1, "split", "Fraction of the training clips for validation",
      above=0, below=1, read_by=f"DATASET !kinetics ssv2 hmdb_simp muwiges or {_FOLDS}")
 _new("DATA.SPLIT_RULE", "auto", "split", "folds: of all clips; the others are for folder; auto: on disk, else random",

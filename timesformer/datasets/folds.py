@@ -61,10 +61,9 @@ def _find_all(cfg: CfgNode, dataset: Dataset) -> tuple[list[_Clip], tuple[str, .
     for split in SPLITS:
         try:
             found = dataset(cfg, split)
-        except MissingSplitError as error:
+        except MissingSplitError:
             if split == "train":
                 raise
-            logger.info("the folds have no clips of the %s split: %s", split, error)
             continue
         if split == "train":
             class_names = found.class_names

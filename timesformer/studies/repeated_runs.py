@@ -145,7 +145,7 @@ def _finish(cfg: CfgNode, repeats: Repeats, cells: Sequence[Cell]) -> None:
         logger.info("other results in %s were moved to %s", output, target)
     for path, text in texts.items():
         write_text_atomically(path, text)
-    logger.info("%s\nresults: %s", _table(summary), ", ".join(map(str, texts)))
+    logger.info("results of the runs in percent:\n%s\n%s", _table(summary), ", ".join(map(str, texts)))
     if cfg.TEST.REPORT:
         compare_runs(cfg, [cell.folder for cell in cells])
 

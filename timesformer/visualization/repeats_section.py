@@ -74,8 +74,8 @@ def repeats_section(runs: Sequence[FinishedRun], differing: Sequence[str]) -> di
 
 
 def _lead(summary: Summary, num_runs: int, unit: str) -> str:
+    interval = f"{round(100 * (1 - LEVEL))} % interval of the mean over {summary.count} {unit}"
     return (
-        f"{num_runs} runs of one configuration: test top-1 {summary.mean:.2f} % ± {summary.std:.2f}; "
-        f"{round(100 * (1 - LEVEL))} % interval of the mean over {summary.count} {unit} "
-        f"{summary.low:.1f} to {summary.high:.1f} %."
+        f"{num_runs} runs of one configuration: test top-1 {summary.mean:.2f} % ± {summary.std:.2f} "
+        f"({interval}: {summary.low:.1f} to {summary.high:.1f} %)."
     )
