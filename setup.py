@@ -47,6 +47,7 @@ setup(
         # Other libraries' readers, for `tools/benchmark.py data` to compare with.
         "benchmark": ["decord>=0.6", "opencv-python-headless>=4.8"],
         "app": ["streamlit>=1.46"],  # the web page, tools/app.py
+        "sweeps": ["optuna>=4.2"],  # tools/reproduce.py --sweep
         "s3": ["boto3>=1.34"],  # paths that begin with s3://
         "transformers": ["transformers>=4.53"],  # MODEL.MODEL_NAME transformers/<name>
         "wandb": ["wandb>=0.19"],  # WANDB.ENABLED
@@ -55,6 +56,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6",
+            "optuna>=4.2",
             "ruff>=0.9",
             "transformers>=4.46",
             "streamlit>=1.46",

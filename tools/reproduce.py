@@ -4,6 +4,7 @@
 python tools/reproduce.py hmdb_simp --demo --jobs 2
 python tools/reproduce.py hmdb_simp --data /data/HMDB_simp --table 1 --weights K400=TimeSformer_divST_8x32_224_K400.pyth
 python tools/reproduce.py hmdb_simp --demo --sweep SOLVER.BASE_LR=0.001,0.0035 TRAIN.BATCH_SIZE=4,8 SOLVER.MAX_EPOCH 2
+python tools/reproduce.py my.yaml --sweep "SOLVER.BASE_LR=loguniform(1e-4,1e-1)" --sweep-trials 20 --sweep-pruner median
 
 Finished cells are not run again; after an interruption the same command resumes the study.
 """
@@ -25,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
-    add("study", type=as_source, metavar="STUDY", help=f"{known}, or a file")
+    add("study", type=as_source, metavar="STUDY", help=f"{known}, the file of a study, or any configuration")
     add("--demo", action="store_true", help="small models on generated clips: minutes on two cores, no data needed")
     add("--data", type=as_path, metavar="FOLDER", help="the dataset; with --demo, where its clips are generated")
     add("--weights", action="append", default=[], metavar="NAME=SOURCE", help="published weights; repeatable")
@@ -36,22 +37,40 @@ def parse_args() -> argparse.Namespace:
     add("--jobs", type=int, metavar="N", help="cells at a time (default: 1; with Slurm, 100 in the queue)")
     add("--submit", default="", metavar="OPTIONS", help='options of tools/submit.py, e.g. --submit "--partition gpu"')
     add("--sweep", action="append", default=[], metavar="KEY=V,V,...", help="vary these instead of running the tables")
-    add("--sweep-random", type=int, default=0, metavar="N", help="draw N combinations; values may be uniform(a,b)")
-    add("--sweep-seed", type=int, default=1, metavar="N", help="seed of the draws (default: 1)")
+    add("--sweep-random", type=int, metavar="N", help="short for --sweep-sampler random --sweep-trials N")
+    add("--sweep-sampler", choices=("grid", "random", "tpe"), help="default: tpe with --sweep-trials, else grid")
+    add("--sweep-trials", type=int, metavar="N", help="number of combinations; values may be uniform(low,high)")
+    add("--sweep-pruner", choices=("none", "median", "hyperband"), default="none", help="ends bad trials early (none)")
+    add("--sweep-seed", type=int, default=1, metavar="N", help="seed of the sampler (default: 1)")
     add("--output", type=as_path, default=Path("output/studies"), help="folder of all studies (output/studies)")
     add("--dry-run", action="store_true", help="list the cells without running them")
     add("opts", nargs="*", metavar="KEY VALUE", help="options of every cell, over the study's")
     args = parser.parse_intermixed_args(repeated_sweep(sys.argv[1:]))
-    for name, numbers in (("seeds", [args.seeds]), ("jobs", [args.jobs]), ("fold", args.fold)):
+    counts = {name: [getattr(args, name)] for name in ("seeds", "jobs", "sweep_random", "sweep_trials")}
+    for name, numbers in {**counts, "fold": args.fold}.items():
         if too_small := [number for number in numbers if number is not None and number < 1]:
-            parser.error(f"--{name} {too_small[0]}: expected 1 or more")
+            parser.error(f"--{name.replace('_', '-')} {too_small[0]}: expected 1 or more")
     if invalid := [text for text in args.weights if "=" not in text]:
         parser.error(f"--weights {invalid[0]}: expected NAME=SOURCE, such as K400=model.pyth")
-    if args.sweep_random and not args.sweep:
-        parser.error("--sweep-random needs at least one --sweep KEY=V,V,...")
+    complete_sweep(parser, args)
+    return args
+
+
+def complete_sweep(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Sets the sampler and the number of trials of a sweep, and checks its options."""
+    if args.sweep_random and (args.sweep_trials or args.sweep_sampler not in (None, "random")):
+        parser.error("--sweep-random N is short for --sweep-sampler random --sweep-trials N: give either")
+    default = "random" if args.sweep_random else "tpe" if args.sweep_trials else "grid"
+    args.sweep_sampler = args.sweep_sampler or default
+    args.sweep_trials = args.sweep_random or args.sweep_trials or 0
+    if not args.sweep and (args.sweep_sampler != "grid" or args.sweep_pruner != "none"):
+        parser.error("options of a sweep need at least one --sweep KEY=V,V,...")
+    if args.sweep_sampler == "grid" and args.sweep_trials:
+        parser.error("--sweep-sampler grid runs the whole grid: remove --sweep-trials")
+    if args.sweep_sampler != "grid" and not args.sweep_trials:
+        parser.error(f"--sweep-sampler {args.sweep_sampler} needs --sweep-trials N")
     if args.sweep and args.table:
         parser.error("--sweep replaces the tables: remove --table")
-    return args
 
 
 def repeated_sweep(arguments: list[str]) -> list[str]:
@@ -72,23 +91,29 @@ def run(args: argparse.Namespace) -> int:
     from timesformer.studies.reproduction import prepare, reproduce
     from timesformer.studies.running import Local, Slurm
     from timesformer.studies.study import find_study, read_study
-    from timesformer.studies.sweeps import sweep_table
+    from timesformer.studies.sweep_run import SweepRun
+    from timesformer.studies.sweeps import make_sweep
 
     study = read_study(find_study(args.study))
-    data = Path("DATA") if args.dry_run and not args.demo and args.data is None else args.data
+    data = args.data
+    if data is None and args.dry_run and not (args.demo or study.is_configuration):
+        data = Path("DATA")
     weights = dict(study.pretrained) if args.dry_run else {}
     weights |= {name: as_source(source) for name, source in (text.split("=", 1) for text in args.weights)}
-    sweep = sweep_table(args.sweep, args.sweep_random, args.sweep_seed) if args.sweep else None
     folds = tuple(dict.fromkeys(args.fold))
     choices = Choices(args.output, data, args.demo, args.seeds, tuple(args.opts), weights, folds)
-    plan = Plan(study, choices, args.table, sweep)
+    sweep = None
+    if args.sweep:
+        chosen = make_sweep(args.sweep, args.sweep_sampler, args.sweep_trials, args.sweep_seed, args.sweep_pruner)
+        sweep = SweepRun(study, choices, chosen, args.dry_run)
+    plan = sweep.plan if sweep else Plan(study, choices, args.table)
     if args.dry_run:
-        print("\n".join(plan.describe()))
+        print("\n".join((sweep or plan).describe()))
         return 0
     is_local = args.launcher == "local"
     prepare(plan, check_gpus=is_local)
     launcher = Local(args.jobs or 1, torch.cuda.device_count()) if is_local else Slurm(args.jobs or 100, args.submit)
-    return reproduce(plan, launcher)
+    return reproduce(plan, launcher, sweep)
 
 
 def main() -> int:

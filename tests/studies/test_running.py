@@ -1,6 +1,5 @@
 """Running cells: each once, past failures, and resumed after an interruption."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -8,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,7 +16,7 @@ from tests.studies.conftest import content, finish
 from timesformer.studies.cells import Cell
 from timesformer.studies.plan import Choices, Plan
 from timesformer.studies.running import Local, run_cells
-from timesformer.studies.study import ROOT, Study
+from timesformer.studies.study import Study
 
 
 class FakeLauncher:
@@ -75,19 +75,15 @@ def test_local_cells_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch, gpus:
 
 
 @pytest.fixture
-def reproduce(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def reproduce(monkeypatch: pytest.MonkeyPatch, reproduce_tool: ModuleType) -> Callable[..., int]:
     """reproduce(study, meanwhile): exit code of tools/reproduce.py, while `meanwhile` runs in a thread."""
-    spec = importlib.util.spec_from_file_location("tools_reproduce", ROOT / "tools" / "reproduce.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def run(path: Path, meanwhile: Callable[[], None]) -> int:
         command = ["reproduce.py", str(path), "--demo", "--data", str(path.parent / "clips"), "--seeds", "1"]
         monkeypatch.setattr("sys.argv", [*command, "--output", str(path.parent / "out"), "--jobs", "2"])
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(meanwhile)
-            code = tool.main()
+            code = reproduce_tool.main()
             future.result()
         return code
 

@@ -1,7 +1,8 @@
 """The plan of a study: its tables with the cells of their rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ class Plan:
     """
 
     def __init__(self, study: Study, choices: Choices, numbers: Sequence[int] = (), sweep: Table | None = None) -> None:
+        if choices.is_demo and study.demo is None:
+            raise StudyError(f"--demo: {study.file} has no demo")
         self.study, self.choices = study, choices
         self.folder = choices.output / (study.name + "_demo" * choices.is_demo) / ("sweep" * (sweep is not None))
         self._known: dict[Path, Cell] = {}
@@ -79,11 +82,13 @@ class Plan:
         """Rows of all tables."""
         return [row for table in self.tables for row in table.rows]
 
-    @property
+    @cached_property
     def data(self) -> Path:
         """Folder of the dataset."""
         if self.choices.is_demo:
             return self._demo_folder(self.study.demo.data)
+        if self.choices.data is None and self.study.is_configuration:
+            return self._own_data()
         if self.choices.data is None:
             raise StudyError(f"{self.study.name}: give --data FOLDER, prepared by `{self.study.prepare}`, or --demo")
         return self.choices.data.resolve()
@@ -102,29 +107,46 @@ class Plan:
         sets = dict.fromkeys([demo.data, *(run.data for run in demo.pretrained.values())])
         return [data for data in sets if data == demo.data or self._demo_folder(data) in used]
 
-    def describe(self) -> list[str]:
+    def describe(self, pruned: Collection[Cell] = ()) -> list[str]:
         """A line for each cell: whether it is finished, its name and folder."""
-        lines = []
+        lines, to_run = [], 0
         for cell in self.cells:
             resumes = any(checkpoint_folder(cell.cfg).glob("*.pyth"))
-            state = "finished" if cell.results() else "resumes" if resumes else "to run"
+            state = "finished" if cell.results() else "pruned" if cell in pruned else "resumes" if resumes else "to run"
+            to_run += state in ("resumes", "to run")
             lines.append(f"{state:8}  {cell.name}  {cell.folder}")
-        return [*lines, f"{len(self.cells)} cells, {len(self.missing)} of them to run; tables in {self.folder}"]
+        return [*lines, f"{len(self.cells)} cells, {to_run} of them to run; tables in {self.folder}"]
+
+    def _own_data(self) -> Path:
+        """The dataset of a configuration."""
+        cfg = self._load(self.study.config, self._given(), self.study.name)
+        if not cfg.DATA.PATH_TO_DATA_DIR:
+            raise StudyError(f"{self.study.file}: DATA.PATH_TO_DATA_DIR is empty: give --data FOLDER")
+        return Path(cfg.DATA.PATH_TO_DATA_DIR).resolve()
 
     def _demo_folder(self, data: DemoData) -> Path:
         return folder_of(data, self.demo_base).resolve()
 
+    def row_of_sweep(self, row: Row) -> PlannedRow:
+        """The row of a sweep's table with this name, which is added if it is new."""
+        (table,) = self.tables
+        for planned in table.rows:
+            if planned.row.name == row.name:
+                return planned
+        planned = self._plan_row(table.number, table.table, row)
+        self.tables = (replace(table, rows=(*table.rows, planned)),)
+        self.cells = tuple(dict.fromkeys((*self.cells, *planned.cells)))
+        return planned
+
     def _plan_table(self, number: int, table: Table) -> PlannedTable:
-        rows = []
-        for row in table.rows:
-            name = f"table {number}, {row.name}" if number else f"sweep, {row.name}"
-            if not row.run or (self.choices.is_demo and not row.in_demo):
-                rows.append(PlannedRow(row))
-                continue
-            cfg, parent = self._configure(row, number, name)
-            cells = () if table.processes else tuple(self._cells(cfg, parent, name))
-            rows.append(PlannedRow(row, cfg, cells))
-        return PlannedTable(number, table, tuple(rows))
+        return PlannedTable(number, table, tuple(self._plan_row(number, table, row) for row in table.rows))
+
+    def _plan_row(self, number: int, table: Table, row: Row) -> PlannedRow:
+        name = f"table {number}, {row.name}" if number else f"sweep, {row.name}"
+        if not row.run or (self.choices.is_demo and not row.in_demo):
+            return PlannedRow(row)
+        cfg, parent = self._configure(row, number, name)
+        return PlannedRow(row, cfg, () if table.processes else tuple(self._cells(cfg, parent, name)))
 
     def _cells(self, cfg: CfgNode, parent: Cell | None, name: str) -> Iterator[Cell]:
         """The cells of a row, fold after fold."""

@@ -14,6 +14,8 @@ from timesformer.studies.lists import folder_name, write_lists
 from timesformer.studies.plan import Plan
 from timesformer.studies.running import Launcher, run_cells
 from timesformer.studies.study import StudyError
+from timesformer.studies.sweep_page import sweep_sections
+from timesformer.studies.sweep_run import SweepRun
 from timesformer.studies.tables import FILES, move_other_tables, write_tables
 
 
@@ -52,18 +54,18 @@ def _check(cells: Sequence[Cell], check_gpus: bool) -> None:
                 load_split(cell.cfg, split)
 
 
-def reproduce(plan: Plan, launcher: Launcher) -> int:
-    """Runs the cells that are not finished, and writes tables and figures; returns the exit code."""
+def reproduce(plan: Plan, launcher: Launcher, sweep: SweepRun | None = None) -> int:
+    """Runs the cells, or those of the sweep, and writes tables and figures; returns the exit code."""
     if moved := move_other_tables(plan):
         print(f"the tables in {plan.folder} are of other cells; moved to {moved}", flush=True)
     try:
-        failed = run_cells(plan.cells, launcher)
+        failed = sweep.run(launcher) if sweep else run_cells(plan.cells, launcher)
     except BaseException:
-        write_tables(plan)
+        write_tables(plan, sections=sweep_sections(sweep) if sweep else None)
         raise
     pictures, problems = draw_figures(plan)
-    for finding in write_tables(plan, pictures):
-        print(f"finding: {finding}")
+    for finding in write_tables(plan, pictures, sweep_sections(sweep) if sweep else None):
+        print(finding if sweep else f"finding: {finding}")
     print(f"tables: {', '.join(str(plan.folder / name) for name in FILES)}", flush=True)
     for problem in problems:
         print(f"not drawn: {problem}", file=sys.stderr)

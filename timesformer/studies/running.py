@@ -1,14 +1,16 @@
 """Runs the cells of a study, several at a time, as local processes or as jobs of Slurm."""
 
 import ctypes
+import getpass
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import sha256
+from typing import Protocol
 
 from tqdm import tqdm
 
@@ -57,6 +59,10 @@ class Local:
                 with (cell.folder / LOG).open("a") as log:
                     log.write(f"error: terminated by {signal.Signals(-code).name}\n")
         return ended
+
+    def cancel(self, cell: Cell) -> None:
+        """Asks a running cell to save and stop."""
+        self._running[cell].send_signal(signal.SIGTERM)
 
     def stop(self) -> str:
         """Handles an interruption of the study; returns what happens to the running cells."""
@@ -117,6 +123,11 @@ class Slurm:
         self._last_poll = time.monotonic()
         return set(queue.stdout.split()) if queue.returncode == 0 else set(self._running.values())
 
+    def cancel(self, cell: Cell) -> None:
+        """Cancels the job of a running cell."""
+        command = ["scancel", f"--user={getpass.getuser()}", f"--name={self._running[cell]}"]
+        subprocess.run(command, capture_output=True, check=False)
+
     def stop(self) -> str:
         return f"{len(self._running)} job(s) stay in the queue; the same command waits for them"
 
@@ -124,30 +135,59 @@ class Slurm:
 Launcher = Local | Slurm
 
 
-def run_cells(cells: Sequence[Cell], launcher: Launcher) -> dict[Cell, str]:
-    """Runs the cells that are not finished, each after its parent, unless that failed; returns the errors by cell."""
+class Supply(Protocol):
+    """Chooses cells while others run."""
+
+    total: int
+
+    def take(self, count: int) -> list[Cell]:
+        """More cells to start now; there may be none yet."""
+
+    def watch(self, running: Collection[Cell]) -> list[Cell]:
+        """Running cells to cancel."""
+
+    def ended(self, cell: Cell) -> str | None:
+        """Called when a cell has ended; why it was cancelled, if it was."""
+
+
+def run_cells(cells: Sequence[Cell], launcher: Launcher, supply: Supply | None = None) -> dict[Cell, str]:
+    """Runs the cells that are not finished, each after its parent, unless that failed; returns the errors by cell.
+
+    Those of `supply` follow when they have all begun; their parents must be finished.
+    """
     waiting = [cell for cell in cells if not cell.results()]
     running: dict[Cell, int] = {}
     failed: dict[Cell, str] = {}
-    with Progress("cells", len(cells), "cell", len(cells) - len(waiting)) as progress:
+    total = len(cells) + (supply.total if supply else 0)
+    with Progress("cells", total, "cell", len(cells) - len(waiting)) as progress:
         try:
-            while waiting or running:
+            while True:
                 for cell in [cell for cell in waiting if cell.parent in failed]:
                     waiting.remove(cell)
                     failed[cell] = f"it starts from {cell.parent.name}, which failed"
                     _report(f"skipped: {cell.name}: {failed[cell]}", progress)
                 ready = [cell for cell in waiting if cell.parent is None or cell.parent.results()]
                 free = [slot for slot in range(launcher.capacity) if slot not in running.values()]
+                if supply and len(ready) < len(free):
+                    more = supply.take(len(free) - len(ready))
+                    waiting, ready = waiting + more, ready + more
+                if not (waiting or running):
+                    break
                 for cell, slot in zip(ready, free, strict=False):
                     waiting.remove(cell)
                     cell.write_config()
                     launcher.start(cell, slot)
                     running[cell] = slot
+                for cell in supply.watch(running) if supply else ():
+                    launcher.cancel(cell)
                 for cell in launcher.poll():
                     del running[cell]
+                    reason = supply.ended(cell) if supply else None
                     if results := cell.results():
                         seconds = results["seconds"] + (results.get("total_train_seconds") or 0.0)
                         _report(f"done: {cell.name}: top-1 {results['top1']:.2f} %, {seconds:.0f} s", progress)
+                    elif reason:
+                        _report(f"{reason}: {cell.name}", progress)
                     else:
                         failed[cell] = f"{last_error(cell)} ({cell.folder / LOG})"
                         _report(f"failed: {cell.name}: {failed[cell]}", progress)

@@ -159,12 +159,17 @@ class Study(Setting):
     tables: tuple[Table, ...] = Field(min_length=1)
     only: dict[str, tuple[Count, ...]] = {}
     figures: dict[Literal["confusion", "per_class", "cmc", "attention", "examples"], FigureRows] = {}
-    demo: Demo
+    demo: Demo | None = None
 
     @property
     def name(self) -> str:
         """Name of the file without suffix."""
         return self.file.stem
+
+    @property
+    def is_configuration(self) -> bool:
+        """Whether the file is a configuration; the study then has a single row."""
+        return self.file.absolute() == self.config
 
     @model_validator(mode="after")
     def _check(self) -> "Study":
@@ -175,13 +180,15 @@ class Study(Setting):
             for name in figure.rows:
                 _check_choice(f"figures.{kind}.rows", name, names)
         for key, setting in self._settings():
-            known = self.demo.pretrained if "demo" in key else self.pretrained
             if setting.weights is not None:
+                known = self.demo.pretrained if "demo" in key and self.demo else self.pretrained
                 _check_choice(f"{key}weights", setting.weights, [*known, "none"])
         return self
 
     def _settings(self) -> Iterator[tuple[str, Setting]]:
-        yield from (("", self), ("demo.", self.demo))
+        yield "", self
+        if self.demo:
+            yield "demo.", self.demo
         for number, table in enumerate(self.tables):
             for index, row in enumerate(table.rows):
                 yield f"tables[{number}].rows[{index}].", row
@@ -194,7 +201,7 @@ def _check_choice(key: str, value: str, choices: list[str]) -> None:
 
 
 def find_study(name: str) -> Path:
-    """The file of a study, given by its name under configs/studies or by its path."""
+    """The file of a study, given by its name under configs/studies or by its path; or that of a configuration."""
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else FOLDER / f"{name}.yaml"
     if not path.is_file():
         known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -203,14 +210,19 @@ def find_study(name: str) -> Path:
 
 
 def read_study(path: Path) -> Study:
-    """Reads a study's file; StudyError with file and key if it is not valid."""
+    """Reads the file of a study, or of a configuration; StudyError with file and key if it is not valid."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and all(str(key).isupper() for key in content):  # keys of a configuration
+            content = {"config": path.absolute(), "title": path.stem, "source": "", "prepare": "tools/prepare.py"}
+            content |= {"seeds": 1, "tables": [{"title": "Results", "rows": [{"name": path.stem}]}]}
         study = Study.model_validate(content, context=path).model_copy(update={"file": path})
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise StudyError(f"{path} cannot be read: {error}") from error
     except ValidationError as error:
         raise StudyError("\n".join(f"{path}: {_describe(problem)}" for problem in error.errors())) from error
+    if study.demo is None:
+        return study
     runs = {name: _complete(study, name, run) for name, run in study.demo.pretrained.items()}
     return study.model_copy(update={"demo": study.demo.model_copy(update={"pretrained": runs})})
 
@@ -219,7 +231,8 @@ def _complete(study: Study, name: str, run: Pretraining | str) -> Pretraining:
     """The run with the demo's settings, or that of another study."""
     if isinstance(run, str):
         other = study.file.with_name(f"{run}.yaml")
-        found = {} if other == study.file else read_study(other).demo.pretrained
+        demo = None if other == study.file else read_study(other).demo
+        found = demo.pretrained if demo else {}
         if name not in found:
             raise StudyError(f"{study.file}: demo.pretrained.{name}: found {run}, expected a study that has this key")
         return found[name]

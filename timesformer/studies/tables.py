@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
 from timesformer.atomic import write_text_atomically
 from timesformer.config.options import get_option
@@ -27,16 +28,21 @@ DEMO = (
 METHOD = (
     "Accuracies are in percent, mean ± standard deviation over the runs: training seeds, and folds of a "
     "cross-validation. Time is the mean of the whole training, whose best epoch is tested. Memory is the highest peak, "
-    "of the GPU if there is one, otherwise of the main process. A finding is decided where the difference is "
-    "significant (p < 0.05), by a paired test where the "
-    "videos are the same. With several seeds the difference has to hold for other seeds, too. With one seed the test "
+    "of the GPU if there is one, otherwise of the main process."
+)
+FINDINGS = (
+    "A finding is decided where the difference is significant (p < 0.05), by a paired test where the videos are the "
+    "same. With several seeds the difference has to hold for other seeds, too. With one seed the test "
     "compares two trained models, and another seed may decide otherwise."
 )
 
 
 @dataclass
 class Section:
-    """A titled part of the page: a note, a table, points and pictures (titles and paths), each of them optional."""
+    """A titled part of the page, in which all is optional but the title.
+
+    pictures: titles and paths of PNG files; charts: `<svg>` elements, which the HTML page shows instead of them.
+    """
 
     title: str
     note: str = ""
@@ -44,16 +50,24 @@ class Section:
     rows: list[list[str]] = field(default_factory=list)
     points: list[str] = field(default_factory=list)
     pictures: Sequence[tuple[str, Path]] = ()
+    charts: Sequence[Markup] = ()
 
 
-def write_tables(plan: Plan, pictures: Sequence[tuple[str, Path]] = ()) -> list[str]:
-    """Writes the page of what is finished, with these figures (title, file); returns the findings, a sentence each."""
+def write_tables(
+    plan: Plan, pictures: Sequence[tuple[str, Path]] = (), sections: Sequence[Section] | None = None
+) -> list[str]:
+    """Writes the page of what is finished, with these figures (title, file); returns the findings, a sentence each.
+
+    `sections` replace those of the plan's tables.
+    """
     plan.folder.mkdir(parents=True, exist_ok=True)
     is_demo = plan.choices.is_demo
-    sections = [
-        _count_section(table) if table.table.processes else _result_section(table, "demo" if is_demo else "our")
-        for table in plan.tables
-    ]
+    if sections is None:
+        ours = "demo" if is_demo else "our"
+        sections = [
+            _count_section(table) if table.table.processes else _result_section(table, ours) for table in plan.tables
+        ]
+    sections = list(sections)
     findings = [point for section in sections for point in section.points]
     if pictures:
         sections.append(Section("Figures", pictures=pictures))
@@ -95,7 +109,9 @@ def _paragraphs(plan: Plan) -> list[str]:
         )
     study = plan.study
     demo = [DEMO, study.demo.note] if plan.choices.is_demo else []
-    return [text for text in (*demo, study.note, f"Published: {study.source}.", f"{ours}.", METHOD) if text]
+    return [
+        text for text in (*demo, study.note, study.source and f"Published: {study.source}.", f"{ours}.", METHOD) if text
+    ]
 
 
 def _title(table: PlannedTable) -> str:
@@ -104,7 +120,6 @@ def _title(table: PlannedTable) -> str:
 
 def _result_section(table: PlannedTable, ours: str) -> Section:
     facts = list(dict.fromkeys(name for row in table.rows for name in row.row.facts))
-    by_validation = table.number == 0  # a sweep is chosen by it
     columns, rows = table.table.columns, []
     for row in table.rows:
         outcome = outcome_of(row.cells, row.row.reference)
@@ -113,27 +128,28 @@ def _result_section(table: PlannedTable, ours: str) -> Section:
         cells += [str(row.row.facts.get(name, NOTHING)) for name in facts]
         cells += [NOTHING if value is None else f"{value:.2f}".removesuffix("0") for value in row.row.published]
         if row.cfg is not None:
-            cells += [_metric(outcome.val_top1)] * by_validation + [_metric(outcome.top1), _metric(outcome.top5)]
+            cells += [show_metric(outcome.top1), show_metric(outcome.top5)]
             done, planned = len(outcome.cells), len(row.cells)
-            cells += [str(done) if done == planned else f"{done} of {planned}", *_costs(outcome)]
+            cells += [str(done) if done == planned else f"{done} of {planned}", *show_costs(outcome)]
         else:
             cells += ["not in the demo" if row.row.run else "as published", *[NOTHING] * 4]
         rows.append(cells)
     header = ["", *columns, *facts, "published top-1", "published top-5"]
-    header += [f"{ours} validation top-1"] * by_validation
     header += [f"{ours} top-1", f"{ours} top-5", "runs", "time", "memory (MiB)"]
     points = [judge(finding, table).text for finding in table.table.findings]
     notes = [table.table.note, *(f"{row.name}: {row.note}" for row in table.table.rows if row.note)]
     return Section(_title(table), " ".join(filter(None, notes)), header, rows, points)
 
 
-def _metric(statistic: Statistic | None) -> str:
+def show_metric(statistic: Statistic | None) -> str:
+    """Mean and standard deviation."""
     if statistic is None:
         return NOTHING
     return f"{statistic.mean:.1f}" + (f" ± {statistic.std:.1f}" if statistic.std is not None else "")
 
 
-def _costs(outcome: Outcome) -> list[str]:
+def show_costs(outcome: Outcome) -> list[str]:
+    """Time of the training, and peak memory in MiB."""
     seconds, memory = outcome.seconds, outcome.memory
     return [duration(seconds.mean) if seconds else NOTHING, NOTHING if memory is None else f"{memory:.0f}"]
 
@@ -163,7 +179,7 @@ def _cells_section(plan: Plan) -> Section:
         if outcome.top1 is None:
             continue
         metrics = (outcome.top1, outcome.top5, outcome.val_top1)
-        time, memory = _costs(outcome)
+        time, memory = show_costs(outcome)
         values = [NOTHING if metric is None else f"{metric.mean:.2f}" for metric in metrics]
         rows.append([cell.name, *values, time, duration(outcome.cells[0][1]["seconds"]), memory, cell.key])
     header = ["", "top-1", "top-5", "validation top-1", "training", "test", "memory (MiB)", "folder under cells/"]

@@ -134,6 +134,15 @@ def per_class(names: Sequence[str], accuracy: Sequence[float], title: str = "Top
 
 
 @matplotlib.rc_context(STYLE)
+def bars(names: Sequence[str], values: Sequence[float], title: str, xlabel: str) -> Figure:
+    """Named values, from 0 to 100, as bars in the given order."""
+    figure, axes = new_chart(title, xlabel)
+    _draw_bars(axes, np.asarray(values, float), _short_names(names, range(len(names))), [SERIES[0]] * len(names))
+    axes.set_xlim(0, 100)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
 def predicted_as(counts: np.ndarray, names: Sequence[str], label: int, top: int, size: Size) -> Figure:
     """The `top` most frequent predictions for class number `label`, from its `counts`, int (classes,), as bars."""
     order = [int(number) for number in np.argsort(-counts, kind="stable")[:top] if counts[number]]

@@ -1,0 +1,170 @@
+"""Runs the trials of a sweep: a trial is a row of its table, with a cell for each fold and seed."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from timesformer.runtime.run_folder import metrics_path
+from timesformer.studies.cells import Cell
+from timesformer.studies.plan import Choices, Plan, PlannedRow
+from timesformer.studies.running import Launcher, run_cells
+from timesformer.studies.study import Row, Study, StudyError
+from timesformer.studies.sweeps import Range, Sweep
+from timesformer.studies.trials import JOURNAL, Trials
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class SweepRun:
+    """The trials of a sweep, and `plan` with a row for each that is known; None in a dry run if none is.
+
+    The accuracy of a trial is the mean over its cells. A pruner judges the first cell; the others wait for it.
+    """
+
+    def __init__(self, study: Study, choices: Choices, sweep: Sweep, is_dry_run: bool = False) -> None:
+        own = Plan(study, choices, sweep=sweep.table([Row(name="own setting")]))
+        (setting,) = own.tables[0].rows
+        self.sweep = sweep
+        self.trials: Trials | None = None
+        if not is_dry_run or (own.folder / JOURNAL).exists():
+            epochs = _max_epochs(sweep, setting)
+            self.trials = Trials(own.folder, sweep, [cell.key for cell in setting.cells], epochs)
+            if not is_dry_run:
+                self.trials.begin()
+        known = sweep.combinations or [trial.params for trial in (self.trials.all() if self.trials else ())]
+        self.plan = Plan(study, choices, sweep=sweep.table([sweep.row(one) for one in known])) if known else None
+        self._cells_per_trial = len(setting.cells)
+        self._active: dict[str, list[optuna.trial.Trial]] = {}  # by row; of TPE, several may be equal
+        self._rows: dict[Cell, PlannedRow] = {}
+        self._waiting: list[Cell] = []  # for the first cell of their trial
+        self._ready: list[Cell] = []
+        self._sizes: dict[Cell, int] = {}  # of metrics.jsonl when it was last read
+        self._pruned: dict[Cell, int] = {}  # epoch
+
+    def describe(self) -> list[str]:
+        """A line for each cell that is known: whether it is finished, its name and folder."""
+        pruned = [cell for row in self.pruned_rows().values() for cell in row.cells]
+        lines = self.plan.describe(pruned) if self.plan else []
+        more = self.sweep.trials - len(self.plan.rows if self.plan else ())
+        return [*lines, *([f"{more} trials are chosen while the sweep runs"] if more > 0 else [])]
+
+    def pruned_rows(self) -> dict[int, PlannedRow]:
+        """The rows of pruned trials, by trial number."""
+        trials = self.trials.all() if self.trials else []
+        return {one.number: self.row_of(one) for one in trials if one.state.name == "PRUNED"}
+
+    def row_of(self, trial: optuna.trial.FrozenTrial | optuna.trial.Trial) -> PlannedRow:
+        """The row of a trial."""
+        return self.plan.row_of_sweep(self.sweep.row(trial.params))
+
+    def run(self, launcher: Launcher) -> dict[Cell, str]:
+        """Runs the trials that are not finished, except those of other commands; returns the errors by cell."""
+        parents = list(dict.fromkeys(cell.parent for cell in self.plan.cells if cell.parent))
+        if parents:
+            with FileLock(self.plan.folder / "weights.lock"):
+                if failed := run_cells(parents, launcher):
+                    return failed
+        return run_cells((), launcher, self)
+
+    @property
+    def total(self) -> int:
+        """The number of cells to run, if no trials are equal."""
+        done = [trial for trial in self.trials.all() if trial.state.is_finished()]
+        return (self.sweep.trials - len(done)) * self._cells_per_trial
+
+    def take(self, count: int) -> list[Cell]:
+        """Cells of trials, at least `count` if there are as many."""
+        cells, self._ready = self._ready, []
+        while len(cells) < count and (trial := self.trials.take()):
+            cells += self._begin(trial)
+        return cells
+
+    def _begin(self, trial: optuna.trial.Trial) -> list[Cell]:
+        """The cells to run now; none if the results are known."""
+        row = self.row_of(trial)
+        same = self._active.setdefault(row.row.name, [])
+        same.append(trial)
+        if len(same) > 1:
+            return []
+        pruned = {self.row_of(one).row.name: one for one in self.trials.all() if one.state.name == "PRUNED"}
+        if earlier := pruned.get(row.row.name):
+            self._prune(row, sorted(earlier.intermediate_values.items()))
+            return []
+        missing = [cell for cell in row.cells if not cell.results()]
+        if not missing:
+            self._finish(row)
+            return []
+        self._rows |= dict.fromkeys(missing, row)
+        if self.sweep.pruner == "none" or missing[0] is not row.cells[0]:
+            return missing
+        self._waiting += missing[1:]
+        return missing[:1]
+
+    def watch(self, running: Collection[Cell]) -> list[Cell]:
+        """Reports new validations; returns cells of trials that are pruned because of them."""
+        cancelled = []
+        for cell in running if self.sweep.pruner != "none" else ():
+            row = self._rows[cell]
+            if cell is not row.cells[0] or cell in self._pruned or not self._has_grown(cell):
+                continue
+            curve = read_validations(cell)
+            epoch = self.trials.report(self._active[row.row.name][0], curve, cell.cfg.SOLVER.MAX_EPOCH)
+            if epoch is not None:
+                self._pruned[cell] = epoch
+                self._prune(row, [one for one in curve if one[0] <= epoch])
+                cancelled.append(cell)
+        return cancelled
+
+    def ended(self, cell: Cell) -> str | None:
+        """Goes on with the trial of a cell; the reason if it was pruned."""
+        row = self._rows[cell]
+        if cell in self._pruned:
+            return f"pruned after epoch {self._pruned[cell]}"
+        if cell.results():
+            begun = [one for one in self._waiting if self._rows[one] is row]
+            self._waiting = [one for one in self._waiting if one not in begun]
+            self._ready += begun
+            if all(one.results() for one in row.cells):
+                self._finish(row)
+        return None
+
+    def _has_grown(self, cell: Cell) -> bool:
+        path = metrics_path(cell.cfg)
+        size = path.stat().st_size if path.exists() else 0
+        before, self._sizes[cell] = self._sizes.get(cell, 0), size
+        return size != before
+
+    def _prune(self, row: PlannedRow, curve: list[tuple[int, float]]) -> None:
+        for trial in self._active.pop(row.row.name):
+            self.trials.report(trial, curve)
+            self.trials.prune(trial)
+
+    def _finish(self, row: PlannedRow) -> None:
+        accuracies = [cell.results().get("val_top1") for cell in row.cells]
+        if None in accuracies:
+            raise StudyError(f"{row.cells[0].folder}: no validation accuracy found, which a sweep compares")
+        for trial in self._active.pop(row.row.name):
+            self.trials.report(trial, read_validations(row.cells[0]))
+            self.trials.finish(trial, statistics.mean(accuracies))
+
+
+def read_validations(cell: Cell) -> list[tuple[int, float]]:
+    """Epoch and top-1 in percent of the validations of a cell so far, in order."""
+    path = metrics_path(cell.cfg)
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if '"val_epoch"' in line]
+    return [(round(line["epoch"]), line["top1"]) for line in lines]
+
+
+def _max_epochs(sweep: Sweep, setting: PlannedRow) -> int:
+    """The epochs of the longest trial."""
+    varied = sweep.space.get("SOLVER.MAX_EPOCH")
+    if varied is None:
+        return setting.cfg.SOLVER.MAX_EPOCH
+    return int(varied.high if isinstance(varied, Range) else max(map(float, varied.texts)))
