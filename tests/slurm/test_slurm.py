@@ -14,6 +14,7 @@ import yaml
 from tests.conftest import ROOT
 from tests.patience import PATIENCE, wait_until
 from tests.slurm.cluster import cluster, why_not
+from tests.studies.almost_finished import almost_finished_sweep
 
 EPOCHS = 20
 DEMO = "configs/Demo/TimeSformer_divST_8x2_48.yaml"
@@ -207,3 +208,12 @@ def test_killed_repeats_use_the_results_of_their_jobs(slurm: Slurm, tiny_command
     runs = json.loads((tmp_path / "out/repeats.json").read_text())["runs"]
     assert [(run["fold"], run["num_videos"]) for run in runs] == [(1, 12), (2, 12)]
     assert int(slurm.sbatch("--wrap=true", "--output=/dev/null")) == last + 3
+
+
+def test_a_pruned_job_is_cancelled_and_its_run_saved(slurm: Slurm, tmp_path: Path) -> None:
+    command, _, bad = almost_finished_sweep(tmp_path)
+    printed = slurm(sys.executable, "tools/reproduce.py", *command, "--launcher", "slurm", "--submit=--cpus 1")
+    assert "pruned after epoch 1: sweep, BASE_LR 0.6, seed 1" in printed
+    assert not slurm("squeue", "-h", "-o", "%j")
+    assert list(bad.folder.glob("checkpoints/checkpoint_epoch_*.pyth"))
+    assert not bad.results()

@@ -90,6 +90,7 @@ class Slurm:
     def __init__(self, jobs: int, options: str = "") -> None:
         self.capacity, self._options = jobs, shlex.split(options)
         self._running: dict[Cell, str] = {}
+        self._to_cancel: set[Cell] = set()
         self._last_poll = 0.0
 
     def start(self, cell: Cell, slot: int) -> None:
@@ -108,6 +109,9 @@ class Slurm:
         if time.monotonic() < self._last_poll + self.PERIOD:
             return []
         queued = self._queued()
+        failed, self._to_cancel = self._to_cancel & self._running.keys(), set()
+        for cell in failed:
+            self.cancel(cell)
         ended = [cell for cell, name in self._running.items() if name not in queued]
         for cell in ended:
             del self._running[cell]
@@ -124,9 +128,10 @@ class Slurm:
         return set(queue.stdout.split()) if queue.returncode == 0 else set(self._running.values())
 
     def cancel(self, cell: Cell) -> None:
-        """Cancels the job of a running cell."""
+        """Cancels the job of a running cell, now or as soon as the controller answers."""
         command = ["scancel", f"--user={getpass.getuser()}", f"--name={self._running[cell]}"]
-        subprocess.run(command, capture_output=True, check=False)
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            self._to_cancel.add(cell)
 
     def stop(self) -> str:
         return f"{len(self._running)} job(s) stay in the queue; the same command waits for them"

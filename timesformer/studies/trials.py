@@ -46,9 +46,9 @@ class Trials:
             folder.mkdir(parents=True, exist_ok=True)
             self._locks = (folder / "trials.lock").open("a+b")  # byte 0: the list of trials; N + 1: trial N
         self._taken: set[int] = set()
-        content = [{key: repr(values) for key, values in sweep.space.items()}, sweep.sampler, sweep.pruner]
+        content = [[(key, repr(values)) for key, values in sweep.space.items()], sweep.sampler, sweep.pruner]
         content += [sweep.seed if sweep.sampler != "grid" else None, list(cells)]
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:10]
         with self._locked():
             self.study = optuna.create_study(
                 storage=_open_journal(folder / JOURNAL),
