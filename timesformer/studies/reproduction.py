@@ -61,10 +61,10 @@ def reproduce(plan: Plan, launcher: Launcher, sweep: SweepRun | None = None) -> 
     try:
         failed = sweep.run(launcher) if sweep else run_cells(plan.cells, launcher)
     except BaseException:
-        write_tables(plan, sections=sweep_sections(sweep) if sweep else None)
+        _write(plan, sweep)
         raise
     pictures, problems = draw_figures(plan)
-    for finding in write_tables(plan, pictures, sweep_sections(sweep) if sweep else None):
+    for finding in _write(plan, sweep, pictures):
         print(finding if sweep else f"finding: {finding}")
     print(f"tables: {', '.join(str(plan.folder / name) for name in FILES)}", flush=True)
     for problem in problems:
@@ -74,3 +74,10 @@ def reproduce(plan: Plan, launcher: Launcher, sweep: SweepRun | None = None) -> 
     if failed:
         print(f"{len(failed)} of {len(plan.cells)} cells failed; the same command runs them again", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _write(plan: Plan, sweep: SweepRun | None, pictures: Sequence[tuple[str, Path]] = ()) -> list[str]:
+    if sweep is None:
+        return write_tables(plan, pictures)
+    with sweep.lock():
+        return write_tables(plan, pictures, sweep_sections(sweep))

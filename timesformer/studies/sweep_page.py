@@ -54,15 +54,17 @@ def _table(run: SweepRun) -> Section:
         by_row.setdefault(run.row_of(trial).row.name, []).append(trial)
     (planned,) = run.plan.tables
     columns, rows, points = planned.table.columns, [], []
-    for row in planned.rows:
-        found, outcome = by_row.get(row.row.name, []), outcome_of(row.cells)
+    named = {row.row.name: row for row in planned.rows}
+    for name in dict.fromkeys([*by_row, *named]):  # in the order of the trials
+        row = named[name]
+        found, outcome = by_row.get(name, []), outcome_of(row.cells)
         number = ", ".join(str(trial.number + 1) for trial in found) or NOTHING
         accuracy, done = show_metric(outcome.val_top1), len(outcome.cells)
         state = str(done) if done == len(row.cells) else f"{done} of {len(row.cells)}"
         if best in found:
             number += " (best)"
             points.append(
-                f"Best by validation: trial {best.number + 1}, {row.row.name}: validation top-1 {accuracy}, test top-1 "
+                f"Best by validation: trial {best.number + 1}, {name}: validation top-1 {accuracy}, test top-1 "
                 f"{show_metric(outcome.top1)}; {best_path(row.cells[0].cfg)}"
             )
         pruned = [trial for trial in found if trial.state.name == "PRUNED"]

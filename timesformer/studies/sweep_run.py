@@ -63,11 +63,15 @@ class SweepRun:
         """The row of a trial."""
         return self.plan.row_of_sweep(self.sweep.row(trial.params))
 
+    def lock(self) -> FileLock:
+        """Keeps other commands from writing the files that they share."""
+        return FileLock(self.plan.folder / "sweep.lock")
+
     def run(self, launcher: Launcher) -> dict[Cell, str]:
         """Runs the trials that are not finished, except those of other commands; returns the errors by cell."""
         parents = list(dict.fromkeys(cell.parent for cell in self.plan.cells if cell.parent))
         if parents:
-            with FileLock(self.plan.folder / "weights.lock"):
+            with self.lock():
                 if failed := run_cells(parents, launcher):
                     return failed
         return run_cells((), launcher, self)
