@@ -27,6 +27,7 @@ setup(
         "einops>=0.8",
         "filelock>=3.12",
         "fvcore>=0.1.5.post20221221",
+        "imagehash>=4.3",
         "iopath>=0.1.10",
         "jinja2>=3.1",
         "matplotlib>=3.8",

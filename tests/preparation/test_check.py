@@ -11,7 +11,7 @@ from timesformer.datasets.manifest import NAME, Manifest, Row
 from timesformer.datasets.records import DataError
 from timesformer.datasets.workers.pool import Outcome
 from timesformer.preparation import check as module
-from timesformer.preparation.check import UNFINISHED, check_clips
+from timesformer.preparation.check import FINGERPRINTS, UNFINISHED, check_clips
 from timesformer.preparation.clips_on_disk import find_clips
 
 
@@ -38,14 +38,14 @@ def test_clips_are_found_at_any_depth(root: Path, make_frames: Callable[..., Pat
 
 
 def test_manifest_has_lengths_and_problems(root: Path) -> None:
-    rows = check_clips(root, find_clips(root), 2)
+    rows = [clip.row for clip in check_clips(root, find_clips(root), 2)]
     assert [row.path for row in rows] == ["catch/cut.mp4", "catch/frames", "wave/a.avi", "wave/b, c.mp4"]
     assert rows[0].problem
     assert rows[1][:5] == ("catch/frames", "catch", 4, 0.0, 32)
     for row in rows[2:]:
         assert row == Row(row.path, "wave", 10, 25.0, 32, 24, 0.4, (root / row.path).stat().st_size)
     assert sorted(Manifest(root / NAME)) == sorted(rows)
-    assert sorted(path.name for path in root.iterdir() if path.is_file()) == ["classes.txt", NAME]
+    assert sorted(path.name for path in root.iterdir() if path.is_file()) == ["classes.txt", FINGERPRINTS, NAME]
 
 
 def test_only_changed_clips_are_decoded_again(root: Path, processed: list, make_frames: Callable[..., Path]) -> None:
@@ -55,10 +55,12 @@ def test_only_changed_clips_are_decoded_again(root: Path, processed: list, make_
     (root / "catch/frames/frame0.png").unlink()
     make_frames(root / "wave/new", 2)
     (root / "wave/a.avi").unlink()
-    rows = check_clips(root, find_clips(root), 1)
+    checked = check_clips(root, find_clips(root), 1)
+    rows = [clip.row for clip in checked]
     assert processed == ["catch/cut.mp4", "catch/frames", "wave/new"]
     expected = [("catch/cut.mp4", 10), ("catch/frames", 3), ("wave/b, c.mp4", 10), ("wave/new", 2)]
     assert [(row.path, row.frames) for row in rows] == expected
+    assert [len(clip.fingerprint) for clip in checked] == [row.frames for row in rows]
     assert Manifest(root / NAME).find("wave/a.avi") is None
 
 
@@ -78,8 +80,19 @@ def test_interrupted_check_continues(root: Path, processed: list, monkeypatch: p
     assert not (root / NAME).exists()
     with (root / UNFINISHED).open("a") as file:
         file.write("wave/a.avi,wave,1")  # cut off while it was written
+    with (root / FINGERPRINTS).with_suffix(".unfinished").open("ab") as file:
+        file.write(b"\x93NUMPY")
     processed.clear()
-    rows = check_clips(root, find_clips(root), 1)
+    checked = check_clips(root, find_clips(root), 1)
     assert processed == ["wave/a.avi", "wave/b, c.mp4"]
-    assert [row.frames for row in rows] == [0, 4, 10, 10]
-    assert not (root / UNFINISHED).exists()
+    assert [clip.row.frames for clip in checked] == [0, 4, 10, 10]
+    assert [clip.fingerprint is None for clip in checked] == [True, False, False, False]
+    assert not list(root.glob("*.unfinished"))
+
+
+def test_clips_without_fingerprints_are_decoded_again(root: Path, processed: list) -> None:
+    check_clips(root, find_clips(root), 1)
+    (root / FINGERPRINTS).unlink()  # as after a check by an earlier version
+    processed.clear()
+    assert [clip.fingerprint is None for clip in check_clips(root, find_clips(root), 1)] == [True, False, False, False]
+    assert processed == ["catch/frames", "wave/a.avi", "wave/b, c.mp4"]

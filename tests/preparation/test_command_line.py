@@ -120,3 +120,4 @@ def test_clone_that_is_not_installed(data: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert (data / NAME).is_file()
+    assert "wave" in (data / "data_report.html").read_text()

@@ -5,20 +5,24 @@ import io
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from timesformer.arguments import as_path
 from timesformer.datasets.manifest import NAME
 from timesformer.datasets.sources.clip_files import class_of, strays_line
 from timesformer.datasets.workers.pool import TIME_LIMIT
 from timesformer.errors import UserError, shorten
-from timesformer.preparation.check import check_clips, check_lists
+from timesformer.preparation.check import Checked, check_clips
 from timesformer.preparation.clips_on_disk import find_clips, find_empty_classes
 from timesformer.preparation.convert import SETTINGS, convert
 from timesformer.preparation.download import ARCHIVES, download
+from timesformer.preparation.duplicates import THRESHOLD
+from timesformer.preparation.findings import FREEZE, JSON, Findings, examine, write_findings
+from timesformer.preparation.leakage import FoundSplits, configuration, find_splits
 from timesformer.preparation.split import split_dataset
 
 _DATASETS = ("folder", "hmdb51", "hmdb_simp", "kinetics", "muwiges", "ssv2", "ucf101")
@@ -26,8 +30,12 @@ _WITH_LISTS = ("hmdb51", "ucf101", "muwiges")  # datasets whose lists are always
 _WITHOUT_CLASS_FOLDERS = ("ssv2", "muwiges")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
+WritePage = Callable[[Findings, Path, int], Path]
+"""Writes the page about findings to a folder, with a number of processes, and returns its path."""
+
+
+def main(arguments: Sequence[str] | None = None, write_page: WritePage | None = None) -> int:
+    """Run the command; `write_page` writes the page of `--check`.
 
     Returns the exit status: 0 if every clip is readable, 1 if some are not, a class has none or lists do not fit, 2 for
     a user error, 130 after Ctrl-C.
@@ -42,8 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 download("hmdb_simp", options.root, options.url)
             output = options.output or options.root
             fractions = options.test, options.val
-            return bool(split_dataset(options.root, output, options.seed, *fractions, options.workers, options.force))
-        return _prepare(options)
+            clips = split_dataset(options.root, output, options.seed, *fractions, options.workers, options.force)
+            overrides = ["DATA.SPLITS_DIR", str(output), *options.overrides]
+            cfg = configuration("hmdb_simp", options.root, overrides, options.run)
+            _report(options, clips, options.root, output, find_splits(cfg), write_page)
+            return int(any(clip.row.problem for clip in clips))
+        return _prepare(options, write_page)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -65,8 +77,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         added.add_argument("--output", type=as_path, help="folder for the generated files (docs/preparing.md)")
         workers = "number of processes (default: all cores)"
         added.add_argument("--workers", type=_number(int, 1), default=os.cpu_count(), help=workers)
+        _add_report_options(added)
         (_add_split_options if dataset == "hmdb_simp" else _add_options)(added, dataset)
-    options = parser.parse_args(arguments)
+    options, options.overrides = parser.parse_known_args(arguments)
+    if unknown := [word for word in options.overrides[::2] if not re.fullmatch(r"[A-Z][A-Z0-9_.]*", word)]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if options.dataset != "hmdb_simp":
         if not (options.download or options.short_side or options.frames or options.check):
             steps = "--download, " if options.dataset in ARCHIVES else ""
@@ -74,6 +89,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         if options.short_side % 2 and not options.frames:
             parser.error(f"argument --short-side: found {options.short_side}, expected an even number for H.264")
     return options
+
+
+def _add_report_options(parser: argparse.ArgumentParser) -> None:
+    threshold = f"least similarity of duplicates, from 0 to 1 (default: {THRESHOLD:g})"
+    parser.add_argument(
+        "--duplicates", type=_number(float, 0, 1), default=THRESHOLD, metavar="SIMILARITY", help=threshold
+    )
+    parser.add_argument(
+        "--no-duplicates", dest="duplicates", action="store_const", const=None, help="do not search them"
+    )
+    freeze = f"least fraction of unchanged frames of frozen clips (default: {FREEZE:g})"
+    parser.add_argument("--frozen", type=_number(float, 0, 1), default=FREEZE, metavar="FRACTION", help=freeze)
+    parser.add_argument("--run", type=as_path, metavar="OUTPUT_DIR", help="run to measure without leaked test clips")
 
 
 def _add_split_options(parser: argparse.ArgumentParser, dataset: str) -> None:
@@ -115,7 +143,7 @@ def _number(kind: type[int] | type[float], least: float, most: float = math.inf)
     return number
 
 
-def _prepare(options: argparse.Namespace) -> int:
+def _prepare(options: argparse.Namespace, write_page: WritePage | None) -> int:
     dataset, folder, failed, broken, remarks = options.dataset, options.root, {}, [], []
     if options.download:
         download(dataset, folder, options.url)
@@ -138,17 +166,45 @@ def _prepare(options: argparse.Namespace) -> int:
         folder = output
     if options.check:
         label_of = partial(_label_of, dataset)
-        rows = check_clips(folder, find_clips(folder), options.workers, options.time_limit, label_of)
+        cfg = configuration(dataset, folder, options.overrides, options.run)
+        clips = check_clips(folder, find_clips(folder), options.workers, options.time_limit, label_of)
+        rows = [clip.row for clip in clips]
         broken = [row for row in rows if row.problem]
         frames, hours = sum(row.frames for row in rows), sum(row.seconds for row in rows) / 3600
         print(f"{folder / NAME}: {len(rows)} clips, {frames} frames, {hours:.2f} hours; {len(broken)} cannot be read")
         if new := {row.path: row.problem for row in broken if row.path not in failed}:
             print(f"  {_lines(new)}")
+        splits = find_splits(cfg)
         if dataset in _WITH_LISTS:
-            remarks += [f"training would refuse the dataset: {problem}" for problem in check_lists(dataset, folder)]
+            remarks += [f"training would refuse the dataset: {problem}" for problem in splits.problems]
+        _report(options, clips, folder, folder, splits, write_page)
     for remark in remarks:
         print(remark)
     return 1 if failed or broken or remarks else 0
+
+
+def _report(
+    options: argparse.Namespace,
+    clips: Sequence[Checked],
+    root: Path,
+    folder: Path,
+    splits: FoundSplits,
+    write_page: WritePage | None,
+) -> None:
+    """Writes what the check of the clips in `root` found to files in `folder`, and prints a summary."""
+    thresholds = options.duplicates, options.frozen
+    findings = examine(root, options.dataset, clips, splits, *thresholds, options.run)
+    write_findings(findings, folder)
+    print(f"{len(findings.frozen)} clips freeze")
+    if findings.threshold is not None:
+        print(f"{len(findings.pairs)} pairs of duplicates, with {len(findings.duplicated)} clips")
+    for split in ("val", "test"):
+        if leaked := findings.leaked(split):
+            print(f"{len(leaked)} {split} clips leak, for example {leaked[0]}")
+    if accuracy := findings.accuracy:
+        for what, correct, clips in (("", *accuracy[:2]), (" without leaked clips", *accuracy[2:])):
+            print(f"top-1{what}: {100 * correct / max(clips, 1):.2f} % ({correct} of {clips})")
+    print(write_page(findings, folder, options.workers) if write_page else folder / JSON)
 
 
 def _label_of(dataset: str, clip: str) -> str:

@@ -9,18 +9,18 @@ from pathlib import Path
 from timesformer.datasets.records import SPLITS, DataError, join_problems
 from timesformer.datasets.sources.clip_files import KINDS, list_clips
 from timesformer.datasets.sources.folder import CSV_HEADER
-from timesformer.preparation.check import check_clips
+from timesformer.preparation.check import Checked, check_clips
 
 Clip = tuple[str, str]  # class, path from the folder of the class
 
 
 def split_dataset(
     root: Path, output: Path, seed: int, test: float, val: float, workers: int, force: bool = False
-) -> dict[Clip, str]:
+) -> list[Checked]:
     """Decode all clips in root/<class>/, and write a split of the readable ones, classes.txt and unreadable.csv.
 
     `test` is a fraction of all clips, `val` of the remaining ones. `root` gets manifest.csv if it can be written.
-    Returns the clips left out, and why. Raises DataError if `root` has no or too few clips, or is already split, or if
+    Returns the checked clips. Raises DataError if `root` has no or too few clips, or is already split, or if
     `output` has such files and `force` is False.
     """
     files = [f"{split}.csv" for split in SPLITS] + ["classes.txt", "unreadable.csv"]
@@ -30,8 +30,8 @@ def split_dataset(
     split_clips(clips, seed, test, val)  # to find errors before decoding
     output.mkdir(parents=True, exist_ok=True)
     folder = root if os.access(root, os.W_OK) else output
-    rows = check_clips(root, ["/".join(clip) for clip in clips], workers, folder=folder)
-    unreadable = {clip: row.problem for clip, row in zip(clips, rows, strict=True) if row.problem}
+    checked = check_clips(root, ["/".join(clip) for clip in clips], workers, folder=folder)
+    unreadable = {clip: row.problem for clip, (row, _) in zip(clips, checked, strict=True) if row.problem}
     problems = [f"{root.joinpath(*clip)}: {problem}" for clip, problem in unreadable.items()]
     readable = [clip for clip in clips if clip not in unreadable]
     if not readable:
@@ -48,7 +48,7 @@ def split_dataset(
         print("\n".join(f"  {problem}" for problem in problems))
     counts = ", ".join(f"{name} {len(members)}" for name, members in splits.items())
     print(f"{len(classes)} classes; {counts}; written to {output}")
-    return unreadable
+    return checked
 
 
 def _find_clips(root: Path) -> list[Clip]:

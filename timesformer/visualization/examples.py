@@ -19,12 +19,13 @@ from timesformer.datasets.catalog import Splits
 from timesformer.datasets.clips import ClipMaker, SampledClip, clip_rng, middle_view
 from timesformer.datasets.decoding.open import VideoError
 from timesformer.datasets.workers.time_limit import TimeLimit, TookTooLongError
+from timesformer.preparation.strips import encode_strip
 from timesformer.visualization.run_files import Predictions
 
 logger = logging.getLogger(__name__)
 
 MAX_EXAMPLES = 12  # videos of each kind
-_MAX_FRAMES, _HEIGHT, _GAP = 8, 112, 2  # of a strip; pixels
+_MAX_FRAMES, _HEIGHT = 8, 112  # of a strip; pixels
 _INDEX = "frames.json"
 
 
@@ -79,14 +80,8 @@ def make_strip(clip: SampledClip) -> Strip:
     total = len(clip.frames)
     chosen = np.linspace(0, total - 1, min(_MAX_FRAMES, total)).round().astype(int).tolist()
     images = shrink(clip.frames[chosen])
-    width, height = images[0].size
-    picture = Image.new("RGB", (len(images) * (width + _GAP) - _GAP, height), "white")
-    for number, image in enumerate(images):
-        picture.paste(image, (number * (width + _GAP), 0))
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=82)
     times = [None if math.isnan(clip.times[number]) else round(clip.times[number], 3) for number in chosen]
-    return Strip(file.getvalue(), total, [clip.numbers[number] for number in chosen], times)
+    return Strip(encode_strip(images), total, [clip.numbers[number] for number in chosen], times)
 
 
 def write_strips(path: Path, strips: dict[str, Strip]) -> None:
