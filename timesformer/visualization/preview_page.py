@@ -42,7 +42,7 @@ class Preview:
     def html(self) -> bytes:
         """The page, self-contained."""
         cfg, plan = self.cfg, self.plan
-        seen = "in its cached views" if cfg.FEATURES.ENABLED else "in the first epochs"
+        seen = "in the views whose features are cached" if cfg.FEATURES.ENABLED else "in the first epochs"
         content = {
             "title": self.title,
             "subtitle": " · ".join((cfg.MODEL.MODEL_NAME, cfg.TRAIN.DATASET, cfg.DATA.PATH_TO_DATA_DIR)),
@@ -223,7 +223,7 @@ class Preview:
         times = [f"{time:.2f}" for time in strip.times if time is not None]
         more = "" if len(strip.numbers) == strip.sampled else f" ({len(strip.numbers)} of {strip.sampled})"
         text = f"frames {', '.join(map(str, strip.numbers))}{more}"
-        return f"{text} at {', '.join(times)} s" if times else text
+        return f"{text} at {', '.join(times)}\N{NO-BREAK SPACE}s" if times else text
 
     def _caption(self, video: PreviewVideo, draw: Draw) -> str:
         return f"{video.class_name}: {video.name}, {draw.label}, {self._frames(draw.clip)}"
