@@ -9,7 +9,7 @@ import numpy as np
 from timesformer.preparation.fingerprints import LOW, SCALE, SIZE, STILL, query_frames
 from timesformer.progress import Progress
 
-THRESHOLD = 0.85
+THRESHOLD = 0.82
 """The default of the least similarity of duplicates."""
 
 _MIN_OVERLAP = 8  # frames that two clips share at least, or all frames of the shorter one
@@ -19,7 +19,7 @@ _CHUNK = 1 << 22  # pairs of hashes that are compared together
 _FLAT = 4.0  # gray levels: the hash of a frame whose standard deviation is lower is noise
 _NOISE = 0.25  # gray levels, by which frames differ without motion
 _STILL_EXPONENT = 20  # the similarity of clips without motion is this power of the correlation of their frames
-_OFFSETS = 4  # the most promising ones are compared frame by frame
+_OFFSETS = 4  # that are most promising are compared frame by frame, and those next to them
 _MIRROR = np.where(np.arange(LOW * LOW) % LOW % 2, -1, 1).astype(np.float32)
 _BIT_COUNTS = np.unpackbits(np.arange(1 << 16, dtype=">u2").view(np.uint8)).reshape(-1, 16).sum(1, dtype=np.uint8)
 
@@ -164,7 +164,10 @@ def _correlation(a: np.ndarray, b: np.ndarray, noise: float) -> float:
 
 
 def _promising_offsets(a: np.ndarray, b: np.ndarray, shortest: int) -> list[int]:
-    """Offsets of the motion `b` at which some frames of `a` correlate best; both share `shortest` frames or more."""
+    """Offsets of the motion `b` at which some frames of `a` correlate best, and offsets next to them.
+
+    Both share `shortest` frames or more.
+    """
     at = query_frames(len(a))
     queries, size = a[at], len(b) + at[-1]
     where = (np.arange(len(b)) - at[:, None] + at[-1]).ravel()
@@ -178,8 +181,9 @@ def _promising_offsets(a: np.ndarray, b: np.ndarray, shortest: int) -> list[int]
     offsets = np.arange(size) - at[-1]
     shared = np.minimum(len(a), len(b) - offsets) - np.maximum(0, -offsets)
     scores[(shared < shortest) | (noise == 0)] = -np.inf
-    order = np.lexsort((np.abs(offsets), -scores))[:_OFFSETS]
-    return offsets[order[np.isfinite(scores[order])]].tolist()
+    best = np.lexsort((np.abs(offsets), -scores))[:_OFFSETS]
+    near = np.unique(np.clip(best[:, None] + [-1, 0, 1], 0, size - 1))
+    return offsets[near[np.isfinite(scores[near])]].tolist()
 
 
 def _energy(frames: np.ndarray) -> np.ndarray:

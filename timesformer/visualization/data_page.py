@@ -22,7 +22,7 @@ from timesformer.visualization.page import render_page
 from timesformer.visualization.significance import wilson_interval
 
 HTML = "data_report.html"
-_SHOWN = 24  # pairs and clips of a section with pictures
+_SHOWN, _LISTED = 24, 1000  # pairs or clips of a section with pictures, and in its table
 _FRAMES = 5  # of a strip
 _MAX_BARS = 40  # classes with names in a chart
 
@@ -67,7 +67,7 @@ def data_page(findings: Findings, workers: int) -> dict[str, Any]:
     return {
         "title": findings.root.resolve().name,
         "subtitle": f"data report · {findings.dataset} · {findings.root.resolve()}",
-        "lead": _lead(findings),
+        "lead": _lead(findings, len(classes)),
         "notes": [f"No split: {problem}" for problem in findings.splits.problems],
         "tiles": _tiles(findings, classes),
         "charts": _charts(classes),
@@ -77,9 +77,9 @@ def data_page(findings: Findings, workers: int) -> dict[str, Any]:
         "splits": _split_counts(findings),
         "leaks": [show(leak.pair) for leak in leaks[:_SHOWN]],
         "leak_rows": [
-            (leak.clip, leak.split, leak.of, leak.other, _kind(leak.pair), f"{leak.pair.similarity:.3f}")
-            for leak in leaks
+            (leak.clip, leak.split, leak.of, leak.other, *_pair_cells(leak.pair)) for leak in leaks[:_LISTED]
         ],
+        "num_leaks": len(leaks),
         "accuracy": _accuracy(findings),
         "groups": len(set(findings.groups.values())),
         "grouped": len(findings.groups),
@@ -87,9 +87,9 @@ def data_page(findings: Findings, workers: int) -> dict[str, Any]:
         "joined": bool(findings.splits.grouped),
         "duplicates": [show(pair) for pair in others[:_SHOWN]],
         "duplicate_rows": [
-            (findings.name(pair.first), findings.name(pair.second), _kind(pair), f"{pair.similarity:.3f}")
-            for pair in others
+            (findings.name(pair.first), findings.name(pair.second), *_pair_cells(pair)) for pair in others[:_LISTED]
         ],
+        "num_duplicates": len(others),
         "frozen": [
             {
                 "clip": freeze.clip,
@@ -98,15 +98,17 @@ def data_page(findings: Findings, workers: int) -> dict[str, Any]:
             }
             for freeze in frozen[:_SHOWN]
         ],
-        "frozen_rows": [(freeze.clip, freeze.start, freeze.frames, lengths[freeze.clip]) for freeze in frozen],
+        "frozen_rows": [
+            (freeze.clip, freeze.start, freeze.frames, lengths[freeze.clip]) for freeze in frozen[:_LISTED]
+        ],
+        "num_frozen": len(frozen),
         "unreadable": [(clip.row.path, clip.row.problem) for clip in findings.clips if clip.row.problem],
     }
 
 
-def _lead(findings: Findings) -> str:
-    rows = [clip.row for clip in findings.clips]
-    hours, classes = sum(row.seconds for row in rows) / 3600, len({row.label for row in rows})
-    text = f"{_count(len(rows), 'clip')} of {_count(classes, 'class')}, {hours:.2f} hours."
+def _lead(findings: Findings, num_classes: int) -> str:
+    hours = sum(clip.row.seconds for clip in findings.clips) / 3600
+    text = f"{_count(len(findings.clips), 'clip')} of {_count(num_classes, 'class')}, {hours:.2f} hours."
     if findings.threshold is None:
         return f"{text} Duplicates were not searched."
     text += f" {_count(len(findings.duplicated), 'clip')} with duplicates."
@@ -165,6 +167,10 @@ def _accuracy(findings: Findings) -> list[tuple[str, str, str, str]]:
 
 def _kind(pair: Pair) -> str:
     return "equal frames" if pair.exact else "mirrored" if pair.mirrored else "similar frames"
+
+
+def _pair_cells(pair: Pair) -> tuple[str, str, int, int]:
+    return _kind(pair), f"{pair.similarity:.3f}", pair.overlap, pair.equal_frames
 
 
 def _overlap(findings: Findings, pair: Pair) -> str:
