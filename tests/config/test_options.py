@@ -38,6 +38,15 @@ def test_registered_option_has_a_default_and_is_documented() -> None:
     assert "SOLVER.MY_FACTOR" in options_page()
 
 
+def test_option_is_read_in_any_of_several_cases() -> None:
+    option, cfg = OPTIONS["DATA.SPLIT_SEED"], get_cfg()
+    read = {(name, rule) for name in ("folder", "ssv2") for rule in ("auto", "files", "folds")}
+    for cfg.TRAIN.DATASET, cfg.DATA.SPLIT_RULE in tuple(read):
+        if not option.is_read(cfg):
+            read.remove((cfg.TRAIN.DATASET, cfg.DATA.SPLIT_RULE))
+    assert read == {("folder", "auto"), ("folder", "folds"), ("ssv2", "folds")}
+
+
 @pytest.mark.parametrize(
     ("key", "default", "affects", "rules"),
     [

@@ -221,7 +221,7 @@ def clips(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
         TINY_CONFIG.replace("hmdb_simp", "folder").replace("REPORT: False", "REPORT: True")
     )
     data = ["--cfg", str(tmp_path / "tiny.yaml"), "DATA.PATH_TO_DATA_DIR", made, "DATA.SPLIT_GROUPS", r"\w+/r\d"]
-    return [*data, "MODEL.NUM_CLASSES", "2", "TENSORBOARD.ENABLE", "False"]
+    return [*data, "MODEL.NUM_CLASSES", "2", "SOLVER.MAX_EPOCH", "1", "TENSORBOARD.ENABLE", "False"]
 
 
 def load_demo() -> ModuleType:
