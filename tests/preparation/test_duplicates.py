@@ -87,7 +87,7 @@ def test_planted_duplicates_are_found_and_nothing_else(planted: Path, capsys: py
     page = (planted / "data_report.html").read_text()
     assert page.count('src="data:image/jpeg') == 2 * len(PAIRS) + 1
     assert all(name in page for pair in PAIRS.items() for name in pair)
-    assert "3 test clips" in capsys.readouterr().out
+    assert "leaked test clips: 3" in capsys.readouterr().out
     report = json.loads((planted / "data_report.json").read_text())
     assert sorted_pairs(report["duplicates"]) == sorted(sorted(pair) for pair in PAIRS.items())
     found = {frozenset((pair["first"], pair["second"])): pair for pair in report["duplicates"]}

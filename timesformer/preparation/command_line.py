@@ -195,12 +195,12 @@ def _report(
     thresholds = options.duplicates, options.frozen
     findings = examine(root, options.dataset, clips, splits, *thresholds, options.run)
     write_findings(findings, folder)
-    print(f"{len(findings.frozen)} clips freeze")
+    print(f"frozen clips: {len(findings.frozen)}")
     if findings.threshold is not None:
-        print(f"{len(findings.pairs)} pairs of duplicates, with {len(findings.duplicated)} clips")
+        print(f"pairs of duplicates: {len(findings.pairs)}, clips in them: {len(findings.duplicated)}")
     for split in ("val", "test"):
         if leaked := findings.leaked(split):
-            print(f"{len(leaked)} {split} clips leak, for example {leaked[0]}")
+            print(f"leaked {split} clips: {len(leaked)}, for example {leaked[0]}")
     if accuracy := findings.accuracy:
         for what, correct, clips in (("", *accuracy[:2]), (" without leaked clips", *accuracy[2:])):
             print(f"top-1{what}: {100 * correct / max(clips, 1):.2f} % ({correct} of {clips})")

@@ -57,9 +57,9 @@ def find_pairs(clips: Sequence[np.ndarray], rates: Sequence[float], threshold: f
     thumbnails = [_thumbnails(clip) for clip in clips]
     for mirrored in (False, True):
         candidates = [pair for pair in _candidates(clips, mirrored) if pair not in found]
-        with Progress(
-            "comparing mirrored clips" if mirrored else "comparing clips", len(candidates), "pair"
-        ) as progress:
+        if not candidates:
+            continue
+        with Progress(f"comparing {'mirrored ' * mirrored}clips", len(candidates), "pair") as progress:
             for first, second in candidates:
                 a, b = _at_one_rate(thumbnails[first], thumbnails[second], rates[first], rates[second])
                 similarity, offset, overlap = _compare(a * _MIRROR if mirrored else a, b)
