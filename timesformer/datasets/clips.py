@@ -92,8 +92,7 @@ class ClipMaker:
         `rngs`, one for each view, are the only source of randomness. Raises VideoError if the video cannot be read.
         """
         with as_video_error(record.path):
-            num_frames, fps = known_length(record)
-            reader = open_video(record.path, short_side=self._data.DECODE_SHORT_SIDE, num_frames=num_frames, fps=fps)
+            reader = self.open(record)
 
         @functools.lru_cache(maxsize=1)  # all crops of a clip are cut from the same frames
         def read(numbers: tuple[int, ...]) -> np.ndarray:
@@ -106,6 +105,11 @@ class ClipMaker:
                 reader.num_frames = num_frames  # a view must not depend on what reading another one found
                 clips.append(self._make(reader, read, view, rng))
             return clips
+
+    def open(self, record: VideoRecord) -> VideoReader:
+        """Open a video; a subclass may return a reader of other frames. Raises VideoError."""
+        num_frames, fps = known_length(record)
+        return open_video(record.path, short_side=self._data.DECODE_SHORT_SIDE, num_frames=num_frames, fps=fps)
 
     def padding_clip(self) -> Tensor:
         """Return a black clip, uint8 [3, frames, height, width]."""

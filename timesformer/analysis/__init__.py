@@ -1,0 +1,1 @@
+"""What a trained model does on its test set, beyond its accuracy: robustness, features, single clips."""
