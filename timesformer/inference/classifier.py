@@ -58,6 +58,7 @@ def load_model(
     cfg_opts: Sequence[str] = (),
     *,
     cfg: str | Path | None = None,
+    saved: str | None = None,
 ) -> "Classifier":
     """Loads a trained model from its checkpoint; `Classifier.notes` has what is assumed if it has no class names.
 
@@ -66,6 +67,7 @@ def load_model(
         device: default: the GPU if there is one, else the CPU.
         cfg_opts: KEY VALUE KEY VALUE ..., override the configuration.
         cfg: YAML file that replaces the checkpoint's configuration.
+        saved: YAML text that replaces it, such as the configuration of a test.
 
     Raises:
         CheckpointError: if there is no checkpoint, or it does not fit its configuration, or has none.
@@ -74,7 +76,7 @@ def load_model(
     """
     device = _check_device(device)
     checkpoint = read_checkpoint(path)
-    path, saved = checkpoint.source, checkpoint.rest.get("cfg")
+    path, saved = checkpoint.source, saved or checkpoint.rest.get("cfg")
     if cfg is None and not isinstance(saved, str):
         reason = "".join(f" ({reason})" for reason in checkpoint.assumed)
         raise CheckpointError(f"{path} holds no configuration{reason}: give its YAML file (--cfg, in Python cfg=FILE)")

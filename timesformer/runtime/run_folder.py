@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 BEST = "best.pyth"  # the checkpoint with the highest validation top-1
+ANALYSIS = "analysis"  # folder of what is computed later about the results of a test
 TEST_FOLDER = "test_"  # prefix of the folders of additional tests
 _EPOCH = re.compile(r"checkpoint_epoch_(\d{5,})(?:_iteration_(\d{8,}))?\.pyth")
 
@@ -44,10 +45,11 @@ def tensorboard_folder(cfg: CfgNode) -> Path:
 
 
 def result_files(cfg: CfgNode) -> list[Path]:
-    """Returns the files of a test and its report; `results.json` comes first."""
+    """Returns the files of a test and its report; `results.json` comes first, the report's two last."""
     output = Path(cfg.OUTPUT_DIR)
     scores = [output / cfg.TEST.SAVE_RESULTS_PATH] if cfg.TEST.SAVE_RESULTS_PATH else []
-    return [results_path(cfg), output / "predictions.csv", *scores, report_path(cfg), report_frames_path(cfg)]
+    results = [results_path(cfg), output / "predictions.csv", *scores, output / ANALYSIS]
+    return [*results, report_path(cfg), report_frames_path(cfg)]
 
 
 def with_output_dir(cfg: CfgNode, folder: Path) -> CfgNode:

@@ -12,6 +12,7 @@ from timesformer.visualization.confusions import count_confusions, most_confused
 from timesformer.visualization.examples import MAX_EXAMPLES, Strip, least_confident_correct, most_confident_errors
 from timesformer.visualization.run_charts import draw_charts
 from timesformer.visualization.run_files import FinishedRun
+from timesformer.visualization.sections.analysis import analysis_sections
 from timesformer.visualization.significance import mcnemar, wilson_interval
 
 Content = dict[str, Any]
@@ -36,6 +37,7 @@ def run_page(run: FinishedRun, strips: dict[str, Strip]) -> Content:
         "classes": _classes(run),
         "class_charts": draw_charts("classes", run),
         "examples": _examples(run, strips),
+        "analysis": analysis_sections(run),
         "unreadable": [
             *((row["video"], "test", row["reason"]) for row in run.results.get("unreadable") or []),
             *((row["name"], row["split"], row["reason"]) for row in run.unreadable if row["split"] != "test"),
