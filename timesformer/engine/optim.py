@@ -122,11 +122,11 @@ def learning_rate_scale(cfg: CfgNode) -> float:
 def learning_rate_of_batch(cfg: CfgNode, epoch: int, batch: int, batches: int) -> float:
     """The learning rate of the optimizer step whose last batch is `batch` of the `batches` of an epoch, from 0.
 
-    linear and onecycle count optimizer steps, as PyTorch's schedulers do. The original's policies depend on the number
-    of the batch, so that the accumulation of gradients delays them by less than a step.
+    linear and onecycle count optimizer steps, as PyTorch's schedulers do; a batch of cached features is one. The
+    original's policies depend on the number of the batch: accumulation of gradients delays them by less than a step.
     """
     if cfg.SOLVER.LR_POLICY in ("linear", "onecycle"):
-        accumulate = batches_per_step(cfg)
+        accumulate = 1 if cfg.FEATURES.ENABLED else batches_per_step(cfg)
         steps = math.ceil(batches / accumulate)
         return learning_rate(cfg, epoch + batch // accumulate / steps, 1 / steps)
     return learning_rate(cfg, epoch + batch / batches)

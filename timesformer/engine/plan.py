@@ -84,8 +84,6 @@ class TrainingPlan:
     def _rate(self, cfg: CfgNode, iteration: int) -> float:
         """The learning rate of the policy, before the factors of the groups."""
         epoch, index = divmod(iteration, self.batches)
-        if cfg.FEATURES.ENABLED:
-            return optim.learning_rate(cfg, epoch + index / self.batches, 1 / self.batches)
         return optim.learning_rate_of_batch(cfg, epoch, index, self.batches)
 
 

@@ -195,7 +195,7 @@ class ProbeTrainer(Trainer):
             losses = self.loss(logits.flatten(0, 1), label.repeat(heads)).view(heads, size)
             losses.mean(dim=1).sum().backward()
             for candidate in self.candidates:
-                self.step(candidate, epoch + index / batches, 1 / batches)
+                self.step(candidate, optim.learning_rate_of_batch(candidate.cfg, epoch, index, batches))
             loss = loss + losses.detach().double().sum(dim=1)
             correct = correct + (logits.detach().argmax(dim=2) == label).double().sum(dim=1)
             count += size
@@ -206,10 +206,10 @@ class ProbeTrainer(Trainer):
             metrics = {"loss": mean, "top1": 100 * share, "unreadable": len(self.unreadable.reasons)}
             candidate.train.append((epoch + 1, metrics))
 
-    def step(self, candidate: Candidate, epoch: float, length: float) -> None:
-        """Updates one head at a fractional epoch, by a step of this length in epochs."""
+    def step(self, candidate: Candidate, lr: float) -> None:
+        """Updates one head."""
         optimizer = candidate.optimizer
-        optim.set_learning_rate(optimizer, optim.learning_rate(candidate.cfg, epoch, length))
+        optim.set_learning_rate(optimizer, lr)
         if self.cfg.SOLVER.CLIP_GRAD_L2NORM > 0:
             nn.utils.clip_grad_norm_(candidate.parameters.values(), self.cfg.SOLVER.CLIP_GRAD_L2NORM)
         optimizer.step()
