@@ -141,9 +141,10 @@ Launcher = Local | Slurm
 
 
 class Supply(Protocol):
-    """Chooses cells while others run."""
+    """Chooses cells while others run: `total` in all, of which `done` were finished before."""
 
     total: int
+    done: int
 
     def take(self, count: int) -> list[Cell]:
         """More cells to start now; there may be none yet."""
@@ -163,8 +164,8 @@ def run_cells(cells: Sequence[Cell], launcher: Launcher, supply: Supply | None =
     waiting = [cell for cell in cells if not cell.results()]
     running: dict[Cell, int] = {}
     failed: dict[Cell, str] = {}
-    total = len(cells) + (supply.total if supply else 0)
-    with Progress("cells", total, "cell", len(cells) - len(waiting)) as progress:
+    total, done = (supply.total, supply.done) if supply else (0, 0)
+    with Progress("cells", len(cells) + total, "cell", len(cells) - len(waiting) + done) as progress:
         try:
             while True:
                 for cell in [cell for cell in waiting if cell.parent in failed]:

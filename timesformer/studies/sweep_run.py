@@ -78,9 +78,13 @@ class SweepRun:
 
     @property
     def total(self) -> int:
-        """The number of cells to run, if no trials are equal."""
-        done = [trial for trial in self.trials.all() if trial.state.is_finished()]
-        return (self.sweep.trials - len(done)) * self._cells_per_trial
+        """The number of cells of all trials."""
+        return self.sweep.trials * self._cells_per_trial
+
+    @property
+    def done(self) -> int:
+        """The number of cells of finished and pruned trials."""
+        return sum(trial.state.is_finished() for trial in self.trials.all()) * self._cells_per_trial
 
     def take(self, count: int) -> list[Cell]:
         """Cells of trials, at least `count` if there are as many."""
