@@ -127,7 +127,7 @@ def test_the_checkpoint_predicts_and_is_tested_without_features(run: Run, tiny_d
     assert (output / "test_1x1").exists() is False  # the same test
     with (output / "predictions.csv").open() as file:
         rows = {row["video"]: row for row in csv.DictReader(file)}
-    prediction = load_model(output, "cpu").predict(tiny_data / "test/walk/test0")
+    prediction = load_model(output, "cpu", ["TEST.CALIBRATE", "False"]).predict(tiny_data / "test/walk/test0")
     found = dict(prediction.top)
     row = rows["walk/test0"]
     for rank in (1, 2, 3):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.visualization.conftest import MakeRun
-from timesformer.visualization import charts, run_charts
+from timesformer.visualization import charts, metric_charts
 from timesformer.visualization.charts import Curve, line_chart
 from timesformer.visualization.run_files import read_run
 
@@ -36,11 +36,11 @@ def test_charts_become_png_and_svg(name: str) -> None:
     text.encode("utf-8")
 
 
-def test_calibration_is_share_of_correct_predictions(make_run: MakeRun) -> None:
+def test_calibration_of_older_results_is_share_of_correct_predictions(make_run: MakeRun) -> None:
     run = read_run(make_run("calibrated", 3))
-    axes = run_charts.calibration(run).axes[0]
+    axes = metric_charts.uncalibrated(run).axes[0]
     confidence, correct = run.predictions.confidence, run.predictions.correct
-    for low in np.unique((10 * confidence).astype(int)) / 10:
-        in_interval = (confidence >= low) & (confidence < low + 0.1)
-        (height,) = (bar.get_height() for bar in axes.patches if bar.get_center()[0] == pytest.approx(100 * low + 5))
-        assert height == pytest.approx(100 * correct[in_interval].mean())
+    for number in np.unique((15 * confidence).astype(int)):
+        in_interval = (15 * confidence).astype(int) == number
+        centers = {bar.get_height() for bar in axes.patches if int(bar.get_center()[0] * 15 / 100) == number}
+        assert centers == {pytest.approx(100 * correct[in_interval].mean())}

@@ -12,7 +12,7 @@ from timesformer.metrics.evaluation import Evaluation
 
 Entry = dict[str, Any]
 
-MAX_CURVES = 8
+MAX_CURVES = 4
 """Classes whose curves are saved, those with the lowest average precision."""
 
 
@@ -31,7 +31,8 @@ def summarize(evaluation: Evaluation, class_names: Sequence[str], calibration: C
     precisions = classification.average_precisions(probabilities, labels_scored)
     areas = classification.roc_areas(probabilities, labels_scored)
     cmc = cmc_curve(evaluation.scores, labels, readable)
-    listed = thin_out(len(cmc))
+    first = np.arange(min(len(cmc), 20))  # the beginning of the curve is steep
+    listed = np.union1d(first, len(first) - 1 + thin_out(len(cmc) - len(first) + 1, 30))
     return {
         "chance": trivial and _rounded(trivial.chance),
         "majority": trivial and _rounded(trivial.majority),

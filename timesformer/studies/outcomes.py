@@ -39,7 +39,8 @@ def outcome_of(planned: Sequence[Cell], reference: str | None = None) -> Outcome
         cells = tuple((cell, row) for cell, results in cells if (row := _find_reference(results, reference)))
 
     def values_of(key: str) -> list[float]:
-        return [results[key] for _, results in cells if results.get(key) is not None]
+        found = [results for _, results in cells if results.get(key) is not None]
+        return [results[key] for results in found if key != "top5" or results.get("num_classes", 6) > 5]
 
     keys = ("top1", "top5", "val_top1", "total_train_seconds")
     memory = max(values_of("peak_memory_bytes"), default=None)

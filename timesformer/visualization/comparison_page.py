@@ -10,6 +10,7 @@ import numpy as np
 from timesformer.config.options import effects_of, flatten, get_cfg
 from timesformer.runtime.logging import duration
 from timesformer.visualization.charts import SERIES
+from timesformer.visualization.metrics_section import baseline_warning, baselines_of, compare_metrics
 from timesformer.visualization.repeats_section import REPEATED_BY, repeats_section
 from timesformer.visualization.run_charts import draw_charts
 from timesformer.visualization.run_files import FinishedRun
@@ -47,19 +48,20 @@ def comparison_page(runs: Sequence[FinishedRun]) -> Content:
     rivals = [number for number in ranked[1:] if frozenset((ranked[0], number)) not in differing]
     repeats = repeats_section(runs, [key for key, _ in options])
     hidden = {"top1_shuffled"} if all(row["top1_shuffled"] is None for row in rows) else set()
-    if all(run.results.get("num_classes", 6) <= 5 for run in runs):
+    if not any(run.has_top5 for run in runs):
         hidden.add("top5")
     return {
         "title": f"{len(runs)} runs compared",
         "subtitle": " · ".join(run.name for run in runs),
         "lead": repeats["lead"] if repeats else _lead(runs, ranked, rivals, len(pairs)),
-        "notes": [f"{run.name}: {note}" for run in runs for note in run.notes],
+        "notes": [f"{run.name}: {note}" for run in runs for note in (*run.notes, baseline_warning(run)) if note],
         "runs": rows,
         "metrics": {name: title for name, title in _METRICS.items() if name not in hidden},
         "best": ranked[0] if len(ranked) > 1 and not rivals and not repeats else None,
         "means": _means(rows, options),
         "repeats": repeats,
         "charts": draw_charts("comparison", runs),
+        "metric_comparison": compare_metrics(runs),
         "pairs": pairs if len(runs) <= _MAX_RUNS_PAIRED else [],
         "max_runs_paired": _MAX_RUNS_PAIRED,
         "names": [run.name for run in runs],
@@ -71,12 +73,15 @@ def comparison_page(runs: Sequence[FinishedRun]) -> Content:
 def _result_row(run: FinishedRun, number: int) -> Content:
     seconds = run.metric("total_train_seconds")
     tested, trained = run.metric("checkpoint_epochs"), run.metric("total_epochs")
+    trivial = baselines_of(run)
     return {
         "name": run.name,
         "color": f"var(--series-{number % len(SERIES) + 1})",
         "folder": str(run.folder),
         "model": run.config.get("MODEL.MODEL_NAME", ""),
         "interval": show_interval(run, "{:.1f}–{:.1f}"),
+        "trivial": trivial and trivial.majority,
+        "trivial_text": f"{trivial.chance:.1f} / {trivial.majority:.1f}" if trivial else "",
         "videos": run.results.get("num_videos"),
         "epochs": tested,
         "epochs_text": f"{tested or 0:g}" if trained is None else f"{tested or 0:g} of {trained:g}",

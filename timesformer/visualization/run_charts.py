@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import matplotlib
 import numpy as np
@@ -11,20 +11,20 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from timesformer.visualization.charts import MUTED, SERIES, STYLE, Curve, line_chart, new_chart, svg
+from timesformer.visualization.charts import SERIES, STYLE, Curve, line_chart, new_chart, svg
 from timesformer.visualization.run_files import FinishedRun
 
 logger = logging.getLogger(__name__)
 
-Section = Literal["training", "classes", "comparison"]
+Section = Literal["training", "metrics", "calibration", "classes", "comparison", "metric comparison"]
 Draw = Callable[[Any], Figure | None]
-_CHARTS: dict[Section, list[Draw]] = {"training": [], "classes": [], "comparison": []}
+_CHARTS: dict[Section, list[Draw]] = {section: [] for section in get_args(Section)}
 
 
 def report_chart(section: Section) -> Callable[[Draw], Draw]:
     """Adds the decorated function to the charts of a section.
 
-    It takes the `FinishedRun` (for "comparison" a sequence of them) and returns a figure, made with `new_chart` or
+    It takes the `FinishedRun` (for comparisons a sequence of them) and returns a figure, made with `new_chart` or
     `line_chart`, or None where there is nothing to show.
     """
 
@@ -36,7 +36,7 @@ def report_chart(section: Section) -> Callable[[Draw], Draw]:
 
 
 def draw_charts(section: Section, runs: Any) -> list[Markup]:
-    """The charts of a section as `<svg>` elements; `runs` is the run, for "comparison" a sequence of runs."""
+    """The charts of a section as `<svg>` elements; `runs` is the run, for comparisons a sequence of runs."""
     images = []
     with matplotlib.rc_context(STYLE):
         for draw in _CHARTS[section]:
@@ -65,7 +65,7 @@ def accuracy(run: FinishedRun) -> Figure | None:
     curves.append(Curve("validation top-1", *top1, 1, dots=True))
     if len(top1[1]) != len(mean_class[1]) or not np.allclose(top1[1], mean_class[1], atol=0.5, equal_nan=True):
         curves.append(Curve("mean over classes", *mean_class, 2))
-    if not 0 < len(run.class_names) <= 5:
+    if run.has_top5:
         curves.append(Curve("validation top-5", *run.series("val_epoch", "top5"), 1, faint=True))
     return line_chart(curves, "Accuracy (%)")
 
@@ -92,27 +92,6 @@ def accuracy_histogram(run: FinishedRun) -> Figure | None:
     axes.hist(values, bins=np.arange(0, 105, 5), color=SERIES[0], rwidth=0.92)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_xlim(0, 100)
-    return figure
-
-
-@report_chart("classes")
-def calibration(run: FinishedRun, bins: int = 10) -> Figure | None:
-    """Share of correct predictions in `bins` equal intervals of confidence."""
-    if run.predictions is None:
-        return None
-    known = np.isfinite(run.predictions.confidence)
-    interval = np.minimum(run.predictions.confidence[known] * bins, bins - 1).astype(int)
-    counts = np.bincount(interval, minlength=bins)
-    filled = np.flatnonzero(counts)
-    if not len(filled):
-        return None
-    shares = 100 * np.bincount(interval, run.predictions.correct[known], bins)[filled] / counts[filled]
-    figure, axes = new_chart("Calibration", "confidence (%), with the number of videos", "correct (%)")
-    axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle="--", label="perfect calibration")
-    bars = axes.bar(100 * (filled + 0.5) / bins, shares, 92 / bins, color=SERIES[0], alpha=0.85, label="this run")
-    axes.bar_label(bars, counts[filled], padding=2, fontsize=7, color=MUTED)
-    axes.set(xlim=(0, 100), ylim=(0, 109))
-    axes.legend(loc="upper left")
     return figure
 
 

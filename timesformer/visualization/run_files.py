@@ -76,6 +76,21 @@ class FinishedRun:
         return list(self.results.get("class_names") or [])
 
     @property
+    def num_classes(self) -> int:
+        """0 if unknown."""
+        return self.results.get("num_classes") or len(self.class_names) or self.config.get("MODEL.NUM_CLASSES", 0)
+
+    @property
+    def has_top5(self) -> bool:
+        """Whether top-5 means something: not with five classes or fewer."""
+        return not 0 < self.num_classes <= 5
+
+    @property
+    def metrics_of_test(self) -> dict[str, Any]:
+        """`metrics` of results.json; empty for results of older versions."""
+        return self.results.get("metrics") or {}
+
+    @property
     def shuffled(self) -> dict[str, Any]:
         """`shuffled` of results.json, metrics with shuffled frames; empty if they were not measured."""
         return self.results.get("shuffled") or {}

@@ -10,6 +10,13 @@ from timesformer.config.options import flatten, get_cfg
 from timesformer.runtime.logging import duration
 from timesformer.visualization.confusions import count_confusions, most_confused, order_by_similarity
 from timesformer.visualization.examples import MAX_EXAMPLES, Strip, least_confident_correct, most_confident_errors
+from timesformer.visualization.metrics_section import (
+    baseline_warning,
+    calibration_section,
+    class_metrics,
+    metrics_section,
+    show_baselines,
+)
 from timesformer.visualization.run_charts import draw_charts
 from timesformer.visualization.run_files import FinishedRun
 from timesformer.visualization.sections.analysis import analysis_sections
@@ -30,6 +37,8 @@ def run_page(run: FinishedRun, strips: dict[str, Strip]) -> Content:
         "tiles": _tiles(run),
         "training_charts": draw_charts("training", run),
         "training_hint": _training_hint(run),
+        "metrics": metrics_section(run),
+        "calibration": calibration_section(run),
         "frame_order": _frame_order(run),
         "reference": _reference(run),
         "grid": run.results.get("grid") or [],
@@ -71,6 +80,8 @@ def _lead(run: FinishedRun) -> str:
     if correct is None or not total:
         return ""
     text = f"{correct} of {total} test videos are predicted correctly ({100 * correct / total:.1f} %)."
+    if warning := baseline_warning(run):
+        text += f" {warning}"
     if run.predictions is not None:
         for pair in most_confused(count_confusions(run.predictions, len(run.class_names)), 1):
             true, predicted = run.class_names[pair.true], run.class_names[pair.predicted]
@@ -81,15 +92,16 @@ def _lead(run: FinishedRun) -> str:
 def _tiles(run: FinishedRun) -> list[tuple[str, str, str, str]]:
     """Label, value, unit and explanation of the metrics at the top of the page."""
     results, tiles = run.results, []
+    interval = show_interval(run, "95 % interval {:.1f} to {:.1f}")
     num_classes = results.get("num_classes", len(run.class_names))
     for label, name, explanation in (
-        ("top-1", "top1", show_interval(run, "95 % interval {:.1f} to {:.1f}")),
+        ("top-1", "top1", "; ".join(filter(None, (interval, show_baselines(run))))),
         ("top-5", "top5", "true class among the five most probable"),
         ("mean over classes", "mean_class_top1", "each class with equal weight"),
         ("validation top-1", "val_top1", "of the tested checkpoint"),
     ):
         value = run.metric(name)
-        if value is not None and not (name == "top5" and num_classes <= 5):
+        if value is not None and (name != "top5" or run.has_top5):
             tiles.append((label, f"{value:.2f}", "%", explanation))
     if (shuffled := run.metric("top1_shuffled")) is not None:
         tiles.insert(1, ("top-1, shuffled", f"{shuffled:.2f}", "%", f"{_lower(run)} than in order"))
@@ -209,6 +221,8 @@ def _classes(run: FinishedRun) -> list[Content]:
             **{split: sizes[split][number] if sizes.get(split) else None for split in ("train", "val")},
             "predicted": predicted,
             "precision": 100 * correct / predicted if predicted and correct is not None else None,
+            "f1": class_metrics(run, "f1", number),
+            "average_precision": class_metrics(run, "average_precision", number),
             "worst": worst.get(number, ""),
         }
         rows.append(content)
