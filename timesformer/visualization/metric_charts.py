@@ -74,7 +74,7 @@ def _threshold_curves(run: FinishedRun, title: str, xlabel: str, x: str, y: str)
 
 def _label(name: str | None) -> str:
     if name is None:
-        return "all classes"
+        return "micro average"
     drawn = fonts.drawable(name, "class")
     return drawn if len(drawn) <= _LONGEST_NAME else f"{drawn[: _LONGEST_NAME - 1]}…"
 
@@ -83,13 +83,14 @@ def _cmc_curves(runs: Sequence[FinishedRun], labels: Sequence[str]) -> Figure | 
     found = [run.metrics_of_test.get("cmc") or {"k": [], "accuracy": []} for run in runs]
     rows = zip(labels, found, strict=True)
     curves = [Curve(label, row["k"], row["accuracy"], number) for number, (label, row) in enumerate(rows)]
-    num_classes = max((k for row in found for k in row["k"]), default=0)
-    if num_classes < 3:  # with two classes, the curve is top-1 and 100 %
+    sizes = {max(row["k"]) for row in found if row["k"]}
+    if max(sizes, default=0) < 3:  # with two classes, the curve is top-1 and 100 %
         return None
     figure = line_chart(curves, "True class among the first k (%)", "k")
-    axes = figure.axes[0]
-    _draw_expected(axes, found[-1]["k"], [100 * k / num_classes for k in found[-1]["k"]])
-    if num_classes > _MANY_CLASSES:
+    axes, listed = figure.axes[0], next(row["k"] for row in found if row["k"])
+    if len(sizes) == 1:
+        _draw_expected(axes, listed, [100 * k / max(sizes) for k in listed])
+    if max(sizes) > _MANY_CLASSES:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set(ylim=(0, 104))
@@ -104,7 +105,7 @@ def _percent_axes(figure: Figure | None) -> Figure | None:
 
 def _draw_expected(axes: Axes, x: Sequence[float], y: Sequence[float]) -> None:
     axes.plot(x, y, color=MUTED, linewidth=1, linestyle="--", label="chance", zorder=1)
-    axes.legend(ncols=1 if len(axes.lines) <= 5 else 2)
+    axes.legend(loc="lower right")
 
 
 def _reliability_chart(title: str, bins: dict[str, Any]) -> Figure:

@@ -44,20 +44,18 @@ def metrics_section(run: FinishedRun) -> Content | None:
     found = run.metrics_of_test
     if not found:
         return None
-    averages = [(name, *found[name].values()) for name in ("macro", "weighted") if found.get(name)]
-    scalars = [
-        ("balanced accuracy", found.get("balanced_accuracy")),
-        ("mean average precision", found.get("mean_average_precision")),
-    ]
     two_classes = found.get("two_classes")
+    scalars = [("Balanced accuracy", found["balanced_accuracy"], "{:.1f} %")]
     if two_classes:
-        positive = run.class_names.index(two_classes["positive_class"])
-        area = found["per_class"]["roc_auc"][positive]
-        scalars[1:] = [("average precision", found["per_class"]["average_precision"][positive])]
-        two_classes = {**two_classes, "roc_auc": area}
+        positive, of_classes = run.class_names.index(two_classes["positive_class"]), found["per_class"]
+        scalars.append(("average precision", of_classes["average_precision"][positive], "{:.1f} %"))
+        scalars.append(("area under the ROC curve", of_classes["roc_auc"][positive], "{:.3f}"))
+    else:
+        scalars.append(("mean average precision", found["mean_average_precision"], "{:.1f} %"))
+    shown = ", ".join(f"{name} {text.format(value)}" for name, value, text in scalars if value is not None)
     return {
-        "averages": averages,
-        "scalars": scalars,
+        "averages": [(name, *found[name].values()) for name in ("macro", "weighted")],
+        "text": f"{shown}." if shown else "",
         "two_classes": two_classes,
         "charts": draw_charts("metrics", run),
     }
