@@ -42,5 +42,5 @@ def test_calibration_of_older_results_is_share_of_correct_predictions(make_run: 
     confidence, correct = run.predictions.confidence, run.predictions.correct
     for number in np.unique((15 * confidence).astype(int)):
         in_interval = (15 * confidence).astype(int) == number
-        centers = {bar.get_height() for bar in axes.patches if int(bar.get_center()[0] * 15 / 100) == number}
-        assert centers == {pytest.approx(100 * correct[in_interval].mean())}
+        (height,) = (bar.get_height() for bar in axes.patches if int(bar.get_center()[0] * 15 / 100) == number)
+        assert height == pytest.approx(100 * correct[in_interval].mean())

@@ -67,7 +67,7 @@ def test_results_no_better_than_the_most_frequent_class(make_run: MakeRun) -> No
     page = Page(write_report([folder, other], folder / "comparison.html"))
     assert "frequent: The result is not significantly better" in page.text
     assert "better: The result" not in page.text
-    assert page.column("results", "chance / majority") == ["50.0 / 100.0", "25.0 / 33.3"]
+    assert page.column("results", "chance / majority")[:2] == ["50.0 / 100.0", "25.0 / 33.3"]
 
 
 def test_comparison_of_metrics(make_run: MakeRun) -> None:
