@@ -27,9 +27,9 @@ from timesformer.datasets.loader import batch_loader
 from timesformer.datasets.records import DatasetSplit, VideoRecord
 from timesformer.datasets.workers.dataloader import report_worker_death
 from timesformer.engine.evaluate import evaluate
-from timesformer.engine.results import Evaluation
 from timesformer.errors import UserError, shorten
 from timesformer.inference.classifier import Classifier
+from timesformer.metrics.evaluation import Evaluation
 from timesformer.models.weights.loading import hash_tensors
 from timesformer.runtime.logging import duration
 from timesformer.runtime.run_folder import with_output_dir
