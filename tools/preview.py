@@ -52,7 +52,7 @@ def preview(args: argparse.Namespace) -> None:
     cfg = load_config(args.cfg_file, args.opts, check_gpus=False, imports=args.imports)
 
     from timesformer.preparation.download import download_if_asked
-    from timesformer.visualization.preview_page import Preview
+    from timesformer.preview.page import Preview
 
     download_if_asked(cfg)
     shown = Preview(cfg, args.cfg_file.stem, args.videos, args.draws)

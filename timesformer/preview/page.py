@@ -17,12 +17,12 @@ from timesformer.config.options import OPTIONS, get_option
 from timesformer.datasets.catalog import Splits
 from timesformer.datasets.clips import SampledClip
 from timesformer.engine.optim import batches_per_step, clips_per_step
-from timesformer.engine.plan import TrainingPlan
+from timesformer.preview.clips import Draw, MixedClip, PreviewVideo, choose_videos, load_draws, load_mixed
+from timesformer.preview.plan import TrainingPlan
 from timesformer.visualization import fonts
 from timesformer.visualization.charts import MUTED, SERIES, STYLE, Curve, line_chart, png, svg
 from timesformer.visualization.examples import Strip, make_strip
 from timesformer.visualization.page import render_page
-from timesformer.visualization.preview import Draw, MixedClip, PreviewVideo, choose_videos, load_draws, load_mixed
 
 _POINTS = 400  # of a curve
 _MAX_LABELS = 6  # curves with a legend; the table lists all

@@ -15,9 +15,9 @@ from timesformer.config import load_config
 from timesformer.datasets.catalog import Splits
 from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.loader import construct_loader, set_epoch
-from timesformer.engine.plan import TrainingPlan
 from timesformer.features.extraction import ViewDataset
-from timesformer.visualization.preview import choose_videos, load_draws, load_mixed
+from timesformer.preview.clips import choose_videos, load_draws, load_mixed
+from timesformer.preview.plan import TrainingPlan
 
 AUGMENTED = ["DATA.AUTO_AUGMENT", "rand-m9-n2", "DATA.COLOR_JITTER", "0.4", "DATA.RE_PROB", "0.5"]
 Preview = Callable[..., Outcome]

@@ -1,0 +1,1 @@
+"""What a configuration does, before training: learning rates and augmented clips."""
