@@ -66,6 +66,7 @@ setup(
             "mlflow-skinny>=3",
             "sqlalchemy>=2",
             "alembic>=1.13",
+            "pypdfium2>=5",
         ],
     },
 )

@@ -2,10 +2,12 @@
 
 import importlib.util
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.patience import PATIENCE
@@ -62,8 +64,8 @@ def test_tables_are_sorted_and_filtered(page: Any) -> None:
 
 def test_confusion_matrix_zooms_and_names_cells(page: Any) -> None:
     page.select_option("#order", "labels")
-    page.locator("#matrix").scroll_into_view_if_needed()
     page.locator("#zoom-fit").click()
+    page.locator("#matrix").scroll_into_view_if_needed()
     box = page.locator("#matrix").bounding_box()
     assert page.evaluate("document.getElementById('matrix').scrollWidth") <= box["width"]
     page.mouse.move(box["x"] + box["width"] - 8, box["y"] + box["height"] - 8)
@@ -71,6 +73,92 @@ def test_confusion_matrix_zooms_and_names_cells(page: Any) -> None:
     for _ in range(5):
         page.locator("#zoom-in").click()
     assert page.evaluate("document.getElementById('matrix').scrollWidth") > 1.5 * box["width"]
+
+
+def test_cells_show_counts_or_percent(page: Any) -> None:
+    page.locator("#zoom-fit").click()
+    for _ in range(4):
+        page.locator("#zoom-in").click()
+    page.evaluate("document.getElementById('matrix').scrollTo(0, 0)")
+    matrix, pictures = page.locator("#matrix"), []
+    for unit in ("counts", "percent", "counts"):
+        page.select_option("#unit", unit)
+        pictures.append(matrix.screenshot())
+    assert pictures[0] == pictures[2] != pictures[1]
+
+
+@pytest.fixture(scope="module")
+def pages(page: Any, make_run: Callable[..., Path]) -> dict[int, Path]:
+    """Reports of runs by their number of classes."""
+    folders = {classes: make_run(f"of{classes}", classes, videos=10 * classes) for classes in (25, 51, 101, 400)}
+    return {classes: write_report([folder], folder / "report.html") for classes, folder in folders.items()}
+
+
+def test_confusion_matrix_and_charts_are_complete_at_any_size(page: Any, pages: dict[int, Path]) -> None:
+    other = page.context.browser.new_page()
+    for classes, path in pages.items():
+        other.goto(path.as_uri())
+        other.select_option("#order", "labels")
+        for width in (400, 800, 1400):
+            other.set_viewport_size({"width": width, "height": 500})
+            assert other.evaluate(COMPLETE) == [True] * 4, (classes, width)
+            # The last row and column are drawn: a cell of the diagonal with the color of correct predictions.
+            assert other.evaluate(LAST_CELL_IS_BLUE), (classes, width)
+            assert other.evaluate(ROWS_OF_CHARTS_ARE_FULL), (classes, width)
+    other.close()
+
+
+COMPLETE = """() => {
+  const box = document.getElementById("matrix"), canvas = box.querySelector("canvas");
+  const inner = box.getBoundingClientRect(), drawn = canvas.getBoundingClientRect();
+  return [box.scrollWidth <= box.clientWidth, box.scrollHeight <= box.clientHeight,
+    drawn.right <= inner.right && drawn.bottom <= inner.bottom, inner.right <= document.documentElement.clientWidth];
+}"""
+# The last class has no videos, so the cell is the one before.
+LAST_CELL_IS_BLUE = """() => {
+  const canvas = document.querySelector("#matrix canvas"), paint = canvas.getContext("2d");
+  const size = JSON.parse(document.getElementById("matrix-data").textContent).names.length;
+  const side = Math.min(canvas.width, canvas.height), strip = Math.ceil(side / size * 2) + 4;
+  const { data } = paint.getImageData(side - strip, side - strip, strip, strip);
+  for (let at = 0; at < data.length; at += 4) if (data[at + 2] > data[at] + 60) return true;
+  return false;
+}"""
+# Or they have one chart, in the middle.
+ROWS_OF_CHARTS_ARE_FULL = """() => [...document.querySelectorAll(".charts")].every(charts => {
+  const rows = {}, whole = charts.getBoundingClientRect();
+  for (const item of charts.children) {
+    const box = item.getBoundingClientRect(), row = (rows[Math.round(box.top)] ||= []);
+    row.push(box);
+  }
+  return Object.values(rows).every(row => {
+    const gaps = [row[0].left - whole.left, whole.right - row[row.length - 1].right];
+    return row.length === 1 ? Math.abs(gaps[0] - gaps[1]) < 2 : Math.max(...gaps) < 2;
+  });
+})"""
+
+
+def test_printed_pages_are_complete(page: Any, pages: dict[int, Path], tmp_path: Path) -> None:
+    pypdfium2 = pytest.importorskip("pypdfium2")
+    other = page.context.browser.new_page()
+    for paper, window, classes in (("A4", 800, 51), ("Letter", 1400, 51), ("A4", 1400, 400)):
+        other.set_viewport_size({"width": window, "height": 900})
+        other.goto(pages[classes].as_uri())
+        other.pdf(path=tmp_path / "page.pdf", format=paper)
+        document = pypdfium2.PdfDocument(tmp_path / "page.pdf")
+        words = []
+        for sheet in document:
+            text, (width, height) = sheet.get_textpage(), sheet.get_size()
+            words += text.get_text_range().split()
+            boxes = np.array([text.get_charbox(number) for number in range(text.count_chars())])
+            # The matrix is printed as text, too. The margin is 12 mm, or 34 points.
+            assert boxes.min() > 20
+            assert boxes[:, 2].max() < width - 20
+            assert boxes[:, 3].max() < height - 20
+        shown = Counter(word for word in words if word.startswith("class"))
+        assert min(shown[f"class{number}"] for number in range(classes)) >= 2  # a row of the matrix and of the table
+        assert not {"Click", "Point", "SOLVER.BASE_LR"} & {*words}  # hints, and a folded option
+        document.close()
+    other.close()
 
 
 def test_page_fits_a_phone(page: Any) -> None:
