@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Writes the report of a finished run, or a page that compares several runs. Needs neither videos nor checkpoints.
+"""Writes the report of a run, a comparison of several, or their figures. Needs neither videos nor checkpoints.
 
 python tools/report.py output/demo
 python tools/report.py output/demo output/demo_spaceOnly --output comparison.html
+python tools/report.py output/demo --figures figures/demo
 """
 
 import argparse
@@ -19,16 +20,30 @@ from timesformer.errors import UserError
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("runs", nargs="+", type=as_path, metavar="RUN", help="OUTPUT_DIR of a run, or of repeated runs")
+    add(
+        "runs",
+        nargs="+",
+        type=as_path,
+        metavar="RUN",
+        help="OUTPUT_DIR of a run or of repeated runs; for figures, a study",
+    )
     add("--output", type=as_path, metavar="HTML", help="by default RUN/report.html, comparison.html for several runs")
-    add("--overwrite", action="store_true", help="replace a file that is not a report of these runs")
+    add("--figures", type=as_path, metavar="DIR", help="write figures (PNG, SVG, PDF) and tables (CSV, LaTeX) instead")
+    add("--overwrite", action="store_true", help="replace files that are not of these runs")
     add_import(parser)
     args = parser.parse_args()
+    if args.figures and args.output:
+        parser.error("--output is for the report: give --figures or --output")
     try:
         from timesformer.visualization.report import check_overwrite, write_report
 
         runs = [run.parent if run.name == "results.json" else run for run in args.runs]
         folders = [folder for run in runs for folder in find_runs(run)]
+        if args.figures:
+            from timesformer.visualization.figure_files import write_figures
+
+            print(write_figures(folders, args.figures, args.overwrite))
+            return 0
         default = runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html")
         path = args.output or default
         if not args.overwrite and (len(runs) > 1 or path.resolve() != default.resolve()):

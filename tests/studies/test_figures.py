@@ -32,9 +32,9 @@ def test_cmc_curve_is_drawn_from_results(
         return line_chart(curves, *rest)
 
     monkeypatch.setattr(figures.charts, "line_chart", draw)
-    ((title, path),), (problem,) = draw_figures(plan)
-    assert title.endswith("table 1, base")
-    assert np.asarray(Image.open(path)).std() > 0
+    (picture,), (problem,) = draw_figures(plan)
+    assert picture.title.endswith("table 1, base")
+    assert np.asarray(Image.open(picture.path)).std() > 0
     assert [list(curve.y) for curve in drawn] == [[70, 80, 100], [50, 90, 100], [60, 85, 100]]
     assert "slow" in problem
     assert "metrics.cmc" in problem

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 from scipy.stats import binomtest
 
 from tests.studies.conftest import content, finish
 from timesformer.studies.outcomes import Verdict, judge
 from timesformer.studies.plan import Choices, Plan
 from timesformer.studies.study import Finding, Study, read_study
-from timesformer.studies.tables import DEMO, move_other_tables, write_tables
+from timesformer.studies.tables import DEMO, Picture, move_other_tables, write_tables
 
 BEATS, NOT_WORSE = Finding(row="base", beats="slow"), Finding(row="base", not_worse_than="slow")
 
@@ -99,13 +100,11 @@ def test_text_is_escaped(write_study: Callable[[dict], Path], choices: Choices) 
     given["note"], given["tables"][1]["rows"][0]["name"] = "<script>", "a|<b>"
     plan = Plan(read_study(write_study(given)), choices)
     plan.folder.mkdir(parents=True)
-    picture = plan.folder / "picture.png"
-    picture.write_bytes(b"png")
-    write_tables(plan, [("1 & 2", picture)])
+    write_tables(plan, [Picture("1 & 2", plan.folder / "picture.png", Markup("<svg></svg>"))])
     html = (plan.folder / "tables.html").read_text()
     assert "&lt;script&gt;" in html
     assert ">a|&lt;b&gt;</td>" in html
-    assert 'src="data:image/png;base64,cG5n" alt="1 &amp; 2"' in html
+    assert "<svg></svg><figcaption>1 &amp; 2</figcaption>" in html
     markdown = (plan.folder / "tables.md").read_text()
     assert "| a/<b> |" in markdown
     assert "![1 & 2](picture.png)" in markdown

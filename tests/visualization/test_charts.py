@@ -28,7 +28,7 @@ FIGURES = {
 @pytest.mark.parametrize("name", FIGURES)
 def test_charts_become_png_and_svg(name: str) -> None:
     figure = FIGURES[name]
-    size = tuple((figure.get_size_inches() * 100).astype(int))
+    size = tuple((figure.get_size_inches() * 100).round().astype(int))
     assert Image.open(io.BytesIO(charts.png(figure))).size == size
     text = charts.svg(figure)
     assert text.rstrip().endswith("</svg>")

@@ -16,7 +16,7 @@ from timesformer.studies.running import Launcher, run_cells
 from timesformer.studies.study import StudyError
 from timesformer.studies.sweep_page import sweep_sections
 from timesformer.studies.sweep_run import SweepRun
-from timesformer.studies.tables import FILES, move_other_tables, write_tables
+from timesformer.studies.tables import FILES, Picture, move_other_tables, write_tables
 
 
 def prepare(plan: Plan, check_gpus: bool) -> None:
@@ -76,7 +76,7 @@ def reproduce(plan: Plan, launcher: Launcher, sweep: SweepRun | None = None) -> 
     return 1 if failed else 0
 
 
-def _write(plan: Plan, sweep: SweepRun | None, pictures: Sequence[tuple[str, Path]] = ()) -> list[str]:
+def _write(plan: Plan, sweep: SweepRun | None, pictures: Sequence[Picture] = ()) -> list[str]:
     if sweep is None:
         return write_tables(plan, pictures)
     with sweep.lock():

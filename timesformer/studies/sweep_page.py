@@ -11,13 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from timesformer.atomic import write_atomically
 from timesformer.config.options import get_option
 from timesformer.runtime.run_folder import best_path
 from timesformer.studies.outcomes import outcome_of
 from timesformer.studies.sweep_run import SweepRun
 from timesformer.studies.sweeps import Range
-from timesformer.studies.tables import NOTHING, Section, show_costs, show_metric
+from timesformer.studies.tables import NOTHING, Picture, Section, show_costs, show_metric
 from timesformer.visualization import charts
 from timesformer.visualization.charts import GOOD, MUTED, STYLE, Curve, new_chart
 
@@ -28,22 +27,21 @@ _ACCURACY = "validation top-1 (%)"
 
 
 def sweep_sections(run: SweepRun) -> list[Section]:
-    """The table of the trials with the best one, and charts, which are also written as PNG files."""
-    sections, pictures, drawn = [_table(run)], [], []
+    """The table of the trials with the best one, and charts, which are also written as PNG, SVG and PDF files."""
+    sections, pictures = [_table(run)], []
     folder = run.plan.folder / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in draw_trials(run):
-        path = folder / f"{name}.png"
-        write_atomically(path, lambda file, figure=figure: file.write(charts.png(figure)))
-        pictures.append((name.replace("_", " "), path))
-        drawn.append(Markup(charts.svg(figure)))
-    if drawn:
+        drawn = Markup(charts.svg(figure))
+        charts.save(figure, folder, name)
+        pictures.append(Picture(name.replace("_", " "), folder / f"{name}.png", drawn))
+    if pictures:
         note = (
             "Crosses are pruned trials, at their last validation. The importance of an option is its share in the "
             "variance of the accuracy of finished trials (fANOVA), from ten of them on. Pruned trials do not count: an "
             "option whose bad values are pruned appears less important."
         )
-        sections.append(Section("Trials", note, pictures=pictures, charts=drawn))
+        sections.append(Section("Trials", note, pictures=pictures, captions=False))
     return sections
 
 

@@ -1,8 +1,8 @@
 """The page of a study, published results next to ours: tables.md, tables.html and tables.csv."""
 
-import base64
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from timesformer.visualization.page import render_page
 
 FILES = ("tables.md", "tables.html", "tables.csv")
 NOTHING = "-"
+_WORD = re.compile(r"[^\W\d_]{3}")  # "1 of 2" and "1e-05" are numbers
 DEMO = (
     "These are demo numbers: small models on generated clips of moving shapes. They show that each part of the study "
     "works and which way its comparisons point there, and say nothing about the published results next to them."
@@ -37,26 +38,37 @@ FINDINGS = (
 )
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the study: its PNG file, next to SVG and PDF with the same name, and the `<svg>` of the page."""
+
+    title: str
+    path: Path
+    svg: Markup
+
+
 @dataclass
 class Section:
-    """A titled part of the page, in which all is optional but the title.
-
-    pictures: titles and paths of PNG files; charts: `<svg>` elements, which the HTML page shows instead of them.
-    """
+    """A titled part of the page, in which all is optional but the title."""
 
     title: str
     note: str = ""
     header: list[str] = field(default_factory=list)
     rows: list[list[str]] = field(default_factory=list)
     points: list[str] = field(default_factory=list)
-    pictures: Sequence[tuple[str, Path]] = ()
-    charts: Sequence[Markup] = ()
+    pictures: Sequence[Picture] = ()
+    captions: bool = True  # below the pictures; without them they are charts in rows
+
+    @property
+    def numbers(self) -> list[int]:
+        """Columns with more numbers than words, which are aligned to the right."""
+        columns = zip(*self.rows, strict=True)
+        words = [sum(bool(_WORD.search(cell)) for cell in column) for column in columns]
+        return [index for index, count in enumerate(words) if index and 2 * count < len(self.rows)]
 
 
-def write_tables(
-    plan: Plan, pictures: Sequence[tuple[str, Path]] = (), sections: Sequence[Section] | None = None
-) -> list[str]:
-    """Writes the page of what is finished, with these figures (title, file); returns the findings, a sentence each.
+def write_tables(plan: Plan, pictures: Sequence[Picture] = (), sections: Sequence[Section] | None = None) -> list[str]:
+    """Writes the page of what is finished, with these figures; returns the findings, a sentence each.
 
     `sections` replace those of the plan's tables.
     """
@@ -76,10 +88,9 @@ def write_tables(
     html = render_page(
         "study.html",
         title=title,
-        paragraphs=paragraphs,
+        paragraphs=[text for text in paragraphs if text != DEMO],
+        notes=[DEMO] * is_demo,
         parts=sections,
-        images={path: base64.b64encode(path.read_bytes()).decode() for _, path in pictures},
-        sections=[(f"part-{number}", section.title) for number, section in enumerate(sections)],
     )
     texts = (_markdown(title, paragraphs, sections, plan.folder), html, _csv(plan))
     for name, text in zip(FILES, texts, strict=True):
@@ -196,7 +207,7 @@ def _markdown(title: str, paragraphs: Sequence[str], sections: Sequence[Section]
             lines = [section.header, marks, *section.rows]
             blocks.append("\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines))
         blocks.append("\n".join(f"* {point}" for point in section.points))
-        blocks += [f"![{title}]({path.relative_to(folder).as_posix()})" for title, path in section.pictures]
+        blocks += [f"![{one.title}]({one.path.relative_to(folder).as_posix()})" for one in section.pictures]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 

@@ -1,21 +1,28 @@
-"""Charts in the style of the report, as SVG that takes the colors of the page around it, or as PNG."""
+"""Charts in the style of the report: as SVG that takes the colors of the page around it, or as files for a paper."""
 
 import io
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from timesformer.atomic import report_write_errors, write_atomically
 from timesformer.visualization import fonts
 
 Size = tuple[float, float]  # inches of 100 pixels
+PAGE_SIZE = (4.4, 2.9)  # of the charts of a page
 
 INK, MUTED, LINE, GOOD, BAD = "#1d2126", "#68707a", "#dfe2e6", "#2563eb", "#d9480f"
 # Lines. The first four can be distinguished with any color vision.
@@ -48,9 +55,17 @@ STYLE = {
 
 _CSS_VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", GOOD: "good", BAD: "bad"}
 _CSS_VARIABLES |= {color: f"series-{number}" for number, color in enumerate(SERIES, 1)}
-_SHARES = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#cfe0fb", "#7fb0f5", "#2563eb", "#12357f"])
+# Of correct and incorrect predictions, from a share of 0 to 1. A single video is visible.
+_SHARES = (
+    LinearSegmentedColormap.from_list("correct", ["#dbe6fc", GOOD]),
+    LinearSegmentedColormap.from_list("incorrect", ["#f9e2da", BAD]),
+)
+FORMATS = (".png", ".svg", ".pdf")
+_DPI, _MAX_SIDE = 300, 4800  # of PNG files; pixels that tiny text needs
+_COLUMN = 3.5  # inches; charts of the page are made to fit a column of a paper
 _MAX_NAMES, _MAX_NUMBERS = 60, 30  # classes with names along an axis, and with numbers in a confusion matrix
 _MAX_POINTS = 400  # of a line
+_COLLECTED: ContextVar[list[Figure] | None] = ContextVar("collected", default=None)
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,7 @@ class Curve:
     dots: bool = False
 
 
-def new_chart(title: str, xlabel: str = "", ylabel: str = "", size: Size = (4.4, 2.9)) -> tuple[Figure, Axes]:
+def new_chart(title: str, xlabel: str = "", ylabel: str = "", size: Size = PAGE_SIZE) -> tuple[Figure, Axes]:
     """An empty figure."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
@@ -96,26 +111,47 @@ def line_chart(curves: Sequence[Curve], title: str, xlabel: str = "epoch") -> Fi
 
 @matplotlib.rc_context(STYLE)
 def confusion_matrix(
-    counts: np.ndarray, names: Sequence[str], title: str = "Confusion matrix", size: Size = (8, 8)
+    counts: np.ndarray,
+    names: Sequence[str],
+    title: str = "Confusion matrix",
+    size: Size | None = None,
+    percent: bool = False,
 ) -> Figure:
-    """Counts, int (classes, classes), of true classes (rows) and predicted ones, colored by their share of the row."""
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = new_chart(fonts.drawable(title), "predicted class", "true class", size)
+    """Counts, int (classes, classes), of true classes (rows) and predicted ones, colored by their share of the row.
+
+    Args:
+        counts: videos by true and predicted class.
+        names: of the classes. Without `size` all are drawn, else up to 60.
+        title: of the figure.
+        size: by default as large as a page needs it.
+        percent: write the share of the row instead of the count, where there is space for numbers.
+    """
+    total = len(names)
+    side = min(8.0, 2.2 + 0.3 * total)
+    figure, axes = new_chart(fonts.drawable(title), "predicted class", "true class", size or (side + 0.7, side))
     axes.grid(visible=False)
-    # The square root makes a few errors among many correct predictions visible.
-    image = axes.imshow(shares, cmap=_SHARES, norm=PowerNorm(0.5, 0, 1))
-    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, ticks=[0, 0.1, 0.25, 0.5, 1])
-    bar.ax.set_yticklabels(["0 %", "10 %", "25 %", "50 %", "100 %"])
-    bar.outline.set_visible(False)
-    if len(names) <= _MAX_NAMES:
-        labels = _short_names(names, range(len(names)))
-        text = {"fontsize": 8 if len(names) <= _MAX_NUMBERS else 6, "family": fonts.families()}
-        axes.set_xticks(range(len(names)), labels, rotation=90, **text)
-        axes.set_yticks(range(len(names)), labels, **text)
-    if len(names) <= _MAX_NUMBERS:
-        for row, column in zip(*np.nonzero(counts), strict=True):
+    axes.set(xlim=(-0.5, total - 0.5), ylim=(total - 0.5, -0.5), aspect="equal")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    norm, cells = PowerNorm(0.5, 0, 1), np.argwhere(counts)  # the root makes a few errors among many videos visible
+    corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+    for is_error, (label, colors) in reversed([*enumerate(zip(("correct", "incorrect"), _SHARES, strict=True))]):
+        chosen = cells[(cells[:, 0] != cells[:, 1]) == is_error]
+        faces = colors(norm(shares[tuple(chosen.T)]))
+        axes.add_collection(PolyCollection(chosen[:, None, ::-1] + corners, facecolors=faces, linewidths=0))
+        bar = figure.colorbar(ScalarMappable(norm, colors), ax=axes, fraction=0.03, pad=0.02, shrink=0.6, anchor=(0, 1))
+        bar.set_ticks([0, 0.1, 0.25, 0.5, 1], labels=["0 %", "10 %", "25 %", "50 %", "100 %"] if is_error else [""] * 5)
+        bar.ax.set_xlabel(label, fontsize=7, rotation=90)
+        bar.outline.set_visible(False)
+    if size is None or total <= _MAX_NAMES:
+        labels = _short_names(names, range(total))
+        text = {"fontsize": min(8.0, 50 * (side - 2) / max(total, 1)), "family": fonts.families()}
+        axes.set_xticks(range(total), labels, rotation=90, **text)
+        axes.set_yticks(range(total), labels, **text)
+    if total <= _MAX_NUMBERS:
+        for row, column in cells:
             color = "white" if shares[row, column] > 0.4 else INK
-            axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=7, color=color)
+            text = f"{100 * shares[row, column]:.0f}" if percent else counts[row, column]
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
     return figure
 
 
@@ -153,9 +189,21 @@ def predicted_as(counts: np.ndarray, names: Sequence[str], label: int, top: int,
     return figure
 
 
+@contextmanager
+def collect_figures() -> Iterator[list[Figure]]:
+    """Gives a list of the figures that `svg` receives, which is complete at the end."""
+    token = _COLLECTED.set([])
+    try:
+        yield _COLLECTED.get()
+    finally:
+        _COLLECTED.reset(token)
+
+
 @matplotlib.rc_context(STYLE)
 def svg(figure: Figure) -> str:
     """An `<svg>` element for a page, with the font of the page and the colors in its CSS variables (style.css)."""
+    if (collected := _COLLECTED.get()) is not None:
+        collected.append(figure)
     file = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # missing here, but the browser has fonts of its own
@@ -176,6 +224,25 @@ def png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
+
+
+@matplotlib.rc_context({**STYLE, "savefig.facecolor": "white", "pdf.fonttype": 42, "svg.fonttype": "path"})
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Writes the figure as PNG (300 dpi), SVG (text as outlines) and PDF (fonts embedded); WriteError if that fails.
+
+    Charts of the size of the page's charts are made 3.5 inches wide, a column of a paper.
+    """
+    width, height = figure.get_size_inches()
+    if width == PAGE_SIZE[0]:
+        figure.set_size_inches(_COLUMN, height * _COLUMN / width)
+    smallest = min((text.get_fontsize() for axes in figure.axes for text in axes.get_yticklabels()), default=9.0)
+    dpi = _DPI if smallest >= 4 else _MAX_SIDE / max(figure.get_size_inches())
+    for suffix in FORMATS:
+        path, file = folder / f"{name}{suffix}", io.BytesIO()
+        metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix)
+        figure.savefig(file, format=suffix[1:], dpi=dpi, metadata=metadata)
+        with report_write_errors(path, "choose another folder"):
+            write_atomically(path, lambda target, file=file: target.write(file.getvalue()))
 
 
 def _draw_bars(axes: Axes, values: np.ndarray, labels: Sequence[str] | None, colors: Sequence[str]) -> None:

@@ -35,25 +35,32 @@ _RUNS_SHOWN = re.compile(r'<meta name="timesformer-runs" content="([^"]*)">')
 
 def write_report(run_dirs: Sequence[Path], path: Path) -> Path:
     """Writes the page about a run, or about several compared, from their OUTPUT_DIRs; returns `path`."""
-    runs = _read_runs(run_dirs)
-    if len(runs) == 1:
-        template, content = "run.html", run_page(runs[0], read_strips(runs[0].folder / "report_frames.zip"))
-    else:
-        template, content = "comparison.html", comparison_page(runs)
-    text = render_page(template, **content, runs_shown=[run.name for run in runs])
+    text = render_report(read_runs(run_dirs))
     with report_write_errors(path, "choose another file with --output"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: file.write(text.encode()))
     return path
 
 
+def render_report(runs: Sequence[FinishedRun]) -> str:
+    """The page about a run, or about several compared, as HTML text."""
+    if len(runs) == 1:
+        template, content = "run.html", run_page(runs[0], read_strips(runs[0].folder / "report_frames.zip"))
+    else:
+        template, content = "comparison.html", comparison_page(runs)
+    return render_page(template, **content, runs_shown=[run.name for run in runs])
+
+
+def names_shown(path: Path) -> list[str]:
+    """The names of the runs that a page in this file is about; empty if it is not such a page."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    names = _RUNS_SHOWN.search(text)
+    return json.loads(html.unescape(names[1])) if names else []
+
+
 def check_overwrite(path: Path, run_dirs: Sequence[Path]) -> None:
     """Raises a UserError if `path` exists and is not a report about these runs."""
-    if not path.exists():
-        return
-    names = _RUNS_SHOWN.search(path.read_text(encoding="utf-8", errors="replace"))
-    shown = json.loads(html.unescape(names[1])) if names else []
-    if shown != [run.name for run in _read_runs(run_dirs)]:
+    if path.exists() and (shown := names_shown(path)) != [run.name for run in read_runs(run_dirs)]:
         found = f"a report about {shorten(shown)}" if shown else "not a report"
         raise UserError(f"{path} is {found}: choose another file with --output, or add --overwrite to replace it")
 
@@ -94,7 +101,7 @@ def _warn_on_failure(what: str, remedy: str = "") -> Iterator[None]:
         logger.warning("could not write %s (the results are safe): %s%s", what, error, remedy, exc_info=True)
 
 
-def _read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
+def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     """The runs, with as many parent folders in their names as it takes to make these different."""
     runs = [read_run(folder) for folder in folders]
     parts = [run.folder.resolve().parts for run in runs]

@@ -11,12 +11,24 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from timesformer.visualization.charts import SERIES, STYLE, Curve, line_chart, new_chart, svg
+from timesformer.visualization import fonts
+from timesformer.visualization.charts import (
+    SERIES,
+    STYLE,
+    Curve,
+    confusion_matrix,
+    line_chart,
+    new_chart,
+    per_class,
+    svg,
+)
+from timesformer.visualization.confusions import count_confusions
 from timesformer.visualization.run_files import FinishedRun
+from timesformer.visualization.significance import wilson_interval
 
 logger = logging.getLogger(__name__)
 
-Section = Literal["training", "metrics", "calibration", "classes", "comparison", "metric comparison"]
+Section = Literal["training", "metrics", "calibration", "classes", "comparison", "metric comparison", "files"]
 Draw = Callable[[Any], Figure | None]
 _CHARTS: dict[Section, list[Draw]] = {section: [] for section in get_args(Section)}
 
@@ -25,7 +37,8 @@ def report_chart(section: Section) -> Callable[[Draw], Draw]:
     """Adds the decorated function to the charts of a section.
 
     It takes the `FinishedRun` (for comparisons a sequence of them) and returns a figure, made with `new_chart` or
-    `line_chart`, or None where there is nothing to show.
+    `line_chart`, or None where there is nothing to show. Charts of the section "files" are not on the page: only
+    `tools/report.py --figures` writes them.
     """
 
     def register(draw: Draw) -> Draw:
@@ -35,17 +48,27 @@ def report_chart(section: Section) -> Callable[[Draw], Draw]:
     return register
 
 
+def draw_figures(section: Section, runs: Any) -> list[Figure]:
+    """The charts of a section; `runs` is the run, for comparisons a sequence of runs."""
+    return _draw(section, runs, lambda figure: figure)
+
+
 def draw_charts(section: Section, runs: Any) -> list[Markup]:
-    """The charts of a section as `<svg>` elements; `runs` is the run, for comparisons a sequence of runs."""
-    images = []
+    """The charts of a section as `<svg>` elements."""
+    return _draw(section, runs, lambda figure: Markup(svg(figure)))
+
+
+def _draw(section: Section, runs: Any, convert: Callable[[Figure], Any]) -> list[Any]:
+    drawn = []
     with matplotlib.rc_context(STYLE):
         for draw in _CHARTS[section]:
             try:
                 if figure := draw(runs):
-                    images.append(Markup(svg(figure)))
+                    figure.set_label("" if section == "files" else section)
+                    drawn.append(convert(figure))
             except Exception as error:  # the report is more than one chart
                 logger.warning("the chart %s failed: %s: %s", draw, type(error).__name__, error)
-    return images
+    return drawn
 
 
 @report_chart("training")
@@ -107,6 +130,24 @@ def accuracy_by_size(run: FinishedRun) -> Figure | None:
     return figure
 
 
+@report_chart("comparison")
+def top1_with_intervals(runs: list[FinishedRun]) -> Figure | None:
+    """Test top-1 of the runs, with Wilson's 95 % interval."""
+    tested = [(run, run.num_correct, run.results.get("num_videos")) for run in runs]
+    tested = [(run, correct, total) for run, correct, total in tested if correct is not None and total]
+    if not tested:
+        return None
+    figure, axes = new_chart("Test top-1 (%)", "with 95 % interval")
+    for row, (run, correct, total) in enumerate(tested):
+        low, high = wilson_interval(correct, total)
+        top1, color = 100 * correct / total, SERIES[runs.index(run) % len(SERIES)]
+        axes.errorbar(top1, row, xerr=[[top1 - low], [high - top1]], fmt="o", color=color, markersize=4)
+    names = [fonts.drawable(run.name) for run, *_ in tested]
+    axes.set_yticks(range(len(tested)), names, family=fonts.families())
+    axes.set_ylim(len(tested) - 0.5, -0.5)
+    return figure
+
+
 def _compare(runs: list[FinishedRun], title: str, kind: str, name: str) -> Figure | None:
     dots = kind == "val_epoch"
     return line_chart([Curve(run.name, *run.series(kind, name), i, dots=dots) for i, run in enumerate(runs)], title)
@@ -121,3 +162,22 @@ for _title, _kind, _name in (
     ("Training clips per second", "train_step", "clips_per_second"),
 ):
     report_chart("comparison")(partial(_compare, title=_title, kind=_kind, name=_name))
+
+
+def _confusion(run: FinishedRun, percent: bool) -> Figure | None:
+    if run.predictions is None or not run.predictions.readable.any():
+        return None
+    counts = count_confusions(run.predictions, len(run.class_names))
+    title = "Confusion matrix in percent (of the true class)" if percent else "Confusion matrix"
+    return confusion_matrix(counts, run.class_names, title, percent=percent)
+
+
+report_chart("files")(partial(_confusion, percent=False))
+report_chart("files")(partial(_confusion, percent=True))
+
+
+@report_chart("files")
+def top1_by_class(run: FinishedRun) -> Figure | None:
+    rows = run.results.get("per_class") or []
+    top1 = [np.nan if row.get("top1") is None else row["top1"] for row in rows]
+    return per_class(run.class_names, top1) if np.isfinite(top1).any() else None
