@@ -74,20 +74,24 @@ def test_small_model_overfits_a_few_clips(shared: Path, tmp_path: Path) -> None:
 def test_head_on_frozen_features_recognizes_actions(
     shared: Path, tmp_path: Path, run_net: Callable[..., Outcome]
 ) -> None:
-    """The configuration for few clips, with small frames: 12 test clips of three actions, of which a guess gets 4."""
+    """The configurations for few clips, with small frames: of 12 test clips of three actions, a guess gets 4."""
     clips, weights = shared / "videos/hosszu_actions", shared / "weights/dinov2_vits16.pth"
     if not (clips.is_dir() and weights.is_file()):
         pytest.skip(f"no reference clips at {clips}, or no weights at {weights}")
     options = f"""
         DATA.PATH_TO_DATA_DIR {clips} DATA.SPLIT_RULE folds DATA.TRAIN_CROP_SIZE 64 DATA.TEST_CROP_SIZE 64
         DATA.TRAIN_JITTER_SCALES [64,72] DATA_LOADER.NUM_WORKERS 0 MODEL.NUM_CLASSES 3 MODEL.PRETRAINED False
-        MODEL.MODEL_NAME timm/vit_small_patch16_224 TRAIN.CHECKPOINT_FILE_PATH {weights} FEATURES.NUM_VIEWS 1
-        FEATURES.CACHE_DIR {tmp_path / "cache"} TEST.MEASURE_ORDER False TENSORBOARD.ENABLE False
-        OUTPUT_DIR {tmp_path / "out"}
+        MODEL.MODEL_NAME timm/vit_small_patch16_224 TEST.MEASURE_ORDER False TENSORBOARD.ENABLE False
     """
-    config = SHIPPED.parents[1] / "Folder/Frozen_ViT_S_8_224.yaml"
-    outcome = run_net("--cfg", str(config), *options.split())
-    assert outcome.code == 0, outcome
-    results = simplejson.loads((tmp_path / "out/results.json").read_text())
-    assert (results["num_videos"], results["unreadable"]) == (12, [])
-    assert results["top1"] > 60
+    frozen = f"FEATURES.NUM_VIEWS 1 FEATURES.CACHE_DIR {tmp_path / 'cache'}"
+    steps = {
+        "Frozen_ViT_S_8_224": f"TRAIN.CHECKPOINT_FILE_PATH {weights} {frozen}",
+        "FineTune_ViT_S_last1_8_224": f"TRAIN.CHECKPOINT_FILE_PATH {tmp_path}/Frozen_ViT_S_8_224/checkpoints/best.pyth",
+    }
+    for name, weights_of_step in steps.items():
+        config, output = SHIPPED.parents[1] / f"Folder/{name}.yaml", tmp_path / name
+        outcome = run_net("--cfg", str(config), *f"{options} {weights_of_step} OUTPUT_DIR {output}".split())
+        assert outcome.code == 0, outcome
+        results = simplejson.loads((output / "results.json").read_text())
+        assert (results["num_videos"], results["unreadable"]) == (12, [])
+        assert results["top1"] > 60
