@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def write_page(findings: Findings, folder: Path, workers: int) -> Path:
-    from timesformer.visualization.data_page import write_data_page  # late: takes seconds to import
+    from timesformer.visualization.pages.data_page import write_data_page  # late: takes seconds to import
 
     return write_data_page(findings, folder, workers)
 

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from timesformer.analysis.corruptions import select_corruptions
     from timesformer.analysis.robustness import Robustness
     from timesformer.inference.classifier import load_model
-    from timesformer.visualization.robustness_page import write_robustness_page
+    from timesformer.visualization.pages.robustness_page import write_robustness_page
 
     selected = select_corruptions(args.corruptions, args.severities)
     classifier = load_model(args.checkpoint, args.device, args.opts, cfg=args.cfg)

@@ -15,7 +15,7 @@ from tests.datasets.sources.common import make_cfg, names_of, write
 from timesformer.preparation.command_line import main
 from timesformer.preparation.duplicates import find_pairs
 from timesformer.preparation.fingerprints import make_fingerprint, repeated_frames
-from timesformer.visualization.data_page import write_data_page
+from timesformer.visualization.pages.data_page import write_data_page
 
 Frames = list[np.ndarray]
 

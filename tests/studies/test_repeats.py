@@ -24,7 +24,7 @@ from timesformer.config import get_cfg, load_config
 from timesformer.errors import UserError
 from timesformer.models import build_model
 from timesformer.studies.repeats import parse_repeats
-from timesformer.visualization.repeats_section import summarize
+from timesformer.visualization.sections.repeats import summarize
 
 RunNet = Callable[..., Outcome]
 LAST = "checkpoints/checkpoint_epoch_00002.pyth"

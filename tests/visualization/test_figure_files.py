@@ -17,7 +17,7 @@ from tests.visualization.conftest import MakeRun
 from timesformer.visualization import run_charts
 from timesformer.visualization.charts import new_chart
 from timesformer.visualization.examples import Strip, write_strips
-from timesformer.visualization.page_tables import distinct, file_name
+from timesformer.visualization.pages.page_tables import distinct, file_name
 
 pypdfium2 = pytest.importorskip("pypdfium2")
 

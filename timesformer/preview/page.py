@@ -22,7 +22,7 @@ from timesformer.preview.plan import TrainingPlan
 from timesformer.visualization import fonts
 from timesformer.visualization.charts import MUTED, SERIES, STYLE, Curve, line_chart, png, svg
 from timesformer.visualization.examples import Strip, make_strip
-from timesformer.visualization.page import render_page
+from timesformer.visualization.pages.page import render_page
 
 _POINTS = 400  # of a curve
 _MAX_LABELS = 6  # curves with a legend; the table lists all

@@ -30,8 +30,8 @@ from timesformer.runtime.run_folder import (
 from timesformer.studies.cells import Cell
 from timesformer.studies.repeats import Repeats
 from timesformer.studies.running import Launcher, run_cells
-from timesformer.visualization.repeats_section import Summary, summarize
 from timesformer.visualization.report import compare_runs
+from timesformer.visualization.sections.repeats import Summary, summarize
 
 logger = logging.getLogger(__name__)
 

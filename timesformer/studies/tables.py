@@ -17,7 +17,7 @@ from timesformer.runtime.run_folder import move_aside
 from timesformer.studies.class_counts import count_classes
 from timesformer.studies.outcomes import Outcome, Statistic, judge, outcome_of
 from timesformer.studies.plan import Plan, PlannedTable
-from timesformer.visualization.page import render_page
+from timesformer.visualization.pages.page import render_page
 
 FILES = ("tables.md", "tables.html", "tables.csv")
 NOTHING = "-"

@@ -19,8 +19,8 @@ from timesformer.errors import UserError
 from timesformer.visualization.charts import FORMATS, collect_figures, save
 from timesformer.visualization.confusions import count_confusions
 from timesformer.visualization.examples import least_confident_correct, most_confident_errors, read_strips
-from timesformer.visualization.page import render_page
-from timesformer.visualization.page_tables import Cell, PageTable, distinct, file_name, tables_of
+from timesformer.visualization.pages.page import render_page
+from timesformer.visualization.pages.page_tables import Cell, PageTable, distinct, file_name, tables_of
 from timesformer.visualization.pictures import draw_examples, draw_picture
 from timesformer.visualization.report import names_shown, read_runs, render_report
 from timesformer.visualization.run_charts import draw_figures

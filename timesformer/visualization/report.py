@@ -15,7 +15,6 @@ from timesformer.atomic import report_write_errors, write_atomically
 from timesformer.datasets.catalog import Splits
 from timesformer.errors import UserError, shorten
 from timesformer.runtime.run_folder import report_frames_path, report_path, with_output_dir
-from timesformer.visualization.comparison_page import comparison_page
 from timesformer.visualization.examples import (
     least_confident_correct,
     load_clips,
@@ -24,9 +23,10 @@ from timesformer.visualization.examples import (
     read_strips,
     write_strips,
 )
-from timesformer.visualization.page import render_page
+from timesformer.visualization.pages.comparison_page import comparison_page
+from timesformer.visualization.pages.page import render_page
+from timesformer.visualization.pages.run_page import run_page
 from timesformer.visualization.run_files import FinishedRun, read_run
-from timesformer.visualization.run_page import run_page
 
 logger = logging.getLogger(__name__)
 

@@ -10,16 +10,16 @@ from timesformer.config.options import flatten, get_cfg
 from timesformer.runtime.logging import duration
 from timesformer.visualization.confusions import count_confusions, most_confused, order_by_similarity
 from timesformer.visualization.examples import MAX_EXAMPLES, Strip, least_confident_correct, most_confident_errors
-from timesformer.visualization.metrics_section import (
+from timesformer.visualization.run_charts import draw_charts
+from timesformer.visualization.run_files import FinishedRun
+from timesformer.visualization.sections.analysis import analysis_sections
+from timesformer.visualization.sections.metrics import (
     baseline_warning,
     calibration_section,
     class_metrics,
     metrics_section,
     show_baselines,
 )
-from timesformer.visualization.run_charts import draw_charts
-from timesformer.visualization.run_files import FinishedRun
-from timesformer.visualization.sections.analysis import analysis_sections
 from timesformer.visualization.significance import mcnemar, wilson_interval
 
 Content = dict[str, Any]

@@ -12,7 +12,7 @@ from timesformer.analysis.robustness import EXAMPLES, JSON, read_robustness
 from timesformer.atomic import write_text_atomically
 from timesformer.errors import UserError
 from timesformer.visualization.charts import MUTED, STYLE, Curve, line_chart, svg
-from timesformer.visualization.page import render_page
+from timesformer.visualization.pages.page import render_page
 from timesformer.visualization.significance import wilson_interval
 
 PAGE = "robustness.html"

@@ -10,11 +10,11 @@ import numpy as np
 from timesformer.config.options import effects_of, flatten, get_cfg
 from timesformer.runtime.logging import duration
 from timesformer.visualization.charts import SERIES
-from timesformer.visualization.metrics_section import baseline_warning, baselines_of, compare_metrics
-from timesformer.visualization.repeats_section import REPEATED_BY, repeats_section
+from timesformer.visualization.pages.run_page import Content, show_interval
 from timesformer.visualization.run_charts import draw_charts
 from timesformer.visualization.run_files import FinishedRun
-from timesformer.visualization.run_page import Content, show_interval
+from timesformer.visualization.sections.metrics import baseline_warning, baselines_of, compare_metrics
+from timesformer.visualization.sections.repeats import REPEATED_BY, repeats_section
 from timesformer.visualization.significance import LEVEL, Comparison, align_predictions, compare_paired, holm
 
 _MAX_RUNS_PAIRED = 6  # runs up to which each pair is listed

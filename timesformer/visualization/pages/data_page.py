@@ -18,7 +18,7 @@ from timesformer.preparation.findings import GROUPS, ClassSummary, Findings, sum
 from timesformer.preparation.strips import Strip, read_strips
 from timesformer.visualization import fonts
 from timesformer.visualization.charts import BAD, SERIES, STYLE, new_chart, svg
-from timesformer.visualization.page import render_page
+from timesformer.visualization.pages.page import render_page
 from timesformer.visualization.significance import wilson_interval
 
 HTML = "data_report.html"
