@@ -140,6 +140,12 @@ def test_proposed_groups_keep_duplicates_in_one_split(tmp_path: Path, processed:
     with (root / "duplicate_groups.csv").open(newline="") as file:
         groups = {row["video"]: row["group"] for row in csv.DictReader(file)}
     assert len(groups) == 16
+    cfg = make_cfg("folder", root, 1, SPLIT_RULE="folds", NUM_FOLDS=4, FOLD=2)
+    assert main([*command, "DATA.SPLIT_RULE", "folds", "DATA.NUM_FOLDS", "4", "DATA.FOLD", "2"]) == 0
+    of_fold = json.loads((root / "data_report.json").read_text())
+    assert of_fold["splits"] == {split: len(names_of(cfg, split)) for split in ("train", "val", "test")}
+    assert {leak["clip"] for leak in of_fold["leaks"] if leak["split"] == "test"} <= set(names_of(cfg, "test"))
+    assert of_fold["leaks"]
     cfg = make_cfg("folder", root, 1)
     cfg.DATA.SPLIT_GROUPS = str(root / "duplicate_groups.csv")
     test = names_of(cfg, "test")

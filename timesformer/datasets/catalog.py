@@ -24,6 +24,17 @@ for _dataset in (folder, hmdb51, hmdb_simp, kinetics, muwiges, ssv2, ucf101):
     DATASET_REGISTRY.register(_dataset)
 
 
+def find_clips(cfg: CfgNode, split: str, folds: dict[str, DatasetSplit] | None = None) -> DatasetSplit:
+    """Find the clips as `load_split`, for any number of classes, without manifest and checks."""
+    find = DATASET_REGISTRY.get(cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET)
+    if cfg.DATA.SPLIT_RULE != "folds":
+        return find(cfg, split)
+    folds = {} if folds is None else folds
+    if not folds:
+        folds |= draw_folds(cfg, find)
+    return folds[split]
+
+
 def load_split(cfg: CfgNode, split: str, folds: dict[str, DatasetSplit] | None = None) -> DatasetSplit:
     """Find the clips of `split` ("train", "val" or "test") of TRAIN.DATASET (train, val) or TEST.DATASET (test).
 
@@ -37,13 +48,7 @@ def load_split(cfg: CfgNode, split: str, folds: dict[str, DatasetSplit] | None =
         names = ", ".join(sorted(name for name, _ in DATASET_REGISTRY))
         raise DataError(f"{key} is {name!r}, expected one of {names}, or one that --import or IMPORTS registers")
     try:
-        if cfg.DATA.SPLIT_RULE == "folds":
-            folds = {} if folds is None else folds
-            if not folds:
-                folds |= draw_folds(cfg, DATASET_REGISTRY.get(name))
-            found = folds[split]
-        else:
-            found = DATASET_REGISTRY.get(name)(cfg, split)
+        found = find_clips(cfg, split, folds)
     except DataError as error:
         if cfg.TRAIN.DATASET == cfg.TEST.DATASET:
             raise

@@ -11,10 +11,10 @@ from typing import NamedTuple
 from fvcore.common.config import CfgNode
 
 from timesformer.config.load import load_config, load_for_use
-from timesformer.datasets.catalog import DATASET_REGISTRY
+from timesformer.datasets.catalog import find_clips
 from timesformer.datasets.groups import COLUMNS, find_groups
 from timesformer.datasets.manifest import frame_folder
-from timesformer.datasets.records import SPLITS
+from timesformer.datasets.records import SPLITS, DatasetSplit
 from timesformer.errors import UserError
 
 
@@ -62,11 +62,11 @@ def configuration(dataset: str, root: Path, overrides: Sequence[str] = (), run: 
 
 
 def find_splits(cfg: CfgNode) -> FoundSplits:
-    """The clips of each split of TRAIN.DATASET in DATA.PATH_TO_DATA_DIR."""
-    found = FoundSplits()
+    """The clips of each split of the dataset in DATA.PATH_TO_DATA_DIR, or of a fold with DATA.SPLIT_RULE folds."""
+    found, folds = FoundSplits(), dict[str, DatasetSplit]()
     for split in SPLITS:
         try:
-            listed = DATASET_REGISTRY.get(cfg.TRAIN.DATASET)(cfg, split)
+            listed = find_clips(cfg, split, folds)
         except UserError as error:
             if str(error) not in found.problems:
                 found.problems.append(str(error))
