@@ -17,10 +17,13 @@ from tests.patience import PATIENCE
 from timesformer.analysis.analysis_folder import begin_analysis
 from timesformer.analysis.clip_properties import ClipProperties, write_properties
 from timesformer.analysis.embedding import Embedding, write_embedding
-from timesformer.visualization.report import write_report
+from timesformer.analysis.revealed_frames import RevealedClip, write_revealed
+from timesformer.visualization.charts import collect_figures
+from timesformer.visualization.report import render_report, write_report
 from timesformer.visualization.run_files import read_run
 from timesformer.visualization.sections.analysis import analysis_sections
 from timesformer.visualization.sections.attention import weakest_classes
+from timesformer.visualization.sections.embedding import draw_map
 from timesformer.visualization.sections.properties import accuracy_by_bin
 from timesformer.visualization.sections.revealed import revealed_examples
 
@@ -85,6 +88,29 @@ def test_examples(make_run: Callable[..., Path]) -> None:
         assert predictions.correct[found.correct].all()
     shown = revealed_examples(predictions)
     assert (len(shown), predictions.correct[shown].tolist()) == (8, [False] * 4 + [True] * 4)
+
+
+@pytest.mark.slow
+def test_figures_of_single_clips(make_run: Callable[..., Path]) -> None:
+    folder = make_run("single", 3, videos=60)
+    analysis, run = analysis_of(folder), read_run(folder)
+    points = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    videos = run.predictions.videos[:50]
+    write_embedding(analysis, Embedding(videos, np.ones((50, 4)), points, 60, b""))
+    write_revealed(analysis, [RevealedClip(video, [0.1, 0.8], [0.4, 0.8], [0, 1]) for video in videos[:3]])
+    figure = draw_map(run)
+    drawn = [marks.get_offsets() for marks in figure.axes[0].collections]
+    found = np.concatenate(drawn) * np.ptp(points, axis=0).max()  # the map is one unit wide or high
+    order, expected = np.argsort(found[:, 0]), np.argsort(points[:, 0])
+    moved = found[order] - points[expected]
+    assert np.abs(moved - moved[0]).max() < 50 * np.finfo(np.float32).eps
+    errors = sum(len(marks) for marks in drawn[1::3])
+    assert (sum(map(len, drawn)), errors) == (50, int((~run.predictions.correct[:50]).sum()))
+    with collect_figures() as charts:
+        render_report([run])
+    titles = [axes.get_title("left") for chart in charts for axes in chart.axes]
+    assert sum(title.startswith("Frames revealed") for title in titles) == 3
+    assert all(titles), "files of --figures are named after titles"
 
 
 @pytest.mark.slow

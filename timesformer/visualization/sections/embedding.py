@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from timesformer.analysis.analysis_folder import find_analysis
 from timesformer.analysis.embedding import Embedding, read_embedding
+from timesformer.visualization import fonts
+from timesformer.visualization.charts import SERIES, new_chart
+from timesformer.visualization.run_charts import report_chart
 from timesformer.visualization.run_files import FinishedRun
 
 _FEW_CLASSES = 8  # have the colors of lines
+_MAX_LEGEND = 30  # classes
 
 
 def embedding_section(run: FinishedRun, folder: Path) -> dict[str, Any] | None:
@@ -48,11 +54,37 @@ def embedding_section(run: FinishedRun, folder: Path) -> dict[str, Any] | None:
     }
 
 
+@report_chart("files")
+def draw_map(run: FinishedRun) -> Figure | None:
+    """The map of the test clips as a figure; errors are crosses."""
+    folder = find_analysis(run.folder, run.results)
+    embedding, predictions = folder and read_embedding(folder), run.predictions
+    if embedding is None or predictions is None:
+        return None
+    row_of = {video: row for row, video in enumerate(predictions.videos)}
+    rows = np.array([row_of.get(video, -1) for video in embedding.videos])
+    points, rows = _to_unit(embedding.points)[rows >= 0], rows[rows >= 0]
+    labels, correct = predictions.labels[rows], predictions.correct[rows]
+    figure, axes = new_chart("Map of the test clips (t-SNE)", size=(5.6, 4.4))
+    for place, label in enumerate(classes := np.unique(labels)):
+        color = SERIES[place] if len(classes) <= _FEW_CLASSES else _color(place, len(classes))
+        name = fonts.drawable(run.class_names[label], f"class {label}")
+        for chosen, marker in ((correct, "o"), (~correct, "x")):
+            x, y = points[(labels == label) & chosen].T
+            axes.scatter(x, y, s=12, marker=marker, color=color, linewidths=1)
+        axes.scatter([], [], s=12, color=color, label=name)
+    axes.set(xticks=[], yticks=[], aspect="equal")
+    if len(classes) <= _MAX_LEGEND:
+        columns = 1 if len(classes) <= 15 else 2
+        figure.legend(loc="outside right upper", ncols=columns, prop={"family": fonts.families(), "size": 7})
+    return figure
+
+
 def _hint(embedding: Embedding, shown: int, errors: int) -> str:
     sample = "All" if shown == embedding.total else f"{shown:,} of"
-    text = f"{sample} {embedding.total:,} test clips by what the output layer reads of their middle view"
+    text = f"{sample} {embedding.total:,} test clips: the input of the output layer for their middle view"
     dimensions = embedding.features.shape[1]
-    return f"{text} ({dimensions} numbers), in two dimensions by t-SNE; {errors:,} of {shown:,} are errors."
+    return f"{text} ({dimensions} numbers), reduced to two by t-SNE; {errors:,} of {shown:,} are errors."
 
 
 def _to_unit(points: np.ndarray) -> np.ndarray:

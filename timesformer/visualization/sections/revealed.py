@@ -57,7 +57,8 @@ def revealed_section(run: FinishedRun, folder: Path) -> list[dict[str, Any]]:
 
 @matplotlib.rc_context(STYLE)
 def _chart(clip: RevealedClip, label: str, predicted: str) -> Figure:
-    figure, axes = new_chart("", "frames revealed", "probability (%)", (4.7, 1.9))
+    title = f"Frames revealed: {fonts.drawable(label)}"
+    figure, axes = new_chart(title, "frames revealed", "probability (%)", (4.7, 2.1))
     frames = range(1, len(clip.true) + 1)
     lines = [(clip.true, GOOD, f"{label} (true class)")]
     if predicted != label:
