@@ -1,6 +1,6 @@
 """The folder for what is computed later about the results of a test."""
 
-import shutil
+import logging
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,19 @@ import simplejson
 
 import timesformer
 from timesformer.atomic import report_write_errors, write_text_atomically
-from timesformer.runtime.run_folder import ANALYSIS
+from timesformer.runtime.run_folder import ANALYSIS, move_aside
+
+logger = logging.getLogger(__name__)
 
 _INDEX = "analysis.json"
 
 
 def begin_analysis(folder: Path, results: dict[str, Any]) -> Path:
-    """The folder for files about the results in `folder`, without those about other results; creates it."""
+    """The folder for files about the results in `folder`; creates it, and moves one about other results aside."""
     path = folder / ANALYSIS
     with report_write_errors(path, "free some space"):
         if path.exists() and not is_of(folder, results):
-            shutil.rmtree(path)
+            logger.info("%s is about other results and was moved to %s", path, move_aside(folder, [path]))
         path.mkdir(exist_ok=True)
     content = {
         "tested": results.get("finished"),
