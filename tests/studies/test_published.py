@@ -29,9 +29,10 @@ def rows_of(name: str, tmp_path: Path) -> dict[tuple[str, str], PlannedRow]:
     return {(table.table.title, row.row.name): row for table in plan.tables for row in table.rows}
 
 
-@pytest.fixture
-def rows(tmp_path: Path) -> dict[tuple[str, str], PlannedRow]:
-    return rows_of("hmdb_simp", tmp_path)
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], PlannedRow]:
+    """Rows of the study on HMDB_simp. Not to be changed."""
+    return rows_of("hmdb_simp", tmp_path_factory.mktemp("hmdb_simp"))
 
 
 @pytest.mark.parametrize("run", PUBLISHED["runs"], ids=lambda run: run["row"])
