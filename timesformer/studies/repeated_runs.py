@@ -145,7 +145,8 @@ def _finish(cfg: CfgNode, repeats: Repeats, cells: Sequence[Cell]) -> None:
         logger.info("other results in %s were moved to %s", output, target)
     for path, text in texts.items():
         write_text_atomically(path, text)
-    logger.info("results of the runs in percent:\n%s\n%s", _table(summary), ", ".join(map(str, texts)))
+    has_top5 = all(result.get("num_classes", 6) > 5 for result in results)
+    logger.info("results of the runs in percent:\n%s\n%s", _table(summary, has_top5), ", ".join(map(str, texts)))
     if cfg.TEST.REPORT:
         compare_runs(cfg, [cell.folder for cell in cells])
 
@@ -194,9 +195,9 @@ def summarize_splits(dataset: str, runs: Sequence[dict[str, Any]], **columns: di
     return {"schema_version": SCHEMA_VERSION, "dataset": dataset, "splits": rows, **kept}
 
 
-def _table(content: dict[str, Any]) -> str:
+def _table(content: dict[str, Any], has_top5: bool) -> str:
     """The runs and their statistics in aligned columns."""
-    names = [name for name in METRICS if name in content["mean"]]
+    names = [name for name in METRICS if name in content["mean"] and (has_top5 or name != "top5")]
     rows = [["run", *names, "videos"]]
     for run in content["runs"]:
         rows.append([run["folder"], *(f"{run[name]:.2f}" for name in names), str(run["num_videos"])])

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest, t
 
+from timesformer.metrics.baselines import LEVEL
 from timesformer.visualization.run_files import Predictions
 
-LEVEL = 0.05  # intervals are 1 - LEVEL, 95 %
 _Component = tuple[float, int]  # variance, degrees of freedom
 
 
