@@ -1,4 +1,4 @@
-"""A map of test clips: what the output layer reads of each, and its place in two dimensions (t-SNE)."""
+"""A map of test clips: the input of the output layer for each, reduced to two dimensions (t-SNE)."""
 
 import io
 import zipfile

@@ -191,7 +191,7 @@ def _report(
     splits: FoundSplits,
     write_page: WritePage | None,
 ) -> None:
-    """Writes what the check of the clips in `root` found to files in `folder`, and prints a summary."""
+    """Writes the results of the check of the clips in `root` to files in `folder`, and prints a summary."""
     thresholds = options.duplicates, options.frozen
     findings = examine(root, options.dataset, clips, splits, *thresholds, options.run)
     write_findings(findings, folder)

@@ -1,4 +1,4 @@
-"""What a check finds out about a dataset: its clips by class, duplicates, frozen clips and leakage between splits."""
+"""Results of the check of a dataset: its clips by class, duplicates, frozen clips and leakage between splits."""
 
 import json
 import statistics
@@ -105,7 +105,7 @@ def _find_leaks(pairs: Iterable[Pair], paths: Sequence[str], split_of: Mapping[s
 
 
 class ClassSummary(NamedTuple):
-    """What a class has. Seconds are those of clips with a known frame rate; `sizes` counts clips by (width, height)."""
+    """Clips of a class. Seconds are those of clips with a known frame rate; `sizes` counts clips by (width, height)."""
 
     label: str
     clips: int

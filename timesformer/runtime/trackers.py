@@ -131,8 +131,8 @@ class Trackers(AbstractContextManager):
     """The trackers that a configuration enables, of the main process; their runs end with the block.
 
     A tracker starts when there is something to track, and then continues the run that OUTPUT_DIR/trackers.json names. A
-    new tracked run gets the metrics that metrics.jsonl has already. If a tracker fails, there is a warning, and the run
-    goes on without it.
+    new tracked run gets the metrics that metrics.jsonl has already. If a tracker fails, the run logs a warning and
+    continues without it.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -215,8 +215,8 @@ class Trackers(AbstractContextManager):
         except Exception as error:
             self._trackers.pop(key, None)
             logger.warning(
-                "%s failed, and tracks no more of this run, whose files are complete (to start another tracked run, "
-                "delete %s): %s: %s",
+                "%s failed and stops tracking this run; the files of the run are complete. To start another tracked "
+                "run, delete %s. %s: %s",
                 title,
                 trackers_path(self._cfg),
                 type(error).__name__,

@@ -130,7 +130,7 @@ class SweepRun:
         return cancelled
 
     def ended(self, cell: Cell) -> str | None:
-        """Goes on with the trial of a cell; the reason if it was pruned."""
+        """Continues the trial of a cell; returns the reason if it was pruned."""
         row = self._rows[cell]
         if cell in self._pruned:
             return f"pruned after epoch {self._pruned[cell]}"
