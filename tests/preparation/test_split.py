@@ -1,5 +1,6 @@
 """Splits of HMDB_simp, made by tools/prepare.py hmdb_simp."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,19 @@ def test_split_is_not_overwritten_and_depends_on_the_seed(
     processed.clear()
     assert main([*command, "--val", "0.99", "--force"]) == 2
     assert processed == []  # fractions are checked before any clip
+
+
+def test_check_keeps_the_split(clips: Path, tmp_path: Path, processed: list) -> None:
+    (clips / "lists").mkdir()
+    for split, number in zip(SPLITS, range(3), strict=True):
+        lines = "".join(f"{label},{label[0]}{number}\n" for label in ("catch", "wave"))
+        (clips / "lists" / f"{split}.csv").write_text(f"class,video_name\n{lines}")
+    output = tmp_path / "report"
+    command = ["hmdb_simp", str(clips), "--output", str(output), "--workers", "1", "--check"]
+    assert main([*command, "DATA.SPLITS_DIR", str(clips / "lists")]) == 0
+    assert json.loads((output / "data_report.json").read_text())["splits"] == {"train": 2, "val": 2, "test": 2}
+    assert not [*clips.glob("*.csv")]
+    assert not (output / "train.csv").exists()
 
 
 @pytest.mark.parametrize(

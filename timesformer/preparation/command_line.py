@@ -45,17 +45,7 @@ def main(arguments: Sequence[str] | None = None, write_page: WritePage | None = 
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        if options.dataset == "hmdb_simp":
-            if options.download:
-                download("hmdb_simp", options.root, options.url)
-            output = options.output or options.root
-            fractions = options.test, options.val
-            clips = split_dataset(options.root, output, options.seed, *fractions, options.workers, options.force)
-            overrides = ["DATA.SPLITS_DIR", str(output), *options.overrides]
-            cfg = configuration("hmdb_simp", options.root, overrides, options.run)
-            _report(options, clips, options.root, output, find_splits(cfg), write_page)
-            return int(any(clip.row.problem for clip in clips))
-        return _prepare(options, write_page)
+        return (_prepare_hmdb_simp if options.dataset == "hmdb_simp" else _prepare)(options, write_page)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -110,6 +100,7 @@ def _add_split_options(parser: argparse.ArgumentParser, dataset: str) -> None:
     parser.add_argument("--test", type=fraction, default=0.1, help="fraction of all clips for test (default: 0.1)")
     parser.add_argument("--val", type=fraction, default=0.2, help="fraction of the remaining clips (default: 0.2)")
     parser.add_argument("--force", action="store_true", help="replace files of an earlier run")
+    parser.add_argument("--check", action="store_true", help="keep the existing split: only decode and report")
     _add_download_options(parser, dataset)
 
 
@@ -141,6 +132,23 @@ def _number(kind: type[int] | type[float], least: float, most: float = math.inf)
         return kind(text)
 
     return number
+
+
+def _prepare_hmdb_simp(options: argparse.Namespace, write_page: WritePage | None) -> int:
+    """Splits the clips, or with `--check` keeps the existing split, and reports."""
+    root, output = options.root, options.output or options.root
+    if options.download:
+        download("hmdb_simp", root, options.url)
+    if options.check:
+        names = find_clips(root)
+        output.mkdir(parents=True, exist_ok=True)
+        clips, splits_dir = check_clips(root, names, options.workers, folder=output), []
+    else:
+        clips = split_dataset(root, output, options.seed, options.test, options.val, options.workers, options.force)
+        splits_dir = ["DATA.SPLITS_DIR", str(output)]
+    cfg = configuration("hmdb_simp", root, [*splits_dir, *options.overrides], options.run)
+    _report(options, clips, root, output, find_splits(cfg), write_page)
+    return int(any(clip.row.problem for clip in clips))
 
 
 def _prepare(options: argparse.Namespace, write_page: WritePage | None) -> int:
