@@ -91,7 +91,7 @@ def new_chart(title: str, xlabel: str = "", ylabel: str = "", size: Size = PAGE_
 
 @matplotlib.rc_context(STYLE)
 def line_chart(curves: Sequence[Curve], title: str, xlabel: str = "epoch") -> Figure | None:
-    """Lines over a common axis of integers; None if no curve has a finite value."""
+    """Lines over a common axis of integers, with a legend for up to 8; None if no curve has a finite value."""
     drawn = [curve for curve in curves if np.isfinite(np.asarray(curve.y, float)).any()]
     if not drawn:
         return None
@@ -104,7 +104,7 @@ def line_chart(curves: Sequence[Curve], title: str, xlabel: str = "epoch") -> Fi
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if len(epochs := {float(x) for curve in drawn for x in curve.x}) == 1:
         axes.set_xlim(min(epochs) - 1, max(epochs) + 1)
-    if sum(bool(curve.label) for curve in drawn) > 1:
+    if 1 < sum(bool(curve.label) for curve in drawn) <= len(SERIES):  # more have no colors of their own
         axes.legend(ncols=1 if len(drawn) <= 5 else 2)
     return figure
 
