@@ -161,6 +161,22 @@ def test_printed_pages_are_complete(page: Any, pages: dict[int, Path], tmp_path:
     other.close()
 
 
+def test_printed_comparison_has_all_columns(page: Any, make_run: Callable[..., Path], tmp_path: Path) -> None:
+    pypdfium2 = pytest.importorskip("pypdfium2")
+    runs = [make_run(f"fold_{fold}_seed_1", 4, seed=fold, options={"DATA.FOLD": fold}) for fold in range(1, 16)]
+    other = page.context.browser.new_page()
+    other.goto(write_report(runs, tmp_path / "comparison.html").as_uri())
+    for paper in ("A4", "Letter"):
+        other.pdf(path=tmp_path / "page.pdf", format=paper)
+        document = pypdfium2.PdfDocument(tmp_path / "page.pdf")
+        words = [word for sheet in document for word in sheet.get_textpage().get_text_range().split()]
+        document.close()
+        assert "range" in words  # the last heading of the classes
+        options = words[words.index("differ") :]
+        assert options[options.index("2") :][:14] == [str(fold) for fold in range(2, 16)]
+    other.close()
+
+
 def test_page_fits_a_phone(page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 700})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
