@@ -46,7 +46,7 @@ def test_runs(
     assert run_net(*command, *tested).code == 0
     assert (tmp_path / "again/predictions.csv").read_text() == (out / "predictions.csv").read_text()
 
-    classifier = load_model(out, "cpu")
+    classifier = load_model(out, "cpu", ["TEST.CALIBRATE", "False"])
     video = next((tiny_data / "test" / "walk").iterdir())
     prediction = classifier.predict(video, features=True)
     results = json.loads((out / "results.json").read_text())
@@ -60,7 +60,7 @@ def test_runs(
     with pytest.raises(UserError, match=r"MODEL\.HEAD"):
         converter.convert(str(best), tmp_path / "hf", "hf")
     converter.convert(str(best), tmp_path / "copy.safetensors", "safetensors")
-    again = load_model(tmp_path / "copy.safetensors", "cpu").predict(video)
+    again = load_model(tmp_path / "copy.safetensors", "cpu", ["TEST.CALIBRATE", "False"]).predict(video)
     assert (again.probabilities == prediction.probabilities).all()
 
     tuned = ["TRAIN.FINETUNE", "True", "MODEL.FREEZE", "backbone", "TRAIN.CHECKPOINT_FILE_PATH", str(best)]

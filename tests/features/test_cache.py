@@ -119,7 +119,7 @@ def test_features_are_computed_once_for_all_seeds_and_heads(run: Run, tiny_check
         ("TRAIN.TF32", False, ALL),
         ("DATA.TRAIN_JITTER_SCALES", [18, 20], ALL),
         ("TIMESFORMER.ATTENTION_TYPE", "space_only", ALL),
-        ("TEST.NUM_ENSEMBLE_VIEWS", 2, 6 * 2),
+        ("TEST.NUM_ENSEMBLE_VIEWS", 2, 6 * 2 + 6 * 2),  # test, and validation for calibration
     ],
 )
 def test_a_changed_option_invalidates_what_it_affects(run: Run, key: str, value: object, expected: int) -> None:

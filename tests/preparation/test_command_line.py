@@ -110,7 +110,7 @@ def test_earlier_paths_of_the_command(
         runpy.run_path(str(ROOT / f"datasets/{name}/prepare.py"), run_name="__main__")
     output = capsys.readouterr().out
     assert f"prepare.py {name} [-h]" in output
-    assert ("--download" in output) == (name in ("hmdb51", "ucf101"))
+    assert ("--download" in output) == (name in ("hmdb51", "hmdb_simp", "ucf101"))
 
 
 @pytest.mark.slow

@@ -82,8 +82,9 @@ class FeatureStore:
             with report_write_errors(self.folder, _REMEDY):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 path = self.folder / "description.json"
-                if not path.exists():
-                    write_text_atomically(path, json.dumps(self._description, indent=1, sort_keys=True) + "\n")
+                with FileLock(self.folder / "lock"):
+                    if not path.exists():
+                        write_text_atomically(path, json.dumps(self._description, indent=1, sort_keys=True) + "\n")
                 for part, timeout in [(part, seconds) for seconds in (0.0, _POLL / len(parts)) for part in parts]:
                     if len(locks) == wanted or (locks and timeout):
                         break

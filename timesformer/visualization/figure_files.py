@@ -136,7 +136,9 @@ def _named(figure: Figure) -> _Picture:
     title = next((text for axes in figure.axes for at in ("left", "center") if (text := axes.get_title(at))), "")
     section = figure.get_label()
     prefix = "" if title.lower().startswith(section) else f"{section} "
-    return _Picture(file_name(prefix + re.sub(r" \d+\.\d+(?: %)?", "", title)), title, figure)  # values may be in titles
+    return _Picture(
+        file_name(prefix + re.sub(r" \d+\.\d+(?: %)?", "", title)), title, figure
+    )  # values may be in titles
 
 
 def _pictures_of_run(run: FinishedRun) -> list[_Picture]:

@@ -88,6 +88,18 @@ class Found(NamedTuple):
     skipped: list[str]
 
 
+_OF_PREPARATION = {
+    "manifest.csv",
+    "fingerprints.npy",
+    "data_report.html",
+    "data_report.json",
+    "duplicate_groups.csv",
+    "conversion.csv",
+    "conversion.json",
+}
+"""Files that tools/prepare.py writes into the folder of a dataset."""
+
+
 def find_below(root: Path, is_class: bool = False) -> Found:
     """Find the clips below a folder, at any depth. Raises DataError as `walk`.
 
@@ -96,7 +108,7 @@ def find_below(root: Path, is_class: bool = False) -> Found:
     * In a folder with a video, images are skipped.
     * An empty folder at the depth of the clips is a clip that lost its frames.
 
-    `root` itself is not a clip.
+    `root` itself is not a clip, and files of tools/prepare.py in it are not reported as skipped.
 
     is_class: `root` is a class folder, so that empty folders in it are clips if there are no other clips.
     """
@@ -112,7 +124,7 @@ def find_below(root: Path, is_class: bool = False) -> Found:
             subfolders.clear()
             continue
         clips += [prefix + name for name in videos]
-        skipped += [prefix + name for name in others]
+        skipped += [prefix + name for name in others if prefix or name not in _OF_PREPARATION]
         if not (files or subfolders) and folder != ".":
             empty.append(folder)
     depths = {clip.count("/") for clip in clips} or ({0} if is_class else set())
