@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def test_accuracies_and_files(
     page = (tmp_path / "robust/robustness.html").read_text()
     assert "reversed frames" in page
     assert page.count("<svg") == 2
+    assert re.findall(r'<th class="n">(\d)</th>', page) == ["1", "5"]
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def test_confusion_matrix_and_charts_are_complete_at_any_size(page: Any, pages: 
             assert other.evaluate(COMPLETE) == [True] * 4, (classes, width)
             # The last row and column are drawn: a cell of the diagonal with the color of correct predictions.
             assert other.evaluate(LAST_CELL_IS_BLUE), (classes, width)
-            assert other.evaluate(ROWS_OF_CHARTS_ARE_FULL), (classes, width)
+            assert other.evaluate(CHARTS_OF_A_SECTION_ARE_ALIKE), (classes, width)
     other.close()
 
 
@@ -123,17 +123,20 @@ LAST_CELL_IS_BLUE = """() => {
   for (let at = 0; at < data.length; at += 4) if (data[at + 2] > data[at] + 60) return true;
   return false;
 }"""
-# Or they have one chart, in the middle.
-ROWS_OF_CHARTS_ARE_FULL = """() => [...document.querySelectorAll(".charts")].every(charts => {
+# They have one size, and their rows are in the middle; all rows but the last have the same number of charts.
+CHARTS_OF_A_SECTION_ARE_ALIKE = """() => [...document.querySelectorAll(".charts")].every(charts => {
   const rows = {}, whole = charts.getBoundingClientRect();
   for (const item of charts.children) {
     const box = item.getBoundingClientRect(), row = (rows[Math.round(box.top)] ||= []);
     row.push(box);
   }
-  return Object.values(rows).every(row => {
-    const gaps = [row[0].left - whole.left, whole.right - row[row.length - 1].right];
-    return row.length === 1 ? Math.abs(gaps[0] - gaps[1]) < 2 : Math.max(...gaps) < 2;
-  });
+  const found = Object.values(rows), first = found[0], widths = found.flat().map(box => box.width);
+  return Math.max(...widths) - Math.min(...widths) < 1 && Math.max(...widths) <= 450
+    && found.every((row, at) => {
+      const gaps = [row[0].left - whole.left, whole.right - row[row.length - 1].right];
+      return Math.min(...gaps) > -1 && Math.abs(gaps[0] - gaps[1]) < 2
+        && (at === found.length - 1 || row.length === first.length);
+    });
 })"""
 
 

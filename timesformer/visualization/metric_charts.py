@@ -113,11 +113,13 @@ def _reliability_chart(title: str, bins: dict[str, Any]) -> Figure:
     counts = np.asarray(bins["num_videos"])
     filled, number = np.flatnonzero(counts), len(counts)
     shares = np.asarray(bins["correct"], float)[filled]
-    figure, axes = new_chart(title, "confidence (%), with the number of videos", "correct (%)")
+    figure, axes = new_chart(title, "confidence (%); numbers of videos at the top", "correct (%)")
     axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle="--", label="perfect calibration")
-    bars = axes.bar(100 * (filled + 0.5) / number, shares, 92 / number, color=SERIES[0], alpha=0.85, label="this run")
+    axes.bar(100 * (filled + 0.5) / number, shares, 92 / number, color=SERIES[0], alpha=0.85, label="this run")
     rotation = 90 if counts.max() >= 1000 else 0
-    axes.bar_label(bars, counts[filled], padding=2, fontsize=7, color=MUTED, rotation=rotation)
+    for at in filled:  # above the diagonal
+        place = {"ha": "center", "va": "bottom", "rotation": rotation}
+        axes.text(100 * (at + 0.5) / number, 102, counts[at], fontsize=7, color=MUTED, **place)
     axes.set(xlim=(0, 100), ylim=(0, 119 if rotation else 109))
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure

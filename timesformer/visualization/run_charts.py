@@ -74,7 +74,7 @@ def _draw(section: Section, runs: Any, convert: Callable[[Figure], Any]) -> list
 @report_chart("training")
 def loss(run: FinishedRun) -> Figure | None:
     curves = [
-        Curve("", *run.series("train_step", "loss"), 0, faint=True),
+        Curve("training by iteration", *run.series("train_step", "loss"), 0, faint=True),
         Curve("training", *run.series("train_epoch", "loss"), 0),
         Curve("validation", *run.series("val_epoch", "loss"), 1, dots=True),
     ]

@@ -1,6 +1,7 @@
 """The page about the robustness of a model: accuracy under corruptions, relative to clean clips."""
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def write_robustness_page(folder: Path) -> Path:
 
 
 def _content(results: dict[str, Any], folder: Path) -> dict[str, Any]:
-    rows = [_row(name, entry, results) for name, entry in results["corruptions"].items()]
+    severities = [n for n in SEVERITIES if any(str(n) in e["severities"] for e in results["corruptions"].values())]
+    rows = [_row(name, entry, results, severities) for name, entry in results["corruptions"].items()]
     tested = sum(len(entry["severities"]) for entry in results["corruptions"].values())
     finished = results["finished"][:16].replace("T", " ")
     subtitle = (results["settings"].get("MODEL.MODEL_NAME"), results["checkpoint"], finished)
@@ -38,15 +40,15 @@ def _content(results: dict[str, Any], folder: Path) -> dict[str, Any]:
         "lead": _lead(results, rows),
         "tiles": _tiles(results, tested),
         "charts": _charts(results),
-        "severities": SEVERITIES,
+        "severities": severities,
         "rows": rows,
         "examples": [(row["title"], image) for row in rows if (image := _image(folder, row["name"]))],
     }
 
 
-def _row(name: str, entry: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+def _row(name: str, entry: dict[str, Any], results: dict[str, Any], severities: Sequence[int]) -> dict[str, Any]:
     mean, clean = results["mean_top1"][name], results["clean"]["top1"]
-    found = [entry["severities"].get(str(severity)) for severity in SEVERITIES]
+    found = [entry["severities"].get(str(severity)) for severity in severities]
     return {
         "name": name,
         "title": name.replace("_", " "),
@@ -71,11 +73,16 @@ def _tiles(results: dict[str, Any], tested: int) -> list[tuple[str, str, str, st
     low, high = wilson_interval(clean["correct"], total)
     tiles = [("clean top-1", f"{clean['top1']:.2f}", "%", f"95 % interval {low:.1f} to {high:.1f}")]
     if (mean := results["mean_corruption_top1"]) is not None:
-        details = f"mean over {len(results['corruptions'])} corruptions of the mean over their severities"
+        details = f"mean over {_count(len(results['corruptions']), 'corruption')} of the mean over severities"
         tiles.append(("mean corruption top-1", f"{mean:.2f}", "%", details))
     if (relative := results["relative"]) is not None:
         tiles.append(("relative to clean", f"{relative:.1f}", "%", "mean corruption top-1 / clean top-1"))
-    return [*tiles, ("test videos", f"{total:,}", "", f"{results['num_classes']:,} classes, {tested} corrupted tests")]
+    details = f"{results['num_classes']:,} classes, {_count(tested, 'corrupted test')}"
+    return [*tiles, ("test videos", f"{total:,}", "", details)]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _charts(results: dict[str, Any]) -> list[Markup]:
