@@ -33,6 +33,30 @@ STUDY_PAGE = "tables.html"  # the page of a study, next to its pictures in figur
 _INDEX = "index.html"
 _EXAMPLES = 5  # videos of a figure
 _PREVIEW = 640  # pixels, width
+_RESULTS = {
+    "top1": "top-1 (%)",
+    "top5": "top-5 (%)",
+    "mean_class_top1": "mean over classes (%)",
+    "shuffled.top1": "top-1 with shuffled frames (%)",
+    "metrics.chance": "chance (%)",
+    "metrics.majority": "most frequent class (%)",
+    "metrics.macro.precision": "precision, macro (%)",
+    "metrics.macro.recall": "recall, macro (%)",
+    "metrics.macro.f1": "F1, macro (%)",
+    "metrics.weighted.precision": "precision, weighted (%)",
+    "metrics.weighted.recall": "recall, weighted (%)",
+    "metrics.weighted.f1": "F1, weighted (%)",
+    "metrics.mean_average_precision": "mean average precision (%)",
+    "metrics.calibration.ece": "expected calibration error (%)",
+    "metrics.calibration.ece_calibrated": "expected calibration error, calibrated (%)",
+    "metrics.calibration.temperature": "temperature",
+    "loss": "test loss",
+    "val_top1": "validation top-1 (%)",
+    "num_videos": "test videos",
+    "num_classes": "classes",
+    "total_epochs": "epochs",
+}
+"""Entries of results.json in the table of a run, with their names."""
 _EPOCHS = {
     f"{title} {metric}": (kind, name)
     for title, kind in (("training", "train_epoch"), ("validation", "val_epoch"))
@@ -177,8 +201,8 @@ def _pictures_in(folder: Path) -> list[_Picture]:
 def _tables_of_run(run: FinishedRun) -> list[PageTable]:
     """Tiles and charts of the page as tables: single values, metrics by epoch, the confusion matrix."""
     tables = []
-    if values := list(_single_values(run.results)):
-        rows = [[Cell(name), _number(value)] for name, value in values]
+    if values := list(_single_values(run)):
+        rows = [[Cell(name), _number(value, 2 if "%" in name else 4)] for name, value in values]
         tables.append(PageTable("results", "Results", [Cell("metric"), Cell("value", is_number=True)], rows))
     series = {title: dict(zip(*run.series(*source), strict=True)) for title, source in _EPOCHS.items()}
     series = {title: values for title, values in series.items() if values}
@@ -194,16 +218,17 @@ def _tables_of_run(run: FinishedRun) -> list[PageTable]:
     return tables
 
 
-def _single_values(results: dict, prefix: str = "") -> Iterable[tuple[str, float]]:
-    """The numbers of results.json, those of `metrics` and `shuffled` with the names of these before them."""
-    for key, value in results.items():
-        if isinstance(value, int | float) and not isinstance(value, bool) and key != "schema_version":
-            yield prefix + key, value
-        elif isinstance(value, dict) and key not in ("config", "versions"):
-            yield from _single_values(value, f"{prefix}{key}.")
+def _single_values(run: FinishedRun) -> Iterable[tuple[str, float]]:
+    """The metrics of results.json by their names in `_RESULTS`."""
+    for path, name in _RESULTS.items():
+        value = run.results
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, int | float) and not (path == "top5" and not run.has_top5):
+            yield name, value
 
 
-def _number(value: float | None) -> Cell:
+def _number(value: float | None, digits: int = 4) -> Cell:
     if value is None or math.isnan(value):
         return Cell("–", "", True)
-    return Cell(f"{value:.4f}".rstrip("0").rstrip("."), repr(value), True)
+    return Cell(f"{value:.{digits}f}".rstrip("0").rstrip("."), repr(value), True)
