@@ -12,14 +12,28 @@ import torch
 import yaml
 from PIL import Image
 
+from tests.conftest import load_tool
 from timesformer.config.load import get_cfg
 from timesformer.models import build_model
+
+CallTool = Callable[..., int]
 
 CELL = 12  # pixels of a frame's grid of 4 x 8
 
 MakeRun = Callable[..., Path]
 MakeVideo = Callable[[list[tuple[int, int]]], Path]
 MakeCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture
+def call_tool(monkeypatch: pytest.MonkeyPatch) -> CallTool:
+    """call_tool(*arguments): the exit code of tools/report.py."""
+
+    def call(*arguments: object) -> int:
+        monkeypatch.setattr("sys.argv", ["report.py", *map(str, arguments)])
+        return load_tool("report").main()
+
+    return call
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,8 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from tests.conftest import load_tool
-from tests.visualization.conftest import MakeRun
+from tests.visualization.conftest import CallTool, MakeRun
 from timesformer.visualization import run_charts
 from timesformer.visualization.charts import new_chart
 from timesformer.visualization.examples import Strip, write_strips
@@ -23,19 +21,6 @@ pypdfium2 = pytest.importorskip("pypdfium2")
 
 NAMES = ["walk_fast", "50% & #1", r"{a}~^\b", "run", "stand"]
 ESCAPES = {r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^", "--": "–"}
-
-CallTool = Callable[..., int]
-
-
-@pytest.fixture
-def call_tool(monkeypatch: pytest.MonkeyPatch) -> CallTool:
-    """call_tool(*arguments): the exit code of tools/report.py."""
-
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr("sys.argv", ["report.py", *map(str, arguments)])
-        return load_tool("report").main()
-
-    return call
 
 
 def read_csv(path: Path) -> list[list[str]]:

@@ -13,15 +13,13 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from tests.conftest import load_tool
-from tests.visualization.conftest import MakeRun
+from tests.visualization.conftest import CallTool, MakeRun
 from timesformer.config import get_cfg
 from timesformer.visualization import report, run_charts
 from timesformer.visualization.report import write_report
 from timesformer.visualization.run_files import read_run
 
 RunNet = Callable[..., Any]
-CallTool = Callable[..., int]
 
 
 class Page(HTMLParser):
@@ -67,17 +65,6 @@ class Page(HTMLParser):
     def column(self, section: str, title: str) -> list[str]:
         header, *rows = self.rows[section]
         return [row[header.index(title)] for row in rows]
-
-
-@pytest.fixture
-def call_tool(monkeypatch: pytest.MonkeyPatch) -> CallTool:
-    """call_tool(*arguments): the exit code of tools/report.py."""
-
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr("sys.argv", ["report.py", *map(str, arguments)])
-        return load_tool("report").main()
-
-    return call
 
 
 @pytest.fixture(autouse=True)
