@@ -81,7 +81,7 @@ def _obstacle(cfg: CfgNode, splits: Splits, content: dict[str, Any]) -> str:
 
 
 def changes_since(cfg: CfgNode, content: dict[str, Any]) -> tuple[dict[str, Any], list[Change]]:
-    """Options of the training of a checkpoint by key, and those that differ now; empty if it does not have them."""
+    """Options of the training of a checkpoint by key, and the differences to today's; empty if it has none."""
     then = yaml.safe_load(content["cfg"]) if isinstance(content.get("cfg"), str) else {}
     if not isinstance(then, dict) or not then.get("DATA"):
         return {}, []

@@ -199,7 +199,7 @@ class _Request:
     def _claim(
         self, locks: ExitStack, todo: dict[int, list[int]], missing: list[tuple[int, int]]
     ) -> tuple[list[int], int]:
-        """Locks some parts of `todo`, and removes them and those that others have completed.
+        """Locks some parts of `todo`, and removes them and all parts completed by other runs.
 
         Returns the views of the locked parts, by number in `missing`, and how many are left with these.
         """

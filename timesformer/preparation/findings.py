@@ -50,7 +50,7 @@ class Findings:
     splits: FoundSplits = field(default_factory=FoundSplits)
     leaks: Sequence[Leak] = ()
     duplicated: frozenset[str] = frozenset()  # clips with a duplicate
-    groups: Mapping[str, str] = field(default_factory=dict)  # of these and of those that DATA.SPLIT_GROUPS groups
+    groups: Mapping[str, str] = field(default_factory=dict)  # of these, and of clips that DATA.SPLIT_GROUPS groups
     accuracy: Accuracy | None = None
 
     def name(self, number: int) -> str:

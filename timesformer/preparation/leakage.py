@@ -34,7 +34,7 @@ class FoundSplits:
 
 
 class Accuracy(NamedTuple):
-    """Test clips of a run and how many of them are predicted correctly: all of them, and those that do not leak."""
+    """Test clips of a run and how many of them are predicted correctly: all of them, and without leaked clips."""
 
     correct: int
     clips: int

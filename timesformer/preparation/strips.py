@@ -20,7 +20,7 @@ Strip = tuple[str, tuple[int, ...]]
 
 
 def read_strips(root: Path, strips: Iterable[Strip], workers: int) -> dict[Strip, bytes]:
-    """JPEG images of strips, 84 pixels high at most; those that cannot be read are left out."""
+    """JPEG images of strips, 84 pixels high at most, without unreadable ones."""
     wanted = list(dict.fromkeys(strips))
     found: dict[Strip, bytes] = {}
     with Progress("reading pictures", len(wanted), "clip") as progress:

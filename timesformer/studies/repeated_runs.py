@@ -1,4 +1,4 @@
-"""Runs the repeats of a configuration, those that are not finished, and writes their statistics (docs/results.md)."""
+"""Runs the unfinished repeats of a configuration, and writes the statistics of all (docs/results.md)."""
 
 import logging
 import sys

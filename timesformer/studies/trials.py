@@ -59,7 +59,7 @@ class Trials:
             )
 
     def all(self) -> list[optuna.trial.FrozenTrial]:
-        """All trials in order; of combinations that are known in advance, those that were begun."""
+        """All trials in order, without combinations that are known in advance and not begun."""
         return self.study.get_trials(deepcopy=False)
 
     def begin(self) -> None:

@@ -103,7 +103,7 @@ def tables_of(html: str) -> list[PageTable]:
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """The names, with a number after those that occurred before."""
+    """The names, with a number after each repeated one."""
     found: list[str] = []
     for name in names:
         number, candidate = 1, name
