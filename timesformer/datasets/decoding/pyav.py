@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice, pairwise
-from math import cos, radians, sin
 
 import av
 import numpy as np
@@ -12,11 +11,11 @@ from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from timesformer.datasets.decoding.base import MAX_PIXELS, StreamTiming, VideoError, VideoReader, scaled
 from timesformer.datasets.decoding.containers import EXTENSIONS_OF, describe_format
+from timesformer.datasets.decoding.frame_pixels import RgbConverter, orientation
 from timesformer.datasets.decoding.packet_index import FrameIndex, Packets, Segment
 
 LARGEST_KEPT = 2**26  # bytes; the packets of larger files are read again when they are needed
@@ -52,7 +51,7 @@ class VideoFile(VideoReader):
         """
         super().__init__(path)
         self._short_side = short_side
-        self._scaler, self._converter = VideoReformatter(), VideoReformatter()
+        self._to_rgb = RgbConverter(short_side)
         self._kept: list[av.Packet] = []
         self._reread: Iterator[av.Packet] = iter(())
         self._position = 0  # of the next packet that is read again
@@ -108,7 +107,7 @@ class VideoFile(VideoReader):
     def size(self) -> tuple[int, int]:
         _, frame = next(self._from_start([0]))
         width, height = scaled(*self._coded_size, self._short_side)
-        return (height, width) if _orientation(frame)[0] else (width, height)
+        return (height, width) if orientation(frame)[0] else (width, height)
 
     def times(self, numbers: Sequence[int]) -> tuple[float, ...]:
         if self._index.sequential and max(numbers) >= len(self._decoded_times):
@@ -174,12 +173,12 @@ class VideoFile(VideoReader):
             try:
                 for segment in self._index.segments(wanted):
                     for number, frame in self._decode_segment(segment):
-                        yield number, self._rgb(frame)
+                        yield number, self._to_rgb(frame, self._coded_size)
                 return
             except (*_ERRORS, UnexpectedFrame) as error:
                 self._index.sequential = str(error)
         for number, frame in self._from_start(wanted):
-            yield number, self._rgb(frame)
+            yield number, self._to_rgb(frame, self._coded_size)
 
     def _decode_segment(self, segment: Segment) -> Iterator[tuple[int, av.VideoFrame]]:
         missing, last = set(segment.numbers), -1
@@ -215,7 +214,7 @@ class VideoFile(VideoReader):
         self.num_frames = decoded
 
     def _every_image(self) -> Iterator[np.ndarray]:
-        return map(self._rgb, self._every_frame())
+        return (self._to_rgb(frame, self._coded_size) for frame in self._every_frame())
 
     def _from_start(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode everything up to the last of these frames."""
@@ -284,37 +283,6 @@ class VideoFile(VideoReader):
     def _read_again(self) -> Iterator[av.Packet]:
         with self._open() as container:
             yield from _demux(container, container.streams[self._stream_index])
-
-    def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        transposed, flip_x, flip_y = _orientation(frame)
-        size = scaled(*self._coded_size, self._short_side)
-        # threads=1: by default the color conversion starts a thread for every core, and for every frame.
-        if (frame.width, frame.height) != self._coded_size:  # as the program `ffmpeg` does it
-            frame = self._converter.reformat(frame, *size, "rgb24", interpolation="BICUBIC", threads=1)
-        elif size != self._coded_size:
-            # First the size, in the colors the frame has: both at once take swscale several times as long.
-            frame = self._scaler.reformat(frame, *size, interpolation="AREA", threads=1)
-        image = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        image = image.swapaxes(0, 1) if transposed else image
-        return image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-
-
-def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """Whether rows become columns, and left and right, top and bottom are then swapped; oblique angles are rounded.
-
-    In a display matrix (ISO/IEC 14496-12, 8.2.2), a point (x, y) is shown at (a x + c y, b x + d y), y downwards.
-    """
-    try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # side data of a type that PyAV has no name for, such as EXIF data of Motion JPEG
-        angle = radians(frame.rotation)  # counter-clockwise
-        a, b, c, d = cos(angle), -sin(angle), sin(angle), cos(angle)
-    else:
-        if matrix is None:
-            return False, False, False
-        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    transposed = abs(b) + abs(c) > abs(a) + abs(d)
-    return transposed, (c if transposed else a) < 0, (b if transposed else d) < 0
 
 
 def _timing(num_frames: int, fps: float, duration: int, shown: int, times: Sequence[int]) -> StreamTiming | None:
