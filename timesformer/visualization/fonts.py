@@ -1,9 +1,10 @@
-"""Text of any script in PNG files: installed fonts draw what matplotlib's own font lacks."""
+"""Text of any script in pictures: installed fonts draw what matplotlib's own font lacks."""
 
 import logging
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 
+import numpy as np
 from matplotlib import font_manager, ft2font
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,27 @@ def drawable(text: str, otherwise: str | None = None) -> str:
     if missing and otherwise is not None:
         return otherwise
     return "".join("?" if character in missing else character for character in text)
+
+
+@lru_cache(maxsize=2048)
+def draw_line(text: str, size: int) -> tuple[np.ndarray, int]:
+    """Draws one line of text without a figure, for frames of videos. Missing characters become "?".
+
+    Args:
+        text: line breaks are drawn as spaces.
+        size: of the font, in pixels.
+
+    Returns:
+        The opacity of its pixels, uint8 [height, width], and how many of the rows are below the baseline.
+    """
+    text = drawable(" ".join(text.split()))
+    if not text:
+        return np.zeros((0, 0), np.uint8), 0
+    font = font_manager.get_font([font_manager.findfont(family) for family in families()])
+    font.set_size(size, 72)
+    font.set_text(text, 0.0)
+    font.draw_glyphs_to_bitmap(antialiased=True)
+    return np.array(font.get_image()), round(font.get_descent() / 64)
 
 
 @cache
