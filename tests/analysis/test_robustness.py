@@ -42,7 +42,12 @@ def read(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_accuracies_and_files(
-    robustness: Tool, run_net: Callable[..., Outcome], tiny_command: list[str], tiny_checkpoint: Path, tmp_path: Path
+    robustness: Tool,
+    run_net: Callable[..., Outcome],
+    tiny_command: list[str],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = ["TEST.NUM_SPATIAL_CROPS", "3", "TEST.NUM_ENSEMBLE_VIEWS", "2"]
     code, log = robustness("--corruptions", "frames,jpeg", "--severities", "1,5", *options)
@@ -67,6 +72,12 @@ def test_accuracies_and_files(
     assert "reversed frames" in page
     assert page.count("<svg") == 2
     assert re.findall(r'<th class="n">(\d)</th>', page) == ["1", "5"]
+    monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "robust"), "--figures", str(tmp_path / "figures")])
+    assert load_tool("report").main() == 0
+    table = list(csv.DictReader((tmp_path / "figures/corruptions.csv").open()))
+    assert np.array([[float(row["1"]), float(row["5"])] for row in table]).ravel().tolist() == corrupted.tolist()
+    names = {path.stem for path in (tmp_path / "figures").glob("*.pdf")}
+    assert names > {"frames_jpeg", "frames_top_1_of_clean"}
 
 
 @pytest.mark.slow

@@ -12,9 +12,13 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 from tests.visualization.conftest import CallTool, MakeRun
+from timesformer.datasets.manifest import Row
+from timesformer.preparation.check import Checked
+from timesformer.preparation.findings import Findings, write_findings
 from timesformer.visualization import run_charts
 from timesformer.visualization.charts import new_chart
 from timesformer.visualization.examples import Strip, write_strips
+from timesformer.visualization.pages.data_page import write_data_page
 from timesformer.visualization.pages.page_tables import distinct, file_name
 
 pypdfium2 = pytest.importorskip("pypdfium2")
@@ -91,7 +95,13 @@ def test_figures_of_a_run(
     text, raw = page.get_textpage(), pypdfium2.raw
     drawn = [number for number in range(text.count_chars()) if not raw.FPDFText_IsGenerated(text, number)]
     assert page.get_width() == pytest.approx(3.5 * 72)  # points
+    assert pypdfium2.PdfDocument(target / "top_1_by_class.pdf")[0].get_width() == pytest.approx(3.5 * 72)
     assert min(raw.FPDFText_GetFontSize(text, number) for number in drawn) >= 7
+
+    examples = pypdfium2.PdfDocument(target / "incorrect_examples.pdf")[0].get_textpage().get_text_range()
+    wrong = [row for row in read_csv(run / "predictions.csv")[1:] if row[2] not in ("", row[1])]
+    row = max(wrong, key=lambda row: float(row[3]))
+    assert f"{row[0]}: true {row[1]}, predicted {row[2]} ({100 * float(row[3]):.0f}\N{NO-BREAK SPACE}%)" in examples
 
     expected = expected_confusions(run)
     assert expected.sum() == 78
@@ -101,6 +111,30 @@ def test_figures_of_a_run(
     np.testing.assert_array_equal(np.array([row[1:] for row in rows], int), expected)
     links = set(re.findall(r'href="([^"#]*)"', (target / "index.html").read_text()))
     assert links == {path.name for path in target.iterdir()} - {"index.html"}
+
+
+@pytest.mark.slow
+def test_figures_of_a_data_report(call_tool: CallTool, tmp_path: Path) -> None:
+    root, target = tmp_path / "clips", tmp_path / "figures"
+    root.mkdir()
+    rows = [Row(f"{label}/{n}.mp4", label, 20 + n, 10.0, 64, 48, 2 + n / 10) for label in "ab" for n in range(3)]
+    rows.append(Row("b/torn.mp4", "b", problem="torn"))
+    findings = Findings(root, "folder", [Checked(row, None) for row in rows], threshold=None)
+    write_findings(findings, root)
+    assert call_tool(root, "--figures", target) == 2  # without the page
+    write_data_page(findings, root, workers=1)
+    assert call_tool(root, "--figures", target) == 0
+    header, *classes = read_csv(target / "classes.csv")
+    found = {row[0]: dict(zip(header, row, strict=True)) for row in classes}
+    for label in "ab":
+        frames, seconds = zip(*((row.frames, row.seconds) for row in rows if row.label == label), strict=True)
+        assert int(found[label]["clips"]) == len(frames)
+        assert int(found[label]["frames"]) == sum(frames)
+        assert float(found[label]["seconds"]) == pytest.approx(sum(seconds), abs=0.0006)  # saved with 3 decimals
+    pictures = {path.stem for path in target.glob("*.pdf")}
+    assert pictures == {"clips_by_class", "seconds_by_class", "frames_by_class", "frame_sizes"}
+    (root / "data_report.json").write_text("{}")
+    assert call_tool(root, "--figures", target) == 2
 
 
 def plain(latex: str) -> str:

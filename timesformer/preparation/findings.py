@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from timesformer.atomic import write_text_atomically
+from timesformer.errors import UserError
 from timesformer.preparation.check import Checked
 from timesformer.preparation.duplicates import Pair, find_pairs
 from timesformer.preparation.fingerprints import longest_freeze, repeated_frames
@@ -158,6 +159,17 @@ def write_findings(findings: Findings, folder: Path) -> None:
     write_text_atomically(folder / JSON, json.dumps(to_json(findings), indent=1) + "\n")
     if findings.threshold is not None:
         write_text_atomically(folder / GROUPS, format_groups(findings.groups))
+
+
+def read_summaries(folder: Path) -> list[ClassSummary]:
+    """The classes in the data_report.json of a folder. Raises UserError."""
+    path = folder / JSON
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["classes"]
+        sizes = [{tuple(map(int, size.split("x"))): n for size, n in row["sizes"].items()} for row in rows]
+        return [ClassSummary(**{**row, "sizes": of_row}) for row, of_row in zip(rows, sizes, strict=True)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}): check the data again") from error
 
 
 def to_json(findings: Findings) -> dict[str, Any]:

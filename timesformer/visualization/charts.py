@@ -163,7 +163,9 @@ def per_class(names: Sequence[str], accuracy: Sequence[float], title: str = "Top
     named = len(order) <= _MAX_NAMES
     labels = _short_names(names, order) if named else None
     height = 0.9 + 0.19 * max(len(order), 4) if named else 6.0
-    figure, axes = new_chart(title, "top-1 (%)" if named else f"top-1 (%) of {len(order)} classes", size=(6.4, height))
+    figure, axes = new_chart(
+        title, "top-1 (%)" if named else f"top-1 (%) of {len(order)} classes", size=(PAGE_SIZE[0], height)
+    )
     _draw_bars(axes, values[order], labels, [SERIES[0]] * len(order))
     axes.set_xlim(0, 100)
     return figure

@@ -1,4 +1,4 @@
-"""Figures and tables of a run, a comparison or a study as files for a paper."""
+"""Figures and tables of a run, a comparison, a study, a robustness test or a data report as files for a paper."""
 
 import base64
 import io
@@ -13,14 +13,20 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
+from timesformer.analysis import robustness
 from timesformer.analysis.analysis_folder import find_analysis
 from timesformer.atomic import report_write_errors, write_text_atomically
 from timesformer.errors import UserError
+from timesformer.preparation import findings
+from timesformer.preparation.findings import read_summaries
+from timesformer.progress import Progress
 from timesformer.visualization.charts import FORMATS, collect_figures, save
 from timesformer.visualization.confusions import count_confusions
 from timesformer.visualization.examples import least_confident_correct, most_confident_errors, read_strips
+from timesformer.visualization.pages import data_page
 from timesformer.visualization.pages.page import render_page
 from timesformer.visualization.pages.page_tables import Cell, PageTable, distinct, file_name, tables_of
+from timesformer.visualization.pages.robustness_page import render_robustness_page
 from timesformer.visualization.pictures import draw_examples, draw_picture
 from timesformer.visualization.report import names_shown, read_runs, render_report
 from timesformer.visualization.run_charts import draw_figures
@@ -78,7 +84,8 @@ def write_figures(folders: Sequence[Path], target: Path, overwrite: bool = False
     """Writes all figures (PNG, SVG, PDF) and tables (CSV, LaTeX), and a page that shows them; returns the page.
 
     Args:
-        folders: OUTPUT_DIR of a run, those of runs to compare, or the folder of a study.
+        folders: OUTPUT_DIR of a run, those of runs to compare, or the folder of a study, of a robustness test or of a
+            data report.
         target: folder to write into; created if it is missing.
         overwrite: also replace files in a folder with other content.
 
@@ -86,19 +93,13 @@ def write_figures(folders: Sequence[Path], target: Path, overwrite: bool = False
         UserError: a folder has no results, or `target` has files that are not figures of these runs.
         WriteError: a file cannot be written.
     """
-    is_study = len(folders) == 1 and (folders[0] / STUDY_PAGE).is_file()
-    if is_study:
-        names = [folders[0].resolve().name]
-        tables = tables_of((folders[0] / STUDY_PAGE).read_text(encoding="utf-8"))
-        pictures = _pictures_in(folders[0] / "figures")
+    is_run = len(folders) > 1 or (folders[0] / "results.json").is_file()
+    read = next((read for file, read in _READERS.items() if not is_run and (folders[0] / file).is_file()), None)
+    if read:
+        names, (tables, pictures) = [folders[0].resolve().name], read(folders[0])
     else:
         runs = read_runs(folders)
-        with collect_figures() as charts:
-            names, tables = [run.name for run in runs], tables_of(render_report(runs))
-        pictures = [_named(figure) for figure in charts]
-        if len(runs) == 1:
-            tables += _tables_of_run(runs[0])
-            pictures += _pictures_of_run(runs[0])
+        names, (tables, pictures) = [run.name for run in runs], _read_runs(runs)
     if not overwrite and target.is_dir() and any(target.iterdir()) and names_shown(target / _INDEX) != names:
         raise UserError(
             f"--figures {target} is not empty, and {_INDEX} there is not about {', '.join(names)}: choose another "
@@ -113,7 +114,11 @@ def write_figures(folders: Sequence[Path], target: Path, overwrite: bool = False
         caption = f"{title[:1].upper()}{title[1:]}: {', '.join(names)}"
         label = f"tab:{file_name(names[0] if len(names) == 1 else 'comparison')}-{name}"
         write_text_atomically(target / f"{name}.tex", table.latex(caption, label))
-    shown = [(*_write(picture, name, target), picture.title) for picture, name in _numbered(pictures)]
+    shown = []
+    with Progress("figures", len(pictures), "figure") as progress:
+        for picture, name in _numbered(pictures):
+            shown.append((*_write(picture, name, target), picture.title))
+            progress.advance()
     page = render_page(
         "figures.html",
         title=f"Figures of {names[0]}" if len(names) == 1 else f"Figures of {len(names)} runs",
@@ -125,6 +130,47 @@ def write_figures(folders: Sequence[Path], target: Path, overwrite: bool = False
     )
     write_text_atomically(target / _INDEX, page)
     return target / _INDEX
+
+
+_Content = tuple[list[PageTable], list[_Picture]]
+
+
+def _read_runs(runs: Sequence[FinishedRun]) -> _Content:
+    """Of a run, or of several compared."""
+    with collect_figures() as charts:
+        tables = tables_of(render_report(runs))
+    pictures = [_named(figure) for figure in charts]
+    if len(runs) == 1:
+        tables += _tables_of_run(runs[0])
+        pictures += _pictures_of_run(runs[0])
+    return tables, pictures
+
+
+def _read_study(folder: Path) -> _Content:
+    return tables_of((folder / STUDY_PAGE).read_text(encoding="utf-8")), _pictures_in(folder / "figures")
+
+
+def _read_robustness(folder: Path) -> _Content:
+    with collect_figures() as charts:
+        tables = tables_of(render_robustness_page(folder))
+    frames = [
+        _Picture(f"frames_{picture.name}", f"Corrupted frames: {picture.title}", path=picture.path)
+        for picture in _pictures_in(folder / robustness.EXAMPLES)
+    ]
+    return tables, [*map(_named, charts), *frames]
+
+
+def _read_data_report(folder: Path) -> _Content:
+    """The charts are of data_report.json, the tables of data_report.html."""
+    path = folder / data_page.HTML
+    if not path.is_file():
+        raise UserError(f"{path} is missing, and has the tables of the data report: run prepare.py --check again")
+    charts = data_page.draw_classes(read_summaries(folder))
+    return tables_of(path.read_text(encoding="utf-8")), [*map(_named, charts)]
+
+
+_READERS = {STUDY_PAGE: _read_study, robustness.JSON: _read_robustness, findings.JSON: _read_data_report}
+"""Functions for folders that are not of a run, by a file that they have."""
 
 
 def _table_name(table: PageTable) -> str:

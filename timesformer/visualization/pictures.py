@@ -21,20 +21,23 @@ _MAX_WIDTH = 2400  # pixels of a picture
 
 @matplotlib.rc_context(STYLE)
 def draw_examples(run: FinishedRun, strips: Mapping[str, Strip], numbers: Sequence[int]) -> Figure | None:
-    """Frames of test videos below each other, with true and most probable classes; None without frames."""
+    """Frames of test videos below each other, with names, true and most probable classes; None without frames."""
     predictions = run.predictions
     shown = [number for number in numbers if predictions.videos[number] in strips]
     if not shown:
         return None
     names = [fonts.drawable(name, f"class {number}") for number, name in enumerate(run.class_names)]
+    clips = {number: fonts.drawable(predictions.videos[number], f"clip {number}") for number in shown}
     pictures = [Image.open(io.BytesIO(strips[predictions.videos[number]].jpeg)) for number in shown]
     height = sum(0.32 + _WIDTH * picture.height / picture.width for picture in pictures)
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     for axes, number, picture in zip(figure.subplots(len(shown), squeeze=False)[:, 0], shown, pictures, strict=True):
         _show(axes, picture)
         is_correct = bool(predictions.correct[number])
-        guesses = ", ".join(f"{names[label]} {100 * share:.0f} %" for label, share in predictions.ranked(number))
-        title = f"{'correct' if is_correct else 'incorrect'}: {names[predictions.labels[number]]}; predicted {guesses}"
+        guesses = ", ".join(
+            f"{names[label]} ({100 * share:.0f}\N{NO-BREAK SPACE}%)" for label, share in predictions.ranked(number)
+        )
+        title = f"{clips[number]}: true {names[predictions.labels[number]]}, predicted {guesses}"
         axes.set_title(
             textwrap.fill(title, _LETTERS),
             fontsize=8,

@@ -17,7 +17,7 @@ from timesformer.preparation.duplicates import Pair
 from timesformer.preparation.findings import GROUPS, ClassSummary, Findings, summarize
 from timesformer.preparation.strips import Strip, read_strips
 from timesformer.visualization import fonts
-from timesformer.visualization.charts import BAD, SERIES, STYLE, new_chart, svg
+from timesformer.visualization.charts import BAD, PAGE_SIZE, SERIES, STYLE, new_chart, svg
 from timesformer.visualization.pages.page import render_page
 from timesformer.visualization.significance import wilson_interval
 
@@ -70,7 +70,7 @@ def data_page(findings: Findings, workers: int) -> dict[str, Any]:
         "lead": _lead(findings, len(classes)),
         "notes": [f"No split: {problem}" for problem in findings.splits.problems],
         "tiles": _tiles(findings, classes),
-        "charts": _charts(classes),
+        "charts": [Markup(svg(figure)) for figure in draw_classes(classes)],
         "classes": [_class_row(summary) for summary in classes],
         "searched": findings.threshold is not None,
         "threshold": findings.threshold,
@@ -204,17 +204,17 @@ def _spread(start: int, stop: int, count: int = _FRAMES) -> tuple[int, ...]:
     return tuple(np.linspace(start, stop - 1, min(count, stop - start)).round().astype(int).tolist())
 
 
-def _charts(classes: Sequence[ClassSummary]) -> list[Markup]:
-    with matplotlib.rc_context(STYLE):
-        figures = [
-            _bars("Clips by class", classes, [row.clips for row in classes]),
-            _bars("Seconds by class", classes, [row.seconds for row in classes]),
-            _bars(
-                "Frames by class", classes, [row.frames for row in classes], [row.repeated_frames for row in classes]
-            ),
-            _sizes(classes),
-        ]
-        return [Markup(svg(figure)) for figure in figures if figure]
+@matplotlib.rc_context(STYLE)
+def draw_classes(classes: Sequence[ClassSummary]) -> list[Figure]:
+    """The charts of the page: clips, seconds, frames and frame sizes."""
+    repeated = [row.repeated_frames for row in classes]
+    figures = [
+        _bars("Clips by class", classes, [row.clips for row in classes]),
+        _bars("Seconds by class", classes, [row.seconds for row in classes]),
+        _bars("Frames by class", classes, [row.frames for row in classes], repeated),
+        _sizes(classes),
+    ]
+    return [figure for figure in figures if figure]
 
 
 def _bars(
@@ -225,7 +225,7 @@ def _bars(
         return None
     order = np.argsort(values, kind="stable")[::-1]
     named = len(order) <= _MAX_BARS
-    figure, axes = new_chart(title, size=(4.4, 0.8 + 0.2 * max(6, len(order)) if named else 2.9))
+    figure, axes = new_chart(title, size=(PAGE_SIZE[0], 0.8 + 0.2 * max(6, len(order)) if named else PAGE_SIZE[1]))
     rows = range(len(order))
     axes.barh(rows, np.asarray(values)[order], height=0.72 if named else 1.0, color=SERIES[0])
     if any(marked):

@@ -140,10 +140,14 @@ class _Reader(HTMLParser):
             self._row().append(self._cell)
         elif tag == "b" and self._cell is not None:
             self._cell.is_bold = True
+        elif tag == "small" and self._cell is not None:
+            self._cell.text += " ("
 
     def handle_endtag(self, tag: str) -> None:
         if tag in ("td", "th") and self._cell is not None:
             self._cell.text, self._cell = " ".join(self._cell.text.split()), None
+        elif tag == "small" and self._cell is not None:
+            self._cell.text += ")"
         elif tag in ("h1", "h2", "h3", "table"):
             self._part = ""
 

@@ -21,11 +21,16 @@ PAGE = "robustness.html"
 
 def write_robustness_page(folder: Path) -> Path:
     """Writes robustness.html from the results in a folder; returns its path. UserError if there are none."""
+    write_text_atomically(folder / PAGE, render_robustness_page(folder))
+    return folder / PAGE
+
+
+def render_robustness_page(folder: Path) -> str:
+    """The page about the results in a folder as HTML text; UserError if there are none."""
     results = read_robustness(folder)
     if not results or not results.get("clean"):
         raise UserError(f"{folder} has no {JSON} with results: run tools/robustness.py first")
-    write_text_atomically(folder / PAGE, render_page("robustness.html", **_content(results, folder)))
-    return folder / PAGE
+    return render_page("robustness.html", **_content(results, folder))
 
 
 def _content(results: dict[str, Any], folder: Path) -> dict[str, Any]:
