@@ -20,6 +20,11 @@ THRESHOLDS = tuple(number / 20 for number in range(1, 20))
 """Of the table for two classes, 0.05 to 0.95."""
 
 
+def has_top5(num_classes: int) -> bool:
+    """Whether top-5 accuracy is reported: not for five classes or fewer. An unknown number of classes is 0."""
+    return num_classes == 0 or num_classes > 5
+
+
 def label_ranks(scores: ArrayLike, labels: ArrayLike) -> Ints:
     """Rank of the true class among all classes, int64 [videos], 1 for a correct prediction.
 

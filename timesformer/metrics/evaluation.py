@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from timesformer.metrics.baselines import Baselines, baselines
-from timesformer.metrics.classification import cmc_curve
+from timesformer.metrics.classification import cmc_curve, has_top5
 
 
 class Counts(NamedTuple):
@@ -102,6 +102,6 @@ class Evaluation:
         """The accuracies next to chance and the most frequent class, for the log."""
         found, trivial = self.metrics(), self.baselines()
         text = f"top-1 {found['top1']:.2f} %" + (f" ({trivial.describe()})" if trivial else "")
-        if self.num_classes > 5:
+        if has_top5(self.num_classes):
             text += f", top-5 {found['top5']:.2f} %"
         return f"{text}, mean over classes {found['mean_class_top1']:.2f} %"

@@ -16,6 +16,7 @@ from timesformer.config.differences import differences
 from timesformer.datasets.catalog import Splits
 from timesformer.datasets.records import SPLITS
 from timesformer.errors import UserError
+from timesformer.metrics.classification import has_top5
 from timesformer.preparation.download import download_if_asked
 from timesformer.runtime.distributed import from_main_process
 from timesformer.runtime.logging import set_up_logging
@@ -145,8 +146,8 @@ def _finish(cfg: CfgNode, repeats: Repeats, cells: Sequence[Cell]) -> None:
         logger.info("other results in %s were moved to %s", output, target)
     for path, text in texts.items():
         write_text_atomically(path, text)
-    has_top5 = all(result.get("num_classes", 6) > 5 for result in results)
-    logger.info("results of the runs in percent:\n%s\n%s", _table(summary, has_top5), ", ".join(map(str, texts)))
+    top5 = all(has_top5(result.get("num_classes", 0)) for result in results)
+    logger.info("results of the runs in percent:\n%s\n%s", _table(summary, top5), ", ".join(map(str, texts)))
     if cfg.TEST.REPORT:
         compare_runs(cfg, [cell.folder for cell in cells])
 
@@ -195,9 +196,9 @@ def summarize_splits(dataset: str, runs: Sequence[dict[str, Any]], **columns: di
     return {"schema_version": SCHEMA_VERSION, "dataset": dataset, "splits": rows, **kept}
 
 
-def _table(content: dict[str, Any], has_top5: bool) -> str:
+def _table(content: dict[str, Any], top5: bool) -> str:
     """The runs and their statistics in aligned columns."""
-    names = [name for name in METRICS if name in content["mean"] and (has_top5 or name != "top5")]
+    names = [name for name in METRICS if name in content["mean"] and (top5 or name != "top5")]
     rows = [["run", *names, "videos"]]
     for run in content["runs"]:
         rows.append([run["folder"], *(f"{run[name]:.2f}" for name in names), str(run["num_videos"])])

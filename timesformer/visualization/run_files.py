@@ -13,6 +13,7 @@ import yaml
 
 from timesformer.config.differences import read_saved
 from timesformer.errors import UserError
+from timesformer.metrics.classification import has_top5
 
 NO_CLASS = -1
 
@@ -82,8 +83,8 @@ class FinishedRun:
 
     @property
     def has_top5(self) -> bool:
-        """Whether top-5 means something: not with five classes or fewer."""
-        return not 0 < self.num_classes <= 5
+        """Whether top-5 accuracy is reported."""
+        return has_top5(self.num_classes)
 
     @property
     def metrics_of_test(self) -> dict[str, Any]:
