@@ -57,6 +57,8 @@ def test_accuracies_and_files(
     tested, found = json.loads((tmp_path / "test/results.json").read_text()), read(tmp_path)
     assert (found["clean"]["top1"], found["clean"]["loss"]) == (tested["top1"], pytest.approx(tested["loss"], rel=1e-5))
     assert found["clean"]["correct"] == sum(row["correct"] for row in tested["per_class"])
+    trivial = {name: tested["metrics"][name] for name in ("chance", "majority")}
+    assert {name: round(found[name], 4) for name in trivial} == trivial
     assert list(found["corruptions"]) == ["jpeg", "dropped_frames", "shuffled_frames", "reversed_frames"]
     by_severity = {name: entry["severities"] for name, entry in found["corruptions"].items()}
     # TEST.MEASURE_ORDER shuffles batches on the device, not clips in the workers.
@@ -70,6 +72,7 @@ def test_accuracies_and_files(
         assert image.size == (6 * 16, 16)
     page = (tmp_path / "robust/robustness.html").read_text()
     assert "reversed frames" in page
+    assert f"most frequent class {trivial['majority']:.1f}" in page
     assert page.count("<svg") == 2
     assert re.findall(r'<th class="n">(\d)</th>', page) == ["1", "5"]
     monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "robust"), "--figures", str(tmp_path / "figures")])

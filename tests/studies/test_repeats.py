@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
+from sklearn.dummy import DummyClassifier
 
 from tests.conftest import ROOT, TINY_CONFIG, Outcome, load_tool
 from tests.patience import wait_until
@@ -254,7 +255,12 @@ def test_folds_and_seeds_of_a_dataset(clips: list[str], run_net: RunNet, tmp_pat
         assert len({line.split(",")[0] for of_fold in lines for line in of_fold}) == 12
     done = run_net(*command, "TEST.REPORT", "True")
     assert done.out.count("training TimeSformer") == 0
-    assert f"{summary['mean']['top1']:.2f} ± {summary['std']['top1']:.2f}" in (output / "report.html").read_text()
+    page = (output / "report.html").read_text()
+    assert f"{summary['mean']['top1']:.2f} ± {summary['std']['top1']:.2f}" in page
+    trivial = DummyClassifier(strategy="most_frequent")
+    labels = [np.repeat(["catch", "wave"], [row["num_videos"] for row in result["per_class"]]) for result in results]
+    majority = 100 * np.mean([trivial.fit(of_run, of_run).score(of_run, of_run) for of_run in labels])
+    assert f"chance 50.0, most frequent class {majority:.1f}." in page
 
 
 @pytest.mark.slow

@@ -64,7 +64,8 @@ class FakeLauncher:
             with path.open("a") as file:
                 file.write(json.dumps({"kind": "val_epoch", "epoch": float(epoch), "top1": top1}) + "\n")
             return False
-        finish(cell, 99 - top1, val_top1=top1)  # the test prefers the worst
+        metrics = {"chance": 50.0, "majority": 51.0}
+        finish(cell, 99 - top1, val_top1=top1, metrics=metrics)  # the test prefers the worst
         return True
 
     def stop(self) -> str:
@@ -153,7 +154,9 @@ def test_an_interrupted_sweep_continues_with_the_same_trials(run_sweep: Run) -> 
     resumed = parts[0].started[-1].folder
     assert parts[1].started[0].folder == resumed
     assert states(run.trials.study) == states(whole.trials.study)
-    (best,) = [line for line in (run.plan.folder / "tables.md").read_text().splitlines() if "(best)" in line]
+    page = (run.plan.folder / "tables.md").read_text()
+    assert "chance 50.0, most frequent class 51.0." in page
+    (best,) = [line for line in page.splitlines() if "(best)" in line]
     values = {trial.number: trial.value for trial in run.trials.all() if trial.state == TrialState.COMPLETE}
     assert best.startswith(f"| {max(values, key=values.get) + 1} (best) | ")
     assert best.split(" | ")[3] == f"{max(values.values()):.1f}"

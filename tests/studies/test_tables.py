@@ -24,8 +24,8 @@ def plan(study: Study, choices: Choices) -> Plan:
     """With three finished cells and their page."""
     plan = Plan(study, choices)
     first, second = plan.tables[0].rows[:2]
-    for cell, top1 in zip((*first.cells, second.cells[0]), (90.0, 94.0, 80.0), strict=True):
-        finish(cell, top1)
+    for cell, top1, majority in zip((*first.cells, second.cells[0]), (90.0, 94.0, 80.0), (60, 70, 80), strict=True):
+        finish(cell, top1, metrics={"chance": 50.0, "majority": majority})
     write_tables(plan)
     return plan
 
@@ -39,6 +39,10 @@ def test_page_shows_published_results_beside_ours(plan: Plan) -> None:  # our to
     assert any(line.startswith(cell) for line in lines)
     assert any(line.startswith("* base beats slow: undecided (92.0 and 80.0; +12.0 points") for line in lines)
     assert DEMO not in lines
+    html = (plan.folder / "tables.html").read_text()
+    for text in (html, "\n".join(lines)):
+        assert "chance 50.0, most frequent class 65.0 (base); chance 50.0, most frequent class 80.0 (slow)" in text
+        assert "chance 50.0, most frequent class 65.0." in text  # of the second table
 
 
 def test_a_row_may_show_another_classifier(write_study: Callable[[dict], Path], choices: Choices) -> None:
@@ -61,6 +65,7 @@ def test_csv_has_a_line_for_each_row(plan: Plan) -> None:
     assert (rows[0]["top1_mean"], rows[0]["top1_std"], rows[0]["seeds"]) == ("92.0000", "2.8284", "2")
     assert (rows[1]["published_top5"], rows[1]["top1_std"]) == ("", "")
     assert rows[3]["folders"] == rows[0]["folders"]
+    assert [row["majority"] for row in rows] == ["65.0000", "80.0000", "", "65.0000"]
 
 
 def test_demo_pages_are_marked(study: Study, tmp_path: Path) -> None:

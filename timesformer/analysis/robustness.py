@@ -29,6 +29,7 @@ from timesformer.datasets.workers.dataloader import report_worker_death
 from timesformer.engine.evaluate import evaluate
 from timesformer.errors import UserError, shorten
 from timesformer.inference.classifier import Classifier
+from timesformer.metrics.baselines import baselines
 from timesformer.metrics.evaluation import Evaluation
 from timesformer.models.weights.loading import hash_tensors
 from timesformer.runtime.logging import duration
@@ -118,6 +119,8 @@ class Robustness:
             "clean": None,
             "corruptions": {},
         }
+        trivial = baselines(np.bincount(self._found.records.labels, minlength=self.results["num_classes"]), 0)
+        self.results |= {"chance": trivial.chance, "majority": trivial.majority}
 
     def write_examples(self, corruptions: Sequence[Corruption]) -> None:
         """Writes EXAMPLES/<name>.jpg: a frame of a test clip, and the frame with pixels corrupted by each severity."""

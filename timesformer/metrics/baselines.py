@@ -31,7 +31,12 @@ class Baselines:
         )
 
     def describe(self) -> str:
-        return f"chance {self.chance:.2f}, most frequent class {self.majority:.2f}"
+        return describe_baselines(self.chance, self.majority, digits=2)
+
+
+def describe_baselines(chance: float, majority: float, digits: int = 1) -> str:
+    """Both accuracies in percent as text."""
+    return f"chance {chance:.{digits}f}, most frequent class {majority:.{digits}f}"
 
 
 def baselines(videos: Sequence[int], correct: int) -> Baselines | None:

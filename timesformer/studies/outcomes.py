@@ -23,7 +23,10 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Results of a row over its finished cells: accuracies in percent, training seconds, peak memory in MiB."""
+    """Results of a row over its finished cells: accuracies in percent, training seconds, peak memory in MiB.
+
+    `chance` and `majority` are means of the accuracies of trivial predictions; None for results of older versions.
+    """
 
     cells: tuple[tuple[Cell, dict[str, Any]], ...]
     top1: Statistic | None
@@ -31,6 +34,8 @@ class Outcome:
     val_top1: Statistic | None
     seconds: Statistic | None
     memory: float | None
+    chance: float | None
+    majority: float | None
 
 
 def outcome_of(planned: Sequence[Cell], reference: str | None = None) -> Outcome:
@@ -45,13 +50,21 @@ def outcome_of(planned: Sequence[Cell], reference: str | None = None) -> Outcome
 
     keys = ("top1", "top5", "val_top1", "total_train_seconds")
     memory = max(values_of("peak_memory_bytes"), default=None)
-    return Outcome(cells, *(_summarize(values_of(key)) for key in keys), None if memory is None else memory / 2**20)
+    statistics_of = (_summarize(values_of(key)) for key in keys)
+    trivial = [results.get("metrics") or {} for _, results in cells]
+    chance, majority = (_mean([metrics.get(name) for metrics in trivial]) for name in ("chance", "majority"))
+    return Outcome(cells, *statistics_of, None if memory is None else memory / 2**20, chance, majority)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None if a value is missing."""
+    return statistics.mean(values) if values and None not in values else None
 
 
 def _find_reference(results: dict[str, Any], method: str) -> dict[str, Any]:
     """The results with the accuracies of a reference classifier; empty if it was not fitted."""
     rows = [row for row in results.get("reference", []) if row["method"] == method]
-    kept = {key: results[key] for key in ("num_videos", "num_classes", "versions") if key in results}
+    kept = {key: results[key] for key in ("num_videos", "num_classes", "versions", "metrics") if key in results}
     return {**kept, "top1": rows[0]["top1"], "val_top1": rows[0]["val_top1"]} if rows else {}
 
 

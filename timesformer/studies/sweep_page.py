@@ -16,7 +16,7 @@ from timesformer.runtime.run_folder import best_path
 from timesformer.studies.outcomes import outcome_of
 from timesformer.studies.sweep_run import SweepRun
 from timesformer.studies.sweeps import Range
-from timesformer.studies.tables import NOTHING, Picture, Section, show_costs, show_metric
+from timesformer.studies.tables import NOTHING, Picture, Section, show_baselines, show_costs, show_metric
 from timesformer.visualization import charts
 from timesformer.visualization.charts import GOOD, MUTED, STYLE, Curve, new_chart
 
@@ -52,10 +52,11 @@ def _table(run: SweepRun) -> Section:
         by_row.setdefault(run.row_of(trial).row.name, []).append(trial)
     (planned,) = run.plan.tables
     columns, rows, points = planned.table.columns, [], []
-    named = {row.row.name: row for row in planned.rows}
+    named, outcomes = {row.row.name: row for row in planned.rows}, {}
     for name in dict.fromkeys([*by_row, *named]):  # in the order of the trials
         row = named[name]
         found, outcome = by_row.get(name, []), outcome_of(row.cells)
+        outcomes[name] = outcome
         number = ", ".join(str(trial.number + 1) for trial in found) or NOTHING
         accuracy, done = show_metric(outcome.val_top1), len(outcome.cells)
         state = str(done) if done == len(row.cells) else f"{done} of {len(row.cells)}"
@@ -72,7 +73,7 @@ def _table(run: SweepRun) -> Section:
         options = [str(get_option(row.cfg, key)) for key in columns.values()]
         rows.append([number, *options, *metrics, state, *show_costs(outcome)])
     header = ["trial", *columns, "validation top-1", "test top-1", "test top-5", "runs", "time", "memory (MiB)"]
-    return Section("Sweep", planned.table.note, header, rows, points)
+    return Section("Sweep", planned.table.note, header, rows, points, show_baselines(outcomes))
 
 
 def draw_trials(run: SweepRun) -> Iterator[tuple[str, Figure]]:

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from timesformer.atomic import write_text_atomically
 from timesformer.config.options import get_option
+from timesformer.metrics.baselines import describe_baselines
 from timesformer.runtime.logging import duration
 from timesformer.runtime.run_folder import move_aside
 from timesformer.studies.class_counts import count_classes
@@ -56,6 +57,7 @@ class Section:
     header: list[str] = field(default_factory=list)
     rows: list[list[str]] = field(default_factory=list)
     points: list[str] = field(default_factory=list)
+    remark: str = ""  # below the table
     pictures: Sequence[Picture] = ()
     captions: bool = True  # below the pictures; without them they are charts in rows
 
@@ -131,7 +133,7 @@ def _title(table: PlannedTable) -> str:
 
 def _result_section(table: PlannedTable, ours: str) -> Section:
     facts = list(dict.fromkeys(name for row in table.rows for name in row.row.facts))
-    columns, rows = table.table.columns, []
+    columns, rows, outcomes = table.table.columns, [], {}
     for row in table.rows:
         outcome = outcome_of(row.cells, row.row.reference)
         options = [NOTHING if row.cfg is None else str(get_option(row.cfg, key)) for key in columns.values()]
@@ -145,11 +147,24 @@ def _result_section(table: PlannedTable, ours: str) -> Section:
         else:
             cells += ["not in the demo" if row.row.run else "as published", *[NOTHING] * 4]
         rows.append(cells)
+        outcomes[row.row.name] = outcome
     header = ["", *columns, *facts, "published top-1", "published top-5"]
     header += [f"{ours} top-1", f"{ours} top-5", "runs", "time", "memory (MiB)"]
     points = [judge(finding, table).text for finding in table.table.findings]
     notes = [table.table.note, *(f"{row.name}: {row.note}" for row in table.table.rows if row.note)]
-    return Section(_title(table), " ".join(filter(None, notes)), header, rows, points)
+    return Section(_title(table), " ".join(filter(None, notes)), header, rows, points, show_baselines(outcomes))
+
+
+def show_baselines(outcomes: Mapping[str, Outcome]) -> str:
+    """A sentence about the accuracies of trivial predictions; `outcomes` are those of rows, by name. "" if unknown."""
+    rows_of: dict[str, list[str]] = {}
+    for name, outcome in outcomes.items():
+        if outcome.chance is not None and outcome.majority is not None:
+            rows_of.setdefault(describe_baselines(outcome.chance, outcome.majority), []).append(name)
+    if len(rows_of) == 1:
+        return f"Test top-1 without a model: {next(iter(rows_of))}."
+    parts = [f"{text} ({', '.join(names)})" for text, names in rows_of.items()]
+    return f"Test top-1 without a model: {'; '.join(parts)}." if parts else ""
 
 
 def show_metric(statistic: Statistic | None) -> str:
@@ -206,6 +221,7 @@ def _markdown(title: str, paragraphs: Sequence[str], sections: Sequence[Section]
             marks = ["---", *["---:"] * (len(section.header) - 1)]
             lines = [section.header, marks, *section.rows]
             blocks.append("\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines))
+        blocks.append(section.remark)
         blocks.append("\n".join(f"* {point}" for point in section.points))
         blocks += [f"![{one.title}]({one.path.relative_to(folder).as_posix()})" for one in section.pictures]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -216,7 +232,7 @@ def _csv(plan: Plan) -> str:
     columns = ["study", "demo", "table", "title", "row", "published_top1", "published_top5", "seeds"]
     columns += [f"{name}_{part}" for name in ("top1", "top5", "val_top1", "train_seconds") for part in ("mean", "std")]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, "peak_memory_mib", "test_videos", "folders"])
+    writer.writerow([*columns, "peak_memory_mib", "chance", "majority", "test_videos", "folders"])
     for table in plan.tables:
         for row in table.rows if not table.table.processes else ():
             outcome = outcome_of(row.cells, row.row.reference)
@@ -226,7 +242,8 @@ def _csv(plan: Plan) -> str:
             cells = [plan.study.name, int(plan.choices.is_demo), table.number or "", table.table.title, row.row.name]
             cells += ["" if value is None else value for value in row.row.published]
             cells.append(len(outcome.cells))
-            cells += ["" if value is None else f"{value:.4f}" for value in (*values, outcome.memory)]
+            single = (outcome.memory, outcome.chance, outcome.majority)
+            cells += ["" if value is None else f"{value:.4f}" for value in (*values, *single)]
             videos = outcome.cells[0][1]["num_videos"] if outcome.cells else ""
             writer.writerow([*cells, videos, " ".join(cell.key for cell, _ in outcome.cells)])
     return text.getvalue()

@@ -12,6 +12,7 @@ from timesformer.analysis.corruptions import SEVERITIES
 from timesformer.analysis.robustness import EXAMPLES, JSON, read_robustness
 from timesformer.atomic import write_text_atomically
 from timesformer.errors import UserError
+from timesformer.metrics.baselines import describe_baselines
 from timesformer.visualization.charts import MUTED, STYLE, Curve, line_chart, svg
 from timesformer.visualization.pages.page import render_page
 from timesformer.visualization.significance import wilson_interval
@@ -76,7 +77,10 @@ def _lead(results: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 def _tiles(results: dict[str, Any], tested: int) -> list[tuple[str, str, str, str]]:
     clean, total = results["clean"], results["num_videos"]
     low, high = wilson_interval(clean["correct"], total)
-    tiles = [("clean top-1", f"{clean['top1']:.2f}", "%", f"95 % interval {low:.1f} to {high:.1f}")]
+    details = f"95 % interval {low:.1f} to {high:.1f}"
+    if "majority" in results:  # not in results of older versions
+        details += f"; {describe_baselines(results['chance'], results['majority'])}"
+    tiles = [("clean top-1", f"{clean['top1']:.2f}", "%", details)]
     if (mean := results["mean_corruption_top1"]) is not None:
         details = f"mean over {_count(len(results['corruptions']), 'corruption')} of the mean over severities"
         tiles.append(("mean corruption top-1", f"{mean:.2f}", "%", details))

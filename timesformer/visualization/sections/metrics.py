@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from timesformer.metrics.baselines import Baselines, baselines
+from timesformer.metrics.baselines import Baselines, baselines, describe_baselines
 from timesformer.visualization import metric_charts  # noqa: F401  registers its charts
 from timesformer.visualization.run_charts import draw_charts
 from timesformer.visualization.run_files import FinishedRun
@@ -30,7 +30,7 @@ def baselines_of(run: FinishedRun) -> Baselines | None:
 def show_baselines(run: FinishedRun) -> str:
     """Chance and the accuracy of the most frequent class in percent, as text; "" if unknown."""
     found = baselines_of(run)
-    return f"chance {found.chance:.1f}, most frequent class {found.majority:.1f}" if found else ""
+    return describe_baselines(found.chance, found.majority) if found else ""
 
 
 def baseline_warning(run: FinishedRun) -> str:

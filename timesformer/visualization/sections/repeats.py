@@ -5,7 +5,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from timesformer.metrics.baselines import describe_baselines
 from timesformer.visualization.run_files import FinishedRun
+from timesformer.visualization.sections.metrics import baselines_of
 from timesformer.visualization.significance import LEVEL, t_interval
 
 REPEATED_BY = {
@@ -69,8 +71,20 @@ def repeats_section(runs: Sequence[FinishedRun], differing: Sequence[str]) -> di
         "unit": unit,
         "level": round(100 * (1 - LEVEL)),
         "has_folds": "DATA.FOLD" in axes,
+        "baselines": _baselines(runs),
         "lead": _lead(summary, len(runs), unit),
     }
+
+
+def _baselines(runs: Sequence[FinishedRun]) -> str:
+    """Means over the runs, as text; "" if those of a run are unknown."""
+    found = [baselines_of(run) for run in runs]
+    if None in found:
+        return ""
+    chance, majority = (
+        statistics.mean(values) for values in zip(*((b.chance, b.majority) for b in found), strict=True)
+    )
+    return describe_baselines(chance, majority)
 
 
 def _lead(summary: Summary, num_runs: int, unit: str) -> str:
