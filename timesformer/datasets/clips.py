@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from timesformer.config.load import ConfigError
 from timesformer.datasets.catalog import load_split
-from timesformer.datasets.decoding.open import VideoError, VideoReader, open_video
+from timesformer.datasets.decoding.open import Source, VideoError, VideoReader, open_video
 from timesformer.datasets.manifest import known_length
 from timesformer.datasets.records import DatasetSplit, VideoRecord
 from timesformer.datasets.transforms.augmentation import Augmentation
@@ -93,10 +93,14 @@ class ClipMaker:
         """
         with as_video_error(record.path):
             reader = self.open(record)
+        return self.make_from(reader, views, rngs)
+
+    def make_from(self, reader: VideoReader, views: Sequence[int], rngs: Sequence[RandomState]) -> list[SampledClip]:
+        """Make views of an open video as `make`, and close it."""
 
         @functools.lru_cache(maxsize=1)  # all crops of a clip are cut from the same frames
         def read(numbers: tuple[int, ...]) -> np.ndarray:
-            with as_video_error(record.path):
+            with as_video_error(reader.path):
                 return reader.read(numbers)
 
         with reader:
@@ -110,6 +114,19 @@ class ClipMaker:
         """Open a video; a subclass may return a reader of other frames. Raises VideoError."""
         num_frames, fps = known_length(record)
         return open_video(record.path, short_side=self._data.DECODE_SHORT_SIDE, num_frames=num_frames, fps=fps)
+
+    def open_source(self, source: Source, fps: float | None = None) -> VideoReader:
+        """Open a video that is not in a dataset; arguments and errors as in `open_video`.
+
+        Raises VideoError if the sampler needs the frame rate of frames in memory, and it is unknown.
+        """
+        reader = open_video(source, short_side=self._data.DECODE_SHORT_SIDE, fps=fps)
+        if self.sampler.needs_fps and not reader.fps and isinstance(source, VideoReader):
+            raise VideoError(
+                f"{reader.path}: its frame rate is unknown, and the {self.sampler.name} sampler needs it: give fps=, "
+                f"frames per second (folders of frames are taken to have {self._data.TARGET_FPS:g}, DATA.TARGET_FPS)"
+            )
+        return reader
 
     def padding_clip(self) -> Tensor:
         """Return a black clip, uint8 [3, frames, height, width]."""

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +16,13 @@ from torch import Tensor, nn
 from timesformer.config.check import check_use
 from timesformer.config.load import ConfigError, load_for_use
 from timesformer.datasets.clips import SampledClip
-from timesformer.datasets.decoding.open import VideoError
+from timesformer.datasets.decoding.open import Frames, Source, Video, VideoError, to_source
 from timesformer.engine.calibration import FittedTemperature, saved_temperatures, temperature_of
 from timesformer.engine.evaluate import build_from_checkpoint, score_views
 from timesformer.engine.meters import ViewEnsemble
 from timesformer.errors import UserError, shorten
 from timesformer.inference.clip_batches import read_batches
+from timesformer.inference.prediction import Prediction
 from timesformer.metrics.evaluation import logits_of
 from timesformer.models.parts import record_features
 from timesformer.models.weights.loading import Checkpoint, CheckpointError, fingerprint, read_checkpoint
@@ -30,26 +30,6 @@ from timesformer.models.weights.normalization import normalization_problem
 from timesformer.runtime.device import set_float32_precision
 from timesformer.runtime.resource_limits import available_cores
 from timesformer.torchvision_import import import_package
-
-Video = str | os.PathLike[str]
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """Prediction for a video; only `video` and `error` are set if it could not be read."""
-
-    video: str  # its path, as given
-    top: list[tuple[str, float]] = field(default_factory=list)  # the most probable classes, in descending order
-    probabilities: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))  # float32 [classes], calibrated
-    num_views: int = 0  # number of views that were averaged
-    embedding: np.ndarray | None = None  # float32 [dim], input of the last linear layer, mean over views; if requested
-    clips: list[SampledClip] = field(default_factory=list)  # the views, if requested
-    seconds: float = 0.0  # time it took
-    error: str = ""  # why the video could not be read
-
-    def __str__(self) -> str:
-        classes = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in self.top)
-        return self.error or f"{self.video}: {classes}"
 
 
 def load_model(
@@ -151,20 +131,56 @@ class Classifier:
         """Returns the temperature of the probabilities with the views of `cfg`, 1 if none was fitted."""
         return temperature_of(self.temperatures, cfg)
 
-    def predict(self, video: Video, **options: Any) -> Prediction:
-        """Predicts the class of a video, as a test of the same checkpoint does; arguments as `predict_many`.
+    def predict(
+        self,
+        video: Video,
+        *,
+        fps: float | None = None,
+        top_k: int = 5,
+        views: int | None = None,
+        crops: int | None = None,
+        sampler: str | None = None,
+        keep_clips: bool = False,
+        features: bool = False,
+    ) -> Prediction:
+        """Predicts the class of a video, as a test of the same checkpoint does.
 
-        Raises VideoError if the video cannot be read.
+        Args:
+            video: path of a video file or folder of frames; bytes of a video file; a binary file object, which is read
+                from its start; frames, uint8 [frames, height, width, 3], RGB, as an array or tensor; a list of images
+                (PIL, arrays, paths); `Frames`.
+            fps: frames per second of a video without its own: frames, images, folders. Only the dense sampler needs it.
+            top_k: number of classes in `Prediction.top`.
+            views: clips along the time; default: TEST.NUM_ENSEMBLE_VIEWS of the checkpoint.
+            crops: of each clip, 1 (center) or 3 (along the longer side); default: TEST.NUM_SPATIAL_CROPS.
+            sampler: dense, uniform, equidistant, random or segment; default: that of the checkpoint's tests.
+            keep_clips: fill `Prediction.clips`.
+            features: fill `Prediction.embedding`.
+
+        Raises:
+            VideoError: if the video cannot be read, or has another type or shape.
+            ConfigError: if the sampler or the number of views or crops is invalid.
         """
-        (prediction,) = self.predict_many([video], workers=0, **options)
+        (prediction,) = self.predict_many(
+            [to_source(video, fps)],
+            fps=fps,
+            top_k=top_k,
+            views=views,
+            crops=crops,
+            sampler=sampler,
+            keep_clips=keep_clips,
+            features=features,
+            workers=0,
+        )
         if prediction.error:
             raise VideoError(prediction.error)
         return prediction
 
     def predict_many(
         self,
-        videos: Iterable[Video],
+        videos: "Iterable[Video | Source]",
         *,
+        fps: float | None = None,
         top_k: int = 5,
         views: int | None = None,
         crops: int | None = None,
@@ -175,51 +191,47 @@ class Classifier:
     ) -> Iterator[Prediction]:
         """Predicts the classes of many videos, in order, in batches.
 
-        `Prediction.error` says why a video cannot be read, or made the decoder hang or crash.
+        `Prediction.error` says why a video cannot be read, or made the decoder hang or crash. Videos are taken from an
+        iterator as they are needed, with `workers` from another thread.
 
         Args:
-            videos: paths of video files or folders of frames.
-            top_k: number of classes in `Prediction.top`.
-            views: clips along the time; default: TEST.NUM_ENSEMBLE_VIEWS of the checkpoint.
-            crops: of each clip, 1 (center) or 3 (along the longer side); default: TEST.NUM_SPATIAL_CROPS.
-            sampler: dense, uniform, equidistant, random or segment; default: that of the checkpoint's tests.
-            keep_clips: fill `Prediction.clips`.
-            features: fill `Prediction.embedding`.
-            workers: number of processes that read; default: one for each core; 0: read in this process.
+            videos: each as in `predict`; one array [videos, frames, height, width, 3] is several videos.
+            workers: number of processes that read; default: one for each core; 0: read in this process. Frames in
+                memory are always sampled in this process.
 
-        Raises ConfigError if the sampler or the number of views or crops is invalid.
+        For the other arguments and errors, see `predict`.
         """
-        paths = [os.fspath(video) for video in videos]
+        if isinstance(videos, str | os.PathLike | bytes | bytearray | memoryview | Frames) or hasattr(videos, "read"):
+            raise VideoError(
+                f"videos is of type {type(videos).__name__}, expected a list of videos: use predict for one"
+            )
+        if len(shape := tuple(getattr(videos, "shape", ()))) in (1, 2, 3, 4):
+            raise VideoError(f"videos has the shape {list(shape)}, expected a list of videos: use predict for one")
         cfg = self.options(views, crops, sampler)
-        waiting: dict[int, Prediction] = {}
-        following = 0
-        with closing(self.as_completed(cfg, paths, top_k, keep_clips, features, workers)) as predictions:
-            for number, prediction in predictions:
-                waiting[number] = prediction
-                while following in waiting:
-                    yield waiting.pop(following)
-                    following += 1
+        return _in_order(self.as_completed(cfg, videos, top_k, keep_clips, features, workers, fps=fps))
 
     def as_completed(
         self,
         cfg: CfgNode,
-        paths: Sequence[str],
+        videos: "Iterable[Video | Source]",
         top_k: int = 5,
         keep_clips: bool = False,
         features: bool = False,
         workers: int | None = None,
         finished: Collection[int] = (),
+        fps: float | None = None,
     ) -> Iterator[tuple[int, Prediction]]:
         """Yields numbers of videos and their predictions when complete; `cfg` is from `options`, `finished` omitted."""
         workers = available_cores() if workers is None else workers
         summaries: dict[int, Summary] = {}
         failed: set[int] = set()
-        with closing(read_batches(cfg, paths, workers, keep_clips, finished)) as batches:
+        with closing(read_batches(cfg, videos, workers, keep_clips, finished, fps)) as batches:
             for batch in batches:
-                for video in batch.errors.keys() - failed:
-                    summaries.pop(video, None)
-                    yield video, Prediction(paths[video], error=batch.errors[video])
-                failed |= batch.errors.keys()
+                for part in batch.failed:
+                    if part.video not in failed:
+                        failed.add(part.video)
+                        summaries.pop(part.video, None)
+                        yield part.video, Prediction(part.name, error=part.problem)
                 if not batch.parts:
                     continue
                 start = time.perf_counter()
@@ -233,18 +245,36 @@ class Classifier:
                     summary.clips += part.clips
                     summary.add(scores[part.rows], None if embeddings is None else embeddings[part.rows], part.views)
                     if len(summary.views) == summary.num_views:
-                        yield part.video, self.prediction(part.path, summaries.pop(part.video), top_k)
+                        yield part.video, self.prediction(part.name, summaries.pop(part.video), top_k)
 
-    def embed(self, video: Video, **options: Any) -> np.ndarray:
+    def embed(
+        self,
+        video: Video,
+        *,
+        fps: float | None = None,
+        views: int | None = None,
+        crops: int | None = None,
+        sampler: str | None = None,
+    ) -> np.ndarray:
         """Returns the input of the last linear layer, mean over the views, float32 [dim]; arguments as in `predict`."""
+        options = {"fps": fps, "views": views, "crops": crops, "sampler": sampler}
         return self.predict(video, features=True, **options).embedding
 
-    def clips(self, video: Video, **options: Any) -> list[SampledClip]:
-        """Returns all views of a video, as the model gets them; arguments and errors as in `options`."""
+    def clips(
+        self,
+        video: Video,
+        *,
+        fps: float | None = None,
+        views: int | None = None,
+        crops: int | None = None,
+        sampler: str | None = None,
+    ) -> list[SampledClip]:
+        """Returns all views of a video, as the model gets them; arguments and errors as in `predict`."""
         clips: list[SampledClip] = []
-        for batch in read_batches(self.options(**options), [os.fspath(video)], workers=0, keep_clips=True):
-            for error in batch.errors.values():
-                raise VideoError(error)
+        cfg, source = self.options(views, crops, sampler), to_source(video, fps)
+        for batch in read_batches(cfg, [source], workers=0, keep_clips=True, fps=fps):
+            for part in batch.failed:
+                raise VideoError(part.problem)
             clips += [clip for part in batch.parts for clip in part.clips]
         return clips
 
@@ -276,6 +306,17 @@ class Classifier:
         clips = sorted(summary.clips, key=lambda clip: clip.view)
         embedding, seconds = summary.embedding(), summary.seconds
         return Prediction(video, top, probabilities.numpy(), summary.num_views, embedding, clips, seconds)
+
+
+def _in_order(numbered: Iterator[tuple[int, Prediction]]) -> Iterator[Prediction]:
+    waiting: dict[int, Prediction] = {}
+    following = 0
+    with closing(numbered) as predictions:
+        for number, prediction in predictions:
+            waiting[number] = prediction
+            while following in waiting:
+                yield waiting.pop(following)
+                following += 1
 
 
 @dataclass

@@ -9,17 +9,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count, groupby, islice
 
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from timesformer.datasets.clips import ClipMaker, SampledClip, clip_rng, timeout_message
-from timesformer.datasets.decoding.open import VideoError
-from timesformer.datasets.records import VideoRecord
+from timesformer.datasets.clips import ClipMaker, SampledClip, as_video_error, clip_rng, timeout_message
+from timesformer.datasets.decoding.open import SHOWN, Frames, Source, Video, VideoError, name_of, to_source
 from timesformer.datasets.workers.pool import Outcome, given_up, in_processes
 from timesformer.datasets.workers.time_limit import TimeLimit, TookTooLongError
+
+Read = tuple[np.ndarray, list[tuple[tuple[int, ...], tuple[float, ...]]], float]
+"""Clips, uint8 [views, 3, T, H, W], numbers and times of their frames if they are kept, and the seconds."""
 
 
 @dataclass
@@ -29,9 +32,11 @@ class Part:
     batch: int  # number of the batch
     rows: slice  # positions in the batch
     video: int  # number of the video
-    path: str
+    name: str  # of the video: its path, or a description
+    source: Source | None  # None if it was read, or cannot be
     views: range  # their numbers
-    problem: str = ""  # why earlier views of the video could not be read
+    problem: str = ""  # why the video cannot be read
+    read: Read | None = None  # if it was read before it was handed to a process
     seconds: float = 0.0  # time that reading took
     clips: list[SampledClip] = field(default_factory=list)  # the views, if they are kept
 
@@ -43,62 +48,72 @@ class ClipBatch:
     clips: Tensor  # uint8 [batch, 3, T, H, W]
     missing: int  # number of parts that are not read yet
     parts: list[Part] = field(default_factory=list)
-    errors: dict[int, str] = field(default_factory=dict)  # of unreadable videos, by number
+    failed: list[Part] = field(default_factory=list)  # of unreadable videos, with their `problem`
 
 
-def make_views(maker: ClipMaker, path: str, views: Sequence[int], seed: int) -> list[SampledClip]:
+def make_views(
+    maker: ClipMaker, video: Source, views: Sequence[int], seed: int, fps: float | None = None
+) -> list[SampledClip]:
     """Reads views of a video (VideoError if that fails); what is random depends on the seed and the view alone."""
-    return maker.make(VideoRecord(path, 0, path), views, [clip_rng(seed, 0, 0, view) for view in views])
+    with as_video_error(name_of(video)):
+        reader = maker.open_source(video, fps)
+    return maker.make_from(reader, views, [clip_rng(seed, 0, 0, view) for view in views])
 
 
 def read_batches(
-    cfg: CfgNode, paths: Sequence[str], workers: int, keep_clips: bool = False, finished: Collection[int] = ()
+    cfg: CfgNode,
+    videos: Iterable[Video],
+    workers: int,
+    keep_clips: bool = False,
+    finished: Collection[int] = (),
+    fps: float | None = None,
 ) -> Iterator[ClipBatch]:
     """Yields batches of the views of videos as they are complete, in any order.
 
     Args:
         cfg: its DATA.DECODE_TIMEOUT is the time limit in seconds for the views of a video in one batch.
-        paths: of the videos.
-        workers: number of processes that read; 0: read in this process.
+        videos: as in `open_video`; taken as they are needed, with `workers` from another thread.
+        workers: number of processes that read; 0: read in this process. Frames in memory are always read in this one.
         keep_clips: fill `Part.clips`.
         finished: numbers of the videos that are left out.
+        fps: frame rate of videos without their own.
     """
     maker, timeout, size = ClipMaker(cfg, "test"), cfg.DATA.DECODE_TIMEOUT, cfg.TEST.BATCH_SIZE
-    num_views, total = maker.num_views, len(paths) * maker.num_views
+    sizes: list[tuple[int, int]] = []  # of each batch, the number of clips and of parts
     problems: dict[int, str] = {}
+    read = partial(_read, maker, cfg.RNG_SEED, keep_clips, fps)
 
-    def parts_of(batch: int) -> Iterator[Part]:
-        start, stop = batch * size, min((batch + 1) * size, total)
-        for video in range(start // num_views, (stop - 1) // num_views + 1):
-            if video not in finished:
-                offset = video * num_views
-                first, last = max(start, offset), min(stop, offset + num_views)
-                rows, views = slice(first - start, last - start), range(first - offset, last - offset)
-                yield Part(batch, rows, video, paths[video], views, problems.get(video, ""))
+    def all_parts() -> Iterator[Part]:
+        for rows, parts in _plan(videos, maker.num_views, size, finished, fps):
+            sizes.append((rows, len(parts)))
+            for part in parts:
+                part.problem = part.problem or problems.get(part.video, "")
+                if workers and isinstance(part.source, Frames) and not part.problem:
+                    _read_ahead(read, part)
+                yield part
 
-    parts = (part for batch in range(-(-total // size)) for part in parts_of(batch))
-    read = partial(_read, maker, cfg.RNG_SEED, keep_clips, bool(workers))
     if workers:
         # Parts of the next batches are read ahead, so that the model does not wait.
-        ahead = 2 * max(1, size // num_views)
-        outcomes = in_processes(read, parts, workers, timeout or float("inf"), ahead)
+        ahead = 2 * max(1, size // maker.num_views)
+        outcomes = in_processes(partial(_read_in_worker, read), all_parts(), workers, timeout or float("inf"), ahead)
     else:
-        outcomes = _read_here(read, parts, timeout)
+        outcomes = _read_here(read, all_parts(), timeout)
     batches: dict[int, ClipBatch] = {}
     with closing(outcomes):
         for outcome in outcomes:
             part = outcome.item
             if part.batch not in batches:
-                rows, padding = min(size, total - part.batch * size), maker.padding_clip()
-                empty = padding.expand(rows, *padding.shape).clone()
-                batches[part.batch] = ClipBatch(empty, sum(1 for _ in parts_of(part.batch)))
+                (rows, num_parts), padding = sizes[part.batch], maker.padding_clip()
+                batches[part.batch] = ClipBatch(padding.expand(rows, *padding.shape).clone(), num_parts)
             batch = batches[part.batch]
             if outcome.problem:
-                path, problem = part.path, outcome.problem
+                name, problem = part.name, outcome.problem
                 if problem == given_up(timeout):
-                    problem = timeout_message(path, timeout)
-                problem = problem if problem.startswith(path) else f"{path}: {problem}"
-                batch.errors[part.video] = problems[part.video] = problem
+                    problem = timeout_message(name, timeout)
+                part.problem = problems[part.video] = (
+                    problem if problem.startswith(name[:SHOWN]) else f"{name}: {problem}"
+                )
+                batch.failed.append(part)
             else:
                 clips, times, part.seconds = outcome.result
                 batch.clips[part.rows] = torch.from_numpy(clips)
@@ -112,19 +127,66 @@ def read_batches(
                 yield batches.pop(part.batch)
 
 
-Read = tuple[np.ndarray, list[tuple[tuple[int, ...], tuple[float, ...]]], float]
+def _plan(
+    videos: Iterable[Video], num_views: int, size: int, finished: Collection[int], fps: float | None
+) -> Iterator[tuple[int, list[Part]]]:
+    """Yields the number of clips and the parts of each batch, in order."""
+    views = (
+        (number, source, problem, view)
+        for number, (source, problem) in enumerate(_sources(videos, finished, fps))
+        for view in range(num_views)
+    )
+    for batch in count():
+        rows, parts = list(islice(views, size)), []
+        if not rows:
+            return
+        for number, group in groupby(enumerate(rows), key=lambda row: row[1][0]):
+            if number not in finished:
+                (first, (_, source, problem, first_view)), *others = group
+                length = 1 + len(others)
+                name = f"video {number}" if source is None else name_of(source)
+                view_range = range(first_view, first_view + length)
+                parts.append(Part(batch, slice(first, first + length), number, name, source, view_range, problem))
+        yield len(rows), parts
 
 
-def _read(maker: ClipMaker, seed: int, keep_clips: bool, is_worker: bool, part: Part) -> Read:
-    """Returns the clips of a part, uint8 [views, 3, T, H, W], numbers and times of their frames, and the seconds."""
-    if is_worker:
-        torch.set_num_threads(1)  # there is a process for each core
-    if part.problem:
+def _sources(
+    videos: Iterable[Video], finished: Collection[int], fps: float | None
+) -> Iterator[tuple[Source | None, str]]:
+    """Yields each video, or None and what is wrong with it."""
+    for number, video in enumerate(videos):
+        source, problem = None, ""
+        if number not in finished:
+            try:
+                source = to_source(video, fps)
+            except VideoError as error:
+                problem = str(error)
+        yield source, problem
+
+
+def _read(maker: ClipMaker, seed: int, keep_clips: bool, fps: float | None, part: Part) -> Read:
+    if part.read:
+        return part.read
+    if part.source is None or part.problem:
         raise VideoError(part.problem)
     start = time.perf_counter()
-    clips = make_views(maker, part.path, part.views, seed)
+    clips = make_views(maker, part.source, part.views, seed, fps)
     times = [(clip.numbers, clip.times) for clip in clips] if keep_clips else []
     return np.stack([clip.clip.numpy() for clip in clips]), times, time.perf_counter() - start
+
+
+def _read_in_worker(read: Callable[[Part], Read], part: Part) -> Read:
+    torch.set_num_threads(1)  # there is a process for each core
+    return read(part)
+
+
+def _read_ahead(read: Callable[[Part], Read], part: Part) -> None:
+    """Reads frames in memory, which are larger than the clips, before a part is copied to a process."""
+    try:
+        part.read = read(part)
+    except Exception as error:
+        part.problem = str(error) or type(error).__name__
+    part.source = None
 
 
 def _read_here(read: Callable[[Part], Read], parts: Iterable[Part], timeout: float) -> Iterator[Outcome]:

@@ -186,6 +186,9 @@ def time_curves(record: AttentionRecord, row: int, column: int, block: int = -1,
 
 def record_clip(classifier: Classifier, clip: SampledClip) -> AttentionRecord:
     """The attention of a classifier's model over one clip; UserError if its attention cannot be recorded."""
+    if not isinstance(clip, SampledClip):
+        found = f"the clip is of type {type(clip).__name__}, expected one of classifier.clips(video)"
+        raise UserError(f"{found} or Prediction.clips; attention_of takes a video")
     with classifier.lock, record_attention(classifier.model) as record:
         classifier.compute(clip.clip.unsqueeze(0))
     return record
@@ -222,10 +225,18 @@ def color_scale(maps: np.ndarray) -> PowerNorm:
 
 
 def attention_of(
-    classifier: Classifier, video: Video, method: Method = "rollout", block: int = -1, head: int | None = None
+    classifier: Classifier,
+    video: Video,
+    method: Method = "rollout",
+    block: int = -1,
+    head: int | None = None,
+    fps: float | None = None,
 ) -> tuple[SampledClip, np.ndarray]:
-    """The middle view of a video, and maps of its attention, float32 [frames, rows, columns], as `attention_maps`."""
-    clip = classifier.clips(video)[middle_view(classifier.cfg)]
+    """The middle view of a video, and maps of its attention, float32 [frames, rows, columns], as `attention_maps`.
+
+    `video` and `fps` are as in `Classifier.predict`.
+    """
+    clip = classifier.clips(video, fps=fps)[middle_view(classifier.cfg)]
     return clip, attention_maps(record_clip(classifier, clip), len(clip.frames), method, block, head)
 
 

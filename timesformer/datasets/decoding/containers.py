@@ -1,5 +1,6 @@
 """Video containers that are opened, and formats that are not, with a way to convert them."""
 
+import io
 import os
 
 EXTENSIONS_OF: dict[str, tuple[str, ...]] = {
@@ -33,10 +34,13 @@ VIDEO_EXTENSIONS = tuple(extension for extensions in EXTENSIONS_OF.values() for 
 _IMAGE = "a clip of images is a folder of .jpg or .png files; name the folder"
 
 
-def describe_format(path: str | os.PathLike[str]) -> str:
-    """Return what a playlist or image file is and how to convert it; empty for other files."""
+def describe_format(path: str | os.PathLike[str], content: bytes | None = None) -> str:
+    """Return what a playlist or image file is and how to convert it; empty for other files.
+
+    `content` is that of a file in memory, which is not read from `path`.
+    """
     try:
-        with open(path, "rb") as file:
+        with io.BytesIO(content) if content is not None else open(path, "rb") as file:
             head = file.read(4096)
     except OSError:
         return ""

@@ -30,7 +30,7 @@ class FrameFiles(VideoReader):
     def __init__(self, path: str, files: Sequence[str | Path], short_side: int = 0, fps: float = 0.0) -> None:
         """files: paths of the images in the order shown, at least one."""
         super().__init__(path)
-        self._files = files
+        self.files = files
         self._short_side = short_side
         self.num_frames = len(files)
         self.fps = fps
@@ -45,7 +45,7 @@ class FrameFiles(VideoReader):
             yield from zip(wanted, pool.map(self._image, wanted), strict=True)
 
     def _image(self, number: int) -> np.ndarray:
-        file = self._files[number]
+        file = self.files[number]
         try:
             with Image.open(file) as image:
                 if image.width * image.height > MAX_PIXELS:
@@ -54,14 +54,14 @@ class FrameFiles(VideoReader):
                 image.load()
                 with suppress(Exception):  # damaged EXIF data raise errors of many types
                     ImageOps.exif_transpose(image, in_place=True)
-                return _rgb(image)
+                return rgb_pixels(image)
         # Pillow reports broken images by any of these.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise self._error(f"frame {os.path.basename(file)} is unreadable ({error})") from error
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    """Pixels as uint8 [height, width, 3], RGB; ValueError where their range is unknown."""
+def rgb_pixels(image: Image.Image) -> np.ndarray:
+    """Return pixels as uint8 [height, width, 3], RGB; ValueError where their range is unknown."""
     # Older versions of Pillow open PNG files of 16 bits in mode I.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)

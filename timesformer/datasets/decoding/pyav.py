@@ -1,5 +1,6 @@
 """Frames of a video file by PyAV; only the requested frames and those they depend on are decoded."""
 
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -30,6 +31,14 @@ class UnexpectedFrame(Exception):
     """What comes out of the decoder differs from what the packets say."""
 
 
+class _Content(io.BytesIO):
+    """A file in memory; FFmpeg gets its name, as the extension may decide which of two formats it is."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
 class VideoFile(VideoReader):
     """A clip in a video container.
 
@@ -43,13 +52,23 @@ class VideoFile(VideoReader):
     packets is read as far as frames decode.
     """
 
-    def __init__(self, path: str, size: int, short_side: int = 0, num_frames: int = 0, fps: float = 0.0) -> None:
+    def __init__(
+        self,
+        path: str,
+        size: int,
+        short_side: int = 0,
+        num_frames: int = 0,
+        fps: float = 0.0,
+        content: bytes | None = None,
+    ) -> None:
         """Open a file of `size` bytes; VideoError where it is not a video or is cut short.
 
         Larger frames are scaled down to `short_side` pixels (0: as they are). `num_frames` is the known number of
         frames (0: as the file has it), `fps` the rate if the file has none (0: the mean of the times of its frames).
+        `content` is that of a file in memory, which is not read from `path`.
         """
         super().__init__(path)
+        self._content = content
         self._short_side = short_side
         self._to_rgb = RgbConverter(short_side)
         self._kept: list[av.Packet] = []
@@ -76,7 +95,7 @@ class VideoFile(VideoReader):
                 if len(stream.index_entries) > self._num_packets:
                     cut_short = cut_short or max(entry.pos + entry.size for entry in stream.index_entries) > size
         except _ERRORS as error:
-            reason = describe_format(path) or f"{_reason(error)}; copy it again, or convert it to MP4"
+            reason = describe_format(path, content) or f"{_reason(error)}; copy it again, or convert it to MP4"
             raise self._error(f"not a video that can be decoded: {reason}") from error
         self._lossy = packets.broken and formats == _MPEG_TS
         if cut_short and not self._lossy:
@@ -139,7 +158,8 @@ class VideoFile(VideoReader):
         # FFmpeg takes large frames of raw Motion JPEG for one JPEG image, and "a:b.mp4" for a protocol.
         is_mjpeg = os.path.splitext(self.path)[1].lower() in EXTENSIONS_OF["mjpeg"]
         options = {**_LIMITS, **_ALLOWED}
-        return av.open(os.path.abspath(self.path), format="mjpeg" if is_mjpeg else None, options=options)
+        file = os.path.abspath(self.path) if self._content is None else _Content(self._content, self.path)
+        return av.open(file, format="mjpeg" if is_mjpeg else None, options=options)
 
     def _select_stream(self, container: InputContainer) -> VideoStream:
         covers = av.stream.Disposition.attached_pic

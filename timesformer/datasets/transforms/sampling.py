@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from fvcore.common.config import CfgNode
@@ -54,6 +54,8 @@ class Sampler(ABC):
     target_fps: float = 30.0
     window: str = "full"
 
+    needs_fps: ClassVar[bool] = False  # whether the positions depend on the frame rate of the video
+
     @classmethod
     def from_config(cls, cfg: CfgNode, **common: Any) -> "Sampler":
         """Build the sampler; override this to read further options. `common` has the arguments of `Sampler`."""
@@ -93,6 +95,8 @@ class Dense(Sampler):
 
     In a video shorter than this window, `full` repeats the last frame as the original does; `fit` shortens the window.
     """
+
+    needs_fps = True
 
     def positions(self, video: VideoInfo, rng: RandomState, view: int = 0) -> list[int]:
         first, offsets, last = self._decoded(video, rng, view)

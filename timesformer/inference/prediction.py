@@ -1,0 +1,109 @@
+"""The prediction for a video, as text, JSON or HTML."""
+
+import base64
+import io
+import math
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from timesformer.datasets.clips import SampledClip
+
+_SHOWN_FRAMES = 8
+_FRAME_HEIGHT = 96  # pixels, in HTML
+_BAR_WIDTH = 200
+_BAR_COLOR = (59, 125, 216)  # has contrast on white and on black
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction:
+    """Prediction for a video; only `video` and `error` are set if it could not be read."""
+
+    video: str  # its path as given, or a description
+    top: list[tuple[str, float]] = field(default_factory=list)  # the most probable classes, in descending order
+    probabilities: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))  # float32 [classes], calibrated
+    num_views: int = 0  # number of views that were averaged
+    embedding: np.ndarray | None = None  # float32 [dim], input of the last linear layer, mean over views; if requested
+    clips: list[SampledClip] = field(default_factory=list)  # the views, if requested
+    seconds: float = 0.0  # time it took
+    error: str = ""  # why the video could not be read
+
+    def __str__(self) -> str:
+        classes = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in self.top)
+        return self.error or f"{self.video}: {classes}"
+
+    def __repr__(self) -> str:
+        if self.error:
+            return f"Prediction(video={self.video!r}, error={self.error!r})"
+        top = ", ".join(f"({name!r}, {probability:.4f})" for name, probability in self.top)
+        return f"Prediction(video={self.video!r}, top=[{top}], num_views={self.num_views})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what `json.dumps` accepts; `video`, `top` and `error` are those of the JSON file of predict.
+
+        Also `num_views`, `seconds` and `probabilities` of all classes; `embedding` and `clips`, with the numbers and
+        times of their frames (None if unknown), if they were requested. Probabilities have six decimals.
+        """
+        content: dict[str, Any] = {
+            "video": self.video,
+            "top": [{"class": name, "probability": round(probability, 6)} for name, probability in self.top],
+            "error": self.error,
+            "num_views": self.num_views,
+            "seconds": round(self.seconds, 6),
+            "probabilities": [round(float(probability), 6) for probability in self.probabilities],
+        }
+        if self.embedding is not None:
+            content["embedding"] = self.embedding.tolist()
+        if self.clips:
+            content["clips"] = [
+                {
+                    "view": clip.view,
+                    "numbers": list(map(int, clip.numbers)),
+                    "times": [None if math.isnan(time) else round(time, 6) for time in clip.times],
+                }
+                for clip in self.clips
+            ]
+        return content
+
+    def _repr_html_(self) -> str:
+        """Returns bars of the classes and, with `keep_clips`, frames of the middle view, for notebooks."""
+        # Sites that show notebooks remove styles, so the bars are images with a width.
+        video = f"<b>{escape(self.video)}</b>"
+        if self.error:
+            return f"<div>{video}<br>{escape(self.error)}</div>"
+        bar = f'<img alt="" height="12" src="{_data_url(Image.new("RGB", (1, 1), _BAR_COLOR), "PNG")}" width='
+        rows = "".join(
+            f'<tr><td style="text-align:left">{escape(name)}</td>'
+            f'<td style="text-align:left">{bar}"{max(1, round(_BAR_WIDTH * probability))}" '
+            f'style="display:inline;margin:0;max-width:none"></td>'
+            f'<td style="text-align:right">{100 * probability:.1f} %</td></tr>'
+            for name, probability in self.top
+        )
+        views = f"{self.num_views} view{'s' * (self.num_views > 1)}, {self.seconds:.2f} s"
+        return f"<div>{video} <small>({views})</small>{self._strip()}<table>{rows}</table></div>"
+
+    def _strip(self) -> str:
+        if not self.clips:
+            return ""
+        clip = self.clips[(len(self.clips) - 1) // 2]
+        chosen = np.unique(np.linspace(0, len(clip.frames) - 1, _SHOWN_FRAMES).round().astype(int))
+        images = []
+        for number in chosen:
+            time, image = clip.times[number], Image.fromarray(clip.frames[number])
+            title = f"frame {clip.numbers[number]}" if math.isnan(time) else f"{time:.2f} s"
+            size = round(image.width * _FRAME_HEIGHT / image.height), _FRAME_HEIGHT
+            url = _data_url(image.resize(size) if image.height > _FRAME_HEIGHT else image, "JPEG")
+            images.append(
+                f'<img src="{url}" alt="{title}" title="{title}" width="{size[0]}" height="{size[1]}" '
+                f'style="display:inline;margin:2px">'
+            )
+        return f"<div>{''.join(images)}</div>"
+
+
+def _data_url(image: Image.Image, kind: str) -> str:
+    file = io.BytesIO()
+    image.save(file, kind, **({"quality": 85} if kind == "JPEG" else {}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
