@@ -1,7 +1,6 @@
 """Shared fixtures: folders of reference data, a file server, and a training run that takes a second."""
 
 import importlib
-import importlib.util
 import logging
 import os
 import random
@@ -131,12 +130,9 @@ def tiny_checkpoint(tiny_command: list[str], tmp_path_factory: pytest.TempPathFa
     return path
 
 
-def load_tool(name: str) -> ModuleType:
-    """A new module of tools/<name>.py."""
-    spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def load_command(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"timesformer.commands.{name}")
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +146,7 @@ def run_net(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> Iterator[Callable[..., Outcome]]:
     """run_net(arguments): what `python tools/run_net.py arguments` does, without starting a process."""
-    tool = load_tool("run_net")
+    tool = load_command("train")
     log = logging.getLogger("timesformer")
 
     def reset() -> None:

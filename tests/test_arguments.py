@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import load_tool
+from tests.conftest import load_command
 from timesformer.arguments import as_path, as_source, parse_intermixed
 from timesformer.web import options
 
@@ -25,10 +25,10 @@ def test_a_tilde_at_the_start_is_the_home(home: Path):
 COMMANDS = {
     "predict": ["~/v.mp4", "--checkpoint=~/c", "--output=~/o.csv", "--features=~/f.npz", "--cfg=~/c.yaml"],
     "visualize": ["~/v.mp4", "--checkpoint=~/c", "--output=~/o.png", "--overlay=~/o.gif", "--cfg=~/c.yaml"],
-    "convert_checkpoint": ["~/a", "~/b", "--to=pyth"],
+    "convert": ["~/a", "~/b", "--to=pyth"],
     "submit": ["--cfg=~/c.yaml", "--job_dir=~/j", "--resume-from=~/r", "--cluster=debug"],
     "reproduce": ["~/s.yaml", "--data=~/d", "--output=~/o"],
-    "run_net": ["--cfg=~/c.yaml"],
+    "train": ["--cfg=~/c.yaml"],
     "app": ["--checkpoint=~/c", "--fallback=~/f", "--cfg=~/c.yaml", "--fallback-cfg=~/f.yaml", "--examples=~/e"],
 }
 
@@ -36,7 +36,7 @@ COMMANDS = {
 @pytest.mark.parametrize("name", COMMANDS)
 def test_tools_expand_every_path(name: str, home: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.argv", [name, *COMMANDS[name]])
-    args = options.parse(COMMANDS[name]) if name == "app" else load_tool(name).parse_args()
+    args = options.parse(COMMANDS[name]) if name == "app" else load_command(name).parse_args()
     words = [str(word) for value in vars(args).values() for word in (value if isinstance(value, list) else [value])]
     assert not [word for word in words if "~" in word]
     assert sum(word.startswith(str(home)) for word in words) == sum("~" in word for word in COMMANDS[name])

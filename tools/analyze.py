@@ -1,63 +1,12 @@
 #!/usr/bin/env python3
-"""Adds sections about single clips to the report of a tested run; needs its checkpoint and videos (docs/reports.md).
+"""Adds sections about single clips to a report: the same as `timesformer analyze`."""
 
-python tools/analyze.py output/demo
-python tools/analyze.py output/demo --parts embedding,clips DATA.PATH_TO_DATA_DIR /new/place
-"""
-
-import argparse
-import logging
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from timesformer.arguments import add_import, as_path, as_source, parse_intermixed
-from timesformer.errors import UserError
-from timesformer.runtime.signals import exit_code, install_signal_handlers
-
-logger = logging.getLogger("timesformer.tools.analyze")
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("run", type=as_path, metavar="RUN", help="folder with results.json")
-    add("--parts", metavar="A,B", help="some of clips, embedding, revealed and attention (all)")
-    add("--clips", type=int, default=400, metavar="N", help="largest number of clips in the embedding map (400)")
-    add("--checkpoint", type=as_source, metavar="FILE", help="the tested checkpoint, if it was moved")
-    add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: the GPU if there is one")
-    add_import(parser)
-    add("opts", nargs="*", metavar="KEY VALUE", help="override the configuration of the test, such as where data are")
-    return parse_intermixed(parser, "opts")
-
-
-def main() -> int:
-    args = parse_args()
-    install_signal_handlers()
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
-    try:
-        return run(args)
-    except UserError as error:
-        logger.error("error: %s", error)
-        return 2
-    except KeyboardInterrupt as interrupt:
-        return exit_code(interrupt)
-
-
-def run(args: argparse.Namespace) -> int:
-    from timesformer.visualization.report import write_report
-    from timesformer.visualization.sections.analyze import PARTS, analyze_run
-
-    parts = args.parts.split(",") if args.parts else PARTS
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise UserError(f"--parts: {unknown[0]!r} is unknown, expected some of {', '.join(PARTS)}")
-    if args.clips < 4:
-        raise UserError(f"--clips is {args.clips}, expected 4 or more")
-    analyze_run(args.run, parts, args.clips, args.checkpoint, args.device, args.opts)
-    logger.info("%s", write_report([args.run], args.run / "report.html"))
-    return 0
-
+from timesformer.commands.analyze import main
 
 if __name__ == "__main__":
     sys.exit(main())

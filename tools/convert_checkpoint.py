@@ -1,52 +1,12 @@
 #!/usr/bin/env python3
-"""Writes a checkpoint in another format.
+"""Writes a checkpoint in another format: the same as `timesformer convert`."""
 
-python tools/convert_checkpoint.py TimeSformer_divST_8x32_224_K400.pyth timesformer_k400 --to hf
-"""
-
-import argparse
-import logging
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from timesformer.arguments import as_path, as_source
-from timesformer.errors import UserError
-
-logger = logging.getLogger("timesformer.tools.convert_checkpoint")
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Writes a checkpoint in another format.")
-    parser.add_argument(
-        "source",
-        type=as_source,
-        metavar="IN",
-        help="file, folder of Hugging Face or of a run, https:// URL, zoo:NAME, hf:OWNER/NAME, timm:NAME",
-    )
-    parser.add_argument("target", metavar="OUT", type=as_path, help="file to write; with --to hf, a folder")
-    parser.add_argument("--to", choices=("pyth", "hf", "safetensors"), required=True, help="format to write")
-    parser.add_argument("--num-heads", type=int, metavar="N", help="attention heads, for --to hf, if IN does not say")
-    parser.add_argument("--num-frames", type=int, metavar="N", help="frames of a clip, for --to hf, if IN does not say")
-    parser.add_argument(
-        "--weights", metavar="KEY", default="", help="which of several weights in IN, such as model_ema for the average"
-    )
-    return parser.parse_args()
-
-
-def main() -> int:
-    args = parse_args()
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
-    from timesformer.models.weights.convert import convert  # imports torch, which --help does not need
-
-    try:
-        convert(args.source, args.target, args.to, args.num_heads, args.num_frames, args.weights)
-    except UserError as error:
-        logger.error("error: %s", error)
-        return 2
-    return 0
-
+from timesformer.commands.convert import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.manifold import TSNE
 
-from tests.conftest import Outcome, load_tool
+from tests.conftest import Outcome, load_command
 from timesformer.analysis.clip_properties import brightness_and_motion, read_properties
 from timesformer.analysis.embedding import choose_clips, map_features, read_embedding
 from timesformer.analysis.revealed_frames import RevealedClip, read_revealed
@@ -35,15 +35,18 @@ def tested(run_net: Callable[..., Outcome], tiny_command: list[str], tiny_checkp
 
 
 @pytest.fixture
-def analyze(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Analyze:
-    """analyze(arguments): exit code and log of the tool."""
+def analyze(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> Analyze:
+    """analyze(arguments): exit code, and log with errors."""
 
     def run(*arguments: object) -> tuple[int, str]:
         caplog.clear()
         caplog.set_level(logging.INFO, "timesformer")
         logging.getLogger("timesformer").propagate = True  # unless a run has set up its own log
         monkeypatch.setattr("sys.argv", ["analyze.py", *map(str, arguments)])
-        return load_tool("analyze").main(), caplog.text
+        code = load_command("analyze").main()
+        return code, caplog.text + capsys.readouterr().err
 
     return run
 

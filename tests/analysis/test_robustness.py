@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import Outcome, load_tool
+from tests.conftest import Outcome, load_command
 from timesformer.analysis.corruptions import CORRUPTIONS
 from timesformer.analysis.robustness import corrupt, means
 
@@ -22,16 +22,21 @@ Tool = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def robustness(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tiny_checkpoint: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
 ) -> Tool:
-    """robustness(arguments): exit code and log of the tool; results are in tmp_path/robust."""
+    """robustness(arguments): exit code, and log with errors; results are in tmp_path/robust."""
     caplog.set_level(logging.INFO, "timesformer")
 
     def run(*arguments: str) -> tuple[int, str]:
         caplog.clear()
         files = ["--checkpoint", str(tiny_checkpoint), "--output", str(tmp_path / "robust")]
         monkeypatch.setattr("sys.argv", ["robustness.py", *files, *arguments])
-        return load_tool("robustness").main(), caplog.text
+        code = load_command("robustness").main()
+        return code, caplog.text + capsys.readouterr().err
 
     return run
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.benchmark.generated_clips import Recipe, make_clip
+from timesformer.benchmarks.generated_clips import Recipe, make_clip
 
 
 @pytest.fixture(scope="session")

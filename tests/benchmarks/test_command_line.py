@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tools.benchmark import command_line
-from tools.benchmark.generated_clips import Recipe
-from tools.benchmark.readers import READERS
+from timesformer.benchmarks import generated_clips
+from timesformer.benchmarks.generated_clips import Recipe
+from timesformer.benchmarks.readers import READERS
+from timesformer.commands import benchmark
 
 SMALL = str(Path(__file__).resolve().parents[2] / "configs/Demo/TimeSformer_divST_8x2_48.yaml")
 Run = Callable[..., tuple[int, list[str], str]]
@@ -22,7 +23,7 @@ def run_benchmark(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 
     def run(*arguments: str) -> tuple[int, list[str], str]:
         monkeypatch.setattr("sys.argv", ["benchmark.py", *arguments])
-        code = command_line.main()
+        code = benchmark.main()
         captured = capsys.readouterr()
         return code, captured.out.splitlines(), captured.err
 
@@ -68,7 +69,7 @@ def test_data_prints_and_writes_three_tables(
     run_benchmark: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_clips: dict[str, Path]
 ) -> None:
     recipes = (Recipe("H.264", "a.mp4", 60, 96, 72, "libx264", {"g": "12"}), Recipe("JPEG", "b", 20, 96, 72, "jpeg"))
-    monkeypatch.setattr(command_line, "RECIPES", recipes)
+    monkeypatch.setattr(generated_clips, "RECIPES", recipes)
     page = tmp_path / "page.md"
     names = ("readers", "crops", "loading")
     page.write_text("".join(f"<!-- {name}: begin -->\n<!-- {name}: end -->\n" for name in names))

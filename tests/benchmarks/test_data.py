@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tools.benchmark.readers import READERS, compare_readers, largest_difference, thumbnails
+from timesformer.benchmarks.readers import READERS, compare_readers, largest_difference, thumbnails
 
 POSITIONS = [3, 9, 17, 19, 19]
 

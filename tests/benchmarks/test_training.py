@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from timesformer.benchmarks import training
+from timesformer.benchmarks.models import checkpoint_table
+from timesformer.benchmarks.timing import CPU, time_in_turn
+from timesformer.benchmarks.training import HUGGING_FACE, ORIGINAL, OURS, Size, build_models, logits_of, random_clip
 from timesformer.config import get_cfg
 from timesformer.errors import UserError
-from tools.benchmark import training
-from tools.benchmark.models import checkpoint_table
-from tools.benchmark.timing import CPU, time_in_turn
-from tools.benchmark.training import HUGGING_FACE, ORIGINAL, OURS, Size, build_models, logits_of, random_clip
 
 pytestmark = pytest.mark.numerical
 TINY = Size(batch_size=2, frames=4, crop=32, width=32, depth=2, heads=2)

@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
+from timesformer.benchmarks.loading import dataset_of, resident_memory
 from timesformer.datasets.clips import ClipDataset
-from tools.benchmark.loading import dataset_of, resident_memory
 
 WARM_UP, CLIPS = 200, 600
 ALLOWED = 3e6  # bytes that allocators keep; each clip that is not freed is 0.1e6

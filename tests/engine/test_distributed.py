@@ -13,7 +13,7 @@ import pytest
 import torch
 from fvcore.common.config import CfgNode
 
-from tests.conftest import load_tool
+from tests.conftest import load_command
 from tests.processes import Outcome, Ranks
 from timesformer.engine import trainer
 from timesformer.models.baselines import TimmModel
@@ -27,7 +27,7 @@ Run = Callable[..., list[Outcome]]
 @pytest.fixture
 def run(ranks: Ranks, tiny_command: list[str]) -> Run:
     """run(number, output, *options): `tiny_command` in so many processes, without dropout."""
-    tool = load_tool("run_net")
+    tool = load_command("train")
 
     def run_processes(number: int, output: Path, *options: object, code: int = 0, **variables: str) -> list[Outcome]:
         fixed = ["MODEL.DROPOUT_RATE", 0.0, "TIMESFORMER.DROP_PATH_RATE", 0.0, "TENSORBOARD.ENABLE", False]

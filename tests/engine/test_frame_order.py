@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import Outcome, load_tool
+from tests.conftest import Outcome, load_command
 from tests.processes import Ranks
 from timesformer.datasets.transforms.frame_order import reorder_frames, shuffled_frames
 
@@ -117,7 +117,7 @@ def test_order_depends_on_the_video_and_view_alone(
     trained: Callable[[str], Path], command: list[str], run_net: RunNet, ranks: Ranks, tmp_path: Path
 ) -> None:
     output = trained("ViViT")
-    expected, tool = np.load(output / "scores.npz")["shuffled_scores"], load_tool("run_net")
+    expected, tool = np.load(output / "scores.npz")["shuffled_scores"], load_command("train")
     alone = [
         *command,
         *MODELS["ViViT"],

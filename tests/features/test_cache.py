@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import load_tool
+from tests.conftest import load_command
 from tests.patience import PATIENCE
 from tests.processes import Outcome, Ranks
 from timesformer.config import load_config
@@ -251,7 +251,7 @@ def test_parts_are_claimed_by_one_process_at_a_time(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_runs_share_a_cache(data: Path, arguments: Callable, tmp_path: Path) -> None:
-    tool = load_tool("run_net")
+    tool = load_command("train")
 
     def work(seed: int) -> None:
         torch.set_num_threads(1)
@@ -269,7 +269,7 @@ def test_two_runs_share_a_cache(data: Path, arguments: Callable, tmp_path: Path)
 
 @pytest.mark.slow
 def test_processes_of_a_run_share_the_work(data: Path, ranks: Ranks, arguments: Callable, tmp_path: Path) -> None:
-    tool = load_tool("run_net")
+    tool = load_command("train")
 
     def run_processes(number: int) -> dict[str, object]:
         output = tmp_path / f"processes{number}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, Outcome, load_tool
+from tests.conftest import ROOT, Outcome, load_command
 from tests.patience import wait_until
 from timesformer.datasets import clips
 from timesformer.inference.prediction_files import PredictionFiles
@@ -24,7 +24,7 @@ Predict = Callable[..., Outcome]
 @pytest.fixture
 def predict(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Predict:
     """predict(arguments): what `python tools/predict.py --checkpoint ... arguments` does, in this process."""
-    tool = load_tool("predict")
+    tool = load_command("predict")
 
     def run(*arguments: object) -> Outcome:
         given = ["--checkpoint", tiny_checkpoint, "--device", "cpu", "--workers", 0, *arguments]

@@ -17,9 +17,9 @@ from tests.datasets.sources.common import write
 from tests.loopback import Server
 from tests.patience import PATIENCE
 from tests.rar import rar
+from timesformer.commands.prepare import main
 from timesformer.datasets.manifest import NAME, Manifest
 from timesformer.preparation.clips_on_disk import find_clips
-from timesformer.preparation.command_line import main
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from tests.conftest import TINY_CONFIG, Outcome
 from tests.datasets.sources.common import make_cfg
 from tests.loopback import Server
 from tests.rar import rar
+from timesformer.commands.prepare import main
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.records import SPLITS, DataError
 from timesformer.fetch import DownloadError
 from timesformer.preparation import download as module
-from timesformer.preparation.command_line import main
 from timesformer.preparation.download import ARCHIVES, Archive, download, download_if_asked
 
 VIDEOS = rar({"UCF-101/Archery/v_Archery_g01_c01.avi": b"video"})

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.datasets.made_videos import encode, ffmpeg
 from tests.datasets.sources.common import make_cfg, names_of, write
-from timesformer.preparation.command_line import main
+from timesformer.commands.prepare import main
 from timesformer.preparation.duplicates import find_pairs
 from timesformer.preparation.fingerprints import make_fingerprint, repeated_frames
 from timesformer.visualization.pages.data_page import write_data_page

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.datasets.sources.common import make_cfg, names_of, touch
+from timesformer.commands.prepare import main
 from timesformer.datasets.records import SPLITS
-from timesformer.preparation.command_line import main
 from timesformer.preparation.split import split_clips
 
 

@@ -10,7 +10,7 @@ import torch
 from fvcore.common.config import CfgNode
 from PIL import Image
 
-from tests.conftest import Outcome, load_tool
+from tests.conftest import Outcome, load_command
 from timesformer.config import load_config
 from timesformer.datasets.catalog import Splits
 from timesformer.datasets.clips import ClipDataset
@@ -26,7 +26,7 @@ Preview = Callable[..., Outcome]
 @pytest.fixture
 def preview(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Preview:
     """preview(arguments): what `python tools/preview.py arguments` does, without starting a process."""
-    tool = load_tool("preview")
+    tool = load_command("preview")
 
     def run(*arguments: str) -> Outcome:
         monkeypatch.setattr("sys.argv", ["preview.py", *map(str, arguments)])

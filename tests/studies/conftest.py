@@ -1,6 +1,5 @@
 """A small study, and the results that its runs would leave."""
 
-import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,9 +8,10 @@ from types import ModuleType
 import pytest
 import yaml
 
+from tests.conftest import load_command
 from timesformer.studies.cells import Cell
 from timesformer.studies.plan import Choices
-from timesformer.studies.study import ROOT, Study, read_study
+from timesformer.studies.study import Study, read_study
 
 CONFIG = """# tiny
 TRAIN: {DATASET: hmdb_simp, BATCH_SIZE: 2, EVAL_PERIOD: 1, CHECKPOINT_PERIOD: 1}
@@ -57,10 +57,7 @@ def content() -> dict:
 def reproduce_tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """tools/reproduce.py; its runs use one core."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    spec = importlib.util.spec_from_file_location("tools_reproduce", ROOT / "tools" / "reproduce.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
+    return load_command("reproduce")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from PIL import Image
 from scipy import stats
 from sklearn.dummy import DummyClassifier
 
-from tests.conftest import ROOT, TINY_CONFIG, Outcome, load_tool
+from tests.conftest import ROOT, TINY_CONFIG, Outcome, load_command
 from tests.patience import wait_until
 from timesformer.config import get_cfg, load_config
 from timesformer.errors import UserError
@@ -332,6 +332,6 @@ def test_invalid_command_lines_are_refused(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["run_net.py", *command[:2], *arguments.split(), *command[2:]])
     with pytest.raises(SystemExit) as exited:
-        load_tool("run_net").main()
+        load_command("train").main()
     assert exited.value.code == 2
     assert named in capsys.readouterr().err.splitlines()[-1]

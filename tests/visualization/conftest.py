@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from tests.conftest import load_tool
+from tests.conftest import load_command
 from timesformer.config.load import get_cfg
 from timesformer.models import build_model
 
@@ -31,7 +31,7 @@ def call_tool(monkeypatch: pytest.MonkeyPatch) -> CallTool:
 
     def call(*arguments: object) -> int:
         monkeypatch.setattr("sys.argv", ["report.py", *map(str, arguments)])
-        return load_tool("report").main()
+        return load_command("report").main()
 
     return call
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import load_tool
+from tests.conftest import load_command
 from tests.visualization.conftest import MakeCheckpoint, MakeVideo
 from timesformer.datasets.clips import SampledClip
 from timesformer.visualization.attention_strip import attention_strip
@@ -31,7 +31,7 @@ def visualize(
     def run(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["visualize.py", *map(str, arguments)])
         try:
-            code = load_tool("visualize").main()
+            code = load_command("visualize").main()
         except SystemExit as stop:
             code = int(stop.code or 0)
         return code, caplog.text + capsys.readouterr().err

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from timesformer.errors import UserError
 from timesformer.progress import Progress
 from timesformer.runtime.resource_limits import available_cores
+from timesformer.runtime.subcommands import command_environment, command_line
 from timesformer.studies.cells import Cell
-from timesformer.studies.study import ROOT
 
 LOG = "cell.log"
 _GRACE = 60.0  # seconds to save a checkpoint when the study is interrupted
@@ -35,7 +35,7 @@ class Local:
         """Starts a cell in a free slot, 0 to `capacity` - 1."""
         with (cell.folder / LOG).open("wb") as log:  # the run appends to its own log
             self._running[cell] = subprocess.Popen(
-                [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", str(cell.config_path)],
+                command_line("train", "--cfg", str(cell.config_path)),
                 stdout=log,
                 stderr=log,
                 env=self.environment(cell.cfg.NUM_GPUS, slot),
@@ -45,7 +45,7 @@ class Local:
 
     def environment(self, num_gpus: int, slot: int) -> dict[str, str]:
         """Environment variables of a cell: its share of the cores, and its GPUs."""
-        environment = {"OMP_NUM_THREADS": str(max(1, available_cores() // self.capacity)), **os.environ}
+        environment = {"OMP_NUM_THREADS": str(max(1, available_cores() // self.capacity)), **command_environment()}
         if num_gpus and "CUDA_VISIBLE_DEVICES" not in os.environ:
             first = slot * num_gpus % max(1, self._num_gpus - num_gpus + 1)
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(first, first + num_gpus)))
@@ -96,11 +96,11 @@ class Slurm:
     def start(self, cell: Cell, slot: int) -> None:
         name = f"cell-{cell.key}-{sha256(str(cell.folder.resolve()).encode()).hexdigest()[:8]}"
         if name not in self._queued():
-            command = [sys.executable, str(ROOT / "tools/submit.py"), "--cfg", str(cell.config_path)]
+            command = command_line("submit", "--cfg", str(cell.config_path))
             command += ["--job_dir", str(cell.folder), "--name", name, "--num_shards", str(cell.cfg.NUM_SHARDS)]
             command += self._options
             with (cell.folder / LOG).open("ab") as log:
-                submitted = subprocess.run(command, stdout=log, stderr=log, check=False)
+                submitted = subprocess.run(command, stdout=log, stderr=log, env=command_environment(), check=False)
             if submitted.returncode:
                 raise UserError(f"{cell.name} could not be submitted: {last_error(cell)}")
         self._running[cell] = name

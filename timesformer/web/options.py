@@ -34,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(arguments: Sequence[str]) -> Options:
     """The options of a command line; UserError if it is invalid."""
-    parser = _Parser(prog="tools/app.py", description="A web page that predicts the class of a video.")
+    parser = _Parser(prog="timesformer app", description="A web page that predicts the class of a video.")
     for option, explanation in (
         ("--checkpoint", "best.pyth, the folder of a run, ..."),
         ("--fallback", "pretrained weights to use while --checkpoint is missing or broken"),

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, load_tool
+from tests.conftest import ROOT, load_command
 from tests.datasets.made_videos import decode_everything, encode
 from tests.datasets.sources.common import make_cfg
+from timesformer.commands.prepare import main
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.decoding.containers import VIDEO_EXTENSIONS
 from timesformer.datasets.manifest import NAME, Manifest
 from timesformer.datasets.records import SPLITS
-from timesformer.preparation.command_line import main
 from timesformer.web.uploads import find_examples
 
 # Extension, FFmpeg's name of the container of such a file, and a codec that is common in it.
@@ -84,7 +84,7 @@ def test_file_of_each_container_is_a_clip(
     assert len(list((tmp_path / "data_24/wave").glob("*.mp4"))) == len(WRITABLE)
     arguments = ["--checkpoint", tiny_checkpoint, "--device", "cpu", "--workers", 0, data, "--output", table]
     monkeypatch.setattr("sys.argv", ["predict.py", *map(str, arguments)])
-    assert load_tool("predict").main() == 0
+    assert load_command("predict").main() == 0
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [(row["video"], row["error"]) for row in rows] == [(str(data / name), "") for name in sorted(expected)]
     assert is_named_once(capfd.readouterr().err)

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.datasets.made_videos import assert_close, clip_of, encode, ffmpeg_frames, moving_scene, read_everything
+from timesformer.commands.prepare import main
 from timesformer.datasets.decoding.open import open_video
-from timesformer.preparation.command_line import main
 
 # a, b, c, d of the display matrix, and what a player does to the stored picture
 MATRICES: dict[str, tuple[tuple[int, int, int, int], Callable[[np.ndarray], np.ndarray]]] = {

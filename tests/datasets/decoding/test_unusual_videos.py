@@ -18,9 +18,9 @@ from tests.datasets.made_videos import (
     read_everything,
     remux,
 )
+from timesformer.commands.prepare import main
 from timesformer.datasets.decoding.open import VideoError, open_video
 from timesformer.datasets.manifest import Manifest
-from timesformer.preparation.command_line import main
 
 pytestmark = pytest.mark.slow
 OPEN_GOPS = {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.datasets.sources.common import make_cfg, names_of, touch
+from timesformer.commands.prepare import main
 from timesformer.datasets.manifest import NAME, Manifest
 from timesformer.datasets.records import SPLITS
 from timesformer.preparation.clips_on_disk import find_clips
-from timesformer.preparation.command_line import main
 from timesformer.web.uploads import find_examples
 
 

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tests.conftest import load_tool
+from tests.conftest import load_command
 from tests.models.small import randomize, save, small_clip, small_timesformer, small_videomae, small_vivit
 from timesformer.models.vit import ATTENTION_TYPES
 from timesformer.models.weights.convert import convert
@@ -175,7 +175,7 @@ class TestToHuggingFace:
 class TestCommand:
     def run(self, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
         monkeypatch.setattr("sys.argv", ["convert_checkpoint.py", *map(str, arguments)])
-        return load_tool("convert_checkpoint").main()
+        return load_command("convert").main()
 
     def test_safetensors_keep_options_and_progress(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         content = {"epoch": 2, "cfg": "MODEL: {}\n", "progress": {"epoch": 3, "class_names": list("abcde")}}
@@ -188,11 +188,11 @@ class TestCommand:
 
     @pytest.mark.parametrize("options", [("--to", "pyth", "--num-heads", "4"), ("--to", "hf", "--num-heads", "5")])
     def test_invalid_arguments(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, options: tuple
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: tuple
     ) -> None:
         path = save(small_timesformer().state_dict(), tmp_path)
         assert self.run(monkeypatch, path, tmp_path / "out", *options) == 2
-        assert "--num-heads" in caplog.text
+        assert "--num-heads" in capsys.readouterr().err
         assert self.run(monkeypatch, path, path, "--to", "pyth") == 2
         assert list(tmp_path.iterdir()) == [path]
 

@@ -13,7 +13,7 @@ import transformers
 import yaml
 from fvcore.common.config import CfgNode
 
-from tests.conftest import load_tool
+from tests.conftest import load_command
 from tests.models.small import randomize
 from timesformer.config import get_cfg
 from timesformer.inference.classifier import Classifier, load_model
@@ -275,7 +275,7 @@ def test_converted_videomae_predicts_as_transformers(
     (clip,) = load_model(tmp_path / "hf", "cpu").clips(video)
     expected = their_probabilities(tmp_path / "hf", frames_of(video, clip.numbers))
     for source, target, to in (("hf", "a.pyth", "pyth"), ("a.pyth", "b", "hf"), ("b", "c.safetensors", "safetensors")):
-        run_tool(monkeypatch, "convert_checkpoint", tmp_path / source, tmp_path / target, "--to", to)
+        run_tool(monkeypatch, "convert", tmp_path / source, tmp_path / target, "--to", to)
         scores = tmp_path / f"{target}.json"
         options = ("--device", "cpu", "--workers", 0, "--top-k", 3, "--output", scores)
         run_tool(monkeypatch, "predict", "--checkpoint", tmp_path / target, video, *options)
@@ -287,7 +287,7 @@ def test_converted_videomae_predicts_as_transformers(
 
 def run_tool(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
     monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
-    assert load_tool(name).main() == 0
+    assert load_command(name).main() == 0
 
 
 @pytest.mark.slow

@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from timesformer.benchmarks.generated_clips import moving_scene
+from timesformer.benchmarks.tables import header, row
+from timesformer.benchmarks.timing import describe_machine, one_core, time_in_turn
 from timesformer.config import get_cfg
 from timesformer.datasets.decoding.open import frame_files, open_video
 from timesformer.datasets.transforms import spatial
 from timesformer.datasets.transforms.sampling import Uniform, VideoInfo
-from tools.benchmark.generated_clips import moving_scene
-from tools.benchmark.tables import header, row
-from tools.benchmark.timing import describe_machine, one_core, time_in_turn
 
 Reader = Callable[[Path, Sequence[int], int], np.ndarray]
 Readers = Mapping[str, Reader]

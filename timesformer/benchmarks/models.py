@@ -9,6 +9,9 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
+from timesformer.benchmarks.tables import header, row
+from timesformer.benchmarks.timing import describe_machine, run_in_subprocess, select_device, time_in_turn
+from timesformer.benchmarks.training import make_run
 from timesformer.config import load_config
 from timesformer.engine.checkpoint import Stateful, is_undamaged, save
 from timesformer.engine.optim import ModelEma, construct_optimizer
@@ -16,9 +19,6 @@ from timesformer.engine.progress import Progress
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
 from timesformer.runtime.device import peak_memory
-from tools.benchmark.tables import header, row
-from tools.benchmark.timing import describe_machine, run_in_subprocess, select_device, time_in_turn
-from tools.benchmark.training import make_run
 
 _OPTIMIZERS = {"SGD with momentum": "sgd", "AdamW": "adamw", "AdamW, average of the weights": "adamw"}
 

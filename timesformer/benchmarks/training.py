@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from timesformer.benchmarks import timing
+from timesformer.benchmarks.loading import dataset_of
+from timesformer.benchmarks.original import OriginalTimeSformer
+from timesformer.benchmarks.tables import header, row
 from timesformer.config import get_cfg
 from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.datasets.transforms.spatial import normalize_clips
@@ -25,10 +29,6 @@ from timesformer.models.weights.formats import CheckpointMetadata, describe, to_
 from timesformer.models.weights.huggingface import config_json
 from timesformer.runtime.device import peak_memory, prefetch_to_device, reset_peak_memory
 from timesformer.torchvision_import import import_package
-from tools.benchmark import timing
-from tools.benchmark.loading import dataset_of
-from tools.benchmark.original import OriginalTimeSformer
-from tools.benchmark.tables import header, row
 
 ORIGINAL, HUGGING_FACE, OURS = "the original's way", "Hugging Face", "this project"
 _TOLERANCE = 1e-3  # of logits of about 1, in float32

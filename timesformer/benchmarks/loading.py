@@ -9,13 +9,13 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
+from timesformer.benchmarks.tables import header, row
+from timesformer.benchmarks.timing import CPU, describe_machine, run_in_subprocess
 from timesformer.config import get_cfg
 from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.runtime.device import peak_memory
 from timesformer.runtime.resource_limits import available_cores
-from tools.benchmark.tables import header, row
-from tools.benchmark.timing import CPU, describe_machine, run_in_subprocess
 
 CLASSES = 400  # of the large lists
 

@@ -1,4 +1,4 @@
-"""The command `python tools/prepare.py DATASET ROOT`: downloads, converts, checks or splits a dataset."""
+"""Downloads, re-encodes, checks or splits a dataset: python tools/prepare.py DATASET ROOT (docs/preparing.md)."""
 
 import argparse
 import io
@@ -12,16 +12,17 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from timesformer.arguments import as_path
+from timesformer.commands.command import run_command
 from timesformer.datasets.manifest import NAME
 from timesformer.datasets.sources.clip_files import class_of, strays_line
 from timesformer.datasets.workers.pool import TIME_LIMIT
-from timesformer.errors import UserError, shorten
+from timesformer.errors import shorten
 from timesformer.preparation.check import Checked, check_clips
 from timesformer.preparation.clips_on_disk import find_clips, find_empty_classes
 from timesformer.preparation.convert import SETTINGS, convert
 from timesformer.preparation.download import ARCHIVES, download
 from timesformer.preparation.duplicates import THRESHOLD
-from timesformer.preparation.findings import FREEZE, JSON, Findings, examine, write_findings
+from timesformer.preparation.findings import FREEZE, examine, write_findings
 from timesformer.preparation.leakage import FoundSplits, configuration, find_splits
 from timesformer.preparation.split import split_dataset
 
@@ -30,33 +31,19 @@ _WITH_LISTS = ("hmdb51", "ucf101", "muwiges")  # datasets whose lists are always
 _WITHOUT_CLASS_FOLDERS = ("ssv2", "muwiges")
 
 
-WritePage = Callable[[Findings, Path, int], Path]
-"""Writes the page about findings to a folder, with a number of processes, and returns its path."""
-
-
-def main(arguments: Sequence[str] | None = None, write_page: WritePage | None = None) -> int:
-    """Run the command; `write_page` writes the page of `--check`.
-
-    Returns the exit status: 0 if every clip is readable, 1 if some are not, a class has none or lists do not fit, 2 for
-    a user error, 130 after Ctrl-C.
-    """
-    options = parse_arguments(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 if every clip is readable, 1 if some are not, a class has none or lists do not fit."""
+    options = parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # clip names may not be text that the terminal can show
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        return (_prepare_hmdb_simp if options.dataset == "hmdb_simp" else _prepare)(options, write_page)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 130
+    prepare = _prepare_hmdb_simp if options.dataset == "hmdb_simp" else _prepare
+    return run_command(lambda: prepare(options), "interrupted; the same command continues")
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command; they depend on the dataset."""
-    parser = argparse.ArgumentParser(prog="prepare.py", description="Prepares a dataset; see docs/preparing.md.")
+    parser = argparse.ArgumentParser(description="Prepares a dataset; see docs/preparing.md.")
     datasets = parser.add_subparsers(dest="dataset", metavar="DATASET", required=True, help=", ".join(_DATASETS))
     for dataset in _DATASETS:
         description = "Downloads, converts and checks a dataset, in this order. An interrupted step continues."
@@ -134,7 +121,7 @@ def _number(kind: type[int] | type[float], least: float, most: float = math.inf)
     return number
 
 
-def _prepare_hmdb_simp(options: argparse.Namespace, write_page: WritePage | None) -> int:
+def _prepare_hmdb_simp(options: argparse.Namespace) -> int:
     """Splits the clips, or with `--check` keeps the existing split, and reports."""
     root, output = options.root, options.output or options.root
     if options.download:
@@ -147,11 +134,11 @@ def _prepare_hmdb_simp(options: argparse.Namespace, write_page: WritePage | None
         clips = split_dataset(root, output, options.seed, options.test, options.val, options.workers, options.force)
         splits_dir = ["DATA.SPLITS_DIR", str(output)]
     cfg = configuration("hmdb_simp", root, [*splits_dir, *options.overrides], options.run)
-    _report(options, clips, root, output, find_splits(cfg), write_page)
+    _report(options, clips, root, output, find_splits(cfg))
     return int(any(clip.row.problem for clip in clips))
 
 
-def _prepare(options: argparse.Namespace, write_page: WritePage | None) -> int:
+def _prepare(options: argparse.Namespace) -> int:
     dataset, folder, failed, broken, remarks = options.dataset, options.root, {}, [], []
     if options.download:
         download(dataset, folder, options.url)
@@ -185,7 +172,7 @@ def _prepare(options: argparse.Namespace, write_page: WritePage | None) -> int:
         splits = find_splits(cfg)
         if dataset in _WITH_LISTS:
             remarks += [f"training would refuse the dataset: {problem}" for problem in splits.problems]
-        _report(options, clips, folder, folder, splits, write_page)
+        _report(options, clips, folder, folder, splits)
     for remark in remarks:
         print(remark)
     return 1 if failed or broken or remarks else 0
@@ -197,7 +184,6 @@ def _report(
     root: Path,
     folder: Path,
     splits: FoundSplits,
-    write_page: WritePage | None,
 ) -> None:
     """Writes the results of the check of the clips in `root` to files in `folder`, and prints a summary."""
     thresholds = options.duplicates, options.frozen
@@ -212,7 +198,9 @@ def _report(
     if accuracy := findings.accuracy:
         for what, correct, clips in (("", *accuracy[:2]), (" without leaked clips", *accuracy[2:])):
             print(f"top-1{what}: {100 * correct / max(clips, 1):.2f} % ({correct} of {clips})")
-    print(write_page(findings, folder, options.workers) if write_page else folder / JSON)
+    from timesformer.visualization.pages.data_page import write_data_page  # late: takes seconds to import
+
+    print(write_data_page(findings, folder, options.workers))
 
 
 def _label_of(dataset: str, clip: str) -> str:

@@ -1,20 +1,13 @@
 """Measures models, training, the way from files to clips, and checkpoints; prints Markdown tables."""
 
 import argparse
-import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import torch
-
 from timesformer.arguments import as_path
-from timesformer.config import get_cfg
-from timesformer.errors import UserError
+from timesformer.commands.command import run_command
 from timesformer.runtime.resource_limits import available_cores
-from tools.benchmark import loading, models, readers, training
-from tools.benchmark.generated_clips import RECIPES, make_clip, small_recipes
-from tools.benchmark.tables import show
 
 PRECISIONS = ["fp32", "bf16"]
 COMMANDS = {
@@ -54,6 +47,12 @@ OPTIONS = (  # commands, option, default value or arguments of `add_argument`, h
 
 def measure(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Iterable[str]]]:
     """Names of the marks in a page, and lines."""
+    import torch
+
+    from timesformer.benchmarks import loading, models, readers, training
+    from timesformer.benchmarks.generated_clips import RECIPES, make_clip, small_recipes
+    from timesformer.config import get_cfg
+
     match args.command:
         case "models":
             yield "table", models.model_table(args.cfg, args.time, args.batch_size, args.rounds, args.threads)
@@ -83,8 +82,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Itera
             yield "checkpoint", models.checkpoint_table(cfg, args.rounds)
 
 
-def main() -> int:
-    """Runs the command; returns the exit code."""
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, description in COMMANDS.items():
@@ -93,12 +91,18 @@ def main() -> int:
             if name in names.split():
                 given = value if isinstance(value, dict) else {"type": type(value), "default": value}
                 command.add_argument(option, help=text, **({"action": "store_true"} if value is False else given))
-    args = parser.parse_args()
-    try:
-        with tempfile.TemporaryDirectory(prefix="benchmark", dir=getattr(args, "folder", None)) as folder:
-            for mark, lines in measure(args, Path(folder)):
-                show(lines, args.markdown, mark)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse_args(arguments)
+    return run_command(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    from timesformer.benchmarks.tables import show
+
+    with tempfile.TemporaryDirectory(prefix="benchmark", dir=getattr(args, "folder", None)) as folder:
+        for mark, lines in measure(args, Path(folder)):
+            show(lines, args.markdown, mark)
     return 0

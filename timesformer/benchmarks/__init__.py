@@ -1,0 +1,1 @@
+"""Benchmarks of models, training, data and checkpoints (docs/performance.md)."""

@@ -1,0 +1,192 @@
+"""Predicts the classes of videos with a trained model (docs/predicting.md).
+
+python tools/predict.py --checkpoint best.pyth clip.mp4
+python tools/predict.py --checkpoint best.pyth folder --output predictions.csv --features embeddings.npz
+
+Exit code: 0 if every video was predicted, 3 if some could not be read, 2 for a user error, 128 + N for signal N. With
+--output or --features, the same command resumes an interrupted one.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from timesformer.arguments import add_import, as_path, as_source, parse_intermixed
+from timesformer.commands.command import run_command
+from timesformer.config.load import resembles_key
+from timesformer.datasets.sources.clip_files import is_video_name
+from timesformer.errors import UserError, shorten
+from timesformer.runtime.signals import raise_if_interrupted
+
+if TYPE_CHECKING:
+    from timesformer.inference.classifier import Classifier
+
+Item = TypeVar("Item")
+
+SOME_UNREADABLE = 3
+LISTED = 100
+"""Maximum number of unreadable videos listed at the end; --output has all of them."""
+
+VIDEOS_HELP = """video files, folders of frames, and folders that are searched for them at any depth; then KEY VALUE
+pairs that override the checkpoint's options; put -- before names that begin with a dash"""
+
+# Threads of PyTorch that wait must not occupy the cores that decode.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Predicts the classes of videos with a trained model.",
+        epilog="Exit code: 0 all videos predicted, 3 some could not be read, 2 user error. See docs/predicting.md",
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=as_source, required=True, metavar="FILE", help="best.pyth, the folder of a run, ...")
+    add("videos", nargs="*", metavar="VIDEO", help=VIDEOS_HELP)
+    add("--top-k", type=at_least(1), default=5, metavar="N", help="number of classes listed for a video (5)")
+    add("--output", type=as_path, metavar="FILE", help=".csv or .json file; without it, lines are printed")
+    add("--features", type=as_path, metavar="FILE", help=".npz file for an embedding of each video")
+    add("--overwrite", action="store_true", help="replace existing files")
+    add("--views", type=at_least(1), metavar="N", help="number of clips along the time of each video")
+    add("--crops", type=int, choices=(1, 3), help="crops of each clip: the center, or three")
+    add("--sampler", help="of frames: dense, uniform, equidistant, random or segment")
+    add("--batch-size", type=at_least(1), metavar="N", help="number of clips computed together")
+    add("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one")
+    add("--workers", type=at_least(0), metavar="N", help="processes that read videos; default: one per core; 0: none")
+    add("--cfg", type=as_path, metavar="YAML", help="configuration, for checkpoints without one")
+    add_import(parser)
+    add("--quiet", action="store_true", help="print only errors, and predictions if there is no output file")
+    args = parse_intermixed(parser, "videos", arguments)
+    videos, args.opts = split_overrides(args.videos)
+    args.videos = [as_source(video) for video in videos]
+    if not args.videos:
+        parser.error("name a video, or a folder of videos")
+    if args.output and args.output.suffix not in (".csv", ".json"):
+        parser.error(f"--output {args.output}: expected a name that ends in .csv or .json")
+    if args.features and args.features.suffix != ".npz":
+        parser.error(f"--features {args.features}: expected a name that ends in .npz")
+    test = {"NUM_ENSEMBLE_VIEWS": args.views, "NUM_SPATIAL_CROPS": args.crops, "BATCH_SIZE": args.batch_size}
+    args.opts += [part for key, value in test.items() if value for part in (f"TEST.{key}", str(value))]
+    return args
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separates videos from the KEY VALUE pairs that follow; a missing CLIP.MP4 is a video."""
+    pairs = (not os.path.lexists(word) and not is_video_name(word) and resembles_key(word) for word in words)
+    start = next((number for number, is_pair in enumerate(pairs) if is_pair), len(words))
+    return list(words[:start]), list(words[start:])
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Argument type of integers from `minimum`."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number of {minimum} or more")
+        return int(text)
+
+    return number
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse_args(arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names may be invalid UTF-8
+    resumes = bool(args.output or args.features)
+    return run_command(lambda: run(args), f"interrupted{'; the same command resumes' * resumes}")
+
+
+def run(args: argparse.Namespace) -> int:
+    paths = find_videos(args.videos, args.quiet)  # before PyTorch is imported, which takes seconds
+    from timesformer.inference.classifier import load_model
+
+    classifier = load_model(args.checkpoint, args.device, args.opts, cfg=args.cfg)
+    if not args.quiet:
+        print(repr(classifier), file=sys.stderr, flush=True)
+    errors = (write_files if args.output or args.features else print_lines)(args, classifier, paths)
+    if errors:
+        print(f"{len(errors)} of {len(paths)} videos could not be read:", file=sys.stderr)
+        print("  " + shorten(errors, "\n  ", LISTED), file=sys.stderr)
+    return SOME_UNREADABLE if errors else 0
+
+
+def find_videos(sources: Sequence[str], quiet: bool) -> list[str]:
+    """Returns the paths of the videos, without repetition; UserError for a folder without videos.
+
+    Unless `quiet`, prints which files were skipped.
+    """
+    from timesformer.datasets.decoding.open import is_image_name
+    from timesformer.datasets.sources.clip_files import KINDS, find_below, skipped_line
+
+    videos: dict[str, None] = {}
+    skipped: dict[str, None] = {}
+    for source in sources:
+        if not os.path.isdir(source):
+            videos[source] = None
+            continue
+        found = find_below(Path(source))
+        if found.clips:
+            videos.update(dict.fromkeys(os.path.join(source, clip) for clip in found.clips))
+            skipped.update(dict.fromkeys(os.path.join(source, name) for name in found.skipped))
+        elif any(map(is_image_name, os.listdir(source))):
+            videos[source] = None
+        else:
+            others = f"; {skipped_line(found.skipped)}" if found.skipped else ""
+            raise UserError(f"{source} holds no videos: expected {KINDS}, at any depth{others}")
+    if skipped and not quiet:
+        print(skipped_line(list(skipped)), file=sys.stderr)
+    return list(videos)
+
+
+def show_progress(predictions: Iterator[Item], total: int, done: int, quiet: bool) -> Iterator[Item]:
+    from timesformer.progress import Progress
+
+    with nullcontext() if quiet or total == 1 else Progress("predicting", total, "video", done) as progress:
+        for prediction in predictions:
+            raise_if_interrupted()
+            yield prediction
+            if progress:
+                progress.advance()
+
+
+def print_lines(args: argparse.Namespace, classifier: "Classifier", paths: list[str]) -> list[str]:
+    """Prints a line for each video, in order; returns the errors of unreadable videos."""
+    options = {"top_k": args.top_k, "sampler": args.sampler}
+    errors = []
+    with closing(classifier.predict_many(paths, workers=args.workers, **options)) as predictions:
+        for prediction in show_progress(predictions, len(paths), 0, args.quiet or sys.stdout.isatty()):
+            if prediction.error:
+                errors.append(prediction.error)
+            else:
+                print(prediction, flush=True)
+    return errors
+
+
+def write_files(args: argparse.Namespace, classifier: "Classifier", paths: list[str]) -> list[str]:
+    """Writes --output and --features; returns the errors of unreadable videos."""
+    from timesformer.inference.prediction_files import PredictionFiles, settings_of
+
+    cfg, features = classifier.options(sampler=args.sampler), bool(args.features)
+    settings = settings_of(classifier, cfg, args.top_k, features)
+    with PredictionFiles(paths, settings, args.output, args.features, args.overwrite) as files:
+        done = len(files.finished)
+        if done and not args.quiet:
+            print(f"resuming: {done} of {len(paths)} videos are predicted", file=sys.stderr, flush=True)
+        with closing(
+            classifier.as_completed(
+                cfg, paths, args.top_k, features=features, workers=args.workers, finished=files.finished
+            )
+        ) as predictions:
+            for number, prediction in show_progress(predictions, len(paths), done, args.quiet):
+                files.add(number, prediction)
+        errors = list(files.errors())
+        header = {"checkpoint": str(classifier.path), "class_names": list(classifier.class_names)}
+        header["num_views"] = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
+        header["temperature"] = classifier.temperature(cfg)
+        files.finish(header, min(args.top_k, len(classifier.class_names)))
+    if not args.quiet:
+        names = ", ".join(str(path) for path in (args.output, args.features) if path)
+        print(f"{len(paths) - len(errors)} of {len(paths)} videos predicted: {names}")
+    return errors

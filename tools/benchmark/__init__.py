@@ -1,1 +1,0 @@
-"""Benchmarks of models, training, data and checkpoints (docs/performance.md); run by tools/benchmark.py."""
