@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import timesformer
 from timesformer.config import get_cfg
 from timesformer.config.load import ConfigError
+from timesformer.datasets.clips import SampledClip
 from timesformer.datasets.decoding.open import VideoError
 from timesformer.errors import UserError
 from timesformer.inference.classifier import Classifier, Prediction, load_model
 from timesformer.models import build_model
 from timesformer.models.parts import output_names
 from timesformer.models.weights.loading import CheckpointError
+from timesformer.visualization.attention import METHODS, attention_maps, record_clip
 
 VIEWS = ["TEST.NUM_ENSEMBLE_VIEWS", "2", "TEST.NUM_SPATIAL_CROPS", "3", "TEST.BATCH_SIZE", "4"]
 
@@ -114,19 +118,50 @@ FAMILIES = {
 }
 
 
-@pytest.mark.numerical
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_head_computes_the_logits_from_the_embedding(family: str, tiny_checkpoint: Path, tmp_path: Path):
+def classifier_of(family: str, tiny_checkpoint: Path) -> Classifier:
+    """An untrained classifier of clips of 2 frames of 16 x 16 pixels."""
     cfg = get_cfg()
     cfg.merge_from_other_cfg(type(cfg)(yaml.safe_load(torch.load(tiny_checkpoint, weights_only=True)["cfg"])))
-    cfg.merge_from_list(FAMILIES[family])
+    cfg.merge_from_list(FAMILIES.get(family, ["MODEL.MODEL_NAME", family]))
     cfg.TIMESFORMER.PATCH_SIZE = 8 if family.startswith("Time") else 16
     model = build_model(cfg).eval()
-    classifier = Classifier(cfg, model, ("catch", "walk", "wave"), torch.device("cpu"), "", [])
+    return Classifier(cfg, model, ("catch", "walk", "wave"), torch.device("cpu"), "", [])
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_head_computes_the_logits_from_the_embedding(family: str, tiny_checkpoint: Path):
+    classifier = classifier_of(family, tiny_checkpoint)
+    model = classifier.model
     scores, embeddings = classifier.compute(torch.randint(256, (2, 3, 2, 16, 16), dtype=torch.uint8), features=True)
     layer = model.model.get_submodule(output_names(model)[0])
     assert embeddings.dtype == torch.float32
     assert torch.allclose(layer(embeddings), scores, atol=1e-5)
+
+
+class NoFloat64(TorchDispatchMode):
+    """As on mps, float64 is an error."""
+
+    def __torch_dispatch__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, torch.Tensor) and leaf.dtype == torch.float64 for leaf in tree_leaves(result)):
+            raise TypeError(f"{func} makes float64")
+        return result
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "VideoMAE"])
+def test_a_model_computes_nothing_in_float64(family: str, tiny_checkpoint: Path):
+    with pytest.raises(TypeError, match="float64"), NoFloat64():
+        torch.zeros(1).double()
+    classifier = classifier_of(family, tiny_checkpoint)
+    assert all(tensor.dtype != torch.float64 for tensor in classifier.model.state_dict().values())
+    clip = torch.randint(256, (3, 2, 16, 16), dtype=torch.uint8)
+    with NoFloat64():
+        classifier.compute(clip.unsqueeze(0), features=True)
+        if family.startswith(("Time", "ViViT", "VideoMAE")):
+            record = record_clip(classifier, SampledClip.of(clip, (0, 1), (0.0, 1.0), 0, is_bgr=False))
+            for method in METHODS:
+                attention_maps(record, 2, method)
 
 
 def test_threads_share_a_model(classifier: Classifier, clips: list[str]):
@@ -170,7 +205,8 @@ def test_classes_without_names_are_numbered_or_those_of_kinetics(tiny_checkpoint
     ("arguments", "error", "key"),
     [
         ({"path": "/no/best.pyth"}, CheckpointError, "/no/best.pyth"),
-        ({"device": "abacus"}, UserError, "abacus"),
+        ({"device": "abacus"}, UserError, "abacus.*cpu"),
+        ({"device": "cuda:99"}, UserError, "cuda:99.*cpu"),
         ({"cfg_opts": ["DATA.SAMPLE", "uniform"]}, ConfigError, "DATA.SAMPLER"),
         ({"cfg_opts": ["MODEL.NUM_CLASSES", "4"]}, CheckpointError, "NUM_CLASSES"),
     ],

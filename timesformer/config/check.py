@@ -260,4 +260,4 @@ def _gpus(cfg: CfgNode) -> _Found:
         import torch  # here, because it is slow to import
 
         if not torch.cuda.is_available():
-            yield "NUM_GPUS", f"is {cfg.NUM_GPUS}, but PyTorch finds no GPU here; set NUM_GPUS 0 to run on the CPU"
+            yield "NUM_GPUS", f"is {cfg.NUM_GPUS}, but PyTorch finds no CUDA GPU here; set NUM_GPUS 0 to run on the CPU"

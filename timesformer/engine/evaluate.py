@@ -69,7 +69,7 @@ def evaluate(
     gets the whole result. Raises UserError for an unreadable clip if DATA.ON_UNREADABLE is error, and StopRequested to
     obey a signal.
     """
-    training, device, dataset = model.training, choose_device(cfg), loader.dataset
+    training, device, dataset = model.training, next(model.parameters()).device, loader.dataset
     model.eval()
     orders = _frame_orders(cfg) if dataset.split == "test" else ["original"]
     size = (len(dataset.records), dataset.num_views, cfg.MODEL.NUM_CLASSES)

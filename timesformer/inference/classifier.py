@@ -27,7 +27,7 @@ from timesformer.metrics.evaluation import logits_of
 from timesformer.models.parts import record_features
 from timesformer.models.weights.loading import Checkpoint, CheckpointError, fingerprint, read_checkpoint
 from timesformer.models.weights.normalization import normalization_problem
-from timesformer.runtime.device import set_float32_precision
+from timesformer.runtime.device import adapt_to_device, select_device, set_float32_precision
 from timesformer.runtime.resource_limits import available_cores
 from timesformer.torchvision_import import import_package
 
@@ -44,7 +44,7 @@ def load_model(
 
     Args:
         path: a checkpoint, the folder of a run, or another source that docs/checkpoints.md lists.
-        device: default: the GPU if there is one, else the CPU.
+        device: cuda, cuda:N, mps or cpu; default: the CUDA GPU if there is one, else the CPU.
         cfg_opts: KEY VALUE KEY VALUE ..., override the configuration.
         cfg: YAML file that replaces the checkpoint's configuration.
         saved: YAML text that replaces it, such as the configuration of a test.
@@ -54,17 +54,14 @@ def load_model(
         ConfigError: if an option is unknown or invalid.
         UserError: if the device does not exist, or a package is missing.
     """
-    device = _check_device(device)
+    device = select_device(device)
     checkpoint = read_checkpoint(path)
     path, saved = checkpoint.source, saved or checkpoint.rest.get("cfg")
     if cfg is None and not isinstance(saved, str):
         reason = "".join(f" ({reason})" for reason in checkpoint.assumed)
         raise CheckpointError(f"{path} holds no configuration{reason}: give its YAML file (--cfg, in Python cfg=FILE)")
     options, notes = load_for_use(saved if isinstance(saved, str) else "", f"configuration in {path}", cfg, cfg_opts)
-    options.NUM_GPUS = int(device.type == "cuda")
-    if device.type == "cpu" and options.TRAIN.MIXED_PRECISION == "fp16":
-        options.TRAIN.MIXED_PRECISION = "off"
-        notes.append("trained in fp16, which CPUs do not support: computed in float32")
+    notes += adapt_to_device(options, device)
     set_float32_precision(options)
     model, report = build_from_checkpoint(options, checkpoint)
     names, note = _class_names(checkpoint, options)
@@ -72,14 +69,6 @@ def load_model(
     notes += [*(checkpoint.assumed if cfg is None else ()), *report.notes, *filter(None, (normalization, note))]
     temperatures = saved_temperatures(checkpoint.rest)
     return Classifier(options, model.to(device).eval(), names, device, path, notes, temperatures)
-
-
-def _check_device(device: str | torch.device | None) -> torch.device:
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros(1, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device {device} cannot be used: choose cpu, or omit it ({error})") from error
 
 
 def _class_names(checkpoint: Checkpoint, cfg: CfgNode) -> tuple[tuple[str, ...], str]:

@@ -1,5 +1,6 @@
 """Device, precision and peak memory of a run, and the copying of batches to the GPU."""
 
+import os
 import resource
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -9,12 +10,46 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 
+from timesformer.errors import UserError
+
+MPS_FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
 _PIXELS_AT_ONCE = 2**19  # of one channel; a clip of 8 frames with 224 x 224 has 401,408
 
 
 def choose_device(cfg: CfgNode) -> torch.device:
     """Returns the CPU for NUM_GPUS 0, else the current GPU."""
     return torch.device("cuda" if cfg.NUM_GPUS > 0 else "cpu")
+
+
+def select_device(name: str | torch.device | None = None) -> torch.device:
+    """Returns the device to predict on: `cuda`, `cuda:N`, `mps` or `cpu`; None: the CUDA GPU if there is one, else the CPU.
+
+    Raises UserError, which lists the devices that exist, if it cannot be used.
+    """
+    try:
+        return torch.zeros(1, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"device {name} cannot be used, expected one of {', '.join(devices())} ({reason})") from error
+
+
+def devices() -> list[str]:
+    """Returns the names of the devices that exist here."""
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def adapt_to_device(cfg: CfgNode, device: torch.device) -> list[str]:
+    """Changes the options of a trained model to those of a device; returns notes about what differs from the training."""
+    cfg.NUM_GPUS = int(device.type == "cuda")
+    precision, notes = cfg.TRAIN.MIXED_PRECISION, []
+    if device.type == "mps" and precision != "off" or device.type == "cpu" and precision == "fp16":
+        cfg.TRAIN.MIXED_PRECISION = "off"
+        unsupported = "CPUs do not support" if device.type == "cpu" else "is not used on mps"
+        notes.append(f"trained in {precision}, which {unsupported}: computed in float32")
+    if device.type == "mps" and os.environ.get(MPS_FALLBACK) != "1":
+        notes.append(f"{MPS_FALLBACK} was not 1 when PyTorch was imported: operations that mps lacks are errors")
+    return notes
 
 
 def set_float32_precision(cfg: CfgNode) -> None:
@@ -38,7 +73,9 @@ def prefetch_to_device(batches: Iterable[dict[str, Any]], device: torch.device) 
     copying = torch.cuda.Stream(device) if device.type == "cuda" else None
     for batch in batches:
         moved = {"clip": batch["clip"], "label": batch["label"], "present": batch["video"]}
-        if copying:
+        if not copying:
+            moved = {name: tensor.to(device) for name, tensor in moved.items()}
+        else:
             computing = torch.cuda.current_stream(device)
             with torch.cuda.stream(copying):
                 moved = {name: tensor.to(device, non_blocking=True) for name, tensor in moved.items()}

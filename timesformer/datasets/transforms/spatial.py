@@ -101,7 +101,7 @@ def spatial_sampling(
 
 def normalize_clips(clip: Tensor, cfg: CfgNode, device: torch.device) -> Tensor:
     """Move a uint8 batch [batch, 3, frames, height, width] to the device and normalize it there; float32."""
-    return tensor_normalize(clip.to(device, non_blocking=True), cfg.DATA.MEAN, cfg.DATA.STD)
+    return tensor_normalize(clip.to(device, non_blocking=device.type == "cuda"), cfg.DATA.MEAN, cfg.DATA.STD)
 
 
 def tensor_normalize(clip: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
