@@ -16,7 +16,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["timesformer", "timesformer.*"]),
-    package_data={"timesformer.visualization": ["templates/*"], "timesformer.web": [".streamlit/*"]},
+    package_data={
+        "timesformer": ["py.typed"],
+        "timesformer.visualization": ["templates/*"],
+        "timesformer.web": [".streamlit/*"],
+    },
     python_requires=">=3.10,<3.14",
     # Lower bounds are the oldest versions the test suite was run with, or that have what is used.
     install_requires=[

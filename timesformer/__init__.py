@@ -1,16 +1,56 @@
 """Video action recognition with transformers: TimeSformer and its relatives."""
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+if sys.platform == "darwin":  # PyTorch reads it when it is imported
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
 if TYPE_CHECKING:
-    from timesformer.datasets.decoding.open import Frames as Frames
+    from timesformer.commands.in_python import train
+    from timesformer.config.load import load_config
+    from timesformer.config.sources import list_models
+    from timesformer.datasets.decoding.base import VideoError
+    from timesformer.datasets.decoding.memory import Frames
+    from timesformer.datasets.decoding.open import open_video
+    from timesformer.errors import UserError
+    from timesformer.inference.classifier import Classifier, load_model
+    from timesformer.inference.prediction import Prediction
+    from timesformer.visualization.attention import attention_of, overlay
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "Classifier",
+    "Frames",
+    "Prediction",
+    "UserError",
+    "VideoError",
+    "__version__",
+    "attention_of",
+    "list_models",
+    "load_config",
+    "load_model",
+    "open_video",
+    "overlay",
+    "train",
+]
+
 _MODULES = {
-    "Frames": "timesformer.datasets.decoding.open",
-    "load_model": "timesformer.inference.classifier",
+    "Classifier": "inference.classifier",
+    "Frames": "datasets.decoding.memory",
+    "Prediction": "inference.prediction",
+    "UserError": "errors",
+    "VideoError": "datasets.decoding.base",
+    "attention_of": "visualization.attention",
+    "list_models": "config.sources",
+    "load_config": "config.load",
+    "load_model": "inference.classifier",
+    "open_video": "datasets.decoding.open",
+    "overlay": "visualization.attention",
+    "train": "commands.in_python",
 }
 
 
@@ -18,4 +58,9 @@ def __getattr__(name: str) -> object:
     # Imported when it is asked for: whatever imports a part of the package would else import torch and all models.
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -88,7 +88,7 @@ def test_precision_of_a_trained_model_on_a_device(
     monkeypatch.setenv(MPS_FALLBACK, "1")
     cfg.TRAIN.MIXED_PRECISION = precision
     notes = adapt_to_device(cfg, torch.device(device))
-    assert (cfg.TRAIN.MIXED_PRECISION, cfg.NUM_GPUS) == expected
+    assert expected == (cfg.TRAIN.MIXED_PRECISION, cfg.NUM_GPUS)
     assert [precision in note for note in notes] == [True] * (precision != expected[0])
 
 

@@ -2,6 +2,7 @@
 
 import re
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +91,15 @@ _VIDEOMAES_V2 = {
 """Distilled from VideoMAE V2's giant model; from its docs/MODEL_ZOO.md, license of its page on the hub."""
 ZOO = _TIMESFORMERS | _VIDEOMAES | _VIDEOMAES_V2
 """The released models by name."""
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Returns the released models that `load_model` can download, as in "zoo:VideoMAE_B_16x4_224_K400".
+
+    `pattern` is a part of the name, or has the wildcards * and ?; capital letters do not matter.
+    """
+    wanted = pattern.lower() if any(character in pattern for character in "*?[") else f"*{pattern.lower()}*"
+    return [f"zoo:{name}" for name in ZOO if fnmatchcase(name.lower(), wanted)]
 
 
 def source_problem(source: str) -> str:

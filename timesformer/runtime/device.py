@@ -22,7 +22,7 @@ def choose_device(cfg: CfgNode) -> torch.device:
 
 
 def select_device(name: str | torch.device | None = None) -> torch.device:
-    """Returns the device to predict on: `cuda`, `cuda:N`, `mps` or `cpu`; None: the CUDA GPU if there is one, else the CPU.
+    """Returns a device by its name: `cuda`, `cuda:N`, `mps` or `cpu`; None: the CUDA GPU if there is one, else the CPU.
 
     Raises UserError, which lists the devices that exist, if it cannot be used.
     """
@@ -40,10 +40,10 @@ def devices() -> list[str]:
 
 
 def adapt_to_device(cfg: CfgNode, device: torch.device) -> list[str]:
-    """Changes the options of a trained model to those of a device; returns notes about what differs from the training."""
+    """Changes the options of a trained model to those of a device; returns notes on differences from its training."""
     cfg.NUM_GPUS = int(device.type == "cuda")
     precision, notes = cfg.TRAIN.MIXED_PRECISION, []
-    if device.type == "mps" and precision != "off" or device.type == "cpu" and precision == "fp16":
+    if (device.type == "mps" and precision != "off") or (device.type == "cpu" and precision == "fp16"):
         cfg.TRAIN.MIXED_PRECISION = "off"
         unsupported = "CPUs do not support" if device.type == "cpu" else "is not used on mps"
         notes.append(f"trained in {precision}, which {unsupported}: computed in float32")

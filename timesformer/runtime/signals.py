@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,22 @@ def install_signal_handlers() -> None:
         signal.signal(number, _handle)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _handle)
+
+
+@contextmanager
+def signal_handlers() -> Iterator[None]:
+    """Handles signals in this block as `install_signal_handlers`, if this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    install_signal_handlers()
+    try:
+        yield
+    finally:
+        clear_signals()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def clear_signals() -> None:
