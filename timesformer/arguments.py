@@ -28,6 +28,12 @@ def add_import(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds `--device`, a name that `runtime.device.select_device` checks; "" if it is not given."""
+    help_text = "cuda, cuda:N, mps or cpu; default: the CUDA GPU if there is one, else the CPU"
+    parser.add_argument("--device", metavar="NAME", default="", help=help_text)
+
+
 def _imported(name: str) -> str:
     try:
         import_modules([name])

@@ -81,7 +81,7 @@ def test_accuracies_and_files(
     assert page.count("<svg") == 2
     assert re.findall(r'<th class="n">(\d)</th>', page) == ["1", "5"]
     monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "robust"), "--figures", str(tmp_path / "figures")])
-    assert load_tool("report").main() == 0
+    assert load_command("report").main() == 0
     table = list(csv.DictReader((tmp_path / "figures/corruptions.csv").open()))
     assert np.array([[float(row["1"]), float(row["5"])] for row in table]).ravel().tolist() == corrupted.tolist()
     names = {path.stem for path in (tmp_path / "figures").glob("*.pdf")}

@@ -8,7 +8,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from timesformer.arguments import add_import, as_path, as_source, parse_intermixed
+from timesformer.arguments import add_device, add_import, as_path, as_source, parse_intermixed
 from timesformer.commands.command import run_command
 from timesformer.errors import UserError
 
@@ -22,7 +22,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--parts", metavar="A,B", help="some of clips, embedding, revealed and attention (all)")
     add("--clips", type=int, default=400, metavar="N", help="largest number of clips in the embedding map (400)")
     add("--checkpoint", type=as_source, metavar="FILE", help="the tested checkpoint, if it was moved")
-    add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: the GPU if there is one")
+    add_device(parser)
     add_import(parser)
     add("opts", nargs="*", metavar="KEY VALUE", help="override the configuration of the test, such as where data are")
     return parse_intermixed(parser, "opts", arguments)

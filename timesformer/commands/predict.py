@@ -15,7 +15,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from timesformer.arguments import add_import, as_path, as_source, parse_intermixed
+from timesformer.arguments import add_device, add_import, as_path, as_source, parse_intermixed
 from timesformer.commands.command import run_command
 from timesformer.config.load import resembles_key
 from timesformer.datasets.sources.clip_files import is_video_name
@@ -54,7 +54,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--crops", type=int, choices=(1, 3), help="crops of each clip: the center, or three")
     add("--sampler", help="of frames: dense, uniform, equidistant, random or segment")
     add("--batch-size", type=at_least(1), metavar="N", help="number of clips computed together")
-    add("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one")
+    add_device(parser)
     add("--workers", type=at_least(0), metavar="N", help="processes that read videos; default: one per core; 0: none")
     add("--cfg", type=as_path, metavar="YAML", help="configuration, for checkpoints without one")
     add_import(parser)

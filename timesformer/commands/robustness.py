@@ -10,7 +10,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from timesformer.arguments import add_import, as_path, as_source, parse_intermixed
+from timesformer.arguments import add_device, add_import, as_path, as_source, parse_intermixed
 from timesformer.commands.command import run_command
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--corruptions", type=separated, default=[], metavar="A,B", help="corruptions or groups of them (all)")
     add("--severities", type=separated, default=[], metavar="1,3", help="from 1 to 5 (all)")
     add("--overwrite", action="store_true", help="replace results of other weights, options or videos in DIR")
-    add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: the GPU if there is one")
+    add_device(parser)
     add("--cfg", type=as_path, metavar="YAML", help="configuration, for checkpoints without one")
     add_import(parser)
     add("opts", nargs="*", metavar="KEY VALUE", help="override the configuration of the checkpoint")

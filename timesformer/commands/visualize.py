@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from timesformer.arguments import add_import, as_path, as_source
+from timesformer.arguments import add_device, add_import, as_path, as_source
 from timesformer.commands.command import run_command
 from timesformer.errors import UserError
 
@@ -33,7 +33,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--frames", metavar="N", type=int, default=16, help="largest number of frames in the picture (16)")
     add("--fps", metavar="N", type=float, default=4.0, help="frames per second of the animation (4)")
     add("--top-k", metavar="K", type=int, default=5, help="number of predicted classes in the picture (5)")
-    add("--device", metavar="NAME", help="cpu or cuda (cuda where there is one)")
+    add_device(parser)
     add("--views", metavar="N", type=int, help="clips along the time (as in a test of the checkpoint)")
     add("--crops", type=int, choices=(1, 3), help="crops of each clip: the center, or three (as in a test)")
     add("--sampler", help="how frames are chosen, such as dense or uniform (as in a test)")

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from timesformer.arguments import add_import, as_path, as_source
+from timesformer.arguments import add_device, add_import, as_path, as_source
 from timesformer.errors import UserError
 from timesformer.web.uploads import Limits
 
@@ -44,7 +44,7 @@ def parse(arguments: Sequence[str]) -> Options:
         parser.add_argument(option, type=as_source, default="", metavar="FILE", help=explanation)
     add_import(parser)
     parser.add_argument("--examples", type=as_path, metavar="FOLDER", help="videos for visitors to choose from")
-    parser.add_argument("--device", default="", help="cpu, cuda, cuda:1, ...; by default a GPU where there is one")
+    add_device(parser)
     for option, convert, default, explanation in (
         ("--max-megabytes", int, Limits.megabytes, "of a file"),
         ("--max-seconds", float, Limits.seconds, "of a video"),

@@ -69,7 +69,7 @@ class Service:
             if not path:
                 continue
             try:
-                classifier = load_model(path, options.device or None, cfg=cfg or None)
+                classifier = load_model(path, options.device, cfg=cfg or None)
             except UserError as error:
                 logger.warning("%s", error)
                 problem += f"{error}\n"
