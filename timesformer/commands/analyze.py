@@ -15,7 +15,7 @@ from timesformer.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("run", type=as_path, metavar="RUN", help="folder with results.json")
@@ -25,7 +25,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add_device(parser)
     add_import(parser)
     add("opts", nargs="*", metavar="KEY VALUE", help="override the configuration of the test, such as where data are")
-    return parse_intermixed(parser, "opts", arguments)
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    return parse_intermixed(make_parser(), "opts", arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -82,7 +82,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Itera
             yield "checkpoint", models.checkpoint_table(cfg, args.rounds)
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, description in COMMANDS.items():
@@ -91,7 +91,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             if name in names.split():
                 given = value if isinstance(value, dict) else {"type": type(value), "default": value}
                 command.add_argument(option, help=text, **({"action": "store_true"} if value is False else given))
-    return parser.parse_args(arguments)
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    return make_parser().parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

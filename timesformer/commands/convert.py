@@ -11,7 +11,7 @@ from timesformer.arguments import as_path, as_source
 from timesformer.commands.command import run_command
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Writes a checkpoint in another format.")
     parser.add_argument(
         "source",
@@ -26,7 +26,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--weights", metavar="KEY", default="", help="which of several weights in IN, such as model_ema for the average"
     )
-    return parser.parse_args(arguments)
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    return make_parser().parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

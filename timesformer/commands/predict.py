@@ -38,7 +38,7 @@ pairs that override the checkpoint's options; put -- before names that begin wit
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Predicts the classes of videos with a trained model.",
         epilog="Exit code: 0 all videos predicted, 3 some could not be read, 2 user error. See docs/predicting.md",
@@ -59,6 +59,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--cfg", type=as_path, metavar="YAML", help="configuration, for checkpoints without one")
     add_import(parser)
     add("--quiet", action="store_true", help="print only errors, and predictions if there is no output file")
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = make_parser()
     args = parse_intermixed(parser, "videos", arguments)
     videos, args.opts = split_overrides(args.videos)
     args.videos = [as_source(video) for video in videos]

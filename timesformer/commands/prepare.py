@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(lambda: prepare(options), "interrupted; the same command continues")
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     """The options of the command; they depend on the dataset."""
     parser = argparse.ArgumentParser(description="Prepares a dataset; see docs/preparing.md.")
     datasets = parser.add_subparsers(dest="dataset", metavar="DATASET", required=True, help=", ".join(_DATASETS))
@@ -56,6 +56,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         added.add_argument("--workers", type=_number(int, 1), default=os.cpu_count(), help=workers)
         _add_report_options(added)
         (_add_split_options if dataset == "hmdb_simp" else _add_options)(added, dataset)
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = make_parser()
     options, options.overrides = parser.parse_known_args(arguments)
     if unknown := [word for word in options.overrides[::2] if not re.fullmatch(r"[A-Z][A-Z0-9_.]*", word)]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -15,7 +15,7 @@ from timesformer.config import load_config
 from timesformer.errors import UserError
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--cfg", dest="cfg_file", type=as_path, required=True, metavar="YAML", help="configuration of the training")
@@ -25,7 +25,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--draws", type=int, default=3, metavar="N", help="number of clips of each: those of the first N epochs (3)")
     add_import(parser)
     add("opts", nargs="*", metavar="KEY VALUE", help="options that override those of the file")
-    return parse_intermixed(parser, "opts", arguments)
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    return parse_intermixed(make_parser(), "opts", arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from timesformer.arguments import add_import, as_path
 from timesformer.commands.command import run_command
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add(
@@ -28,6 +28,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--figures", type=as_path, metavar="DIR", help="write figures (PNG, SVG, PDF) and tables (CSV, LaTeX) instead")
     add("--overwrite", action="store_true", help="replace files that are not of these runs")
     add_import(parser)
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = make_parser()
     args = parser.parse_args(arguments)
     if args.figures and args.output:
         parser.error("--output is for the report: give --figures or --output")

@@ -19,7 +19,7 @@ from timesformer.commands.command import run_command
 from timesformer.studies.study import FOLDER
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
@@ -42,6 +42,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--output", type=as_path, default=Path("output/studies"), help="folder of all studies (output/studies)")
     add("--dry-run", action="store_true", help="list the cells without running them")
     add("opts", nargs="*", metavar="KEY VALUE", help="options of every cell, over the study's")
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = make_parser()
     args = parser.parse_intermixed_args(repeated_sweep(list(sys.argv[1:] if arguments is None else arguments)))
     counts = {name: [getattr(args, name)] for name in ("seeds", "jobs", "sweep_random", "sweep_trials")}
     for name, numbers in {**counts, "fold": args.fold}.items():

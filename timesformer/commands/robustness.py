@@ -16,7 +16,7 @@ from timesformer.commands.command import run_command
 logger = logging.getLogger(__name__)
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", type=as_source, required=True, metavar="FILE", help="best.pyth, the folder of a run, ...")
@@ -28,7 +28,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--cfg", type=as_path, metavar="YAML", help="configuration, for checkpoints without one")
     add_import(parser)
     add("opts", nargs="*", metavar="KEY VALUE", help="override the configuration of the checkpoint")
-    return parse_intermixed(parser, "opts", arguments)
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    return parse_intermixed(make_parser(), "opts", arguments)
 
 
 def separated(text: str) -> list[str]:

@@ -33,7 +33,7 @@ PACKAGE = str(Path(__file__).resolve().parents[2])  # the folder that `timesform
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Submits a run to a Slurm cluster, or runs it here in the same way.")
     add = parser.add_argument
     add("--cfg", dest="cfg_file", type=as_path, required=True, metavar="YAML", help="configuration file")
@@ -60,6 +60,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--follow", action="store_true", help="show the log until the job ended; Ctrl-C does not end the job")
     add_import(parser)
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="options that override those of the file")
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = make_parser()
     args = parser.parse_args(arguments)
     args.job_dir = args.job_dir.resolve()
     if args.cluster != "slurm" and args.num_shards > 1:

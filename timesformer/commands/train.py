@@ -36,7 +36,7 @@ in a folder of OUTPUT_DIR, and their statistics in OUTPUT_DIR/repeats.json; fini
 INIT_METHOD_HELP = "tcp://HOST:PORT, rendezvous of several nodes without torchrun, srun or tools/submit.py"
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Trains, validates and tests a model as a configuration says.")
     add = parser.add_argument
     add("--cfg", dest="cfg_file", type=as_path, metavar="YAML", help="configuration file; without it, the defaults")
@@ -50,6 +50,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--init_method", default="", metavar="URL", help=INIT_METHOD_HELP)
     add_import(parser)
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="options that override those of the file")
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = make_parser()
     args = parser.parse_args(arguments)
     # argparse takes the KEY VALUE pairs after --repeats or --splits for more of their values.
     words = list(takewhile(lambda word: "=" in word, args.repeats))

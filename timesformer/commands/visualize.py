@@ -16,7 +16,7 @@ METHODS = ("rollout", "cls")
 ANIMATIONS = (".gif", ".mp4")
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("video", metavar="VIDEO", type=as_path, help="video file, or folder of frames")
@@ -38,7 +38,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--crops", type=int, choices=(1, 3), help="crops of each clip: the center, or three (as in a test)")
     add("--sampler", help="how frames are chosen, such as dense or uniform (as in a test)")
     add_import(parser)
-    return parser.parse_args(arguments)
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    return make_parser().parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,14 +16,14 @@ from timesformer.web.uploads import Limits
 
 @dataclass(frozen=True)
 class Options:
-    """The options of tools/app.py; "" where one is not given."""
+    """The options of tools/app.py; "" or None where one is not given."""
 
     checkpoint: str = ""
     fallback: str = ""
     cfg: str = ""
     fallback_cfg: str = ""
     examples: Path | None = None
-    device: str = ""
+    device: str | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -32,8 +32,8 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}\n{self.format_usage()}")
 
 
-def parse(arguments: Sequence[str]) -> Options:
-    """The options of a command line; UserError if it is invalid."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of the page."""
     parser = _Parser(prog="timesformer app", description="A web page that predicts the class of a video.")
     for option, explanation in (
         ("--checkpoint", "best.pyth, the folder of a run, ..."),
@@ -53,7 +53,12 @@ def parse(arguments: Sequence[str]) -> Options:
     ):
         explanation += "; %(default)s"
         parser.add_argument(option, type=partial(_positive, convert), default=default, metavar="N", help=explanation)
-    values = vars(parser.parse_args(arguments))
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """The options of a command line; UserError if it is invalid."""
+    values = vars(make_parser().parse_args(arguments))
     del values["imports"]  # imported already
     names = ("megabytes", "seconds", "pixels", "decoding_seconds")
     return Options(limits=Limits(**{name: values.pop(f"max_{name}") for name in names}), **values)
