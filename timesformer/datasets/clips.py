@@ -25,7 +25,7 @@ from timesformer.datasets.records import DatasetSplit, VideoRecord
 from timesformer.datasets.transforms.augmentation import Augmentation
 from timesformer.datasets.transforms.sampling import VideoInfo, build_sampler
 from timesformer.datasets.transforms.spatial import CENTER, horizontal_flip, resize, spatial_sampling
-from timesformer.datasets.transforms.timeline import Timeline, render, source_numbers
+from timesformer.datasets.transforms.timeline import Frame, Timeline, render, renumber, source_numbers
 from timesformer.datasets.workers.dataloader import WorkerStatus
 from timesformer.datasets.workers.time_limit import TimeLimit, TookTooLongError
 from timesformer.runtime.resource_limits import is_out_of_files
@@ -132,43 +132,16 @@ class ClipMaker:
         """Return a black clip, uint8 [3, frames, height, width]."""
         return torch.zeros(3, self._data.NUM_FRAMES, self.crop_size, self.crop_size, dtype=torch.uint8)
 
-    def _make(self, reader: VideoReader, read: Read, view: int, rng: RandomState) -> SampledClip:
-        pixels, numbers = self._sample(reader, read, view, rng)
-        clip = rearrange(torch.from_numpy(pixels), "t h w c -> t c h w")  # resizing uint8 is fast in this order
-        with as_video_error(reader.path):  # frames of a broken file may have a shape that cannot be cropped
-            clip = self._crop(clip, rng, view)
-        if self._augmentation:
-            clip = self._augmentation(clip, rng)
-        clip, is_bgr = rearrange(clip, "t c h w -> c t h w"), self._data.REVERSE_INPUT_CHANNEL
-        clip = (clip.flip(0) if is_bgr else clip).contiguous()
-        return SampledClip.of(clip, numbers, reader.times(numbers), view, is_bgr)
-
-    def _sample(
-        self, reader: VideoReader, read: Read, view: int, rng: RandomState
-    ) -> tuple[np.ndarray, tuple[int, ...]]:
-        """Sampled frames, uint8 [frames, height, width, 3], and their numbers."""
-        num_frames, state = reader.num_frames, rng.get_state()
-        try:
-            return self._read_frames(reader, read, view // self.num_crops, rng)
-        except VideoError:
-            if reader.num_frames in (0, num_frames):
-                raise
-            rng.set_state(state)  # fewer frames decode than promised: sample again from those
-            return self._read_frames(reader, read, view // self.num_crops, rng)
-
-    def _read_frames(
-        self, reader: VideoReader, read: Read, view: int, rng: RandomState
-    ) -> tuple[np.ndarray, tuple[int, ...]]:
+    def plan(self, video: VideoInfo, view: int, rng: RandomState) -> list[Frame]:
+        """Choose the DATA.NUM_FRAMES frames of a view of a video; a stretched video has means and gains of frames."""
         options, num_frames, sampler = self._data.PRE_SAMPLING, self._data.NUM_FRAMES, self.sampler
-        video = VideoInfo(reader.num_frames, reader.fps, reader.timing)
+        view //= self.num_crops
         stretch = (options.METHODS, options.BRIGHTNESS_FACTORS) if options.ENABLED else ()
         if options.ENABLED and options.ORDER == "after_sampling":
             sampled = sampler.available(video, rng, view)
             timeline = Timeline(len(sampled), num_frames, *stretch)
             # A timeline that the methods could not stretch repeats from its start.
-            frames = [timeline[i % len(timeline)] for i in range(num_frames)]
-            pixels = render(frames, lambda numbers: read(tuple(sampled[number] for number in numbers)))
-            return pixels, tuple(sampled[number] for number in source_numbers(frames))
+            return [renumber(timeline[i % len(timeline)], sampled) for i in range(num_frames)]
         timeline = Timeline(video.length, math.ceil(sampler.window_length(video.fps)), *stretch)
         if len(timeline) != video.length:
             video = VideoInfo(len(timeline), video.fps)
@@ -176,7 +149,47 @@ class ClipMaker:
         if len(positions) != num_frames or not 0 <= min(positions) <= max(positions) < video.length:
             expected = f"{num_frames} (DATA.NUM_FRAMES) numbers from 0 to {video.length - 1}"
             raise ConfigError([f"DATA.SAMPLER {sampler.name} returned {list(positions)}, expected {expected}"])
-        frames = [timeline[position] for position in positions]
+        return [timeline[position] for position in positions]
+
+    def crop(self, pixels: np.ndarray, view: int, rng: RandomState) -> Tensor:
+        """Crop frames, uint8 [frames, height, width, 3], to a square: uint8 [frames, 3, crop_size, crop_size].
+
+        Raises ValueError or RuntimeError for frames whose shape cannot be cropped.
+        """
+        clip = rearrange(torch.from_numpy(pixels), "t h w c -> t c h w")  # resizing uint8 is fast in this order
+        return self._crop(clip, rng, view)
+
+    def to_clip(self, frames: Tensor, rng: RandomState) -> Tensor:
+        """Augment cropped frames; returns a clip as in `SampledClip`."""
+        if self._augmentation:
+            frames = self._augmentation(frames, rng)
+        clip = rearrange(frames, "t c h w -> c t h w")
+        return (clip.flip(0) if self._data.REVERSE_INPUT_CHANNEL else clip).contiguous()
+
+    def _make(self, reader: VideoReader, read: Read, view: int, rng: RandomState) -> SampledClip:
+        pixels, numbers = self._sample(reader, read, view, rng)
+        with as_video_error(reader.path):  # frames of a broken file may have a shape that cannot be cropped
+            frames = self.crop(pixels, view, rng)
+        clip = self.to_clip(frames, rng)
+        return SampledClip.of(clip, numbers, reader.times(numbers), view, self._data.REVERSE_INPUT_CHANNEL)
+
+    def _sample(
+        self, reader: VideoReader, read: Read, view: int, rng: RandomState
+    ) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Sampled frames, uint8 [frames, height, width, 3], and their numbers."""
+        num_frames, state = reader.num_frames, rng.get_state()
+        try:
+            return self._read_frames(reader, read, view, rng)
+        except VideoError:
+            if reader.num_frames in (0, num_frames):
+                raise
+            rng.set_state(state)  # fewer frames decode than promised: sample again from those
+            return self._read_frames(reader, read, view, rng)
+
+    def _read_frames(
+        self, reader: VideoReader, read: Read, view: int, rng: RandomState
+    ) -> tuple[np.ndarray, tuple[int, ...]]:
+        frames = self.plan(VideoInfo(reader.num_frames, reader.fps, reader.timing), view, rng)
         return render(frames, read), source_numbers(frames)
 
     def _crop(self, clip: Tensor, rng: RandomState, view: int) -> Tensor:

@@ -4,9 +4,11 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,16 +53,25 @@ class StreamTiming:
         return first, max(first, min(last, last_frame))
 
 
+class StreamedFrame(NamedTuple):
+    """A frame of a video that is decoded in order."""
+
+    tick: int  # when it is shown, in units of the reader's `time_base`; ticks rise
+    image: Callable[[], np.ndarray]  # converts it to uint8 [height, width, 3], RGB; until the next frame is taken
+
+
 class VideoReader(ABC):
     """Frames of one clip, by number in the order shown; a context manager.
 
     `num_frames` is at least 1; `read` corrects it when fewer decode than the file promises. `fps` is 0.0 if unknown.
-    `timing` is None for files without a duration and for folders of frames.
+    `timing` is None for files without a duration and for folders of frames. `delay` is the time in seconds from the
+    start of the file, such as its sound, to the first frame.
     """
 
     num_frames: int
     fps: float
     timing: StreamTiming | None = None
+    delay: float = 0.0
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -114,6 +125,25 @@ class VideoReader(ABC):
             self._check_size(image, shape or image.shape)
             shape = image.shape
             yield image
+
+    @property
+    def time_base(self) -> Fraction:
+        """Duration of a tick of `known_ticks` and `stream` in seconds; VideoError if the frame rate is unknown."""
+        if not self.fps:
+            raise self._error("its frame rate is unknown: give it (--fps, in Python fps=25)")
+        return 1 / Fraction(self.fps)
+
+    def known_ticks(self) -> Sequence[int] | None:
+        """Return when each frame is shown, as `stream` yields it; None if that is unknown before frames are decoded."""
+        return range(self.num_frames)
+
+    def stream(self) -> Iterator[StreamedFrame]:
+        """Yield every frame in order, decoded once; only frames whose `image` is called are converted.
+
+        Raises VideoError at a frame that cannot be decoded.
+        """
+        for number in range(self.num_frames):
+            yield StreamedFrame(number, lambda number=number: self.read([number])[0])
 
     def verify(self) -> None:
         """Decode every frame and correct `num_frames`; VideoError when one is missing or broken."""

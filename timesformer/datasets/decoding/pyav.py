@@ -4,6 +4,8 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from fractions import Fraction
+from functools import partial
 from itertools import chain, islice, pairwise
 
 import av
@@ -14,7 +16,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from timesformer.datasets.decoding.base import MAX_PIXELS, StreamTiming, VideoError, VideoReader, scaled
+from timesformer.datasets.decoding.base import MAX_PIXELS, StreamedFrame, StreamTiming, VideoError, VideoReader, scaled
 from timesformer.datasets.decoding.containers import EXTENSIONS_OF, describe_format
 from timesformer.datasets.decoding.frame_pixels import RgbConverter, orientation
 from timesformer.datasets.decoding.packet_index import FrameIndex, Packets, Segment
@@ -80,6 +82,8 @@ class VideoFile(VideoReader):
                 stream = self._select_stream(container)
                 self._stream_index, self._time_base = stream.index, stream.time_base
                 self.fps = float(stream.average_rate or fps)
+                if stream.start_time is not None and container.start_time is not None:
+                    self.delay = max(0.0, float(stream.start_time * stream.time_base) - container.start_time / 1e6)
                 self._decoder = decoder = _decoder_of(stream)
                 self._coded_size = decoder.width, decoder.height
                 demuxed = _demux(container, stream)
@@ -144,6 +148,33 @@ class VideoFile(VideoReader):
             return super().seconds
         # The last frame is taken to be shown for as long as the others are on average.
         return float((times[-1] - times[0]) * self._time_base) * len(times) / (len(times) - 1)
+
+    @property
+    def time_base(self) -> Fraction:
+        has_ticks = self._index.sequential or self._shown_at()
+        return self._time_base if has_ticks else super().time_base
+
+    def known_ticks(self) -> Sequence[int] | None:
+        if self._index.sequential:
+            return None
+        return self._shown_at() or super().known_ticks()
+
+    def stream(self) -> Iterator[StreamedFrame]:
+        known: Sequence[int] | None = None
+        last, by_time = -1, False
+        for number, frame in enumerate(self._every_frame()):
+            if not number:  # decoding the first frame may show that packets do not tell
+                known, by_time = self.known_ticks(), bool(self._shown_at()) and not self._index.sequential
+                step = round(1 / (Fraction(self.fps) * self._time_base)) if self.fps else 0
+            if known is None:  # frames without a time, or with that of an earlier frame, follow at the mean rate
+                in_order = frame.pts is not None and (frame.pts > last or not number)
+                tick = frame.pts if in_order else last + max(step, 1)
+            elif by_time and frame.pts != known[number]:
+                raise self._error(f"frame {number} is not shown when the file says; convert it to MP4")
+            else:
+                tick = known[number]
+            last = tick
+            yield StreamedFrame(tick, partial(self._rgb, frame))
 
     def verify(self) -> None:
         for _ in self._every_frame():

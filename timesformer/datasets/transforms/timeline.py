@@ -9,7 +9,7 @@ A clip that is too short is lengthened by these methods, in the given order and 
 The result is cut to the wanted length, as in the HMDB_simp study (github.com/Sayzal28/EEEM068_Action_Recognition).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +94,7 @@ def render(frames: Sequence[Frame], read: Callable[[tuple[int, ...]], np.ndarray
 
     `read` returns source frames by number (rising, each once), uint8 [N, height, width, 3]; it is called once.
     """
-    numbers = tuple(sorted({number for frame in frames for number in _sources(frame)}))
+    numbers = tuple(sorted(needed_frames(frames)))
     pixels: dict[Frame, np.ndarray] = dict(zip(numbers, read(numbers), strict=True))
     images = (_pixels(frame, pixels) for frame in frames)
     return np.stack([image if image.dtype == np.uint8 else np.rint(image).astype(np.uint8) for image in images])
@@ -103,6 +103,20 @@ def render(frames: Sequence[Frame], read: Callable[[tuple[int, ...]], np.ndarray
 def source_numbers(frames: Sequence[Frame]) -> tuple[int, ...]:
     """Return the number of the source frame that each of `frames` is, or of the first that it is made of."""
     return tuple(next(_sources(frame)) for frame in frames)
+
+
+def renumber(frame: Frame, numbers: Sequence[int]) -> Frame:
+    """Return the frame made of `numbers[i]` instead of each source frame i."""
+    if isinstance(frame, Mean):
+        return Mean(renumber(frame.first, numbers), renumber(frame.second, numbers))
+    if isinstance(frame, Gain):
+        return Gain(renumber(frame.frame, numbers), frame.factor)
+    return numbers[frame]
+
+
+def needed_frames(frames: Iterable[Frame]) -> set[int]:
+    """Return the numbers of all source frames that `frames` are made of."""
+    return {number for frame in frames for number in _sources(frame)}
 
 
 def _sources(frame: Frame) -> Iterator[int]:

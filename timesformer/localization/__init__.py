@@ -1,0 +1,1 @@
+"""Temporal action localization: when which action happens in a long video."""

@@ -1,0 +1,228 @@
+"""The clips of overlapping windows over a long video, which is decoded once, in order."""
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain, count
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from numpy.random import RandomState
+from torch import Tensor
+
+from timesformer.datasets.clips import ClipMaker, as_video_error, clip_rng
+from timesformer.datasets.decoding.base import StreamedFrame, StreamTiming
+from timesformer.datasets.decoding.open import VideoReader
+from timesformer.datasets.records import VideoRecord
+from timesformer.datasets.transforms.sampling import VideoInfo
+from timesformer.datasets.transforms.timeline import Frame, needed_frames, render, renumber
+
+TOLERANCE = 1e-6  # seconds; times of frames and borders of windows are rounded
+
+OnFrame = Callable[[float, Callable[[], np.ndarray]], object]
+"""Gets the time of a frame in seconds and a function that returns its pixels, uint8 [height, width, 3], RGB."""
+
+
+class WindowClips(NamedTuple):
+    """The clips of one window."""
+
+    start: float  # seconds
+    end: float
+    clips: list[Tensor]  # uint8 [3, frames, height, width], all different
+    views: list[int]  # for each view, the number of its clip
+
+
+@dataclass
+class _Window:
+    """A window that is being read."""
+
+    start: float  # seconds after the first frame
+    end: float
+    first: int  # number of its first frame
+    stop: int  # number of the frame after its last
+    plans: list[list[Frame]]  # the frames of each view
+    needed: set[int]  # the frames that `plans` are made of
+
+
+class WindowReader:
+    """Reads the windows of a video; a context manager.
+
+    Frames are cropped and resized as they are decoded, and kept as long as a window needs them. Where the file does not
+    tell when its frames are shown, all frames of the last `window` seconds are kept.
+    """
+
+    def __init__(self, cfg: CfgNode, path: str, fps: float = 0.0) -> None:
+        """cfg: options of a test; fps: frame rate of a video without one, by default DATA.TARGET_FPS.
+
+        Raises VideoError if the video cannot be opened.
+        """
+        self._maker, self._seed = ClipMaker(cfg, "test"), cfg.RNG_SEED
+        with as_video_error(path):
+            self._reader = self._maker.open(VideoRecord(path, 0, path, fps=fps))
+        self._sampled_fps = self._reader.fps
+        self._reader.fps = self._reader.fps or cfg.DATA.TARGET_FPS  # as the dense sampler takes it
+        self._is_stretched = cfg.DATA.PRE_SAMPLING.ENABLED  # frames are mixed before they are cropped
+        self._window = self._stride = 0.0
+        self._ticks: Sequence[int] = []  # when all frames are shown, or those so far
+        self._time_base = Fraction(1)
+        self._kept: dict[int, list[Tensor]] = {}  # by number of the frame: its crops, or the frame itself
+
+    def __enter__(self) -> "WindowReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    @property
+    def video(self) -> VideoReader:
+        """The open video."""
+        return self._reader
+
+    def read(self, window: float, stride: float, on_frame: OnFrame | None = None) -> Iterator[WindowClips]:
+        """Yields the clips of windows of `window` seconds, `stride` seconds apart; can be called once.
+
+        Raises VideoError at damage, after the windows before it.
+        """
+        self._window, self._stride = window, stride
+        with closing(self._frames()) as frames:
+            first = next(frames)  # decoding it may show that the file does not tell about others
+            self._time_base, known = self._reader.time_base, self._reader.known_ticks()
+            self._ticks = [] if known is None else known
+            read = self._read_unknown if known is None else self._read_known
+            yield from read(self._shown(chain([first], frames), on_frame))
+
+    def _frames(self) -> Iterator[StreamedFrame]:
+        frames = self._reader.stream()
+        while True:
+            with as_video_error(self._reader.path):
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
+
+    def _shown(self, frames: Iterator[StreamedFrame], on_frame: OnFrame | None) -> Iterator[StreamedFrame]:
+        start = None
+        for frame in frames:
+            start = frame.tick if start is None else start
+            if on_frame:
+                on_frame(self._reader.delay + float((frame.tick - start) * self._time_base), frame.image)
+            yield frame
+
+    def _read_known(self, frames: Iterator[StreamedFrame]) -> Iterator[WindowClips]:
+        windows = (self._plan(*span) for span in self._spans())
+        active: deque[_Window] = deque()
+        following = next(windows, None)
+        for number, frame in enumerate(frames):
+            while following and following.first <= number:
+                active.append(following)
+                following = next(windows, None)
+            if any(number in window.needed for window in active):
+                self._keep(number, frame)
+            while active and active[0].stop == number + 1:
+                yield self._clips(active.popleft())
+            self._drop_before(active[0].first if active else number + 1)
+
+    def _read_unknown(self, frames: Iterator[StreamedFrame]) -> Iterator[WindowClips]:
+        self._ticks, finished = [], 0
+        for number, frame in enumerate(frames):
+            self._ticks.append(frame.tick)
+            seconds = float((frame.tick - self._ticks[0]) * self._time_base)
+            while (end := finished * self._stride + self._window) <= seconds + TOLERANCE:
+                yield self._clips(self._plan(finished * self._stride, end))
+                finished += 1
+            self._keep(number, frame)
+            self._drop_before(self._number_at(seconds - self._window) - 1)
+        for span in list(self._spans())[finished:]:
+            yield self._clips(self._plan(*span))
+
+    def _spans(self) -> Iterator[tuple[float, float]]:
+        """Yields start and end of all windows, in seconds after the first frame; the last one ends with the video."""
+        duration = float((self._end_tick() - self._ticks[0]) * self._time_base)
+        end = 0.0
+        for number in count():
+            start = number * self._stride
+            if start + self._window > duration + TOLERANCE:
+                break
+            end = start + self._window
+            yield start, end
+        if self._number_at(end) < len(self._ticks):
+            yield max(0.0, duration - self._window), duration
+
+    def _end_tick(self) -> int:
+        """When the last frame ends: it is taken to be shown for as long as the others are on average."""
+        ticks, timing = self._ticks, self._reader.timing
+        if len(ticks) > 1:
+            return ticks[-1] + max(1, round((ticks[-1] - ticks[0]) / (len(ticks) - 1)))
+        return ticks[0] + (timing.duration if timing else max(1, round(1 / (self._reader.fps * self._time_base))))
+
+    def _number_at(self, seconds: float) -> int:
+        """Number of the first frame that is first shown at this time after the first frame, or later."""
+        return bisect_left(self._ticks, self._ticks[0] + (seconds - TOLERANCE) / float(self._time_base))
+
+    def _plan(self, start: float, end: float) -> _Window:
+        first, stop = self._number_at(start), self._number_at(end)
+        if first == stop:  # no frame begins in this time: the one before it is shown
+            first, stop = max(first - 1, 0), max(first, 1)
+        info, numbers = self._info(first, stop), range(first, stop)
+        plans = []
+        for view in range(self._maker.num_views):
+            plan = self._maker.plan(info, view, self._rng(view))
+            plans.append([renumber(frame, numbers) for frame in plan])
+        return _Window(start, end, first, stop, plans, needed_frames(frame for plan in plans for frame in plan))
+
+    def _info(self, first: int, stop: int) -> VideoInfo:
+        """What a file with these frames alone would say of them."""
+        length, timing = stop - first, self._reader.timing
+        if timing is None:
+            return VideoInfo(length, self._sampled_fps)
+        if not timing.times:
+            share = StreamTiming(length, timing.fps, max(1, round(timing.duration * length / timing.num_frames)))
+            return VideoInfo(length, self._sampled_fps, share)
+        end = self._ticks[stop] if stop < len(self._ticks) else self._end_tick()
+        ticks = [tick - self._ticks[first] for tick in self._ticks[first:stop]]
+        duration = end - self._ticks[first]
+        fps = float(1 / (Fraction(duration, length) * self._time_base))
+        return VideoInfo(length, fps, StreamTiming(length, fps, duration, ticks))
+
+    def _rng(self, view: int) -> RandomState:
+        return clip_rng(self._seed, 0, 0, view)
+
+    def _keep(self, number: int, frame: StreamedFrame) -> None:
+        with as_video_error(self._reader.path):
+            image = frame.image()
+            if self._is_stretched:
+                self._kept[number] = [torch.from_numpy(np.ascontiguousarray(image))]
+                return
+            crops = range(self._maker.num_crops)
+            self._kept[number] = [self._maker.crop(image[None], crop, self._rng(crop)) for crop in crops]
+
+    def _drop_before(self, first: int) -> None:
+        for number in [number for number in self._kept if number < first]:
+            del self._kept[number]
+
+    def _clips(self, window: _Window) -> WindowClips:
+        clips: list[Tensor] = []
+        found: dict[tuple[tuple[Frame, ...], int], int] = {}
+        views = []
+        for view, plan in enumerate(window.plans):
+            key = tuple(plan), view % self._maker.num_crops
+            if key not in found:
+                found[key] = len(clips)
+                clips.append(self._clip(plan, view))
+            views.append(found[key])
+        delay = self._reader.delay
+        return WindowClips(delay + window.start, delay + window.end, clips, views)
+
+    def _clip(self, plan: list[Frame], view: int) -> Tensor:
+        rng = self._rng(view)
+        if not self._is_stretched:
+            crop = view % self._maker.num_crops
+            return self._maker.to_clip(torch.cat([self._kept[number][crop] for number in plan]), rng)
+        with as_video_error(self._reader.path):
+            pixels = render(plan, lambda numbers: np.stack([self._kept[number][0].numpy() for number in numbers]))
+            return self._maker.to_clip(self._maker.crop(pixels, view, rng), rng)
