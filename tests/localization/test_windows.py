@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 from tests.datasets.made_videos import encode, ffmpeg, moving_scene
 from timesformer.config import get_cfg
 from timesformer.datasets.clips import ClipMaker
-from timesformer.datasets.decoding.open import VideoError
+from timesformer.datasets.decoding.open import VideoError, open_video
 from timesformer.datasets.decoding.pyav import VideoFile
 from timesformer.errors import UserError
 from timesformer.inference.classifier import load_model
@@ -158,6 +158,16 @@ def test_folders_of_frames_have_the_given_rate(tiny_data: Path, tiny_checkpoint:
     folder = next(tiny_data.glob("test/walk/*"))
     windows = scores(tiny_checkpoint, folder, window=1.0, stride=1.0, fps=2.0)
     assert [(window.start, window.end) for window in windows] == [(0.0, 1.0), (0.5, 1.5)]
+
+
+def test_frames_in_memory_need_their_rate(videos: dict[str, Path], tiny_checkpoint: Path):
+    with open_video(videos["constant"]) as video:
+        frames = np.stack(list(video.frames()))
+    found, expected = (scores(tiny_checkpoint, video, window=0.5, fps=25.0) for video in (frames, videos["constant"]))
+    assert [window.end for window in found] == [window.end for window in expected]
+    assert np.array_equal([w.probabilities for w in found], [w.probabilities for w in expected])
+    with pytest.raises(VideoError, match="fps"):
+        scores(tiny_checkpoint, frames, window=0.5)
 
 
 @pytest.mark.parametrize(("name", "seconds"), [("window", 0.0), ("window", float("inf")), ("stride", -1.0)])

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from timesformer.datasets.clips import ClipMaker, as_video_error, clip_rng
 from timesformer.datasets.decoding.base import StreamedFrame, StreamTiming
-from timesformer.datasets.decoding.open import VideoReader
-from timesformer.datasets.records import VideoRecord
+from timesformer.datasets.decoding.open import Frames, Video, name_of, to_source
 from timesformer.datasets.transforms.sampling import VideoInfo
 from timesformer.datasets.transforms.timeline import Frame, needed_frames, render, renumber
 
@@ -56,16 +55,19 @@ class WindowReader:
     tell when its frames are shown, all frames of the last `window` seconds are kept.
     """
 
-    def __init__(self, cfg: CfgNode, path: str, fps: float = 0.0) -> None:
-        """cfg: options of a test; fps: frame rate of a video without one, by default DATA.TARGET_FPS.
+    def __init__(self, cfg: CfgNode, video: Video, fps: float | None = None) -> None:
+        """Opens a video, as `open_video` does, with the options of a test.
 
-        Raises VideoError if the video cannot be opened.
+        `fps` is the frame rate of a video without one; default: DATA.TARGET_FPS for folders of frames. Raises
+        VideoError, also for frames in memory without a frame rate.
         """
         self._maker, self._seed = ClipMaker(cfg, "test"), cfg.RNG_SEED
-        with as_video_error(path):
-            self._reader = self._maker.open(VideoRecord(path, 0, path, fps=fps))
+        source = to_source(video, fps)
+        with as_video_error(name_of(source)):
+            self._reader = self._maker.open_source(source, fps)
         self._sampled_fps = self._reader.fps
-        self._reader.fps = self._reader.fps or cfg.DATA.TARGET_FPS  # as the dense sampler takes it
+        if not self._reader.fps and not isinstance(source, Frames):
+            self._reader.fps = cfg.DATA.TARGET_FPS  # as the dense sampler takes it
         self._is_stretched = cfg.DATA.PRE_SAMPLING.ENABLED  # frames are mixed before they are cropped
         self._window = self._stride = 0.0
         self._ticks: Sequence[int] = []  # when all frames are shown, or those so far
@@ -79,9 +81,9 @@ class WindowReader:
         self._reader.close()
 
     @property
-    def video(self) -> VideoReader:
-        """The open video."""
-        return self._reader
+    def fps(self) -> float:
+        """Frame rate; VideoError if it is unknown."""
+        return self._reader.fps or float(1 / self._reader.time_base)
 
     def read(self, window: float, stride: float, on_frame: OnFrame | None = None) -> Iterator[WindowClips]:
         """Yields the clips of windows of `window` seconds, `stride` seconds apart; can be called once.

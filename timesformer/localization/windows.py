@@ -1,6 +1,5 @@
 """Class scores of overlapping windows over a long video."""
 
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -9,10 +8,10 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.decoding.open import VideoError
+from timesformer.datasets.decoding.open import Video, VideoError
 from timesformer.datasets.transforms.sampling import build_sampler
 from timesformer.errors import UserError
-from timesformer.inference.classifier import Classifier, Summary, Video
+from timesformer.inference.classifier import Classifier, Summary
 from timesformer.localization.window_reader import OnFrame, WindowClips, WindowReader
 
 FALLBACK_SECONDS = 2.0
@@ -30,13 +29,13 @@ class WindowScores:
 
 def score_windows(
     classifier: Classifier,
-    video: Video,
+    video: "Video",
     *,
     window: float | None = None,
     stride: float | None = None,
     on_frame: OnFrame | None = None,
     cfg: CfgNode | None = None,
-    fps: float = 0.0,
+    fps: float | None = None,
 ) -> Iterator[WindowScores]:
     """Yields the scores of windows of a video in order of time; the video is decoded once, in constant memory.
 
@@ -47,12 +46,12 @@ def score_windows(
 
     Args:
         classifier: the model.
-        video: path of a video file or a folder of frames.
+        video: anything that `predict` accepts.
         window: length in seconds; default: `default_window`.
         stride: seconds from the start of a window to that of the next; default: half of `window`.
         on_frame: called with the time and the pixels of every frame, in order.
         cfg: other views, from `Classifier.options`; default: the views of the checkpoint's tests.
-        fps: frame rate of videos without one; default: DATA.TARGET_FPS.
+        fps: frame rate of a video without one; default: DATA.TARGET_FPS for folders of frames.
 
     Raises:
         UserError: if `window` or `stride` is not above 0.
@@ -63,8 +62,8 @@ def score_windows(
             raise UserError(f"{name} of {seconds:g} seconds: expected a number above 0")
     cfg = cfg or classifier.cfg
     batch = _Batch(classifier, cfg)
-    with WindowReader(cfg, os.fspath(video), fps) as reader:
-        window = window or default_window(cfg, reader.video.fps)[0]
+    with WindowReader(cfg, video, fps) as reader:
+        window = window or default_window(cfg, reader.fps)[0]
         with closing(reader.read(window, stride or window / 2, on_frame)) as windows:
             try:
                 for clips in windows:

@@ -174,7 +174,7 @@ class VideoFile(VideoReader):
             else:
                 tick = known[number]
             last = tick
-            yield StreamedFrame(tick, partial(self._rgb, frame))
+            yield StreamedFrame(tick, partial(self._to_rgb, frame, self._coded_size))
 
     def verify(self) -> None:
         for _ in self._every_frame():
