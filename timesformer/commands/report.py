@@ -22,7 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         type=as_path,
         metavar="RUN",
-        help="OUTPUT_DIR of a run or of repeated runs; for figures, a study",
+        help="OUTPUT_DIR of a run or of repeated runs; for figures also a study, a robustness test or a data report",
     )
     add("--output", type=as_path, metavar="HTML", help="by default RUN/report.html, comparison.html for several runs")
     add("--figures", type=as_path, metavar="DIR", help="write figures (PNG, SVG, PDF) and tables (CSV, LaTeX) instead")
