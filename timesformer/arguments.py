@@ -20,11 +20,6 @@ def as_source(text: str) -> str:
     return os.path.expanduser(text)
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Adds `--device`, which `inference.load_model` checks."""
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:N or mps; default: the GPU if there is one")
-
-
 def add_import(parser: argparse.ArgumentParser) -> None:
     """Adds `--import MODULE`, which imports the module while the command line is parsed."""
     help_text = "module, or .py file, that registers samplers, models, options, ... (docs/extending.md); repeatable"
