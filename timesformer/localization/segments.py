@@ -133,16 +133,17 @@ def _label(probabilities: np.ndarray, threshold: float, leave: float) -> list[in
     labels: list[int | None] = []
     current: int | None = None
     for scores in probabilities:
-        if np.isnan(scores).any():
-            current = None
-        else:
-            best = int(scores.argmax())
-            if scores[best] >= threshold:
-                current = best
-            elif current is not None and scores[current] < leave:
-                current = None
+        current = None if np.isnan(scores).any() else next_label(current, scores, threshold, leave)
         labels.append(current)
     return labels
+
+
+def next_label(current: int | None, scores: np.ndarray, threshold: float, leave: float) -> int | None:
+    """Returns the class that follows `current` at a moment with these scores, float [classes]; None: no action."""
+    best = int(scores.argmax())
+    if scores[best] >= threshold:
+        return best
+    return None if current is not None and scores[current] < leave else current
 
 
 def _runs(labels: Sequence[int | None]) -> list[tuple[int, int, int | None]]:

@@ -10,16 +10,15 @@ from itertools import chain, count
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from fvcore.common.config import CfgNode
-from numpy.random import RandomState
 from torch import Tensor
 
-from timesformer.datasets.clips import ClipMaker, as_video_error, clip_rng
+from timesformer.datasets.clips import ClipMaker, as_video_error
 from timesformer.datasets.decoding.base import StreamedFrame, StreamTiming
 from timesformer.datasets.decoding.open import Frames, Video, name_of, to_source
 from timesformer.datasets.transforms.sampling import VideoInfo
-from timesformer.datasets.transforms.timeline import Frame, needed_frames, render, renumber
+from timesformer.datasets.transforms.timeline import Frame, needed_frames
+from timesformer.localization.window_clips import WindowClipMaker, last_end, window_info
 
 TOLERANCE = 1e-6  # seconds; times of frames and borders of windows are rounded
 
@@ -61,18 +60,18 @@ class WindowReader:
         `fps` is the frame rate of a video without one; default: DATA.TARGET_FPS for folders of frames. Raises
         VideoError, also for frames in memory without a frame rate.
         """
-        self._maker, self._seed = ClipMaker(cfg, "test"), cfg.RNG_SEED
+        maker = ClipMaker(cfg, "test")
+        self._maker = WindowClipMaker(cfg, maker)
         source = to_source(video, fps)
         with as_video_error(name_of(source)):
-            self._reader = self._maker.open_source(source, fps)
+            self._reader = maker.open_source(source, fps)
         self._sampled_fps = self._reader.fps
         if not self._reader.fps and not isinstance(source, Frames):
             self._reader.fps = cfg.DATA.TARGET_FPS  # as the dense sampler takes it
-        self._is_stretched = cfg.DATA.PRE_SAMPLING.ENABLED  # frames are mixed before they are cropped
         self._window = self._stride = 0.0
         self._ticks: Sequence[int] = []  # when all frames are shown, or those so far
         self._time_base = Fraction(1)
-        self._kept: dict[int, list[Tensor]] = {}  # by number of the frame: its crops, or the frame itself
+        self._kept: dict[int, list[Tensor]] = {}  # by number of the frame, from `WindowClipMaker.prepare`
 
     def __enter__(self) -> "WindowReader":
         return self
@@ -159,7 +158,7 @@ class WindowReader:
         """When the last frame ends: it is taken to be shown for as long as the others are on average."""
         ticks, timing = self._ticks, self._reader.timing
         if len(ticks) > 1:
-            return ticks[-1] + max(1, round((ticks[-1] - ticks[0]) / (len(ticks) - 1)))
+            return last_end(ticks[0], ticks[-1], len(ticks))
         return ticks[0] + (timing.duration if timing else max(1, round(1 / (self._reader.fps * self._time_base))))
 
     def _number_at(self, seconds: float) -> int:
@@ -170,11 +169,7 @@ class WindowReader:
         first, stop = self._number_at(start), self._number_at(end)
         if first == stop:  # no frame begins in this time: the one before it is shown
             first, stop = max(first - 1, 0), max(first, 1)
-        info, numbers = self._info(first, stop), range(first, stop)
-        plans = []
-        for view in range(self._maker.num_views):
-            plan = self._maker.plan(info, view, self._rng(view))
-            plans.append([renumber(frame, numbers) for frame in plan])
+        plans = self._maker.plans(self._info(first, stop), range(first, stop))
         return _Window(start, end, first, stop, plans, needed_frames(frame for plan in plans for frame in plan))
 
     def _info(self, first: int, stop: int) -> VideoInfo:
@@ -186,45 +181,18 @@ class WindowReader:
             share = StreamTiming(length, timing.fps, max(1, round(timing.duration * length / timing.num_frames)))
             return VideoInfo(length, self._sampled_fps, share)
         end = self._ticks[stop] if stop < len(self._ticks) else self._end_tick()
-        ticks = [tick - self._ticks[first] for tick in self._ticks[first:stop]]
-        duration = end - self._ticks[first]
-        fps = float(1 / (Fraction(duration, length) * self._time_base))
-        return VideoInfo(length, fps, StreamTiming(length, fps, duration, ticks))
-
-    def _rng(self, view: int) -> RandomState:
-        return clip_rng(self._seed, 0, 0, view)
+        return window_info(self._ticks[first:stop], end, self._time_base)
 
     def _keep(self, number: int, frame: StreamedFrame) -> None:
         with as_video_error(self._reader.path):
-            image = frame.image()
-            if self._is_stretched:
-                self._kept[number] = [torch.from_numpy(np.ascontiguousarray(image))]
-                return
-            crops = range(self._maker.num_crops)
-            self._kept[number] = [self._maker.crop(image[None], crop, self._rng(crop)) for crop in crops]
+            self._kept[number] = self._maker.prepare(frame.image())
 
     def _drop_before(self, first: int) -> None:
         for number in [number for number in self._kept if number < first]:
             del self._kept[number]
 
     def _clips(self, window: _Window) -> WindowClips:
-        clips: list[Tensor] = []
-        found: dict[tuple[tuple[Frame, ...], int], int] = {}
-        views = []
-        for view, plan in enumerate(window.plans):
-            key = tuple(plan), view % self._maker.num_crops
-            if key not in found:
-                found[key] = len(clips)
-                clips.append(self._clip(plan, view))
-            views.append(found[key])
+        with as_video_error(self._reader.path):
+            clips, views = self._maker.clips(window.plans, self._kept)
         delay = self._reader.delay
         return WindowClips(delay + window.start, delay + window.end, clips, views)
-
-    def _clip(self, plan: list[Frame], view: int) -> Tensor:
-        rng = self._rng(view)
-        if not self._is_stretched:
-            crop = view % self._maker.num_crops
-            return self._maker.to_clip(torch.cat([self._kept[number][crop] for number in plan]), rng)
-        with as_video_error(self._reader.path):
-            pixels = render(plan, lambda numbers: np.stack([self._kept[number][0].numpy() for number in numbers]))
-            return self._maker.to_clip(self._maker.crop(pixels, view, rng), rng)

@@ -61,7 +61,7 @@ def score_windows(
         if seconds is not None and not 0 < seconds < float("inf"):
             raise UserError(f"{name} of {seconds:g} seconds: expected a number above 0")
     cfg = cfg or classifier.cfg
-    batch = _Batch(classifier, cfg)
+    batch = WindowBatch(classifier, cfg)
     with WindowReader(cfg, video, fps) as reader:
         window = window or default_window(cfg, reader.fps)[0]
         with closing(reader.read(window, stride or window / 2, on_frame)) as windows:
@@ -91,7 +91,7 @@ def default_window(cfg: CfgNode, fps: float) -> tuple[float, str]:
 
 
 @dataclass
-class _Batch:
+class WindowBatch:
     """Windows that are computed together."""
 
     classifier: Classifier
