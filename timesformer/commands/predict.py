@@ -2,6 +2,7 @@
 
 python tools/predict.py --checkpoint best.pyth clip.mp4
 python tools/predict.py --checkpoint best.pyth folder --output predictions.csv --features embeddings.npz
+python tools/predict.py --checkpoint best.pyth --stream rtsp://camera.local/live --output answers.jsonl
 
 Exit code: 0 if every video was predicted, 3 if some could not be read, 2 for a user error, 128 + N for signal N. With
 --output or --features, the same command resumes an interrupted one.
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from timesformer.arguments import add_device, add_import, as_path, as_source, parse_intermixed
 from timesformer.commands.command import run_command
+from timesformer.commands.predict_stream import add_stream_options, check_sources, predict_stream, stream_problem
 from timesformer.config.load import resembles_key
 from timesformer.datasets.sources.clip_files import is_video_name
 from timesformer.errors import UserError, shorten
@@ -59,6 +61,17 @@ def make_parser() -> argparse.ArgumentParser:
     add("--cfg", type=as_path, metavar="YAML", help="configuration, for checkpoints without one")
     add_import(parser)
     add("--quiet", action="store_true", help="print only errors, and predictions if there is no output file")
+    group = parser.add_argument_group("long videos and streams")
+    group.add_argument(
+        "--window", type=positive, metavar="S", help="length of a window in seconds; default: a clip's span"
+    )
+    group.add_argument("--stride", type=positive, metavar="S", help="seconds between windows; default: half a window")
+    group.add_argument(
+        "--threshold", type=probability, default=0.5, metavar="P", help="least probability of a class (0.5)"
+    )
+    group.add_argument("--smooth", type=float, default=0.0, metavar="S", help="average over so many seconds (0)")
+    group.add_argument("--overlay", type=as_path, metavar="FILE", help=".mp4 file with the classes drawn into it")
+    add_stream_options(parser)
     return parser
 
 
@@ -67,9 +80,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parse_intermixed(parser, "videos", arguments)
     videos, args.opts = split_overrides(args.videos)
     args.videos = [as_source(video) for video in videos]
-    if not args.videos:
+    if problem := stream_problem(args):
+        parser.error(problem)
+    if not args.videos and not args.stream:
         parser.error("name a video, or a folder of videos")
-    if args.output and args.output.suffix not in (".csv", ".json"):
+    if args.output and not args.stream and args.output.suffix not in (".csv", ".json"):
         parser.error(f"--output {args.output}: expected a name that ends in .csv or .json")
     if args.features and args.features.suffix != ".npz":
         parser.error(f"--features {args.features}: expected a name that ends in .npz")
@@ -96,20 +111,43 @@ def at_least(minimum: int) -> Callable[[str], int]:
     return number
 
 
+def positive(text: str) -> float:
+    """Argument type of numbers above 0."""
+    return _number(text, lambda number: 0 < number < float("inf"), "a number above 0")
+
+
+def probability(text: str) -> float:
+    """Argument type of probabilities."""
+    return _number(text, lambda number: 0 <= number <= 1, "a number from 0 to 1")
+
+
+def _number(text: str, is_valid: Callable[[float], bool], expected: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not is_valid(number):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected {expected}")
+    return number
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     sys.stdout.reconfigure(errors="backslashreplace")  # file names may be invalid UTF-8
-    resumes = bool(args.output or args.features)
+    resumes = bool(args.output or args.features) and not args.stream
     return run_command(lambda: run(args), f"interrupted{'; the same command resumes' * resumes}")
 
 
 def run(args: argparse.Namespace) -> int:
+    check_sources(args)
     paths = find_videos(args.videos, args.quiet)  # before PyTorch is imported, which takes seconds
     from timesformer.inference.classifier import load_model
 
     classifier = load_model(args.checkpoint, args.device, args.opts, cfg=args.cfg)
     if not args.quiet:
         print(repr(classifier), file=sys.stderr, flush=True)
+    if args.stream:
+        return predict_stream(args, classifier)
     errors = (write_files if args.output or args.features else print_lines)(args, classifier, paths)
     if errors:
         print(f"{len(errors)} of {len(paths)} videos could not be read:", file=sys.stderr)

@@ -1,0 +1,80 @@
+"""What may follow --stream."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from timesformer.errors import UserError
+from timesformer.streaming.sources import is_stream, parse_source, public_name
+
+
+@pytest.mark.parametrize(
+    ("text", "platform", "address", "form"),
+    [
+        ("0", "linux", "/dev/video0", "v4l2"),
+        ("/dev/video2", "linux", "/dev/video2", "v4l2"),
+        ("1", "darwin", "1:none", "avfoundation"),
+    ],
+)
+def test_cameras(text: str, platform: str, address: str, form: str):
+    source = parse_source(text, platform)
+    assert (source.kind, source.address, source.format) == ("camera", address, form)
+
+
+def test_pipes(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    assert parse_source("-").kind == parse_source(str(tmp_path / "pipe")).kind == "pipe"
+
+
+@pytest.mark.parametrize("url", ["rtsp://h/x", "RTSPS://h:1/x", "rtmp://h/a/b", "https://h/x.m3u8", "udp://@:5000"])
+def test_addresses_and_their_protocols(url: str):
+    source = parse_source(url)
+    assert (source.kind, source.address) == ("network", url)
+    allowed = source.options["protocol_whitelist"].split(",")
+    assert url.partition(":")[0].lower() in allowed
+    assert not {"file", "data", "concat", "pipe", "unix"}.intersection(allowed)
+
+
+@pytest.mark.parametrize(
+    "text", ["srt://h/x", "file:///etc/passwd", "udps://h:1", "rtsp://", "http://h:x/", "missing.mp4", ".", __file__]
+)
+def test_what_is_no_stream(text: str):
+    with pytest.raises(UserError):
+        parse_source(text)
+
+
+def test_windows_knows_cameras_by_name(monkeypatch: pytest.MonkeyPatch):
+    import av
+
+    devices = [av.DeviceInfo("Microphone", "", False, ["audio"]), av.DeviceInfo("Front", "", True, ["video"])]
+    monkeypatch.setattr(av, "enumerate_input_devices", lambda form: devices)
+    assert parse_source("0", "win32").address == "video=Front"
+    with pytest.raises(UserError, match="Front"):
+        parse_source("1", "win32")
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("rtsp://u:secret@h:554/x/y", "rtsp://h:554/x/y"),
+        ("http://h/video?user=u&pwd=secret", "http://h/video"),
+        ("https://h/x#secret", "https://h/x"),
+        ("rtsp://u:sec@ret@h/x", "rtsp://h/x"),
+        ("rtsp://u:sec/ret@h/x", "rtsp://h/x"),
+        ("rtsp://u:sec?ret@h/x", "rtsp://h/x"),
+        ("rtsp://[::1]:554/x", "rtsp://[::1]:554/x"),
+        ("rtsp://h/user=u_password=secret_channel=1.sdp", "rtsp://h/..."),
+        ("https://h/@channel/live", "https://h/@channel/live"),
+    ],
+)
+def test_passwords_are_not_shown(url: str, name: str):
+    assert public_name(url) == name
+    assert "secret" not in repr(parse_source(url)) if "/ret" not in url and "?ret" not in url else True
+
+
+def test_which_video_arguments_are_streams(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    streams = ["-", "rtsp://h/x", "HTTP://h/x", "/dev/video0", "/dev/null", str(tmp_path / "pipe")]
+    assert list(map(is_stream, streams)) == [True] * 6
+    assert list(map(is_stream, ["clip.mp4", "0", "missing", str(tmp_path), __file__])) == [False] * 5

@@ -1,0 +1,162 @@
+"""`predict --stream`: follows a camera, a network stream or a pipe (docs/streams.md)."""
+
+import argparse
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING
+
+from timesformer.errors import UserError
+from timesformer.runtime.signals import raise_if_interrupted
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from timesformer.inference.classifier import Classifier
+    from timesformer.streaming.answer_file import AnswerFile
+    from timesformer.streaming.labelled_frames import LabelledFrames
+    from timesformer.streaming.live import Stream, StreamAnswer
+    from timesformer.streaming.window import Window
+
+STREAM_LOST = 3
+REPORT_EVERY = 60.0
+"""Seconds between two lines with latency and frame rates."""
+
+_BARS = 3  # classes drawn into a frame
+_REFRESH = 1 / 30  # seconds
+
+
+def add_stream_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of streams."""
+    add = parser.add_argument_group("streams").add_argument
+    source = "follow a camera (0), an rtsp://, rtmp://, http(s):// or udp:// address, or - (a pipe)"
+    add("--stream", metavar="SOURCE", help=source)
+    add("--show", action="store_true", help="show the stream and its classes in a window")
+    add(
+        "--every-window", action="store_true", help="wait for the model instead of dropping frames: for files in a pipe"
+    )
+    add("--retries", type=int, default=10, metavar="N", help="failed attempts in a row to connect again (10)")
+
+
+def stream_problem(args: argparse.Namespace) -> str:
+    """Returns which options do not fit together; "" if all do."""
+    if not args.stream:
+        given = [name for name in ("--show", "--every-window") if getattr(args, name[2:].replace("-", "_"))]
+        return f"{given[0]} is for streams: add --stream SOURCE" if given else ""
+    if args.videos:
+        return f"--stream follows one stream: leave out {args.videos[0]}"
+    if args.features:
+        return "--features is not available with --stream"
+    if args.output and args.output.suffix != ".jsonl":
+        return f"--output {args.output}: expected a name that ends in .jsonl for a stream"
+    return ""
+
+
+def check_sources(args: argparse.Namespace) -> None:
+    """Raises UserError if one of the videos is a stream, or --stream is not."""
+    from timesformer.streaming.sources import is_stream, parse_source, public_name
+
+    if args.stream:
+        parse_source(args.stream)
+    for video in filter(is_stream, args.videos):
+        raise UserError(f"{public_name(video)} is a stream, expected files or folders: use --stream SOURCE for streams")
+
+
+def predict_stream(args: argparse.Namespace, classifier: "Classifier") -> int:
+    """Follows the stream until it ends; returns 0, or STREAM_LOST if it broke and did not come back."""
+    from timesformer.streaming.answer_file import AnswerFile
+    from timesformer.streaming.labelled_frames import LabelledFrames, VideoFileWriter
+    from timesformer.streaming.live import Stream
+    from timesformer.streaming.window import Window
+
+    with ExitStack() as stack:
+        window = stack.enter_context(closing(Window(args.stream))) if args.show else None
+        writer = stack.enter_context(VideoFileWriter(args.overlay, args.overwrite)) if args.overlay else None
+        frames = None
+        if shown := [use for use in (window and window.show, writer and writer.write) if use]:
+            frames = LabelledFrames(_draw, lambda image, seconds: [use(image, seconds) for use in shown])
+            stack.enter_context(frames)
+        stream = stack.enter_context(
+            Stream(
+                classifier,
+                args.stream,
+                window=args.window,
+                stride=args.stride,
+                threshold=args.threshold,
+                smooth=args.smooth,
+                top_k=args.top_k,
+                every_window=args.every_window,
+                retries=args.retries,
+                on_frame=frames.add if frames else None,
+                cfg=classifier.options(sampler=args.sampler),
+            )
+        )
+        if frames:
+            frames.waits = stream.is_paced
+        file = stack.enter_context(AnswerFile(args.output, stream, str(classifier.path))) if args.output else None
+        print(f"connected to {stream.name}; Ctrl-C ends", file=sys.stderr, flush=True)
+        try:
+            answers = _report(stream, args.quiet)
+            if window:
+                _in_window(window, stream, lambda: _follow(answers, frames, file))
+            else:
+                _follow(answers, frames, file)
+        finally:
+            left_out = f", {frames.left_out} not drawn" if frames and frames.left_out else ""
+            print(f"{stream.statistics}{left_out}", file=sys.stderr, flush=True)
+    if stream.problem:
+        print(f"error: {stream.problem}", file=sys.stderr)
+    return STREAM_LOST if stream.problem else 0
+
+
+def _draw(image: "np.ndarray", answer: "StreamAnswer | None", seconds: float) -> "np.ndarray":
+    from timesformer.visualization.video_overlay import draw_labels
+
+    return draw_labels(image, answer.top[:_BARS] if answer else [], seconds, answer.class_name if answer else "")
+
+
+def _report(stream: "Stream", quiet: bool) -> Iterator["StreamAnswer"]:
+    """Yields the answers; prints numbers of the stream from time to time."""
+    reported = time.monotonic()
+    for answer in stream:
+        raise_if_interrupted()
+        yield answer
+        if not quiet and time.monotonic() >= reported + REPORT_EVERY:
+            reported = time.monotonic()
+            print(stream.statistics, file=sys.stderr, flush=True)
+
+
+def _follow(answers: Iterator["StreamAnswer"], frames: "LabelledFrames | None", file: "AnswerFile | None") -> None:
+    for answer in answers:
+        if answer.changed:
+            print(answer, flush=True)
+        if file:
+            file.add(answer)
+        if frames:
+            frames.answer = answer
+            frames.check()
+
+
+def _in_window(window: "Window", stream: "Stream", follow: Callable[[], None]) -> None:
+    """Runs `follow` in a thread, as only the main thread may update a window; closing the window ends the stream."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            follow()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="answers")
+    thread.start()
+    try:
+        while thread.is_alive() and window.is_open:
+            window.update()
+            thread.join(_REFRESH)
+    finally:
+        stream.close()
+        thread.join()
+    for failure in failures:
+        raise failure

@@ -1,0 +1,1 @@
+"""Live video: cameras, network streams and pipes, classified while they are received."""
