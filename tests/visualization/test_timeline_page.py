@@ -1,0 +1,132 @@
+"""The page about long videos in a browser."""
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.datasets.made_videos import encode, ffmpeg
+from tests.patience import PATIENCE
+from timesformer.localization.segments import Segment
+from timesformer.localization.windows import WindowScores
+from timesformer.visualization.pages import timeline_page
+from timesformer.visualization.pages.timeline_page import VideoTimeline, write_timeline_page
+from timesformer.visualization.thumbnails import Thumbnails
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None or importlib.util.find_spec("playwright") is None, reason="Playwright or chromium is missing"
+    ),
+]
+
+NAMES = ("red", "green & <b>", "blue")
+NAMED = ("red", "green", "blue")
+RATE = 10
+
+
+def colored_frames() -> list[np.ndarray]:
+    """Two seconds of red, then of green, then of blue."""
+    return [np.roll((220, 20, 20), second // 2)[None, None].repeat(48, 0).repeat(64, 1) for second in range(6)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """embedded.html, moved.html and other.html, about the same video: within the page, next to it, and as MPEG-4."""
+    folder = tmp_path_factory.mktemp("timeline")
+    frames = [frame.astype(np.uint8) for frame in colored_frames() for _ in range(RATE)]
+    video = encode(folder / "a b#1.mp4", frames, "libx264", rate=RATE)
+    ffmpeg("-i", video, "-c:v", "mpeg4", folder / "old.avi")
+    scores = np.eye(3, dtype=np.float32).repeat(2, 0) * 0.85 + 0.05
+    windows = [WindowScores(second, second + 1.0, row) for second, row in enumerate(scores)]
+    segments = [Segment(2.0 * number, 2.0 * number + 2, name, 0.9) for number, name in enumerate(NAMES)]
+    thumbnails = Thumbnails(6)
+    for number, frame in enumerate(frames):
+        thumbnails.add(number / RATE, lambda frame=frame: frame)
+
+    def write(name: str, path: Path) -> None:
+        write_timeline_page(folder / name, [VideoTimeline(str(path), windows, segments, thumbnails.spread())], NAMES)
+
+    write("embedded.html", video)
+    write("other.html", folder / "old.avi")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timeline_page, "_MAX_EMBEDDED", 0)
+        write("linked.html", video)
+    return folder
+
+
+@pytest.fixture
+def page(folder: Path) -> Iterator[Any]:
+    """A window of 1000 x 900 pixels. No page may load anything but videos next to it, or report problems."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1000, "height": 900})
+        page.set_default_timeout(1000 * PATIENCE)
+        messages, requests = [], []
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        yield page
+        assert messages == []
+        assert all(url.startswith(("data:", folder.as_uri())) for url in requests)
+        browser.close()
+
+
+# The color of the frame that the player shows, once it has arrived there.
+SHOWN = """async () => {
+  const video = document.querySelector("video"), canvas = document.createElement("canvas");
+  while (video.seeking || video.readyState < 2) await new Promise(requestAnimationFrame);
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  const color = [...canvas.getContext("2d").getImageData(32, 24, 1, 1).data].slice(0, 3);
+  return ["red", "green", "blue"][color.indexOf(Math.max(...color))] + " " + video.currentTime.toFixed(1);
+}"""
+
+
+def test_clicks_seek(page: Any, folder: Path) -> None:
+    page.goto((folder / "embedded.html").as_uri())
+    assert page.evaluate(SHOWN) == "red 0.0"
+    page.locator(".segments button").nth(2).click()
+    assert page.evaluate(SHOWN) == "blue 4.0"
+    assert page.inner_text(".now") == "blue 0:04.0"
+    thumbnail = page.locator(".thumbnails button").nth(3)
+    thumbnail.click()
+    time = float(thumbnail.get_attribute("data-time"))
+    assert page.evaluate(SHOWN) == f"{NAMED[int(time / 2)]} {time:.1f}"
+    assert time == pytest.approx(3.5, abs=0.5)  # 6 thumbnails from 0 to 5.9 s
+    box = page.locator(".curves").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.95, box["y"] + 30)
+    assert page.evaluate(SHOWN) == "blue 5.7"
+    cursor = page.locator(".cursor").bounding_box()
+    assert cursor["x"] + cursor["width"] / 2 == pytest.approx(box["x"] + box["width"] * 0.95, abs=1)
+    page.locator("tbody button").first.click()
+    assert page.evaluate(SHOWN) == "red 0.0"
+    page.locator("video").evaluate("video => { video.currentTime = 2.5; }")
+    page.wait_for_function("document.querySelector('.now').textContent.startsWith('green & <b>')")
+
+
+def test_video_next_to_the_page_may_move(page: Any, folder: Path) -> None:
+    page.goto((folder / "linked.html").as_uri())
+    page.locator(".segments button").nth(2).click()
+    page.wait_for_function("!document.querySelector('video').seeking && document.querySelector('video').readyState > 1")
+    assert page.locator("video").evaluate("video => video.currentTime") == 4.0
+    (folder / "a b#1.mp4").rename(folder / "away.mp4")
+    page.reload()
+    page.get_by_text("a b#1.mp4", exact=False).last.wait_for()
+    (folder / "away.mp4").rename(folder / "a b#1.mp4")
+    page.locator(".segments button").nth(1).click()
+    assert page.locator(".still").get_attribute("src") == page.locator(".thumbnails img").nth(2).get_attribute("src")
+
+
+def test_page_of_a_video_without_player_fits_a_phone(page: Any, folder: Path) -> None:
+    page.set_viewport_size({"width": 360, "height": 700})
+    page.goto((folder / "other.html").as_uri())
+    assert page.locator("video").count() == 0
+    page.locator(".segments button").nth(2).click()
+    assert page.locator(".still").get_attribute("src") == page.locator(".thumbnails img").nth(4).get_attribute("src")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
