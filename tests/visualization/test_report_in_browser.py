@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from tests.patience import PATIENCE
+from timesformer.studies.tables import Section
+from timesformer.visualization.pages.page import render_page
 from timesformer.visualization.report import write_report
 
 CHROMIUM = shutil.which("chromium")
@@ -177,6 +179,27 @@ def test_printed_comparison_has_all_columns(page: Any, make_run: Callable[..., P
         assert "range" in words  # the last heading of the classes
         options = words[words.index("differ") :]
         assert options[options.index("2") :][:14] == [str(fold) for fold in range(2, 16)]
+    other.close()
+
+
+def test_printed_study_has_whole_words(page: Any, tmp_path: Path) -> None:
+    pypdfium2 = pytest.importorskip("pypdfium2")
+    header = ["", "batch", "optimizer", "schedule", "from", "in the report", "validation", "published top-1"]
+    header += ["published top-5", "our top-1", "our top-5", "runs", "time", "memory (MiB)"]
+    row = ["batch 8, Adam, 0.000004", "8", "adam", "steps_with_relative_lrs", "event file", "batch 4, 0.0001: 89.6"]
+    row += ["80.4", "86.4", "96.0", "42.5 ± 10.1", "90.0 ± 0.0", "3", "1:01:00", "11444"]
+    section = Section("1. tuning", header=header, rows=[row] * 3, remark="without a model")
+    content = {"title": "Study", "paragraphs": [], "parts": [section]}
+    (tmp_path / "study.html").write_text(render_page("study.html", **content))
+    other = page.context.browser.new_page()
+    other.goto((tmp_path / "study.html").as_uri())
+    for paper in ("A4", "Letter"):
+        other.pdf(path=tmp_path / "page.pdf", format=paper)
+        document = pypdfium2.PdfDocument(tmp_path / "page.pdf")
+        words = document[0].get_textpage().get_text_range().split()
+        document.close()
+        whole = [word for cell in (*row, section.remark) for word in cell.split()]
+        assert not Counter(whole) - Counter(words)
     other.close()
 
 
