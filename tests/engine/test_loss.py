@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,15 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from timesformer.config import get_cfg
-from timesformer.engine.loss import LOSSES, ClassificationLoss, ClipMixup, FiniteCheck, class_weights
+from timesformer.datasets.records import Records
+from timesformer.engine.loss import (
+    LOSSES,
+    ClassificationLoss,
+    ClipMixup,
+    FiniteCheck,
+    class_weights,
+    log_class_counts,
+)
 from timesformer.errors import UserError
 
 pytestmark = pytest.mark.numerical
@@ -35,6 +44,17 @@ def test_class_weights(cfg: CfgNode) -> None:
     expected = math.log(4) * torch.stack(((weights[0] + weights[2]) / 2, weights[3]))
     torch.testing.assert_close(loss(logits, mixed), expected)
     torch.testing.assert_close(loss(logits, torch.tensor([2, 3])), math.log(4) * weights[2:])
+
+
+@pytest.mark.parametrize(("labels", "part"), [([0, 1, 1], " 1 (a) to 2 (b) per class"), ([0, 1], ", 1 per class")])
+def test_clips_of_each_class_are_logged(
+    cfg: CfgNode, caplog: pytest.LogCaptureFixture, labels: list[int], part: str
+) -> None:
+    caplog.set_level("INFO")
+    dataset = SimpleNamespace(class_names=("a", "b"), records=Records(map(str, labels), labels))
+    sampler = SimpleNamespace(rank=0, world_size=1, indices=lambda: np.arange(len(labels)))
+    log_class_counts(cfg, SimpleNamespace(batch_sampler=sampler, dataset=dataset))
+    assert part in caplog.text
 
 
 def batch(number: int) -> tuple[Tensor, Tensor]:

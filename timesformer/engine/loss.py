@@ -58,9 +58,12 @@ def log_class_counts(cfg: CfgNode, loader: DataLoader) -> None:
     sampler, names = loader.batch_sampler, loader.dataset.class_names
     counts = np.bincount(loader.dataset.records.labels[sampler.indices()], minlength=len(names))
     least, most = counts.argmin(), counts.argmax()
+    by_class = f"{counts[least]} ({names[least]}) to {counts[most]} ({names[most]})"
+    if counts[least] == counts[most]:
+        by_class = str(counts[least])
     logger.info(
-        f"process {sampler.rank} of {sampler.world_size}: {counts.sum()} clips per epoch, {counts[least]} "
-        f"({names[least]}) to {counts[most]} ({names[most]}) per class (DATA.BALANCE {cfg.DATA.BALANCE})"
+        f"process {sampler.rank} of {sampler.world_size}: {counts.sum()} clips per epoch, {by_class} per class "
+        f"(DATA.BALANCE {cfg.DATA.BALANCE})"
     )
 
 
