@@ -22,6 +22,7 @@ from timesformer.datasets.records import DatasetSplit, Records
 from timesformer.engine.calibration import calibrate
 from timesformer.errors import UserError
 from timesformer.inference.classifier import load_model
+from timesformer.metrics.evaluation import Evaluation
 
 RunNet = Callable[..., Outcome]
 OPTIONS = """
@@ -263,6 +264,22 @@ def test_reasons_for_no_calibration(
     found = calibrate(cfg, splits, {"cfg": json.dumps(trained)}, lambda: pytest.fail("validation was scored"))
     assert found.temperature is None
     assert part in found.reason
+
+
+@pytest.mark.parametrize(("spoiled", "warns"), [(1, False), (3, True)])
+def test_warning_about_a_temperature_at_the_limit(
+    cfg: CfgNode, caplog: pytest.LogCaptureFixture, spoiled: int, warns: bool
+) -> None:
+    """Logits that prefer an incorrect class for all videos are best when they are equal, at an infinite temperature."""
+    splits = {"val": split_of("/v/1", "/v/2", "/v/3"), "test": split_of("/v/4")}
+    labels = torch.tensor([0, 1, 0])
+    logits = 5.0 * torch.eye(2)[labels]
+    logits[:spoiled] = logits[:spoiled].flip(1)
+    evaluation = Evaluation(["1", "2", "3"], labels, logits, logits, {}, 0.5, 1, 1.0)
+    found = calibrate(cfg, splits, {}, lambda: evaluation)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert (found.temperature > 29, len(warnings)) == (warns, int(warns))
+    assert all("TEST.CALIBRATE" in text and "3 validation videos" in text for text in warnings)
 
 
 @pytest.mark.parametrize("content", [None, 3, [3], [{"temperature": "1"}], [{"temperature": 0.0, "options": {}}]])

@@ -46,6 +46,13 @@ def test_report_shows_metrics_and_calibration(make_run: MakeRun) -> None:
     assert "not significantly better" not in page.text
 
 
+@pytest.mark.parametrize(("temperature", "warns"), [(2.0, False), (29.999, True), (0.1, True)])
+def test_report_warns_about_a_temperature_at_the_limit(make_run: MakeRun, temperature: float, warns: bool) -> None:
+    folder = make_run(f"limit_{temperature}", 3)
+    add_metrics(folder, temperature)
+    assert ("limit of its range" in page_of(folder).text) == warns
+
+
 def test_two_classes_have_thresholds(make_run: MakeRun) -> None:
     folder = make_run("binary", ["no", "yes"], videos=40)
     results = json.loads((folder / "results.json").read_text())

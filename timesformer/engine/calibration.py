@@ -20,7 +20,7 @@ from timesformer.config.differences import Change, affecting, differences, read_
 from timesformer.config.options import get_option
 from timesformer.datasets.catalog import Splits
 from timesformer.errors import UserError, shorten
-from timesformer.metrics.calibration import Calibration, fit_temperature
+from timesformer.metrics.calibration import TEMPERATURES, Calibration, fit_temperature, is_at_limit
 from timesformer.metrics.evaluation import Evaluation
 from timesformer.runtime import distributed
 from timesformer.runtime.run_folder import checkpoint_folder
@@ -57,6 +57,14 @@ def calibrate(
         return Calibration(None, count, reason)
     temperature, _ = fit_temperature(logits, labels)
     logger.info("calibration: temperature %.3f, fitted on %d validation videos", temperature, count)
+    if is_at_limit(temperature):
+        logger.warning(
+            "the calibration temperature %.2f is at the limit of its range, %g to %g: %d validation videos do not "
+            "determine it. Use more validation videos, or TEST.CALIBRATE False for probabilities without a temperature",
+            temperature,
+            *TEMPERATURES,
+            count,
+        )
     return Calibration(temperature, count)
 
 

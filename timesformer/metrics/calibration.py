@@ -13,6 +13,8 @@ from scipy.special import log_softmax
 BINS = 15
 TEMPERATURES = (0.1, 30.0)
 """The lowest and the highest temperature."""
+_AT_LIMIT = 1.01
+"""Temperatures within this factor of a limit are at it."""
 
 Floats = NDArray[np.float64]
 
@@ -83,3 +85,9 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> tuple[float, float]
         options={"xatol": 1e-7},
     )
     return math.exp(found.x), float(found.fun)
+
+
+def is_at_limit(temperature: float) -> bool:
+    """Whether a fitted temperature is at an end of `TEMPERATURES`, as on validation sets of a few videos."""
+    low, high = TEMPERATURES
+    return temperature <= low * _AT_LIMIT or temperature >= high / _AT_LIMIT

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from timesformer.metrics.baselines import Baselines, baselines, describe_baselines
+from timesformer.metrics.calibration import is_at_limit
 from timesformer.visualization import metric_charts  # noqa: F401  registers its charts
 from timesformer.visualization.run_charts import draw_charts
 from timesformer.visualization.run_files import FinishedRun
@@ -74,6 +75,8 @@ def calibration_section(run: FinishedRun) -> Content | None:
             f"{found['ece_calibrated']:.1f} %. tools/predict.py and the web page use it. It does not change the "
             "predicted classes."
         )
+        if is_at_limit(found["temperature"]):
+            text += " It is at the limit of its range: these videos do not determine it."
     elif found.get("reason"):
         text = f"The probabilities are not calibrated: {found['reason']}."
     return {"text": text, "charts": charts}
