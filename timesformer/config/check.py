@@ -47,6 +47,7 @@ def check(cfg: CfgNode, gpus: bool = True) -> list[Problem]:
         _model,
         _solver,
         _features,
+        _distillation,
         _tensorboard,
         _trackers,
         _weights,
@@ -214,6 +215,18 @@ def _features(cfg: CfgNode) -> _Found:
         yield "TRAIN.FINETUNE", "is False, expected True for TRAIN.CHECKPOINT_FILE_PATH with FEATURES.ENABLED True"
 
 
+def _distillation(cfg: CfgNode) -> _Found:
+    distill = cfg.DISTILL
+    if not (distill.TEACHER and cfg.TRAIN.ENABLE):
+        return
+    if cfg.FEATURES.ENABLED:
+        yield "DISTILL.TEACHER", "is set, expected '' (empty) with FEATURES.ENABLED True, which trains the head only"
+    if bad := [pair for pair in distill.FEATURES if not re.fullmatch(r"[1-9]\d*:[1-9]\d*", pair)]:
+        yield "DISTILL.FEATURES", f"has {bad[0]!r}, expected numbers of blocks, STUDENT:TEACHER, such as 2:4"
+    if distill.FEATURES and cfg.TRAIN.COMPILE:
+        yield "TRAIN.COMPILE", "is True, expected False with DISTILL.FEATURES"
+
+
 def _tensorboard(cfg: CfgNode) -> _Found:
     files = [key for key in OPTIONS if re.fullmatch(r"TENSORBOARD\..*(SUBSET|CATEGORIES)_PATH", key)]
     is_read = cfg.TENSORBOARD.ENABLE and cfg.TEST.ENABLE and cfg.TEST.REPORT
@@ -240,6 +253,7 @@ def _weights(cfg: CfgNode) -> _Found:
         ("TRAIN.CHECKPOINT_FILE_PATH", starts or (cfg.TEST.ENABLE and is_tested)),
         ("TEST.CHECKPOINT_FILE_PATH", cfg.TEST.ENABLE),
         ("TIMESFORMER.PRETRAINED_MODEL", starts),
+        ("DISTILL.TEACHER", cfg.TRAIN.ENABLE),
     ):
         if is_read and (source := get_option(cfg, key)) and (problem := source_problem(source)):
             yield key, f"is {source!r}, {problem}"

@@ -28,6 +28,7 @@ _TUBELETS = "MODEL.MODEL_NAME ViViT VideoMAE"
 _NOT_TUBELETS = "MODEL.MODEL_NAME !ViViT VideoMAE"
 _TOKEN_HEAD = "MODEL.HEAD attentive temporal"
 _CACHED = "FEATURES.ENABLED True"
+_DISTILLED = "DISTILL.TEACHER !"
 _METHODS = ("interpolate", "reverse", "brightness")
 
 # fmt: off
@@ -218,6 +219,17 @@ _new("FEATURES.LEARNING_RATES", [3e-4, 1e-3, 3e-3, 1e-2], "training", "Tried ins
 _new("FEATURES.WEIGHT_DECAYS", [1e-2, 1e-1], "training", "Tried instead of SOLVER.WEIGHT_DECAY; empty: that",
      low=0, read_by=_CACHED)
 _new("FEATURES.CACHE_DIR", "", "runtime", "Folder of cached features; empty: features in the folder of downloads")
+
+# ---------------------------------------------------------------- knowledge distillation
+_new("DISTILL.TEACHER", "", "training", "Checkpoint whose outputs are learned (distillation.md); empty: none")
+_new("DISTILL.WEIGHT", 0.5, "training", "Weight of the teacher's outputs in the loss; labels have the rest",
+     low=0, high=1, read_by=_DISTILLED)
+_new("DISTILL.TEMPERATURE", 4.0, "training", "Temperature of the probabilities of teacher and student", above=0,
+     read_by=_DISTILLED)
+_new("DISTILL.FEATURES", [], "optimizer", "Pairs of blocks whose outputs are compared, STUDENT:TEACHER, such as 2:4",
+     item_type=str, read_by=_DISTILLED)
+_new("DISTILL.FEATURE_WEIGHT", 1.0, "training", "Weight of the difference of these outputs in the loss", above=0,
+     read_by=f"{_DISTILLED} and DISTILL.FEATURES ![]")
 
 # ---------------------------------------------------------------- optimization
 _orig("SOLVER.BASE_LR", 0.1, "training", "Learning rate after warm-up", above=0)

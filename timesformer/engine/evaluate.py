@@ -20,9 +20,9 @@ from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.datasets.workers.dataloader import report_worker_death
 from timesformer.engine.calibration import calibrate, changes_since, save_temperature
 from timesformer.engine.checkpoint import is_undamaged, newest_checkpoint
-from timesformer.engine.feature_data import feature_loader, load_features, score_features
 from timesformer.engine.meters import Average, Throughput, ViewEnsemble
-from timesformer.engine.reference import reference_results
+from timesformer.engine.probing.data import feature_loader, load_features, score_features
+from timesformer.engine.probing.reference import reference_results
 from timesformer.engine.results import folder_for_results, write_results
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError, shorten

@@ -5,7 +5,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.catalog import Splits
-from timesformer.engine.probe import ProbeTrainer
+from timesformer.engine.probing.trainer import ProbeTrainer
 from timesformer.engine.trainer import Trainer
 from timesformer.runtime.trackers import Trackers
 

@@ -3,6 +3,7 @@
 import logging
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -19,6 +20,7 @@ from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.datasets.workers.dataloader import report_worker_death
 from timesformer.engine import checkpoint, optim
 from timesformer.engine.advice import few_clips_advice
+from timesformer.engine.distillation import Distillation
 from timesformer.engine.evaluate import evaluate
 from timesformer.engine.loss import ClassificationLoss, ClipMixup, FiniteCheck, log_class_counts
 from timesformer.engine.meters import Throughput, TrainingMetrics
@@ -54,6 +56,7 @@ class Trainer:
     def __init__(self, cfg: CfgNode, splits: Splits, trackers: Trackers | None = None) -> None:
         self.cfg, self.splits, self.trackers, self.device = cfg, splits, trackers, choose_device(cfg)
         self.progress = Progress()
+        self.distillation: Distillation | None = None
         self.frozen_for_now: list[nn.Parameter] = []  # until MODEL.UNFREEZE_EPOCH
         self.requests = distributed.DelayedMax()
         self.clips_accumulated = 0  # of this process, since the last optimizer step
@@ -100,12 +103,17 @@ class Trainer:
             freeze(model, cfg.MODEL.FREEZE, cfg.MODEL.UNFROZEN)
         checkpoint_activations(model, cfg.MODEL.ACT_CHECKPOINT)
         self.model = model.to(self.device)
+        if cfg.DISTILL.TEACHER:
+            class_names = self.train_loader.dataset.class_names
+            self.distillation = Distillation(cfg, self.model, class_names, self.device)
 
     def setup_optimizer(self) -> None:
         freezing = self.cfg.MODEL
         if freezing.UNFREEZE_EPOCH:  # the optimizer has them from the start, and skips parameters without a gradient
             self.frozen_for_now = freeze(self.model, freezing.FREEZE, freezing.UNFROZEN)
         self.optimizer = optim.construct_optimizer(self.model, self.cfg, self.frozen_for_now)
+        if self.distillation and len(self.distillation.projections):
+            self.optimizer.add_param_group({"params": list(self.distillation.projections.parameters())})
         # fp16 gradients underflow, so the loss is scaled up; steps with overflowing gradients are skipped.
         fp16 = self.cfg.TRAIN.MIXED_PRECISION == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
@@ -122,7 +130,11 @@ class Trainer:
         forward = self.model
         if self.cfg.TRAIN.COMPILE:
             forward = CompiledForward(self.model, self.train_loader.batch_sampler.part_size)
-        self.forward = distributed.parallel(self.model, forward)
+        trained = self.model
+        if self.distillation:
+            forward = partial(self.distillation.forward, forward)
+            trained = nn.ModuleList([self.model, self.distillation.projections])
+        self.forward = distributed.parallel(trained, forward)
 
     def unfreeze_if_due(self) -> bool:
         """Unfreezes everything after MODEL.UNFREEZE_EPOCH epochs; the forward pass must then be set up again."""
@@ -142,6 +154,8 @@ class Trainer:
             state["scaler"] = self.scaler
         if self.ema:
             state["ema"] = self.ema
+        if self.distillation:
+            state["distillation"] = self.distillation
         return state | {"figures": self.metrics, "unreadable": self.unreadable}
 
     def load_initial_weights(self) -> None:
@@ -275,7 +289,10 @@ class Trainer:
         with nullcontext() if index + 1 == stop else distributed.no_sync(self.forward):
             with autocast(cfg, self.device):
                 logits = self.forward(clip)
-            losses = self.loss(logits, label) * batch["present"]
+            losses = self.loss(logits, label)
+            if self.distillation:
+                losses = self.distillation.losses(losses, logits, clip, batch["video"])
+            losses = losses * batch["present"]
             # DDP averages gradients over the processes; the sum over all clips is wanted.
             self.scaler.scale(losses.sum() * dist_info().world_size / clips_in_step).backward()
         if num_clips == 0:

@@ -8,7 +8,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from timesformer.datasets.catalog import Splits
-from timesformer.engine.feature_data import FeatureDataset
+from timesformer.engine.probing.data import FeatureDataset
 from timesformer.errors import UserError
 from timesformer.features.extraction import Features, find_features
 from timesformer.runtime.ranks import is_main_process

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from timesformer.engine import checkpoint, optim
-from timesformer.engine.feature_data import feature_loader, load_features
+from timesformer.engine.probing.data import feature_loader, load_features
 from timesformer.engine.trainer import Trainer, seed_step
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError

@@ -1,0 +1,1 @@
+"""Training and testing of heads on cached features."""
