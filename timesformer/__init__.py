@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from timesformer.errors import UserError
     from timesformer.inference.classifier import Classifier, load_model
     from timesformer.inference.prediction import Prediction
+    from timesformer.localization.timeline import Timeline, find_actions
     from timesformer.visualization.attention import attention_of, overlay
 
 __version__ = "0.1.0"
@@ -26,10 +27,12 @@ __all__ = [
     "Classifier",
     "Frames",
     "Prediction",
+    "Timeline",
     "UserError",
     "VideoError",
     "__version__",
     "attention_of",
+    "find_actions",
     "list_models",
     "load_config",
     "load_model",
@@ -42,9 +45,11 @@ _MODULES = {
     "Classifier": "inference.classifier",
     "Frames": "datasets.decoding.memory",
     "Prediction": "inference.prediction",
+    "Timeline": "localization.timeline",
     "UserError": "errors",
     "VideoError": "datasets.decoding.base",
     "attention_of": "visualization.attention",
+    "find_actions": "localization.timeline",
     "list_models": "config.sources",
     "load_config": "config.load",
     "load_model": "inference.classifier",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from timesformer.arguments import add_device, add_import, as_path, as_source, parse_intermixed
+from timesformer.commands import predict_timeline
 from timesformer.commands.command import run_command
 from timesformer.commands.predict_stream import add_stream_options, check_sources, predict_stream, stream_problem
 from timesformer.config.load import resembles_key
@@ -46,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Exit code: 0 all videos predicted, 3 some could not be read, 2 user error. See docs/predicting.md",
     )
     add = parser.add_argument
-    add("--checkpoint", type=as_source, required=True, metavar="FILE", help="best.pyth, the folder of a run, ...")
+    add("--checkpoint", type=as_source, metavar="FILE", help="best.pyth, the folder of a run, ...")
     add("videos", nargs="*", metavar="VIDEO", help=VIDEOS_HELP)
     add("--top-k", type=at_least(1), default=5, metavar="N", help="number of classes listed for a video (5)")
     add("--output", type=as_path, metavar="FILE", help=".csv or .json file; without it, lines are printed")
@@ -71,6 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--smooth", type=float, default=0.0, metavar="S", help="average over so many seconds (0)")
     group.add_argument("--overlay", type=as_path, metavar="FILE", help=".mp4 file with the classes drawn into it")
+    predict_timeline.add_options(parser, positive)
     add_stream_options(parser)
     return parser
 
@@ -84,7 +86,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(problem)
     if not args.videos and not args.stream:
         parser.error("name a video, or a folder of videos")
-    if args.output and not args.stream and args.output.suffix not in (".csv", ".json"):
+    if problem := predict_timeline.option_problem(args):
+        parser.error(problem)
+    if args.output and not (args.stream or args.timeline) and args.output.suffix not in (".csv", ".json"):
         parser.error(f"--output {args.output}: expected a name that ends in .csv or .json")
     if args.features and args.features.suffix != ".npz":
         parser.error(f"--features {args.features}: expected a name that ends in .npz")
@@ -141,18 +145,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     check_sources(args)
     paths = find_videos(args.videos, args.quiet)  # before PyTorch is imported, which takes seconds
+    if args.stream:
+        return predict_stream(args, load(args))
+    if args.timeline:
+        errors = predict_timeline.run_timeline(args, paths, lambda: load(args))
+    else:
+        errors = (write_files if args.output or args.features else print_lines)(args, load(args), paths)
+    if errors:
+        print(f"{len(errors)} of {len(paths)} videos could not be read:", file=sys.stderr)
+        print("  " + shorten(errors, "\n  ", LISTED), file=sys.stderr)
+    return SOME_UNREADABLE if errors else 0
+
+
+def load(args: argparse.Namespace) -> "Classifier":
+    """Loads and describes the model."""
     from timesformer.inference.classifier import load_model
 
     classifier = load_model(args.checkpoint, args.device, args.opts, cfg=args.cfg)
     if not args.quiet:
         print(repr(classifier), file=sys.stderr, flush=True)
-    if args.stream:
-        return predict_stream(args, classifier)
-    errors = (write_files if args.output or args.features else print_lines)(args, classifier, paths)
-    if errors:
-        print(f"{len(errors)} of {len(paths)} videos could not be read:", file=sys.stderr)
-        print("  " + shorten(errors, "\n  ", LISTED), file=sys.stderr)
-    return SOME_UNREADABLE if errors else 0
+    return classifier
 
 
 def find_videos(sources: Sequence[str], quiet: bool) -> list[str]:

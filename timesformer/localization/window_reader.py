@@ -84,6 +84,11 @@ class WindowReader:
         """Frame rate; VideoError if it is unknown."""
         return self._reader.fps or float(1 / self._reader.time_base)
 
+    @property
+    def seconds(self) -> float:
+        """Duration of the video, 0 if it is unknown."""
+        return self._reader.delay + self._reader.seconds if self._reader.seconds else 0.0
+
     def read(self, window: float, stride: float, on_frame: OnFrame | None = None) -> Iterator[WindowClips]:
         """Yields the clips of windows of `window` seconds, `stride` seconds apart; can be called once.
 

@@ -1,6 +1,6 @@
 """Class scores of overlapping windows over a long video."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -33,9 +33,10 @@ def score_windows(
     *,
     window: float | None = None,
     stride: float | None = None,
-    on_frame: OnFrame | None = None,
-    cfg: CfgNode | None = None,
     fps: float | None = None,
+    cfg: CfgNode | None = None,
+    on_open: Callable[[float], object] | None = None,
+    on_frame: OnFrame | None = None,
 ) -> Iterator[WindowScores]:
     """Yields the scores of windows of a video in order of time; the video is decoded once, in constant memory.
 
@@ -49,9 +50,10 @@ def score_windows(
         video: anything that `predict` accepts.
         window: length in seconds; default: `default_window`.
         stride: seconds from the start of a window to that of the next; default: half of `window`.
-        on_frame: called with the time and the pixels of every frame, in order.
-        cfg: other views, from `Classifier.options`; default: the views of the checkpoint's tests.
         fps: frame rate of a video without one; default: DATA.TARGET_FPS for folders of frames.
+        cfg: other views, from `Classifier.options`; default: the views of the checkpoint's tests.
+        on_open: called with the duration in seconds, 0 if it is unknown, before frames are decoded.
+        on_frame: called with the time and the pixels of every frame, in order.
 
     Raises:
         UserError: if `window` or `stride` is not above 0.
@@ -63,6 +65,8 @@ def score_windows(
     cfg = cfg or classifier.cfg
     batch = WindowBatch(classifier, cfg)
     with WindowReader(cfg, video, fps) as reader:
+        if on_open:
+            on_open(reader.seconds)
         window = window or default_window(cfg, reader.fps)[0]
         with closing(reader.read(window, stride or window / 2, on_frame)) as windows:
             try:

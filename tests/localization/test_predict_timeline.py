@@ -1,0 +1,150 @@
+"""`predict --timeline`, from the command to its files."""
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.datasets.made_videos import encode, ffmpeg, moving_scene
+from tests.processes import Outcome
+from timesformer.commands.predict import main
+from timesformer.localization.segments import find_segments
+from timesformer.localization.windows import WindowScores
+
+Predict = Callable[..., Outcome]
+
+
+@pytest.fixture
+def predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Predict:
+    """predict(arguments): what `timesformer predict --timeline arguments` does."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr("sys.argv", ["predict.py", "--timeline", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            code = main()
+        except SystemExit as exit:
+            code = exit.code
+        said = capsys.readouterr()
+        return Outcome(code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return encode(tmp_path_factory.mktemp("long") / "long.mp4", moving_scene(60, 48, 32))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_segments_and_windows_of_videos(predict: Predict, tiny_checkpoint: Path, video: Path, tmp_path: Path):
+    output, text = tmp_path / "t.csv", tmp_path / "text.mp4"
+    text.write_text("no video")
+    arguments = ["--checkpoint", tiny_checkpoint, video, text, "--window", 0.8, "--threshold", 0.3, "--output", output]
+    outcome = predict(*arguments)
+    assert outcome.code == 3
+    assert str(text) in outcome.err
+    *segments, unreadable = rows(output)
+    assert (unreadable["video"], unreadable["class"]) == (str(text), "")
+    assert str(text) in unreadable["error"]
+    windows = [
+        WindowScores(float(row["start"]), float(row["end"]), [float(row[name]) for name in ("catch", "walk", "wave")])
+        for row in rows(tmp_path / "t_windows.csv")
+    ]
+    assert [border for window in windows for border in (window.start, window.end)] == pytest.approx(
+        [border for n in range(5) for border in (0.4 * n, 0.4 * n + 0.8)]
+    )
+    expected = find_segments(windows, ["catch", "walk", "wave"], threshold=0.3)
+    assert [(row["class"], float(row["start"]), float(row["end"])) for row in segments] == [
+        (segment.class_name, pytest.approx(segment.start), pytest.approx(segment.end)) for segment in expected
+    ]
+    assert predict(*arguments).code == 2
+    assert predict(*arguments, "--overwrite").code == 3
+    assert sorted(os.listdir(tmp_path)) == ["t.csv", "t_windows.csv", "text.mp4"]
+
+
+def test_webvtt_is_read_by_ffmpeg(predict: Predict, tmp_path: Path):
+    windows, output = tmp_path / "w.csv", tmp_path / "t.vtt"
+    windows.write_text("video,start,end,a <b> & c,other\nx.mp4,0.5,1.75,0.9,0.1\nx.mp4,3599.5,3725.0,0.2,0.8\n")
+    assert predict(windows, "--output", output).code == 0
+    ffmpeg("-i", output, "-f", "srt", tmp_path / "t.srt")
+    blocks = [block.splitlines() for block in (tmp_path / "t.srt").read_text().strip().split("\n\n")]
+    assert blocks == [
+        ["1", "00:00:00,500 --> 00:00:01,750", "a <b> & c 90 %"],
+        ["2", "00:59:59,500 --> 01:02:05,000", "other 80 %"],
+    ]
+
+
+def test_json_holds_segments_and_settings(predict: Predict, tiny_checkpoint: Path, video: Path, tmp_path: Path):
+    output = tmp_path / "t.json"
+    assert predict("--checkpoint", tiny_checkpoint, video, "--window", 0.8, "--gaps", "--output", output).code == 0
+    content = json.loads(output.read_text())
+    assert content["class_names"] == ["catch", "walk", "wave"]
+    (entry,) = content["videos"]
+    assert (entry["video"], entry["duration"], entry["error"]) == (str(video), 2.4, "")
+    assert (entry["segments"][0]["start"], entry["segments"][-1]["end"]) == (0.0, 2.4)
+
+
+def test_saved_scores_are_measured_with_annotations(predict: Predict, tmp_path: Path):
+    windows, annotations = tmp_path / "w.csv", tmp_path / "truth.csv"
+    windows.write_text(
+        "video,start,end,run,jump\nd/x.mp4,0,2,0.9,0.1\nd/x.mp4,2,4,0.2,0.8\nd/x.mp4,4,6,0.55,0.45\ny.mp4,0,9,0.9,0.1\n"
+    )
+    annotations.write_text("class,video,start,end\nrun,x.mp4,0,2\njump,x.mp4,2,5\n,z.mp4,,\n")
+    outcome = predict(windows, "--annotations", annotations, "--output", tmp_path / "t.csv")
+    assert outcome.code == 0
+    metrics = json.loads((tmp_path / "t_metrics.json").read_text())
+    # IoU 1 for run, of three detections the first; 2/3 for jump. 0 to 4 of 6 seconds are correct, 4 of 5 annotated.
+    assert metrics["mean_average_precision"] == [100.0] * 5
+    assert metrics["frame_accuracy"] == pytest.approx(100 * 4 / 6)
+    assert metrics["action_accuracy"] == pytest.approx(100 * 4 / 5)
+    assert "z.mp4" in outcome.out
+    again = predict(tmp_path / "t.csv", "--annotations", annotations)  # the segments alone
+    assert again.out.splitlines()[-4:-1] == outcome.out.splitlines()[3:6]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("video,start,end\nx.mp4,0,2\n", "class"),
+        ("video,start,end,class\nx.mp4,0,two,run\n", "line 2"),
+        ("video,start,end,class\nx.mp4,3,2,run\n", "line 2"),
+        ("video,start,end,class\nx.mp4,0,2,swim\n", "swim"),
+        ("video,start,end,class\nother.mp4,0,2,run\n", "other.mp4"),
+        ("video,start,end,class\nx.mp4,0,2\n", "line 2"),
+    ],
+)
+def test_incorrect_annotations_are_errors(predict: Predict, content: str, named: str, tmp_path: Path):
+    windows, annotations = tmp_path / "w.csv", tmp_path / "truth.csv"
+    windows.write_text("video,start,end,run,jump\nx.mp4,0,2,0.9,0.1\n")
+    annotations.write_text(content)
+    outcome = predict(windows, "--annotations", annotations)
+    assert outcome.code == 2
+    assert str(annotations) in outcome.err
+    assert named in outcome.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["x.mp4"],
+        ["w.csv", "--features", "f.npz"],
+        ["w.csv", "--output", "t.txt"],
+        ["w.csv", "--window", "0"],
+        ["w.csv", "--background", "swim"],
+        ["w.csv", "v.csv", "--output", "t.vtt"],
+    ],
+)
+def test_incorrect_arguments_are_errors(
+    predict: Predict, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("w.csv").write_text("video,start,end,run\nx.mp4,0,2,0.9\n")
+    assert predict(*arguments).code == 2
+    assert os.listdir() == ["w.csv"]

@@ -1,0 +1,95 @@
+"""When which action happens in a video."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from timesformer.datasets.decoding.open import Video, VideoError, name_of, to_source
+from timesformer.inference.classifier import Classifier
+from timesformer.localization.segments import Segment, find_segments
+from timesformer.localization.window_reader import OnFrame
+from timesformer.localization.windows import WindowScores, score_windows
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """The actions in a video; only `video` and `error` are set if nothing of it could be read."""
+
+    video: str  # its path as given, or a description
+    segments: list[Segment] = field(default_factory=list)  # in order of time
+    windows: list[WindowScores] = field(default_factory=list)
+    error: str = ""  # why the video could not be read, or not to its end
+
+    @property
+    def duration(self) -> float:
+        """End of the last window in seconds; 0 without one."""
+        return self.windows[-1].end if self.windows else 0.0
+
+    def __str__(self) -> str:
+        lines = [
+            f"  {clock(segment.start)} - {clock(segment.end)}  "
+            + (f"{segment.class_name} {100 * segment.probability:.1f} %" if segment.class_name else "no action")
+            for segment in self.segments
+        ]
+        nothing = [] if lines or self.error else ["  no action"]
+        return "\n".join([self.video, *lines, *nothing, *([f"  {self.error}"] if self.error else [])])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what `json.dumps` accepts, without the windows. Probabilities have six decimals."""
+        segments = [
+            {
+                "start": round(segment.start, 3),
+                "end": round(segment.end, 3),
+                "class": segment.class_name,
+                "probability": round(segment.probability, 6),
+            }
+            for segment in self.segments
+        ]
+        return {
+            "video": self.video,
+            "duration": round(self.duration, 3),
+            "segments": segments,
+            "error": self.error,
+        }
+
+
+def find_actions(
+    classifier: Classifier,
+    video: "Video",
+    *,
+    window: float | None = None,
+    stride: float | None = None,
+    fps: float | None = None,
+    cfg: CfgNode | None = None,
+    on_open: Callable[[float], object] | None = None,
+    on_frame: OnFrame | None = None,
+    **options: Any,
+) -> Timeline:
+    """Finds when which action happens in a video.
+
+    `options` are those of `find_segments`, all others are described at `score_windows`. If a video is damaged, the
+    timeline ends there, with an `error`; raises VideoError if nothing of it can be read.
+    """
+    windows: list[WindowScores] = []
+    error = ""
+    find_segments([], classifier.class_names, **options)  # checks the options
+    source = to_source(video, fps)
+    scores = score_windows(
+        classifier, source, window=window, stride=stride, cfg=cfg, fps=fps, on_open=on_open, on_frame=on_frame
+    )
+    try:
+        windows.extend(scores)
+    except VideoError as problem:
+        if not windows:
+            raise
+        error = str(problem)
+    return Timeline(name_of(source), find_segments(windows, classifier.class_names, **options), windows, error)
+
+
+def clock(seconds: float) -> str:
+    """Returns a time as H:MM:SS.mmm, as in WebVTT; hours have two digits or more."""
+    milliseconds = round(1000 * seconds)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}.{rest % 1000:03}"

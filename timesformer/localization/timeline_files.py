@@ -1,0 +1,97 @@
+"""Files of timelines: segments as CSV, JSON or WebVTT, and the scores of the windows as CSV."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from timesformer.atomic import report_write_errors, write_atomically
+from timesformer.errors import UserError
+from timesformer.localization.timeline import Timeline, clock
+
+SUFFIXES = (".csv", ".json", ".vtt")
+COLUMNS = ("video", "start", "end", "class", "probability", "error")
+WINDOW_COLUMNS = ("video", "start", "end")
+
+
+def windows_path(output: Path) -> Path:
+    """Returns the path of the scores of the windows, next to the segments."""
+    return output.with_name(f"{output.stem}_windows.csv")
+
+
+def metrics_path(output: Path) -> Path:
+    """Returns the path of the metrics, next to the segments."""
+    return output.with_name(f"{output.stem}_metrics.json")
+
+
+def check_output(output: Path, num_videos: int, overwrite: bool, with_metrics: bool = False) -> None:
+    """Raises UserError if a file exists and is not to be overwritten, or the kind of file cannot hold the videos."""
+    if output.suffix not in SUFFIXES:
+        raise UserError(f"--output {output}: expected a name that ends in {', '.join(SUFFIXES)}")
+    if output.suffix == ".vtt" and num_videos != 1:
+        raise UserError(f"--output {output}: WebVTT holds one video, but there are {num_videos}; use .csv or .json")
+    files = [output, windows_path(output), *([metrics_path(output)] if with_metrics else [])]
+    existing = [str(path) for path in files if path.exists()]
+    if existing and not overwrite:
+        raise UserError(f"{' and '.join(existing)} already exists: give another --output, or --overwrite")
+
+
+def write_timelines(
+    output: Path, timelines: Sequence[Timeline], class_names: Sequence[str], header: dict[str, Any]
+) -> None:
+    """Writes the segments to `output`, in JSON with the entries of `header`, and the windows next to it."""
+    text = {".csv": _csv, ".json": lambda lines: _json(lines, header), ".vtt": _vtt}[output.suffix](timelines)
+    write_file(windows_path(output), _windows_csv(timelines, class_names))
+    write_file(output, text)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes one of the files of `output`; UserError if that fails."""
+    with report_write_errors(path, "give another --output"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+
+
+def _csv(timelines: Iterable[Timeline]) -> str:
+    rows: list[Sequence[object]] = []
+    for timeline in timelines:
+        for segment in timeline.segments:
+            borders = f"{segment.start:.3f}", f"{segment.end:.3f}"
+            rows.append((timeline.video, *borders, segment.class_name, f"{segment.probability:.6f}", ""))
+        if timeline.error:
+            rows.append((timeline.video, "", "", "", "", timeline.error))
+    return _table(COLUMNS, rows)
+
+
+def _windows_csv(timelines: Iterable[Timeline], class_names: Sequence[str]) -> str:
+    rows = (
+        (timeline.video, f"{window.start:.6f}", f"{window.end:.6f}", *(f"{p:.6f}" for p in window.probabilities))
+        for timeline in timelines
+        for window in timeline.windows
+    )
+    return _table((*WINDOW_COLUMNS, *class_names), rows)
+
+
+def _json(timelines: Iterable[Timeline], header: dict[str, Any]) -> str:
+    return json.dumps({**header, "videos": [timeline.to_dict() for timeline in timelines]}, indent=2) + "\n"
+
+
+def _vtt(timelines: Sequence[Timeline]) -> str:
+    """A file of the WebVTT format (www.w3.org/TR/webvtt1), with a cue for each segment."""
+    cues = ["WEBVTT"]
+    for segment in timelines[0].segments:
+        name = " ".join(segment.class_name.split()) or "no action"
+        text = escape(f"{name} {100 * segment.probability:.0f} %", quote=False)
+        cues.append(f"{clock(segment.start)} --> {clock(segment.end)}\n{text}")
+    return "\n\n".join(cues) + "\n"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return file.getvalue()
