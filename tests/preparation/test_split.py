@@ -45,6 +45,7 @@ def test_split_is_stratified_and_leaves_out_unreadable_clips(clips: Path, proces
     assert len(names_of(make_cfg("hmdb_simp", clips))) == 36
 
 
+@pytest.mark.slow
 def test_split_is_not_overwritten_and_depends_on_the_seed(
     clips: Path, tmp_path: Path, processed: list, capsys: pytest.CaptureFixture[str]
 ) -> None:
