@@ -1,15 +1,12 @@
 """Repeats of a configuration in one command: each like a run of its own, none repeated, and their statistics."""
 
-import importlib.util
 import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,8 +16,9 @@ from PIL import Image
 from scipy import stats
 from sklearn.dummy import DummyClassifier
 
-from tests.conftest import ROOT, TINY_CONFIG, Outcome, load_command
+from tests.conftest import TINY_CONFIG, Outcome, load_command
 from tests.patience import wait_until
+from timesformer.commands import prepare
 from timesformer.config import get_cfg, load_config
 from timesformer.errors import UserError
 from timesformer.models import build_model
@@ -199,7 +197,7 @@ def clips(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
     """Arguments of run_net.py for a dataset of two classes of 6 clips: a folder of classes, or generated clips."""
     root, made = tmp_path / "clips", str(tmp_path / "clips")
     if request.param == "demo":
-        assert load_demo().main([made, "--clips-per-class", "3", "1", "2", "--classes", "left", "right"]) == 0
+        assert prepare.main(["demo", made, "--clips-per-class", "3", "1", "2", "--classes", "left", "right"]) == 0
         data = ["--cfg", "configs/Demo/TimeSformer_divST_8x2_48.yaml", "DATA.TRAIN_CROP_SIZE", "16"]
         data += ["DATA.TEST_CROP_SIZE", "16", "DATA.TRAIN_JITTER_SCALES", "[16,16]", "DATA_LOADER.NUM_WORKERS", "0"]
         data += [
@@ -223,14 +221,6 @@ def clips(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
     )
     data = ["--cfg", str(tmp_path / "tiny.yaml"), "DATA.PATH_TO_DATA_DIR", made, "DATA.SPLIT_GROUPS", r"\w+/r\d"]
     return [*data, "MODEL.NUM_CLASSES", "2", "SOLVER.MAX_EPOCH", "1", "TENSORBOARD.ENABLE", "False"]
-
-
-def load_demo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo_make", ROOT / "datasets/demo/make.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["demo_make"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow

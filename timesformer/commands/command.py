@@ -1,6 +1,7 @@
 """What all commands share: exit codes, signals, and the end of a pipe."""
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -27,15 +28,13 @@ def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> in
             print(interrupted, file=sys.stderr)
         return exit_code(interrupt)
     except BrokenPipeError:
-        if not _is_stdout_broken():
+        if not _has_lost_reader(sys.stdout.fileno()):
             raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it flushes at exit
         return 128 + signal.SIGPIPE
 
 
-def _is_stdout_broken() -> bool:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:  # and Python would fail again when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+def _has_lost_reader(pipe: int) -> bool:
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

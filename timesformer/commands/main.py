@@ -10,6 +10,7 @@ from timesformer.commands.command import run_command
 
 COMMANDS = {
     "train": "train, validate and test a model as a configuration says",
+    "test": "test a checkpoint on its test set",
     "predict": "predict the classes of videos with a trained model",
     "visualize": "show where a model looks in a video",
     "report": "write the report of a run, a comparison of several, or figures",
@@ -21,6 +22,7 @@ COMMANDS = {
     "benchmark": "measure the speed and memory of models, training and data",
     "robustness": "test a checkpoint under noise, blur, compression and other frame orders",
     "analyze": "add sections about single clips to the report of a run",
+    "configs": "list the configurations that come with this package",
     "submit": "submit a run to a Slurm cluster",
 }
 """What `timesformer --help` lists; each command is a module of this package."""

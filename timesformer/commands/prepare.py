@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,7 @@ from timesformer.datasets.manifest import NAME
 from timesformer.datasets.sources.clip_files import class_of, strays_line
 from timesformer.datasets.workers.pool import TIME_LIMIT
 from timesformer.errors import shorten
+from timesformer.preparation import demo
 from timesformer.preparation.check import Checked, check_clips
 from timesformer.preparation.clips_on_disk import find_clips, find_empty_classes
 from timesformer.preparation.convert import SETTINGS, convert
@@ -37,14 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # clip names may not be text that the terminal can show
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    prepare = _prepare_hmdb_simp if options.dataset == "hmdb_simp" else _prepare
+    prepare = {"hmdb_simp": _prepare_hmdb_simp, "demo": _make_demo}.get(options.dataset, _prepare)
     return run_command(lambda: prepare(options), "interrupted; the same command continues")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command; they depend on the dataset."""
     parser = argparse.ArgumentParser(description="Prepares a dataset; see docs/preparing.md.")
-    datasets = parser.add_subparsers(dest="dataset", metavar="DATASET", required=True, help=", ".join(_DATASETS))
+    datasets = parser.add_subparsers(
+        dest="dataset", metavar="DATASET", required=True, help=", ".join((*_DATASETS, "demo"))
+    )
     for dataset in _DATASETS:
         description = "Downloads, converts and checks a dataset, in this order. An interrupted step continues."
         if dataset == "hmdb_simp":
@@ -56,6 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
         added.add_argument("--workers", type=_number(int, 1), default=os.cpu_count(), help=workers)
         _add_report_options(added)
         (_add_split_options if dataset == "hmdb_simp" else _add_options)(added, dataset)
+    _add_demo_options(datasets.add_parser("demo", description="Generates a small dataset of moving shapes."))
     return parser
 
 
@@ -64,13 +69,28 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options, options.overrides = parser.parse_known_args(arguments)
     if unknown := [word for word in options.overrides[::2] if not re.fullmatch(r"[A-Z][A-Z0-9_.]*", word)]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if options.dataset != "hmdb_simp":
+    if options.dataset not in ("hmdb_simp", "demo"):
         if not (options.download or options.short_side or options.frames or options.check):
             steps = "--download, " if options.dataset in ARCHIVES else ""
             parser.error(f"nothing to do: give one or more of {steps}--short-side 256, --frames and --check")
         if options.short_side % 2 and not options.frames:
             parser.error(f"argument --short-side: found {options.short_side}, expected an even number for H.264")
     return options
+
+
+def _add_demo_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("root", type=as_path, metavar="FOLDER", help="folder to make, e.g. data/demo")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument(
+        "--clips-per-class",
+        type=_number(int, 1),
+        nargs=3,
+        default=(120, 20, 40),
+        metavar=("TRAIN", "VAL", "TEST"),
+        help="clips of each class in each split (default: 120 20 40)",
+    )
+    parser.add_argument("--classes", nargs="+", choices=demo.CLASSES, default=list(demo.CLASSES), help="default: all")
+    parser.add_argument("--workers", type=_number(int, 1), default=2, help="number of processes (default: 2)")
 
 
 def _add_report_options(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +144,18 @@ def _number(kind: type[int] | type[float], least: float, most: float = math.inf)
         return kind(text)
 
     return number
+
+
+def _make_demo(options: argparse.Namespace) -> int:
+    start = time.perf_counter()
+    settings = options.seed, options.clips_per_class, options.workers, options.classes
+    if demo.make(options.root, *settings):
+        classes, seconds = len(set(options.classes)), time.perf_counter() - start
+        count = classes * sum(options.clips_per_class)
+        print(f"{options.root}: {count} clips of {classes} classes in {seconds:.1f} s")
+    else:
+        print(f"{options.root}: this set exists already")
+    return 0
 
 
 def _prepare_hmdb_simp(options: argparse.Namespace) -> int:

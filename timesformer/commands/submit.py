@@ -22,6 +22,7 @@ import submitit
 from timesformer.arguments import add_import, as_path, as_source
 from timesformer.commands.command import run_command
 from timesformer.config import load_config
+from timesformer.config.shipped import find_config
 from timesformer.errors import UserError
 from timesformer.runtime.signals import EXIT_REQUEUE
 
@@ -127,7 +128,7 @@ def submit(args: argparse.Namespace) -> submitit.Job:
     except RuntimeError as error:
         raise UserError(f"{error} Without Slurm, use --cluster local") from error
     executor.update_parameters(**job_parameters(args, cfg.NUM_GPUS, cfg.DATA_LOADER.NUM_WORKERS + 2))
-    return executor.submit(Run(["--cfg", str(Path(args.cfg_file).resolve()), *imports, *opts]))
+    return executor.submit(Run(["--cfg", str(find_config(args.cfg_file).resolve()), *imports, *opts]))
 
 
 def job_parameters(args: argparse.Namespace, num_gpus: int, cpus: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from timesformer.config.differences import changed_defaults
 from timesformer.config.imports import import_modules
 from timesformer.config.options import OPTIONS, get_cfg, set_option
 from timesformer.config.retired import RENAMED, retired_by
+from timesformer.config.shipped import find_config
 from timesformer.errors import UserError
 
 _logger = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ def load_config(
 ) -> CfgNode:
     """Returns the defaults, changed by a YAML file (and its `_BASE_`) and then by overrides, KEY VALUE KEY VALUE ...
 
+    `path` may be the name of a shipped configuration, and so may `_BASE_`.
+
     Keys that only the original has are accepted with a warning. The modules of IMPORTS are imported first, because they
     may register options.
 
@@ -61,7 +64,7 @@ def load_config(
     Raises ConfigError with every problem, and UserError if a module cannot be imported.
     """
     problems: list[str] = []
-    settings = [*(_read_yaml(Path(path)) if path else ()), *_read_overrides(overrides, problems)]
+    settings = [*(_read_yaml(_find(path)) if path else ()), *_read_overrides(overrides, problems)]
     modules = _apply([setting for setting in settings if setting.key == "IMPORTS"]).cfg.IMPORTS
     import_modules([*modules, *imports])
     result = _apply(settings)
@@ -85,7 +88,7 @@ def load_for_use(
     Raises ConfigError if `saved` is not YAML, or the file, the overrides or the values that matter are not valid.
     """
     problems: list[str] = []
-    given = [*(_read_yaml(Path(path)) if path else ()), *_read_overrides(overrides, problems)]
+    given = [*(_read_yaml(_find(path)) if path else ()), *_read_overrides(overrides, problems)]
     earlier = [] if path else _with_saved_defaults(_parse(saved, source))
     result = _apply([*earlier, *given])
     ignored = [problem for setting, problem in result.problems if setting in earlier]
@@ -148,15 +151,24 @@ def _read_yaml(path: Path, including: tuple[Path, ...] = ()) -> Iterator[_Settin
     if path.resolve() in including:
         raise ConfigError([f"{path} is among its own {BASE_KEY} files"])
     try:
-        settings = _parse(path.expanduser().read_bytes(), str(path))
+        settings = _parse(path.read_bytes(), str(path))
     except OSError as error:
-        named = f", named by {BASE_KEY} of another" if including else ""
-        raise ConfigError([f"{path} cannot be read{named}: {error.strerror}"]) from error
+        raise ConfigError([f"{path} cannot be read: {error.strerror}"]) from error
     for setting in settings:
         if setting.key == BASE_KEY:
             for base in setting.value if isinstance(setting.value, list) else [setting.value]:
-                yield from _read_yaml(path.parent / Path(str(base)).expanduser(), (*including, path.resolve()))
+                yield from _read_yaml(_find(str(base), path), (*including, path.resolve()))
     yield from (s for s in _with_saved_defaults(settings) if s.key != BASE_KEY)
+
+
+def _find(name: str | Path, named_by: Path | None = None) -> Path:
+    """The file of a configuration, see `find_config`; relative to the file whose `_BASE_` it is."""
+    if named_by and (file := named_by.parent / Path(name).expanduser()).exists():
+        return file
+    try:
+        return find_config(name)
+    except UserError as error:
+        raise ConfigError([f"{error}{f' ({BASE_KEY} of {named_by})' * bool(named_by)}"]) from error
 
 
 def _with_saved_defaults(settings: Sequence[_Setting]) -> list[_Setting]:

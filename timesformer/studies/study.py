@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
+from timesformer.config.shipped import SUFFIXES, find_config, shipped_folder
 from timesformer.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "configs" / "studies"
+FOLDER = shipped_folder() / "studies"
 
 
 class StudyError(UserError):
@@ -18,12 +18,14 @@ class StudyError(UserError):
 
 
 def _find_config(path: Path, info: ValidationInfo) -> Path:
-    """A configuration, given relative to the study's file."""
-    if info.context is not None:
-        path = info.context.parent / path
-    if not path.is_file():
-        raise ValueError(f"expected an existing configuration, {path} not found")
-    return path
+    """A configuration, given relative to the study's file, or by the name of a shipped one."""
+    relative = info.context.parent / path if info.context is not None else path
+    if relative.is_file():
+        return relative
+    try:
+        return find_config(path)
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -35,7 +37,7 @@ class _Section(BaseModel):
 
 
 class DemoData(_Section):
-    """Clips to make with datasets/demo/make.py; clips: per class, for training, validation and test."""
+    """Clips to make with `prepare demo`; clips: per class, for training, validation and test."""
 
     seed: Count
     clips: tuple[Count, Count, Count]
@@ -200,13 +202,20 @@ def _check_choice(key: str, value: str, choices: list[str]) -> None:
         raise ValueError(f"{key}: found {value!r}, expected one of {', '.join(choices)}")
 
 
+def study_names() -> list[str]:
+    """Names of the shipped studies."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
 def find_study(name: str) -> Path:
     """The file of a study, given by its name under configs/studies or by its path; or that of a configuration."""
-    path = Path(name) if Path(name).suffix in (".yaml", ".yml") else FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-        raise StudyError(f"study {name!r} not found: expected a file, or one of {', '.join(known)}")
-    return path
+    path = Path(name) if Path(name).suffix in SUFFIXES else FOLDER / f"{name}.yaml"
+    if path.is_file():
+        return path
+    try:
+        return find_config(name)
+    except UserError as error:
+        raise StudyError(f"study {name!r} not found: expected one of {', '.join(study_names())}; {error}") from error
 
 
 def read_study(path: Path) -> Study:

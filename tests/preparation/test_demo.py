@@ -1,21 +1,20 @@
 """The demo dataset: its files, and that only motion distinguishes its classes."""
 
-import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import av
 import numpy as np
 import pytest
 
-from tests.demo.conftest import SCRIPT
-from tests.patience import PATIENCE
+from timesformer.commands import prepare
+from timesformer.preparation import demo
 
 
-def run(out_dir: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(SCRIPT), str(out_dir), *arguments]
-    return subprocess.run(command, env={}, capture_output=True, text=True, timeout=PATIENCE)
+def run(out_dir: Path, *arguments: str) -> int:
+    try:
+        return prepare.main(["demo", str(out_dir), *arguments])
+    except SystemExit as error:  # argparse's
+        return error.code
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -25,12 +24,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "set"
-    done = run(folder, "--clips-per-class", "2", "1", "1", "--workers", "2")
-    assert done.returncode == 0, done.stderr
+    assert run(folder, "--clips-per-class", "2", "1", "1", "--workers", "2") == 0
     return folder
 
 
-def test_every_class_has_different_h264_clips(made: Path, demo: ModuleType) -> None:
+def test_every_class_has_different_h264_clips(made: Path) -> None:
     assert len(demo.CLASSES) == 8
     assert sorted(path.name for path in made.iterdir()) == ["demo.json", "test", "train", "val"]
     for split, count in (("train", 2), ("val", 1), ("test", 1)):
@@ -45,7 +43,7 @@ def test_every_class_has_different_h264_clips(made: Path, demo: ModuleType) -> N
             assert sum(1 for _ in container.decode(stream)) == stream.frames == demo.FRAMES
 
 
-def test_encoding_keeps_the_picture(tmp_path: Path, demo: ModuleType) -> None:
+def test_encoding_keeps_the_picture(tmp_path: Path) -> None:
     frames = demo.render(demo.draw_scene(np.random.default_rng(3)), "up")
     demo.encode(frames, tmp_path / "clip.mp4")
     with av.open(str(tmp_path / "clip.mp4")) as container:
@@ -56,7 +54,7 @@ def test_encoding_keeps_the_picture(tmp_path: Path, demo: ModuleType) -> None:
 @pytest.mark.slow
 def test_files_depend_on_the_seed_only(made: Path, tmp_path: Path) -> None:
     for name, *options in (("same", "--workers", "1"), ("other", "--seed", "1")):
-        assert run(tmp_path / name, "--clips-per-class", "1", "1", "1", *options).returncode == 0
+        assert run(tmp_path / name, "--clips-per-class", "1", "1", "1", *options) == 0
     first, same, other = contents(made), contents(tmp_path / "same"), contents(tmp_path / "other")
     assert len(same) == len(other) == 24
     assert all(first[name] == clip for name, clip in same.items())
@@ -66,7 +64,7 @@ def test_files_depend_on_the_seed_only(made: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("forward", "backward"), [("right", "left"), ("down", "up"), ("down_right", "up_left"), ("grow", "shrink")]
 )
-def test_a_class_has_the_frames_of_its_opposite_in_reverse(demo: ModuleType, forward: str, backward: str) -> None:
+def test_a_class_has_the_frames_of_its_opposite_in_reverse(forward: str, backward: str) -> None:
     for seed in range(3):
         scene = demo.draw_scene(np.random.default_rng(seed))
         frames = demo.render(scene, forward)
@@ -87,7 +85,7 @@ def test_a_class_has_the_frames_of_its_opposite_in_reverse(demo: ModuleType, for
         ("shrink", (0, 0, -1)),
     ],
 )
-def test_the_object_moves_as_its_class_says(demo: ModuleType, class_name: str, direction: tuple[int, int, int]) -> None:
+def test_the_object_moves_as_its_class_says(class_name: str, direction: tuple[int, int, int]) -> None:
     for seed in range(5):
         centers, radii = demo.motion(demo.draw_scene(np.random.default_rng(seed)), class_name)
         steps = np.diff(np.column_stack([centers, radii]), axis=0)  # [frames - 1, (x, y, radius)]
@@ -95,7 +93,7 @@ def test_the_object_moves_as_its_class_says(demo: ModuleType, class_name: str, d
 
 
 @pytest.mark.slow
-def test_one_frame_does_not_show_the_class_and_two_in_order_do(demo: ModuleType) -> None:
+def test_one_frame_does_not_show_the_class_and_two_in_order_do() -> None:
     rng = np.random.default_rng(0)
     one_frame, two_frames, labels = [], [], []
     for label, class_name in enumerate(demo.CLASSES):
@@ -121,19 +119,19 @@ def test_the_same_set_is_kept_and_another_replaces_it(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     run(folder, "--clips-per-class", "1", "1", "1")
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")}
-    assert run(folder, "--clips-per-class", "1", "1", "1").returncode == 0
+    assert run(folder, "--clips-per-class", "1", "1", "1") == 0
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")} == times
-    assert run(folder, "--seed", "5", "--clips-per-class", "1", "2", "1").returncode == 0
+    assert run(folder, "--seed", "5", "--clips-per-class", "1", "2", "1") == 0
     assert len(list(folder.glob("val/up/*.mp4"))) == 2
     assert not (tmp_path / "set.partial").exists()
 
 
 @pytest.mark.parametrize("clips", ["1", "0"])
-def test_folders_of_other_files_and_invalid_counts_are_refused(tmp_path: Path, clips: str) -> None:
+def test_folders_of_other_files_and_invalid_counts_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], clips: str
+) -> None:
     out_dir = tmp_path if clips == "1" else tmp_path / "set"
     (tmp_path / "thesis.txt").write_text("years of work")
-    done = run(out_dir, "--clips-per-class", clips, "1", "1")
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert (str(out_dir) if clips == "1" else "--clips-per-class") in done.stderr
+    assert run(out_dir, "--clips-per-class", clips, "1", "1") == 2
+    assert (str(out_dir) if clips == "1" else "--clips-per-class") in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

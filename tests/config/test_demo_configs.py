@@ -1,19 +1,19 @@
 """The demo configurations fit the demo dataset, and siblings differ in what they compare."""
 
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from timesformer.config import load_config
 from timesformer.config.differences import differences
+from timesformer.preparation import demo
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "Demo"
 TIMESFORMER = "TimeSformer_divST_8x2_48"
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.yaml")))
-def test_configuration_fits_the_demo_dataset(name: str, tmp_path: Path, demo: ModuleType) -> None:
+def test_configuration_fits_the_demo_dataset(name: str, tmp_path: Path) -> None:
     cfg = load_config(CONFIGS / name, ["DATA.PATH_TO_DATA_DIR", str(tmp_path)])
     assert len(demo.CLASSES) == cfg.MODEL.NUM_CLASSES
     assert cfg.DATA.NUM_FRAMES * cfg.DATA.SAMPLING_RATE <= demo.FRAMES

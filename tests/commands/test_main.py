@@ -1,0 +1,70 @@
+"""The command `timesformer`: its list of commands, unknown ones, exit codes, and `test`."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Outcome
+from tests.patience import PATIENCE
+from timesformer import __version__
+from timesformer.commands import test as test_command
+from timesformer.commands.main import COMMANDS, main
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert listed == list(COMMANDS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.split() == ["timesformer", __version__]
+
+
+@pytest.mark.parametrize(("word", "near"), [("tain", "train"), ("prdict", "predict"), ("xyzzy", "visualize")])
+def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str], word: str, near: str) -> None:
+    assert main([word]) == 2
+    error = capsys.readouterr().err
+    assert word in error
+    assert near in error
+
+
+def run_python(*arguments: str, **pipes: int) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True, **pipes)
+
+
+@pytest.mark.slow
+def test_parsers_are_made_without_torch() -> None:
+    names = [name for name in COMMANDS if name != "app"]
+    script = f"""import sys; from importlib import import_module
+for name in {names}:
+    import_module(f"timesformer.commands.{{name}}").make_parser().format_help()
+assert not {{"torch", "matplotlib"}} & sys.modules.keys()"""
+    _, error = run_python("-c", script).communicate(timeout=PATIENCE)
+    assert error == ""
+
+
+@pytest.mark.slow
+def test_a_closed_pipe_ends_a_command_silently() -> None:
+    process = run_python("-m", "timesformer", "configs", stdout=subprocess.PIPE)
+    process.stdout.close()
+    _, error = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, error) == (141, "")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_tested_with_its_own_configuration(
+    tiny_checkpoint: Path, tiny_command: list[str], run_net: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "run/checkpoints/best.pyth"
+    checkpoint.parent.mkdir(parents=True)
+    shutil.copy(tiny_checkpoint, checkpoint)
+    by_hand = ["TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(checkpoint), "OUTPUT_DIR", str(tmp_path / "b")]
+    assert run_net(*tiny_command, *by_hand).code == 0
+    assert test_command.main(["--checkpoint", str(tmp_path / "run")]) == 0
+    found, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("run", "b"))
+    for key in ("top1", "loss", "num_videos", "per_class", "weights"):
+        assert found[key] == expected[key]
