@@ -96,7 +96,8 @@ def predict_stream(args: argparse.Namespace, classifier: "Classifier") -> int:
         if frames:
             frames.waits = stream.is_paced
         file = stack.enter_context(AnswerFile(args.output, stream, str(classifier.path))) if args.output else None
-        print(f"connected to {stream.name}; Ctrl-C ends", file=sys.stderr, flush=True)
+        if not args.quiet:
+            print(f"connected to {stream.name}; Ctrl-C ends", file=sys.stderr, flush=True)
         try:
             answers = _report(stream, args.quiet)
             if window:
@@ -104,8 +105,9 @@ def predict_stream(args: argparse.Namespace, classifier: "Classifier") -> int:
             else:
                 _follow(answers, frames, file)
         finally:
-            left_out = f", {frames.left_out} not drawn" if frames and frames.left_out else ""
-            print(f"{stream.statistics}{left_out}", file=sys.stderr, flush=True)
+            if not args.quiet:
+                left_out = f", {frames.left_out} not drawn" if frames and frames.left_out else ""
+                print(f"{stream.statistics}{left_out}", file=sys.stderr, flush=True)
     if stream.problem:
         print(f"error: {stream.problem}", file=sys.stderr)
     return STREAM_LOST if stream.problem else 0
