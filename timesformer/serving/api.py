@@ -1,0 +1,183 @@
+"""The HTTP interface of the service: paths, documents, errors."""
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, File, Query, Request, Response, Security, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import APIKeyHeader
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
+
+from timesformer import __version__
+from timesformer.datasets.transforms.sampling import sampler_names
+from timesformer.serving.body_limit import BodyLimit
+from timesformer.serving.service import MAX_VIEWS, OverloadedError, PredictionService
+from timesformer.web.uploads import RefusedError, private_file
+
+logger = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 1
+_FORM_BYTES = 2**16  # of a request besides the video
+
+
+class ClassProbability(BaseModel):
+    name: str = Field(alias="class", description="Name of the class")
+    probability: float = Field(ge=0, le=1, description="Calibrated, if the checkpoint has a temperature")
+
+
+class Answer(BaseModel):
+    """The prediction for a video."""
+
+    top: list[ClassProbability] = Field(description="The most probable classes, in descending order")
+    num_views: int = Field(description="Clips of the video that were averaged")
+    seconds: float = Field(description="Time that reading and computing took, with waiting")
+
+
+class Problem(BaseModel):
+    detail: str = Field(description="What was found, and what is expected")
+
+
+class ModelInformation(BaseModel):
+    """The model that answers."""
+
+    name: str = Field(description="MODEL.MODEL_NAME")
+    fingerprint: str = Field(description="Hash of weights and class names")
+    classes: list[str]
+    frames: int = Field(description="Frames of a clip")
+    crop: int = Field(description="Side of a clip in pixels")
+    views: int = Field(description="Views of a video, unless a request sets them")
+    samplers: list[str] = Field(description="Samplers that a request may set")
+    version: str = Field(description="Version of this service")
+
+
+class Status(BaseModel):
+    status: str
+
+
+def make_api(service: PredictionService, api_key: str, timeout: float) -> FastAPI:
+    """Makes the application.
+
+    Args:
+        service: answers the requests; closed at the end.
+        api_key: expected in the header X-API-Key of /v1 requests; "" for none.
+        timeout: seconds that a prediction may take, with waiting.
+    """
+
+    @asynccontextmanager
+    async def lifespan(api: FastAPI) -> AsyncIterator[None]:
+        api.state.is_ready = True
+        yield
+        api.state.is_ready = False
+        await asyncio.to_thread(service.close)
+
+    api = FastAPI(
+        title="Video action recognition",
+        version=__version__,
+        description="Predicts the class of a video with a video transformer.",
+        lifespan=lifespan,
+        license_info={"name": "Apache-2.0"},
+    )
+    api.add_middleware(BodyLimit, limit=service.limits.megabytes * 2**20 + _FORM_BYTES)
+    header = APIKeyHeader(name="X-API-Key", auto_error=False)
+
+    def check_key(given: Annotated[str | None, Security(header)]) -> None:
+        if api_key and not hmac.compare_digest((given or "").encode(), api_key.encode()):
+            raise _HttpError(401, "the header X-API-Key is missing or is not the key of this service")
+
+    secured: dict[str, Any] = {"dependencies": [Depends(check_key)]} if api_key else {}
+    denied: dict[int | str, Any] = {401: {"model": Problem}} if api_key else {}
+
+    @api.exception_handler(_HttpError)
+    async def answer_problem(_: Request, error: _HttpError) -> JSONResponse:
+        return JSONResponse({"detail": error.detail}, error.status, headers=error.headers)
+
+    @api.exception_handler(RequestValidationError)
+    async def answer_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        found = (f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors())
+        return JSONResponse({"detail": "; ".join(found)}, 422)
+
+    @api.middleware("http")
+    async def measure(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+        start, status = time.perf_counter(), 500
+        try:
+            response = await call(request)
+            status = response.status_code
+            return response
+        finally:
+            if request.url.path == "/v1/predict":
+                service.metrics.requests.labels(str(status)).inc()
+                service.metrics.seconds.observe(time.perf_counter() - start)
+
+    predict_problems = {code: {"model": Problem} for code in (400, 413, 422, 503, 504)} | denied
+
+    @api.post("/v1/predict", response_model=Answer, responses=predict_problems, tags=["prediction"], **secured)
+    async def predict(
+        video: Annotated[UploadFile, File(description="A video file")],
+        top_k: Annotated[int, Query(ge=1, le=1000, description="Number of classes")] = 5,
+        views: Annotated[int | None, Query(ge=1, le=MAX_VIEWS, description="Clips along the time")] = None,
+        sampler: Annotated[str | None, Query(description="Sampler of frames, see /v1/model")] = None,
+    ) -> dict[str, Any]:
+        """Predicts the class of a video: `curl -F video=@clip.mp4 http://localhost:8000/v1/predict`."""
+        if sampler is not None and sampler not in (known := sampler_names()):
+            raise _HttpError(422, f"sampler is {sampler!r}, expected one of {', '.join(known)}")
+        try:
+            service.limits.check_size(video.size or 0)
+            content = await video.read()
+            with service.admitted(), private_file(content) as path:
+                async with asyncio.timeout(timeout):
+                    found = await service.predict(path, top_k, views, sampler)
+        except RefusedError as error:
+            raise _HttpError(400, str(error)) from error
+        except OverloadedError as error:
+            raise _HttpError(503, str(error), {"Retry-After": str(_RETRY_SECONDS)}) from error
+        except TimeoutError as error:
+            raise _HttpError(504, f"the prediction takes longer than {timeout:g} seconds") from error
+        return found.to_dict()
+
+    @api.get("/v1/model", response_model=ModelInformation, responses=denied, tags=["prediction"], **secured)
+    async def model() -> ModelInformation:
+        """Describes the model."""
+        classifier = service.classifier
+        cfg = classifier.cfg
+        return ModelInformation(
+            name=cfg.MODEL.MODEL_NAME,
+            fingerprint=classifier.fingerprint(),
+            classes=list(classifier.class_names),
+            frames=cfg.DATA.NUM_FRAMES,
+            crop=cfg.DATA.TEST_CROP_SIZE,
+            views=cfg.TEST.NUM_ENSEMBLE_VIEWS,
+            samplers=sampler_names(),
+            version=__version__,
+        )
+
+    @api.get("/health", response_model=Status, tags=["operation"])
+    async def health() -> Status:
+        """Says that the process runs."""
+        return Status(status="ok")
+
+    @api.get("/ready", response_model=Status, responses={503: {"model": Problem}}, tags=["operation"])
+    async def ready() -> Status:
+        """Says whether a request would be accepted now."""
+        if not api.state.is_ready or service.is_full:
+            raise _HttpError(503, "too many requests are running", {"Retry-After": str(_RETRY_SECONDS)})
+        return Status(status="ready")
+
+    @api.get("/metrics", response_class=Response, tags=["operation"])
+    async def metrics() -> Response:
+        """Metrics for Prometheus."""
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return api
+
+
+class _HttpError(Exception):
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.headers = status, detail, headers
