@@ -1,5 +1,6 @@
 """Too little shared memory and too few open files end a run with an error."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.patience import PATIENCE
+from timesformer.errors import UserError
+from timesformer.runtime.launch import run_and_report
 
 # Batches of 150 kB, larger than a shared memory that has room for semaphores.
 LARGE = "DATA.TRAIN_CROP_SIZE 112 DATA.TEST_CROP_SIZE 112 DATA.TRAIN_JITTER_SCALES [112,112] DATA_LOADER.NUM_WORKERS 2"
@@ -30,3 +33,15 @@ def test_too_few_resources(tiny_command: list[str], tmp_path: Path, limit: str, 
         pytest.skip("needs root, or a user namespace")
     assert done.returncode == 2, done.stderr
     assert all(name in done.stderr for name in (key, "DATA_LOADER.NUM_WORKERS"))
+
+
+@pytest.mark.parametrize("kind", [OSError, ImportError, UserError])
+def test_open_files_may_run_out_anywhere(caplog: pytest.LogCaptureFixture, kind: type[Exception]) -> None:
+    def fail() -> int:
+        out_of_files = OSError(errno.EMFILE, os.strerror(errno.EMFILE), "module.py")
+        if kind is OSError:
+            raise out_of_files
+        raise kind("cannot be loaded") from out_of_files
+
+    assert run_and_report(fail) == 2
+    assert all(name in caplog.text for name in ("ulimit -n", "DATA_LOADER.NUM_WORKERS"))

@@ -248,8 +248,8 @@ def run_and_report(function: Callable[[], int]) -> int:
     except KeyboardInterrupt as error:
         saved = "the checkpoint just saved" if isinstance(error, signals.StopRequested) else "its last checkpoint"
         return _fail(exit_code(error), f"interrupted; the same command resumes from {saved}", error)
-    except Exception as error:
-        return _fail(1, "the run failed", error)
+    except Exception as error:  # imports, sockets and libraries may run out of files, too
+        return _fail(2 if is_out_of_files(error) else 1, "the run failed", error)
 
 
 def _fail(code: int, message: str, error: BaseException) -> int:
