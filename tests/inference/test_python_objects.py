@@ -1,10 +1,13 @@
 """Predictions for Python objects equal those for files of the same frames, as ffmpeg writes and decodes them."""
 
+import base64
 import io
 import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -243,3 +246,43 @@ def test_json_of_a_prediction_has_the_entries_of_the_json_file(classifier: Class
     assert np.allclose(content["probabilities"], prediction.probabilities, atol=1e-6)
     assert np.array_equal(np.float32(content["embedding"]), prediction.embedding)
     assert [tuple(clip["numbers"]) for clip in content["clips"]] == [clip.numbers for clip in prediction.clips]
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_notebook_shows_frames_and_bars(classifier: Classifier, frames: np.ndarray):
+    name = "<script>alert(1)</script> & 'more'"
+    prediction = classifier.predict(timesformer.Frames(frames, FPS, name), keep_clips=True)
+    prediction = replace(prediction, top=[("<b>catch</b>", 0.75), ("walk", 0.25)])
+    page = Page(prediction._repr_html_())
+    assert all(text in page.text for text in (name, "<b>catch</b>", "75.0 %"))
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert {tag for tag, _ in page.tags} == {"div", "b", "br", "small", "img", "table", "tr", "td"}
+    pictures = []
+    for image in images:
+        kind, _, content = image["src"].partition(";base64,")
+        assert kind in ("data:image/jpeg", "data:image/png")  # nothing from elsewhere
+        pictures.append(Image.open(io.BytesIO(base64.b64decode(content))))
+    shown = prediction.clips[4].frames
+    assert [picture.size for picture in pictures] == [(16, 16)] * len(shown) + [(1, 1)] * 2
+    for picture, frame in zip(pictures, shown, strict=False):
+        gray = np.asarray(Image.fromarray(frame).convert("L"), np.float32)
+        assert np.abs(np.asarray(picture.convert("L"), np.float32) - gray).mean() < 8
+    assert [int(image["width"]) for image in images[-2:]] == [150, 50]
+    assert [tag for tag, _ in Page(replace(prediction, clips=[])._repr_html_()).tags].count("img") == 2
+    failed = Page(Prediction("a.mp4", error="a.mp4: <no> video")._repr_html_())
+    assert failed.text == "a.mp4: <no> video"

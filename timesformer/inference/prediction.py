@@ -14,7 +14,7 @@ from timesformer.datasets.clips import SampledClip
 
 _SHOWN_FRAMES = 8
 _FRAME_HEIGHT = 96  # pixels, in HTML
-_BAR_WIDTH = 200
+_BAR_WIDTH, _BAR_HEIGHT = 200, 12
 _BAR_COLOR = (59, 125, 216)  # has contrast on white and on black
 
 
@@ -70,37 +70,36 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         """Returns bars of the classes and, with `keep_clips`, frames of the middle view, for notebooks."""
-        # Sites that show notebooks remove styles, so the bars are images with a width.
-        video = f"<b>{escape(self.video)}</b>"
         if self.error:
-            return f"<div>{video}<br>{escape(self.error)}</div>"
-        bar = f'<img alt="" height="12" src="{_data_url(Image.new("RGB", (1, 1), _BAR_COLOR), "PNG")}" width='
+            return f"<div>{escape(self.error)}</div>"
+        # Sites that show notebooks remove styles, so bars are images with a width.
+        bar = _data_url(Image.new("RGB", (1, 1), _BAR_COLOR), "PNG")
         rows = "".join(
-            f'<tr><td style="text-align:left">{escape(name)}</td>'
-            f'<td style="text-align:left">{bar}"{max(1, round(_BAR_WIDTH * probability))}" '
-            f'style="display:inline;margin:0;max-width:none"></td>'
-            f'<td style="text-align:right">{100 * probability:.1f} %</td></tr>'
+            f'<tr><td style="text-align:left">{escape(name)}</td><td style="text-align:left">'
+            + _img(bar, "", max(1, round(_BAR_WIDTH * probability)), _BAR_HEIGHT)
+            + f'</td><td style="text-align:right">{100 * probability:.1f} %</td></tr>'
             for name, probability in self.top
         )
-        views = f"{self.num_views} view{'s' * (self.num_views > 1)}, {self.seconds:.2f} s"
-        return f"<div>{video} <small>({views})</small>{self._strip()}<table>{rows}</table></div>"
+        views = f"<small>{self.num_views} view{'s' * (self.num_views > 1)}, predicted in {self.seconds:.2f} s</small>"
+        return f"<div><b>{escape(self.video)}</b><br>{views}{self._strip()}<table>{rows}</table></div>"
 
     def _strip(self) -> str:
         if not self.clips:
             return ""
         clip = self.clips[(len(self.clips) - 1) // 2]
-        chosen = np.unique(np.linspace(0, len(clip.frames) - 1, _SHOWN_FRAMES).round().astype(int))
         images = []
-        for number in chosen:
+        for number in np.unique(np.linspace(0, len(clip.frames) - 1, _SHOWN_FRAMES).round().astype(int)):
             time, image = clip.times[number], Image.fromarray(clip.frames[number])
-            title = f"frame {clip.numbers[number]}" if math.isnan(time) else f"{time:.2f} s"
             size = round(image.width * _FRAME_HEIGHT / image.height), _FRAME_HEIGHT
             url = _data_url(image.resize(size) if image.height > _FRAME_HEIGHT else image, "JPEG")
-            images.append(
-                f'<img src="{url}" alt="{title}" title="{title}" width="{size[0]}" height="{size[1]}" '
-                f'style="display:inline;margin:2px">'
-            )
+            title = f"frame {clip.numbers[number]}" if math.isnan(time) else f"{time:.2f} s"
+            images.append(_img(url, title, *size, margin=2))
         return f"<div>{''.join(images)}</div>"
+
+
+def _img(url: str, title: str, width: int, height: int, margin: int = 0) -> str:
+    style = f"display:inline;margin:{margin}px;max-width:none"
+    return f'<img src="{url}" alt="{title}" title="{title}" width="{width}" height="{height}" style="{style}">'
 
 
 def _data_url(image: Image.Image, kind: str) -> str:
