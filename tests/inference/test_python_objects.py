@@ -204,6 +204,7 @@ INVALID = {
     "no video": (b"\x00" * 1000, "bytes"),
     "playlist": (b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n", "playlist"),
     "address": ("rtsp://camera/1", "address"),
+    "standard input": ("-", "stdin"),
     "text": ("a text " * 1000, r"\.\.\."),
 }
 

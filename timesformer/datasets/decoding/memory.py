@@ -48,12 +48,14 @@ class Frames(VideoReader):
             described = f"list of {len(frames)} image{'s' * (len(frames) != 1)}"
         else:
             frames = frames if _is_tensor(frames) else np.asarray(frames)
-            described = f"{'tensor' if _is_tensor(frames) else 'array'} {tuple(frames.shape)}"
+            described = "tensor" if _is_tensor(frames) else "array"
         super().__init__(name or described)
         self.fps = check_fps(fps, self.path)
         problem = _list_problem(frames) if is_list else _array_problem(frames)
         if problem:
             raise self._error(problem)
+        if not name and not is_list:
+            self.path += f" {tuple(frames.shape)}"
         self.images = frames
         self.num_frames = len(frames)
         if self.fps:  # the samplers choose the same frames as of a file

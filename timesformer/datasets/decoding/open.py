@@ -147,7 +147,9 @@ def _open_path(path: str, short_side: int, num_frames: int, fps: float) -> Video
         shown = f"{path[:SHOWN]}... ({len(path)} characters)" if is_long else path
         reason = f"no such file or folder ({getattr(error, 'strerror', None) or error})"
         if _URL.match(path):
-            reason = "an address, expected a file or folder: download it first"
+            reason = "an address, expected a file or folder: download it first, or predict it live (predict --stream)"
+        elif path == "-":
+            reason = "no such file: give sys.stdin.buffer in Python, or predict it live (predict --stream -)"
         raise VideoError(f"{shown}: {reason}") from error
     if stat.S_ISDIR(status.st_mode):
         files = frame_files(path)
