@@ -44,3 +44,9 @@ def test_released_models_are_listed_by_a_part_of_their_name():
     assert timesformer.list_models("videomae_b") == timesformer.list_models("VideoMAE_B*")
     assert len(timesformer.list_models("ssv2")) == 5
     assert timesformer.list_models("no such model") == []
+
+
+def test_configurations_are_listed_by_the_names_that_load_them():
+    names = timesformer.list_configs("demo/*8x2_48")
+    assert "Demo/TimeSformer_divST_8x2_48" in names
+    assert all(timesformer.load_config(name, check_values=False).DATA.NUM_FRAMES == 8 for name in names)

@@ -11,6 +11,7 @@ if sys.platform == "darwin":  # PyTorch reads it when it is imported
 if TYPE_CHECKING:
     from timesformer.commands.in_python import train
     from timesformer.config.load import load_config
+    from timesformer.config.shipped import list_configs
     from timesformer.config.sources import list_models
     from timesformer.datasets.decoding.base import VideoError
     from timesformer.datasets.decoding.memory import Frames
@@ -33,6 +34,7 @@ __all__ = [
     "__version__",
     "attention_of",
     "find_actions",
+    "list_configs",
     "list_models",
     "load_config",
     "load_model",
@@ -50,6 +52,7 @@ _MODULES = {
     "VideoError": "datasets.decoding.base",
     "attention_of": "visualization.attention",
     "find_actions": "localization.timeline",
+    "list_configs": "config.shipped",
     "list_models": "config.sources",
     "load_config": "config.load",
     "load_model": "inference.classifier",

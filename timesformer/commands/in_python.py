@@ -22,7 +22,7 @@ def train(config: str | Path | CfgNode, options: Mapping[str, object] | None = N
     the run, and the same call resumes it.
 
     Args:
-        config: YAML file, or what `load_config` returns.
+        config: YAML file, a name of `list_configs`, or what `load_config` returns.
         options: values that override those of the configuration, by key, such as {"DATA.PATH_TO_DATA_DIR": "clips"}.
 
     Raises:

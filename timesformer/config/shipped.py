@@ -3,6 +3,7 @@
 from difflib import get_close_matches
 from pathlib import Path, PurePath
 
+from timesformer.config.sources import select_names
 from timesformer.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -21,6 +22,11 @@ def shipped_names() -> list[str]:
     folder = shipped_folder()
     paths = (path.relative_to(folder) for path in folder.glob("*/*.yaml"))
     return sorted(path.with_suffix("").as_posix() for path in paths if path.parent.name != "studies")
+
+
+def list_configs(pattern: str = "*") -> list[str]:
+    """Returns the shipped configurations that `load_config` and `train` find by name; `pattern` as in `list_models`."""
+    return select_names(shipped_names(), pattern)
 
 
 def find_config(name: str | Path) -> Path:

@@ -1,6 +1,7 @@
 """What an option that asks for weights may name: a path, a URL, a released model, a model on the Hugging Face hub."""
 
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -98,8 +99,13 @@ def list_models(pattern: str = "*") -> list[str]:
 
     `pattern` is a part of the name, or has the wildcards * and ?; capital letters do not matter.
     """
+    return [f"zoo:{name}" for name in select_names(ZOO, pattern)]
+
+
+def select_names(names: Iterable[str], pattern: str) -> list[str]:
+    """Returns the names that contain a pattern, or match it if it has wildcards."""
     wanted = pattern.lower() if any(character in pattern for character in "*?[") else f"*{pattern.lower()}*"
-    return [f"zoo:{name}" for name in ZOO if fnmatchcase(name.lower(), wanted)]
+    return [name for name in names if fnmatchcase(name.lower(), wanted)]
 
 
 def source_problem(source: str) -> str:
