@@ -1,20 +1,54 @@
 """Installation: `pip install -e .`; with `.[dev]` for the tests."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "timesformer/__init__.py").read_text())[1]
+LINK_OR_PICTURE = r"!\[[^\]]*\]\([^)]*\)|<img [^>]*>|\[([^\]]*)\]\((?!https?:)[^)]*\)"
+
+
+class BuildWithConfigs(build_py):
+    """Copies configs/ into the package, where timesformer/config/shipped.py finds it."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree(ROOT / "configs", Path(self.build_lib) / "timesformer/configs", dirs_exist_ok=True)
+
+
+def description() -> str:
+    """README.md without pictures and links to files of the repository, which package indexes do not have."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.sub(LINK_OR_PICTURE, lambda found: found[1] or "", readme)
+
 
 setup(
     name="timesformer",
     version=VERSION,
     description="Video action recognition with transformers: TimeSformer and its relatives",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description=description(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="video action recognition, video classification, transformer, TimeSformer, ViViT, VideoMAE, PyTorch",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    cmdclass={"build_py": BuildWithConfigs},
+    entry_points={"console_scripts": ["timesformer = timesformer.commands.main:main"]},
     packages=find_packages(include=["timesformer", "timesformer.*"]),
     package_data={
         "timesformer": ["py.typed"],
@@ -26,6 +60,7 @@ setup(
     install_requires=[
         "torch>=2.5",
         "numpy>=1.26",
+        "argcomplete>=3.2",
         "av>=17,<19",
         "pillow>=10",
         "einops>=0.8",
@@ -60,6 +95,7 @@ setup(
         "wandb": ["wandb>=0.19"],  # WANDB.ENABLED
         "mlflow": ["mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"],  # MLFLOW.ENABLED, with a database
         "dev": [
+            "build>=1.2",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6",

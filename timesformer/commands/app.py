@@ -1,5 +1,6 @@
 """The web page: upload a video and see the model's predictions and attention (docs/web.md)."""
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,12 @@ from pathlib import Path
 from timesformer.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "web/__main__.py"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    from timesformer.web.options import make_parser
+
+    return make_parser()
 
 
 def main(arguments: Sequence[str] | None = None, script: Path = SCRIPT) -> int:

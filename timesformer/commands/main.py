@@ -1,5 +1,6 @@
 """The installed command `timesformer COMMAND ...`; imports a command only when it runs."""
 
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -25,11 +26,16 @@ COMMANDS = {
     "analyze": "add sections about single clips to the report of a run",
     "configs": "list the configurations that come with this package",
     "submit": "submit a run to a Slurm cluster",
+    "completion": "print the script that completes commands in bash, zsh or fish",
 }
 """What `timesformer --help` lists; each command is a module of this package."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    if "_ARGCOMPLETE" in os.environ:
+        from timesformer.commands.completion import complete
+
+        complete(COMMANDS)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         return run_command(lambda: print(_help()) or (0 if words else 2))

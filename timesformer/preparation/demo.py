@@ -6,9 +6,10 @@ datasets/demo/README.md explains why a single frame does not show the class.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
+import signal
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -210,6 +211,10 @@ def _make_clip(job: tuple[int, int, int, int, Path]) -> None:
     encode(render(scene, tuple(CLASSES)[label]), path)
 
 
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then ends the workers
+
+
 def make(
     out_dir: Path, seed: int, clips_per_class: Sequence[int], workers: int, classes: Sequence[str] = tuple(CLASSES)
 ) -> bool:
@@ -252,8 +257,8 @@ def make(
             folder = partial / SPLITS[split] / name
             folder.mkdir(parents=True)
             jobs += [(seed, split, label, number, folder / f"{name}_{number:04d}.mp4") for number in range(count)]
-    with multiprocessing.Pool(workers) as pool:
-        for _ in pool.imap_unordered(_make_clip, jobs, chunksize=16):
+    with ProcessPoolExecutor(workers, initializer=_ignore_interrupts) as pool:
+        for _ in pool.map(_make_clip, jobs, chunksize=16):
             pass
     (partial / "demo.json").write_text(json.dumps(settings, indent=2) + "\n")
     if out_dir.exists():
