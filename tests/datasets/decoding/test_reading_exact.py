@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.datasets.made_videos import decode_everything, encode, moving_scene, packets_of, read_everything, remux
-from timesformer.datasets.decoding import pyav
+from timesformer.datasets.decoding import packet_source
 from timesformer.datasets.decoding.open import open_video
 
 NO_SCENECUT = "scenecut=0:min-keyint=1"
@@ -54,7 +54,7 @@ def test_kinds_of_streams(tmp_path, scene, name):
 
 
 def test_large_file_is_read_again(tmp_path, scene, monkeypatch):
-    monkeypatch.setattr(pyav, "LARGEST_KEPT", 0)
+    monkeypatch.setattr(packet_source, "LARGEST_KEPT", 0)
     assert_every_frame_is_exact(encode(tmp_path / "clip.mp4", scene, "libx264", bf="2", g="6"))
 
 

@@ -134,7 +134,10 @@ class VideoReader(ABC):
         return 1 / Fraction(self.fps)
 
     def known_ticks(self) -> Sequence[int] | None:
-        """Return when each frame is shown, as `stream` yields it; None if that is unknown before frames are decoded."""
+        """Return when each frame is shown, as `stream` yields it; None if that is unknown before frames are decoded.
+
+        If needed, call it before `stream`: all packets of a large file are read for it, except of MP4 and QuickTime.
+        """
         return range(self.num_frames)
 
     def stream(self) -> Iterator[StreamedFrame]:
