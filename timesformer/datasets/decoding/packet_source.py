@@ -26,7 +26,7 @@ MPEG_TS = "mpegts"  # lost packets and interlaced frames are common in it
 _LIMITS = {"max_pixels": str(MAX_PIXELS)}
 _ALLOWED = {"format_whitelist": ",".join(EXTENSIONS_OF), "protocol_whitelist": "file"}
 _INTERLACED = 2  # of FFmpeg's AVFieldOrder, this and all above
-_NEAR = 64  # packets, which are read faster than a seek
+NEAR = 64  # packets, which are read faster than a seek
 _UNKNOWN = sys.maxsize
 _FOUND_WITHIN = 2**12  # packets after seeking
 
@@ -184,7 +184,9 @@ class PacketSource:
         )
 
     def _unreadable(self, error: Exception) -> VideoError:
-        reason = describe_format(self._path, self._content) or f"{reason_of(error)}; copy it again, or convert it to MP4"
+        reason = (
+            describe_format(self._path, self._content) or f"{reason_of(error)}; copy it again, or convert it to MP4"
+        )
         return VideoError(f"{self._path}: not a video that can be decoded: {reason}")
 
     def _scan(self, packets: Iterable[av.Packet], stream: VideoStream) -> Packets:
@@ -209,7 +211,7 @@ class PacketSource:
 
     def _go_to(self, number: int) -> None:
         """Make a packet the next one."""
-        is_near = self._position <= number <= self._position + _NEAR
+        is_near = self._position <= number <= self._position + NEAR
         if not is_near and not (self.is_indexed and self._seek(number)) and number < self._position:
             self._demuxer.container.close()
             self._demuxer, self._position = self.reopen(), 0
