@@ -14,13 +14,14 @@ COMMANDS = {
     "models": "parameters, operations, time and memory of configurations",
     "train": "training and inference: this project, original, Hugging Face",
     "data": "decoding, cropping and loading of generated clips",
+    "opening": "opening long videos, and reading a clip from their middle",
     "memory": "memory of a DataLoader worker over many clips",
     "lists": "time and memory to open the list of a large dataset",
     "checkpoint": "writing, checking and loading checkpoints",
 }
 OPTIONS = (  # commands, option, default value or arguments of `add_argument`, help
     (" ".join(COMMANDS), "--markdown", {"type": as_path, "metavar": "FILE"}, "replace the tables in this page"),
-    ("models train data checkpoint", "--rounds", 5, "measurements, in turn, after a warm-up"),
+    ("models train data opening checkpoint", "--rounds", 5, "measurements, in turn, after a warm-up"),
     ("models train", "--batch-size", 1, ""),
     ("models train", "--threads", 0, "CPU threads; 0: PyTorch's choice, 1: measure processor time"),
     ("models", "--cfg", {"type": as_path, "nargs": "+", "required": True}, ""),
@@ -34,7 +35,8 @@ OPTIONS = (  # commands, option, default value or arguments of `add_argument`, h
     ("train", "--memory", False, "also measure memory, each in a fresh process"),
     ("train", "--data", False, "train on generated clips, and measure the wait for them"),
     ("train", "--workers", available_cores(), "DataLoader workers, with --data"),
-    ("data", "--videos", {"type": as_path, "nargs": "+", "default": []}, "more files or folders of frames"),
+    ("data opening", "--videos", {"type": as_path, "nargs": "+", "default": []}, "more files or folders of frames"),
+    ("opening", "--hours", 3.0, "length of the generated videos"),
     ("data", "--starts", 5, "clips read of each file in a round"),
     ("data", "--workers", {"type": int, "nargs": "+", "default": [0, 1, available_cores()]}, "DataLoader workers"),
     ("data", "--clips", 64, "clips loaded of each file in a round"),
@@ -49,7 +51,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Itera
     """Names of the marks in a page, and lines."""
     import torch
 
-    from timesformer.benchmarks import loading, models, readers, training
+    from timesformer.benchmarks import loading, models, opening, readers, training
     from timesformer.benchmarks.generated_clips import RECIPES, make_clip, small_recipes
     from timesformer.config import get_cfg
 
@@ -71,6 +73,9 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Itera
             yield "readers", readers.reader_table(files, args.rounds, args.starts)
             yield "crops", readers.crop_table(5 * args.rounds)
             yield "loading", loading.loader_table(made, folder / "sets", args.workers, args.rounds, args.clips)
+        case "opening":
+            files = {**opening.make_long_videos(folder, args.hours), **{str(path): path for path in args.videos}}
+            yield "opening", opening.opening_table(files, args.rounds)
         case "memory":
             paths = [make_clip(folder, recipe, seed) for seed, recipe in enumerate(small_recipes(args.files))]
             yield "memory", loading.memory_table(paths, folder / "set", args.clips)

@@ -95,8 +95,7 @@ class WindowReader:
         Raises VideoError at damage, after the windows before it.
         """
         self._window, self._stride = window, stride
-        with as_video_error(self._reader.path):
-            self._reader.known_ticks()
+        self._reader.known_ticks()  # before decoding begins
         with closing(self._frames()) as frames:
             first = next(frames)  # decoding it may show that the file does not tell about others
             self._time_base, known = self._reader.time_base, self._reader.known_ticks()

@@ -1,5 +1,6 @@
 """Frame i is the i-th of decoding everything, for every kind of stream and any requested frames."""
 
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -8,7 +9,8 @@ import pytest
 
 from tests.datasets.made_videos import decode_everything, encode, moving_scene, packets_of, read_everything, remux
 from timesformer.datasets.decoding import packet_source
-from timesformer.datasets.decoding.open import open_video
+from timesformer.datasets.decoding.open import VideoError, open_video
+from timesformer.datasets.decoding.packet_index import Packets
 
 NO_SCENECUT = "scenecut=0:min-keyint=1"
 GOP = {"bf": "2", "g": "12"}
@@ -51,15 +53,23 @@ def described(path: Path) -> tuple[object, ...]:
         return video.num_frames, video.fps, video.seconds, video.times(range(video.num_frames)), video.size, stream
 
 
+def streamed_times(path: Path) -> list[float]:
+    """When frames are shown, in seconds after the first one, as known while they are decoded in order."""
+    with open_video(path) as video:
+        ticks = [frame.tick for frame in video.stream()]
+        return [float((tick - ticks[0]) * video.time_base) for tick in ticks]
+
+
 def assert_every_frame_is_exact(path: Path) -> None:
     """Compare a small file, whose packets are kept in memory, and the same as a large file with decoding everything."""
-    expected, facts = decode_everything(path), described(path)
+    expected, facts, times = decode_everything(path), described(path), streamed_times(path)
     assert np.array_equal(read_everything(path), expected)
     with pytest.MonkeyPatch.context() as monkeypatch:
         treat_as_large(monkeypatch)
         with open_video(path) as video:
             assert np.array_equal(list(video.frames()), expected)
             assert video.num_frames == facts[0]
+        assert streamed_times(path) == pytest.approx(times)
         assert described(path) == facts
         assert np.array_equal(read_everything(path), expected)
 
@@ -67,6 +77,48 @@ def assert_every_frame_is_exact(path: Path) -> None:
 def treat_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packet_source, "LARGEST_KEPT", 0)
     monkeypatch.setattr(packet_source, "NEAR", 0)  # packets are found by seeking
+
+
+IN_ORDER = ["b_frames.mp4", "fragments.mp4", "open_gop.mkv", "open_gop.ts", "b_frames.avi"]
+
+
+@pytest.mark.parametrize("name", IN_ORDER)
+def test_large_file_is_not_read_before_it_is_needed(tmp_path, scene, monkeypatch, name):
+    codec, options = STREAMS[name]
+    path = encode(tmp_path / name, scene, codec, **options)
+    expected = decode_everything(path)
+    treat_as_large(monkeypatch)
+    monkeypatch.setattr(Packets, "scan", None)  # reads all packets
+    with open_video(path) as video:
+        assert np.array_equal(list(islice(video.frames(), 3)), expected[:3])
+        assert [frame.image().shape for frame in islice(video.stream(), 3)] == [expected[0].shape] * 3
+        if name == "b_frames.mp4":  # the only one with a table of all packets
+            assert video.num_frames == len(video.timing.times) == 45
+            assert np.array_equal(video.read([40, 3]), [expected[40], expected[3]])
+
+
+@pytest.mark.parametrize("name", IN_ORDER)
+def test_frames_of_a_large_file_are_found_by_seeking(tmp_path, scene, monkeypatch, name):
+    codec, options = STREAMS[name]
+    path, opened, open_file = encode(tmp_path / name, scene, codec, **options), [], packet_source.Demuxer.__init__
+    expected = decode_everything(path)
+    treat_as_large(monkeypatch)
+    monkeypatch.setattr(packet_source.Demuxer, "__init__", lambda *args: opened.append(open_file(*args)))
+    with open_video(path) as video:
+        for number in (44, 20, 44, 0, 30):
+            assert np.array_equal(video.read([number])[0], expected[number])
+    assert len(opened) == 1 + (name != "b_frames.mp4")  # once more to read all packets; else to begin again
+
+
+@pytest.mark.parametrize(("name", "codec"), [("clip.mp4", "libx264"), ("clip.mkv", "libx264"), ("clip.avi", "mpeg4")])
+def test_large_file_is_cut_short(tmp_path, scene, monkeypatch, name, codec):
+    path = encode(tmp_path / name, scene, codec)
+    path.write_bytes(path.read_bytes()[:-10000])
+    treat_as_large(monkeypatch)
+    with pytest.raises(VideoError, match=name), open_video(path) as video:
+        print(video.num_frames)
+    with pytest.raises(VideoError, match=name), open_video(path) as video:
+        print(len(list(video.frames())))
 
 
 @pytest.mark.parametrize("name", STREAMS)
