@@ -223,10 +223,11 @@ class PacketSource:
         packets, demuxer = self.packets, self._demuxer
         if demuxer.is_filtered or not self._can_seek:
             return False
+        # MPEG-TS is searched by the time of decoding, which is less than a second before a frame is shown.
+        early = round(1 / self.time_base) if self.formats == MPEG_TS else 0
         with suppress(*DECODE_ERRORS):
             for key in np.flatnonzero(packets.keys[: number + 1])[:-4:-1].tolist():
-                # MPEG-TS is searched for a time without an index: what is found may begin after the key packet.
-                demuxer.seek(int(packets.times[key]))
+                demuxer.seek(int(packets.times[key]) - early)
                 for packet in islice(demuxer.packets, _FOUND_WITHIN):
                     if packet.pos == packets.positions[number]:
                         demuxer.packets, self._position = chain([packet], demuxer.packets), number
