@@ -35,11 +35,9 @@ def read_sample_table(file: BinaryIO, stream: VideoStream) -> SampleTable | None
     try:
         movie = _boxes(_read_moov(file))
         boxes = _track_boxes(movie, stream.id)
-        table = _read(boxes)
+        table = _read(boxes, len(stream.index_entries))
         shows_all = _shows_all(movie, boxes, table)
     except (ValueError, IndexError, KeyError, OverflowError, struct.error):  # there is none, or it is damaged
-        return None
-    if len(stream.index_entries) != len(table.sizes):
         return None
     if _MORE_KEYS & boxes.keys():
         _mark_keys(table, stream)
@@ -134,10 +132,12 @@ def _boxes(content: memoryview) -> dict[bytes, list[memoryview]]:
     return dict(found)
 
 
-def _read(boxes: dict[bytes, memoryview]) -> SampleTable:
+def _read(boxes: dict[bytes, memoryview], expected: int) -> SampleTable:
     if struct.unpack_from(">I", boxes[b"stsd"], 4)[0] != 1:
         raise ValueError("the parameters of the codec change")
     same_size, count = struct.unpack_from(">II", boxes[b"stsz"], 4)
+    if count != expected or not count:  # before memory for a false number is allocated
+        raise ValueError("another number of samples")
     sizes = np.full(count, same_size, np.int64) if same_size else _numbers(boxes[b"stsz"], count, ">u4", 12)
     durations = _repeated(boxes[b"stts"], ">u4", count)
     offsets = _repeated(boxes[b"ctts"], ">i4", count) if b"ctts" in boxes else 0
