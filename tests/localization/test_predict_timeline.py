@@ -3,12 +3,13 @@
 import csv
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.datasets.made_videos import encode, ffmpeg, moving_scene
+from tests.datasets.made_videos import encode, ffmpeg, ffmpeg_frames, moving_scene
 from tests.processes import Outcome
 from timesformer.commands.predict import main
 from timesformer.localization.segments import find_segments
@@ -148,3 +149,20 @@ def test_incorrect_arguments_are_errors(
     Path("w.csv").write_text("video,start,end,run\nx.mp4,0,2,0.9\n")
     assert predict(*arguments).code == 2
     assert os.listdir() == ["w.csv"]
+
+
+def test_video_with_labels_and_page(predict: Predict, video: Path, tmp_path: Path):
+    windows, copy, page = tmp_path / "w.csv", tmp_path / "labelled.mp4", tmp_path / "timeline.html"
+    windows.write_text(f"video,start,end,walk,wave\n{video},0,1.2,0.9,0.1\n{video},1.2,2.4,0.2,0.8\n")
+    arguments = [windows, "--overlay", copy, "--page", page, "--quiet"]
+    assert predict(*arguments).code == 0
+    frames = len(ffmpeg_frames(copy))
+    assert frames == len(ffmpeg_frames(video)) == 60
+    segments = re.findall(r'data-time="([\d.]+)" data-until="([\d.]+)" data-name="(\w+)"', page.read_text())
+    assert segments == [("0.0", "1.2", "walk"), ("1.2", "2.4", "wave")]
+    content = copy.read_bytes()
+    assert predict(*arguments).code == 2
+    assert copy.read_bytes() == content
+    assert predict(*arguments, "--overwrite").code == 0
+    assert predict(windows, "--overlay", tmp_path / "copies", "--page", tmp_path / "page.txt").code == 2
+    assert not (tmp_path / "copies").exists()

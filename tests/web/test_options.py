@@ -1,11 +1,13 @@
 """The command line, the loaded model, and the limits of uploads."""
 
 import shutil
+import socket
 import stat
 from pathlib import Path
 
 import pytest
 
+from timesformer.commands.app import main
 from timesformer.errors import UserError
 from timesformer.web.options import Options, parse
 from timesformer.web.service import Service, file_states
@@ -49,3 +51,16 @@ def test_find_examples(tmp_path: Path) -> None:
     assert find_examples(tmp_path) == ["b.mp4", "wave/a.AVI"]
     with pytest.raises(UserError, match="absent"):
         find_examples(tmp_path / "absent")
+
+
+def test_missing_model_ends_before_the_page_is_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("streamlit", reason="Streamlit is not installed: pip install -e '.[app]'")
+    absent = tmp_path / "absent.pyth"
+    assert main(["--checkpoint", str(absent)]) == 2
+    assert str(absent) in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main(["--checkpoint", str(absent), "--port", port]) == 2
+    assert port in capsys.readouterr().err

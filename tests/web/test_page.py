@@ -1,5 +1,8 @@
 """The page in a browser, which loads nothing from other hosts."""
 
+import csv
+import io
+import json
 import os
 import shutil
 import socket
@@ -13,10 +16,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.datasets.made_videos import ffmpeg
 from tests.patience import PATIENCE
-from tests.web.conftest import write_model
+from tests.web.conftest import CLASSES, write_model
 from timesformer import load_model
 from timesformer.inference.classifier import Classifier
+from timesformer.localization.segments import find_segments
+from timesformer.localization.windows import score_windows
 
 pytest.importorskip("streamlit", reason="Streamlit is not installed: pip install -e '.[app]'")
 playwright_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -49,7 +55,8 @@ def address(folder: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     options = ["--checkpoint", "best.pyth", "--fallback", "fallback.pyth", "--examples", "examples", "--device", "cpu"]
-    environment = os.environ | {"STREAMLIT_SERVER_PORT": port, "STREAMLIT_SERVER_HEADLESS": "true"}
+    options += ["--port", port]
+    environment = os.environ | {"STREAMLIT_SERVER_HEADLESS": "true"}
     environment |= {"TMPDIR": str(folder / "temporary"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "tools" / "app.py"), *options, "--max-megabytes", "1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -124,6 +131,20 @@ def choose(box: Any, name: str) -> None:
     return pytest.fail(f"no option {name}")
 
 
+def player_of(page: Any) -> Any:
+    return page.locator(".st-key-player video")
+
+
+def wait_until_playable(page: Any) -> None:
+    page.wait_for_function("document.querySelector('.st-key-player video')?.readyState > 1")
+
+
+def download(page: Any, label: str) -> str:
+    with page.expect_download() as started:
+        page.get_by_text(label).click()
+    return Path(started.value.path()).read_text()
+
+
 def test_upload(visit: Callable[..., Any], clips: list[Path], classifier: Classifier) -> None:
     page = visit()
     page.get_by_text("clap & wave").wait_for()
@@ -141,6 +162,69 @@ def test_upload(visit: Callable[..., Any], clips: list[Path], classifier: Classi
     details = page.locator(".st-key-details").inner_text()
     for detail in ("clip1.mp4", "32 × 32 pixels", "1.2 s", "TimeSformer", "best.pyth", "4 frames of 16 × 16", "cpu"):
         assert detail in details
+    wait_until_playable(page)
+    assert player_of(page).evaluate("video => video.duration") == pytest.approx(1.2, abs=0.05)
+
+
+def test_answer_is_downloaded_and_its_size_is_its_confidence(
+    visit: Callable[..., Any], clips: list[Path], classifier: Classifier
+) -> None:
+    page, sizes = visit(), {}
+    for clip in clips[:3]:
+        upload(page, clip)
+        expect_prediction(page, classifier, clip)
+        prediction = classifier.predict(clip)
+        content = json.loads(download(page, "Download the answer"))
+        assert content["class_names"] == list(CLASSES)
+        (video,) = content["videos"]
+        assert video["video"] == clip.name
+        expected = prediction.to_dict()
+        assert [entry["class"] for entry in video["top"]] == [entry["class"] for entry in expected["top"]]
+        assert video["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-5)
+        headline = page.locator(".headline")
+        playwright_api.expect(headline).to_have_text(prediction.top[0][0])
+        sizes[prediction.top[0][1]] = float(headline.evaluate("e => parseFloat(getComputedStyle(e).fontSize)"))
+    ranked = [sizes[probability] for probability in sorted(sizes)]
+    assert ranked == sorted(ranked)
+    assert ranked[0] < ranked[-1]
+
+
+def test_files_that_browsers_do_not_play_have_a_preview(
+    visit: Callable[..., Any], clips: list[Path], tmp_path: Path
+) -> None:
+    ffmpeg("-i", clips[0], "-c:v", "mpeg4", tmp_path / "old.avi")
+    page = visit()
+    upload(page, tmp_path / "old.avi")
+    wait_until_playable(page)
+    assert player_of(page).evaluate("video => [video.videoWidth, video.videoHeight]") == [16, 16]  # the sampled frames
+
+
+def test_actions_of_a_long_video(
+    visit: Callable[..., Any], clips: list[Path], classifier: Classifier, tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text("".join(f"file '{clip}'\n" for clip in [*clips, *clips[:3]]))
+    path = tmp_path / "long.mp4"
+    ffmpeg("-f", "concat", "-safe", "0", "-i", tmp_path / "list.txt", "-c", "copy", path)
+    page = visit()
+    upload(page, path)
+    cfg = classifier.options(views=1, crops=1)
+    segments = find_segments(list(score_windows(classifier, path, stride=0.4, cfg=cfg)), CLASSES)
+    lines = list(csv.DictReader(io.StringIO(download(page, "Download CSV"))))
+    assert lines
+    assert [line["class"] for line in lines] == [segment.class_name for segment in segments]
+    borders = [float(line[border]) for line in lines for border in ("start", "end")]
+    assert borders == pytest.approx([border for segment in segments for border in (segment.start, segment.end)])
+    wait_until_playable(page)
+    bars = page.locator(".st-key-chart .mark-rect path")
+    playwright_api.expect(bars).to_have_count(len(lines))
+    assert player_of(page).evaluate("video => video.paused")
+    bars.last.click()
+    page.wait_for_function("document.querySelector('.st-key-player video')?.paused === false")
+    assert player_of(page).evaluate("video => video.currentTime") >= segments[-1].start
+    cues = page.evaluate("[...document.querySelector('.st-key-player video').textTracks[0].cues].map(cue => cue.text)")
+    assert len(cues) == len(lines)
+    page.get_by_text("Find actions over time").click()
+    expect_prediction(page, classifier, path)
 
 
 def test_example_with_other_sampler_and_views(
@@ -181,8 +265,8 @@ def test_fallback_answers_for_broken_checkpoint(
         best.write_bytes(best.read_bytes()[:500])
         page = visit()
         alert = page.get_by_test_id("stAlert")
-        playwright_api.expect(alert).to_contain_text("best.pyth")
-        playwright_api.expect(alert).to_contain_text("fallback.pyth")
+        playwright_api.expect(alert).to_contain_text("pretrained")
+        playwright_api.expect(alert).not_to_contain_text(".pyth")
         upload(page, clips[0])
         playwright_api.expect(bars_of(page).first).to_contain_text("sport")
         playwright_api.expect(alert).to_have_count(2)  # the fallback is not sure
@@ -190,9 +274,12 @@ def test_fallback_answers_for_broken_checkpoint(
         best.unlink()
         page.reload()
         playwright_api.expect(alert).to_have_count(1)
-        playwright_api.expect(alert).to_contain_text("best.pyth")
+        playwright_api.expect(alert).not_to_contain_text(".pyth")
+        playwright_api.expect(page.locator("input[type=file]")).to_have_count(0)
     finally:
         shutil.copy(checkpoint, best)
+        if (folder / "away.pyth").exists():
+            (folder / "away.pyth").rename(fallback)
     page.reload()
     page.get_by_text("clap & wave").wait_for()
 

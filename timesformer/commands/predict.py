@@ -71,7 +71,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--threshold", type=probability, default=0.5, metavar="P", help="least probability of a class (0.5)"
     )
     group.add_argument("--smooth", type=float, default=0.0, metavar="S", help="average over so many seconds (0)")
-    group.add_argument("--overlay", type=as_path, metavar="FILE", help=".mp4 file with the classes drawn into it")
+    group.add_argument(
+        "--overlay",
+        type=as_path,
+        metavar="FILE",
+        help=".mp4 file with the classes drawn into it; of several videos, a folder",
+    )
     predict_timeline.add_options(parser, positive)
     add_stream_options(parser)
     return parser

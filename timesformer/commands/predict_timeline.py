@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timesformer.arguments import as_path
+from timesformer.commands.timeline_pictures import check_pictures, write_pictures
 from timesformer.errors import UserError
 from timesformer.runtime.signals import raise_if_interrupted
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from timesformer.metrics.localization import LocalizationMetrics
 
 SUFFIXES = (".csv", ".json", ".vtt")
-NEEDS_TIMELINE = ("leave", "min_length", "background", "gaps", "fps", "annotations")
+NEEDS_TIMELINE = ("leave", "min_length", "background", "gaps", "fps", "annotations", "page")
 FOR_STREAMS_TOO = ("window", "stride", "smooth", "overlay")
 
 
@@ -33,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser, positive: Callable[[str], float
     add("--gaps", action="store_true", help="list the time without action too, with an empty class")
     add("--fps", type=positive, metavar="N", help="frame rate of folders of frames; default: DATA.TARGET_FPS")
     add("--annotations", type=as_path, metavar="CSV", help="video,start,end,class: measure the segments")
+    add("--page", type=as_path, metavar="FILE", help=".html file with the segments over time and a player")
 
 
 def option_problem(args: argparse.Namespace) -> str:
@@ -70,6 +72,7 @@ def run_timeline(args: argparse.Namespace, paths: Sequence[str], load: "Callable
     annotations = read_annotations(args.annotations) if args.annotations else None
     if args.output:
         check_output(args.output, len(paths), args.overwrite, bool(annotations))
+    check_pictures(args, paths)
     if all(map(is_saved, paths)):
         timelines, class_names, header = _read_saved(paths, options)
     elif any(map(is_saved, paths)):
@@ -80,6 +83,7 @@ def run_timeline(args: argparse.Namespace, paths: Sequence[str], load: "Callable
         write_timelines(args.output, timelines, class_names, header)
     else:
         print("\n".join(map(str, timelines)), flush=True)
+    write_pictures(args, timelines, class_names, header.get("fps") or args.fps)
     if annotations:
         metrics, note = annotations.evaluate(timelines, class_names)
         print(_metrics_table(metrics, note), flush=True)
@@ -133,7 +137,8 @@ def _compute(
                 progress.finish()
         timelines.append(timeline)
     header = {"checkpoint": str(classifier.path), "class_names": list(classifier.class_names)}
-    header |= {"window": args.window, "stride": args.stride, "temperature": classifier.temperature(cfg), **options}
+    header |= {"window": args.window, "stride": args.stride, "fps": args.fps or cfg.DATA.TARGET_FPS}
+    header |= {"temperature": classifier.temperature(cfg), **options}
     return timelines, list(classifier.class_names), header
 
 

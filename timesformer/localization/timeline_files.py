@@ -43,9 +43,16 @@ def write_timelines(
     output: Path, timelines: Sequence[Timeline], class_names: Sequence[str], header: dict[str, Any]
 ) -> None:
     """Writes the segments to `output`, in JSON with the entries of `header`, and the windows next to it."""
-    text = {".csv": _csv, ".json": lambda lines: _json(lines, header), ".vtt": _vtt}[output.suffix](timelines)
+    text = timeline_text(output.suffix, timelines, header)
     write_file(windows_path(output), _windows_csv(timelines, class_names))
     write_file(output, text)
+
+
+def timeline_text(suffix: str, timelines: Sequence[Timeline], header: dict[str, Any]) -> str:
+    """Returns the content of a file of segments with one of the SUFFIXES; `header` is for JSON."""
+    if suffix == ".json":
+        return _json(timelines, header)
+    return _csv(timelines) if suffix == ".csv" else _vtt(timelines)
 
 
 def write_file(path: Path, text: str) -> None:

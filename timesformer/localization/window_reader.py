@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from timesformer.datasets.clips import ClipMaker, as_video_error
 from timesformer.datasets.decoding.base import StreamedFrame, StreamTiming
-from timesformer.datasets.decoding.open import Frames, Video, name_of, to_source
+from timesformer.datasets.decoding.open import Frames, Video, VideoError, name_of, to_source
 from timesformer.datasets.transforms.sampling import VideoInfo
 from timesformer.datasets.transforms.timeline import Frame, needed_frames
 from timesformer.localization.window_clips import WindowClipMaker, last_end, window_info
@@ -102,6 +102,29 @@ class WindowReader:
             self._ticks = [] if known is None else known
             read = self._read_unknown if known is None else self._read_known
             yield from read(self._shown(chain([first], frames), on_frame))
+
+    def read_at(self, spans: Iterable[tuple[float, float]]) -> Iterator[WindowClips]:
+        """Yields the clips of windows anywhere in the video, by start and end in seconds after the first frame.
+
+        Only the frames that they need are decoded. Raises VideoError where the file does not tell when its frames are
+        shown, and at damage.
+        """
+        with as_video_error(self._reader.path):
+            self._reader.read([0])  # which may show that the file does not tell about others
+            self._time_base, known = self._reader.time_base, self._reader.known_ticks()
+        if known is None:
+            path = self._reader.path
+            raise VideoError(f"{path}: it does not tell when its frames are shown: convert it to MP4")
+        self._ticks = known
+        for start, end in spans:
+            window = self._plan(start, end)
+            numbers = sorted(window.needed)
+            with as_video_error(self._reader.path):
+                images = self._reader.read(numbers)
+            for number, image in zip(numbers, images, strict=True):
+                self._keep(number, StreamedFrame(known[number], lambda image=image: image))
+            yield self._clips(window)
+            self._kept.clear()
 
     def _frames(self) -> Iterator[StreamedFrame]:
         frames = self._reader.stream()

@@ -71,7 +71,7 @@ class Labels:
 
 
 def write_overlay(
-    video: str | os.PathLike[str], labels: Labels, output: Path, fps: float = 0.0, quiet: bool = False
+    video: str | os.PathLike[str], labels: Labels, output: Path, fps: float | None = None, quiet: bool = False
 ) -> list[str]:
     """Writes a copy of a video with the label of the segment, bars of the classes, and the time in every frame.
 
@@ -109,7 +109,7 @@ def write_overlay(
             notes.extend(copy.notes)
 
     with open_video(video) as reader, _container(reader.path) as source:
-        reader.fps = reader.fps or fps
+        reader.fps = reader.fps or fps or 0.0
         with report_write_errors(output, "choose another folder for the video with labels"):
             write_atomically(output, write)
     return notes

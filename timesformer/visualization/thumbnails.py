@@ -1,12 +1,13 @@
-"""Small pictures of frames at even distances over a video of unknown length."""
+"""Small pictures of frames at even distances over a video."""
 
 import io
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+
+from timesformer.datasets.decoding.open import Video, VideoError, open_video
 
 _QUALITY = 80  # of JPEG
 
@@ -15,37 +16,31 @@ _QUALITY = 80  # of JPEG
 class Thumbnail:
     """A picture of the frame that is shown at a time."""
 
-    time: float  # seconds
+    time: float  # seconds from the start of the file
     jpeg: bytes
 
 
-class Thumbnails:
-    """Collects thumbnails while a video is decoded. Memory does not depend on its length."""
+def read_thumbnails(video: Video, fps: float | None = None, number: int = 12, height: int = 120) -> list[Thumbnail]:
+    """Returns thumbnails from the middles of `number` equal parts of a video; none if its frames cannot be read.
 
-    def __init__(self, number: int = 12, height: int = 120) -> None:
-        """number: how many to show; height: in pixels."""
-        self._number, self._height = number, height
-        self._interval, self._next = 0.0, -math.inf  # seconds
-        self._found: list[Thumbnail] = []
-
-    def add(self, time: float, image: Callable[[], np.ndarray]) -> None:
-        """Takes a frame, uint8 [height, width, 3], at a time in seconds; `image` is called for few of them."""
-        if time < self._next:
-            return
-        self._found.append(Thumbnail(time, _shrink(image(), self._height)))
-        if len(self._found) == 4 * self._number:
-            self._found = self._found[::2]
-            self._interval = (self._found[-1].time - self._found[0].time) / (len(self._found) - 1)
-        self._next = self._found[-1].time + 0.999 * self._interval
-
-    def spread(self) -> list[Thumbnail]:
-        """Returns up to `number` thumbnails, evenly spaced from the first to the last frame taken."""
-        places = np.linspace(0, len(self._found) - 1, min(self._number, len(self._found)))
-        return [self._found[round(place)] for place in places]
+    They are `height` pixels high, or less if the video is smaller. `fps` is the frame rate of a video without one.
+    """
+    try:
+        with open_video(video, short_side=height) as reader:
+            reader.fps = reader.fps or fps or 0.0
+            parts = min(number, reader.num_frames)
+            numbers = [int((part + 0.5) * reader.num_frames / parts) for part in range(parts)]
+            frames, times = reader.read(numbers), reader.times(numbers)
+            delay = reader.delay
+    except VideoError:
+        return []
+    times = [0.0 if math.isnan(time) else delay + time for time in times]
+    return [Thumbnail(time, _jpeg(frame, height)) for time, frame in zip(times, frames, strict=True)]
 
 
-def _shrink(frame: np.ndarray, height: int) -> bytes:
+def _jpeg(frame: np.ndarray, height: int) -> bytes:
     image, file = Image.fromarray(np.ascontiguousarray(frame)), io.BytesIO()
-    width = max(1, round(image.width * height / image.height))
-    image.resize((width, height), Image.Resampling.BOX).save(file, "JPEG", quality=_QUALITY)
+    if image.height > height:  # `short_side` is the width of an upright video
+        image = image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BOX)
+    image.save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()

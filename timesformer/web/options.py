@@ -16,7 +16,7 @@ from timesformer.web.uploads import Limits
 
 @dataclass(frozen=True)
 class Options:
-    """The options of tools/app.py; "" or None where one is not given."""
+    """The options of `timesformer app`; "" or None where one is not given."""
 
     checkpoint: str = ""
     fallback: str = ""
@@ -24,11 +24,13 @@ class Options:
     fallback_cfg: str = ""
     examples: Path | None = None
     device: str | None = None
+    port: int | None = None  # Streamlit's choice if not given, like the address
+    address: str = ""
     limits: Limits = field(default_factory=Limits)
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:  # the page shows it; exiting would end the server's thread
+    def error(self, message: str) -> NoReturn:  # exiting would end the server's thread
         raise UserError(f"{message}\n{self.format_usage()}")
 
 
@@ -45,6 +47,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_import(parser)
     parser.add_argument("--examples", type=as_path, metavar="FOLDER", help="videos for visitors to choose from")
     add_device(parser)
+    parser.add_argument("--port", type=_port, metavar="N", help="of the server; default: the first free one from 8501")
+    address = "where the server listens; default: 127.0.0.1, only for this machine; 0.0.0.0: for all"
+    parser.add_argument("--address", default="", metavar="IP", help=address)
     add_limits(parser)
     return parser
 
@@ -72,6 +77,12 @@ def take_limits(values: dict[str, Any]) -> Limits:
     """Removes the values of `add_limits` from those of a command line."""
     names = ("megabytes", "seconds", "pixels", "decoding_seconds")
     return Limits(**{name: values.pop(f"max_{name}") for name in names})
+
+
+def _port(text: str) -> int:
+    if text.isdecimal() and 0 < int(text) < 2**16:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r}, expected a number from 1 to {2**16 - 1}")
 
 
 def _positive(convert: type[int] | type[float], text: str) -> float:

@@ -1,11 +1,14 @@
 """The page from top to bottom. Streamlit runs `show` again on every click."""
 
+import html
+import io
 import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 from PIL import Image
@@ -13,39 +16,48 @@ from streamlit import config
 
 from timesformer.datasets.decoding.containers import VIDEO_EXTENSIONS
 from timesformer.errors import UserError
+from timesformer.visualization.animation import animate
 from timesformer.web.options import Options, parse
-from timesformer.web.service import Answer, Service, file_states
-from timesformer.web.uploads import find_examples, format_size, format_time, private_file
+from timesformer.web.reading import DecodedVideo
+from timesformer.web.service import Answer, FileState, Service, file_states, load_service
+from timesformer.web.timeline import score_video
+from timesformer.web.timeline_view import show_timeline
+from timesformer.web.uploads import RefusedError, find_examples, format_size, format_time, private_file
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 TITLE = "What happens in this video?"
 UPLOAD, EXAMPLE = "Upload a video", "Pick an example"
 LOW_CONFIDENCE = 0.5
 METHODS = {"rollout": "all blocks (rollout)", "cls": "last block (class token)"}
+_MIN_TIMELINE, _LONG = 3.0, 10.0  # seconds of videos that can have a timeline, and of those that have one at first
 _FEW_CLASSES = 50  # their names are shown at once
+_SMALLEST_HEADLINE, _LARGEST_HEADLINE = 1.2, 3.0  # rem, for a probability of 0 and of 1
 
 
 @dataclass(frozen=True)
 class Video:
-    """The chosen video: the content of an upload, or the path of an example."""
+    """The chosen video: an upload, or the path of an example."""
 
     key: str
     name: str
     size: int  # bytes
-    content: Any = None
+    content: io.BytesIO | None = None
     path: Path | None = None
 
 
 def show(arguments: Sequence[str]) -> None:
-    """Draws the page; `arguments` is the command line of tools/app.py."""
+    """Draws the page; `arguments` is the command line of `timesformer app`."""
     icon = Image.new("RGB", (64, 64), "#7464e8")  # browsers would fetch an emoji from the internet
     st.set_page_config(page_title=TITLE, page_icon=icon)
     st.title(TITLE, anchor=False)
     try:
         _show_page(parse(arguments))
-    except UserError as error:
-        st.error(escape_markdown(str(error)), icon=":material/error:")
+    except UserError as error:  # of the owner of the page, not of the visitor
+        logger.error("%s", error)
+        st.error("No model is available at the moment. Please try again later.", icon=":material/error:")
     except Exception:
         logger.exception("the page failed")
         st.error("Something went wrong on the server. Please try again, or try another video.")
@@ -64,19 +76,26 @@ def _show_page(options: Options) -> None:
     sampler, views = _choose_sampling(service)
     if video is not None:
         try:
-            key = (video.key, sampler, views, state)
-            answer = _cached("answer", key, lambda: _answer(service, options, video, sampler, views))
-        except UserError as error:
+            decoded = _cached("properties", (video.key,), lambda: _read(options, video, service.inspect))
+            if _is_over_time(decoded, video):
+                key = (video.key, sampler, state)
+                score = partial(score_video, service, video=decoded, sampler=sampler)
+                scored = _cached("scores", key, lambda: _read(options, video, score))
+                source, aspect = _source(decoded, video), decoded.width / decoded.height
+                show_timeline(service, scored, video.name, video.key, source, aspect)
+            else:
+                key = (video.key, sampler, views, state)
+                answer = partial(service.answer, name=video.name, sampler=sampler, views=views)
+                _show_answer(service, _cached("answer", key, lambda: _read(options, video, answer)), video, key)
+        except RefusedError as error:
             st.error(escape_markdown(f"{video.name}: {error}"), icon=":material/error:")
-        else:
-            _show_answer(service, answer, video, key)
     with st.expander(f"The {len(names):,} actions", expanded=video is None and len(names) <= _FEW_CLASSES):
         st.markdown(" · ".join(map(escape_markdown, names)))
 
 
 @st.cache_resource(show_spinner="Loading the model …", max_entries=1)
-def _load_service(options: Options, state: tuple[object, ...]) -> Service:
-    return Service.load(options)  # again when the files change, which changes `state`
+def _load_service(options: Options, state: tuple[FileState, ...]) -> Service:
+    return load_service(options, state)  # again when the files change, which changes `state`
 
 
 def _choose_video(options: Options) -> Video | None:
@@ -89,9 +108,9 @@ def _choose_video(options: Options) -> Video | None:
         path = options.examples / (name or "")
         return Video(name, name, path.stat().st_size, path=path) if name else None
     limits = options.limits
-    label = f"A short video of one action, up to {limits.megabytes} MB and {format_time(limits.seconds)}"
+    label = f"A video, up to {limits.megabytes} MB and {format_time(limits.seconds)}"
     upload = st.file_uploader(label, type=list(VIDEO_EXTENSIONS))
-    return upload and Video(upload.file_id, upload.name, upload.size, content=upload.getbuffer())
+    return upload and Video(upload.file_id, upload.name, upload.size, content=upload)
 
 
 def _choose_sampling(service: Service) -> tuple[str, int]:
@@ -111,29 +130,69 @@ def _cached(name: str, key: tuple[object, ...], compute: Callable[[], Any]) -> A
     return st.session_state[name][1]
 
 
-def _answer(service: Service, options: Options, video: Video, sampler: str, views: int) -> Answer:
+def _read(options: Options, video: Video, read: Callable[[Path], Result]) -> Result:
+    """What `read` returns for the file of a video; that of an upload is removed at once."""
     with st.spinner("Reading the video and computing the prediction …"):
-        if video.path is not None:
-            return service.answer(video.path, sampler, views)
+        if video.content is None:
+            return read(video.path)
         options.limits.check_size(video.size)
-        with private_file(video.content) as path:
-            return service.answer(path, sampler, views)
+        with private_file(video.content.getbuffer()) as path:
+            return read(path)
+
+
+def _is_over_time(decoded: DecodedVideo, video: Video) -> bool:
+    """Whether the visitor wants a timeline, which longer videos have unless they switch it off."""
+    if not decoded.fps or decoded.seconds < _MIN_TIMELINE:
+        return False
+    explanation = "When which action happens, instead of one answer for the whole video."
+    is_long = decoded.seconds >= _LONG
+    return st.toggle("Find actions over time", is_long, key=f"over time {video.key}", help=explanation)
+
+
+def _source(decoded: DecodedVideo, video: Video) -> Path | io.BytesIO | None:
+    """What a player plays; None if browsers cannot play it."""
+    return (video.path or video.content) if decoded.is_playable else None
 
 
 def _show_answer(service: Service, answer: Answer, video: Video, key: tuple[object, ...]) -> None:
-    name, probability = answer.top[0]
-    st.header(escape_markdown(name), anchor=False)
+    name, probability = answer.prediction.top[0]
+    _show_headline(name, probability)
     known = f"It knows {len(service.classifier.class_names):,} actions and always predicts one of them"
     if probability < LOW_CONFIDENCE:
         st.warning(f"The model is not sure. {known}, even if the video shows something else.", icon=":material/help:")
-    with st.container(key="top"):
-        for name, p in answer.top:
+    left, right = st.columns(2)
+    with left, st.container(key="top"):
+        for name, p in answer.prediction.top:
             st.progress(min(p, 1.0), text=f"{escape_markdown(name)} &ensp; **{escape_markdown(format_percent(p))}**")
+    with right, st.container(key="player"):
+        _show_player(answer, video, key)
     if probability >= LOW_CONFIDENCE:
         st.caption(f"This is the model's own confidence. {known}, so it may be confident and wrong.")
     _show_frames(service, answer, key)
     with st.expander("Technical details"), st.container(key="details"):
         st.markdown("\n".join(f"- {name}: {escape_markdown(text)}" for name, text in _details(service, answer, video)))
+    name = f"{Path(video.name).stem}.json"
+    st.download_button(
+        "Download the answer (JSON)", service.to_json(answer), name, "application/json", on_click="ignore"
+    )
+
+
+def _show_headline(text: str, probability: float) -> None:
+    """A heading that is larger for a higher probability."""
+    size = _SMALLEST_HEADLINE + (_LARGEST_HEADLINE - _SMALLEST_HEADLINE) * min(probability, 1.0)
+    style = f"font-size: {size:.2f}rem; line-height: 1.2; padding: 0; overflow-wrap: anywhere"
+    st.html(f'<h2 class="headline" style="{style}">{html.escape(text)}</h2>')
+
+
+def _show_player(answer: Answer, video: Video, key: tuple[object, ...]) -> None:
+    if source := _source(answer.video, video):
+        st.video(source, muted=True)
+        return
+    clip, span = answer.video.clips[0], answer.video.clips[0].times[-1] - answer.video.clips[0].times[0]
+    rate = len(clip.frames) / span if span > 0 else 4.0  # the time may be unknown
+    preview = _cached("preview", key, lambda: animate(clip.frames, ".mp4", min(max(rate, 1.0), 30.0)))
+    st.video(preview, loop=True, muted=True)
+    st.caption("Browsers cannot play this file. This preview shows the sampled frames.")
 
 
 def _show_frames(service: Service, answer: Answer, key: tuple[object, ...]) -> None:

@@ -1,8 +1,10 @@
 """The model behind the page, which all visitors share."""
 
+import json
 import logging
 import os
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +17,13 @@ from timesformer.datasets.clips import SampledClip
 from timesformer.datasets.transforms.sampling import build_sampler, sampler_names
 from timesformer.errors import UserError
 from timesformer.inference.classifier import Classifier, Summary, load_model
+from timesformer.inference.prediction import Prediction
 from timesformer.models.attention import Attention
 from timesformer.models.weights.download import local_path
 from timesformer.visualization.attention import Method, attention_maps, overlay, record_clip
 from timesformer.web.options import Options
-from timesformer.web.reading import DecodedVideo, read_video, sample_clips, start_process_server
-from timesformer.web.uploads import Limits
+from timesformer.web.reading import DecodedVideo, no_clips, read_video, sample_clips, start_process_server
+from timesformer.web.uploads import Limits, find_examples
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +38,8 @@ class Answer:
     """The prediction for a video."""
 
     video: DecodedVideo
-    top: list[tuple[str, float]]  # classes with their probabilities, the most probable first
+    prediction: Prediction
+    temperature: float  # of its probabilities
     reading_seconds: float
     model_seconds: float
 
@@ -43,7 +47,7 @@ class Answer:
 class Service:
     """A model that visitors share: several videos are read at once, and the model answers one visitor at a time.
 
-    `problem` says why it is the fallback; "" if it is not.
+    `problem` tells visitors that it is the fallback; "" if it is not.
     """
 
     def __init__(self, classifier: Classifier, problem: str, limits: Limits) -> None:
@@ -55,40 +59,51 @@ class Service:
         self.max_views = max(MAX_VIEWS, self.default_views)
         self.num_parameters = sum(p.numel() for p in classifier.model.parameters())
         self.has_attention = any(isinstance(module, Attention) for module in classifier.model.modules())
-        self._limits = limits
+        self.limits = limits
         self._readers = BoundedSemaphore(os.cpu_count() or 1)
 
     @classmethod
     def load(cls, options: Options) -> "Service":
-        """The checkpoint, or the fallback if it cannot be loaded; UserError if neither can."""
-        if not options.checkpoint and not options.fallback:
-            raise UserError("No model: start the page with streamlit run tools/app.py -- --checkpoint best.pyth")
+        """The checkpoint, or the fallback if it cannot be loaded; UserError, for the log, if neither can."""
+        sources = [(options.checkpoint, options.cfg), (options.fallback, options.fallback_cfg)]
+        sources = [(path, cfg) for path, cfg in sources if path]
+        if not sources:
+            raise UserError("no model: start the page with timesformer app --checkpoint best.pyth")
         start_process_server()
-        problem = ""
-        for path, cfg in ((options.checkpoint, options.cfg), (options.fallback, options.fallback_cfg)):
-            if not path:
-                continue
+        errors: list[str] = []
+        for path, cfg in sources:
             try:
                 classifier = load_model(path, options.device, cfg=cfg or None)
             except UserError as error:
-                logger.warning("%s", error)
-                problem += f"{error}\n"
+                errors.append(str(error))
                 continue
-            if problem:
-                problem = (
-                    f"The fine-tuned model cannot be used: {problem.strip()} The answers are those of the pretrained "
-                    f"weights {Path(classifier.path).name}, which know {len(classifier.class_names)} other actions."
-                )
+            problem = ""
+            if errors:
+                logger.warning("%s; the fallback %s is used", errors[0], path)
+                others = f"a pretrained model, which knows {len(classifier.class_names):,} other actions"
+                problem = f"The fine-tuned model cannot be loaded. These are answers of {others}."
             return cls(classifier, problem, options.limits)
-        raise UserError(f"No model could be loaded. {problem.strip()}")
+        raise UserError("\n".join(errors))
 
-    def answer(self, path: Path, sampler: str, views: int) -> Answer:
-        """The prediction for a video, averaged over `views` clips along its time; RefusedError as in `read_video`."""
+    def reading(self) -> AbstractContextManager[object]:
+        """Waits until another video may be read, and counts as one until the end of the block."""
+        return self._readers
+
+    def inspect(self, path: Path) -> DecodedVideo:
+        """The properties of a video, without clips; RefusedError as in `read_video`."""
+        with self.reading():
+            return read_video(path, no_clips, self.limits)
+
+    def answer(self, path: Path, name: str, sampler: str, views: int) -> Answer:
+        """The prediction for a video, averaged over `views` clips along its time; RefusedError as in `read_video`.
+
+        `name` is that of the video for visitors.
+        """
         classifier = self.classifier
         cfg = classifier.options(views=views, sampler=sampler)
-        with self._readers:
+        with self.reading():
             start = time.monotonic()
-            video = read_video(path, partial(sample_clips, cfg), self._limits)
+            video = read_video(path, partial(sample_clips, cfg), self.limits)
             read = time.monotonic()
         summary = Summary(cfg)
         with classifier.lock:
@@ -98,12 +113,36 @@ class Service:
                 scores, _ = classifier.compute(torch.stack([clip.clip for clip in clips]))
                 summary.add(scores, None, [clip.view for clip in clips])
             end = time.monotonic()
-        return Answer(video, classifier.prediction("", summary, TOP_K).top, read - start, end - begin)
+        summary.clips, summary.seconds = video.clips, read - start + end - begin
+        prediction = classifier.prediction(name, summary, TOP_K)
+        return Answer(video, prediction, classifier.temperature(cfg), read - start, end - begin)
+
+    def to_json(self, answer: Answer) -> str:
+        """A file as of `timesformer predict --output predictions.json`, with more about the video."""
+        classifier, prediction = self.classifier, answer.prediction
+        header = {"checkpoint": Path(classifier.path).name, "class_names": list(classifier.class_names)}
+        header |= {"num_views": prediction.num_views, "temperature": answer.temperature}
+        return json.dumps({**header, "videos": [prediction.to_dict()]}, indent=2)
 
     def attention(self, clip: SampledClip, method: Method) -> np.ndarray:
         """The frames of a clip with the model's attention, uint8 (T, H, W, 3); UserError if it has none."""
         record = record_clip(self.classifier, clip)
         return overlay(clip.frames, attention_maps(record, len(clip.frames), method))
+
+
+_prepared: dict[tuple[Options, tuple[FileState, ...]], Service] = {}
+
+
+def prepare(options: Options) -> None:
+    """Loads the model before the first visitor comes; UserError if there is none or --examples has no videos."""
+    if options.examples is not None:
+        find_examples(options.examples)
+    _prepared[options, file_states(options)] = Service.load(options)
+
+
+def load_service(options: Options, state: tuple[FileState, ...]) -> Service:
+    """What `prepare` has loaded if no file has changed since, else a new one; UserError as `Service.load`."""
+    return _prepared.pop((options, state), None) or Service.load(options)
 
 
 def file_states(options: Options) -> tuple[FileState, ...]:

@@ -59,7 +59,7 @@ def _content(page: Path, timelines: Sequence[VideoTimeline], class_names: Sequen
     names = [os.path.basename(timeline.video) for timeline in timelines]
     return {
         "title": names[0] if len(names) == 1 else f"Timelines of {len(names)} videos",
-        "subtitle": f"timeline · {timelines[0].video}" if len(names) == 1 else "",
+        "subtitle": timelines[0].video if len(names) == 1 and names[0] != timelines[0].video else "",
         "videos": videos,
     }
 

@@ -22,7 +22,7 @@ for (const section of document.querySelectorAll("section.timeline")) {
     label.textContent = clock(time);
     now.replaceChildren(current ? current.dataset.name + " " : "", label);
     if (works || !thumbnails.length) return;
-    const near = thumbnails.reduce((a, b) => (Math.abs(b.dataset.time - time) < Math.abs(a.dataset.time - time) ? b : a));
+    const near = thumbnails.reduce((a, b) => (Math.abs(b.dataset.time - time) <= Math.abs(a.dataset.time - time) ? b : a));
     still.src = near.firstElementChild.src;
   }
 

@@ -1,0 +1,80 @@
+"""Windows over untrusted long videos, in bounded time and memory."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tests.datasets.made_videos import encode, moving_scene
+from timesformer.localization.windows import WindowScores, score_windows
+from timesformer.web import timeline
+from timesformer.web.options import Options
+from timesformer.web.service import Service
+from timesformer.web.timeline import coarse_to_fine, plan_windows, score_video, without_gaps
+from timesformer.web.uploads import Limits, RefusedError
+
+
+@pytest.fixture
+def service(checkpoint: Path) -> Service:
+    return Service.load(Options(checkpoint=str(checkpoint), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight seconds."""
+    return encode(tmp_path_factory.mktemp("long") / "long.mp4", moving_scene(80, 48, 32), "libx264", rate=10, g="7")
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_windows_that_are_decoded_in_order(service: Service, video: Path) -> None:
+    scored = score_video(service, video, service.inspect(video), "uniform")
+    cfg = service.classifier.options(views=1, crops=1, sampler="uniform")
+    expected = list(score_windows(service.classifier, video, window=scored.window, stride=scored.stride, cfg=cfg))
+    assert len(scored.windows) == scored.planned == len(expected)
+    for window, other in zip(scored.windows, expected, strict=True):
+        assert (window.start, window.end) == pytest.approx((other.start, other.end), abs=1e-6)
+        assert window.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_late_answer_is_coarse_and_covers_the_video(
+    service: Service, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = service.inspect(video)
+    service.limits = Limits(decoding_seconds=20)
+    clock = iter([0.0, 1.0, *[21.0] * 100])
+    monkeypatch.setattr(timeline, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(timeline, "_PART", 3)
+    scored = score_video(service, video, properties, "uniform")
+    assert len(scored.windows) == 6 < scored.planned
+    assert scored.windows[0].start == 0
+    assert all(before.end >= after.start for before, after in zip(scored.windows, scored.windows[1:], strict=False))
+    assert scored.windows[-1].end > 0.7 * properties.seconds
+
+
+@pytest.mark.slow
+def test_damage_is_refused_without_the_path(service: Service, video: Path, tmp_path: Path) -> None:
+    properties, path = service.inspect(video), tmp_path / "cut.mp4"
+    path.write_bytes(video.read_bytes()[:-2000])
+    with pytest.raises(RefusedError) as caught:
+        score_video(service, path, properties, "uniform")
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_windows_are_spread_over_the_video() -> None:
+    assert plan_windows(1.0, 2.0) == [(0.0, 1.0)]
+    spans = plan_windows(7200.0, 2.0)
+    assert len(spans) == timeline.MAX_WINDOWS
+    assert (spans[0][0], spans[-1][1]) == (0.0, 7200.0)
+    for number in (1, 2, 5, 8, 100):
+        order = coarse_to_fine(number)
+        assert sorted(order) == list(range(number))
+        for count in range(1, number):
+            borders = np.array([-1, *sorted(order[:count]), number])
+            assert np.diff(borders).max() <= 2 ** (int(np.ceil(np.log2(number))) - int(np.log2(count))) + 1
+
+
+def test_gaps_between_windows_are_filled() -> None:
+    windows = [WindowScores(start, start + 1.0, np.ones(1, np.float32)) for start in (0.0, 3.0, 3.5)]
+    assert [(window.start, window.end) for window in without_gaps(windows)] == [(0, 2), (2, 4), (3.5, 4.5)]

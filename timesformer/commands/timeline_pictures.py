@@ -1,0 +1,72 @@
+"""`predict --timeline --overlay --page`: videos with labels, and a page with a player (docs/long_videos.md)."""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from timesformer.errors import UserError
+
+if TYPE_CHECKING:
+    from timesformer.localization.timeline import Timeline
+
+
+def check_pictures(args: argparse.Namespace, videos: Sequence[str]) -> None:
+    """UserError if a file cannot be written under its name, or exists and is not to be overwritten.
+
+    `videos` may be a file of windows, whose videos are not known yet.
+    """
+    if args.page and args.page.suffix != ".html":
+        raise UserError(f"--page {args.page}: expected a name that ends in .html")
+    outputs = _overlays(args, videos)
+    for path, times in Counter(outputs).items():
+        if times > 1:
+            raise UserError(f"--overlay {args.overlay}: {times} videos would be {path}; rename them")
+    existing = [str(path) for path in (*outputs, *filter(None, [args.page])) if path.exists()]
+    if existing and not args.overwrite:
+        raise UserError(f"{' and '.join(existing)} already exists: give another name, or --overwrite")
+
+
+def write_pictures(
+    args: argparse.Namespace, timelines: "Sequence[Timeline]", class_names: Sequence[str], fps: float | None
+) -> None:
+    """Writes --overlay and --page; `fps` is the frame rate of videos without one."""
+    if not args.overlay and not args.page:
+        return
+    from timesformer.visualization.labelled_video import Labels, write_overlay
+    from timesformer.visualization.pages.timeline_page import VideoTimeline, write_timeline_page
+    from timesformer.visualization.thumbnails import read_thumbnails
+
+    known = [timeline for timeline in timelines if timeline.windows]
+    overlays = _overlays(args, [timeline.video for timeline in known])
+    for timeline, output in zip(known, overlays, strict=False):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        labels = Labels(timeline.windows, timeline.segments, class_names)
+        for note in write_overlay(timeline.video, labels, output, fps, args.quiet):
+            print(f"note: {timeline.video}: {note}", file=sys.stderr)
+    if args.page and known:
+        shown = [
+            VideoTimeline(
+                timeline.video,
+                timeline.windows,
+                timeline.segments,
+                read_thumbnails(timeline.video, fps),
+                overlays[number] if overlays else None,
+            )
+            for number, timeline in enumerate(known)
+        ]
+        write_timeline_page(args.page, shown, class_names)
+
+
+def _overlays(args: argparse.Namespace, videos: Sequence[str]) -> list[Path]:
+    """The copies with labels, one for each video; none without --overlay."""
+    if not args.overlay:
+        return []
+    if args.overlay.suffix.lower() == ".mp4":
+        if len(videos) > 1:
+            raise UserError(f"--overlay {args.overlay}: there are {len(videos)} videos, name a folder for their copies")
+        return [args.overlay] * len(videos)
+    return [args.overlay / f"{Path(os.path.basename(os.path.normpath(video))).stem}.mp4" for video in videos]
