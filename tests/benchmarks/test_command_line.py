@@ -105,3 +105,15 @@ def test_lists_are_opened_and_measured(run_benchmark: Run) -> None:
     # 20 clips of each class; the random split takes 2 for testing and 2 for validation.
     assert [row[:2] for row in rows] == [["kinetics, `train.csv`", "8,000"], ["folder, split at random", "6,400"]]
     assert all(float(seconds) > 0 and float(memory) >= 0 for _, _, seconds, memory in rows)
+
+
+@pytest.mark.slow
+@needs_proc
+def test_timeline_reads_windows_in_one_pass_and_alone(run_benchmark: Run, tmp_path: Path) -> None:
+    video = generated_clips.make_clip(tmp_path, Recipe("48 x 32", "long.mp4", 120, 48, 32, "mpeg4"))
+    code, lines, _ = run_benchmark("timeline", "--videos", str(video), "--rounds", "1")
+    assert code == 0
+    _, (name, seconds, clip, number, *_), second = rows_of(lines)
+    assert number == "1"  # 8.5 seconds are longer than the video
+    assert (name, clip, second[2]) == (video.name, "8x32", "16x4")
+    assert int(second[3]) == int(float(seconds) / (64 / 30 / 2))  # half overlapping: the last one ends with the video

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, Outcome, load_command
+from tests.datasets.made_videos import encode, moving_scene
 from tests.patience import wait_until
 from timesformer.datasets import clips
 from timesformer.inference.prediction_files import PredictionFiles
@@ -209,3 +210,14 @@ def test_user_errors_exit_with_2(arguments: list[str], named: str, predict: Pred
     outcome = predict(*(argument.format(tmp=tmp_path) for argument in arguments))
     assert (outcome.code, outcome.out) == (2, "")
     assert named.format(tmp=tmp_path) in outcome.err
+
+
+def test_a_video_much_longer_than_its_views_gets_a_warning(predict: Predict, tmp_path: Path) -> None:
+    long, short = (encode(tmp_path / f"{n}.mp4", moving_scene(n, 48, 32), rate=4) for n in (60, 3))
+    output = tmp_path / "p.csv"
+    assert all(predict(short, *more).err.count("--timeline") == 0 for more in ((), ("--output", output)))
+    for more in ((), ("--output", output, "--overwrite")):
+        outcome = predict(short, long, *more)
+        assert outcome.code == 0
+        assert f"{long}: used 0.2 s of 15 s" in outcome.err  # two frames, a quarter of a second apart
+        assert "--timeline" in outcome.err

@@ -15,13 +15,14 @@ COMMANDS = {
     "train": "training and inference: this project, original, Hugging Face",
     "data": "decoding, cropping and loading of generated clips",
     "opening": "opening long videos, and reading a clip from their middle",
+    "timeline": "reading the windows of long videos in one pass, and each alone",
     "memory": "memory of a DataLoader worker over many clips",
     "lists": "time and memory to open the list of a large dataset",
     "checkpoint": "writing, checking and loading checkpoints",
 }
 OPTIONS = (  # commands, option, default value or arguments of `add_argument`, help
     (" ".join(COMMANDS), "--markdown", {"type": as_path, "metavar": "FILE"}, "replace the tables in this page"),
-    ("models train data opening checkpoint", "--rounds", 5, "measurements, in turn, after a warm-up"),
+    ("models train data opening timeline checkpoint", "--rounds", 5, "measurements, in turn, after a warm-up"),
     ("models train", "--batch-size", 1, ""),
     ("models train", "--threads", 0, "CPU threads; 0: PyTorch's choice, 1: measure processor time"),
     ("models", "--cfg", {"type": as_path, "nargs": "+", "required": True}, ""),
@@ -37,6 +38,7 @@ OPTIONS = (  # commands, option, default value or arguments of `add_argument`, h
     ("train", "--workers", available_cores(), "DataLoader workers, with --data"),
     ("data opening", "--videos", {"type": as_path, "nargs": "+", "default": []}, "more files or folders of frames"),
     ("opening", "--hours", 3.0, "length of the generated videos"),
+    ("timeline", "--videos", {"type": as_path, "nargs": "+", "required": True}, ""),
     ("data", "--starts", 5, "clips read of each file in a round"),
     ("data", "--workers", {"type": int, "nargs": "+", "default": [0, 1, available_cores()]}, "DataLoader workers"),
     ("data", "--clips", 64, "clips loaded of each file in a round"),
@@ -51,7 +53,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Itera
     """Names of the marks in a page, and lines."""
     import torch
 
-    from timesformer.benchmarks import loading, models, opening, readers, training
+    from timesformer.benchmarks import loading, models, opening, readers, timelines, training
     from timesformer.benchmarks.generated_clips import RECIPES, make_clip, small_recipes
     from timesformer.config import get_cfg
 
@@ -76,6 +78,8 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Itera
         case "opening":
             files = {**opening.make_long_videos(folder, args.hours), **{str(path): path for path in args.videos}}
             yield "opening", opening.opening_table(files, args.rounds)
+        case "timeline":
+            yield "timeline", timelines.timeline_table(args.videos, args.rounds)
         case "memory":
             paths = [make_clip(folder, recipe, seed) for seed, recipe in enumerate(small_recipes(args.files))]
             yield "memory", loading.memory_table(paths, folder / "set", args.clips)

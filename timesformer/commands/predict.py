@@ -27,6 +27,7 @@ from timesformer.runtime.signals import raise_if_interrupted
 
 if TYPE_CHECKING:
     from timesformer.inference.classifier import Classifier
+    from timesformer.inference.prediction import Prediction
 
 Item = TypeVar("Item")
 
@@ -200,6 +201,23 @@ def find_videos(sources: Sequence[str], quiet: bool) -> list[str]:
     return list(videos)
 
 
+class CoverageNotes:
+    """Collects which videos are much longer than the parts of them that were used."""
+
+    def __init__(self) -> None:
+        self._number, self._first = 0, ""
+
+    def add(self, prediction: "Prediction") -> None:
+        if note := prediction.coverage_note:
+            self._number += 1
+            self._first = self._first or f"{prediction.video}: {note}"
+
+    def print(self, quiet: bool) -> None:
+        if self._number and not quiet:
+            more = f" (and {self._number - 1} more videos)" if self._number > 1 else ""
+            print(f"warning: {self._first}{more}; add --timeline, or --views N", file=sys.stderr)
+
+
 def show_progress(predictions: Iterator[Item], total: int, done: int, quiet: bool) -> Iterator[Item]:
     from timesformer.progress import Progress
 
@@ -214,13 +232,15 @@ def show_progress(predictions: Iterator[Item], total: int, done: int, quiet: boo
 def print_lines(args: argparse.Namespace, classifier: "Classifier", paths: list[str]) -> list[str]:
     """Prints a line for each video, in order; returns the errors of unreadable videos."""
     options = {"top_k": args.top_k, "sampler": args.sampler}
-    errors = []
+    errors, notes = [], CoverageNotes()
     with closing(classifier.predict_many(paths, workers=args.workers, **options)) as predictions:
         for prediction in show_progress(predictions, len(paths), 0, args.quiet or sys.stdout.isatty()):
             if prediction.error:
                 errors.append(prediction.error)
             else:
                 print(prediction, flush=True)
+                notes.add(prediction)
+    notes.print(args.quiet)
     return errors
 
 
@@ -229,6 +249,7 @@ def write_files(args: argparse.Namespace, classifier: "Classifier", paths: list[
     from timesformer.inference.prediction_files import PredictionFiles, settings_of
 
     cfg, features = classifier.options(sampler=args.sampler), bool(args.features)
+    notes = CoverageNotes()
     settings = settings_of(classifier, cfg, args.top_k, features)
     with PredictionFiles(paths, settings, args.output, args.features, args.overwrite) as files:
         done = len(files.finished)
@@ -241,6 +262,7 @@ def write_files(args: argparse.Namespace, classifier: "Classifier", paths: list[
         ) as predictions:
             for number, prediction in show_progress(predictions, len(paths), done, args.quiet):
                 files.add(number, prediction)
+                notes.add(prediction)
         errors = list(files.errors())
         header = {"checkpoint": str(classifier.path), "class_names": list(classifier.class_names)}
         header["num_views"] = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
@@ -249,4 +271,5 @@ def write_files(args: argparse.Namespace, classifier: "Classifier", paths: list[
     if not args.quiet:
         names = ", ".join(str(path) for path in (args.output, args.features) if path)
         print(f"{len(paths) - len(errors)} of {len(paths)} videos predicted: {names}")
+    notes.print(args.quiet)
     return errors

@@ -51,6 +51,7 @@ class SampledClip:
         numbers: number of each frame in the video, from 0; of a frame interpolated between two, the first of them.
         times: seconds from the first frame of the video to each frame; NaN where unknown (folders of frames).
         view: number of the view, as in `ClipDataset`; crops change fastest.
+        duration: seconds of the whole video, 0 if unknown.
     """
 
     clip: Tensor
@@ -58,14 +59,21 @@ class SampledClip:
     numbers: tuple[int, ...]
     times: tuple[float, ...]
     view: int
+    duration: float = 0.0
 
     @classmethod
     def of(
-        cls, clip: Tensor, numbers: tuple[int, ...], times: tuple[float, ...], view: int, is_bgr: bool
+        cls,
+        clip: Tensor,
+        numbers: tuple[int, ...],
+        times: tuple[float, ...],
+        view: int,
+        is_bgr: bool,
+        duration: float = 0.0,
     ) -> "SampledClip":
         """Make `frames` from the clip."""
         frames = rearrange(clip.flip(0) if is_bgr else clip, "c t h w -> t h w c").numpy()
-        return cls(clip, frames, numbers, times, view)
+        return cls(clip, frames, numbers, times, view, duration)
 
 
 class ClipMaker:
@@ -171,7 +179,8 @@ class ClipMaker:
         with as_video_error(reader.path):  # frames of a broken file may have a shape that cannot be cropped
             frames = self.crop(pixels, view, rng)
         clip = self.to_clip(frames, rng)
-        return SampledClip.of(clip, numbers, reader.times(numbers), view, self._data.REVERSE_INPUT_CHANNEL)
+        is_bgr = self._data.REVERSE_INPUT_CHANNEL
+        return SampledClip.of(clip, numbers, reader.times(numbers), view, is_bgr, reader.seconds)
 
     def _sample(
         self, reader: VideoReader, read: Read, view: int, rng: RandomState

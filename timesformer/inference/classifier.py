@@ -22,7 +22,7 @@ from timesformer.engine.evaluate import build_from_checkpoint, score_views
 from timesformer.engine.meters import ViewEnsemble
 from timesformer.errors import UserError, shorten
 from timesformer.inference.clip_batches import read_batches
-from timesformer.inference.prediction import Prediction
+from timesformer.inference.prediction import Prediction, covered_seconds
 from timesformer.metrics.evaluation import logits_of
 from timesformer.models.parts import record_features
 from timesformer.models.weights.loading import Checkpoint, CheckpointError, fingerprint, read_checkpoint
@@ -232,6 +232,8 @@ class Classifier:
                     summary = summaries.setdefault(part.video, Summary(cfg))
                     summary.seconds += part.seconds + seconds_per_clip * len(part.views)
                     summary.clips += part.clips
+                    summary.spans += part.spans
+                    summary.duration = part.duration
                     summary.add(scores[part.rows], None if embeddings is None else embeddings[part.rows], part.views)
                     if len(summary.views) == summary.num_views:
                         yield part.video, self.prediction(part.name, summaries.pop(part.video), top_k)
@@ -293,8 +295,17 @@ class Classifier:
         best = logits.topk(min(top_k, len(self.class_names))).indices.tolist()
         top = [(self.class_names[number], float(probabilities[number])) for number in best]
         clips = sorted(summary.clips, key=lambda clip: clip.view)
-        embedding, seconds = summary.embedding(), summary.seconds
-        return Prediction(video, top, probabilities.numpy(), summary.num_views, embedding, clips, seconds)
+        return Prediction(
+            video,
+            top,
+            probabilities.numpy(),
+            summary.num_views,
+            summary.embedding(),
+            clips,
+            summary.seconds,
+            used=covered_seconds(summary.spans),
+            duration=summary.duration,
+        )
 
 
 def _in_order(numbered: Iterator[tuple[int, Prediction]]) -> Iterator[Prediction]:
@@ -316,6 +327,8 @@ class Summary:
     views: list[int] = field(default_factory=list)  # numbers of the views so far
     clips: list[SampledClip] = field(default_factory=list)  # the views that are kept
     seconds: float = 0.0  # time spent so far
+    spans: list[tuple[float, float]] = field(default_factory=list)  # of the views, in seconds
+    duration: float = 0.0  # of the video
     _scores: list[Tensor] = field(default_factory=list)  # [n, classes]
     _embeddings: list[Tensor] = field(default_factory=list)  # [n, dim]
 

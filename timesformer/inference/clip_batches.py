@@ -21,8 +21,8 @@ from timesformer.datasets.decoding.open import SHOWN, Frames, Source, Video, Vid
 from timesformer.datasets.workers.pool import Outcome, given_up, in_processes
 from timesformer.datasets.workers.time_limit import TimeLimit, TookTooLongError
 
-Read = tuple[np.ndarray, list[tuple[tuple[int, ...], tuple[float, ...]]], float]
-"""Clips, uint8 [views, 3, T, H, W], numbers and times of their frames if they are kept, and the seconds."""
+Read = tuple[np.ndarray, list[tuple[tuple[int, ...], tuple[float, ...]]], float, float]
+"""Clips, uint8 [views, 3, T, H, W], numbers and times of their frames, seconds that reading took, and of the video."""
 
 
 @dataclass
@@ -39,6 +39,8 @@ class Part:
     read: Read | None = None  # if it was read before it was handed to a process
     seconds: float = 0.0  # time that reading took
     clips: list[SampledClip] = field(default_factory=list)  # the views, if they are kept
+    spans: list[tuple[float, float]] = field(default_factory=list)  # times of the first and last frame of each view
+    duration: float = 0.0  # of the video in seconds, 0 if unknown
 
 
 @dataclass
@@ -81,7 +83,7 @@ def read_batches(
     maker, timeout, size = ClipMaker(cfg, "test"), cfg.DATA.DECODE_TIMEOUT, cfg.TEST.BATCH_SIZE
     sizes: list[tuple[int, int]] = []  # of each batch, the number of clips and of parts
     problems: dict[int, str] = {}
-    read = partial(_read, maker, cfg.RNG_SEED, keep_clips, fps)
+    read = partial(_read, maker, cfg.RNG_SEED, fps)
 
     def all_parts() -> Iterator[Part]:
         for rows, parts in _plan(videos, maker.num_views, size, finished, fps):
@@ -115,7 +117,8 @@ def read_batches(
                 )
                 batch.failed.append(part)
             else:
-                clips, times, part.seconds = outcome.result
+                clips, times, part.seconds, part.duration = outcome.result
+                part.spans = [(min(shown), max(shown)) for _, shown in times]
                 batch.clips[part.rows] = torch.from_numpy(clips)
                 if keep_clips:
                     is_bgr, kept = cfg.DATA.REVERSE_INPUT_CHANNEL, batch.clips[part.rows].clone()
@@ -164,15 +167,16 @@ def _sources(
         yield source, problem
 
 
-def _read(maker: ClipMaker, seed: int, keep_clips: bool, fps: float | None, part: Part) -> Read:
+def _read(maker: ClipMaker, seed: int, fps: float | None, part: Part) -> Read:
     if part.read:
         return part.read
     if part.source is None or part.problem:
         raise VideoError(part.problem)
     start = time.perf_counter()
     clips = make_views(maker, part.source, part.views, seed, fps)
-    times = [(clip.numbers, clip.times) for clip in clips] if keep_clips else []
-    return np.stack([clip.clip.numpy() for clip in clips]), times, time.perf_counter() - start
+    times = [(clip.numbers, clip.times) for clip in clips]
+    stacked = np.stack([clip.clip.numpy() for clip in clips])
+    return stacked, times, time.perf_counter() - start, clips[0].duration
 
 
 def _read_in_worker(read: Callable[[Part], Read], part: Part) -> Read:

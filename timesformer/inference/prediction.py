@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 
 from timesformer.datasets.clips import SampledClip
 
+_TIMES_LONGER, _LONG = 3.0, 10.0  # a video much longer than its views: so many times, and seconds not used
 _SHOWN_FRAMES = 8
 _FRAME_HEIGHT = 96  # pixels, in HTML
 _BAR_WIDTH, _BAR_HEIGHT = 200, 12
@@ -30,6 +32,15 @@ class Prediction:
     clips: list[SampledClip] = field(default_factory=list)  # the views, if requested
     seconds: float = 0.0  # time it took
     error: str = ""  # why the video could not be read
+    used: float = 0.0  # seconds of the video between the first and last frames of its views
+    duration: float = 0.0  # seconds of the whole video, 0 if unknown
+
+    @property
+    def coverage_note(self) -> str:
+        """How much of a long video was used; empty if it was not much longer than that."""
+        if self.duration - self.used < _LONG or self.duration < _TIMES_LONGER * self.used:
+            return ""
+        return f"used {self.used:.1f} s of {self.duration:.0f} s"
 
     def __str__(self) -> str:
         classes = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in self.top)
@@ -53,6 +64,8 @@ class Prediction:
             "error": self.error,
             "num_views": self.num_views,
             "seconds": round(self.seconds, 6),
+            "used": round(self.used, 3),
+            "duration": round(self.duration, 3),
             "probabilities": [round(float(probability), 6) for probability in self.probabilities],
         }
         if self.embedding is not None:
@@ -106,3 +119,12 @@ def _data_url(image: Image.Image, kind: str) -> str:
     file = io.BytesIO()
     image.save(file, kind, **({"quality": 85} if kind == "JPEG" else {}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def covered_seconds(spans: Sequence[tuple[float, float]]) -> float:
+    """Returns how many seconds intervals cover together; NaN times count as none."""
+    total, reached = 0.0, -math.inf
+    for start, end in sorted(span for span in spans if not math.isnan(span[0] + span[1])):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
