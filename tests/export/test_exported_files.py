@@ -1,0 +1,135 @@
+"""Using exported files like checkpoints, and files that cannot be used."""
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from tests.conftest import load_command
+from timesformer.errors import UserError
+from timesformer.inference.classifier import load_model
+from timesformer.models.weights.exported import FORMATS
+from timesformer.models.weights.loading import CheckpointError, load_pretrained
+
+pytestmark = pytest.mark.slow
+
+
+def run(command: str, *arguments: object) -> int:
+    return load_command(command).main(list(map(str, arguments)))
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint in every format, checked with the test clips. Not to be changed."""
+    folder = tmp_path_factory.mktemp("exported")
+    for name, suffix in FORMATS.items():
+        options = ["--output", folder / f"m{suffix}", "--clips", tiny_data / "test", "--max-drop", "0", "--rounds", "1"]
+        assert run("export", "--checkpoint", tiny_checkpoint, "--to", name, *options) == 0
+    return folder
+
+
+@pytest.mark.numerical
+def test_predictions_equal_those_of_the_checkpoint(
+    folder: Path, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path
+):
+    rows = {}
+    for path in (tiny_checkpoint, *(folder / f"m{suffix}" for suffix in FORMATS.values())):
+        output = tmp_path / f"{path.name}.csv"
+        options = ["--output", output, "--crops", "3", "--workers", "0", "--quiet"]
+        assert run("predict", "--checkpoint", path, tiny_data / "test", *options) == 0
+        rows[path.suffix] = list(csv.DictReader(output.read_text().splitlines()))
+    for suffix in FORMATS.values():
+        for row, expected in zip(rows[suffix], rows[".pyth"], strict=True):
+            assert [row[key] for key in ("video", "class_1")] == [expected[key] for key in ("video", "class_1")]
+            assert float(row["probability_1"]) == pytest.approx(float(expected["probability_1"]), abs=1e-5)
+
+
+@pytest.mark.numerical
+def test_a_test_of_an_exported_model_gives_the_results_of_its_checkpoint(
+    folder: Path, tiny_checkpoint: Path, tiny_command: list[str], run_net: Callable, tmp_path: Path
+):
+    probabilities = []
+    for path in (tiny_checkpoint, folder / "m.onnx"):
+        output = tmp_path / path.name
+        test = ["TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(path), "OUTPUT_DIR", str(output)]
+        assert run_net(*tiny_command, *test).code == 0
+        rows = list(csv.DictReader((output / "predictions.csv").read_text().splitlines()))
+        probabilities.append([float(row["probability_1"]) for row in rows])
+    assert len(probabilities[0]) == 6
+    assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-5)
+
+
+def test_the_check_and_the_metadata_are_written(folder: Path):
+    checks = json.loads((folder / "export.json").read_text())
+    assert sorted(checks) == ["m.onnx", "m.pt2", "m.xml"]
+    for name, check in checks.items():
+        assert check["clips"] == 6
+        assert check["accuracy"] == check["original_accuracy"]
+        assert check["top1_agreement"] == 100
+        assert check["largest_difference"] < 1e-4
+        metadata = json.loads((folder / f"{name}.json").read_text())
+        assert metadata["class_names"] == ["catch", "walk", "wave"]
+        assert metadata["input"]["shape"] == [1, 3, 2, 16, 16]
+        assert metadata["source"]["checkpoint"] == "best.pyth"
+    assert checks["m.onnx"]["bytes"] == (folder / "m.onnx").stat().st_size
+
+
+def test_a_file_that_loses_too_much_fails(tiny_checkpoint: Path, tmp_path: Path):
+    options = ["--to", "torch-export", "--output", tmp_path / "m.pt2", "--rounds", "1"]
+    assert run("export", "--checkpoint", tiny_checkpoint, *options, "--max-drop", "-1") == 4
+    assert (tmp_path / "m.pt2").is_file()
+    assert run("export", "--checkpoint", tiny_checkpoint, *options) == 2  # it exists
+
+
+@pytest.mark.parametrize("suffix", FORMATS.values())
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.98])
+def test_truncated_files_are_errors(folder: Path, tmp_path: Path, suffix: str, fraction: float):
+    content = (folder / f"m{suffix}").read_bytes()
+    if suffix == ".xml":
+        (tmp_path / "m.bin").write_bytes((folder / "m.bin").read_bytes())
+    (path := tmp_path / f"m{suffix}").write_bytes(content[: int(fraction * len(content))])
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        load_model(path)
+
+
+def test_damaged_and_missing_files_are_errors(folder: Path, tmp_path: Path):
+    content = bytearray((folder / "m.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (path := tmp_path / "m.onnx").write_bytes(content)
+    (tmp_path / "m.onnx.json").write_text((folder / "m.onnx.json").read_text())
+    with pytest.raises(CheckpointError, match=r"m\.onnx"):
+        load_model(path)
+    (tmp_path / "m.xml").write_bytes((folder / "m.xml").read_bytes())
+    with pytest.raises(CheckpointError, match=r"m\.bin"):
+        load_model(tmp_path / "m.xml")
+    (tmp_path / "m.bin").write_bytes((folder / "m.bin").read_bytes()[:-64])
+    with pytest.raises(CheckpointError, match=r"m\.xml"):
+        load_model(tmp_path / "m.xml")
+
+
+def test_models_of_other_programs_are_errors(tmp_path: Path):
+    make = onnx.helper
+    values = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3]) for name in ("input", "output")]
+    graph = make.make_graph([make.make_node("Identity", ["input"], ["output"])], "graph", values[:1], values[1:])
+    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8), tmp_path / "other.onnx")
+    with pytest.raises(CheckpointError, match=r"other\.onnx"):
+        load_model(tmp_path / "other.onnx")
+
+
+def test_exported_models_have_one_shape_and_give_logits_only(folder: Path, tiny_data: Path, tiny_checkpoint: Path):
+    path = folder / "m.onnx"
+    with pytest.raises(CheckpointError, match=r"DATA\.NUM_FRAMES"):
+        load_model(path, cfg_opts=["DATA.NUM_FRAMES", "4"])
+    with pytest.raises(CheckpointError, match=r"m\.onnx"):
+        load_pretrained(load_model(tiny_checkpoint, "cpu").model, path)
+    classifier = load_model(path)
+    with pytest.raises(UserError, match=r"m\.onnx"):
+        classifier.embed(next(tiny_data.glob("test/*/*")))
+    with pytest.raises(ValueError, match="uint8"):
+        classifier.model(torch.zeros(1, 3, 2, 16, 16))
+    assert classifier.fingerprint() != load_model(folder / "m.pt2").fingerprint()

@@ -1,0 +1,102 @@
+"""Exporting a checkpoint: from its model to a checked file."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from timesformer.errors import UserError
+from timesformer.export.check import Check, compare, save_check
+from timesformer.export.clips import generate_clips, read_clips
+from timesformer.export.files import save_onnx, save_openvino, save_torch, to_openvino
+from timesformer.export.metadata import make_metadata
+from timesformer.export.onnx_graph import store_in_half, to_onnx
+from timesformer.export.program import HalfWeights, exportable, make_program
+from timesformer.inference.classifier import Classifier, load_model
+from timesformer.models.weights.exported import FORMATS, exported_format, files_of, import_library
+
+_LIBRARIES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "torch-export": ()}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a checkpoint is exported."""
+
+    half: bool = False  # weights in float16
+    dynamic_batch: bool = False  # any number of clips at once; else one
+    license: str = ""  # of the weights
+
+
+def load_for_export(checkpoint: str, opts: Sequence[str] = (), cfg: Path | None = None) -> Classifier:
+    """Loads a checkpoint on the CPU, computed in float32; UserError if it is an exported model."""
+    classifier = load_model(checkpoint, "cpu", [*opts, "TRAIN.MIXED_PRECISION", "off"], cfg=cfg)
+    if exported_format(Path(classifier.path)):
+        raise UserError(f"{checkpoint} is an exported model: give the checkpoint that it was exported from")
+    return classifier
+
+
+def check_libraries(to: str) -> None:
+    """Raises UserError if a library that writes the format is missing."""
+    for name in _LIBRARIES[to]:
+        import_library(name, f"--to {to}", to)
+
+
+def check_output(path: Path, to: str, overwrite: bool = False) -> None:
+    """Checks a path before the work, and imports the libraries that write the format `to`.
+
+    Raises UserError if `path` has another extension than that of the format, exists although not `overwrite`, or its
+    folder does not exist, or a library is missing.
+    """
+    check_libraries(to)
+    if path.suffix != FORMATS[to]:
+        raise UserError(f"--output {path}: expected a name that ends in {FORMATS[to]}, for --to {to}")
+    if not path.parent.is_dir():
+        raise UserError(f"--output {path}: its folder does not exist")
+    if existing := [file for file in files_of(path) if file.exists() and not overwrite]:
+        raise UserError(f"{existing[0]} exists: choose another --output, or give --overwrite")
+
+
+def export(classifier: Classifier, path: Path, options: ExportOptions) -> None:
+    """Writes the model in the format of the extension of `path`, see `FORMATS`.
+
+    Raises UserError if the model cannot be exported or a library is missing, and WriteError.
+    """
+    to = exported_format(path)
+    metadata = make_metadata(
+        classifier, "float16" if options.half else "float32", options.dynamic_batch, options.license
+    )
+    model = exportable(classifier)
+    if options.half and to == "torch-export":
+        model = HalfWeights(model)
+    program = make_program(model, metadata["input"]["shape"][1:], options.dynamic_batch)
+    if to == "onnx":
+        graph = to_onnx(program)
+        if options.half:
+            store_in_half(graph)
+        save_onnx(graph, path, metadata)
+    elif to == "openvino":
+        save_openvino(to_openvino(program), path, metadata, options.half)
+    else:
+        save_torch(program, path, metadata)
+
+
+def export_and_check(
+    classifier: Classifier, path: Path, options: ExportOptions, folder: Path | None = None, rounds: int = 5
+) -> tuple[Check, Path]:
+    """Exports a model, loads the file and compares it with the model; see `export`, `read_clips` and `compare`.
+
+    Returns the results and the file that has them. The clips are those of the videos in `folder`, or generated.
+    """
+    clips = read_clips(classifier, folder) if folder else generate_clips(classifier)  # before the slow part
+    start = time.perf_counter()
+    export(classifier, path, options)
+    seconds = time.perf_counter() - start
+    check = compare(classifier, load_model(path), path, clips, rounds)
+    details = {"checkpoint": str(classifier.path), "options": asdict(options), "export_seconds": round(seconds, 1)}
+    return check, save_check(path, check, details | {"versions": library_versions(exported_format(path))})
+
+
+def library_versions(to: str) -> dict[str, str]:
+    """The versions of the libraries that write and compute the format, by name."""
+    return {name: version(name) for name in ("torch", *_LIBRARIES[to])}

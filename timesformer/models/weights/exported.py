@@ -1,0 +1,199 @@
+"""Reading exported models: ONNX, OpenVINO and torch.export files with the metadata that `timesformer export` adds.
+
+Such a file has the graph of a model that takes uint8 clips and normalizes them. `ExportedNetwork` is a module that
+computes it, with the library that belongs to the format, on the CPU.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from timesformer.errors import UserError
+from timesformer.models.weights.files import CheckpointError
+
+Compute = Callable[[np.ndarray], np.ndarray]
+"""Clips, uint8 [batch, 3, frames, height, width], to logits, float32 [batch, classes]."""
+
+METADATA_KEY = "timesformer"
+"""The key of the metadata, a JSON object, in the file; docs/deployment.md describes its entries."""
+TORCH_ENTRY = f"{METADATA_KEY}.json"
+"""Its name in a torch.export file, which is a ZIP archive."""
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
+"""The formats, and the extensions of their files; `.xml` has its weights in a file `.bin`."""
+
+
+class ExportedNetwork(nn.Module):
+    """An exported model: clips, uint8 [batch, 3, frames, height, width], to logits, float32 [batch, classes].
+
+    The file `path` has `metadata`; `digest`, uint8 [32], is the SHA-256 of its content. Clips of another shape, or that
+    are not uint8, raise ValueError.
+    """
+
+    includes_normalization = True
+
+    def __init__(self, path: Path, metadata: dict[str, Any], digest: bytes, compute: Compute) -> None:
+        super().__init__()
+        self.path = path
+        self.metadata = metadata
+        self.shape: tuple[int | None, ...] = tuple(metadata["input"]["shape"])  # None: any batch
+        self._compute = compute
+        self.register_buffer("digest", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        raise UserError(f"{self.path} gives logits only: use the checkpoint it was exported from for embeddings")
+
+    def forward(self, clips: Tensor) -> Tensor:
+        if clips.dtype != torch.uint8 or clips.shape[1:] != self.shape[1:]:
+            found = f"{str(clips.dtype).removeprefix('torch.')} {list(clips.shape)}"
+            raise ValueError(f"clips are {found}, expected uint8 [batch, {', '.join(map(str, self.shape[1:]))}]")
+        parts = clips.cpu().split(self.shape[0] or max(1, len(clips)))
+        logits = [torch.from_numpy(self._compute(np.ascontiguousarray(part.numpy()))) for part in parts]
+        return torch.cat(logits).float().to(clips.device)
+
+    def check(self, cfg: CfgNode) -> None:
+        """Raises CheckpointError if `cfg` describes other clips or classes than those the graph was made for."""
+        channels = "bgr" if cfg.DATA.REVERSE_INPUT_CHANNEL else "rgb"
+        side = cfg.DATA.TEST_CROP_SIZE
+        fixed = {
+            "DATA.NUM_FRAMES": (cfg.DATA.NUM_FRAMES, self.shape[2]),
+            "DATA.TEST_CROP_SIZE": ([side, side], list(self.shape[3:])),
+            "DATA.REVERSE_INPUT_CHANNEL": (channels, self.metadata["input"]["channels"]),
+            "DATA.MEAN": (list(cfg.DATA.MEAN), self.metadata["mean"]),
+            "DATA.STD": (list(cfg.DATA.STD), self.metadata["std"]),
+            "MODEL.NUM_CLASSES": (cfg.MODEL.NUM_CLASSES, len(self.metadata["class_names"])),
+        }
+        if changed := [f"{key} {wanted} (exported: {made})" for key, (wanted, made) in fixed.items() if wanted != made]:
+            raise CheckpointError(
+                f"{self.path} cannot be used with {', '.join(changed)}: leave these options out, or export again"
+            )
+
+
+def exported_format(path: Path) -> str | None:
+    """The format of a file by its extension, None if it is no exported model."""
+    return next((name for name, suffix in FORMATS.items() if path.suffix == suffix), None)
+
+
+def read_exported(path: Path) -> ExportedNetwork:
+    """Reads an exported model.
+
+    Raises CheckpointError if the file is missing, damaged, or was not written by `timesformer export`, and UserError
+    if its library is not installed.
+    """
+    if missing := [file for file in files_of(path) if not file.is_file()]:
+        raise CheckpointError(f"{missing[0]} is missing: export the model again, or give the path of another file")
+    digest = digest_of(path)
+    sidecar = _read_sidecar(path)
+    if sidecar.get("sha256", digest.hex()) != digest.hex():
+        raise CheckpointError(
+            f"{path} is damaged, or was replaced: its SHA-256 differs from that in {sidecar_path(path).name}; export "
+            "or copy it again"
+        )
+    reader = {"onnx": _read_onnx, "openvino": _read_openvino, "torch-export": _read_torch}[exported_format(path)]
+    try:
+        text, compute = reader(path)
+    except UserError:
+        raise
+    except Exception as error:  # of any type, depending on the library
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(f"{path} is damaged, or no exported model: {reason}; export or copy it again") from error
+    return ExportedNetwork(path, _parse(path, text), digest, compute)
+
+
+def sidecar_path(path: Path) -> Path:
+    """The JSON file with the metadata, next to an exported model."""
+    return path.with_name(path.name + ".json")
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files of an exported model without its sidecar: `path`, and for OpenVINO that of the weights."""
+    return [path, path.with_suffix(".bin")] if path.suffix == FORMATS["openvino"] else [path]
+
+
+def digest_of(path: Path) -> bytes:
+    """The SHA-256 of the files of an exported model, one after the other."""
+    digest = hashlib.sha256()
+    for part in files_of(path):
+        with part.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.digest()
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the file itself has the metadata
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _parse(path: Path, text: str | None) -> dict[str, Any]:
+    """The metadata, if the entries that are read have the expected types."""
+    try:
+        metadata = json.loads(text or "")
+        shape, names = metadata["input"]["shape"], metadata["class_names"]
+        sizes = [*shape[1:], *([] if shape[0] is None else shape[:1])]
+        is_valid = len(shape) == 5 and all(isinstance(size, int) and size > 0 for size in sizes)
+        is_valid = is_valid and isinstance(names, list) and isinstance(metadata["cfg"], str)
+        is_valid = is_valid and all(math.isfinite(number) for number in (*metadata["mean"], *metadata["std"]))
+        is_valid = is_valid and metadata["input"]["channels"] in ("rgb", "bgr")
+    except (ValueError, KeyError, TypeError):
+        is_valid = False
+    if not is_valid:
+        found = "has none" if not text else "has incomplete metadata"
+        raise CheckpointError(
+            f"{path} was not written by this version of `timesformer export`, whose metadata it needs (it {found}): "
+            "export the checkpoint"
+        )
+    return metadata
+
+
+def import_library(name: str, needed_by: str, extra: str) -> ModuleType:
+    """Imports a module of an optional library; UserError with the extra to install if it is missing."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UserError(f"{needed_by} needs {name} ({error}): pip install 'timesformer[{extra}]'") from error
+
+
+def _read_onnx(path: Path) -> tuple[str | None, Compute]:
+    runtime = import_library("onnxruntime", str(path), "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    return text, lambda clips: session.run(None, {name: clips})[0]
+
+
+def _read_openvino(path: Path) -> tuple[str | None, Compute]:
+    openvino = import_library("openvino", str(path), "openvino")
+    model = openvino.Core().read_model(path)
+    text = model.get_rt_info(METADATA_KEY).astype(str) if model.has_rt_info(METADATA_KEY) else None
+    # float32 is exact; some processors would compute in bfloat16
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = openvino.compile_model(model, "CPU", options)
+    return text, lambda clips: compiled(clips)[0]
+
+
+def _read_torch(path: Path) -> tuple[str | None, Compute]:
+    entries = {TORCH_ENTRY: ""}
+    network = torch.export.load(path, extra_files=entries).module()
+
+    @torch.no_grad()
+    def compute(clips: np.ndarray) -> np.ndarray:
+        return network(torch.from_numpy(clips)).numpy()
+
+    return entries[TORCH_ENTRY] or None, compute
