@@ -14,6 +14,8 @@ from timesformer.arguments import add_import, as_path, as_source
 from timesformer.commands.command import run_command
 
 DROPPED = 4
+INT8_HELP = """8-bit weights and activations; ranges of the activations for every clip (dynamic, ONNX only), or from
+--calibrate (static); auto: for ONNX dynamic, or static if that is not close enough; for OpenVINO static"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -26,6 +28,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--to", choices=("onnx", "openvino", "torch-export"), required=True, help="format of the file")
     add("--output", type=as_path, required=True, metavar="FILE", help="file to write: .onnx, .xml or .pt2")
     add("--half", action="store_true", help="store the weights in float16")
+    add("--int8", nargs="?", const="auto", default="", choices=("auto", "dynamic", "static"), help=INT8_HELP)
+    add("--calibrate", type=as_path, metavar="FOLDER", help="videos to calibrate and choose the layers of --int8 with")
     add("--dynamic-batch", action="store_true", help="take any number of clips at once, not one")
     add("--license", default="", metavar="TEXT", help="license of the weights, for the metadata of the file")
     add("--clips", type=as_path, metavar="FOLDER", help="videos to check the file with; default: generated clips")
@@ -45,7 +49,11 @@ def _positive(text: str) -> int:
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    return make_parser().parse_intermixed_args(arguments)
+    parser = make_parser()
+    args = parser.parse_intermixed_args(arguments)
+    if args.int8 and not args.calibrate:
+        parser.error("--int8 needs --calibrate FOLDER, videos of the kind that the model will get")
+    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,12 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     from timesformer.export.exporting import ExportOptions, check_output, export_and_check, load_for_export
 
-    check_output(args.output, args.to, args.overwrite)
+    options = ExportOptions(args.half, args.dynamic_batch, args.license, args.int8)
+    check_output(args.output, args.to, options, args.overwrite)
     classifier = load_for_export(args.checkpoint, args.opts, args.cfg)
     print(repr(classifier), flush=True)
-    options = ExportOptions(args.half, args.dynamic_batch, args.license)
-    check, file = export_and_check(classifier, args.output, options, args.clips, args.rounds)
-    print("\n".join([str(args.output), *(f"  {line}" for line in check.lines()), f"  written to {file}"]))
+    int8, check, file = export_and_check(classifier, args.output, options, args.clips, args.calibrate, args.rounds)
+    print("\n  ".join([str(args.output), *int8, *check.lines(), f"written to {file}"]))
     if args.max_drop is not None and check.drop > args.max_drop:
         print(f"failed: the file loses {check.drop:.2f} points, more than --max-drop {args.max_drop:g}")
         return DROPPED

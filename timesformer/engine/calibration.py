@@ -22,6 +22,7 @@ from timesformer.datasets.catalog import Splits
 from timesformer.errors import UserError, shorten
 from timesformer.metrics.calibration import TEMPERATURES, Calibration, fit_temperature, is_at_limit
 from timesformer.metrics.evaluation import Evaluation
+from timesformer.models.weights.exported import exported_format
 from timesformer.runtime import distributed
 from timesformer.runtime.run_folder import checkpoint_folder
 
@@ -105,8 +106,8 @@ class FittedTemperature(NamedTuple):
 
 
 def save_temperature(cfg: CfgNode, calibration: Calibration, path: Path) -> None:
-    """Adds the temperature to a checkpoint of the run; other files are not changed."""
-    if calibration.temperature is None:
+    """Adds the temperature to a checkpoint of the run; other files, such as exported models, are not changed."""
+    if calibration.temperature is None or exported_format(path):
         return
     if path.resolve().parent != checkpoint_folder(cfg).resolve():
         logger.info("the temperature is not saved in %s, which is not in %s", path, checkpoint_folder(cfg))

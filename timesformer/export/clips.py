@@ -24,8 +24,7 @@ class ClipSet:
 
     clips: Tensor  # uint8 [number, 3, frames, height, width], one of each video
     labels: np.ndarray | None  # int64 [number]: the classes; None if one of them is unknown
-    source: str  # where they are from
-    unreadable: int = 0  # videos that could not be read
+    source: str  # their folder and the number of unreadable videos in it, or "generated"
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -44,15 +43,16 @@ def read_clips(classifier: Classifier, folder: Path, most: int = MOST_CLIPS) -> 
     chosen = [found[index * len(found) // most] for index in range(most)] if len(found) > most else found
     cfg = classifier.options(views=1, crops=1)
     clips: dict[int, Tensor] = {}
-    errors: dict[int, str] = {}
+    problems: dict[int, str] = {}
     for batch in read_batches(cfg, [str(folder / path) for path in chosen], workers=0):
         clips |= {part.video: batch.clips[part.rows][0] for part in batch.parts}
-        errors |= batch.errors
+        problems |= {part.video: part.problem for part in batch.failed}
     if not clips:
-        raise UserError(f"no video in {folder} can be read: {shorten(errors.values(), '; ', 2)}")
+        raise UserError(f"no video in {folder} can be read: {shorten(problems.values(), '; ', 2)}")
     labels = [_class_of(folder.name / PurePath(chosen[video]), classifier.class_names) for video in sorted(clips)]
+    source = f"{folder}, {len(problems)} unreadable" if problems else str(folder)
     known = None if None in labels else np.array(labels)
-    return ClipSet(torch.stack([clips[video] for video in sorted(clips)]), known, str(folder), len(errors))
+    return ClipSet(torch.stack([clips[video] for video in sorted(clips)]), known, source)
 
 
 def generate_clips(classifier: Classifier, number: int = NUM_GENERATED) -> ClipSet:

@@ -11,7 +11,7 @@ import torch
 
 from timesformer.atomic import report_write_errors, write_atomically, write_text_atomically
 from timesformer.errors import UserError
-from timesformer.export.program import INPUT, OUTPUT
+from timesformer.export.program import INPUT, OUTPUT, conversion_errors
 from timesformer.export.quiet import quiet
 from timesformer.models.weights.exported import METADATA_KEY, TORCH_ENTRY, digest_of, import_library, sidecar_path
 
@@ -57,7 +57,8 @@ def save_torch(program: torch.export.ExportedProgram, path: Path, metadata: dict
 def to_openvino(program: torch.export.ExportedProgram) -> "openvino.Model":
     """The OpenVINO model of a program of torch.export; UserError if the library is missing."""
     openvino = import_library("openvino", "--to openvino", "openvino")
-    model = openvino.convert_model(program)
+    with conversion_errors("its conversion to OpenVINO"):
+        model = openvino.convert_model(program)
     model.inputs[0].get_tensor().set_names({INPUT})
     model.outputs[0].get_tensor().set_names({OUTPUT})
     return model

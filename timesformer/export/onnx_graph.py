@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from timesformer.export.program import INPUT, OUTPUT
+from timesformer.export.program import INPUT, OUTPUT, conversion_errors
 from timesformer.export.quiet import quiet
 from timesformer.models.weights.exported import import_library
 
@@ -24,7 +24,7 @@ def to_onnx(program: torch.export.ExportedProgram) -> "onnx.ModelProto":
     Raises UserError if a library is missing.
     """
     optimizer = import_library("onnxscript.optimizer", NEEDED_BY, "onnx")
-    with quiet():
+    with quiet(), conversion_errors("its conversion to ONNX"):
         made = torch.onnx.export(
             program, dynamo=True, optimize=False, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT]
         )
@@ -74,9 +74,9 @@ def _name_layers(graph: "onnx_ir.Graph") -> None:
         if node.op_type not in ("MatMul", "Gemm"):
             continue
         value = node.inputs[1]
-        while value.producer() is not None and value.producer().inputs:  # transposed, split, ...
-            value = value.producer().inputs[0]
-        if value.name in graph.initializers:
+        while value is not None and value.producer() is not None:  # the weight may be transposed, split, ...
+            value = next(iter(value.producer().inputs), None)
+        if value is not None and value.name in graph.initializers:
             node.name = f"{value.name.removesuffix('.weight')}#{number}"
 
 

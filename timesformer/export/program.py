@@ -1,6 +1,8 @@
 """The graph of a model that takes uint8 clips: normalization and network as a program of torch.export."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from fvcore.common.config import CfgNode
@@ -72,15 +74,21 @@ def make_program(model: ClipsToLogits, shape: tuple[int, ...], dynamic_batch: bo
     """
     clips = torch.zeros(2 if dynamic_batch else 1, *shape, dtype=torch.uint8)
     sizes = ({0: torch.export.Dim("batch", min=1, max=2**16)},) if dynamic_batch else None
+    # With gradients enabled, blocks do not merge weights in the forward pass: `exportable` has done it.
+    with conversion_errors("torch.export"), torch.enable_grad(), quiet():
+        return torch.export.export(model, (clips,), dynamic_shapes=sizes)
+
+
+@contextmanager
+def conversion_errors(step: str) -> Iterator[None]:
+    """Turns an exception of a library that cannot convert a model into a UserError."""
     try:
-        # With gradients enabled, blocks do not merge weights in the forward pass: `exportable` has done it.
-        with torch.enable_grad(), quiet():
-            return torch.export.export(model, (clips,), dynamic_shapes=sizes)
+        yield
     except Exception as error:  # of many types
-        reason = " ".join(str(error).split())[:300]
-        hint = "without --dynamic-batch, or " * dynamic_batch
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
-            f"the model cannot be exported: torch.export fails ({reason}); try {hint}another model"
+            f"the model cannot be exported: {step} fails ({reason}); try another format, --dynamic-batch on or off, or "
+            "another model"
         ) from error
 
 

@@ -12,10 +12,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from timesformer.models.baselines import Baseline
+from timesformer.models.weights.exported import ExportedNetwork
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters, trained or frozen."""
+    """Number of parameters, trained or frozen; of an exported model, of the model it was made from."""
+    if isinstance(model, ExportedNetwork):
+        return model.metadata["parameters"]
     return sum(parameter.numel() for parameter in model.parameters())
 
 

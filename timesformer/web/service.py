@@ -19,6 +19,7 @@ from timesformer.errors import UserError
 from timesformer.inference.classifier import Classifier, Summary, load_model
 from timesformer.inference.prediction import Prediction
 from timesformer.models.attention import Attention
+from timesformer.models.complexity import count_parameters
 from timesformer.models.weights.download import local_path
 from timesformer.visualization.attention import Method, attention_maps, overlay, record_clip
 from timesformer.web.options import Options
@@ -57,7 +58,7 @@ class Service:
         self.samplers = [default, *(name for name in sampler_names() if name != default)]
         self.default_views = cfg.TEST.NUM_ENSEMBLE_VIEWS
         self.max_views = max(MAX_VIEWS, self.default_views)
-        self.num_parameters = sum(p.numel() for p in classifier.model.parameters())
+        self.num_parameters = count_parameters(classifier.model)
         self.has_attention = any(isinstance(module, Attention) for module in classifier.model.modules())
         self.limits = limits
         self._readers = BoundedSemaphore(os.cpu_count() or 1)

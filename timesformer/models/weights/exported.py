@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from timesformer.errors import UserError
 from timesformer.models.weights.files import CheckpointError
+
+if TYPE_CHECKING:
+    import openvino
 
 Compute = Callable[[np.ndarray], np.ndarray]
 """Clips, uint8 [batch, 3, frames, height, width], to logits, float32 [batch, classes]."""
@@ -99,9 +102,9 @@ def read_exported(path: Path) -> ExportedNetwork:
             f"{path} is damaged, or was replaced: its SHA-256 differs from that in {sidecar_path(path).name}; export "
             "or copy it again"
         )
-    reader = {"onnx": _read_onnx, "openvino": _read_openvino, "torch-export": _read_torch}[exported_format(path)]
+    opened = {"onnx": open_onnx, "openvino": open_openvino, "torch-export": _open_torch}[exported_format(path)]
     try:
-        text, compute = reader(path)
+        text, compute = opened(path, str(path))
     except UserError:
         raise
     except Exception as error:  # of any type, depending on the library
@@ -148,6 +151,7 @@ def _parse(path: Path, text: str | None) -> dict[str, Any]:
         is_valid = is_valid and isinstance(names, list) and isinstance(metadata["cfg"], str)
         is_valid = is_valid and all(math.isfinite(number) for number in (*metadata["mean"], *metadata["std"]))
         is_valid = is_valid and metadata["input"]["channels"] in ("rgb", "bgr")
+        is_valid = is_valid and isinstance(metadata["parameters"], int)
     except (ValueError, KeyError, TypeError):
         is_valid = False
     if not is_valid:
@@ -167,28 +171,30 @@ def import_library(name: str, needed_by: str, extra: str) -> ModuleType:
         raise UserError(f"{needed_by} needs {name} ({error}): pip install 'timesformer[{extra}]'") from error
 
 
-def _read_onnx(path: Path) -> tuple[str | None, Compute]:
-    runtime = import_library("onnxruntime", str(path), "onnx")
+def open_onnx(model: Path | bytes, needed_by: str) -> tuple[str | None, Compute]:
+    """The metadata of an ONNX file, or of its content, and its computation by ONNX Runtime."""
+    runtime = import_library("onnxruntime", needed_by, "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     return text, lambda clips: session.run(None, {name: clips})[0]
 
 
-def _read_openvino(path: Path) -> tuple[str | None, Compute]:
-    openvino = import_library("openvino", str(path), "openvino")
-    model = openvino.Core().read_model(path)
+def open_openvino(model: "Path | openvino.Model", needed_by: str) -> tuple[str | None, Compute]:
+    """The metadata of an OpenVINO file or model, and its computation by OpenVINO."""
+    library = import_library("openvino", needed_by, "openvino")
+    model = library.Core().read_model(model) if isinstance(model, Path) else model
     text = model.get_rt_info(METADATA_KEY).astype(str) if model.has_rt_info(METADATA_KEY) else None
     # float32 is exact; some processors would compute in bfloat16
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = openvino.compile_model(model, "CPU", options)
+    compiled = library.compile_model(model, "CPU", options)
     return text, lambda clips: compiled(clips)[0]
 
 
-def _read_torch(path: Path) -> tuple[str | None, Compute]:
+def _open_torch(path: Path, needed_by: str) -> tuple[str | None, Compute]:
     entries = {TORCH_ENTRY: ""}
     network = torch.export.load(path, extra_files=entries).module()
 
