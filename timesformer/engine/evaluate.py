@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def evaluate(
     gets the whole result. Raises UserError for an unreadable clip if DATA.ON_UNREADABLE is error, and StopRequested to
     obey a signal.
     """
-    training, device, dataset = model.training, next(model.parameters()).device, loader.dataset
+    training, device, dataset = model.training, next(chain(model.parameters(), model.buffers())).device, loader.dataset
     model.eval()
     orders = _frame_orders(cfg) if dataset.split == "test" else ["original"]
     size = (len(dataset.records), dataset.num_views, cfg.MODEL.NUM_CLASSES)

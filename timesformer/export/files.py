@@ -12,8 +12,8 @@ import torch
 from timesformer.atomic import report_write_errors, write_atomically, write_text_atomically
 from timesformer.errors import UserError
 from timesformer.export.program import INPUT, OUTPUT, conversion_errors
-from timesformer.export.quiet import quiet
 from timesformer.models.weights.exported import METADATA_KEY, TORCH_ENTRY, digest_of, import_library, sidecar_path
+from timesformer.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx

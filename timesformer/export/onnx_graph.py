@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from timesformer.export.program import INPUT, OUTPUT, conversion_errors
-from timesformer.export.quiet import quiet
 from timesformer.models.weights.exported import import_library
+from timesformer.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx

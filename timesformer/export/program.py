@@ -11,12 +11,12 @@ from torch.func import functional_call
 
 from timesformer.datasets.transforms.spatial import tensor_normalize
 from timesformer.errors import UserError
-from timesformer.export.quiet import quiet
 from timesformer.inference.classifier import Classifier
 from timesformer.models.blocks import Block
 from timesformer.models.build import RegisteredTransformer, build_model
 from timesformer.models.weights.formats import CheckpointMetadata
 from timesformer.models.weights.loading import Checkpoint, load_pretrained
+from timesformer.quiet import quiet
 
 INPUT, OUTPUT = "clips", "logits"
 """Names of the input, uint8 [batch, 3, frames, height, width], and the output, float32 [batch, classes]."""

@@ -12,8 +12,8 @@ from timesformer.export.files import save_onnx, save_openvino
 from timesformer.export.int8 import Quantized
 from timesformer.export.processor import has_int8_products
 from timesformer.export.program import INPUT
-from timesformer.export.quiet import quiet
 from timesformer.models.weights.exported import import_library, open_onnx, open_openvino
+from timesformer.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from timesformer.errors import UserError
 from timesformer.models.weights.files import CheckpointError
+from timesformer.quiet import quiet
 
 if TYPE_CHECKING:
     import openvino
@@ -196,7 +197,8 @@ def open_openvino(model: "Path | openvino.Model", needed_by: str) -> tuple[str |
 
 def _open_torch(path: Path, needed_by: str) -> tuple[str | None, Compute]:
     entries = {TORCH_ENTRY: ""}
-    network = torch.export.load(path, extra_files=entries).module()
+    with quiet():
+        network = torch.export.load(path, extra_files=entries).module()
 
     @torch.no_grad()
     def compute(clips: np.ndarray) -> np.ndarray:
