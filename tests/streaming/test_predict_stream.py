@@ -139,7 +139,7 @@ def test_ctrl_c_leaves_complete_files(predict: Predict, clip: Path, tmp_path: Pa
         (["rtsp://u:secret@h/x"], "rtsp://h/x"),
         (["/dev/video99"], "/dev/video99"),
         (["--stream", "/dev/video99"], "/dev/video99"),
-        (["--stream", "rtsp://u:secret@127.0.0.1:1/x"], "rtsp://127.0.0.1:1/x"),
+        (["--stream", "rtsp://u:secret@127.0.0.1:1/x", "--overlay", "a.mp4"], "rtsp://127.0.0.1:1/x"),
         (["--stream", "missing"], "missing"),
         (["--stream", "-", "a.mp4"], "a.mp4"),
         (["--stream", "-", "--output", "a.json"], "a.json"),

@@ -69,10 +69,11 @@ def predict_stream(args: argparse.Namespace, classifier: "Classifier") -> int:
     from timesformer.streaming.answer_file import AnswerFile
     from timesformer.streaming.labelled_frames import LabelledFrames, VideoFileWriter
     from timesformer.streaming.live import Stream
+    from timesformer.streaming.sources import public_name
     from timesformer.streaming.window import Window
 
     with ExitStack() as stack:
-        window = stack.enter_context(closing(Window(args.stream))) if args.show else None
+        window = stack.enter_context(closing(Window(public_name(args.stream)))) if args.show else None
         writer = stack.enter_context(VideoFileWriter(args.overlay, args.overwrite)) if args.overlay else None
         frames = None
         if shown := [use for use in (window and window.show, writer and writer.write) if use]:

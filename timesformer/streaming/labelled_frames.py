@@ -3,7 +3,6 @@
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -88,44 +87,50 @@ class LabelledFrames:
 
 
 class VideoFileWriter:
-    """Writes frames to an MP4 file that players can read at any moment; a context manager."""
+    """Writes frames to an MP4 file that players can read at any moment; a context manager.
+
+    The file is created with the first frame.
+    """
 
     def __init__(self, path: Path, overwrite: bool = False) -> None:
-        """Create the file; UserError if it exists, WriteError if it cannot be written."""
+        """Raise UserError if the file exists, or has another extension."""
         if path.suffix.lower() != ".mp4":
             raise UserError(f"{path}: the video with labels is an MP4 file; choose a name that ends in .mp4")
         if path.exists() and not overwrite:
             raise UserError(f"{path} exists: choose another name, or replace it with --overwrite")
-        self._path, self._stream, self._last = path, None, -1
-        with report_write_errors(path, "choose another folder"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = av.open(str(path), "w", format="mp4", options=_FRAGMENTS)
+        self._path, self._container, self._last = path, None, -1
 
     def write(self, image: np.ndarray, seconds: float) -> None:
-        """Append a frame, uint8 [height, width, 3], RGB; frames of another size are scaled to that of the first."""
-        height, width = image.shape[:2]
-        if self._stream is None:
-            self._stream = stream = self._container.add_stream("libx264", rate=25, options=_OPTIONS)
-            stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
-            context = stream.codec_context
-            context.time_base, context.colorspace = _TICK, _BT709
-            context.color_primaries = context.color_trc = _BT709
-        stream = self._stream
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        frame = frame.reformat(stream.width, stream.height, "yuv420p", dst_colorspace="ITU709", threads=1)
-        self._last = frame.pts = max(self._last + 1, round(seconds / _TICK))
-        frame.time_base = _TICK
+        """Append a frame, uint8 [height, width, 3], RGB; frames of another size are scaled to that of the first.
+
+        Raises WriteError if the file cannot be written.
+        """
         with report_write_errors(self._path, "choose another folder"):
+            if self._container is None:
+                self._open(*image.shape[:2])
+            stream = self._stream
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame = frame.reformat(stream.width, stream.height, "yuv420p", dst_colorspace="ITU709", threads=1)
+            self._last = frame.pts = max(self._last + 1, round(seconds / _TICK))
+            frame.time_base = _TICK
             self._container.mux(stream.encode(frame))
+
+    def _open(self, height: int, width: int) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(str(self._path), "w", format="mp4", options=_FRAGMENTS)
+        self._stream = stream = self._container.add_stream("libx264", rate=25, options=_OPTIONS)
+        stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
+        context = stream.codec_context
+        context.time_base, context.colorspace = _TICK, _BT709
+        context.color_primaries = context.color_trc = _BT709
 
     def __enter__(self) -> "VideoFileWriter":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with report_write_errors(self._path, "choose another folder"):
-            try:
-                if self._stream:
+    def __exit__(self, *_: object) -> None:
+        if self._container:
+            with report_write_errors(self._path, "choose another folder"):
+                try:
                     self._container.mux(self._stream.encode())
-            finally:
-                with suppress(OSError):
+                finally:
                     self._container.close()
