@@ -170,6 +170,30 @@ def test_a_motion_jpeg_stream_is_timed_by_its_arrival(classifier: Classifier):
     assert frames.fps == pytest.approx(1.0)
 
 
+def test_the_time_between_two_connections_does_not_change_the_frame_rate(impatient: None):
+    images = [gray_video([level], "mjpeg", "mjpeg") for level in range(0, 200, 10)]
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    class MotionJpeg(HttpSender):
+        content_type = "multipart/x-mixed-replace; boundary=frame"
+
+    def pictures(send: Callable[[bytes], None]) -> None:
+        now[0] += 1000.0
+        for image in images:
+            send(jpeg_part(image))
+
+    with MotionJpeg(pictures, pictures) as sender:
+        source, options = parse_source(sender.url), {"retries": 1, "clock": clock}
+        frames = Receiver(source, prepare=lambda image: [image], keep=lambda fps: 1e6, **options)
+        frames.join()
+    assert (frames.connections, frames.received) == (2, 40)
+    assert frames.fps == pytest.approx(1.0)
+
+
 def test_a_video_file_on_a_server_is_predicted_completely(classifier: Classifier, server: Server, tmp_path: Path):
     server.files["/clip.mp4"] = gray_video(range(0, 200, 4), "mp4")
     with Stream(classifier, server.url("/clip.mp4"), window=0.5, stride=0.5) as stream:
@@ -198,7 +222,9 @@ def test_smoothing_averages_the_windows_before():
     assert [probability for _, probability in got] == pytest.approx([0.9, 0.7, 1.7 / 3, 1 - 1.1 / 3])
 
 
-@pytest.mark.parametrize("option", [{"window": 0.0}, {"stride": float("inf")}, {"threshold": 1.5}, {"smooth": -1.0}])
+@pytest.mark.parametrize(
+    "option", [{"window": 0.0}, {"stride": float("inf")}, {"threshold": 1.5}, {"smooth": float("nan")}]
+)
 def test_options_out_of_range(classifier: Classifier, option: dict[str, float]):
     with pytest.raises(UserError, match=next(iter(option))):
         Stream(classifier, "-", **option)

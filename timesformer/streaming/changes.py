@@ -28,7 +28,7 @@ class AnswerTracker:
     ) -> None:
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold {threshold:g}: expected a number from 0 to 1")
-        if smooth < 0:
+        if not 0 <= smooth < float("inf"):
             raise UserError(f"smooth {smooth:g}: expected 0 seconds or more")
         if unknown := sorted(set(background) - set(class_names)):
             raise UserError(f"background {', '.join(unknown)}: expected one of the classes {', '.join(class_names)}")
@@ -50,5 +50,5 @@ class AnswerTracker:
         return name, float(scores[self._label] if name else scores.max())
 
     def restart(self) -> None:
-        """Forget the windows before a gap in the stream; the current class stays until a window says otherwise."""
+        """Forget the windows before a gap in the stream; the current class stays until a window ends it."""
         self._windows.clear()

@@ -217,6 +217,8 @@ class Receiver:
         with self._changed:
             if self._frames and self._frames[-1].part is not part:
                 self._end_part()
+            if part.first_number == self.received:
+                self._times.clear()  # a gap is no frame interval
             self._times.append(seconds)
             self.fps = connection.fps or self._measured_fps()
             self._frames.append(BufferedFrame(self.received, part, frame.tick, seconds, frame.received, pixels))
