@@ -139,7 +139,13 @@ def test_incorrect_annotations_are_errors(predict: Predict, content: str, named:
         ["w.csv", "--output", "t.txt"],
         ["w.csv", "--window", "0"],
         ["w.csv", "--background", "swim"],
+        ["w.csv", "--smooth", "nan"],
         ["w.csv", "v.csv", "--output", "t.vtt"],
+        ["two.csv", "--output", "t.vtt"],
+        ["two.csv", "--overlay", "copies"],
+        ["two.csv", "--overlay", "copy.mp4"],
+        ["segments.csv", "--page", "p.html"],
+        ["two.csv", "--annotations", "truth.csv"],
     ],
 )
 def test_incorrect_arguments_are_errors(
@@ -147,8 +153,54 @@ def test_incorrect_arguments_are_errors(
 ):
     monkeypatch.chdir(tmp_path)
     Path("w.csv").write_text("video,start,end,run\nx.mp4,0,2,0.9\n")
+    Path("two.csv").write_text("video,start,end,run\na/x.mp4,0,2,0.9\nb/x.mp4,0,2,0.9\n")  # one name, two videos
+    Path("segments.csv").write_text("video,start,end,class,probability\nx.mp4,0,2,run,0.9\n")
+    Path("truth.csv").write_text("video,start,end,class\nx.mp4,0,2,run\n")
+    before = sorted(os.listdir())
     assert predict(*arguments).code == 2
-    assert os.listdir() == ["w.csv"]
+    assert sorted(os.listdir()) == before
+
+
+def test_copies_of_saved_windows_replace_nothing(predict: Predict, video: Path, tmp_path: Path):
+    windows, copy = tmp_path / "w.csv", tmp_path / f"{video.stem}.mp4"
+    windows.write_text(f"video,start,end,walk\n{video},0,2.4,0.9\n")
+    copy.write_text("of somebody")
+    assert predict(windows, "--overlay", tmp_path).code == 2
+    assert copy.read_text() == "of somebody"
+
+
+def test_damage_ends_the_copy_and_not_the_command(predict: Predict, tiny_checkpoint: Path, video: Path, tmp_path: Path):
+    damaged, missing, page = tmp_path / "damaged.mp4", tmp_path / "missing.mp4", tmp_path / "pages/timeline.html"
+    content = bytearray(video.read_bytes())
+    content[-900:-500] = bytes(400)
+    damaged.write_bytes(content)
+    arguments = ["--checkpoint", tiny_checkpoint, damaged, missing, "--window", 0.4, "--output", tmp_path / "t.csv"]
+    outcome = predict(*arguments, "--overlay", tmp_path / "copies", "--page", page)
+    assert outcome.code == 3
+    assert os.listdir(tmp_path / "copies") == ["damaged.mp4"]
+    assert 10 < len(ffmpeg_frames(tmp_path / "copies/damaged.mp4")) < 60
+    assert "damaged.mp4" in page.read_text()
+
+
+def test_copies_of_videos_that_are_gone_are_errors(predict: Predict, video: Path, tmp_path: Path):
+    windows, gone = tmp_path / "w.csv", tmp_path / "gone.mp4"
+    windows.write_text(f"video,start,end,walk\n{gone},0,2.4,0.9\n{video},0,2.4,0.9\n")
+    outcome = predict(windows, "--overlay", tmp_path / "copies")
+    assert outcome.code == 3
+    assert str(gone) in outcome.err
+    assert os.listdir(tmp_path / "copies") == [f"{video.stem}.mp4"]
+
+
+def test_an_interrupted_command_does_not_claim_to_resume(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt(2)
+
+    monkeypatch.setattr("timesformer.commands.predict_timeline.run_timeline", interrupt)
+    outcome = predict("w.csv", "--output", tmp_path / "t.csv")
+    assert outcome.code == 130
+    assert "resume" not in outcome.err
 
 
 def test_video_with_labels_and_page(predict: Predict, video: Path, tmp_path: Path):

@@ -59,7 +59,15 @@ def test_time_between_windows_is_no_action():
 
 
 @pytest.mark.parametrize(
-    "options", [{"threshold": 1.5}, {"leave": 0.9}, {"smooth": -1.0}, {"min_length": -1.0}, {"background": ["swim"]}]
+    "options",
+    [
+        {"threshold": 1.5},
+        {"leave": 0.9},
+        {"smooth": -1.0},
+        {"smooth": float("nan")},
+        {"min_length": -1.0},
+        {"background": ["swim"]},
+    ],
 )
 def test_values_out_of_range_are_errors(options: dict[str, object]):
     with pytest.raises(UserError, match=next(iter(options))):

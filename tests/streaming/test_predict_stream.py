@@ -145,6 +145,7 @@ def test_ctrl_c_leaves_complete_files(predict: Predict, clip: Path, tmp_path: Pa
         (["--stream", "-", "--output", "a.json"], "a.json"),
         (["--stream", "-", "--overlay", "a.avi"], "a.avi"),
         (["--stream", "-", "--window", "0"], "--window"),
+        (["clip.mp4", "--threshold", "0.9"], "--threshold"),
         (["--show", "a.mp4"], "--show"),
     ],
 )

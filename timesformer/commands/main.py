@@ -10,7 +10,7 @@ from timesformer import __version__
 from timesformer.commands.command import run_command
 
 COMMANDS = {
-    "train": "train, validate and test a model as a configuration says",
+    "train": "train, validate and test a model with the options of a configuration",
     "test": "test a checkpoint on its test set",
     "predict": "predict the classes of videos with a trained model",
     "visualize": "show where a model looks in a video",

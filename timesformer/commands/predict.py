@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 SOME_UNREADABLE = 3
+THRESHOLD = 0.5
 LISTED = 100
 """Maximum number of unreadable videos listed at the end; --output has all of them."""
 
@@ -68,10 +69,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--window", type=positive, metavar="S", help="length of a window in seconds; default: a clip's span"
     )
     group.add_argument("--stride", type=positive, metavar="S", help="seconds between windows; default: half a window")
-    group.add_argument(
-        "--threshold", type=probability, default=0.5, metavar="P", help="least probability of a class (0.5)"
-    )
-    group.add_argument("--smooth", type=float, default=0.0, metavar="S", help="average over so many seconds (0)")
+    group.add_argument("--threshold", type=probability, metavar="P", help=f"least probability of a class ({THRESHOLD})")
+    group.add_argument("--smooth", type=not_negative, metavar="S", help="average over so many seconds (0)")
     group.add_argument(
         "--overlay",
         type=as_path,
@@ -94,6 +93,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("name a video, or a folder of videos")
     if problem := predict_timeline.option_problem(args):
         parser.error(problem)
+    args.threshold = THRESHOLD if args.threshold is None else args.threshold
+    args.smooth = args.smooth or 0.0
     if args.output and not (args.stream or args.timeline) and args.output.suffix not in (".csv", ".json"):
         parser.error(f"--output {args.output}: expected a name that ends in .csv or .json")
     if args.features and args.features.suffix != ".npz":
@@ -126,6 +127,11 @@ def positive(text: str) -> float:
     return _number(text, lambda number: 0 < number < float("inf"), "a number above 0")
 
 
+def not_negative(text: str) -> float:
+    """Argument type of numbers from 0."""
+    return _number(text, lambda number: 0 <= number < float("inf"), "a number of 0 or more")
+
+
 def probability(text: str) -> float:
     """Argument type of probabilities."""
     return _number(text, lambda number: 0 <= number <= 1, "a number from 0 to 1")
@@ -144,7 +150,7 @@ def _number(text: str, is_valid: Callable[[float], bool], expected: str) -> floa
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     sys.stdout.reconfigure(errors="backslashreplace")  # file names may be invalid UTF-8
-    resumes = bool(args.output or args.features) and not args.stream
+    resumes = bool(args.output or args.features) and not (args.stream or args.timeline)
     return run_command(lambda: run(args), f"interrupted{'; the same command resumes' * resumes}")
 
 

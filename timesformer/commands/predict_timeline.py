@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".json", ".vtt")
 NEEDS_TIMELINE = ("leave", "min_length", "background", "gaps", "fps", "annotations", "page")
-FOR_STREAMS_TOO = ("window", "stride", "smooth", "overlay")
+FOR_STREAMS_TOO = ("window", "stride", "threshold", "smooth", "overlay")
 
 
 def add_options(parser: argparse.ArgumentParser, positive: Callable[[str], float]) -> None:
@@ -41,7 +41,7 @@ def option_problem(args: argparse.Namespace) -> str:
     """Returns which options do not fit together; "" if all do."""
     if not args.timeline:
         names = NEEDS_TIMELINE if args.stream else (*NEEDS_TIMELINE, *FOR_STREAMS_TOO)
-        given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
+        given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)]
         if given:
             return f"{given[0]} is for long videos: add --timeline"
     elif args.stream or args.features:
@@ -75,6 +75,13 @@ def run_timeline(args: argparse.Namespace, paths: Sequence[str], load: "Callable
     check_pictures(args, paths)
     if all(map(is_saved, paths)):
         timelines, class_names, header = _read_saved(paths, options)
+        if args.output:
+            check_output(args.output, len(timelines), args.overwrite, bool(annotations))
+        if not class_names and (args.overlay or args.page):
+            raise UserError(
+                f"{paths[0]} has no scores for --overlay and --page: give the file ..._windows.csv next to it"
+            )
+        check_pictures(args, [timeline.video for timeline in timelines])
     elif any(map(is_saved, paths)):
         raise UserError("CSV files and videos cannot be given together: run the command twice")
     else:
@@ -83,13 +90,13 @@ def run_timeline(args: argparse.Namespace, paths: Sequence[str], load: "Callable
         write_timelines(args.output, timelines, class_names, header)
     else:
         print("\n".join(map(str, timelines)), flush=True)
-    write_pictures(args, timelines, class_names, header.get("fps") or args.fps)
+    errors = [timeline.error for timeline in timelines if timeline.error]
+    errors += write_pictures(args, timelines, class_names, header.get("fps") or args.fps)
     if annotations:
         metrics, note = annotations.evaluate(timelines, class_names)
         print(_metrics_table(metrics, note), flush=True)
         if args.output:
             write_file(metrics_path(args.output), json.dumps(metrics.to_dict(), indent=2) + "\n")
-    errors = [timeline.error for timeline in timelines if timeline.error]
     if args.output and not args.quiet:
         print(f"{sum(len(timeline.segments) for timeline in timelines)} segments: {args.output}")
     return errors

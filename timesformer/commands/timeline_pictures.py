@@ -32,20 +32,35 @@ def check_pictures(args: argparse.Namespace, videos: Sequence[str]) -> None:
 
 def write_pictures(
     args: argparse.Namespace, timelines: "Sequence[Timeline]", class_names: Sequence[str], fps: float | None
-) -> None:
-    """Writes --overlay and --page; `fps` is the frame rate of videos without one."""
+) -> list[str]:
+    """Writes --overlay and --page; returns the errors of videos that cannot be copied.
+
+    `fps` is the frame rate of videos without one.
+    """
     if not args.overlay and not args.page:
-        return
+        return []
+    from timesformer.atomic import report_write_errors
+    from timesformer.datasets.decoding.open import VideoError
     from timesformer.visualization.labelled_video import Labels, write_overlay
     from timesformer.visualization.pages.timeline_page import VideoTimeline, write_timeline_page
     from timesformer.visualization.thumbnails import read_thumbnails
 
     known = [timeline for timeline in timelines if timeline.windows]
     overlays = _overlays(args, [timeline.video for timeline in known])
+    copies: dict[str, Path] = {}
+    errors = []
+    for path in (*overlays, *filter(None, [args.page])):
+        with report_write_errors(path, "choose another folder"):
+            path.parent.mkdir(parents=True, exist_ok=True)
     for timeline, output in zip(known, overlays, strict=False):
-        output.parent.mkdir(parents=True, exist_ok=True)
         labels = Labels(timeline.windows, timeline.segments, class_names)
-        for note in write_overlay(timeline.video, labels, output, fps, args.quiet):
+        try:
+            notes = write_overlay(timeline.video, labels, output, fps, args.quiet)
+        except VideoError as error:
+            errors.append(str(error))
+            continue
+        copies[timeline.video] = output
+        for note in notes:
             print(f"note: {timeline.video}: {note}", file=sys.stderr)
     if args.page and known:
         shown = [
@@ -54,11 +69,12 @@ def write_pictures(
                 timeline.windows,
                 timeline.segments,
                 read_thumbnails(timeline.video, fps),
-                overlays[number] if overlays else None,
+                copies.get(timeline.video),
             )
-            for number, timeline in enumerate(known)
+            for timeline in known
         ]
         write_timeline_page(args.page, shown, class_names)
+    return errors
 
 
 def _overlays(args: argparse.Namespace, videos: Sequence[str]) -> list[Path]:

@@ -71,13 +71,17 @@ class Annotations(NamedTuple):
         """Returns the metrics of the annotated videos, and a note on videos that are left out.
 
         A video has the name in the annotations, or ends with it: a/b/c.mp4 is c.mp4 or b/c.mp4. Annotated time after
-        the end of a video counts as missed. Raises UserError if no video is annotated, or a class is unknown.
+        the end of a video counts as missed. Raises UserError if no video is annotated, two have the same name in the
+        annotations, or a class is unknown.
         """
         unknown = sorted({interval.class_name for interval in self.intervals} - set(class_names or ()))
         if class_names and unknown:
             known = shorten(class_names)
             raise UserError(f"{self.path}: unknown classes {shorten(unknown)}; the classes of the model are {known}")
         names = {timeline.video: name for timeline in timelines if (name := self._name(timeline.video))}
+        if len(set(names.values())) < len(names):
+            named = sorted(video for video, name in names.items() if list(names.values()).count(name) > 1)
+            raise UserError(f"{self.path}: {shorten(named)} have the same name in it; add their folders to the names")
         if not names:
             expected = shorten([timeline.video for timeline in timelines])
             raise UserError(f"{self.path}: annotates {shorten(self.videos)}, but none of the videos {expected}")

@@ -69,7 +69,7 @@ def find_segments(
     leave = LEAVE_FRACTION * threshold if leave is None else leave
     if not 0 <= leave <= threshold <= 1:
         raise UserError(f"threshold {threshold:g} and leave {leave:g}: expected 0 <= leave <= threshold <= 1")
-    if min(smooth, min_length) < 0:
+    if not all(0 <= seconds < float("inf") for seconds in (smooth, min_length)):
         raise UserError(f"smooth {smooth:g} and min_length {min_length:g}: expected 0 seconds or more")
     if unknown := sorted(set(background) - set(class_names)):
         raise UserError(f"background {', '.join(unknown)}: expected one of the classes {', '.join(class_names)}")

@@ -16,7 +16,8 @@ from av.container import InputContainer, OutputContainer
 from av.video.stream import VideoStream
 
 from timesformer.atomic import report_write_errors, write_atomically
-from timesformer.datasets.decoding.open import VideoReader, open_video
+from timesformer.datasets.decoding.base import StreamedFrame
+from timesformer.datasets.decoding.open import VideoError, VideoReader, open_video
 from timesformer.errors import UserError
 from timesformer.localization.segments import Segment
 from timesformer.localization.windows import WindowScores
@@ -76,7 +77,8 @@ def write_overlay(
     """Writes a copy of a video with the label of the segment, bars of the classes, and the time in every frame.
 
     The copy is an MP4 file with H.264, which browsers play. Its frames are upright and shown at the same times; an odd
-    last row or column is repeated. Sound with one of the codecs COPIED_SOUND is copied as it is.
+    last row or column is repeated. Sound with one of the codecs COPIED_SOUND is copied as it is. The copy of a damaged
+    video ends at the damage.
 
     Args:
         video: file or folder of frames.
@@ -89,12 +91,12 @@ def write_overlay(
 
     Raises:
         UserError: for another extension, or the path of the video itself.
-        VideoError: if the video cannot be read, or its frame rate is unknown.
+        VideoError: if nothing of the video can be read, or its frame rate is unknown.
         WriteError: if the copy cannot be written.
     """
     if output.suffix.lower() != ".mp4":
         raise UserError(f"{output}: the video with labels is an MP4 file; choose a name that ends in .mp4")
-    if output.exists() and output.samefile(video):
+    if output.exists() and os.path.exists(video) and output.samefile(video):
         raise UserError(f"{output} is the video itself; choose another name for the copy with labels")
     notes: list[str] = []
 
@@ -135,12 +137,12 @@ class _Copy:
         if sound and (name := context.codec.canonical_name if context else "unknown codec") not in COPIED_SOUND:
             self.notes.append(f"the sound ({name}) is left out: only {', '.join(COPIED_SOUND)} can be copied")
         elif source and sound:
-            self._sound = _copied_packets(source, sound, target.add_stream_from_template(sound))
+            self._sound = self._sound_packets(source, sound, target.add_stream_from_template(sound))
 
     def frames(self, labels: Labels) -> Iterator[int]:
         """Writes frame after frame, and yields their numbers."""
         reader, first, last = self._reader, None, None
-        for number, frame in enumerate(reader.stream()):
+        for number, frame in enumerate(self._readable_frames()):
             first = frame.tick if first is None else first
             time = reader.delay + float((frame.tick - first) * reader.time_base)
             picture = self._picture(labels.draw(frame.image(), time))
@@ -155,6 +157,16 @@ class _Copy:
             self._encode(last)
         self._target.mux(self._stream.encode())
         self._copy_sound(math.inf)
+
+    def _readable_frames(self) -> Iterator[StreamedFrame]:
+        number = 0
+        try:
+            for number, frame in enumerate(self._reader.stream(), start=1):  # noqa: B007
+                yield frame
+        except VideoError as error:
+            if not number:
+                raise
+            self.notes.append(f"the copy ends where the video is damaged: {error}")
 
     def _add_pictures(self) -> VideoStream:
         width, height = self._reader.size
@@ -186,12 +198,14 @@ class _Copy:
             self._target.mux(packet)
             self._waiting = None
 
-
-def _copied_packets(source: InputContainer, sound: AudioStream, target: AudioStream) -> Iterator[av.Packet]:
-    """Packets of the sound, from the time 0 of a player."""
-    start = round(Fraction(source.start_time or 0, av.time_base) / sound.time_base)
-    for packet in source.demux(sound):
-        if packet.size and packet.dts is not None and packet.pts is not None:
-            packet.pts, packet.dts = packet.pts - start, packet.dts - start
-            packet.stream = target
-            yield packet
+    def _sound_packets(self, source: InputContainer, sound: AudioStream, target: AudioStream) -> Iterator[av.Packet]:
+        """Packets of the sound, from the time 0 of a player."""
+        start = round(Fraction(source.start_time or 0, av.time_base) / sound.time_base)
+        try:
+            for packet in source.demux(sound):
+                if packet.size and packet.dts is not None and packet.pts is not None:
+                    packet.pts, packet.dts = packet.pts - start, packet.dts - start
+                    packet.stream = target
+                    yield packet
+        except av.FFmpegError as error:
+            self.notes.append(f"the sound ends where the file is damaged ({error.strerror})")
