@@ -16,6 +16,7 @@ COMMANDS = {
     "data": "decoding, cropping and loading of generated clips",
     "opening": "opening long videos, and reading a clip from their middle",
     "timeline": "reading the windows of long videos in one pass, and each alone",
+    "gpu-memory": "GPU memory of a training step, computed without a GPU",
     "memory": "memory of a DataLoader worker over many clips",
     "lists": "time and memory to open the list of a large dataset",
     "checkpoint": "writing, checking and loading checkpoints",
@@ -25,12 +26,13 @@ OPTIONS = (  # commands, option, default value or arguments of `add_argument`, h
     ("models train data opening timeline checkpoint", "--rounds", 5, "measurements, in turn, after a warm-up"),
     ("models train", "--batch-size", 1, ""),
     ("models train", "--threads", 0, "CPU threads; 0: PyTorch's choice, 1: measure processor time"),
-    ("models", "--cfg", {"type": as_path, "nargs": "+", "required": True}, ""),
+    ("models gpu-memory", "--cfg", {"type": as_path, "nargs": "+", "required": True}, ""),
+    ("gpu-memory", "--batch-sizes", {"type": int, "nargs": "+", "default": [1, 4, 8, 16]}, "clips on a GPU"),
     ("models", "--time", False, "also measure time and memory, each model in a fresh process"),
     ("train", "--frames", 8, ""),
     ("train", "--crop", 224, "height and width in pixels"),
     ("train", "--attention", "divided_space_time", "TIMESFORMER.ATTENTION_TYPE; joint has no original"),
-    ("train", "--precision", {"nargs": "+", "choices": PRECISIONS, "default": PRECISIONS}, ""),
+    ("train gpu-memory", "--precision", {"nargs": "+", "choices": PRECISIONS, "default": PRECISIONS}, ""),
     ("train", "--compile", False, "also this project's model compiled"),
     ("train", "--recompute", "none", "also with this MODEL.ACT_CHECKPOINT"),
     ("train", "--memory", False, "also measure memory, each in a fresh process"),
@@ -53,7 +55,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Itera
     """Names of the marks in a page, and lines."""
     import torch
 
-    from timesformer.benchmarks import loading, models, opening, readers, timelines, training
+    from timesformer.benchmarks import gpu_memory, loading, models, opening, readers, timelines, training
     from timesformer.benchmarks.generated_clips import RECIPES, make_clip, small_recipes
     from timesformer.config import get_cfg
 
@@ -80,6 +82,8 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Itera
             yield "opening", opening.opening_table(files, args.rounds)
         case "timeline":
             yield "timeline", timelines.timeline_table(args.videos, args.rounds)
+        case "gpu-memory":
+            yield "gpu-memory", gpu_memory.gpu_memory_table(args.cfg, args.batch_sizes, args.precision)
         case "memory":
             paths = [make_clip(folder, recipe, seed) for seed, recipe in enumerate(small_recipes(args.files))]
             yield "memory", loading.memory_table(paths, folder / "set", args.clips)
