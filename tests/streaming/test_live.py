@@ -112,6 +112,30 @@ def test_the_newest_frames_win_while_the_model_is_slow(
     assert stream.statistics.answers == len(stream.statistics.latencies) == 2
 
 
+def test_every_window_of_every_part_of_a_pipe(classifier: Classifier, tmp_path: Path):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    video = gray_video(range(0, 200, 4))  # its clock starts again with each copy
+    threading.Thread(target=pipe.write_bytes, args=(3 * video,), daemon=True).start()
+    with Stream(classifier, str(pipe), window=0.5, stride=0.5, every_window=True) as stream:
+        answers = list(stream)
+    assert stream.statistics.received == 150
+    assert [numbers(answer) for answer in answers] == [(start, start + 5) for start in range(0, 150, 5)]
+
+
+def test_a_paced_receiver_continues_when_more_is_to_be_kept(tmp_path: Path):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    threading.Thread(target=pipe.write_bytes, args=(gray_video(range(100)),), daemon=True).start()
+    keep = [1.0]
+    source = parse_source(str(pipe))
+    frames = Receiver(source, prepare=lambda image: [image], keep=lambda fps: keep[0], is_paced=True)
+    kept = frames.wait(lambda kept: bool(kept) and kept[-1].seconds > 1.0, PATIENCE)
+    assert len(kept) < 20  # it waits now
+    keep[0] = 1000.0
+    frames.release(0.0)
+    assert len(frames.wait(lambda kept: len(kept) == 100, PATIENCE)) == 100
+    frames.close()
+
+
 def test_only_the_newest_frames_are_in_memory():
     with HttpSender(lambda send: send(gray_video(range(100)))) as sender:
         frames = Receiver(parse_source(sender.url), prepare=lambda image: [image], keep=lambda fps: 1.0, retries=0)

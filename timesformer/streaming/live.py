@@ -121,6 +121,7 @@ class Stream:
         self._batch = WindowBatch(classifier, self._cfg)
         self._answer: str | None = None
         self._statistics = StreamStatistics()
+        self._part_seconds = 0.0  # of a window and a stride of the part, where every window is predicted
         self._following = 0  # number of the first frame that was in no window so far
         parsed = parse_source(source)
         self.name, self._has_timeout = parsed.name, parsed.kind == "network"
@@ -175,7 +176,7 @@ class Stream:
         return window, self._stride or window / 2
 
     def _kept_seconds(self, fps: float) -> float:
-        return sum(self._window_and_stride(fps)) + 2 / (fps or 1.0)
+        return max(sum(self._window_and_stride(fps)), self._part_seconds) + 2 / (fps or 1.0)
 
     def _generate(self) -> Iterator[StreamAnswer]:
         with suppress(_Closed):
@@ -212,6 +213,8 @@ class Stream:
     def _windows_of_part(self, part: Part) -> Iterator[StreamAnswer]:
         """Answers for windows as `score_windows` makes them: the last one ends with the part."""
         window, stride = self._window_and_stride(self._receiver.fps)
+        self._part_seconds = window + stride
+        self._receiver.release(part.start)  # it may wait for less: a measured frame rate changes
         for number in count():
             start, end = part.start + number * stride, part.start + number * stride + window
             frames = self._wait(lambda frames, end=end: bool(frames) and frames[-1].seconds >= end - TOLERANCE)

@@ -149,6 +149,7 @@ class Receiver:
             if seconds == float("inf"):
                 self._frames.clear()
                 self._released = float("-inf")
+                self.part_ended = False
             self._changed.notify_all()
 
     def _connect(self) -> Connection:
@@ -225,10 +226,12 @@ class Receiver:
             self.received += 1
             self.last_received = frame.received
             self._changed.notify_all()
-            keep = self._keep(self.fps)
-            if self.is_paced:
-                self._wait_for_release(lambda: seconds - max(self._released, self._frames[0].seconds) <= keep)
+            if self.is_paced:  # what is to be kept may change while it waits
+                self._wait_for_release(
+                    lambda: seconds - max(self._released, self._frames[0].seconds) <= self._keep(self.fps)
+                )
             else:
+                keep = self._keep(self.fps)
                 limit = 4 * keep * self.fps + _MEASURED  # times that hardly rise must not fill the memory
                 self._drop(lambda: len(self._frames) > limit or seconds - self._frames[1].seconds > keep)
         return part
@@ -238,7 +241,6 @@ class Receiver:
             self.part_ended = True
             self._changed.notify_all()
             self._wait_for_release(lambda: not self._frames)
-            self.part_ended = False
         self._frames.clear()
 
     def _wait_for_release(self, condition: Callable[[], bool]) -> None:
