@@ -1,5 +1,7 @@
 """Metrics of segments."""
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve
@@ -56,3 +58,9 @@ def test_metrics_of_videos():
     # a: 0-2 none, 2-6 run, 8-10 none are correct, 6-8 are not; b: 5-8 and 9-10 none are correct.
     assert metrics.frame_accuracy == pytest.approx(100 * (2 + 4 + 2 + 3 + 1) / 20)
     assert metrics.action_accuracy == pytest.approx(100 * 4 / 11)
+
+
+def test_videos_without_annotated_segments_have_no_precision_in_json():
+    metrics = evaluate_localization([Interval("a", 0, 1, "run", 0.9)], [], {"a": 4.0}).to_dict()
+    assert json.loads(json.dumps(metrics, allow_nan=False))["mean_average_precision"] == [None] * 5
+    assert metrics["frame_accuracy"] == pytest.approx(75)

@@ -52,10 +52,7 @@ def configuration(args: argparse.Namespace) -> CfgNode:
     if Path(source).parent.name == CHECKPOINTS:
         fixed += ["OUTPUT_DIR", str(Path(source).parents[1])]
     cfg, _ = load_for_use(saved or "", f"configuration in {source}", args.cfg, [*fixed, *args.opts])
-    for (
-        key,
-        option,
-    ) in OPTIONS.items():  # what was default in an earlier version would be refused where it has no effect
+    for key, option in OPTIONS.items():  # a default of an earlier version would be refused where it has no effect
         if key not in args.opts[::2] and not option.is_read(cfg):
             set_option(cfg, key, option.default)
     cfg.IMPORTS = list(dict.fromkeys([*cfg.IMPORTS, *args.imports]))

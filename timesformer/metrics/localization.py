@@ -40,11 +40,16 @@ class LocalizationMetrics(NamedTuple):
         """Returns what `json.dumps` accepts."""
         return {
             "iou_thresholds": list(self.thresholds),
-            "mean_average_precision": self.mean_average_precision,
+            "mean_average_precision": [_or_none(value) for value in self.mean_average_precision],
             "average_precision": self.average_precision,
-            "frame_accuracy": self.frame_accuracy,
-            "action_accuracy": None if np.isnan(self.action_accuracy) else self.action_accuracy,
+            "frame_accuracy": _or_none(self.frame_accuracy),
+            "action_accuracy": _or_none(self.action_accuracy),
         }
+
+
+def _or_none(value: float) -> float | None:
+    """None for NaN, which JSON does not have."""
+    return None if np.isnan(value) else value
 
 
 def evaluate_localization(
