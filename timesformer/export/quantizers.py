@@ -62,7 +62,7 @@ class OnnxQuantizer:
 
 
 class OpenVinoQuantizer:
-    """NNCF: quantizes weights and activations, with ranges from the calibration clips.
+    """NNCF: quantizes weights and activations once, with ranges from the calibration clips.
 
     `names` are those of the layers by the names of the program's operations, see `program.layer_names`. Raises
     UserError if a library is missing.
@@ -72,26 +72,45 @@ class OpenVinoQuantizer:
 
     def __init__(self, model: "openvino.Model", path: Path, names: dict[str, str], clips: ClipSet) -> None:
         with quiet():
-            self._nncf = import_library("nncf", "--int8", "openvino")
-        self._model, self._path, self._clips = model, path, clips
-        operations = [op.get_friendly_name() for op in model.get_ops() if op.get_type_name() == "MatMul"]
-        layers = {name: names[name.partition("/")[0]] for name in operations if name.partition("/")[0] in names}
-        self._operations = {f"{layer}#{number}": name for number, (name, layer) in enumerate(layers.items())}
-        self.layers = list(self._operations)
+            nncf = import_library("nncf", "--int8", "openvino")
+        products = [op.get_friendly_name() for op in model.get_ops() if op.get_type_name() == "MatMul"]
+        known = [(names[name.partition("/")[0]], name) for name in products if name.partition("/")[0] in names]
+        self._products = {f"{layer}#{number}": name for number, (layer, name) in enumerate(known)}
+        self.layers = list(self._products)
+        self._path, self._float = path, model
+        with quiet():
+            self._quantized = nncf.quantize(
+                model,
+                nncf.Dataset(list(_batches(clips))),
+                subset_size=len(clips),
+                model_type=nncf.ModelType.TRANSFORMER,
+            )
 
     def quantize(self, float_layers: Collection[str]) -> Quantized:
-        nncf = self._nncf
-        ignored = [self._operations[layer] for layer in float_layers]
-        with quiet():
-            model = nncf.quantize(
-                self._model,
-                nncf.Dataset(list(_batches(self._clips))),
-                subset_size=len(self._clips),
-                model_type=nncf.ModelType.TRANSFORMER,
-                ignored_scope=nncf.IgnoredScope(names=ignored) if ignored else None,
-            )
+        model = self._quantized.clone()
+        _return_to_float(model, self._float, {self._products[layer] for layer in float_layers})
         _, compute = open_openvino(model, "--int8")
         return Quantized(compute, lambda metadata: save_openvino(model, self._path, metadata))
+
+
+def _return_to_float(model: "openvino.Model", original: "openvino.Model", products: Collection[str]) -> None:
+    """Gives the named products of a quantized model, and the sums with their biases, the inputs of the original.
+
+    NNCF scales the inputs and weights of a product, and corrects its bias.
+    """
+    opset = import_library("openvino.opset13", "--int8", "openvino")
+    ours = {op.get_friendly_name(): op for op in model.get_ops()}
+    for op in original.get_ops():
+        if op.get_friendly_name() not in products:
+            continue
+        sums = [target.get_node() for target in op.output(0).get_target_inputs()]
+        for changed in (op, *(node for node in sums if node.get_type_name() == "Add")):
+            for index, source in enumerate(changed.input_values()):
+                node, target = source.get_node(), ours[changed.get_friendly_name()].input(index)
+                if node.get_type_name() == "Constant":
+                    target.replace_source_output(opset.constant(node.get_data()).output(0))
+                elif node is not op:
+                    target.replace_source_output(ours[node.get_friendly_name()].output(source.get_index()))
 
 
 class _Reader:
