@@ -13,7 +13,7 @@ import torch
 
 from tests.conftest import load_command
 from timesformer.export.clips import ClipSet
-from timesformer.export.int8 import Quantized, choose_layers, layer_kind
+from timesformer.export.int8 import ERROR, Quantized, choose_layers, layer_kind
 from timesformer.inference.classifier import load_model
 
 KINDS = {"patch_embed.proj": 0.02, "blocks.*.attn.qkv": 0.5, "blocks.*.mlp.fc2": 0.2, "head": 0.01}
@@ -87,5 +87,6 @@ def test_int8_files_have_8_bit_weights_and_are_checked(
         types = Counter(str(op.get_element_type()) for op in operations if op.get_type_name() == "Constant")
         assert any("8" in name for name in types)
     check = json.loads((tmp_path / "export.json").read_text())[file]
-    assert check["int8"]["chosen"]["error"] < 0.1
+    chosen, errors = check["int8"]["chosen"], [trial["error"] for trial in check["int8"]["trials"]]
+    assert chosen["error"] <= ERROR or chosen["error"] == min(errors)
     assert load_model(tmp_path / file).model.metadata["precision"] == "int8"

@@ -35,7 +35,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.numerical]
 
 
 def make_classifier(command: list[str], options: list[str]) -> Classifier:
-    cfg = load_config(command[1], [*command[2:], *options])
+    cfg = load_config(command[1], command[2:])
+    cfg.merge_from_list(options)
     model = randomize(build_model(cfg), std=0.1)
     return Classifier(cfg, model, ("catch", "walk", "wave"), torch.device("cpu"), "best.pyth", [])
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 OPSET = 20
 NEEDED_BY = "--to onnx"
+_DISABLED = ["MatMulAddFusion"]
+"""A product of tokens with a bias would become a Gemm of matrices, with a Reshape before and after it."""
 
 
 def to_onnx(program: torch.export.ExportedProgram) -> "onnx.ModelProto":
@@ -28,9 +30,9 @@ def to_onnx(program: torch.export.ExportedProgram) -> "onnx.ModelProto":
         made = torch.onnx.export(
             program, dynamo=True, optimize=False, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT]
         )
+        _name_layers(made.model.graph)
         # The whole optimizer of onnxscript would take longer than all other steps together.
         optimizer.fold_constants(made.model, onnx_shape_inference=False)
-    _name_layers(made.model.graph)
     with TemporaryDirectory() as folder, quiet():
         path = Path(folder, "model.onnx")
         made.save(path, external_data=False)
@@ -45,8 +47,7 @@ def simplify(path: Path) -> "onnx.ModelProto":
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path.with_suffix(".simple.onnx"))
     options.log_severity_level = 3
-    # A product with a bias would become a Gemm of matrices, with a Reshape before and after it.
-    runtime.InferenceSession(path, options, ["CPUExecutionProvider"], disabled_optimizers=["MatMulAddFusion"])
+    runtime.InferenceSession(path, options, ["CPUExecutionProvider"], disabled_optimizers=_DISABLED)
     model = onnx.load(options.optimized_model_filepath)
     _merge_equal_weights(model)
     _remove_unused(model)

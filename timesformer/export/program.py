@@ -60,6 +60,9 @@ def exportable(classifier: Classifier) -> ClipsToLogits:
     if isinstance(network, RegisteredTransformer) and data.TRAIN_CROP_SIZE != data.TEST_CROP_SIZE:
         network = _with_resized_embeddings(network, classifier.cfg)
     network.float().eval().requires_grad_(False)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv3d) and layer.bias is None:  # the converter to ONNX adds one of invalid shape
+            layer.bias = nn.Parameter(torch.zeros(layer.out_channels), requires_grad=False)
     for block in network.modules():
         if isinstance(block, Block) and hasattr(block, "temporal_fc"):
             _merge_temporal_projection(block)

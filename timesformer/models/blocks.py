@@ -106,7 +106,7 @@ class Block(nn.Module):
     def forward_factorised(self, patches: Tensor) -> Tensor:
         """ViViT's factorised self-attention: spatial, then temporal, of [batch, frames, patches, dim]."""
         spatial = self.attn(self.norm1(rearrange(patches, "b t n d -> (b t) n d")))
-        patches = patches + self.drop_path(rearrange(spatial, "(b t) n d -> b t n d", b=len(patches)))
+        patches = patches + self.drop_path(rearrange(spatial, "(b t) n d -> b t n d", t=patches.shape[1]))
         temporal = self.temporal_attn.project(self.temporal_attn.attend_over_frames(self.temporal_norm1(patches)))
         patches = patches + self.drop_path(temporal)
         return patches + self.drop_path(self.mlp(self.norm2(patches)))
@@ -137,7 +137,7 @@ def joint_forward(blocks: nn.ModuleList, tokens: Tensor, num_outputs: int | None
 
 def prepend_cls(cls_token: Tensor, tokens: Tensor) -> Tensor:
     """[1 or batch, 1, dim] and [batch, tokens, dim] to [batch, 1 + tokens, dim]."""
-    return torch.cat([cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+    return torch.cat([cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
 
 @torch.no_grad()

@@ -29,16 +29,16 @@ class FrameNetwork(ClipNetwork):
         """Clips [batch, 3, frames, height, width] to the mean over the frames of the pooled output, [batch, width]."""
         features = self.backbone.forward_features(rearrange(x, "b c t h w -> (b t) c h w"))
         pooled = self.backbone.forward_head(features, pre_logits=True)
-        return reduce(pooled, "(b t) d -> b d", "mean", b=len(x))
+        return reduce(pooled, "(b t) d -> b d", "mean", t=x.shape[2])
 
     def forward_tokens(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """Pooled outputs and features of all frames, see `ClipNetwork`; UserError if the features have no grid."""
         features = self.backbone.forward_features(rearrange(x, "b c t h w -> (b t) c h w"))
-        patches = self._grid_of(features, x.shape[-2], x.shape[-1]).unflatten(0, (len(x), -1))
+        patches = self._grid_of(features, x.shape[-2], x.shape[-1]).unflatten(0, (-1, x.shape[2]))
         if not self.has_cls:
             return None, patches
         pooled = self.backbone.forward_head(features, pre_logits=True)
-        return rearrange(pooled, "(b t) d -> b t 1 d", b=len(x)), patches
+        return rearrange(pooled, "(b t) d -> b t 1 d", t=x.shape[2]), patches
 
     def _grid_of(self, features: Tensor, height: int, width: int) -> Tensor:
         """[images, rows, columns, dim] from maps with channels first or last, or from prefix tokens and patches."""

@@ -101,7 +101,7 @@ class AttentiveHead(TokenHead):
 
     def pool(self, tokens: Tensor) -> Tensor:
         x = self.norm1(tokens) + resize_time_embed(self.time_embed, tokens.shape[1]).unsqueeze(2)
-        query = self.query.expand(len(x), -1, -1)
+        query = self.query.expand(x.shape[0], -1, -1)
         q, k, v = (
             rearrange(part, "b n (h d) -> b h n d", h=self.num_heads)
             for part in (self.q(query), *self.kv(x.flatten(1, 2)).chunk(2, dim=-1))
@@ -215,4 +215,4 @@ class ClipNetwork(nn.Module):
 def pool_patches(patches: Tensor, grid: int) -> Tensor:
     """Averages [batch, steps, rows, columns, dim] to [batch, steps, grid * grid, dim], as adaptive pooling does."""
     pooled = F.adaptive_avg_pool2d(rearrange(patches, "b t h w d -> (b t) d h w"), grid)
-    return rearrange(pooled, "(b t) d h w -> b t (h w) d", b=len(patches))
+    return rearrange(pooled, "(b t) d h w -> b t (h w) d", t=patches.shape[1])

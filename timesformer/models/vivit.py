@@ -133,23 +133,24 @@ class VideoTransformer(ClipNetwork):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips [batch, channels, frames, height, width] to the normalized class or mean token [batch, dim]."""
-        tokens = self._encode(self.patch_embed(x), self.last_block_cls_only)
+        tubelets = self.patch_embed(x)
+        tokens = self._encode(tubelets, self.last_block_cls_only)
         if self.attention_type == "factorised_self_attention":
             return self.norm(tokens).mean(dim=(1, 2))
         cls = self.norm(tokens[:, 0])
-        return cls if self.attention_type == "joint" else self._encode_steps(cls.unflatten(0, (len(x), -1)))
+        return cls if self.attention_type == "joint" else self._encode_steps(cls.unflatten(0, (-1, tubelets.shape[1])))
 
     def forward_tokens(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """Normalized class tokens and patches of the (spatial) encoder, see `ClipNetwork`."""
         tubelets = self.patch_embed(x)  # [batch, steps, rows, columns, dim]
-        batch, steps, rows = tubelets.shape[:3]
+        steps, rows = tubelets.shape[1:3]
         tokens = self.norm(self._encode(tubelets))
         if self.attention_type == "factorised_self_attention":
             return None, rearrange(tokens, "b t (h w) d -> b t h w d", h=rows)
         if self.attention_type == "joint":
             cls = repeat(tokens[:, :1], "b 1 d -> b t 1 d", t=steps)
             return cls, rearrange(tokens[:, 1:], "b (t h w) d -> b t h w d", t=steps, h=rows)
-        tokens = tokens.unflatten(0, (batch, steps))
+        tokens = tokens.unflatten(0, (-1, steps))
         return tokens[:, :, :1], rearrange(tokens[:, :, 1:], "b t (h w) d -> b t h w d", h=rows)
 
     def _encode(self, tubelets: Tensor, cls_only: bool = False) -> Tensor:
