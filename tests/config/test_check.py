@@ -137,6 +137,7 @@ def test_problem_names_the_key(valid: list[str], overrides: str, monkeypatch: py
         "DATA.PATH_LABEL_SEPARATOR , DATA.PATH_PREFIX /x DATA.SPLIT_RULE files TRAIN.DATASET folder",
         "DATA.TRAIN_JITTER_SCALES [10,20] DATA.SPATIAL_MODE resize TEST.NUM_SPATIAL_CROPS 1",
         "DATA.DECODE_SHORT_SIDE 320",
+        "FEATURES.NUM_VIEWS 3",  # an earlier default, in the configurations of runs
         "DATA.DECODE_SHORT_SIDE 256 DATA.SPATIAL_MODE resize TEST.NUM_SPATIAL_CROPS 1",
         "TEST.CHECKPOINT_FILE_PATH none.pyth TEST.ENABLE False",
         "TRAIN.CHECKPOINT_FILE_PATH none.pyth TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH {file}",

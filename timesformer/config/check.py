@@ -69,7 +69,7 @@ def _values(cfg: CfgNode, must_be_read: Collection[str]) -> _Found:
         value = get_option(cfg, key)
         if problem := option.problem(value):
             yield key, problem
-        elif key in must_be_read and value != option.default and not option.is_read(cfg):
+        elif key in must_be_read and not option.is_default(value) and not option.is_read(cfg):
             yield key, f"is {value!r}, but is only read with {option.condition()}; remove it"
 
 

@@ -212,7 +212,8 @@ _new("VIDEOMAE.NORM_EPS", 1e-6, "model", "Epsilon of the layer norms of the bloc
 
 # ---------------------------------------------------------------- cached features
 _new("FEATURES.ENABLED", False, "training", "Train heads on cached features of a frozen backbone (frozen_features.md)")
-_new("FEATURES.NUM_VIEWS", 2, "training", "Augmented views of a training clip, in turns", low=1, read_by=_CACHED)
+_new("FEATURES.NUM_VIEWS", 2, "training", "Augmented views of a training clip, in turns", low=1, read_by=_CACHED,
+     past_defaults=(3,))
 _new("FEATURES.SEED", 0, "training", "Seed of the augmented views, the same in all runs", low=0, read_by=_CACHED)
 _new("FEATURES.LEARNING_RATES", [3e-4, 1e-3, 3e-3, 1e-2], "training", "Tried instead of SOLVER.BASE_LR; empty: that",
      above=0, read_by=_CACHED)

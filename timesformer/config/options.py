@@ -52,6 +52,7 @@ class Option:
     read_by: str = ""
     synonyms: Mapping[str, str] = field(default_factory=dict)  # other spellings of values, in lower case
     item_type: type = float  # of an empty list
+    past_defaults: tuple[Any, ...] = ()  # of earlier versions, which are in the configurations that runs have written
     new: bool = True  # whether the original codebase does not have it
 
     def __post_init__(self) -> None:
@@ -112,6 +113,10 @@ class Option:
             for parts in self.conditions()
         ]
         return ", or ".join(alternatives).replace("?*", "NAME")
+
+    def is_default(self, value: Any) -> bool:
+        """Whether a value is the default, of this version or of an earlier one."""
+        return value == self.default or value in self.past_defaults
 
     def is_read(self, cfg: CfgNode) -> bool:
         """Whether something reads the option in a configuration."""
