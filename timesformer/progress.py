@@ -2,11 +2,17 @@
 
 import sys
 import time
+from threading import RLock
 
 from tqdm import tqdm
 
 LINE_EVERY = 30.0
 """Seconds between two lines where standard error is not a terminal."""
+
+
+# Instead of a lock between processes, which a process that is killed while it holds it would keep forever
+tqdm.set_lock(RLock())
+tqdm.monitor_interval = 0  # no thread, which a fork could stop at any point
 
 
 class Progress:

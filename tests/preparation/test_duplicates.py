@@ -15,7 +15,6 @@ from tests.datasets.sources.common import make_cfg, names_of, write
 from timesformer.commands.prepare import main
 from timesformer.preparation.duplicates import find_pairs
 from timesformer.preparation.fingerprints import make_fingerprint, repeated_frames
-from timesformer.visualization.pages.data_page import write_data_page
 
 Frames = list[np.ndarray]
 
@@ -83,7 +82,7 @@ def sorted_pairs(pairs: Sequence[dict]) -> list[list[str]]:
 
 @pytest.mark.slow
 def test_planted_duplicates_are_found_and_nothing_else(planted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["folder", str(planted), "--check", "--workers", "1"], write_data_page) == 1  # one clip is broken
+    assert main(["folder", str(planted), "--check", "--workers", "1"]) == 1  # one clip is broken
     page = (planted / "data_report.html").read_text()
     assert page.count('src="data:image/jpeg') == 2 * len(PAIRS) + 1
     assert all(name in page for pair in PAIRS.items() for name in pair)

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from torch import nn
 
+from tests.conftest import ROOT
 from tests.engine.training import Clips, loader_of, trainer_of
 from timesformer.config import load_config
 from timesformer.config.differences import differences
 from timesformer.config.options import get_option
 from timesformer.studies.plan import Choices, Plan, PlannedRow
-from timesformer.studies.study import ROOT, find_study, read_study
+from timesformer.studies.study import find_study, read_study
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "golden" / "hmdb_simp_runs.json").read_text())
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import simplejson
 from fvcore.common.config import CfgNode
-from tqdm import tqdm
 
 from timesformer.atomic import report_write_errors, write_text_atomically
+from timesformer.progress import tqdm
 from timesformer.runtime.ranks import dist_info, is_main_process
 from timesformer.runtime.run_folder import metrics_path, tensorboard_folder
 from timesformer.runtime.signals import defer_signals, raise_if_interrupted, stoppable

@@ -12,10 +12,8 @@ from collections.abc import Collection, Sequence
 from hashlib import sha256
 from typing import Protocol
 
-from tqdm import tqdm
-
 from timesformer.errors import UserError
-from timesformer.progress import Progress
+from timesformer.progress import Progress, tqdm
 from timesformer.runtime.resource_limits import available_cores
 from timesformer.runtime.subcommands import command_environment, command_line
 from timesformer.studies.cells import Cell

@@ -54,7 +54,7 @@ def test_training_and_preparation_see_the_same_clips(data: Path) -> None:
     assert [(row.path, row.label) for row in Manifest(made / NAME)] == [
         (f"{clip.rpartition('.')[0]}.mp4", clip.partition("/")[0]) for clip in CLIPS
     ]
-    of_check = {NAME, "data_report.json", "duplicate_groups.csv", "fingerprints.npy"}
+    of_check = {NAME, "data_report.html", "data_report.json", "duplicate_groups.csv", "fingerprints.npy"}
     assert {path.name for path in made.iterdir()} == {"catch", "conversion.csv", "conversion.json", "wave"} | of_check
     fractions = ["--test", "0.25", "--val", "0.34"]
     assert main(["hmdb_simp", str(data), "--workers", "1", *fractions]) == 0
