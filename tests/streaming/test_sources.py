@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from timesformer.errors import UserError
+from timesformer.streaming.connection import Connection
 from timesformer.streaming.sources import is_stream, parse_source, public_name
 
 
@@ -78,3 +80,14 @@ def test_which_video_arguments_are_streams(tmp_path: Path):
     streams = ["-", "rtsp://h/x", "HTTP://h/x", "/dev/video0", "/dev/null", str(tmp_path / "pipe")]
     assert list(map(is_stream, streams)) == [True] * 6
     assert list(map(is_stream, ["clip.mp4", "0", "missing", str(tmp_path), __file__])) == [False] * 5
+
+
+def test_an_interrupt_while_a_pipe_is_opened_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stalled:
+        def read1(self, size: int) -> bytes:
+            raise KeyboardInterrupt(15)
+
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=Stalled()))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        Connection(parse_source("-"), timeout=1)
+    assert caught.value.args == (15,)

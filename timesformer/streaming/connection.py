@@ -65,14 +65,19 @@ class Connection:
         """
         self._source, self._timeout, self._clock = source, timeout, clock
         self._to_rgb = RgbConverter(short_side)
+        file = None
         try:
             file = source.file()
             limits = None if file else (2 * timeout, timeout)
             address = file or source.address
             self._container = av.open(address, format=source.format, options=source.options, timeout=limits)
         except _ERRORS as error:
+            if file and file.interrupt:
+                raise file.interrupt from None
             raise StreamError(f"{source.name}: {_why_not_opened(source, error, 2 * timeout)}") from None
         try:
+            if file and file.interrupt:
+                raise file.interrupt
             self._select_stream()
         except BaseException:
             self.close()

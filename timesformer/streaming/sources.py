@@ -40,6 +40,30 @@ _NETWORK_OPTIONS = {
 }
 
 
+class PipeFile:
+    """A pipe for PyAV, which would print and forget a KeyboardInterrupt in `read`.
+
+    `interrupt` is the first one; from then on, the pipe is at its end.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.interrupt: KeyboardInterrupt | None = None
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes, as soon as there are some; none at the end."""
+        if self.interrupt:
+            return b""
+        try:
+            return self._file.read1(size)
+        except KeyboardInterrupt as interrupt:
+            self.interrupt = interrupt
+            return b""
+
+    def close(self) -> None:
+        self._file.close()
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a stream comes from.
@@ -58,11 +82,11 @@ class Source:
     format: str | None = None
     options: dict[str, str] = field(default_factory=dict)
 
-    def file(self) -> BinaryIO | None:
+    def file(self) -> PipeFile | None:
         """Return the file to read a pipe from, None for other sources. Opening a named pipe waits for its writer."""
         if self.kind != "pipe":
             return None
-        return sys.stdin.buffer if self.address == "-" else open(self.address, "rb")  # closed by `Connection`
+        return PipeFile(sys.stdin.buffer if self.address == "-" else open(self.address, "rb"))
 
 
 def is_stream(text: str) -> bool:
