@@ -48,6 +48,11 @@ LOG_PERIOD: 1
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs the tests of exported files last: forks of a process that has loaded OpenVINO may crash or hang."""
+    items.sort(key=lambda item: item.nodeid.startswith("tests/export/"))
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Every test draws the same random numbers, whichever tests ran before it."""
