@@ -15,7 +15,7 @@ from timesformer.inference.clip_batches import read_batches
 
 MOST_CLIPS = 256
 """Clips of a folder that are read, evenly chosen from the sorted list of all."""
-NUM_GENERATED = 16
+NUM_GENERATED = 4
 
 
 @dataclass(frozen=True)
