@@ -46,7 +46,7 @@ def test_smoothing_averages_over_time():
     rows = [[0.9, 0.0], [0.9, 0.0], [0.0, 0.9], [0.9, 0.0], [0.9, 0.0]]
     assert [segment[2] for segment in found(rows)] == ["run", "jump", "run"]
     (segment,) = find_segments(windows(rows, 1.0), NAMES, smooth=3.0)
-    # Three seconds around the middle of each: 0.9, 0.6, 0.6, 0.6, 0.9, at the ends those that exist.
+    # Three seconds around the middle of each: 0.9, 0.6, 0.6, 0.6, 0.9; fewer at the ends.
     assert segment == Segment(0.0, 5.0, "run", pytest.approx((0.9 + 0.6 + 0.6 + 0.6 + 0.9) / 5))
 
 

@@ -37,7 +37,7 @@ def gpu_memory_table(names: Sequence[str], batch_sizes: Sequence[int], precision
 
 
 def state_bytes(model: nn.Module, optimizer: str) -> int:
-    """Bytes of float32 weights, and of the gradients and optimizer state of those that are trained."""
+    """Bytes of float32 weights, and of gradients and optimizer state of the trained ones."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(4 * size * (1 + is_trained * (1 + _OPTIMIZER_STATES[optimizer])) for size, is_trained in sizes)
 

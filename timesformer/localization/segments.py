@@ -10,7 +10,7 @@ from timesformer.localization.windows import WindowScores
 
 THRESHOLD = 0.5
 LEAVE_FRACTION = 0.8
-"""A segment goes on until its probability falls below this fraction of the threshold."""
+"""A segment continues until its probability falls below this fraction of the threshold."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ _EXAMPLES = 4  # correct predictions, and as many mistakes
 
 
 def draw_figures(plan: Plan) -> tuple[list[Picture], list[str]]:
-    """Draws figures of finished rows; returns them, and the problems of the others."""
+    """Draws the figures for finished rows; returns them, and the problems of the others."""
     pictures, problems = [], []
     folder = plan.folder / "figures"
     folder.mkdir(parents=True, exist_ok=True)

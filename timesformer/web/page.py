@@ -32,7 +32,7 @@ TITLE = "What happens in this video?"
 UPLOAD, EXAMPLE = "Upload a video", "Pick an example"
 LOW_CONFIDENCE = 0.5
 METHODS = {"rollout": "all blocks (rollout)", "cls": "last block (class token)"}
-_MIN_TIMELINE, _LONG = 3.0, 10.0  # seconds of videos that can have a timeline, and of those that have one at first
+_MIN_TIMELINE, _LONG = 3.0, 10.0  # seconds from which a video can have a timeline, and has one by default
 _FEW_CLASSES = 50  # their names are shown at once
 _SMALLEST_HEADLINE, _LARGEST_HEADLINE = 1.2, 3.0  # rem, for a probability of 0 and of 1
 

@@ -86,7 +86,7 @@ def is_array(value: object) -> bool:
 
 
 def _is_tensor(value: object) -> bool:
-    torch = sys.modules.get("torch")  # whoever has a tensor has imported it
+    torch = sys.modules.get("torch")  # a tensor exists only if torch is imported
     return torch is not None and isinstance(value, torch.Tensor)
 
 

@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 
 _LARGEST_MOOV = 2**28  # bytes, of more than 50 hours
 _MORE_KEYS = frozenset({b"stps", b"sbgp"})  # may mark more key samples than `stss` does
-_COMPARED = 16  # samples that are compared with those that FFmpeg has read
+_COMPARED = 16  # samples that are compared with the entries of FFmpeg
 
 
 class SampleTable(NamedTuple):
