@@ -33,7 +33,6 @@ def folder(tiny_checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.Temp
     return folder
 
 
-@pytest.mark.numerical
 def test_predictions_equal_those_of_the_checkpoint(
     folder: Path, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path
 ):
@@ -49,7 +48,6 @@ def test_predictions_equal_those_of_the_checkpoint(
             assert float(row["probability_1"]) == pytest.approx(float(expected["probability_1"]), abs=1e-5)
 
 
-@pytest.mark.numerical
 def test_a_test_of_an_exported_model_gives_the_results_of_its_checkpoint(
     folder: Path, tiny_checkpoint: Path, tiny_command: list[str], run_net: Callable, tmp_path: Path
 ):

@@ -31,7 +31,7 @@ MODELS = {
     "torchvision": ["MODEL.MODEL_NAME", "torchvision/r3d_18"],
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.numerical]
+pytestmark = pytest.mark.slow
 
 
 def make_classifier(command: list[str], options: list[str]) -> Classifier:
