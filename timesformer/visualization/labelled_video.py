@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from timesformer.atomic import report_write_errors, write_atomically
 from timesformer.datasets.decoding.base import StreamedFrame
 from timesformer.datasets.decoding.open import VideoError, VideoReader, open_video
+from timesformer.datasets.decoding.packet_source import open_container
 from timesformer.errors import UserError
 from timesformer.localization.segments import Segment
 from timesformer.localization.windows import WindowScores
@@ -118,7 +119,7 @@ def write_overlay(
 
 
 def _container(path: str) -> InputContainer | nullcontext[None]:
-    return av.open(os.path.abspath(path)) if os.path.isfile(path) else nullcontext()
+    return open_container(path) if os.path.isfile(path) else nullcontext()
 
 
 class _Copy:

@@ -12,6 +12,7 @@ from tests.datasets.sources.common import make_cfg
 from timesformer.commands.prepare import main
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.decoding.containers import VIDEO_EXTENSIONS
+from timesformer.datasets.decoding.packet_source import DECODE_ERRORS, open_container
 from timesformer.datasets.manifest import NAME, Manifest
 from timesformer.datasets.records import SPLITS
 from timesformer.web.uploads import find_examples
@@ -88,3 +89,12 @@ def test_file_of_each_container_is_a_clip(
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [(row["video"], row["error"]) for row in rows] == [(str(data / name), "") for name in sorted(expected)]
     assert is_named_once(capfd.readouterr().err)
+
+
+def test_files_that_name_other_files_are_not_opened(tmp_path: Path) -> None:
+    video, script = tmp_path / "video.mp4", tmp_path / "script.mp4"
+    encode(video, [np.zeros((32, 32, 3), np.uint8)] * 2)
+    script.write_text("ffconcat version 1.0\nfile video.mp4\n")
+    open_container(video).close()
+    with pytest.raises(DECODE_ERRORS):
+        open_container(script)

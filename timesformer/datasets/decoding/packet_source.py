@@ -50,11 +50,7 @@ class Demuxer:
 
         Raises VideoError or one of DECODE_ERRORS if there is no video that can be decoded.
         """
-        # FFmpeg takes large frames of raw Motion JPEG for one JPEG image, and "a:b.mp4" for a protocol.
-        is_mjpeg = os.path.splitext(path)[1].lower() in EXTENSIONS_OF["mjpeg"]
-        options = {**_LIMITS, **_ALLOWED}
-        file = os.path.abspath(path) if content is None else _Content(content, path)
-        self.container = av.open(file, format="mjpeg" if is_mjpeg else None, options=options)
+        self.container = open_container(path, content)
         try:
             self.stream = _select_stream(path, self.container)
             self.decoder = _decoder_of(self.stream)
@@ -241,6 +237,18 @@ class PacketSource:
     def _can_seek(self) -> bool:
         """Whether packets can be recognized by their positions in the file."""
         return rises(self.packets.positions) and bool((self.packets.times != NO_TIME).all())
+
+
+def open_container(path: str | os.PathLike[str], content: bytes | None = None) -> InputContainer:
+    """Open a file, or its content in memory, with the formats EXTENSIONS_OF alone, which open no other files.
+
+    Raises one of DECODE_ERRORS if it cannot be opened.
+    """
+    # FFmpeg takes large frames of raw Motion JPEG for one JPEG image, and "a:b.mp4" for a protocol.
+    name = os.fspath(path)
+    is_mjpeg = os.path.splitext(name)[1].lower() in EXTENSIONS_OF["mjpeg"]
+    file = os.path.abspath(name) if content is None else _Content(content, name)
+    return av.open(file, format="mjpeg" if is_mjpeg else None, options={**_LIMITS, **_ALLOWED})
 
 
 def reason_of(error: Exception) -> str:
