@@ -52,3 +52,18 @@ def test_words_after_two_dashes_are_no_options(before: list[str], after: list[st
     args = parse_intermixed(parser, "videos", [*before, "--", *after])
     assert args.videos == [word for word in before if word != "--quiet"] + after
     assert args.quiet == ("--quiet" in before)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "meant"),
+    [("predict", ["--treshold", "0.3"], "--threshold"), ("train", ["--cgf", "x.yaml"], "--cfg")],
+)
+def test_a_misspelled_option_is_one_line_with_a_similar_one(
+    name: str, arguments: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as exit:
+        load_command(name).parse_args(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert exit.value.code == 2
+    assert arguments[0] in line
+    assert meant in line.split(arguments[0])[1]

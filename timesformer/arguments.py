@@ -2,12 +2,29 @@
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
 
 from timesformer.config.imports import import_modules
 from timesformer.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports an incorrect argument in one line, with the option that is probably meant, and exits with code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {self.explain(message)}\n")
+
+    def explain(self, message: str) -> str:
+        """Returns a message of argparse with a similar option, and where all options are listed."""
+        options = set(re.findall(r"--[a-z][\w-]*", self.format_help()))
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        near = get_close_matches(unknown[1], options, n=1) if unknown else []
+        return f"{message}{f'; did you mean {near[0]}?' if near else ''} (see `{self.prog} --help`)"
 
 
 def as_path(text: str) -> Path:
@@ -51,3 +68,39 @@ def parse_intermixed(
     args = parser.parse_intermixed_args(words[:end])
     setattr(args, rest, [*getattr(args, rest), *words[end + 1 :]])
     return args
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Argument type of integers from `minimum`."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number of {minimum} or more")
+        return int(text)
+
+    return number
+
+
+def positive(text: str) -> float:
+    """Argument type of numbers above 0."""
+    return _number(text, lambda number: 0 < number < float("inf"), "a number above 0")
+
+
+def not_negative(text: str) -> float:
+    """Argument type of numbers from 0."""
+    return _number(text, lambda number: 0 <= number < float("inf"), "a number of 0 or more")
+
+
+def probability(text: str) -> float:
+    """Argument type of probabilities."""
+    return _number(text, lambda number: 0 <= number <= 1, "a number from 0 to 1")
+
+
+def _number(text: str, is_valid: Callable[[float], bool], expected: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not is_valid(number):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected {expected}")
+    return number

@@ -8,7 +8,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from timesformer.arguments import add_device, add_import, as_path, as_source, parse_intermixed
+from timesformer.arguments import Parser, add_device, add_import, as_path, as_source, parse_intermixed
 from timesformer.commands.command import run_command
 from timesformer.errors import UserError
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("run", type=as_path, metavar="RUN", help="folder with results.json")
     add("--parts", metavar="A,B", help="some of clips, embedding, revealed and attention (all)")

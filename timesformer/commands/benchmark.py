@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from timesformer.arguments import as_path
+from timesformer.arguments import Parser, as_path
 from timesformer.commands.command import run_command
 from timesformer.runtime.resource_limits import available_cores
 
@@ -96,7 +96,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Itera
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, description in COMMANDS.items():
         command = commands.add_parser(name, help=description)

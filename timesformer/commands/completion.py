@@ -10,13 +10,14 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any
 
+from timesformer.arguments import Parser
 from timesformer.commands.command import run_command
 
 SHELLS = ("bash", "zsh", "fish")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("shell", choices=SHELLS)
     return parser
 

@@ -9,6 +9,7 @@ import argparse
 import csv
 from collections.abc import Iterable, Sequence
 
+from timesformer.arguments import Parser
 from timesformer.commands.command import run_command
 from timesformer.config.shipped import COSTS, find_config, shipped_folder
 
@@ -16,7 +17,7 @@ HEADER = ("configuration", "model", "attention", "frames", "crop", "parameters (
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("words", nargs="*", metavar="WORD", help="only configurations with all of these words")
     parser.add_argument("--show", metavar="NAME", help="print the YAML file of a configuration")
     return parser

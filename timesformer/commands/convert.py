@@ -7,12 +7,12 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from timesformer.arguments import as_path, as_source
+from timesformer.arguments import Parser, as_path, as_source
 from timesformer.commands.command import run_command
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Writes a checkpoint in another format.")
+    parser = Parser(description="Writes a checkpoint in another format.")
     parser.add_argument(
         "source",
         type=as_source,

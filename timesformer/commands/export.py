@@ -10,7 +10,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from timesformer.arguments import add_import, as_path, as_source
+from timesformer.arguments import Parser, add_import, as_path, as_source, at_least
 from timesformer.commands.command import run_command
 
 DROPPED = 4
@@ -19,7 +19,7 @@ INT8_HELP = """8-bit weights and activations; ranges of the activations for ever
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Exports a trained model for other runtimes, and checks the file against it.",
         epilog="Exit code: 0 exported, 4 the file loses more than --max-drop, 2 user error. See docs/deployment.md",
     )
@@ -34,18 +34,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--license", default="", metavar="TEXT", help="license of the weights, for the metadata of the file")
     add("--clips", type=as_path, metavar="FOLDER", help="videos to check the file with; default: generated clips")
     add("--max-drop", type=float, metavar="POINTS", help="fail if the file loses more top-1 accuracy on --clips")
-    add("--rounds", type=_positive, default=5, metavar="N", help="clips computed with each model for the speed (5)")
+    add("--rounds", type=at_least(1), default=5, metavar="N", help="clips computed with each model for the speed (5)")
     add("--overwrite", action="store_true", help="replace an existing file")
     add("--cfg", type=as_path, metavar="YAML", help="configuration, for checkpoints without one")
     add_import(parser)
     add("opts", nargs="*", metavar="KEY VALUE", help="override the configuration of the checkpoint")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number of 1 or more")
-    return int(text)
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -11,12 +11,23 @@ Exit code: 0 if every video was predicted, 3 if some could not be read, 2 for a 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from timesformer.arguments import add_device, add_import, as_path, as_source, parse_intermixed
+from timesformer.arguments import (
+    Parser,
+    add_device,
+    add_import,
+    as_path,
+    as_source,
+    at_least,
+    not_negative,
+    parse_intermixed,
+    positive,
+    probability,
+)
 from timesformer.commands import predict_timeline
 from timesformer.commands.command import run_command
 from timesformer.commands.predict_stream import add_stream_options, check_sources, predict_stream, stream_problem
@@ -44,7 +55,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Predicts the classes of videos with a trained model.",
         epilog="Exit code: 0 all videos predicted, 3 some could not be read, 2 user error. See docs/predicting.md",
     )
@@ -77,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help=".mp4 file with the classes drawn into it; of several videos, a folder",
     )
-    predict_timeline.add_options(parser, positive)
+    predict_timeline.add_options(parser)
     add_stream_options(parser)
     return parser
 
@@ -109,42 +120,6 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     pairs = (not os.path.lexists(word) and not is_video_name(word) and resembles_key(word) for word in words)
     start = next((number for number, is_pair in enumerate(pairs) if is_pair), len(words))
     return list(words[:start]), list(words[start:])
-
-
-def at_least(minimum: int) -> Callable[[str], int]:
-    """Argument type of integers from `minimum`."""
-
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number of {minimum} or more")
-        return int(text)
-
-    return number
-
-
-def positive(text: str) -> float:
-    """Argument type of numbers above 0."""
-    return _number(text, lambda number: 0 < number < float("inf"), "a number above 0")
-
-
-def not_negative(text: str) -> float:
-    """Argument type of numbers from 0."""
-    return _number(text, lambda number: 0 <= number < float("inf"), "a number of 0 or more")
-
-
-def probability(text: str) -> float:
-    """Argument type of probabilities."""
-    return _number(text, lambda number: 0 <= number <= 1, "a number from 0 to 1")
-
-
-def _number(text: str, is_valid: Callable[[float], bool], expected: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not is_valid(number):
-        raise argparse.ArgumentTypeError(f"{text!r}, expected {expected}")
-    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timesformer.arguments import as_path
+from timesformer.arguments import as_path, positive
 from timesformer.commands.timeline_pictures import check_pictures, write_pictures
 from timesformer.errors import UserError
 from timesformer.runtime.signals import raise_if_interrupted
@@ -23,8 +23,8 @@ NEEDS_TIMELINE = ("leave", "min_length", "background", "gaps", "fps", "annotatio
 FOR_STREAMS_TOO = ("window", "stride", "threshold", "smooth", "overlay")
 
 
-def add_options(parser: argparse.ArgumentParser, positive: Callable[[str], float]) -> None:
-    """Adds the options of long videos; those of streams too are elsewhere. `positive` is a type of arguments."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of long videos; those of streams too are elsewhere."""
     group = parser.add_argument_group("long videos", "when which action happens (docs/long_videos.md)")
     add = group.add_argument
     add("--timeline", action="store_true", help="find segments; VIDEO may be a CSV file that --timeline has written")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from timesformer.arguments import as_path
+from timesformer.arguments import Parser, as_path
 from timesformer.commands.command import run_command
 from timesformer.datasets.manifest import NAME
 from timesformer.datasets.sources.clip_files import class_of, strays_line
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command; they depend on the dataset."""
-    parser = argparse.ArgumentParser(description="Prepares a dataset; see docs/preparing.md.")
+    parser = Parser(description="Prepares a dataset; see docs/preparing.md.")
     datasets = parser.add_subparsers(
         dest="dataset", metavar="DATASET", required=True, help=", ".join((*_DATASETS, "demo"))
     )
@@ -61,20 +61,21 @@ def make_parser() -> argparse.ArgumentParser:
         _add_report_options(added)
         (_add_split_options if dataset == "hmdb_simp" else _add_options)(added, dataset)
     _add_demo_options(datasets.add_parser("demo", description="Generates a small dataset of moving shapes."))
+    for added in datasets.choices.values():
+        added.set_defaults(parser=added)
     return parser
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = make_parser()
-    options, options.overrides = parser.parse_known_args(arguments)
+    options, options.overrides = make_parser().parse_known_args(arguments)
     if unknown := [word for word in options.overrides[::2] if not re.fullmatch(r"[A-Z][A-Z0-9_.]*", word)]:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if options.dataset not in ("hmdb_simp", "demo"):
         if not (options.download or options.short_side or options.frames or options.check):
             steps = "--download, " if options.dataset in ARCHIVES else ""
-            parser.error(f"nothing to do: give one or more of {steps}--short-side 256, --frames and --check")
+            options.parser.error(f"nothing to do: give one or more of {steps}--short-side 256, --frames and --check")
         if options.short_side % 2 and not options.frames:
-            parser.error(f"argument --short-side: found {options.short_side}, expected an even number for H.264")
+            options.parser.error(f"argument --short-side: found {options.short_side}, expected an even number for H.264")
     return options
 
 

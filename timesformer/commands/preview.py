@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from timesformer.arguments import add_import, as_path, parse_intermixed
+from timesformer.arguments import Parser, add_import, as_path, parse_intermixed
 from timesformer.atomic import report_write_errors, write_atomically
 from timesformer.commands.command import run_command
 from timesformer.config import load_config
@@ -16,7 +16,7 @@ from timesformer.errors import UserError
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--cfg", dest="cfg_file", type=as_path, required=True, metavar="YAML", help="configuration of the training")
     add("--output", type=as_path, default=Path("preview.html"), metavar="FILE", help=".html or .png (preview.html)")

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from timesformer.arguments import as_path, as_source
+from timesformer.arguments import Parser, as_path, as_source
 from timesformer.commands.command import run_command
 from timesformer.studies.study import study_names
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     known = ", ".join(study_names())
     add(

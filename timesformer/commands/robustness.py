@@ -10,14 +10,14 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from timesformer.arguments import add_device, add_import, as_path, as_source, parse_intermixed
+from timesformer.arguments import Parser, add_device, add_import, as_path, as_source, parse_intermixed
 from timesformer.commands.command import run_command
 
 logger = logging.getLogger(__name__)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", type=as_source, required=True, metavar="FILE", help="best.pyth, the folder of a run, ...")
     add("--output", type=as_path, required=True, metavar="DIR", help="folder for robustness.html, .json and .csv")

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from timesformer.arguments import add_device, add_import, as_path, as_source
+from timesformer.arguments import Parser, add_device, add_import, as_path, as_source, at_least, positive
 from timesformer.commands.command import run_command
 from timesformer.errors import UserError
 from timesformer.web.options import add_limits, take_limits
@@ -22,16 +22,16 @@ KEY_VARIABLE = "TIMESFORMER_API_KEY"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
+    parser = Parser(description=__doc__.splitlines()[0])
+    add, number = parser.add_argument, at_least(1)
     add("--checkpoint", type=as_source, required=True, metavar="FILE", help="best.pyth, the folder of a run, ...")
     add("--cfg", type=as_path, metavar="YAML", help="configuration, for checkpoints without one")
     add("--address", default="127.0.0.1", metavar="IP", help="where the server listens (%(default)s); 0.0.0.0: for all")
     add("--port", type=int, default=8000, metavar="N", help="port (%(default)s); 0: a free one")
-    add("--batch-size", type=int, metavar="N", help="clips computed together; default: that of the checkpoint's tests")
-    add("--max-requests", type=int, default=64, metavar="N", help="running requests, more are refused (%(default)s)")
-    add("--readers", type=int, metavar="N", help="videos read at the same time; default: one per core")
-    add("--timeout", type=float, default=60.0, metavar="S", help="seconds a prediction may take (%(default)g)")
+    add("--batch-size", type=number, metavar="N", help="clips computed together; default: as the checkpoint's tests")
+    add("--max-requests", type=number, default=64, metavar="N", help="running requests, more are refused (%(default)s)")
+    add("--readers", type=number, metavar="N", help="videos read at the same time; default: one per core")
+    add("--timeout", type=positive, default=60.0, metavar="S", help="seconds a prediction may take (%(default)g)")
     key_help = f"file with the key that requests must send; default: ${KEY_VARIABLE}, or no key"
     add("--api-key-file", type=as_path, metavar="FILE", help=key_help)
     add_device(parser)
@@ -48,9 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal."""
-    for name in ("batch_size", "max_requests", "readers", "timeout"):
-        if (value := getattr(args, name)) is not None and value <= 0:
-            raise UserError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
     try:
         import uvicorn
 

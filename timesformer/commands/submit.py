@@ -19,7 +19,7 @@ from typing import Any
 import cloudpickle
 import submitit
 
-from timesformer.arguments import add_import, as_path, as_source
+from timesformer.arguments import Parser, add_import, as_path, as_source
 from timesformer.commands.command import run_command
 from timesformer.config import load_config
 from timesformer.config.shipped import find_config
@@ -35,7 +35,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Submits a run to a Slurm cluster, or runs it here in the same way.")
+    parser = Parser(description="Submits a run to a Slurm cluster, or runs it here in the same way.")
     add = parser.add_argument
     add("--cfg", dest="cfg_file", type=as_path, required=True, metavar="YAML", help="configuration file")
     add("--job_dir", type=as_path, required=True, metavar="DIR", help="OUTPUT_DIR and logs, on a shared disk")

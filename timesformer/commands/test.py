@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from timesformer.arguments import add_import, as_path, as_source, parse_intermixed
+from timesformer.arguments import Parser, add_import, as_path, as_source, parse_intermixed
 from timesformer.commands.train import run
 from timesformer.config import ConfigError, check
 from timesformer.config.load import load_for_use
@@ -21,7 +21,7 @@ from timesformer.runtime.signals import install_signal_handlers
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", type=as_source, required=True, metavar="FILE", help="best.pyth, the folder of a run, ...")
     add("--cfg", type=as_path, metavar="YAML", help="configuration, instead of that in the checkpoint")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from fvcore.common.config import CfgNode
 
-from timesformer.arguments import add_import, as_path
+from timesformer.arguments import Parser, add_import, as_path
 from timesformer.config import load_config
 from timesformer.errors import UserError
 from timesformer.runtime.launch import launch, refuse_launcher, run_and_report
@@ -37,7 +37,7 @@ INIT_METHOD_HELP = "tcp://HOST:PORT, rendezvous of several nodes without torchru
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Trains, validates and tests a model as a configuration says.")
+    parser = Parser(description="Trains, validates and tests a model as a configuration says.")
     add = parser.add_argument
     add("--cfg", dest="cfg_file", type=as_path, metavar="YAML", help="configuration file; without it, the defaults")
     add("--repeats", nargs="+", default=[], metavar="NAME=N", help=REPEATS_HELP)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from timesformer.arguments import add_device, add_import, as_path, as_source
+from timesformer.arguments import Parser, add_device, add_import, as_path, as_source, at_least
 from timesformer.commands.command import run_command
 from timesformer.errors import UserError
 
@@ -17,7 +17,7 @@ ANIMATIONS = (".gif", ".mp4")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("video", metavar="VIDEO", type=as_path, help="video file, or folder of frames")
     add("--checkpoint", type=as_source, metavar="PATH", required=True, help="best.pyth, the folder of a run, ...")
@@ -30,9 +30,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--head", metavar="N", type=int, help="for cls and the curves; 0 is the first (mean of all)")
     add("--view", metavar="N", type=int, help="view of the video; 0 is the first (the middle one)")
     add("--time-of-patch", nargs=2, metavar=("ROW", "COL"), type=int, help="draw the attention of a patch over time")
-    add("--frames", metavar="N", type=int, default=16, help="largest number of frames in the picture (16)")
+    add("--frames", metavar="N", type=at_least(1), default=16, help="largest number of frames in the picture (16)")
     add("--fps", metavar="N", type=float, default=4.0, help="frames per second of the animation (4)")
-    add("--top-k", metavar="K", type=int, default=5, help="number of predicted classes in the picture (5)")
+    add("--top-k", metavar="K", type=at_least(1), default=5, help="number of predicted classes in the picture (5)")
     add_device(parser)
     add("--views", metavar="N", type=int, help="clips along the time (as in a test of the checkpoint)")
     add("--crops", type=int, choices=(1, 3), help="crops of each clip: the center, or three (as in a test)")
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace, picture: Path) -> None:
     """Raises a UserError for invalid arguments."""
-    if min(args.frames, args.top_k) < 1 or not 0.1 <= args.fps <= 100:
-        raise UserError("--frames and --top-k must be 1 or more, --fps from 0.1 to 100")
+    if not 0.1 <= args.fps <= 100:
+        raise UserError(f"--fps {args.fps:g}: expected 0.1 to 100")
     if picture.suffix.lower() != ".png" or (args.overlay and args.overlay.suffix.lower() not in ANIMATIONS):
         raise UserError(f"--output {picture} must end in .png, --overlay {args.overlay} in {' or '.join(ANIMATIONS)}")
     if args.method == "rollout" and not args.time_of_patch and (args.block, args.head) != (None, None):

@@ -1,15 +1,12 @@
 """Command line of the web page."""
 
 import argparse
-import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from timesformer.arguments import add_device, add_import, as_path, as_source
+from timesformer.arguments import Parser, add_device, add_import, as_path, as_source, at_least, positive
 from timesformer.errors import UserError
 from timesformer.web.uploads import Limits
 
@@ -29,9 +26,9 @@ class Options:
     limits: Limits = field(default_factory=Limits)
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     def error(self, message: str) -> NoReturn:  # exiting would end the server's thread
-        raise UserError(f"{message}\n{self.format_usage()}")
+        raise UserError(self.explain(message))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -64,13 +61,13 @@ def parse(arguments: Sequence[str]) -> Options:
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """Adds the options --max-... of `Limits`."""
     for option, convert, default, explanation in (
-        ("--max-megabytes", int, Limits.megabytes, "of a file"),
-        ("--max-seconds", float, Limits.seconds, "of a video"),
-        ("--max-pixels", int, Limits.pixels, "of a frame"),
-        ("--max-decoding-seconds", float, Limits.decoding_seconds, "to read a video"),
+        ("--max-megabytes", at_least(1), Limits.megabytes, "of a file"),
+        ("--max-seconds", positive, Limits.seconds, "of a video"),
+        ("--max-pixels", at_least(1), Limits.pixels, "of a frame"),
+        ("--max-decoding-seconds", positive, Limits.decoding_seconds, "to read a video"),
     ):
         explanation += "; %(default)s"
-        parser.add_argument(option, type=partial(_positive, convert), default=default, metavar="N", help=explanation)
+        parser.add_argument(option, type=convert, default=default, metavar="N", help=explanation)
 
 
 def take_limits(values: dict[str, Any]) -> Limits:
@@ -83,11 +80,3 @@ def _port(text: str) -> int:
     if text.isdecimal() and 0 < int(text) < 2**16:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r}, expected a number from 1 to {2**16 - 1}")
-
-
-def _positive(convert: type[int] | type[float], text: str) -> float:
-    with suppress(ValueError):
-        if 0 < (value := convert(text)) < math.inf:
-            return value
-    expected = "an integer" if convert is int else "a number"
-    raise argparse.ArgumentTypeError(f"{text!r}, expected {expected} above 0")
