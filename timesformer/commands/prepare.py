@@ -75,7 +75,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             steps = "--download, " if options.dataset in ARCHIVES else ""
             options.parser.error(f"nothing to do: give one or more of {steps}--short-side 256, --frames and --check")
         if options.short_side % 2 and not options.frames:
-            options.parser.error(f"argument --short-side: found {options.short_side}, expected an even number for H.264")
+            options.parser.error(f"--short-side {options.short_side}: expected an even number for H.264")
     return options
 
 
