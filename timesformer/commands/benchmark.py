@@ -2,7 +2,7 @@
 
 import argparse
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from timesformer.arguments import Parser, as_path
@@ -51,50 +51,6 @@ OPTIONS = (  # commands, option, default value or arguments of `add_argument`, h
 )
 
 
-def measure(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Iterable[str]]]:
-    """Names of the marks in a page, and lines."""
-    import torch
-
-    from timesformer.benchmarks import gpu_memory, loading, models, opening, readers, timelines, training
-    from timesformer.benchmarks.generated_clips import RECIPES, make_clip, small_recipes
-    from timesformer.config import get_cfg
-
-    match args.command:
-        case "models":
-            yield "table", models.model_table(args.cfg, args.time, args.batch_size, args.rounds, args.threads)
-        case "train":
-            size = training.Size(args.batch_size, args.frames, args.crop, args.attention)
-            if args.data:
-                torch.set_num_threads(args.threads or torch.get_num_threads())
-                file, settings = make_clip(folder, RECIPES[0]), (args.workers, args.rounds, args.precision[-1])
-                yield "train data", training.data_lines(size, file, folder / "set", *settings)
-            else:
-                rows = training.contenders(args.precision, args.compile, args.recompute, args.attention)
-                yield "train", training.training_table(size, rows, args.rounds, args.threads, args.memory)
-        case "data":
-            made = {recipe.title: make_clip(folder, recipe) for recipe in RECIPES}
-            files = {**made, **{str(path): path for path in args.videos}}
-            yield "readers", readers.reader_table(files, args.rounds, args.starts)
-            yield "crops", readers.crop_table(5 * args.rounds)
-            yield "loading", loading.loader_table(made, folder / "sets", args.workers, args.rounds, args.clips)
-        case "opening":
-            files = {**opening.make_long_videos(folder, args.hours), **{str(path): path for path in args.videos}}
-            yield "opening", opening.opening_table(files, args.rounds)
-        case "timeline":
-            yield "timeline", timelines.timeline_table(args.videos, args.rounds)
-        case "gpu-memory":
-            yield "gpu-memory", gpu_memory.gpu_memory_table(args.cfg, args.batch_sizes, args.precision)
-        case "memory":
-            paths = [make_clip(folder, recipe, seed) for seed, recipe in enumerate(small_recipes(args.files))]
-            yield "memory", loading.memory_table(paths, folder / "set", args.clips)
-        case "lists":
-            yield "lists", loading.list_table(folder, args.clips)
-        case "checkpoint":
-            cfg = get_cfg()
-            cfg.OUTPUT_DIR = str(folder)
-            yield "checkpoint", models.checkpoint_table(cfg, args.rounds)
-
-
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -117,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    from timesformer.benchmarks.measuring import measure
     from timesformer.benchmarks.tables import show
 
     with tempfile.TemporaryDirectory(prefix="benchmark", dir=getattr(args, "folder", None)) as folder:

@@ -1,0 +1,50 @@
+"""From the options of `timesformer benchmark` to its tables."""
+
+from argparse import Namespace
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+
+from timesformer.benchmarks import generated_clips, gpu_memory, loading, models, opening, readers, timelines, training
+from timesformer.config import get_cfg
+
+
+def measure(args: Namespace, folder: Path) -> Iterator[tuple[str, Iterable[str]]]:
+    """Names of the marks in a page, and lines."""
+    match args.command:
+        case "models":
+            yield "table", models.model_table(args.cfg, args.time, args.batch_size, args.rounds, args.threads)
+        case "train":
+            size = training.Size(args.batch_size, args.frames, args.crop, args.attention)
+            if args.data:
+                torch.set_num_threads(args.threads or torch.get_num_threads())
+                file = generated_clips.make_clip(folder, generated_clips.RECIPES[0])
+                settings = (args.workers, args.rounds, args.precision[-1])
+                yield "train data", training.data_lines(size, file, folder / "set", *settings)
+            else:
+                rows = training.contenders(args.precision, args.compile, args.recompute, args.attention)
+                yield "train", training.training_table(size, rows, args.rounds, args.threads, args.memory)
+        case "data":
+            made = {recipe.title: generated_clips.make_clip(folder, recipe) for recipe in generated_clips.RECIPES}
+            files = {**made, **{str(path): path for path in args.videos}}
+            yield "readers", readers.reader_table(files, args.rounds, args.starts)
+            yield "crops", readers.crop_table(5 * args.rounds)
+            yield "loading", loading.loader_table(made, folder / "sets", args.workers, args.rounds, args.clips)
+        case "opening":
+            files = {**opening.make_long_videos(folder, args.hours), **{str(path): path for path in args.videos}}
+            yield "opening", opening.opening_table(files, args.rounds)
+        case "timeline":
+            yield "timeline", timelines.timeline_table(args.videos, args.rounds)
+        case "gpu-memory":
+            yield "gpu-memory", gpu_memory.gpu_memory_table(args.cfg, args.batch_sizes, args.precision)
+        case "memory":
+            recipes = enumerate(generated_clips.small_recipes(args.files))
+            paths = [generated_clips.make_clip(folder, recipe, seed) for seed, recipe in recipes]
+            yield "memory", loading.memory_table(paths, folder / "set", args.clips)
+        case "lists":
+            yield "lists", loading.list_table(folder, args.clips)
+        case "checkpoint":
+            cfg = get_cfg()
+            cfg.OUTPUT_DIR = str(folder)
+            yield "checkpoint", models.checkpoint_table(cfg, args.rounds)
