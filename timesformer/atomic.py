@@ -1,12 +1,12 @@
 """Files that are complete or absent: written under another name, and renamed when they are complete."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from timesformer.errors import UserError
+from timesformer.errors import UserError, shorten
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -49,6 +49,14 @@ def write_text_atomically(path: Path, text: str) -> None:
     """Writes UTF-8 text (file names that are not UTF-8 unchanged); raises WriteError if that fails."""
     with report_write_errors(path):
         write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+
+
+def check_absent(paths: Iterable[Path | None], remedy: str) -> None:
+    """Raises UserError with the paths that exist, and `remedy`; None is skipped."""
+    existing = [str(path) for path in paths if path and path.exists()]
+    if existing:
+        exist = "already exists" if len(existing) == 1 else "already exist"
+        raise UserError(f"{shorten(existing, ' and ')} {exist}: {remedy}")
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import re
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,13 @@ import pytest
 from tests.datasets.made_videos import encode, ffmpeg, ffmpeg_frames, moving_scene
 from tests.processes import Outcome
 from timesformer.commands.predict import main
+from timesformer.datasets.workers.pool import SERVER
+from timesformer.inference.classifier import load_model
+from timesformer.localization.many_videos import find_in_videos
 from timesformer.localization.segments import find_segments
+from timesformer.localization.timeline import Timeline
+from timesformer.localization.unfinished import UnfinishedTimelines
+from timesformer.localization.window_parts import Part
 from timesformer.localization.windows import WindowScores
 
 Predict = Callable[..., Outcome]
@@ -23,7 +31,8 @@ def predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """predict(arguments): what `timesformer predict --timeline arguments` does."""
 
     def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr("sys.argv", ["predict.py", "--timeline", *map(str, arguments)])
+        here = ["--workers", "0"] if "--checkpoint" in arguments and "--workers" not in arguments else []
+        monkeypatch.setattr("sys.argv", ["predict.py", "--timeline", *here, *map(str, arguments)])
         capsys.readouterr()
         try:
             code = main()
@@ -136,6 +145,8 @@ def test_incorrect_annotations_are_errors(predict: Predict, content: str, named:
     [
         ["x.mp4"],
         ["w.csv", "--features", "f.npz"],
+        ["w.csv", "--top-k", "3"],
+        ["w.csv", "--workers", "2"],
         ["w.csv", "--output", "t.txt"],
         ["w.csv", "--window", "0"],
         ["w.csv", "--background", "swim"],
@@ -191,16 +202,55 @@ def test_copies_of_videos_that_are_gone_are_errors(predict: Predict, video: Path
     assert os.listdir(tmp_path / "copies") == [f"{video.stem}.mp4"]
 
 
-def test_an_interrupted_command_does_not_claim_to_resume(
-    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_command_resumes(
+    predict: Predict, tiny_checkpoint: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def interrupt(*_: object) -> None:
+    first, second, output = tmp_path / "first.mp4", tmp_path / "second.mp4", tmp_path / "t.csv"
+    first.write_bytes(video.read_bytes())
+    encode(second, moving_scene(30, 48, 32))
+    arguments = ["--checkpoint", tiny_checkpoint, first, second, "--window", 0.4, "--threshold", 0.3]
+    assert predict(*arguments, "--output", tmp_path / "whole.csv").code == 0
+    add = UnfinishedTimelines.add
+
+    def interrupt(self: UnfinishedTimelines, number: int, timeline: Timeline) -> None:
+        add(self, number, timeline)
         raise KeyboardInterrupt(2)
 
-    monkeypatch.setattr("timesformer.commands.predict_timeline.run_timeline", interrupt)
-    outcome = predict("w.csv", "--output", tmp_path / "t.csv")
-    assert outcome.code == 130
-    assert "resume" not in outcome.err
+    with monkeypatch.context() as patch:
+        patch.setattr(UnfinishedTimelines, "add", interrupt)
+        outcome = predict(*arguments, "--output", output)
+    assert (outcome.code, "resumes" in outcome.err, output.exists()) == (130, True, False)
+    assert predict(*arguments, "--output", output, "--stride", 0.3).code == 2  # other windows
+    first.write_bytes(b"")  # it is not read again
+    assert predict(*arguments, "--output", output).code == 0
+    for name in ("{}.csv", "{}_windows.csv"):
+        assert (tmp_path / name.format("t")).read_bytes() == (tmp_path / name.format("whole")).read_bytes()
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the process that reads in /proc")
+def test_videos_that_hang_or_crash_the_decoder_do_not_end_the_command(
+    predict: Predict, tiny_checkpoint: Path, video: Path, tmp_path: Path
+):
+    hanging, output = tmp_path / "hanging", tmp_path / "t.csv"
+    hanging.mkdir()
+    os.mkfifo(hanging / "0.jpg")  # opening it waits for a writer
+    arguments = ["--checkpoint", tiny_checkpoint, hanging, video, "--window", 0.4, "--gaps", "--workers", 1]
+    assert predict(*arguments, "--output", output, "DATA.DECODE_TIMEOUT", 2).code == 3
+    unreadable, *segments = rows(output)
+    assert "DATA.DECODE_TIMEOUT" in unreadable["error"]
+    assert {row["video"] for row in segments} == {str(video)}
+
+    def kill(part: Part) -> None:
+        server = SERVER._server.pid
+        for worker in Path(f"/proc/{server}/task/{server}/children").read_text().split():
+            os.kill(int(worker), signal.SIGKILL)
+
+    classifier = load_model(tiny_checkpoint, "cpu")
+    ((_, timeline),) = find_in_videos(classifier, [str(video)], window=0.2, stride=0.02, workers=1, on_part=kill)
+    assert timeline.error.startswith(str(video))
+    assert 0 < timeline.duration < 2.4
 
 
 def test_video_with_labels_and_page(predict: Predict, video: Path, tmp_path: Path):

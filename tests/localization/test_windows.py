@@ -15,8 +15,9 @@ from timesformer.datasets.decoding.pyav import VideoFile
 from timesformer.errors import UserError
 from timesformer.inference.classifier import load_model
 from timesformer.inference.clip_batches import make_views
+from timesformer.localization.window_length import default_window
 from timesformer.localization.window_reader import WindowClips, WindowReader
-from timesformer.localization.windows import WindowScores, default_window, score_windows
+from timesformer.localization.windows import WindowScores, score_windows
 
 LOSSLESS = {"codec": "libx264", "qp": "0", "g": "1"}  # all frames are key frames
 SAMPLERS = {
@@ -126,12 +127,6 @@ def test_scores_equal_predictions_for_the_stretches(videos: dict[str, Path], tin
 def test_a_short_video_is_one_window(videos: dict[str, Path], tiny_checkpoint: Path):
     (window,) = scores(tiny_checkpoint, videos["constant"], window=5.0)
     assert (window.start, window.end) == (0.0, 1.6)
-
-
-def test_frames_are_shown_once_and_at_their_time(videos: dict[str, Path], tiny_checkpoint: Path):
-    seen: list[float] = []
-    scores(tiny_checkpoint, videos["constant"], window=0.5, stride=0.1, on_frame=lambda time, image: seen.append(time))
-    assert seen == pytest.approx([number / 25 for number in range(40)])
 
 
 def test_windows_before_damage_are_scored(videos: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path):

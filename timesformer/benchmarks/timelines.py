@@ -18,8 +18,8 @@ from timesformer.config import get_cfg
 from timesformer.datasets.clips import ClipMaker, clip_rng
 from timesformer.datasets.decoding.open import open_video
 from timesformer.datasets.transforms.sampling import VideoInfo
+from timesformer.localization.window_length import default_window
 from timesformer.localization.window_reader import WindowReader
-from timesformer.localization.windows import default_window
 
 CLIPS = ((8, 32), (16, 4))  # NUM_FRAMES and SAMPLING_RATE
 PASS = "one pass"

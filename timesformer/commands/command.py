@@ -10,7 +10,7 @@ from timesformer.errors import UserError
 from timesformer.runtime.signals import exit_code, install_signal_handlers
 
 
-def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> int:
+def run_command(work: Callable[[], int], interrupted: str | Callable[[], str] = "interrupted") -> int:
     """Returns the exit code of `work()`: 2 for a UserError, 128 + N for signal N; `interrupted` is then printed.
 
     If the reader of stdout has ended, as in `... | head`, the command ends with the exit code of SIGPIPE.
@@ -24,8 +24,9 @@ def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> in
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        if interrupted:
-            print(interrupted, file=sys.stderr)
+        message = interrupted() if callable(interrupted) else interrupted
+        if message:
+            print(message, file=sys.stderr)
         return exit_code(interrupt)
     except BrokenPipeError:
         if not _has_lost_reader(sys.stdout.fileno()):

@@ -44,6 +44,7 @@ Item = TypeVar("Item")
 
 SOME_UNREADABLE = 3
 THRESHOLD = 0.5
+TOP_K = 5
 LISTED = 100
 """Maximum number of unreadable videos listed at the end; --output has all of them."""
 
@@ -62,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--checkpoint", type=as_source, metavar="FILE", help="best.pyth, the folder of a run, ...")
     add("videos", nargs="*", metavar="VIDEO", help=VIDEOS_HELP)
-    add("--top-k", type=at_least(1), default=5, metavar="N", help="number of classes listed for a video (5)")
+    add("--top-k", type=at_least(1), metavar="N", help=f"number of classes listed for a video ({TOP_K})")
     add("--output", type=as_path, metavar="FILE", help=".csv or .json file; without it, lines are printed")
     add("--features", type=as_path, metavar="FILE", help=".npz file for an embedding of each video")
     add("--overwrite", action="store_true", help="replace existing files")
@@ -105,7 +106,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if problem := predict_timeline.option_problem(args):
         parser.error(problem)
     args.threshold = THRESHOLD if args.threshold is None else args.threshold
-    args.smooth = args.smooth or 0.0
+    args.smooth, args.top_k = args.smooth or 0.0, args.top_k or TOP_K
     if args.output and not (args.stream or args.timeline) and args.output.suffix not in (".csv", ".json"):
         parser.error(f"--output {args.output}: expected a name that ends in .csv or .json")
     if args.features and args.features.suffix != ".npz":
@@ -125,8 +126,10 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     sys.stdout.reconfigure(errors="backslashreplace")  # file names may be invalid UTF-8
-    resumes = bool(args.output or args.features) and not (args.stream or args.timeline)
-    return run_command(lambda: run(args), f"interrupted{'; the same command resumes' * resumes}")
+    if args.timeline:
+        return run_command(lambda: run(args), lambda: predict_timeline.interrupted(args))
+    resumes = bool(args.output or args.features) and not args.stream
+    return run_command(lambda: run(args), lambda: f"interrupted{'; the same command resumes' * resumes}")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -227,11 +230,12 @@ def print_lines(args: argparse.Namespace, classifier: "Classifier", paths: list[
 
 def write_files(args: argparse.Namespace, classifier: "Classifier", paths: list[str]) -> list[str]:
     """Writes --output and --features; returns the errors of unreadable videos."""
-    from timesformer.inference.prediction_files import PredictionFiles, settings_of
+    from timesformer.inference.journal import settings_of
+    from timesformer.inference.prediction_files import PredictionFiles
 
     cfg, features = classifier.options(sampler=args.sampler), bool(args.features)
     notes = CoverageNotes()
-    settings = settings_of(classifier, cfg, args.top_k, features)
+    settings = settings_of(classifier, cfg, top_k=args.top_k, features=features)
     with PredictionFiles(paths, settings, args.output, args.features, args.overwrite) as files:
         done = len(files.finished)
         if done and not args.quiet:

@@ -5,8 +5,10 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from timesformer.arguments import as_path, positive
 from timesformer.commands.timeline_pictures import check_pictures, write_pictures
@@ -16,10 +18,12 @@ from timesformer.runtime.signals import raise_if_interrupted
 if TYPE_CHECKING:
     from timesformer.inference.classifier import Classifier
     from timesformer.localization.timeline import Timeline
-    from timesformer.metrics.localization import LocalizationMetrics
+    from timesformer.localization.window_parts import Part
 
 SUFFIXES = (".csv", ".json", ".vtt")
 NEEDS_TIMELINE = ("leave", "min_length", "background", "gaps", "fps", "annotations", "page")
+NOT_OF_TIMELINES = ("stream", "features", "top_k")
+OF_READING = ("window", "stride", "sampler", "workers")
 FOR_STREAMS_TOO = ("window", "stride", "threshold", "smooth", "overlay")
 
 
@@ -44,8 +48,12 @@ def option_problem(args: argparse.Namespace) -> str:
         given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)]
         if given:
             return f"{given[0]} is for long videos: add --timeline"
-    elif args.stream or args.features:
-        return f"{'--stream' if args.stream else '--features'} is not available with --timeline"
+    elif given := [f"--{name.replace('_', '-')}" for name in NOT_OF_TIMELINES if getattr(args, name)]:
+        return f"{given[0]} is not available with --timeline"
+    elif all(map(is_saved, args.videos)) and (
+        given := [name for name in OF_READING if getattr(args, name) is not None]
+    ):
+        return f"--{given[0]} is for videos, not for saved scores: leave it out"
     elif args.output and args.output.suffix not in SUFFIXES:
         return f"--output {args.output}: expected a name that ends in {', '.join(SUFFIXES)} for long videos"
     if not args.checkpoint and not (args.timeline and all(map(is_saved, args.videos))):
@@ -64,133 +72,161 @@ def run_timeline(args: argparse.Namespace, paths: Sequence[str], load: "Callable
     `load` returns the model; it is not called if all scores were saved before.
     """
     from timesformer.localization.saved import read_annotations
-    from timesformer.localization.timeline_files import check_output, metrics_path, write_file, write_timelines
+    from timesformer.localization.timeline_files import check_output, metrics_path, write_file
 
     names = {"threshold": args.threshold, "leave": args.leave, "smooth": args.smooth, "min_length": args.min_length}
     names |= {"background": args.background, "keep_gaps": args.gaps}
     options = {name: value for name, value in names.items() if value is not None}
     annotations = read_annotations(args.annotations) if args.annotations else None
     if args.output:
-        check_output(args.output, len(paths), args.overwrite, bool(annotations))
+        check_output(args.output, len(paths), args.overwrite or is_unfinished(args), bool(annotations))
     check_pictures(args, paths)
     if all(map(is_saved, paths)):
-        timelines, class_names, header = _read_saved(paths, options)
-        if args.output:
-            check_output(args.output, len(timelines), args.overwrite, bool(annotations))
-        if not class_names and (args.overlay or args.page):
-            raise UserError(
-                f"{paths[0]} has no scores for --overlay and --page: give the file ..._windows.csv next to it"
-            )
-        check_pictures(args, [timeline.video for timeline in timelines])
+        found = _read_saved(args, paths, options)
     elif any(map(is_saved, paths)):
         raise UserError("CSV files and videos cannot be given together: run the command twice")
     else:
-        timelines, class_names, header = _compute(args, paths, load(), options)
-    if args.output:
-        write_timelines(args.output, timelines, class_names, header)
-    else:
-        print("\n".join(map(str, timelines)), flush=True)
+        found = _compute(args, paths, load(), options)
+    timelines = found.timelines
     errors = [timeline.error for timeline in timelines if timeline.error]
-    errors += write_pictures(args, timelines, class_names, header.get("fps") or args.fps)
     if annotations:
-        metrics, note = annotations.evaluate(timelines, class_names)
-        print(_metrics_table(metrics, note), flush=True)
+        metrics, note = annotations.evaluate(timelines, found.class_names)
+        print("\n".join([str(metrics), *filter(None, [note])]), flush=True)
         if args.output:
             write_file(metrics_path(args.output), json.dumps(metrics.to_dict(), indent=2) + "\n")
+    errors += write_pictures(args, timelines, found.class_names, found.fps)
     if args.output and not args.quiet:
         print(f"{sum(len(timeline.segments) for timeline in timelines)} segments: {args.output}")
     return errors
 
 
-def _read_saved(paths: Sequence[str], options: dict[str, Any]) -> "tuple[list[Timeline], list[str], dict[str, Any]]":
+def is_unfinished(args: argparse.Namespace) -> bool:
+    """Whether the same command was interrupted, and can be resumed."""
+    from timesformer.inference.journal import journal_path
+
+    return bool(args.output) and journal_path(args.output).exists()
+
+
+def interrupted(args: argparse.Namespace) -> str:
+    """Returns the message of an interrupted command."""
+    from timesformer.localization.timeline_files import windows_path
+
+    if is_unfinished(args):
+        return "interrupted; the same command resumes"
+    if args.output and (args.overlay or args.page) and (windows := windows_path(args.output)).exists():
+        return f"interrupted; {args.output} is complete, and --timeline {windows} makes --overlay and --page from it"
+    return "interrupted"
+
+
+class _Found(NamedTuple):
+    timelines: "list[Timeline]"
+    class_names: Sequence[str]  # empty if only segments were saved
+    fps: float | None  # frame rate of videos without one
+
+
+def _read_saved(args: argparse.Namespace, paths: Sequence[str], options: dict[str, Any]) -> _Found:
     from timesformer.localization.saved import read_timelines
+    from timesformer.localization.timeline_files import check_output, write_timelines
 
     if len(paths) > 1:
         raise UserError(f"{len(paths)} CSV files: expected one")
-    saved = read_timelines(Path(paths[0]), **options)
-    return saved.timelines, saved.class_names, {"windows": paths[0], "class_names": saved.class_names, **options}
+    timelines, class_names = read_timelines(Path(paths[0]), **options)
+    if not class_names and (args.overlay or args.page):
+        raise UserError(f"{paths[0]} has no scores for --overlay and --page: give the file ..._windows.csv next to it")
+    check_pictures(args, [timeline.video for timeline in timelines])
+    if args.output:
+        check_output(args.output, len(timelines), args.overwrite, bool(args.annotations))
+        write_timelines(
+            args.output, timelines, class_names, {"windows": paths[0], "class_names": class_names, **options}
+        )
+    else:
+        print("\n".join(map(str, timelines)), flush=True)
+    return _Found(timelines, class_names, args.fps)
 
 
 def _compute(
     args: argparse.Namespace, paths: Sequence[str], classifier: "Classifier", options: dict[str, Any]
-) -> "tuple[list[Timeline], list[str], dict[str, Any]]":
-    from timesformer.datasets.decoding.open import VideoError
-    from timesformer.localization.timeline import Timeline, find_actions
-    from timesformer.localization.windows import default_window
+) -> _Found:
+    from timesformer.inference.classifier import in_order
+    from timesformer.inference.journal import settings_of
+    from timesformer.localization.many_videos import find_in_videos
+    from timesformer.localization.timeline_files import write_timelines
+    from timesformer.localization.unfinished import UnfinishedTimelines
+    from timesformer.localization.window_length import default_window
 
-    cfg = classifier.options(sampler=args.sampler)
+    cfg, class_names = classifier.options(sampler=args.sampler), list(classifier.class_names)
     note = "" if args.window else default_window(cfg, 1.0)[1]
     if note and not args.quiet:
         print(f"note: {note}", file=sys.stderr, flush=True)
-    timelines = []
-    for number, path in enumerate(paths, start=1):
-        label = f"video {number} of {len(paths)}" if len(paths) > 1 else "scoring"
-        with _VideoProgress(label, args.quiet) as progress:
-            try:
-                timeline = find_actions(
-                    classifier,
-                    path,
-                    window=args.window,
-                    stride=args.stride,
-                    fps=args.fps,
-                    cfg=cfg,
-                    on_open=progress.open,
-                    on_frame=progress.frame,
-                    **options,
-                )
-            except VideoError as error:
-                timeline = Timeline(path, error=str(error))
-            if not timeline.error:
-                progress.finish()
-        timelines.append(timeline)
-    header = {"checkpoint": str(classifier.path), "class_names": list(classifier.class_names)}
-    header |= {"window": args.window, "stride": args.stride, "fps": args.fps or cfg.DATA.TARGET_FPS}
-    header |= {"temperature": classifier.temperature(cfg), **options}
-    return timelines, list(classifier.class_names), header
+    reading = {"window": args.window, "stride": args.stride, "fps": args.fps}
+    with ExitStack() as stack:
+        unfinished, timelines = None, {}
+        if args.output:
+            settings = settings_of(classifier, cfg, **reading)
+            unfinished = stack.enter_context(UnfinishedTimelines(paths, settings, args.output, args.overwrite))
+            timelines = {n: found.with_segments(class_names, **options) for n, found in unfinished.finished.items()}
+        if timelines and not args.quiet:
+            print(f"resuming: {len(timelines)} of {len(paths)} videos are predicted", file=sys.stderr, flush=True)
+        progress = stack.enter_context(_Progress(len(paths), len(timelines), args.quiet))
+        found = find_in_videos(
+            classifier,
+            paths,
+            cfg=cfg,
+            workers=args.workers,
+            finished=set(timelines),
+            on_part=progress.count,
+            **reading,
+            **options,
+        )
+        found = stack.enter_context(closing(found))
+        if not unfinished:
+            for number, timeline in enumerate(in_order(found)):
+                timelines[number] = timeline
+                print(timeline, flush=True)
+        else:
+            for number, timeline in found:
+                unfinished.add(number, timeline)
+                timelines[number] = timeline
+        ordered = [timelines[number] for number in range(len(paths))]
+        fps = args.fps or cfg.DATA.TARGET_FPS
+        if unfinished:
+            header = {"checkpoint": str(classifier.path), "class_names": class_names, **reading, "fps": fps}
+            header |= {"temperature": classifier.temperature(cfg), **options}
+            write_timelines(args.output, ordered, class_names, header)
+            unfinished.remove()
+    return _Found(ordered, class_names, fps)
 
 
-class _VideoProgress:
-    """Progress over the seconds of a video, and an answer to Ctrl-C."""
+class _Progress:
+    """Progress over the seconds of one video, or over several videos, and an answer to Ctrl-C."""
 
-    def __init__(self, what: str, quiet: bool) -> None:
-        self._what, self._quiet, self._total, self._done = what, quiet, 0, 0
+    def __init__(self, num_videos: int, done: int, quiet: bool) -> None:
+        self._is_single, self._shown = num_videos == 1, 0
+        self._start = None if quiet else partial(self._make, num_videos, done)
         self._progress: Any = None
 
-    def __enter__(self) -> "_VideoProgress":
+    def __enter__(self) -> "_Progress":
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._progress:
             self._progress.__exit__()
 
-    def open(self, duration: float) -> None:
+    def count(self, part: "Part") -> None:
+        """Counts a part of a video that is read."""
+        raise_if_interrupted()
+        if self._start and not self._progress:
+            self._progress = self._start(part)
+        if self._progress and self._is_single and part.windows:
+            seconds = int(part.windows[-1].end)
+            self._progress.advance(seconds - self._shown)
+            self._shown = seconds
+        elif self._progress and not self._is_single and part.is_last:
+            self._progress.advance()
+
+    def _make(self, num_videos: int, done: int, part: "Part") -> Any:
         from timesformer.progress import Progress
 
-        self._total = math.ceil(duration)
-        if not self._quiet:
-            self._progress = Progress(self._what, self._total or None, "second of video")
-            self._progress.__enter__()
-
-    def frame(self, time: float, _: object) -> None:
-        raise_if_interrupted()
-        self._advance(int(time))
-
-    def finish(self) -> None:
-        self._advance(self._total)
-
-    def _advance(self, done: int) -> None:
-        if self._progress and done > self._done:
-            self._progress.advance(done - self._done)
-            self._done = done
-
-
-def _metrics_table(metrics: "LocalizationMetrics", note: str) -> str:
-    width = max(map(len, ("mean", *metrics.average_precision)))
-    rows = [*metrics.average_precision.items(), ("mean", metrics.mean_average_precision)]
-    lines = [
-        f"{'average precision (%) at temporal IoU':{width}}",
-        f"{'':{width}}  " + "  ".join(f"{threshold:5.1f}" for threshold in metrics.thresholds),
-        *(f"{name:{width}}  " + "  ".join(f"{value:5.1f}" for value in values) for name, values in rows),
-        f"frame accuracy {metrics.frame_accuracy:.1f} %; of the annotated time {metrics.action_accuracy:.1f} %",
-    ]
-    return "\n".join([*lines, *([note] if note else [])])
+        if self._is_single:
+            return Progress("scoring", math.ceil(part.duration) or None, "second of video").__enter__()
+        return Progress("predicting", num_videos, "video", done).__enter__()

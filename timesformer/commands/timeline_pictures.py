@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from timesformer.atomic import check_absent
 from timesformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,9 +26,8 @@ def check_pictures(args: argparse.Namespace, videos: Sequence[str]) -> None:
     for path, times in Counter(outputs).items():
         if times > 1:
             raise UserError(f"--overlay {args.overlay}: {times} videos would be {path}; rename them")
-    existing = [str(path) for path in (*outputs, *filter(None, [args.page])) if path.exists()]
-    if existing and not args.overwrite:
-        raise UserError(f"{' and '.join(existing)} already exists: give another name, or --overwrite")
+    if not args.overwrite:
+        check_absent((*outputs, args.page), "give another name, or --overwrite")
 
 
 def write_pictures(

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from timesformer.models.weights.normalization import normalization_problem
 from timesformer.runtime.device import adapt_to_device, select_device, set_float32_precision
 from timesformer.runtime.resource_limits import available_cores
 from timesformer.torchvision_import import import_package
+
+Result = TypeVar("Result")
 
 
 def load_model(
@@ -200,7 +203,7 @@ class Classifier:
         if len(shape := tuple(getattr(videos, "shape", ()))) in (1, 2, 3, 4):
             raise VideoError(f"videos has the shape {list(shape)}, expected a list of videos: use predict for one")
         cfg = self.options(views, crops, sampler)
-        return _in_order(self.as_completed(cfg, videos, top_k, keep_clips, features, workers, fps=fps))
+        return in_order(self.as_completed(cfg, videos, top_k, keep_clips, features, workers, fps=fps))
 
     def as_completed(
         self,
@@ -311,12 +314,13 @@ class Classifier:
         )
 
 
-def _in_order(numbered: Iterator[tuple[int, Prediction]]) -> Iterator[Prediction]:
-    waiting: dict[int, Prediction] = {}
+def in_order(numbered: Iterator[tuple[int, Result]]) -> Iterator[Result]:
+    """Yields results in the order of their numbers, 0, 1, 2, ..."""
+    waiting: dict[int, Result] = {}
     following = 0
-    with closing(numbered) as predictions:
-        for number, prediction in predictions:
-            waiting[number] = prediction
+    with closing(numbered) as results:
+        for number, result in results:
+            waiting[number] = result
             while following in waiting:
                 yield waiting.pop(following)
                 following += 1

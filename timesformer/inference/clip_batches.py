@@ -109,12 +109,7 @@ def read_batches(
                 batches[part.batch] = ClipBatch(padding.expand(rows, *padding.shape).clone(), num_parts)
             batch = batches[part.batch]
             if outcome.problem:
-                name, problem = part.name, outcome.problem
-                if problem == given_up(timeout):
-                    problem = timeout_message(name, timeout)
-                part.problem = problems[part.video] = (
-                    problem if problem.startswith(name[:SHOWN]) else f"{name}: {problem}"
-                )
+                part.problem = problems[part.video] = name_problem(part.name, outcome.problem, timeout)
                 batch.failed.append(part)
             else:
                 clips, times, part.seconds, part.duration = outcome.result
@@ -128,6 +123,13 @@ def read_batches(
             batch.missing -= 1
             if not batch.missing:
                 yield batches.pop(part.batch)
+
+
+def name_problem(name: str, problem: str, timeout: float) -> str:
+    """Returns the problem of an `Outcome` with the name of its video; `timeout` is DATA.DECODE_TIMEOUT."""
+    if problem == given_up(timeout):
+        return timeout_message(name, timeout)
+    return problem if problem.startswith(name[:SHOWN]) else f"{name}: {problem}"
 
 
 def _plan(

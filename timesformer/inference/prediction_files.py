@@ -5,7 +5,6 @@ Each prediction is appended to `<output>.unfinished`, a line of JSON, after its 
 """
 
 import csv
-import fcntl
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -14,23 +13,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from fvcore.common.config import CfgNode
 
-from timesformer.atomic import report_write_errors, write_atomically
-from timesformer.config.differences import affecting
-from timesformer.errors import UserError, shorten
-from timesformer.inference.classifier import Classifier, Prediction
+from timesformer.atomic import check_absent, report_write_errors, write_atomically
+from timesformer.inference.journal import Journal, journal_path, open_locked
+from timesformer.inference.prediction import Prediction
 
-UNFINISHED = ".unfinished"
 _ELSEWHERE = "give another --output or --features"
 _FLOAT = np.dtype("<f4")
-
-
-def settings_of(classifier: Classifier, cfg: CfgNode, top_k: int, features: bool) -> dict[str, Any]:
-    """Returns what predictions depend on: the weights, the temperature, the arguments and the options."""
-    options = affecting(cfg, "model", "clips", "evaluation")
-    fitted = {"weights": classifier.fingerprint(), "temperature": classifier.temperature(cfg)}
-    return {**fitted, "top_k": top_k, "features": features, **options}
 
 
 class PredictionFiles:
@@ -55,17 +44,14 @@ class PredictionFiles:
         features: Path | None,
         overwrite: bool,
     ) -> None:
-        self._paths, self._settings, self._output, self._features = paths, settings, output, features
-        files = [path for path in (output, features) if path]
-        self._journal_path = files[0].with_name(files[0].name + UNFINISHED)
-        self._rows_path = features and features.with_name(f"{features.name}.float32{UNFINISHED}")
-        existing = [str(path) for path in files if path.exists()]
-        if existing and not overwrite and not self._journal_path.exists():
-            raise UserError(f"{' and '.join(existing)} already exists: {_ELSEWHERE}, or --overwrite")
+        self._paths, self._output, self._features = paths, output, features
+        path = journal_path(output or features)
+        self._rows_path = features and journal_path(features.with_name(f"{features.name}.float32"))
+        if not overwrite and not path.exists():
+            check_absent((output, features), f"{_ELSEWHERE}, or --overwrite")
         self.finished: dict[int, int] = {}
-        self._journal = self._open(self._journal_path)
-        self._check_settings(overwrite)
-        self._rows = self._open(self._rows_path) if self._rows_path else None
+        self._journal = Journal(path, settings, overwrite, _ELSEWHERE)
+        self._rows = open_locked(self._rows_path, _ELSEWHERE) if self._rows_path else None
         self._resume()
 
     def __enter__(self) -> "PredictionFiles":
@@ -79,18 +65,16 @@ class PredictionFiles:
     def add(self, number: int, prediction: Prediction) -> None:
         """Writes the prediction of a video."""
         line: dict[str, Any] = {"video": self._paths[number]}
-        with report_write_errors(self._journal_path, _ELSEWHERE):
-            if prediction.error:
-                line["error"] = prediction.error
-            else:
-                line["top"] = [[name, round(probability, 6)] for name, probability in prediction.top]
-            if self._rows and prediction.embedding is not None:
-                line["embedding"] = [self._rows.tell(), len(prediction.embedding)]
+        if prediction.error:
+            line["error"] = prediction.error
+        else:
+            line["top"] = [[name, round(probability, 6)] for name, probability in prediction.top]
+        if self._rows and prediction.embedding is not None:
+            line["embedding"] = [self._rows.tell(), len(prediction.embedding)]
+            with report_write_errors(self._rows_path, _ELSEWHERE):
                 self._rows.write(prediction.embedding.astype(_FLOAT).tobytes())
                 self._rows.flush()
-            offset = self._journal.tell()
-            self._write_line(line)
-        self.finished[number] = offset
+        self.finished[number] = self._journal.add(line)
 
     def errors(self) -> Iterator[str]:
         """Yields the errors of unreadable videos, in order."""
@@ -105,75 +89,29 @@ class PredictionFiles:
             if path:
                 with report_write_errors(path, _ELSEWHERE):
                     write_atomically(path, write_file)
-        with report_write_errors(self._journal_path, _ELSEWHERE):
-            self._journal_path.unlink()
-            if self._rows_path:
+        self._journal.remove()
+        if self._rows_path:
+            with report_write_errors(self._rows_path, _ELSEWHERE):
                 self._rows_path.unlink()
-
-    def _open(self, path: Path) -> BinaryIO:
-        """Opens and locks an unfinished file."""
-        with report_write_errors(path, _ELSEWHERE):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+b")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise UserError(f"{path} is being written by another process: wait for it, or {_ELSEWHERE}") from error
-        except OSError:
-            pass  # a disk without locks
-        return file
-
-    def _check_settings(self, overwrite: bool) -> None:
-        """Compares the first line of the journal with the settings, or writes it."""
-        self._journal.seek(0)
-        line, problem = self._journal.readline(), ""
-        if line.endswith(b"\n"):
-            before = json.loads(line) if line.startswith(b"{") else {}
-            if before.keys() != self._settings.keys():
-                problem = "was not written by this version"
-            elif changes := [f"{k} was {before[k]}, is {now}" for k, now in self._settings.items() if before[k] != now]:
-                problem = f"holds predictions of other settings: {shorten(changes, '; ')}"
-        if problem and not overwrite:
-            raise UserError(f"{self._journal_path} {problem}. Repeat that command, {_ELSEWHERE}, or --overwrite")
-        if problem or not line.endswith(b"\n"):
-            with report_write_errors(self._journal_path, _ELSEWHERE):
-                self._journal.truncate(0)
-                self._write_line(self._settings)
 
     def _resume(self) -> None:
         """Finds the finished predictions and removes incomplete lines and rows."""
         rows_end = self._rows.seek(0, io.SEEK_END) if self._rows else 0
         used, numbers = 0, {path: number for number, path in enumerate(self._paths)}
-        self._journal.seek(0)
-        self._journal.readline()
-        for line in iter(self._journal.readline, b""):
-            offset = self._journal.tell() - len(line)
-            if not line.endswith(b"\n"):
-                self._journal.truncate(offset)
-                break
-            content = json.loads(line)
+        for offset, content in self._journal.entries():
             start, dim = content.get("embedding", (0, 0))
             end = start + dim * _FLOAT.itemsize
             if end <= rows_end:  # false only if the whole node crashed between the two writes
                 used = max(used, end)
                 if content["video"] in numbers:
                     self.finished[numbers[content["video"]]] = offset
-        self._journal.seek(0, io.SEEK_END)
         if self._rows:
             self._rows.truncate(used)
             self._rows.seek(used)
 
-    def _write_line(self, content: dict[str, Any]) -> None:
-        self._journal.write(json.dumps(content).encode() + b"\n")
-        self._journal.flush()
-
     def _lines(self) -> Iterator[dict[str, Any]]:
         """Yields the lines of the videos, in order."""
-        with self._journal_path.open("rb") as file:
-            for number in sorted(self.finished):
-                file.seek(self.finished[number])
-                yield json.loads(file.readline())
+        return self._journal.read(self.finished[number] for number in sorted(self.finished))
 
     def _write_csv(self, num_classes: int, file: BinaryIO) -> None:
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)

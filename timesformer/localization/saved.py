@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from timesformer.errors import UserError, shorten
-from timesformer.localization.segments import Segment, find_segments
+from timesformer.localization.segments import Segment
 from timesformer.localization.timeline import Timeline
 from timesformer.localization.timeline_files import COLUMNS, WINDOW_COLUMNS
 from timesformer.localization.windows import WindowScores
@@ -41,9 +41,8 @@ def read_timelines(path: Path, **options: Any) -> SavedTimelines:
     for line, row in rows:
         start, end, *scores = (_number(path, line, name, row[name]) for name in columns[1:])
         videos.setdefault(row["video"], []).append(WindowScores(start, end, np.array(scores, np.float32)))
-    timelines = [
-        Timeline(video, find_segments(windows, class_names, **options), windows) for video, windows in videos.items()
-    ]
+    saved = (Timeline(video, windows=windows) for video, windows in videos.items())
+    timelines = [timeline.with_segments(class_names, **options) for timeline in saved]
     return SavedTimelines(timelines, class_names)
 
 

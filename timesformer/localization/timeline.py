@@ -1,7 +1,7 @@
 """When which action happens in a video."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fvcore.common.config import CfgNode
@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 from timesformer.datasets.decoding.open import Video, VideoError, name_of, to_source
 from timesformer.inference.classifier import Classifier
 from timesformer.localization.segments import Segment, find_segments
-from timesformer.localization.window_reader import OnFrame
+from timesformer.localization.window_parts import Part
 from timesformer.localization.windows import WindowScores, score_windows
 
 
@@ -21,6 +21,10 @@ class Timeline:
     segments: list[Segment] = field(default_factory=list)  # in order of time
     windows: list[WindowScores] = field(default_factory=list)
     error: str = ""  # why the video could not be read, or not to its end
+
+    def with_segments(self, class_names: Sequence[str], **options: Any) -> "Timeline":
+        """Returns the timeline with the segments of its windows; `options` are those of `find_segments`."""
+        return replace(self, segments=find_segments(self.windows, class_names, **options))
 
     @property
     def duration(self) -> float:
@@ -63,8 +67,7 @@ def find_actions(
     stride: float | None = None,
     fps: float | None = None,
     cfg: CfgNode | None = None,
-    on_open: Callable[[float], object] | None = None,
-    on_frame: OnFrame | None = None,
+    on_part: Callable[[Part], object] | None = None,
     **options: Any,
 ) -> Timeline:
     """Finds when which action happens in a video.
@@ -76,16 +79,15 @@ def find_actions(
     error = ""
     find_segments([], classifier.class_names, **options)  # checks the options
     source = to_source(video, fps)
-    scores = score_windows(
-        classifier, source, window=window, stride=stride, cfg=cfg, fps=fps, on_open=on_open, on_frame=on_frame
-    )
+    scores = score_windows(classifier, source, window=window, stride=stride, cfg=cfg, fps=fps, on_part=on_part)
     try:
         windows.extend(scores)
     except VideoError as problem:
         if not windows:
             raise
         error = str(problem)
-    return Timeline(name_of(source), find_segments(windows, classifier.class_names, **options), windows, error)
+    timeline = Timeline(name_of(source), windows=windows, error=error)
+    return timeline.with_segments(classifier.class_names, **options)
 
 
 def clock(seconds: float) -> str:

@@ -8,13 +8,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from timesformer.atomic import report_write_errors, write_atomically
+from timesformer.atomic import check_absent, report_write_errors, write_atomically
 from timesformer.errors import UserError
 from timesformer.localization.timeline import Timeline, clock
 
 SUFFIXES = (".csv", ".json", ".vtt")
 COLUMNS = ("video", "start", "end", "class", "probability", "error")
 WINDOW_COLUMNS = ("video", "start", "end")
+ELSEWHERE = "give another --output"
 
 
 def windows_path(output: Path) -> Path:
@@ -33,10 +34,9 @@ def check_output(output: Path, num_videos: int, overwrite: bool, with_metrics: b
         raise UserError(f"--output {output}: expected a name that ends in {', '.join(SUFFIXES)}")
     if output.suffix == ".vtt" and num_videos != 1:
         raise UserError(f"--output {output}: WebVTT holds one video, but there are {num_videos}; use .csv or .json")
-    files = [output, windows_path(output), *([metrics_path(output)] if with_metrics else [])]
-    existing = [str(path) for path in files if path.exists()]
-    if existing and not overwrite:
-        raise UserError(f"{' and '.join(existing)} already exists: give another --output, or --overwrite")
+    if not overwrite:
+        files = output, windows_path(output), metrics_path(output) if with_metrics else None
+        check_absent(files, f"{ELSEWHERE}, or --overwrite")
 
 
 def write_timelines(
@@ -57,7 +57,7 @@ def timeline_text(suffix: str, timelines: Sequence[Timeline], header: dict[str, 
 
 def write_file(path: Path, text: str) -> None:
     """Writes one of the files of `output`; UserError if that fails."""
-    with report_write_errors(path, "give another --output"):
+    with report_write_errors(path, ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
 

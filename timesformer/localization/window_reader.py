@@ -2,14 +2,13 @@
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, count
 from typing import NamedTuple
 
-import numpy as np
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
@@ -21,9 +20,6 @@ from timesformer.datasets.transforms.timeline import Frame, needed_frames
 from timesformer.localization.window_clips import WindowClipMaker, last_end, window_info
 
 TOLERANCE = 1e-6  # seconds; times of frames and borders of windows are rounded
-
-OnFrame = Callable[[float, Callable[[], np.ndarray]], object]
-"""Gets the time of a frame in seconds and a function that returns its pixels, uint8 [height, width, 3], RGB."""
 
 
 class WindowClips(NamedTuple):
@@ -89,7 +85,7 @@ class WindowReader:
         """Duration of the video, 0 if it is unknown."""
         return self._reader.delay + self._reader.seconds if self._reader.seconds else 0.0
 
-    def read(self, window: float, stride: float, on_frame: OnFrame | None = None) -> Iterator[WindowClips]:
+    def read(self, window: float, stride: float) -> Iterator[WindowClips]:
         """Yields the clips of windows of `window` seconds, `stride` seconds apart; can be called once.
 
         Raises VideoError at damage, after the windows before it.
@@ -101,7 +97,7 @@ class WindowReader:
             self._time_base, known = self._reader.time_base, self._reader.known_ticks()
             self._ticks = [] if known is None else known
             read = self._read_unknown if known is None else self._read_known
-            yield from read(self._shown(chain([first], frames), on_frame))
+            yield from read(chain([first], frames))
 
     def read_at(self, spans: Iterable[tuple[float, float]]) -> Iterator[WindowClips]:
         """Yields the clips of windows anywhere in the video, by start and end in seconds after the first frame.
@@ -133,14 +129,6 @@ class WindowReader:
                 frame = next(frames, None)
             if frame is None:
                 return
-            yield frame
-
-    def _shown(self, frames: Iterator[StreamedFrame], on_frame: OnFrame | None) -> Iterator[StreamedFrame]:
-        start = None
-        for frame in frames:
-            start = frame.tick if start is None else start
-            if on_frame:
-                on_frame(self._reader.delay + float((frame.tick - start) * self._time_base), frame.image)
             yield frame
 
     def _read_known(self, frames: Iterator[StreamedFrame]) -> Iterator[WindowClips]:

@@ -8,14 +8,11 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.decoding.open import Video, VideoError
-from timesformer.datasets.transforms.sampling import build_sampler
+from timesformer.datasets.decoding.open import Video, VideoError, to_source
 from timesformer.errors import UserError
 from timesformer.inference.classifier import Classifier, Summary
-from timesformer.localization.window_reader import OnFrame, WindowClips, WindowReader
-
-FALLBACK_SECONDS = 2.0
-"""Length of a window of a sampler that stretches over whole clips, where the length of training clips is unknown."""
+from timesformer.localization.window_parts import Part, PartReader, read_parts
+from timesformer.localization.window_reader import WindowClips
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +32,7 @@ def score_windows(
     stride: float | None = None,
     fps: float | None = None,
     cfg: CfgNode | None = None,
-    on_open: Callable[[float], object] | None = None,
-    on_frame: OnFrame | None = None,
+    on_part: Callable[[Part], object] | None = None,
 ) -> Iterator[WindowScores]:
     """Yields the scores of windows of a video in order of time; the video is decoded once, in constant memory.
 
@@ -52,46 +48,30 @@ def score_windows(
         stride: seconds from the start of a window to that of the next; default: half of `window`.
         fps: frame rate of a video without one; default: DATA.TARGET_FPS for folders of frames.
         cfg: other views, from `Classifier.options`; default: the views of the checkpoint's tests.
-        on_open: called with the duration in seconds, 0 if it is unknown, before frames are decoded.
-        on_frame: called with the time and the pixels of every frame, in order.
+        on_part: called with every part of the windows before it is scored.
 
     Raises:
         UserError: if `window` or `stride` is not above 0.
-        VideoError: if the video cannot be read; at damage, after the windows before it.
+        VideoError: if the video cannot be read, or a part takes longer than DATA.DECODE_TIMEOUT; after the windows
+            before it.
     """
+    check_lengths(window, stride)
+    cfg = cfg or classifier.cfg
+    source, batch = to_source(video, fps), WindowBatch(classifier, cfg)
+    with closing(read_parts(PartReader(cfg, window, stride, fps), source, cfg.DATA.DECODE_TIMEOUT)) as parts:
+        for part in parts:
+            if on_part:
+                on_part(part)
+            yield from batch.score(part)
+            if part.problem:
+                raise VideoError(part.problem)
+
+
+def check_lengths(window: float | None, stride: float | None) -> None:
+    """Raises UserError if a length in seconds is not above 0; None is a default."""
     for name, seconds in (("window", window), ("stride", stride)):
         if seconds is not None and not 0 < seconds < float("inf"):
             raise UserError(f"{name} of {seconds:g} seconds: expected a number above 0")
-    cfg = cfg or classifier.cfg
-    batch = WindowBatch(classifier, cfg)
-    with WindowReader(cfg, video, fps) as reader:
-        if on_open:
-            on_open(reader.seconds)
-        window = window or default_window(cfg, reader.fps)[0]
-        with closing(reader.read(window, stride or window / 2, on_frame)) as windows:
-            try:
-                for clips in windows:
-                    batch.add(clips)
-                    if batch.is_full:
-                        yield from batch.compute()
-            except VideoError:
-                yield from batch.compute()
-                raise
-    yield from batch.compute()
-
-
-def default_window(cfg: CfgNode, fps: float) -> tuple[float, str]:
-    """Returns the length of a window in seconds, and a note if it is a guess.
-
-    It is the span of a clip for the dense and uniform samplers in a video of `fps` frames per second.
-    """
-    sampler = build_sampler(cfg, "test")
-    if sampler.name in ("dense", "uniform"):
-        return sampler.window_length(fps) / fps, ""
-    return FALLBACK_SECONDS, (
-        f"windows of {FALLBACK_SECONDS:g} seconds: the {sampler.name} sampler stretches over a whole clip, and the "
-        "length of training clips is unknown; set --window to it"
-    )
 
 
 @dataclass
@@ -108,6 +88,15 @@ class WindowBatch:
     @property
     def is_full(self) -> bool:
         return sum(len(window.clips) for window in self.windows) >= self.cfg.TEST.BATCH_SIZE
+
+    def score(self, part: Part) -> Iterator[WindowScores]:
+        """Adds the windows of a part; yields the scores of all that are complete, after the last part of all."""
+        for window in part.windows:
+            self.add(window)
+            if self.is_full:
+                yield from self.compute()
+        if part.is_last:
+            yield from self.compute()
 
     def compute(self) -> Iterator[WindowScores]:
         """Yields the scores of the windows, and removes them."""

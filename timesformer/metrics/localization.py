@@ -46,6 +46,18 @@ class LocalizationMetrics(NamedTuple):
             "action_accuracy": _or_none(self.action_accuracy),
         }
 
+    def __str__(self) -> str:
+        """A table of the average precision by class, and a line with the frame accuracy."""
+        width = max(map(len, ("mean", *self.average_precision)))
+        rows = [*self.average_precision.items(), ("mean", self.mean_average_precision)]
+        lines = [
+            f"{'average precision (%) at temporal IoU':{width}}",
+            f"{'':{width}}  " + "  ".join(f"{threshold:5.1f}" for threshold in self.thresholds),
+            *(f"{name:{width}}  " + "  ".join(f"{value:5.1f}" for value in values) for name, values in rows),
+            f"frame accuracy {self.frame_accuracy:.1f} %; of the annotated time {self.action_accuracy:.1f} %",
+        ]
+        return "\n".join(lines)
+
 
 def _or_none(value: float) -> float | None:
     """None for NaN, which JSON does not have."""

@@ -16,8 +16,9 @@ from timesformer.errors import UserError
 from timesformer.inference.classifier import Classifier
 from timesformer.localization.segments import THRESHOLD
 from timesformer.localization.window_clips import WindowClipMaker, last_end, window_info
+from timesformer.localization.window_length import default_window
 from timesformer.localization.window_reader import TOLERANCE, WindowClips
-from timesformer.localization.windows import WindowBatch, default_window
+from timesformer.localization.windows import WindowBatch
 from timesformer.streaming.changes import AnswerTracker
 from timesformer.streaming.connection import Clock
 from timesformer.streaming.receiver import BufferedFrame, OnFrame, Part, Receiver

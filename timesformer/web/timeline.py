@@ -12,8 +12,9 @@ import torch
 from fvcore.common.config import CfgNode
 
 from timesformer.inference.classifier import Classifier, Summary
+from timesformer.localization.window_length import default_window
 from timesformer.localization.window_reader import WindowClips
-from timesformer.localization.windows import WindowScores, default_window
+from timesformer.localization.windows import WindowScores
 from timesformer.web.reading import DecodedVideo, Span, read_windows
 from timesformer.web.service import Service
 from timesformer.web.uploads import RefusedError

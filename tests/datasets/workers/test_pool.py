@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.patience import PATIENCE
-from timesformer.datasets.workers.pool import given_up, in_processes
+from timesformer.datasets.workers.pool import given_up, in_processes, streams_in_processes
 
 pytestmark = pytest.mark.slow
 OWN_PID = "__import__('os').getpid()"
@@ -34,6 +34,16 @@ def test_hanging_or_crashed_worker_is_replaced() -> None:
     first, killed, last = in_processes(signal.raise_signal, [0, signal.SIGKILL, 0], 1)
     assert "SIGKILL" in killed.problem
     assert first.problem == last.problem == ""
+
+
+def test_items_of_a_stream_go_to_one_worker() -> None:
+    crash = f"__import__('os').kill({OWN_PID}, 9)"
+    found: dict[str, list[int | None]] = {"": [], "#": []}
+    for outcome in streams_in_processes(eval, [[OWN_PID, crash, OWN_PID], [f"{OWN_PID}#"] * 3], 2):
+        found["#" * outcome.item.endswith("#")].append(outcome.result)
+    before, crashed, after = found[""]
+    assert (crashed, before != after) == (None, True)
+    assert len(set(found["#"])) == 1
 
 
 def test_stopping_early_ends_the_workers() -> None:

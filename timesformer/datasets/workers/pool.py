@@ -4,7 +4,7 @@ import pickle
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -30,6 +30,9 @@ class Outcome:
     problem: str = ""
 
 
+Outcomes = queue.Queue[Outcome | Exception | None]
+
+
 def in_processes(
     function: Callable[[Any], Any],
     items: Iterable[Any],
@@ -49,13 +52,45 @@ def in_processes(
 
     Raises UserError if workers cannot be started, or too many files are open.
     """
-    outcomes: queue.Queue[Outcome | Exception | None] = queue.Queue(ahead or 0)
+    outcomes: Outcomes = queue.Queue(ahead or 0)
     source, lock = iter(items), threading.Lock()
-    supervisors = [WorkerSupervisor(function, source, lock, outcomes, time_limit) for _ in range(workers)]
+    return _supervise(
+        [WorkerSupervisor(function, source, lock, outcomes, time_limit) for _ in range(workers)], outcomes
+    )
+
+
+def streams_in_processes(
+    function: Callable[[Any], Any],
+    streams: Iterable[Iterable[Any]],
+    workers: int,
+    time_limit: float = TIME_LIMIT,
+    ahead: int | None = None,
+) -> Iterator[Outcome]:
+    """Yield outcomes as `in_processes`, where all items of a stream go to one worker, in order.
+
+    The worker has one copy of `function`, which may keep a state. It is a new one after a crash. A stream may end
+    because of an earlier outcome; by then, its next item may have been taken.
+    """
+    outcomes: Outcomes = queue.Queue(ahead or 0)
+    source, lock = iter(streams), threading.Lock()
+
+    def items() -> Iterator[Any]:
+        while True:
+            with lock:
+                stream = next(source, None)
+            if stream is None:
+                return
+            yield from stream
+
+    supervisors = [WorkerSupervisor(function, items(), threading.Lock(), outcomes, time_limit) for _ in range(workers)]
+    return _supervise(supervisors, outcomes)
+
+
+def _supervise(supervisors: "Sequence[WorkerSupervisor]", outcomes: "Outcomes") -> Iterator[Outcome]:
     try:
         for supervisor in supervisors:
             supervisor.start()
-        running = workers
+        running = len(supervisors)
         while running:
             outcome = outcomes.get()
             if outcome is None:
@@ -93,7 +128,7 @@ class WorkerSupervisor(threading.Thread):
         function: Callable[[Any], Any],
         items: Iterator[Any],
         lock: threading.Lock,
-        outcomes: "queue.Queue[Outcome | Exception | None]",
+        outcomes: "Outcomes",
         time_limit: float,
     ) -> None:
         super().__init__(daemon=True)
