@@ -106,7 +106,7 @@ def test_the_newest_frames_win_while_the_model_is_slow(
         early, late = next(stream), next(stream)
         received = stream.statistics.received
     assert numbers(early)[1] <= 50
-    assert received - 1 <= numbers(late)[1] <= received
+    assert 95 <= numbers(late)[1] <= received  # frames go on coming while the model computes
     assert numbers(late)[1] - numbers(late)[0] == 2
     assert stream.statistics.dropped == numbers(late)[0] - numbers(early)[1] + numbers(early)[0]
     assert stream.statistics.answers == len(stream.statistics.latencies) == 2

@@ -13,11 +13,17 @@ import numpy as np
 import pytest
 
 from tests.conftest import Outcome
+from tests.patience import PATIENCE
 from tests.streaming.senders import HttpSender, gray_video
 from timesformer.commands import predict as command
 from timesformer.inference.classifier import Classifier, load_model
+from timesformer.streaming import answer_file, receiver
+from timesformer.streaming.live import StreamAnswer
 
 Predict = Callable[..., Outcome]
+
+NOT_FOR_STREAMS = ("--timeline", "--page a.html", "--leave 0.2", "--min-length 1", "--gaps", "--fps 5")
+NOT_FOR_STREAMS += ("--annotations a.csv", "--features a.npz", "--workers 1")
 
 
 @pytest.fixture
@@ -113,6 +119,35 @@ def test_a_broken_stream_ends_with_its_own_exit_code(predict: Predict, tmp_path:
     assert (start["event"], end["event"], sender.url in end["problem"]) == ("start", "end", True)
 
 
+def test_breaks_are_in_the_file_and_quiet_prints_nothing(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    output, video = tmp_path / "answers.jsonl", gray_video(range(40))
+    output.write_text("of another stream\n")
+    returns = threading.Event()  # set once the answer for the frames before the break is written
+
+    def again(send: Callable[[bytes], None]) -> None:
+        returns.wait(PATIENCE)
+        send(video)
+
+    class Watched(answer_file.AnswerFile):
+        def add(self, answer: StreamAnswer) -> None:
+            super().add(answer)
+            if answer.end == pytest.approx(4.0):
+                returns.set()
+
+    monkeypatch.setattr(answer_file, "AnswerFile", Watched)
+    monkeypatch.setattr(receiver, "FIRST_PAUSE", 0.0)
+    options = ["--retries", 1, "--threshold", 0, "--window", 0.35, "--output", output, "--overwrite", "--quiet"]
+    with HttpSender(lambda send: send(video), again) as sender:
+        outcome = predict("--stream", sender.url, *options)
+    assert (outcome.code, outcome.out) == (3, "")
+    assert outcome.err.splitlines() == [f"error: {events(output)[-1]['problem']}"]
+    kinds = [event["event"] for event in events(output) if event["event"] != "answer"]
+    assert kinds == ["start", "disconnected", "reconnected", "disconnected", "end"]
+    assert all(sender.url in event["reason"] for event in events(output) if event["event"] in kinds[1:-1])
+
+
 def test_ctrl_c_leaves_complete_files(predict: Predict, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     output, overlay = tmp_path / "answers.jsonl", tmp_path / "overlay.mp4"
     compute, computed = Classifier.compute, []
@@ -147,6 +182,10 @@ def test_ctrl_c_leaves_complete_files(predict: Predict, clip: Path, tmp_path: Pa
         (["--stream", "-", "--window", "0"], "--window"),
         (["clip.mp4", "--threshold", "0.9"], "--threshold"),
         (["--show", "a.mp4"], "--show"),
+        (["--retries", "3", "a.mp4"], "--retries"),
+        (["--stream", "-", "--retries", "-1"], "--retries"),
+        (["--stream", "-", "--background", "no such class"], "no such class"),
+        *((["--stream", "-", *option.split()], option.split()[0]) for option in NOT_FOR_STREAMS),
     ],
 )
 def test_user_errors(predict: Predict, tmp_path: Path, monkeypatch, arguments: list[str], named: str):
@@ -154,6 +193,7 @@ def test_user_errors(predict: Predict, tmp_path: Path, monkeypatch, arguments: l
     outcome = predict(*arguments)
     assert (outcome.code, outcome.out) == (2, "")
     assert named in outcome.err
+    assert "add --timeline" not in outcome.err or "--stream" not in arguments
     assert "secret" not in outcome.err
     assert list(tmp_path.iterdir()) == []
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
+from timesformer.arguments import at_least
 from timesformer.errors import UserError
 from timesformer.runtime.signals import raise_if_interrupted
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from timesformer.inference.classifier import Classifier
     from timesformer.streaming.answer_file import AnswerFile
+    from timesformer.streaming.events import StreamEvent
     from timesformer.streaming.labelled_frames import LabelledFrames
     from timesformer.streaming.live import Stream, StreamAnswer
     from timesformer.streaming.window import Window
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 STREAM_LOST = 3
 REPORT_EVERY = 60.0
 """Seconds between two lines with latency and frame rates."""
+
+RETRIES = 10
+ONLY_STREAMS = ("show", "every_window", "retries")
+NOT_FOR_STREAMS = ("features", "timeline", "leave", "min_length", "gaps", "fps", "annotations", "page", "workers")
 
 _BARS = 3  # classes drawn into a frame
 _REFRESH = 1 / 30  # seconds
@@ -37,18 +43,19 @@ def add_stream_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--every-window", action="store_true", help="wait for the model instead of dropping frames: for files in a pipe"
     )
-    add("--retries", type=int, default=10, metavar="N", help="failed attempts in a row to connect again (10)")
+    add("--retries", type=at_least(0), metavar="N", help=f"failed attempts in a row to connect again ({RETRIES})")
 
 
 def stream_problem(args: argparse.Namespace) -> str:
     """Returns which options do not fit together; "" if all do."""
+    names = NOT_FOR_STREAMS if args.stream else ONLY_STREAMS
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)]
     if not args.stream:
-        given = [name for name in ("--show", "--every-window") if getattr(args, name[2:].replace("-", "_"))]
         return f"{given[0]} is for streams: add --stream SOURCE" if given else ""
     if args.videos:
         return f"--stream follows one stream: leave out {args.videos[0]}"
-    if args.features:
-        return "--features is not available with --stream"
+    if given:
+        return f"{given[0]} is not available with --stream: leave it out"
     if args.output and args.output.suffix != ".jsonl":
         return f"--output {args.output}: expected a name that ends in .jsonl for a stream"
     return ""
@@ -87,24 +94,28 @@ def predict_stream(args: argparse.Namespace, classifier: "Classifier") -> int:
                 stride=args.stride,
                 threshold=args.threshold,
                 smooth=args.smooth,
+                background=args.background or (),
                 top_k=args.top_k,
                 every_window=args.every_window,
-                retries=args.retries,
+                retries=RETRIES if args.retries is None else args.retries,
                 on_frame=frames.add if frames else None,
+                on_event=lambda event: _report_event(event, file, args.quiet),
                 cfg=classifier.options(sampler=args.sampler),
             )
         )
-        if frames:
-            frames.waits = stream.is_paced
-        file = stack.enter_context(AnswerFile(args.output, stream, str(classifier.path))) if args.output else None
+        if frames and not stream.is_paced:
+            frames.leave_out()
+        file = None
+        if args.output:
+            file = stack.enter_context(AnswerFile(args.output, stream, str(classifier.path), args.overwrite))
         if not args.quiet:
             print(f"connected to {stream.name}; Ctrl-C ends", file=sys.stderr, flush=True)
         try:
-            answers = _report(stream, args.quiet)
+            answers, prints = _report(stream, args.quiet), not (args.quiet and file)
             if window:
-                _in_window(window, stream, lambda: _follow(answers, frames, file))
+                _in_window(window, stream, lambda: _follow(answers, frames, file, prints))
             else:
-                _follow(answers, frames, file)
+                _follow(answers, frames, file, prints)
         finally:
             if not args.quiet:
                 left_out = f", {frames.left_out} not drawn" if frames and frames.left_out else ""
@@ -131,9 +142,18 @@ def _report(stream: "Stream", quiet: bool) -> Iterator["StreamAnswer"]:
             print(stream.statistics, file=sys.stderr, flush=True)
 
 
-def _follow(answers: Iterator["StreamAnswer"], frames: "LabelledFrames | None", file: "AnswerFile | None") -> None:
+def _report_event(event: "StreamEvent", file: "AnswerFile | None", quiet: bool) -> None:
+    if not quiet:
+        print(event, file=sys.stderr, flush=True)
+    if file:
+        file.add_event(event)
+
+
+def _follow(
+    answers: Iterator["StreamAnswer"], frames: "LabelledFrames | None", file: "AnswerFile | None", prints: bool
+) -> None:
     for answer in answers:
-        if answer.changed:
+        if answer.changed and prints:
             print(answer, flush=True)
         if file:
             file.add(answer)

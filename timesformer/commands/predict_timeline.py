@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from timesformer.localization.window_parts import Part
 
 SUFFIXES = (".csv", ".json", ".vtt")
-NEEDS_TIMELINE = ("leave", "min_length", "background", "gaps", "fps", "annotations", "page")
-NOT_OF_TIMELINES = ("stream", "features", "top_k")
+OF_TIMELINES = ("leave", "min_length", "gaps", "fps", "annotations", "page")
+OF_TIMELINES += ("window", "stride", "threshold", "smooth", "background", "overlay")  # and of streams
+NOT_OF_TIMELINES = ("features", "top_k")
 OF_READING = ("window", "stride", "sampler", "workers")
-FOR_STREAMS_TOO = ("window", "stride", "threshold", "smooth", "overlay")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -44,9 +44,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def option_problem(args: argparse.Namespace) -> str:
     """Returns which options do not fit together; "" if all do."""
     if not args.timeline:
-        names = NEEDS_TIMELINE if args.stream else (*NEEDS_TIMELINE, *FOR_STREAMS_TOO)
-        given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)]
-        if given:
+        given = [f"--{name.replace('_', '-')}" for name in OF_TIMELINES if getattr(args, name) not in (None, False)]
+        if given and not args.stream:
             return f"{given[0]} is for long videos: add --timeline"
     elif given := [f"--{name.replace('_', '-')}" for name in NOT_OF_TIMELINES if getattr(args, name)]:
         return f"{given[0]} is not available with --timeline"

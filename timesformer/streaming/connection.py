@@ -23,6 +23,8 @@ Clock = Callable[[], float]
 UNDECODABLE = 250
 """Packets in a row without a frame after which a stream counts as broken: 10 seconds at 25 packets per second."""
 
+_MOST_HELD = 64  # packets in a decoder, more than H.264 and H.265 allow
+_POLL = 0.005  # seconds until a camera is asked for a picture again
 # These containers hold no times: FFmpeg counts frames at a rate that it assumes.
 _WITHOUT_TIMES = frozenset({"mpjpeg", "mjpeg", "jpeg_pipe", "h264", "hevc", "m4v", "mpegvideo"})
 _ARRIVAL_TIME_BASE = Fraction(1, 1_000_000)
@@ -40,7 +42,7 @@ class StreamFrame:
 
     Attributes:
         tick: when it is shown, in units of the connection's `time_base`; rising, except where the sender starts again.
-        received: when it was received, in seconds on the receiver's clock.
+        received: when it was received, in seconds on the receiver's clock; the decoder may hold it back after that.
         image: uint8 [height, width, 3], RGB; frames of a connection have one size.
     """
 
@@ -115,8 +117,13 @@ class Connection:
         """Yield frames until the stream ends; StreamError if it breaks, or nothing comes for `timeout` seconds."""
         number, size, tick = 0, (0, 0), 0
         step = round(1 / (self.fps * self.time_base)) if self.fps else 1
-        for packet, received in self._packets():
+        arrivals: dict[int | None, float] = {}  # of the packets in the decoder, by the time their frame is shown
+        for packet, arrival in self._packets():
+            if len(arrivals) > _MOST_HELD:  # packets without a frame
+                arrivals.clear()
+            arrivals[packet.pts] = arrival
             for frame in self._decode(packet):
+                received = arrivals.pop(frame.pts, arrival) if self._has_times else arrival
                 size = size if number else (frame.width, frame.height)
                 if not self._has_times:
                     tick = number if self._is_counted else round(received / self.time_base)
@@ -128,12 +135,18 @@ class Connection:
             raise StreamError(f"{self._source.name}: it ended before the first frame")
 
     def _packets(self) -> Iterator[tuple[av.Packet, float]]:
-        fruitless, packets = 0, self._container.demux(self._stream)
+        fruitless, packets, last = 0, self._container.demux(self._stream), self._clock()
         while True:
             try:
                 packet = next(packets, None)
             except (EOFError, IndexError):
                 return
+            except BlockingIOError:  # AVFoundation has no new picture
+                if self._clock() > last + self._timeout:
+                    raise StreamError(f"{self._source.name}: no data for {self._timeout:g} seconds") from None
+                time.sleep(_POLL)
+                packets = self._container.demux(self._stream)
+                continue
             except _ERRORS as error:
                 if self._is_end(error):
                     yield av.Packet(), self._clock()  # the decoder may hold frames back
@@ -141,8 +154,8 @@ class Connection:
                 raise StreamError(f"{self._source.name}: {_why_broken(error, self._timeout)}") from None
             if packet is None:
                 return
-            self._decoded = False
-            yield packet, self._clock()
+            self._decoded, last = False, self._clock()
+            yield packet, last
             fruitless = 0 if self._decoded else fruitless + 1
             if fruitless > UNDECODABLE:
                 raise StreamError(f"{self._source.name}: {UNDECODABLE} packets in a row could not be decoded")

@@ -26,8 +26,8 @@ _OPTIONS = {"crf": "23", "preset": "veryfast", "g": "50", "bf": "0"}
 class LabelledFrames:
     """Draws answers into frames in a thread of its own, so that the stream need not wait; a context manager.
 
-    If frames come faster than they are drawn, the oldest are left out and counted in `left_out`. With `waits`, the
-    stream waits instead.
+    The stream waits for frames to be drawn, until `leave_out` is called: then the oldest are left out if frames come
+    faster, and counted in `left_out`.
     """
 
     def __init__(self, draw: Draw, show: Callable[[np.ndarray, float], object]) -> None:
@@ -40,18 +40,24 @@ class LabelledFrames:
         self._changed = threading.Condition()
         self._ended, self._failure = False, None
         self.answer: StreamAnswer | None = None  # drawn into the next frames
-        self.waits = False
+        self._waits = True
         self.left_out = 0
         self._thread = threading.Thread(target=self._run, name="labelled frames", daemon=True)
 
     def add(self, seconds: float, image: np.ndarray) -> None:
         """Take a frame; `on_frame` of a `Stream`."""
         with self._changed:
-            self._changed.wait_for(lambda: not self.waits or len(self._frames) < _WAITING or self._failure)
+            self._changed.wait_for(lambda: not self._waits or len(self._frames) < _WAITING or self._failure)
             self._frames.append((seconds, image))
             if len(self._frames) > _WAITING:
                 self._frames.popleft()
                 self.left_out += 1
+            self._changed.notify_all()
+
+    def leave_out(self) -> None:
+        """Do not let the stream wait: its newest frames win."""
+        with self._changed:
+            self._waits = False
             self._changed.notify_all()
 
     def check(self) -> None:
@@ -65,7 +71,7 @@ class LabelledFrames:
 
     def __exit__(self, *_: object) -> None:
         with self._changed:
-            self._ended, self.waits = True, False
+            self._ended, self._waits = True, False
             self._changed.notify_all()
         self._thread.join()
         self.check()

@@ -21,6 +21,7 @@ from timesformer.localization.window_reader import TOLERANCE, WindowClips
 from timesformer.localization.windows import WindowBatch
 from timesformer.streaming.changes import AnswerTracker
 from timesformer.streaming.connection import Clock
+from timesformer.streaming.events import StreamEvent
 from timesformer.streaming.receiver import BufferedFrame, OnFrame, Part, Receiver
 from timesformer.streaming.sources import parse_source
 from timesformer.streaming.statistics import StreamStatistics
@@ -89,6 +90,7 @@ class Stream:
         retries: int = 10,
         timeout: float = 10.0,
         on_frame: OnFrame | None = None,
+        on_event: Callable[[StreamEvent], object] | None = None,
         cfg: CfgNode | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -105,6 +107,7 @@ class Stream:
             retries: failed attempts in a row to connect again after which the stream ends.
             timeout: seconds without data after which the connection counts as broken.
             on_frame: called in another thread for every frame, with its time and its pixels, uint8 [height, width, 3].
+            on_event: called by the iterator when the connection breaks, stalls or returns; default: logs a warning.
             cfg: other views, from `Classifier.options`; default: those of the checkpoint's tests.
             clock: seconds of a monotonic clock.
 
@@ -120,6 +123,7 @@ class Stream:
         self._tracker = AnswerTracker(classifier.class_names, threshold, smooth, background)
         self._maker = WindowClipMaker(self._cfg)
         self._batch = WindowBatch(classifier, self._cfg)
+        self._on_event = on_event or (lambda event: logger.warning("%s", event))
         self._answer: str | None = None
         self._statistics = StreamStatistics()
         self._part_seconds = 0.0  # of a window and a stride of the part, where every window is predicted
@@ -187,6 +191,8 @@ class Stream:
         part, last = None, float("-inf")
 
         def is_due(frames: list[BufferedFrame]) -> bool:
+            if frames and (self._receiver.ended or not self._receiver.is_connected):
+                return frames[-1].number >= self._following  # no newer ones come now
             if not frames or not self._receiver.fps:
                 return False
             window, stride = self._window_and_stride(self._receiver.fps)
@@ -195,7 +201,7 @@ class Stream:
 
         while True:
             frames = self._wait(is_due)
-            if is_due(frames) or (frames and self._receiver.ended and frames[-1].number >= self._following):
+            if is_due(frames):
                 end = _end_seconds(frames)
                 if frames[0].part is not part:
                     part = frames[0].part
@@ -228,17 +234,19 @@ class Stream:
             yield self._predict(frames, max(part.start, end - window), end)
 
     def _wait(self, until: Callable[[list[BufferedFrame]], bool]) -> list[BufferedFrame]:
-        """Wait for frames; reports a stall once."""
+        """Wait for frames; reports events, and a stall once."""
         reported = None
         while True:
             frames = self._receiver.wait(until, self._timeout)
+            for event in self._receiver.take_events():
+                self._on_event(event)
             if self._receiver.is_closed:
                 raise _Closed
             if self._receiver.ended or self._receiver.part_ended or until(frames):
                 return frames
             last, silent = self._receiver.last_received, self._clock() - self._receiver.last_received
             if silent >= self._timeout and not self._has_timeout and reported != last:
-                logger.warning("%s: no frames for %.0f s", self.name, silent)
+                self._on_event(StreamEvent("stalled", f"{self.name}: no frames for {silent:.0f} s"))
                 reported = last
 
     def _predict(self, frames: list[BufferedFrame], start: float, end: float) -> StreamAnswer:

@@ -1,21 +1,20 @@
 """A thread that receives a stream, and connects again when it breaks; its newest frames are kept for the model."""
 
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from timesformer.datasets.clips import as_video_error
 from timesformer.streaming.connection import Clock, Connection, StreamError, StreamFrame
+from timesformer.streaming.events import StreamEvent
 from timesformer.streaming.sources import Source
-
-logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two attempts to connect
 JUMP = 10.0  # seconds that the clock of a stream may run ahead from one frame to the next before it is corrected
@@ -64,6 +63,7 @@ class Receiver:
         fps: frames per second, measured if the stream does not tell; 0 if not yet known.
         is_paced: given, or because the stream is a file of known length.
         part_ended: whether the frames in memory are the last of their part, which must be released.
+        is_connected: False from a break until the next frame.
         ended: whether no more frames will come.
         problem: why the stream ended early; "" if it did not.
     """
@@ -102,6 +102,8 @@ class Receiver:
         self._times: deque[float] = deque(maxlen=_MEASURED)
         self._released = float("-inf")
         self._failure: BaseException | None = None
+        self._events: deque[StreamEvent] = deque()
+        self.is_connected = True
         self.received = self.connections = 0
         self.first_received = self.last_received = clock()
         self.problem = ""
@@ -131,15 +133,29 @@ class Receiver:
     def wait(self, until: Callable[[list[BufferedFrame]], bool], seconds: float | None = None) -> list[BufferedFrame]:
         """Wait until a condition on the frames in memory holds, their part ends or the time is over; return the frames.
 
-        Raises what the thread raised.
+        An event ends it too. Raises what the thread raised.
         """
         with self._changed:
             self._changed.wait_for(
-                lambda: self.ended or self.part_ended or self.is_closed or until(list(self._frames)), seconds
+                lambda: self.ended or self.part_ended or self.is_closed or self._events or until(list(self._frames)),
+                seconds,
             )
             if self._failure:
                 raise self._failure
             return list(self._frames)
+
+    def take_events(self) -> list[StreamEvent]:
+        """Remove and return what has happened to the connection since the last call."""
+        with self._changed:
+            events = list(self._events)
+            self._events.clear()
+            return events
+
+    def _add_event(self, event: StreamEvent) -> None:
+        with self._changed:
+            self._events.append(event)
+            self.is_connected = self.is_connected and event.kind != "disconnected"
+            self._changed.notify_all()
 
     def release(self, seconds: float) -> None:
         """Allow a paced receiver to drop the frames that are not shown at or after `seconds`; infinity: all."""
@@ -186,19 +202,21 @@ class Receiver:
 
     def _connect_again(self, problem: str, failures: int) -> Connection | None:
         """Return None if all attempts fail."""
+        kind: Literal["disconnected", "failed"] = "disconnected"
         while failures < self._retries:
             pause = min(FIRST_PAUSE * 2**failures, LONGEST_PAUSE)
-            logger.warning("%s; connecting again in %g s", problem, pause)
+            attempt = f"attempt {failures + 1} of {self._retries} to connect again in {pause:g} s"
+            self._add_event(StreamEvent(kind, f"{problem}; {attempt}"))
             if self._stopping.wait(pause):
                 return None
             try:
                 connection = self._connect()
             except StreamError as error:
-                problem, failures = str(error), failures + 1
+                kind, problem, failures = "failed", str(error), failures + 1
             else:
-                logger.warning("%s: connected again", self._source.name)
+                self._add_event(StreamEvent("reconnected", f"{self._source.name}: connected again"))
                 return connection
-        self.problem = problem
+        self.problem = f"{problem}; {self._retries} attempts to connect again failed" if self._retries else problem
         return None
 
     def _add(self, frame: StreamFrame, part: Part | None, connection: Connection) -> Part:
@@ -224,7 +242,8 @@ class Receiver:
             self.fps = connection.fps or self._measured_fps()
             self._frames.append(BufferedFrame(self.received, part, frame.tick, seconds, frame.received, pixels))
             self.received += 1
-            self.last_received = frame.received
+            self.is_connected = True
+            self.last_received = max(self.last_received, frame.received)  # decoders reorder frames
             self._changed.notify_all()
             if self.is_paced:  # what is to be kept may change while it waits
                 self._wait_for_release(
