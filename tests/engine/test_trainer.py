@@ -75,6 +75,18 @@ def test_gradient_clipping_bounds_the_step(cfg: CfgNode) -> None:
     assert moved.norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
+@pytest.mark.parametrize("method", ["sgd", "adamw"])
+def test_a_step_that_overflows_in_fp16_changes_nothing(cfg: CfgNode, method: str) -> None:
+    cfg.SOLVER.OPTIMIZING_METHOD, cfg.TRAIN.MIXED_PRECISION, weights = method, "fp16", []
+    for scales in ([1.0], [2.0**100, 1.0]):
+        trainer = trainer_of(cfg, new_model(cfg), loader_of(Clips(4), 4))
+        for scale in scales:
+            trainer.scaler, trainer.progress.epoch = torch.amp.GradScaler("cpu", init_scale=scale), 0
+            trainer.train_epoch()
+        weights.append(nn.utils.parameters_to_vector(trainer.model.parameters()).detach())
+    assert torch.equal(*weights)
+
+
 @pytest.mark.parametrize(("method", "max_norm"), [("sgd", 0.01), ("adamw", 0.0)])
 def test_loss_scaling_leaves_the_steps_unchanged(cfg: CfgNode, method: str, max_norm: float) -> None:
     cfg.SOLVER.OPTIMIZING_METHOD, cfg.SOLVER.CLIP_GRAD_L2NORM, weights = method, max_norm, []

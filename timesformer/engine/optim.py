@@ -59,7 +59,9 @@ def construct_optimizer(
     if later := {id(parameter.requires_grad_(False)) for parameter in frozen_for_now}:
         # Fused SGD needs momentum for all parameters of a group or for none.
         groups = [part for group in groups for part in _split(group, later)]
-    options = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY, "fused": True}
+    # Fused SGD corrupts its momentum in the steps that loss scaling skips.
+    fused = (solver.OPTIMIZING_METHOD, cfg.TRAIN.MIXED_PRECISION) != ("sgd", "fp16")
+    options = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY, "fused": fused}
     if solver.OPTIMIZING_METHOD == "sgd":
         options |= {"momentum": solver.MOMENTUM, "dampening": solver.DAMPENING, "nesterov": solver.NESTEROV}
     optimizers = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
