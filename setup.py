@@ -76,6 +76,7 @@ setup(
         "safetensors>=0.4",
         "scikit-learn>=1.4",
         "scipy>=1.11",
+        "simplejpeg>=1.8",
         "simplejson>=3.19",
         "submitit>=1.5",
         "tensorboard>=2.15",

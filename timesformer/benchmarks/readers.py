@@ -5,6 +5,7 @@ file or a folder of frames as uint8 [T, H, W, 3] RGB. window: length of the clip
 """
 
 import importlib.metadata
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ CLIPS = ((8, 32), (16, 4), (8, 4))  # NUM_FRAMES and SAMPLING_RATE
 TOLERANCE = 0.25  # a frame is incorrect if another frame of the file is closer by more than this (levels of 255)
 TURN = 5  # clips that one way of cropping makes before the other's turn, so that caches hold its own data
 _DATA = get_cfg().DATA
-_PACKAGES = {"av", "decord", "opencv-python-headless", "opencv-python", "pillow"}
+_PACKAGES = {"av", "decord", "opencv-python-headless", "opencv-python", "pillow", "simplejpeg"}
 
 
 def reader_table(files: Mapping[str, Path], rounds: int, starts: int) -> Iterator[str]:
@@ -78,7 +79,7 @@ def compare_readers(
             cells[name] = f"{wrong} of {len(numbers)} frames wrong"
             if not wrong:
                 largest = max(largest, own.max())
-                runs[name] = lambda read=read: [read(path, positions, window) for positions in clips]
+                runs[name] = lambda read=read: read_clips(read, path, clips, window)
     seconds = time_in_turn(runs, rounds, clock=time.process_time)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     for name, median in medians.items():
@@ -86,6 +87,12 @@ def compare_readers(
         if ORIGINAL in medians and name != ORIGINAL:
             cells[name] += f" ({medians[ORIGINAL] / median:.1f}x)"
     return list(cells.values()), largest
+
+
+def read_clips(read: Reader, path: Path, clips: Clips, window: int) -> None:
+    """Read clips one after the other, as a DataLoader worker does: each is freed before the next."""
+    for positions in clips:
+        read(path, positions, window)
 
 
 def thumbnails(path: Path) -> np.ndarray:
@@ -116,8 +123,8 @@ def _read_window(path: Path, positions: Sequence[int], window: int) -> np.ndarra
         import cv2
 
         cv2.setNumThreads(1)
-        files = frame_files(path)
-        return np.stack([cv2.cvtColor(cv2.imread(str(files[p])), cv2.COLOR_BGR2RGB) for p in positions])
+        names = sorted(os.listdir(path))
+        return np.stack([cv2.cvtColor(cv2.imread(str(path / names[p])), cv2.COLOR_BGR2RGB) for p in positions])
     frames = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]

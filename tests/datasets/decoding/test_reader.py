@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.datasets.made_videos import decode_everything, encode
-from timesformer.datasets.decoding import images, pyav
+from tests.datasets.made_videos import assert_close, decode_everything, encode, ffmpeg_frames
+from timesformer.datasets.decoding import images, jpeg, pyav
 from timesformer.datasets.decoding.open import VideoError, open_video
 
 
@@ -118,6 +118,39 @@ def test_jpeg_frames_are_scaled_down(tmp_path):
             frames = video.read([0])
         assert frames.shape == (1, *shape, 3)
         assert np.abs(frames[0].astype(int) - (7, 90, 160)).max() <= 2
+
+
+@pytest.mark.parametrize("short_side", [0, 40])
+def test_pixels_of_jpeg_frames(tmp_path, monkeypatch, short_side):
+    """Equal up to a level with simplejpeg and Pillow; FFmpeg interpolates colors in its own way."""
+    assert jpeg.simplejpeg, "expected simplejpeg"
+    ramp = np.linspace(0, 255, 161).astype(np.uint8)
+    picture = np.dstack(np.broadcast_arrays(ramp[:121, None], ramp[None], ramp[::-1][None]))
+    kinds = ({}, {"subsampling": "4:4:4"}, {"progressive": True}, {"keep_rgb": True}, {"mode": "L"})
+    for number, kind in enumerate(kinds):
+        Image.fromarray(picture).convert(kind.get("mode", "RGB")).save(tmp_path / f"{number}.jpg", quality=95, **kind)
+    found = []
+    for module, name in ((images.Image, "open"), (jpeg, "simplejpeg")):  # without Pillow, without simplejpeg
+        with monkeypatch.context() as patch, open_video(tmp_path, short_side=short_side) as video:
+            patch.setattr(module, name, None)
+            found.append(video.read(range(len(kinds))).astype(int))
+    assert np.abs(found[0] - found[1]).max() <= 1
+    expected = ffmpeg_frames(tmp_path / "%d.jpg")
+    if short_side:  # 81 x 61 pixels
+        expected = [np.asarray(Image.fromarray(frame).reduce(2)) for frame in expected]
+    assert_close(found[0], expected)
+
+
+def test_damaged_jpeg_frame(tmp_path):
+    for number, picture in enumerate(noise(2)):
+        Image.fromarray(picture).save(tmp_path / f"{number}.jpg", quality=95)
+    content = (tmp_path / "1.jpg").read_bytes()
+    (tmp_path / "1.jpg").write_bytes(content[: len(content) // 2])
+    with open_video(tmp_path) as video, pytest.raises(VideoError, match=r"1\.jpg"):
+        video.read([0, 1])
+    (tmp_path / "1.jpg").write_bytes(content[:4])
+    with open_video(tmp_path) as video, pytest.raises(VideoError, match=r"1\.jpg"):
+        video.read([1])
 
 
 def test_numbered_frames(tmp_path, monkeypatch):

@@ -89,17 +89,12 @@ class VideoReader(ABC):
 
         Raises VideoError when one cannot be decoded, IndexError when one is outside 0..num_frames-1.
         """
-        positions = defaultdict(list)
-        for position, index in enumerate(indices):
-            positions[int(index)].append(position)
-        wanted = sorted(positions)
-        if not wanted or wanted[0] < 0 or wanted[-1] >= self.num_frames:
-            raise IndexError(f"frames {list(indices)} of {self.path}: expected numbers from 0 to {self.num_frames - 1}")
+        positions = self._positions(indices)
         clip = np.empty(0, np.uint8)
-        for number, image in self._frames(wanted):  # copied one by one, which is faster than stacking them
+        for number, image in self._frames(list(positions)):  # copied one by one, which is faster than stacking them
             if not clip.size:
                 clip = np.empty((len(indices), *image.shape), np.uint8)
-            self._check_size(image, clip.shape[1:])
+            self._check_size(image.shape, clip.shape[1:])
             clip[positions[number]] = image
         return clip
 
@@ -122,7 +117,7 @@ class VideoReader(ABC):
         """Yield every frame in order, uint8 [height, width, 3], RGB; VideoError as `read`."""
         shape: tuple[int, ...] = ()
         for image in self._every_image():
-            self._check_size(image, shape or image.shape)
+            self._check_size(image.shape, shape or image.shape)
             shape = image.shape
             yield image
 
@@ -160,13 +155,22 @@ class VideoReader(ABC):
         for number in range(self.num_frames):
             yield self.read([number])[0]
 
+    def _positions(self, indices: Sequence[int]) -> dict[int, list[int]]:
+        """Where each frame is in `indices`, by its number, rising; IndexError as `read`."""
+        positions = defaultdict(list)
+        for position, index in enumerate(indices):
+            positions[int(index)].append(position)
+        if not positions or min(positions) < 0 or max(positions) >= self.num_frames:
+            raise IndexError(f"frames {list(indices)} of {self.path}: expected numbers from 0 to {self.num_frames - 1}")
+        return dict(sorted(positions.items()))
+
     @abstractmethod
     def _frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Yield number and image, uint8 [height, width, 3], of these frames (rising, each once), in any order."""
 
-    def _check_size(self, image: np.ndarray, shape: Sequence[int]) -> None:
-        if image.shape != tuple(shape):
-            sizes = f"{image.shape[1]}x{image.shape[0]} and {shape[1]}x{shape[0]}"
+    def _check_size(self, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        if found != expected:
+            sizes = f"{found[1]}x{found[0]} and {expected[1]}x{expected[0]}"
             raise self._error(f"its frames differ in size ({sizes} pixels): expected one size; scale or remove some")
 
     def _error(self, reason: str) -> VideoError:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+import numpy as np
+
 from timesformer.datasets.decoding.base import VideoError
 
 FRAME_EXTENSIONS = (".jpg", ".jpeg", ".png")  # in order of preference: a PNG may be a mask
@@ -19,6 +21,8 @@ FRAME_EXTENSIONS = (".jpg", ".jpeg", ".png")  # in order of preference: a PNG ma
 _INTEGER = re.compile(r"(\d+)")
 # With decimals as one number, but not the parts of a date such as 2020.01.31.
 _DECIMAL = re.compile(r"((?<!\d\.)\d+\.\d+(?!\.?\d)|\d+)")
+# Text, a number and an extension.
+_NUMBERED = re.compile(r"(.*?)([0-9]+)(\.\w+)", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+")
 _RGB = frozenset({"color", "colour", "frame", "frames", "image", "images", "img", "im", "rgb"})
 _NO_RGB = frozenset(
@@ -53,6 +57,8 @@ def select_frames(folder: str, names: Sequence[str]) -> list[str]:
 
     Raises VideoError, which names the series or files, where these rules leave more than one.
     """
+    if numbered := _sort_by_number(names):
+        return numbered
     names = sorted(filter(is_image_name, names))
     pattern, number = (_DECIMAL, Decimal) if _have_decimals(names) else (_INTEGER, int)
     images = []
@@ -62,6 +68,36 @@ def select_frames(folder: str, names: Sequence[str]) -> list[str]:
         images.append(_Image(name, _words(tuple(parts[::2])), tuple(map(number, parts[1::2])), extension.lower()))
     images = _select_extension(folder, _select_series(folder, images))
     return [image.name for image in sorted(images, key=lambda image: image.numbers)]
+
+
+def _sort_by_number(names: Sequence[str]) -> list[str]:
+    """The names, sorted, if all are those of images and differ in a whole number alone; else an empty list."""
+    match = _NUMBERED.fullmatch(names[0]) if names and is_image_name(names[0]) else None
+    if match is None:
+        return []
+    before, digits, after = match.groups()
+    if _have_form(names, before, len(digits), after):
+        return sorted(names)
+    if "." in before or not all(name.startswith(before) and name.endswith(after) for name in names):
+        return []  # the numbers may be decimals
+    texts = [name[len(before) : -len(after)] for name in names]
+    numbers = {int(text): name for text, name in zip(texts, names, strict=True) if _INTEGER.fullmatch(text)}
+    # 1 and 01 are two images of one number.
+    return [numbers[number] for number in sorted(numbers)] if len(numbers) == len(names) else []
+
+
+def _have_form(names: Sequence[str], before: str, digits: int, after: str) -> bool:
+    """Whether the names differ in a number of so many digits alone; faster than to look at one after the other."""
+    start, end = (text.encode("utf-8", "surrogateescape") for text in ("/" + before, after))
+    text = np.frombuffer(("/" + "/".join(names)).encode("utf-8", "surrogateescape"), np.uint8)
+    if len(text) != len(names) * (len(start) + digits + len(end)):
+        return False
+    table = text.reshape(len(names), -1)  # a slash at the start of each row shows that it is a name
+    number = table[:, len(start) : len(start) + digits] - ord("0")  # wraps around below "0"
+    is_start, is_end = (np.frombuffer(part, np.uint8) for part in (start, end))
+    return bool(
+        (number <= 9).all() and (table[:, : len(start)] == is_start).all() and (table[:, -len(end) :] == is_end).all()
+    )
 
 
 @functools.lru_cache(maxsize=256)  # most names of a clip have the same text

@@ -1,4 +1,4 @@
-"""Frames stored as one image each, read by Pillow: a folder of them, or numbered ones."""
+"""Frames stored as one image each: a folder of them, or numbered ones."""
 
 import multiprocessing
 import os
@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from timesformer.datasets.decoding.base import MAX_PIXELS, VideoReader, scaled
 from timesformer.datasets.decoding.frame_series import select_frames
+from timesformer.datasets.decoding.jpeg import NAMES, Place, decode_jpeg
 from timesformer.runtime.resource_limits import available_cores
 
 MAX_THREADS = 4
@@ -27,7 +28,7 @@ class FrameFiles(VideoReader):
     images are decoded at 1/2, 1/4 or 1/8 of their size if their short side stays at least `short_side` (0: never).
     """
 
-    def __init__(self, path: str, files: Sequence[str | Path], short_side: int = 0, fps: float = 0.0) -> None:
+    def __init__(self, path: str, files: Sequence[str], short_side: int = 0, fps: float = 0.0) -> None:
         """files: paths of the images in the order shown, at least one."""
         super().__init__(path)
         self.files = files
@@ -35,18 +36,44 @@ class FrameFiles(VideoReader):
         self.num_frames = len(files)
         self.fps = fps
 
-    def _frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        # In a DataLoader worker, the other workers have the other cores.
-        threads = 1 if multiprocessing.parent_process() else min(available_cores(), MAX_THREADS, len(wanted))
-        if threads == 1:
-            yield from ((number, self._image(number)) for number in wanted)
-            return
-        with ThreadPoolExecutor(threads) as pool:
-            yield from zip(wanted, pool.map(self._image, wanted), strict=True)
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        positions = self._positions(indices)
+        clips: list[np.ndarray] = []  # one, as soon as the size of a frame is known
+        lock = Lock()
 
-    def _image(self, number: int) -> np.ndarray:
+        def decode(number: int) -> None:
+            def place(shape: tuple[int, ...]) -> np.ndarray:
+                with lock:
+                    clips[:] = clips or [np.empty((len(indices), *shape), np.uint8)]
+                self._check_size(shape, clips[0].shape[1:])
+                return clips[0][positions[number][0]]
+
+            self._decode(number, place)
+            first, *others = positions[number]
+            for other in others:
+                clips[0][other] = clips[0][first]
+
+        # In a DataLoader worker, the other workers have the other cores.
+        threads = 1 if multiprocessing.parent_process() else min(available_cores(), MAX_THREADS, len(positions))
+        if threads == 1:
+            for number in positions:
+                decode(number)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(decode, positions))
+        return clips[0]
+
+    def _frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        yield from zip(wanted, self.read(wanted), strict=True)
+
+    def _decode(self, number: int, place: Place) -> None:
         file = self.files[number]
         try:
+            if file.lower().endswith(NAMES):
+                with open(file, "rb", buffering=0) as stream:
+                    content = stream.read()
+                if decode_jpeg(content, place, self._short_side):
+                    return
             with Image.open(file) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError(f"it claims {image.width}x{image.height} pixels, more than {MAX_PIXELS} in all")
@@ -54,10 +81,11 @@ class FrameFiles(VideoReader):
                 image.load()
                 with suppress(Exception):  # damaged EXIF data raise errors of many types
                     ImageOps.exif_transpose(image, in_place=True)
-                return rgb_pixels(image)
+                pixels = rgb_pixels(image)
         # Pillow reports broken images by any of these.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise self._error(f"frame {os.path.basename(file)} is unreadable ({error})") from error
+        place(pixels.shape)[:] = pixels
 
 
 def rgb_pixels(image: Image.Image) -> np.ndarray:
@@ -70,15 +98,32 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def numbered_frames(path: str) -> list[str] | None:
+class _NumberedFiles(Sequence[str]):
+    """Files whose names differ in a number alone, each name made on access."""
+
+    def __init__(self, form: str, numbers: range) -> None:
+        """form: with the number's %d."""
+        self._form = form
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
+        return self._form % self._numbers[index]
+
+
+def numbered_frames(path: str) -> Sequence[str] | None:
     """Return the files of `DIR/NAME_%06d.jpg#FIRST-LAST`, LAST included; None where `path` is not of this form."""
     match = _NUMBERED.fullmatch(path)
     if match is None:
         return None
-    width, numbers = int(match["width"] or 0), range(int(match["first"]), int(match["last"]) + 1)
-    return [f"{match['before']}{number:0{width}d}{match['after']}" for number in numbers]
+    before, after = (match[name].replace("%", "%%") for name in ("before", "after"))
+    form = f"{before}%0{int(match['width'] or 0)}d{after}"
+    return _NumberedFiles(form, range(int(match["first"]), int(match["last"]) + 1))
 
 
-def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
+def frame_files(folder: str | os.PathLike[str]) -> list[str]:
     """Return the paths of the frames in `folder`, in order. VideoError as `select_frames`, OSError as os.listdir."""
-    return [Path(folder, name) for name in select_frames(os.fspath(folder), os.listdir(folder))]
+    start = os.path.join(folder, "")
+    return [start + name for name in select_frames(os.fspath(folder), os.listdir(folder))]
