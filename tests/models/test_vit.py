@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from tests.models.small import small_clip, small_timesformer
@@ -139,6 +140,13 @@ def test_bicubic_position_embeddings_keep_a_linear_ramp() -> None:
     grid = resized[1:].view(16, 6)
     torch.testing.assert_close(grid, grid[:, :1].expand(-1, 6), msg="columns must not mix")
     torch.testing.assert_close(grid[4:12, 0], torch.arange(8) / 2 + 1.75, rtol=0, atol=1e-5)
+
+
+def test_bicubic_position_embeddings_equal_those_of_timm() -> None:
+    table = torch.randn(1, 1 + 8 * 6, 4)
+    for grid in ((16, 6), (5, 7), (8, 6)):
+        expected = resample_abs_pos_embed(table, list(grid), [8, 6], num_prefix_tokens=1)
+        torch.testing.assert_close(resize_pos_embed(table, (8, 6), grid), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("variant", "millions"), [("gesture", 121.3), ("small", 23.0), ("tiny", 5.87)])

@@ -149,8 +149,11 @@ def run(args: argparse.Namespace) -> int:
 
 def load(args: argparse.Namespace) -> "Classifier":
     """Loads and describes the model."""
+    from timesformer.datasets.workers.pool import SERVER
     from timesformer.inference.classifier import load_model
 
+    if args.workers != 0 and not args.stream:
+        SERVER.fork()
     classifier = load_model(args.checkpoint, args.device, args.opts, cfg=args.cfg)
     if not args.quiet:
         print(repr(classifier), file=sys.stderr, flush=True)

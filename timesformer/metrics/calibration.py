@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax
 
 BINS = 15
 TEMPERATURES = (0.1, 30.0)
@@ -60,13 +59,19 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> 
 
 def softmax(logits: ArrayLike, temperature: float = 1.0) -> Floats:
     """Probabilities, float64 [videos, classes], of logits divided by a temperature."""
-    return np.exp(log_softmax(np.asarray(logits, np.float64) / temperature, axis=1))
+    return np.exp(_log_softmax(logits, temperature))
 
 
 def cross_entropy(logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0) -> float:
     """Mean cross entropy of logits [videos, classes] divided by a temperature, and labels int [videos]."""
-    log_probabilities = log_softmax(np.asarray(logits, np.float64) / temperature, axis=1)
+    log_probabilities = _log_softmax(logits, temperature)
     return float(-np.take_along_axis(log_probabilities, np.asarray(labels)[:, None], axis=1).mean())
+
+
+def _log_softmax(logits: ArrayLike, temperature: float) -> Floats:
+    from scipy.special import log_softmax  # late: predictions do not need it
+
+    return log_softmax(np.asarray(logits, np.float64) / temperature, axis=1)
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> tuple[float, float]:

@@ -5,27 +5,30 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
-from torchvision import models as torchvision_models
 
 from timesformer.errors import UserError
 from timesformer.models.frames import FrameNetwork
 from timesformer.models.heads import LINEAR, ClipNetwork, HeadOptions
 from timesformer.models.parts import record_features
 from timesformer.models.weights.normalization import warn_of_normalization
+from timesformer.torchvision_import import import_package
 
 logger = logging.getLogger(__name__)
+
+torchvision_models = import_package("torchvision.models", "MODEL.MODEL_NAME torchvision/<name>")
+timm = import_package("timm", "MODEL.MODEL_NAME timm/<name>")
 
 
 class Baseline(nn.Module):
     """Another library's network as `.model`, from clips [batch, 3, frames, height, width] to [batch, classes]."""
 
     head_names: tuple[str, ...]  # of the layers in `.model` that give the logits
+    is_traceable = False  # by fvcore, which fails for convolutions on the meta device
     made_for: str  # the input that the network was designed for
     normalization: tuple[tuple[float, ...], tuple[float, ...]]  # DATA.MEAN and DATA.STD of its pretrained weights
 

@@ -6,7 +6,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from timm.layers import Mlp
 from torch import Tensor, nn
 
 from timesformer.models.attention import Attention
@@ -40,6 +39,23 @@ class DropPath(nn.Module):
             return None
         keep = 1.0 - self.rate
         return (keep + torch.rand(shape, dtype=like.dtype, device=like.device)).floor_() / keep
+
+
+class Mlp(nn.Module):
+    """Two linear layers on the last axis, with the names of timm's class, whose import takes seconds."""
+
+    def __init__(
+        self, dim: int, hidden_dim: int, act_layer: Callable[[], nn.Module] = nn.GELU, drop: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = act_layer()
+        self.drop1 = nn.Dropout(drop)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop2 = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop2(self.fc2(self.drop1(self.act(self.fc1(x)))))
 
 
 class Block(nn.Module):

@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from timesformer.models.baselines import Baseline
 from timesformer.models.weights.exported import ExportedNetwork
 
 
@@ -34,7 +33,7 @@ def count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
     clip = torch.zeros(*shape, device=next(model.parameters()).device)
     training = model.training
     try:
-        if isinstance(model, Baseline):  # fvcore traces, which fails for convolutions on the meta device
+        if not getattr(model, "is_traceable", True):
             matrix_products = sdpa_kernel(SDPBackend.MATH)  # the counter ignores the CPU's fused attention
             with FlopCounterMode(display=False) as counter, torch.enable_grad(), matrix_products:
                 model.eval()(clip)

@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 Interpolation = Literal["bicubic", "legacy"]
@@ -75,17 +74,16 @@ def resize_pos_embed(
 ) -> Tensor:
     """Resizes position embeddings, [1, prefix + rows * columns, dim], to another grid (rows, columns) of patches.
 
-    "legacy" keeps the embeddings of a grid with as many patches, as facebookresearch/TimeSformer.
+    "bicubic" is antialiased, as in timm. "legacy" keeps the embeddings of a grid with as many patches, as
+    facebookresearch/TimeSformer.
     """
-    if interpolation == "bicubic":
-        if grid == trained_grid:  # timm also resizes then while a model is exported
-            return pos_embed
-        return resample_abs_pos_embed(pos_embed, grid, trained_grid, num_prefix_tokens)
     prefix, table = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
-    if math.prod(grid) == table.shape[1]:
+    is_legacy = interpolation == "legacy"
+    if grid == trained_grid or (is_legacy and math.prod(grid) == table.shape[1]):
         return pos_embed
-    table = F.interpolate(rearrange(table, "1 (h w) d -> 1 d h w", h=trained_grid[0]), size=grid, mode="nearest")
-    return torch.cat([prefix, rearrange(table, "1 d h w -> 1 (h w) d")], dim=1)
+    table = rearrange(table.float(), "1 (h w) d -> 1 d h w", h=trained_grid[0])
+    table = F.interpolate(table, size=grid, mode="nearest" if is_legacy else "bicubic", antialias=not is_legacy)
+    return torch.cat([prefix, rearrange(table, "1 d h w -> 1 (h w) d").to(prefix.dtype)], dim=1)
 
 
 def resize_tubelet_embed(

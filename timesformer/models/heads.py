@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from fvcore.common.config import CfgNode
-from timm.layers import Mlp
 from torch import Tensor, nn
 
-from timesformer.models.blocks import Init, check_choice, initialize_linear, joint_forward, make_blocks
+from timesformer.models.blocks import Init, Mlp, check_choice, initialize_linear, joint_forward, make_blocks
 from timesformer.models.embeddings import resize_time_embed, time_table
 
 HeadKind = Literal["linear", "attentive", "temporal"]

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from timm.models import group_parameters
 from torch import Tensor, nn
 
 from timesformer.errors import UserError, shorten
+from timesformer.torchvision_import import import_package
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:
@@ -62,7 +62,8 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
     network = inner_model(model)
     backbone = getattr(network, "backbone", network)
     if hasattr(backbone, "group_matcher"):
-        order = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
+        timm = import_package("timm.models", "the layers of a timm model")
+        order = timm.group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
         if backbone is not network:
             order = {f"backbone.{name}": number for name, number in order.items()}
             order |= {name: -1 for name, _ in network.named_parameters() if name not in order}  # of the head

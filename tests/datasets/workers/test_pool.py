@@ -78,13 +78,19 @@ def test_killed_server_is_replaced() -> None:
             "while thread.is_alive(): pickle.dumps(Point())",
             (0, "[1, 2, 3]\n"),
         ),
+        # A forked server shares the imports of the script, and not what it has written.
+        (
+            "import sys\nsys.shared = 5\nprint('written')\nSERVER.fork()\n"
+            "print([o.result for o in in_processes(eval, ['__import__(\"sys\").shared'] * 2, 2)])",
+            (0, "written\n[5, 5]\n"),
+        ),
         # Workers end with the process that started them.
         (f"next(in_processes(eval, [{OWN_PID!r}, {SLEEP!r}], 2))\nos.kill(os.getpid(), 9)", (-9, "")),
     ],
 )
 def test_script_without_main_guard(tmp_path: Path, script: str, expected: tuple[int, str]) -> None:
     imports = "import os, pickle, signal, threading\nfrom math import exp2\n"
-    imports += "from timesformer.datasets.workers.pool import in_processes\n"
+    imports += "from timesformer.datasets.workers.pool import SERVER, in_processes\n"
     (tmp_path / "script.py").write_text(imports + script)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, tmp_path / "script.py"]

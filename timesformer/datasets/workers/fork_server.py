@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -47,10 +48,34 @@ class ForkServer:
     def __init__(self) -> None:
         self._numbers = count()
         self._lock = threading.Lock()
-        self._server: subprocess.Popen | None = None
+        self._server: subprocess.Popen | _Fork | None = None
         self._requests: Connection | None = None
         os.register_at_fork(after_in_child=self._forget)
         atexit.register(self.close)
+
+    def fork(self) -> None:
+        """Start the server as a fork of this process, so that workers start without importing anything again.
+
+        Call it after the imports and before anything is computed or opened. Without effect where a fork is not safe:
+        elsewhere than on Linux, or while other threads run.
+        """
+        with self._lock:
+            if sys.platform != "linux" or threading.active_count() > 1 or self._server is not None:
+                return
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()  # or workers would write it again
+            mine, theirs = socket.socketpair()
+            with mine, theirs:
+                if pid := os.fork():
+                    self._server, self._requests = _Fork(pid), Connection(mine.detach())
+                    return
+                try:
+                    mine.close()
+                    os.setsid()
+                    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                    run(theirs.fileno())
+                finally:
+                    os._exit(1)
 
     def start(self, module: str) -> tuple[int, Connection]:
         """Start a worker in the present folder, with the present `sys.path`.
@@ -107,10 +132,11 @@ class ForkServer:
         if self._requests is not None:
             self._requests.close()
         if self._server is not None:
-            with suppress(subprocess.TimeoutExpired):
+            try:
                 self._server.wait(_PATIENCE)
-            self._server.kill()
-            self._server.wait()
+            except subprocess.TimeoutExpired:
+                self._server.kill()
+                self._server.wait()
         self._requests = self._server = None
 
     def _forget(self) -> None:
@@ -119,6 +145,23 @@ class ForkServer:
         if self._requests is not None:
             self._requests.close()
         self._requests = self._server = None
+
+
+class _Fork:
+    """A fork of this process, with the methods of `subprocess.Popen` that `ForkServer` calls."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def wait(self, timeout: float = float("inf")) -> None:
+        end = time.monotonic() + timeout
+        while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("fork", timeout)
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
 
 
 def run(descriptor: int) -> None:

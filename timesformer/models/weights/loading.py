@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 
 from timesformer.config.sources import ZOO
 from timesformer.errors import shorten
 from timesformer.models.attention import Attention
-from timesformer.models.embeddings import Interpolation, resize_time_embed, resize_tubelet_embed
+from timesformer.models.embeddings import Interpolation, resize_pos_embed, resize_time_embed, resize_tubelet_embed
 from timesformer.models.parts import head_names, inner_model
 from timesformer.models.weights.download import local_path
 from timesformer.models.weights.exported import ExportedNetwork, exported_format, read_exported
 from timesformer.models.weights.files import CheckpointError, read_weights
 from timesformer.models.weights.formats import HEAD_MARK, CheckpointMetadata, metadata_of, remove_wrappers, to_native
 from timesformer.models.weights.huggingface import metadata_of_folder, options_of_folder
+from timesformer.torchvision_import import import_package
 
 _CONTAINERS = (
     *("model_state", "model", "state_dict", "model_state_dict", "net", "network", "module", "weights", "params"),
@@ -315,7 +315,8 @@ def _adapt(
 def _adapt_patches(value: Tensor, target: Tensor, network: nn.Module) -> tuple[Tensor, list[str]]:
     how, size, before = [], tuple(target.shape[-2:]), tuple(value.shape[-2:])
     if size != before:  # pseudo-inverse resize of FlexiViT, https://arxiv.org/abs/2212.08013
-        resampled = resample_patch_embed(value.flatten(1, -3), size)  # tubelets: each frame is a channel
+        timm = import_package("timm.layers", "resizing patches")
+        resampled = timm.resample_patch_embed(value.flatten(1, -3), size)  # tubelets: each frame is a channel
         value = resampled.reshape(*value.shape[:-2], *size)
         how.append(f"patches of {_times(before)} to {_times(size)} pixels, resampled")
     if value.ndim == 4 and target.ndim == 5:
@@ -360,7 +361,7 @@ def _adapt_timm_pos_embed(value: Tensor, target: Tensor, network: nn.Module) -> 
     side = math.isqrt(max(0, value.shape[1] - extra))
     if side * side + extra != value.shape[1]:
         return None
-    resized = resample_abs_pos_embed(value, list(grid), [side, side], extra)
+    resized = resize_pos_embed(value, (side, side), tuple(grid), num_prefix_tokens=extra)
     return resized, [f"{side} x {side} to {_times(grid)} patches"]
 
 
