@@ -36,14 +36,27 @@ def run_python(*arguments: str, **pipes: int) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True, **pipes)
 
 
+HEAVY = {"matplotlib", "mlflow", "pandas", "scipy", "sklearn", "streamlit", "sympy", "tensorboard", "timm"}
+HEAVY |= {"torch._dynamo", "torchvision", "transformers", "wandb"}
+IMPORTED = "print(*sys.modules, flush=True)"
+
+
 @pytest.mark.slow
-def test_parsers_are_made_without_torch() -> None:
-    script = f"""import sys; from importlib import import_module
+def test_heavy_packages_are_imported_late(tiny_checkpoint: Path, tiny_data: Path) -> None:
+    video = tiny_data / "test/walk/test0"
+    script = f"""import sys, timesformer; from importlib import import_module
+{IMPORTED}
 for name in {list(COMMANDS)}:
     import_module(f"timesformer.commands.{{name}}").make_parser().format_help()
-assert not {{"torch", "matplotlib"}} & sys.modules.keys()"""
-    _, error = run_python("-c", script).communicate(timeout=PATIENCE)
-    assert error == ""
+{IMPORTED}
+import_module("timesformer.commands.predict").main(["--checkpoint", {str(tiny_checkpoint)!r}, {str(video)!r}])
+{IMPORTED}"""
+    output, error = run_python("-c", script, stdout=subprocess.PIPE).communicate(timeout=PATIENCE)
+    package, helps, predicted, predict = output.splitlines() or [error]
+    assert predicted.startswith(str(video))
+    assert not {*HEAVY, "torch", "numpy", "yaml", "av"} & {*package.split()}
+    assert not {*HEAVY, "torch"} & {*helps.split()}
+    assert not HEAVY & {*predict.split()}
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import argparse
 import socket
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,22 +25,21 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None, script: Path = SCRIPT) -> int:
     """Loads the model and starts Streamlit with the page, which is `script`, or draws it where Streamlit runs it."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        from streamlit import runtime
-        from streamlit.web.cli import main as streamlit
-    except ImportError:
+    if find_spec("streamlit") is None:
         print("error: the web page needs Streamlit: pip install 'timesformer[app]'", file=sys.stderr)
         return 2
-    from timesformer.web.options import parse
-
-    if runtime.exists():
+    if _is_drawn_by_streamlit():
         from timesformer.web.page import show
 
         show(arguments)
         return 0
     try:
+        from timesformer.web.options import parse
+
         options = parse(arguments)
         _check_port(options)
+        from streamlit.web.cli import main as streamlit
+
         from timesformer.web.service import prepare
 
         prepare(options)
@@ -49,6 +49,14 @@ def main(arguments: Sequence[str] | None = None, script: Path = SCRIPT) -> int:
     server = {"--server.port": options.port, "--server.address": options.address}
     flags = [part for flag, value in server.items() if value for part in (flag, str(value))]
     return streamlit(["run", str(script), *flags, "--", *arguments], standalone_mode=False) or 0
+
+
+def _is_drawn_by_streamlit() -> bool:
+    if "streamlit" not in sys.modules:  # its import takes long
+        return False
+    from streamlit import runtime
+
+    return runtime.exists()
 
 
 def _check_port(options: "Options") -> None:

@@ -32,7 +32,6 @@ from timesformer.commands import predict_timeline
 from timesformer.commands.command import run_command
 from timesformer.commands.predict_stream import add_stream_options, check_sources, predict_stream, stream_problem
 from timesformer.config.load import resembles_key
-from timesformer.datasets.sources.clip_files import is_video_name
 from timesformer.errors import UserError, shorten
 from timesformer.runtime.signals import raise_if_interrupted
 
@@ -118,6 +117,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separates videos from the KEY VALUE pairs that follow; a missing CLIP.MP4 is a video."""
+    from timesformer.datasets.sources.clip_files import is_video_name
+
     pairs = (not os.path.lexists(word) and not is_video_name(word) and resembles_key(word) for word in words)
     start = next((number for number, is_pair in enumerate(pairs) if is_pair), len(words))
     return list(words[:start]), list(words[start:])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from timesformer.datasets.decoding.containers import VIDEO_EXTENSIONS
-from timesformer.datasets.sources.clip_files import is_video_name, walk
 from timesformer.errors import UserError
 
 
@@ -56,6 +55,8 @@ def private_file(content: bytes | memoryview) -> Iterator[Path]:
 
 def find_examples(folder: Path, limit: int = 500) -> list[str]:
     """Sorted relative paths of up to `limit` videos at any depth; UserError if there is no folder or no video."""
+    from timesformer.datasets.sources.clip_files import is_video_name, walk
+
     if not folder.is_dir():
         raise UserError(f"--examples {folder}: folder not found")
     paths = (Path(subfolder, name) for subfolder, _, files in walk(folder) for name in files)
