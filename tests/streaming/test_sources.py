@@ -1,13 +1,20 @@
 """What may follow --stream."""
 
+import errno
 import os
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import pytest
 
+from tests.patience import PATIENCE
+from tests.streaming.senders import gray_video
 from timesformer.errors import UserError
-from timesformer.streaming.connection import Connection
+from timesformer.streaming.connection import Connection, StreamError
 from timesformer.streaming.sources import is_stream, parse_source, public_name
 
 
@@ -47,8 +54,6 @@ def test_what_is_no_stream(text: str):
 
 
 def test_windows_knows_cameras_by_name(monkeypatch: pytest.MonkeyPatch):
-    import av
-
     devices = [av.DeviceInfo("Microphone", "", False, ["audio"]), av.DeviceInfo("Front", "", True, ["video"])]
     monkeypatch.setattr(av, "enumerate_input_devices", lambda form: devices)
     assert parse_source("0", "win32").address == "video=Front"
@@ -80,6 +85,32 @@ def test_which_video_arguments_are_streams(tmp_path: Path):
     streams = ["-", "rtsp://h/x", "HTTP://h/x", "/dev/video0", "/dev/null", str(tmp_path / "pipe")]
     assert list(map(is_stream, streams)) == [True] * 6
     assert list(map(is_stream, ["clip.mp4", "0", "missing", str(tmp_path), __file__])) == [False] * 5
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="PyAV has AVFoundation on macOS")
+def test_a_camera_that_this_build_cannot_open():
+    with pytest.raises(StreamError, match="build of PyAV has no avfoundation"):
+        Connection(parse_source("0", "darwin"), timeout=1)
+
+
+def test_a_camera_without_a_new_picture_is_asked_again(tmp_path: Path):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    threading.Thread(target=pipe.write_bytes, args=(gray_video(range(20)),), daemon=True).start()
+    with Connection(parse_source(str(pipe)), timeout=PATIENCE) as connection:
+        container, asked = connection._container, []
+
+        class Hesitant:
+            close = container.close
+
+            def demux(self, stream: object) -> Iterator[av.Packet]:
+                asked.append(stream)
+                if len(asked) <= 2:
+                    raise av.BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+                yield from container.demux(stream)
+
+        connection._container = Hesitant()
+        assert len(list(connection.frames())) == 20
+    assert len(asked) == 3
 
 
 def test_an_interrupt_while_a_pipe_is_opened_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from timesformer.datasets.decoding.base import MAX_PIXELS
 from timesformer.datasets.decoding.frame_pixels import RgbConverter
 from timesformer.errors import UserError
-from timesformer.streaming.sources import Source
+from timesformer.streaming.sources import Source, camera_names
 
 Clock = Callable[[], float]
 
@@ -213,9 +213,12 @@ def _resolves(url: str) -> bool:
 
 
 def _why_no_camera(source: Source, reason: str, code: int | None) -> str:
+    if code is None:  # not FFmpeg's error
+        return f"this build of PyAV has no {source.format}, which cameras need: pip install --force-reinstall av"
     if source.format != "v4l2":
         advice = "check its number, that no other program uses it, and the privacy settings for cameras"
-        return f"the camera cannot be opened: {reason}; {advice}"
+        found = ", ".join(f"{number} is {name}" for number, name in enumerate(camera_names(source.format))) or "none"
+        return f"the camera cannot be opened: {reason}; found cameras: {found}; {advice}"
     path = source.address
     if code == errno.ENOENT:
         found = sorted(name for name in os.listdir("/dev") if name.startswith("video"))
@@ -225,6 +228,6 @@ def _why_no_camera(source: Source, reason: str, code: int | None) -> str:
         return f"no permission to read {path}: `sudo usermod -aG video $USER`, then log in again"
     if code == errno.EBUSY:
         return f"{path} is in use by another program (`fuser {path}`)"
-    if code in (errno.ENOTTY, errno.EINVAL, errno.ENODEV):
+    if code in (errno.ENOTTY, errno.EINVAL, errno.ENODEV, errno.ENXIO):
         return f"{path} is not a camera that sends pictures; many cameras have two devices, try the other numbers"
     return f"the camera cannot be opened: {reason}"

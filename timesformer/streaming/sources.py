@@ -140,9 +140,18 @@ def _camera(text: str, platform: str) -> Source:
     return Source("camera", address, f"camera {text}" if text.isdecimal() else text, _CAMERA_FORMATS[key], options)
 
 
+def camera_names(form: str) -> list[str]:
+    """Return the names of the cameras that FFmpeg finds with an input format, in order; [] if it cannot list them."""
+    try:
+        devices = av.enumerate_input_devices(form)
+    except (av.FFmpegError, ValueError):
+        return []
+    return [device.name for device in devices if "video" in device.media_types]
+
+
 def _directshow_name(number: int) -> str:
     """Return the name of a camera on Windows, where FFmpeg knows cameras by name only."""
-    names = [device.name for device in av.enumerate_input_devices("dshow") if "video" in device.media_types]
+    names = camera_names("dshow")
     if number >= len(names):
         raise UserError(f"camera {number}: found {len(names)} cameras ({', '.join(names) or 'none'}), numbered from 0")
     return names[number]
