@@ -31,6 +31,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, si
 
 _PACKAGE = str(Path(__file__).resolve().parents[3])  # the folder that `timesformer` is imported from
 _PATIENCE = 5.0  # seconds in which a killed process should be gone
+_WITH_THREADS = {"onnxruntime", "openvino"}  # libraries whose threads a fork would lack
 
 
 class _Start(NamedTuple):
@@ -57,10 +58,11 @@ class ForkServer:
         """Start the server as a fork of this process, so that workers start without importing anything again.
 
         Call it after the imports and before anything is computed or opened. Without effect where a fork is not safe:
-        elsewhere than on Linux, or while other threads run.
+        elsewhere than on Linux, while other threads run, or after the import of a library that starts its own.
         """
         with self._lock:
-            if sys.platform != "linux" or threading.active_count() > 1 or self._server is not None:
+            threads = threading.active_count() > 1 or not _WITH_THREADS.isdisjoint(sys.modules)
+            if sys.platform != "linux" or threads or self._server is not None:
                 return
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()  # or workers would write it again
