@@ -21,10 +21,12 @@ def test_many_clients_and_a_graceful_stop(checkpoint: Path, clips: list[Path], t
     key = tmp_path / "key"
     key.write_text("s3cret\n")
     command = [sys.executable, "tools/serve.py", "--checkpoint", checkpoint, "--port", "0", "--api-key-file", key]
+    command += ["--address", "::1"]
     command += ["--device", "cpu", "--timeout", str(PATIENCE), "--max-decoding-seconds", str(PATIENCE)]
     with subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             url = process.stdout.readline().strip().removesuffix("/docs")
+            assert url.startswith("http://[::1]:")
             contents = [clip.read_bytes() for clip in clips]
             options = {"base_url": url, "timeout": PATIENCE, "headers": {"X-API-Key": "s3cret"}, "trust_env": False}
             with httpx.Client(limits=httpx.Limits(max_connections=CLIENTS), **options) as client:

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import torch
 
-from timesformer.benchmarks import generated_clips, gpu_memory, loading, models, opening, readers, timelines, training
+from timesformer.benchmarks import (
+    generated_clips,
+    gpu_memory,
+    loading,
+    models,
+    opening,
+    readers,
+    serving,
+    timelines,
+    training,
+)
 from timesformer.config import get_cfg
 
 
@@ -36,6 +46,9 @@ def measure(args: Namespace, folder: Path) -> Iterator[tuple[str, Iterable[str]]
             yield "opening", opening.opening_table(files, args.rounds)
         case "timeline":
             yield "timeline", timelines.timeline_table(args.videos, args.rounds)
+        case "serve":
+            load = serving.Load(args.clients, args.requests, args.rounds)
+            yield "serve", serving.service_table(args.checkpoint, args.videos, args.batch_sizes, load)
         case "gpu-memory":
             yield "gpu-memory", gpu_memory.gpu_memory_table(args.cfg, args.batch_sizes, args.precision)
         case "memory":

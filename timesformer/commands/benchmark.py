@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from timesformer.arguments import Parser, as_path
+from timesformer.arguments import Parser, as_path, as_source
 from timesformer.commands.command import run_command
 from timesformer.runtime.resource_limits import available_cores
 
@@ -16,6 +16,7 @@ COMMANDS = {
     "data": "decoding, cropping and loading of generated clips",
     "opening": "opening long videos, and reading a clip from their middle",
     "timeline": "reading the windows of long videos in one pass, and each alone",
+    "serve": "requests per second and latency of the HTTP service",
     "gpu-memory": "GPU memory of a training step, computed without a GPU",
     "memory": "memory of a DataLoader worker over many clips",
     "lists": "time and memory to open the list of a large dataset",
@@ -23,7 +24,7 @@ COMMANDS = {
 }
 OPTIONS = (  # commands, option, default value or arguments of `add_argument`, help
     (" ".join(COMMANDS), "--markdown", {"type": as_path, "metavar": "FILE"}, "replace the tables in this page"),
-    ("models train data opening timeline checkpoint", "--rounds", 5, "measurements, in turn, after a warm-up"),
+    ("models train data opening timeline checkpoint serve", "--rounds", 5, "measurements, in turn, after a warm-up"),
     ("models train", "--batch-size", 1, ""),
     ("models train", "--threads", 0, "CPU threads; 0: PyTorch's choice, 1: measure processor time"),
     ("models gpu-memory", "--cfg", {"type": as_path, "nargs": "+", "required": True}, ""),
@@ -40,7 +41,11 @@ OPTIONS = (  # commands, option, default value or arguments of `add_argument`, h
     ("train", "--workers", available_cores(), "DataLoader workers, with --data"),
     ("data opening", "--videos", {"type": as_path, "nargs": "+", "default": []}, "more files or folders of frames"),
     ("opening", "--hours", 3.0, "length of the generated videos"),
-    ("timeline", "--videos", {"type": as_path, "nargs": "+", "required": True}, ""),
+    ("timeline serve", "--videos", {"type": as_path, "nargs": "+", "required": True}, ""),
+    ("serve", "--checkpoint", {"type": as_source, "required": True}, ""),
+    ("serve", "--batch-sizes", {"type": int, "nargs": "+", "default": [32, 1]}, "a service for each"),
+    ("serve", "--clients", 32, "each sends a request when its last one is answered"),
+    ("serve", "--requests", 128, "in a round"),
     ("data", "--starts", 5, "clips read of each file in a round"),
     ("data", "--workers", {"type": int, "nargs": "+", "default": [0, 1, available_cores()]}, "DataLoader workers"),
     ("data", "--clips", 64, "clips loaded of each file in a round"),

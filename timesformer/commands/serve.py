@@ -8,9 +8,9 @@ Exit code: 0 after Ctrl-C or SIGTERM, when running requests are answered; 2 for 
 import argparse
 import logging
 import os
-import socket
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from timesformer.arguments import Parser, add_device, add_import, as_path, as_source, at_least, positive
@@ -26,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     add, number = parser.add_argument, at_least(1)
     add("--checkpoint", type=as_source, required=True, metavar="FILE", help="best.pyth, the folder of a run, ...")
     add("--cfg", type=as_path, metavar="YAML", help="configuration, for checkpoints without one")
-    add("--address", default="127.0.0.1", metavar="IP", help="where the server listens (%(default)s); 0.0.0.0: for all")
+    add("--address", default="127.0.0.1", metavar="IP", help="of this machine (%(default)s); 0.0.0.0 or :: for all")
     add("--port", type=int, default=8000, metavar="N", help="port (%(default)s); 0: a free one")
     add("--batch-size", type=number, metavar="N", help="clips computed together; default: as the checkpoint's tests")
     add("--max-requests", type=number, default=64, metavar="N", help="running requests, more are refused (%(default)s)")
@@ -49,31 +49,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal."""
     try:
-        import uvicorn
-
         from timesformer.serving.api import make_api
+        from timesformer.serving.server import listen, serve
     except ImportError as error:
         raise UserError(f"the service needs {error.name}: pip install 'timesformer[serve]'") from error
     from timesformer.inference.classifier import load_model
-    from timesformer.runtime.resource_limits import available_cores
     from timesformer.serving.service import PredictionService
-    from timesformer.web.reading import start_process_server
+    from timesformer.web.reading import Readers
 
     key = _api_key(args.api_key_file)
-    with _listen(args.address, args.port) as listener:
-        start_process_server()
+    with listen(args.address, args.port) as listener, ExitStack() as stack:
+        readers = Readers(take_limits(vars(args)), args.readers)
+        stack.callback(readers.stop)
+        is_warm = readers.warm_up()
         classifier = load_model(args.checkpoint, args.device, cfg=args.cfg)
         print(repr(classifier), file=sys.stderr)
-        limits = take_limits(vars(args))
-        readers, batch = args.readers or available_cores(), args.batch_size or classifier.cfg.TEST.BATCH_SIZE
-        service = PredictionService(classifier, limits, readers, args.max_requests, batch)
-        host, port = listener.getsockname()[:2]
-        print(f"http://{host}:{port}/docs", flush=True)
-        config = uvicorn.Config(
-            make_api(service, key, args.timeout), log_config=None, timeout_graceful_shutdown=round(args.timeout) + 1
-        )
+        is_warm.result()
+        batch_size = args.batch_size or classifier.cfg.TEST.BATCH_SIZE
+        service = PredictionService(classifier, readers, args.max_requests, batch_size)
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            serve(make_api(service, key, args.timeout), listener, stop_seconds=round(args.timeout) + 1)
         except KeyboardInterrupt:  # raised again by uvicorn after it has stopped
             print("stopped", file=sys.stderr)
     return 0
@@ -89,11 +84,3 @@ def _api_key(file: Path | None) -> str:
     if not key:
         raise UserError(f"--api-key-file {file} is empty, expected the key")
     return key
-
-
-def _listen(address: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((address, port), family=family, backlog=256)
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--address {address} --port {port} cannot be used ({error}): choose another one") from error

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from timesformer import __version__
 from timesformer.datasets.transforms.sampling import sampler_names
+from timesformer.errors import UserError
 from timesformer.serving.body_limit import BodyLimit
 from timesformer.serving.service import MAX_VIEWS, OverloadedError, PredictionService
 from timesformer.web.uploads import RefusedError, private_file
@@ -139,6 +140,9 @@ def make_api(service: PredictionService, api_key: str, timeout: float) -> FastAP
             raise _HttpError(503, str(error), {"Retry-After": str(_RETRY_SECONDS)}) from error
         except TimeoutError as error:
             raise _HttpError(504, f"the prediction takes longer than {timeout:g} seconds") from error
+        except UserError as error:
+            logger.error("%s", error)
+            raise _HttpError(503, "no process can read the video", {"Retry-After": str(_RETRY_SECONDS)}) from error
         return found.to_dict()
 
     @api.get("/v1/model", response_model=ModelInformation, responses=denied, tags=["prediction"], **secured)

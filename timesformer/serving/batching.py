@@ -53,11 +53,15 @@ class Batcher:
                     is_last = True
                     break
                 requests.append(following)
-            self._answer(requests)
+            self._answer([request for request in requests if request[1].set_running_or_notify_cancel()])
+            with self._lock:
+                self._waiting -= sum(len(clips) for clips, _ in requests)
             if is_last:
                 return
 
     def _answer(self, requests: list[tuple[Tensor, "Future[Tensor]"]]) -> None:
+        if not requests:  # all were cancelled
+            return
         sizes = [len(clips) for clips, _ in requests]
         try:
             batches = torch.cat([clips for clips, _ in requests]).split(self._batch_size)
@@ -71,5 +75,3 @@ class Batcher:
         else:
             for (_, future), part in zip(requests, torch.cat(logits).split(sizes), strict=True):
                 future.set_result(part)
-        with self._lock:
-            self._waiting -= sum(sizes)

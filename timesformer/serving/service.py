@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,7 @@ from timesformer.errors import UserError
 from timesformer.inference.classifier import Classifier, Summary
 from timesformer.inference.prediction import Prediction
 from timesformer.serving.batching import Batcher
-from timesformer.web.reading import DecodedVideo, read_video, sample_clips
-from timesformer.web.uploads import Limits
+from timesformer.web.reading import Readers, sample_clips
 
 MAX_VIEWS = 10
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -46,18 +44,14 @@ class PredictionService:
 
     Args:
         classifier: the model; its configuration gives views, crops and sampler where a request does not.
-        limits: what one video may be.
-        readers: number of videos that are read at the same time, each in a process of its own.
+        readers: read the videos, and limit them; closed by `close`.
         max_requests: number of requests that are read, waiting or computed; more get an OverloadedError.
         batch_size: number of clips that are computed together.
     """
 
-    def __init__(
-        self, classifier: Classifier, limits: Limits, readers: int, max_requests: int, batch_size: int
-    ) -> None:
-        self.classifier, self.limits, self.metrics = classifier, limits, Metrics()
+    def __init__(self, classifier: Classifier, readers: Readers, max_requests: int, batch_size: int) -> None:
+        self.classifier, self.metrics, self.limits, self._readers = classifier, Metrics(), readers.limits, readers
         self._max_requests, self._running = max_requests, 0
-        self._readers = ThreadPoolExecutor(readers, "reader")
         compute = partial(_logits, classifier)
         self._batcher = Batcher(compute, batch_size, self.metrics.batch.observe)
         self.metrics.running.set_function(lambda: self._running)
@@ -87,8 +81,8 @@ class PredictionService:
         """
         start = time.perf_counter()
         cfg = self.classifier.options(views=views, sampler=sampler)
-        read = partial(read_video, path, partial(sample_clips, cfg), self.limits)
-        video: DecodedVideo = await asyncio.get_running_loop().run_in_executor(self._readers, read)
+        reading = self._readers.submit_video(path, partial(sample_clips, cfg))
+        video = self._readers.finish_video(await asyncio.wrap_future(reading))
         self.metrics.reading.observe((done := time.perf_counter()) - start)
         clips = torch.stack([clip.clip for clip in video.clips])
         logits = await asyncio.wrap_future(self._batcher.submit(clips))
@@ -99,7 +93,7 @@ class PredictionService:
 
     def close(self) -> None:
         """Finishes what is running."""
-        self._readers.shutdown()
+        self._readers.close()
         self._batcher.close()
 
 

@@ -4,11 +4,9 @@ import json
 import logging
 import os
 import time
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import BoundedSemaphore
 
 import numpy as np
 import torch
@@ -23,7 +21,7 @@ from timesformer.models.complexity import count_parameters
 from timesformer.models.weights.download import local_path
 from timesformer.visualization.attention import Method, attention_maps, overlay, record_clip
 from timesformer.web.options import Options
-from timesformer.web.reading import DecodedVideo, no_clips, read_video, sample_clips, start_process_server
+from timesformer.web.reading import DecodedVideo, Readers, no_clips, sample_clips
 from timesformer.web.uploads import Limits, find_examples
 
 logger = logging.getLogger(__name__)
@@ -51,8 +49,8 @@ class Service:
     `problem` tells visitors that it is the fallback; "" if it is not.
     """
 
-    def __init__(self, classifier: Classifier, problem: str, limits: Limits) -> None:
-        self.classifier, self.problem = classifier, problem
+    def __init__(self, classifier: Classifier, problem: str, limits: Limits, readers: Readers) -> None:
+        self.classifier, self.problem, self.limits, self.readers = classifier, problem, limits, readers
         cfg = classifier.cfg
         default = build_sampler(cfg, "test").name
         self.samplers = [default, *(name for name in sampler_names() if name != default)]
@@ -60,8 +58,6 @@ class Service:
         self.max_views = max(MAX_VIEWS, self.default_views)
         self.num_parameters = count_parameters(classifier.model)
         self.has_attention = any(isinstance(module, Attention) for module in classifier.model.modules())
-        self.limits = limits
-        self._readers = BoundedSemaphore(os.cpu_count() or 1)
 
     @classmethod
     def load(cls, options: Options) -> "Service":
@@ -70,7 +66,8 @@ class Service:
         sources = [(path, cfg) for path, cfg in sources if path]
         if not sources:
             raise UserError("no model: start the page with timesformer app --checkpoint best.pyth")
-        start_process_server()
+        readers = Readers(options.limits)
+        readers.warm_up()
         errors: list[str] = []
         for path, cfg in sources:
             try:
@@ -83,29 +80,24 @@ class Service:
                 logger.warning("%s; the fallback %s is used", errors[0], path)
                 others = f"a pretrained model, which knows {len(classifier.class_names):,} other actions"
                 problem = f"The fine-tuned model cannot be loaded. These are answers of {others}."
-            return cls(classifier, problem, options.limits)
+            return cls(classifier, problem, options.limits, readers)
+        readers.stop()
         raise UserError("\n".join(errors))
 
-    def reading(self) -> AbstractContextManager[object]:
-        """Waits until another video may be read, and counts as one until the end of the block."""
-        return self._readers
-
     def inspect(self, path: Path) -> DecodedVideo:
-        """The properties of a video, without clips; RefusedError as in `read_video`."""
-        with self.reading():
-            return read_video(path, no_clips, self.limits)
+        """The properties of a video, without clips; RefusedError as `Readers`."""
+        return self.readers.video(path, no_clips)
 
     def answer(self, path: Path, name: str, sampler: str, views: int) -> Answer:
-        """The prediction for a video, averaged over `views` clips along its time; RefusedError as in `read_video`.
+        """The prediction for a video, averaged over `views` clips along its time; RefusedError as `Readers`.
 
         `name` is that of the video for visitors.
         """
         classifier = self.classifier
         cfg = classifier.options(views=views, sampler=sampler)
-        with self.reading():
-            start = time.monotonic()
-            video = read_video(path, partial(sample_clips, cfg), self.limits)
-            read = time.monotonic()
+        start = time.monotonic()
+        video = self.readers.video(path, partial(sample_clips, cfg))
+        read = time.monotonic()
         summary = Summary(cfg)
         with classifier.lock:
             begin = time.monotonic()

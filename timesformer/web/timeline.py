@@ -15,7 +15,7 @@ from timesformer.inference.classifier import Classifier, Summary
 from timesformer.localization.window_length import default_window
 from timesformer.localization.window_reader import WindowClips
 from timesformer.localization.windows import WindowScores
-from timesformer.web.reading import DecodedVideo, Span, read_windows
+from timesformer.web.reading import DecodedVideo, Span
 from timesformer.web.service import Service
 from timesformer.web.uploads import RefusedError
 
@@ -40,7 +40,7 @@ class ScoredVideo:
 
 
 def score_video(service: Service, path: Path, video: DecodedVideo, sampler: str) -> ScoredVideo:
-    """Scores windows with one view each. RefusedError as `read_windows`.
+    """Scores windows with one view each. RefusedError as `Readers`.
 
     After `Limits.decoding_seconds`, the windows that are computed by then are returned: they are computed in an order
     in which they always cover the whole video, first coarsely, then finely. Videos whose file does not tell when frames
@@ -60,7 +60,7 @@ def score_video(service: Service, path: Path, video: DecodedVideo, sampler: str)
     deadline = time.monotonic() + limits.decoding_seconds
     scores: list[WindowScores] = []
     pictures: list[Picture] = []
-    with service.reading(), closing(read_windows(path, cfg, parts, limits, video.is_seekable)) as read:
+    with closing(service.readers.windows(path, cfg, parts, video.is_seekable)) as read:
         try:
             for windows in read:
                 scores += _score(classifier, cfg, windows)

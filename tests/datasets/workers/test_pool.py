@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.patience import PATIENCE
-from timesformer.datasets.workers.pool import given_up, in_processes, streams_in_processes
+from timesformer.datasets.workers.pool import ProcessPool, given_up, in_processes, streams_in_processes
 
 pytestmark = pytest.mark.slow
 OWN_PID = "__import__('os').getpid()"
@@ -44,6 +44,32 @@ def test_items_of_a_stream_go_to_one_worker() -> None:
     before, crashed, after = found[""]
     assert (crashed, before != after) == (None, True)
     assert len(set(found["#"])) == 1
+
+
+def test_pool_keeps_its_process_until_a_problem() -> None:
+    pool = ProcessPool(eval, 1, time_limit=5.0, renew_after=3)
+    first, *same, renewed = [pool.submit(OWN_PID).result().result for _ in range(4)]
+    assert same == [first, first] != [renewed, renewed]
+    assert pool.submit("1 / 0").result().problem
+    assert pool.submit(SLEEP).result().problem == given_up(5.0)
+    last = pool.submit(OWN_PID).result().result
+    crash = f"{OWN_PID} == {last} and __import__('os').abort()"  # does not recur in a new process
+    assert (pool.submit(crash).result().problem, last != renewed) == ("", True)
+    process = pool.submit(OWN_PID).result().result
+    pool.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_stopped_pool_gives_up() -> None:
+    pool = ProcessPool(eval, 1, time_limit=PATIENCE, renew_after=3)
+    process = pool.submit(OWN_PID).result().result
+    hanging, waiting = pool.submit(SLEEP), pool.submit(SLEEP)
+    pool.stop()
+    assert hanging.done()
+    assert waiting.cancelled()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
 
 
 def test_stopping_early_ends_the_workers() -> None:

@@ -5,6 +5,7 @@ import queue
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -121,7 +122,7 @@ class _Stopped(Exception):
 
 
 class WorkerSupervisor(threading.Thread):
-    """Hands items to a worker process, and replaces the worker when it hangs or crashes."""
+    """Hands items to a worker."""
 
     def __init__(
         self,
@@ -132,11 +133,9 @@ class WorkerSupervisor(threading.Thread):
         time_limit: float,
     ) -> None:
         super().__init__(daemon=True)
-        self.stopped = threading.Event()
-        self._function, self._items, self._lock = function, items, lock
-        self._outcomes, self._time_limit = outcomes, time_limit
-        self._worker: int | None = None
-        self._connection: Connection | None = None
+        self._items, self._lock, self._outcomes = items, lock, outcomes
+        self._worker = Worker(function, time_limit)
+        self.stopped = self._worker.stopped
 
     def run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # they must wake the main thread
@@ -144,13 +143,13 @@ class WorkerSupervisor(threading.Thread):
             while not self.stopped.is_set():
                 with self._lock:
                     item = next(self._items)
-                self._put(self._process(item))
+                self._put(self._worker.process(item))
         except (StopIteration, _Stopped):
             pass
         except Exception as error:
             self._put(error)
         finally:
-            self._end_worker()
+            self._worker.end()
             self._put(None)
 
     def _put(self, outcome: Outcome | Exception | None) -> None:
@@ -159,30 +158,106 @@ class WorkerSupervisor(threading.Thread):
                 self._outcomes.put(outcome, timeout=0.1)
                 return
 
+
+class ProcessPool:
+    """Worker processes for the items of many threads, which live until `close`.
+
+    A process is replaced after a crash, an exception, `time_limit` or `renew_after` items. If it had other items
+    before a crash or an exception, the item is processed again in the new one.
+
+    Args:
+        function, time_limit: as of `in_processes`.
+        workers: processes; they start when there is an item for them.
+        renew_after: number of items for one process.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], workers: int, time_limit: float, renew_after: int) -> None:
+        self._threads = ThreadPoolExecutor(workers, "worker", signal.pthread_sigmask, (signal.SIG_BLOCK, STOP_SIGNALS))
+        self._workers = [Worker(function, time_limit, renew_after) for _ in range(workers)]
+        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()  # the last one is the likeliest to have a process
+        for worker in self._workers:
+            self._idle.put(worker)
+
+    def submit(self, item: Any) -> "Future[Outcome]":
+        """Returns the future outcome of an item. An error of it is that of `in_processes`."""
+        return self._threads.submit(self._process, item)
+
+    def close(self) -> None:
+        """Finishes all items, and ends the processes; nothing may be submitted afterwards."""
+        self._threads.shutdown()
+        for worker in self._workers:
+            worker.end()
+
+    def stop(self) -> None:
+        """As `close`, but gives up unfinished items."""
+        for worker in self._workers:
+            worker.stopped.set()
+        self._threads.shutdown(cancel_futures=True)
+        self.close()
+
     def _process(self, item: Any) -> Outcome:
+        worker = self._idle.get()
+        try:
+            return worker.process(item)
+        finally:
+            self._idle.put(worker)
+
+
+class Worker:
+    """A worker process, which starts with its first item, and is replaced when it hangs or crashes.
+
+    With `renew_after`, it is also replaced after this number of items, and after an exception. Setting `stopped` in
+    another thread ends `process`.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], time_limit: float, renew_after: int | None = None) -> None:
+        self.stopped = threading.Event()
+        self._function, self._time_limit, self._renew_after = function, time_limit, renew_after
+        self._number: int | None = None  # of the process
+        self._connection: Connection | None = None
+        self._items = 0
+
+    def process(self, item: Any) -> Outcome:
+        """Returns the outcome of an item. Raises as `in_processes`."""
         try:
             pickled = pickle.dumps(item)
         except Exception as error:
             return Outcome(item, problem=f"could not be handed to a process ({error})")
-        if is_new := self._worker is None:
-            self._start_worker()
+        if self._items == self._renew_after:
+            self.end()
+        if is_new := self._number is None:
+            self._start()
         try:
             self._connection.send_bytes(pickled)
+            self._items += 1
             if not self._wait(self._time_limit):
-                self._end_worker()
+                self.end()
                 return Outcome(item, problem=given_up(self._time_limit))
             result, problem, is_out_of_files_there = self._connection.recv()
         except (EOFError, OSError):
-            ended = self._end_worker(_PATIENCE)
+            ended = self.end(_PATIENCE)
             if not is_new:  # it may have been killed before it got the item
-                return self._process(item)
+                return self.process(item)
             return Outcome(item, problem=f"the decoder crashed ({ended})")
         if is_out_of_files_there:
             raise out_of_files(_FEWER)
+        if problem and self._renew_after is not None:
+            self.end()
+            if not is_new:
+                return self.process(item)
         return Outcome(item, result, problem)
 
+    def end(self, seconds: float = 0.0) -> str:
+        """Kill the process if it has not ended by itself after some seconds; returns how it ended."""
+        if self._number is None:
+            return ""
+        code = SERVER.end(self._number, seconds)
+        self._connection.close()
+        self._number = self._connection = None
+        return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+
     def _wait(self, time_limit: float = float("inf")) -> bool:
-        """Whether a message has come from the worker in time."""
+        """Whether a message has come from the process in time."""
         waited = 0.0
         while not self._connection.poll(0.1):
             waited += 0.1
@@ -192,17 +267,18 @@ class WorkerSupervisor(threading.Thread):
                 return False
         return True
 
-    def _start_worker(self) -> None:
+    def _start(self) -> None:
         module = getattr(self._function, "func", self._function).__module__
         function, problem = pickle.dumps(self._function), ""
+        self._items = 0
         for _ in range(2):  # the server may have been killed
             try:
-                self._worker, self._connection = SERVER.start(module)
+                self._number, self._connection = SERVER.start(module)
                 self._connection.send_bytes(function)
                 self._wait()  # imports do not count for the first item
                 problem = self._connection.recv()
             except (EOFError, ConnectionError):
-                problem = self._end_worker(_PATIENCE) or "its server ended"
+                problem = self.end(_PATIENCE) or "its server ended"
                 continue
             except OSError as error:
                 if is_out_of_files(error):
@@ -211,12 +287,3 @@ class WorkerSupervisor(threading.Thread):
             break
         if problem:
             raise UserError(f"a process that reads videos cannot be started ({problem}): free memory, or {_FEWER}")
-
-    def _end_worker(self, seconds: float = 0.0) -> str:
-        """Kill the worker if it has not ended by itself after some seconds; returns how it ended."""
-        if self._worker is None:
-            return ""
-        code = SERVER.end(self._worker, seconds)
-        self._connection.close()
-        self._worker = self._connection = None
-        return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
