@@ -82,6 +82,7 @@ def test_a_file_that_loses_too_much_fails(tiny_checkpoint: Path, tmp_path: Path)
     assert run("export", "--checkpoint", tiny_checkpoint, *options, "--max-drop", "-1") == 4
     assert (tmp_path / "m.pt2").is_file()
     assert run("export", "--checkpoint", tiny_checkpoint, *options) == 2  # it exists
+    assert run("export", "--checkpoint", tiny_checkpoint, *options, "--overwrite", "--device", "cuda:99") == 2
 
 
 @pytest.mark.parametrize("suffix", FORMATS.values())

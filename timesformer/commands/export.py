@@ -35,6 +35,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--clips", type=as_path, metavar="FOLDER", help="videos to check the file with; default: generated clips")
     add("--max-drop", type=float, metavar="POINTS", help="fail if the file loses more top-1 accuracy on --clips")
     add("--rounds", type=at_least(1), default=5, metavar="N", help="clips computed with each model for the speed (5)")
+    device_help = "computes the checkpoint for the check: cpu (default), cuda, cuda:N or mps"
+    add("--device", default="cpu", metavar="NAME", help=device_help)
     add("--overwrite", action="store_true", help="replace an existing file")
     add("--cfg", type=as_path, metavar="YAML", help="configuration, for checkpoints without one")
     add_import(parser)
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     options = ExportOptions(args.half, args.dynamic_batch, args.license, args.int8)
     check_output(args.output, args.to, options, args.overwrite)
-    classifier = load_for_export(args.checkpoint, args.opts, args.cfg)
+    classifier = load_for_export(args.checkpoint, args.opts, args.cfg, args.device)
     print(repr(classifier), flush=True)
     int8, check, file = export_and_check(classifier, args.output, options, args.clips, args.calibrate, args.rounds)
     print("\n  ".join([str(args.output), *int8, *check.lines(), f"written to {file}"]))

@@ -37,6 +37,7 @@ class Check:
     float32_bytes: int  # of the original's parameters
     seconds_per_clip: float  # median, one clip at a time
     original_seconds_per_clip: float  # the same in PyTorch; both were measured in alternation
+    original_device: str  # of the original; exported models use the CPU
     threads: int
     processor: str  # and its instruction sets
 
@@ -57,10 +58,11 @@ class Check:
         if self.accuracy is not None:
             lines.append(f"top-1 accuracy      {self.accuracy:.2f} %, PyTorch {self.original_accuracy:.2f} %")
         share, faster = self.bytes / self.float32_bytes, self.original_seconds_per_clip / self.seconds_per_clip
+        on_device = "" if self.original_device == "cpu" else f" on {self.original_device}"
         return [
             *lines,
             f"size                {self.bytes / 1e6:.1f} MB, {100 * share:.0f} % of the weights in float32",
-            f"seconds per clip    {self.seconds_per_clip:.4g}, PyTorch {self.original_seconds_per_clip:.4g} "
+            f"seconds per clip    {self.seconds_per_clip:.4g}, PyTorch {self.original_seconds_per_clip:.4g}{on_device} "
             f"({faster:.2f} x as fast; {self.threads} threads, {self.processor})",
         ]
 
@@ -92,6 +94,7 @@ def compare(original: Classifier, exported: Classifier, path: Path, clips: ClipS
         float32_bytes=4 * count_parameters(original.model),
         seconds_per_clip=median(times[1]),
         original_seconds_per_clip=median(times[0]),
+        original_device=str(original.device),
         threads=torch.get_num_threads(),
         processor=describe_processor(),
     )

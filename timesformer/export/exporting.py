@@ -32,9 +32,11 @@ class ExportOptions:
     int8: str = ""  # "dynamic", "static" or "auto", see `export_int8`; "": float
 
 
-def load_for_export(checkpoint: str, opts: Sequence[str] = (), cfg: Path | None = None) -> Classifier:
-    """Loads a checkpoint on the CPU, computed in float32; UserError if it is an exported model."""
-    classifier = load_model(checkpoint, "cpu", [*opts, "TRAIN.MIXED_PRECISION", "off"], cfg=cfg)
+def load_for_export(
+    checkpoint: str, opts: Sequence[str] = (), cfg: Path | None = None, device: str = "cpu"
+) -> Classifier:
+    """Loads a checkpoint, computed in float32; UserError if it is an exported model."""
+    classifier = load_model(checkpoint, device, [*opts, "TRAIN.MIXED_PRECISION", "off"], cfg=cfg)
     if exported_format(Path(classifier.path)):
         raise UserError(f"{checkpoint} is an exported model: give the checkpoint that it was exported from")
     return classifier
