@@ -64,3 +64,17 @@ def test_missing_model_ends_before_the_page_is_served(tmp_path: Path, capsys: py
         port = str(taken.getsockname()[1])
         assert main(["--checkpoint", str(absent), "--port", port]) == 2
     assert port in capsys.readouterr().err
+    assert main(["--checkpoint", str(absent), "--address", "192.0.2.1"]) == 2  # of no machine (RFC 5737)
+    assert "--address 192.0.2.1" in capsys.readouterr().err
+
+
+def test_url_of_an_ipv6_address(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    bootstrap = pytest.importorskip("streamlit.web.bootstrap", reason="Streamlit is not installed")
+    monkeypatch.setattr("timesformer.web.service.prepare", lambda options: None)
+
+    def run(script: str, is_hello: bool, arguments: list[str], flags: dict[str, object]) -> None:
+        bootstrap._print_url(is_hello)  # the last thing that Streamlit does when the server has started
+
+    monkeypatch.setattr(bootstrap, "run", run)
+    assert main(["--checkpoint", "best.pyth", "--address", "::1"]) == 0
+    assert "http://[::1]:" in capsys.readouterr().out

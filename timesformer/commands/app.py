@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None, script: Path = SCRIPT) -> int:
         from timesformer.web.options import parse
 
         options = parse(arguments)
-        _check_port(options)
+        family = _check_address(options)
         from streamlit.web.cli import main as streamlit
 
         from timesformer.web.service import prepare
@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None, script: Path = SCRIPT) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     server = {"--server.port": options.port, "--server.address": options.address}
+    if family == socket.AF_INET6 and options.address != "::":
+        server["--browser.serverAddress"] = f"[{options.address}]"  # Streamlit prints it as it is
     flags = [part for flag, value in server.items() if value for part in (flag, str(value))]
     return streamlit(["run", str(script), *flags, "--", *arguments], standalone_mode=False) or 0
 
@@ -59,14 +61,15 @@ def _is_drawn_by_streamlit() -> bool:
     return runtime.exists()
 
 
-def _check_port(options: "Options") -> None:
-    """UserError if the port is in use, before the model is loaded."""
-    if options.port is None:
-        return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((options.address or "127.0.0.1", options.port))
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"--port {options.port} cannot be used ({reason}): choose another one") from error
+def _check_address(options: "Options") -> socket.AddressFamily:
+    """Returns whether the address is an IPv4 or IPv6 one; UserError if it or the port cannot be used."""
+    address, port = options.address or "127.0.0.1", options.port or 0
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError as error:
+        names = f"--address {address}{f' --port {port}' if port else ''}"
+        raise UserError(f"{names} cannot be used ({error.strerror or error}): choose another one") from error
+    return family
