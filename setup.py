@@ -85,8 +85,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        # Other libraries' readers, for `tools/benchmark.py data` to compare with; the client of `benchmark.py serve`.
-        "benchmark": ["decord>=0.6", "opencv-python-headless>=4.8", "httpx>=0.27"],
+        # `timesformer benchmark`: libraries to compare with, and the client of the load test
+        "benchmark": ["decord>=0.6", "opencv-python-headless>=4.8", "transformers>=4.53", "httpx>=0.27"],
         "app": ["streamlit>=1.46"],  # the web page, tools/app.py
         # The HTTP service, timesformer serve
         "serve": ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.9", "prometheus-client>=0.20"],

@@ -6,11 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from timesformer.benchmarks import generated_clips
+from tests.conftest import ROOT
+from timesformer.benchmarks import generated_clips, startup
 from timesformer.benchmarks.generated_clips import Recipe
+from timesformer.benchmarks.loading import OURS
+from timesformer.benchmarks.pipelines import OTHERS, DecordClips, HuggingFaceClips
 from timesformer.benchmarks.readers import READERS
 from timesformer.commands import benchmark
+from timesformer.datasets.decoding.open import open_video
 
 SMALL = str(Path(__file__).resolve().parents[2] / "configs/Demo/TimeSformer_divST_8x2_48.yaml")
 Run = Callable[..., tuple[int, list[str], str]]
@@ -65,15 +70,15 @@ def test_a_page_without_marks_is_an_error_before_measuring(run_benchmark: Run, t
 
 
 @pytest.mark.slow
-def test_data_prints_and_writes_three_tables(
+def test_data_prints_and_writes_two_tables(
     run_benchmark: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_clips: dict[str, Path]
 ) -> None:
     recipes = (Recipe("H.264", "a.mp4", 60, 96, 72, "libx264", {"g": "12"}), Recipe("JPEG", "b", 20, 96, 72, "jpeg"))
     monkeypatch.setattr(generated_clips, "RECIPES", recipes)
     page = tmp_path / "page.md"
-    names = ("readers", "crops", "loading")
+    names = ("readers", "crops")
     page.write_text("".join(f"<!-- {name}: begin -->\n<!-- {name}: end -->\n" for name in names))
-    few = ["--rounds", "1", "--starts", "1", "--workers", "0", "--clips", "2"]
+    few = ["--rounds", "1", "--starts", "1"]
     user = str(tiny_clips["MPEG-4"])
     code, lines, error = run_benchmark("data", *few, "--videos", user, "--markdown", str(page))
     assert (code, error) == (0, "")
@@ -83,7 +88,54 @@ def test_data_prints_and_writes_three_tables(
     assert [row[0] for row in readers] == [title for title in ("H.264", "JPEG", user) for _ in range(3)]
     column = 2 + list(READERS).index("this project")
     assert all(re.fullmatch(r"\d+\.\d( \(\d+\.\dx\))?", row[column]) for row in readers)
-    assert [row[0] for row in rows if len(row) == 2] == ["file", "H.264", "JPEG"]
+
+
+@pytest.mark.slow
+def test_loading_compares_ways_with_each_number_of_workers(
+    run_benchmark: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_clips: dict[str, Path]
+) -> None:
+    recipes = (Recipe("MPEG-4", "a.avi", 20, 48, 36, "mpeg4"), Recipe("JPEG", "b", 4, 48, 36, "jpeg"))
+    monkeypatch.setattr(generated_clips, "RECIPES", recipes)
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for title in ("H.264", "MPEG-4"):
+        (folder / tiny_clips[title].name).symlink_to(tiny_clips[title])
+    code, lines, _ = run_benchmark(
+        "loading", *["--rounds", "1", "--clips", "2", "--workers", "0", "1", "--videos"], str(folder)
+    )
+    assert code == 0
+    header, *rows = rows_of(lines)
+    assert len(header) == 4
+    ways = [OURS, *(way.name for way in OTHERS)]
+    assert [row[:2] for row in rows] == [[title, way] for title in ("MPEG-4", "videos") for way in ways]
+    for _, way, *cells in rows:
+        expected = {OURS: r"\d+\.\d \(\d+\.\dx\)", DecordClips.name: r"\d+\.\d|not installed"}.get(way, r"\d+\.\d")
+        assert all(re.fullmatch(expected, cell) for cell in cells), (way, cells)
+
+
+def test_other_ways_of_loading_take_the_frames_of_the_clip(tiny_clips: dict[str, Path]) -> None:
+    processor = pytest.importorskip("transformers").VideoMAEImageProcessor()
+    (clip,) = HuggingFaceClips([tiny_clips["MPEG-4"]], 5, 4)  # 20 frames: there is one possible start
+    with open_video(tiny_clips["MPEG-4"]) as video:
+        expected = processor(list(video.read([0, 4, 8, 12, 16])), return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(clip, expected)
+
+
+@pytest.mark.slow
+def test_startup_measures_processes_of_two_checkouts(run_benchmark: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_programs = startup._programs
+
+    def few(*arguments: object) -> dict[str, list[str]]:
+        made = make_programs(*arguments)
+        return {name: made[name] for name in ("Python alone", "`timesformer configs --help`", list(made)[-1])}
+
+    monkeypatch.setattr(startup, "_programs", few)
+    code, lines, error = run_benchmark("startup", "--rounds", "1", "--help-of", "configs", "--before", str(ROOT))
+    assert (code, error) == (0, "")
+    header, *rows = rows_of(lines)
+    assert header == ["process", "before", "this version"]
+    assert len(rows) == 3
+    assert all(float(cell) > 0 for _, *cells in rows for cell in cells)
 
 
 @needs_proc

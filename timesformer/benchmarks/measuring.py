@@ -14,6 +14,7 @@ from timesformer.benchmarks import (
     opening,
     readers,
     serving,
+    startup,
     timelines,
     training,
 )
@@ -40,7 +41,14 @@ def measure(args: Namespace, folder: Path) -> Iterator[tuple[str, Iterable[str]]
             files = {**made, **{str(path): path for path in args.videos}}
             yield "readers", readers.reader_table(files, args.rounds, args.starts)
             yield "crops", readers.crop_table(5 * args.rounds)
-            yield "loading", loading.loader_table(made, folder / "sets", args.workers, args.rounds, args.clips)
+        case "loading":
+            made = {recipe.title: generated_clips.make_clip(folder, recipe) for recipe in generated_clips.RECIPES}
+            sets = {title: [path] * args.clips for title, path in made.items() if path.is_file()}
+            sets |= loading.sets_of_videos(args.videos, args.clips)
+            settings = (args.workers, args.rounds, args.sampling_rate)
+            yield "loading", loading.loader_table(sets, folder / "sets", *settings)
+        case "startup":
+            yield "startup", startup.startup_table(folder, args.help_of, args.rounds, args.before)
         case "opening":
             files = {**opening.make_long_videos(folder, args.hours), **{str(path): path for path in args.videos}}
             yield "opening", opening.opening_table(files, args.rounds)
