@@ -83,6 +83,7 @@ setup(
         "timm>=1.0.15",
         "torchvision>=0.20",  # in the build that belongs to torch
         "tqdm>=4.66",
+        "urllib3>=2",
     ],
     extras_require={
         # `timesformer benchmark`: libraries to compare with, and the client of the load test
@@ -92,6 +93,7 @@ setup(
         "serve": ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.9", "prometheus-client>=0.20"],
         "sweeps": ["optuna>=4.2"],  # tools/reproduce.py --sweep
         "s3": ["boto3>=1.34"],  # paths that begin with s3://
+        "fsspec": ["fsspec>=2024.6"],  # tar shards at other addresses, with the package for them, such as gcsfs
         "transformers": ["transformers>=4.53"],  # MODEL.MODEL_NAME transformers/<name>
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],  # timesformer export --to onnx
         "openvino": ["openvino>=2025.1", "nncf>=2.16"],  # timesformer export --to openvino
@@ -112,6 +114,8 @@ setup(
             "sqlalchemy>=2",
             "alembic>=1.13",
             "pypdfium2>=5",
+            "webdataset>=0.2.100",
+            "fsspec>=2024.6",
             "fastapi>=0.115",
             "uvicorn>=0.30",
             "python-multipart>=0.0.9",

@@ -34,6 +34,9 @@ class Server(ThreadingHTTPServer):
         self.resumable = True
         self.content_type = "application/octet-stream"
 
+    def handle_error(self, *request: object) -> None:
+        """Nothing: clients may close the connection before the end of an answer."""
+
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_port}{path}"
 
@@ -53,26 +56,29 @@ class Handler(BaseHTTPRequestHandler):
         if content is None:
             self.send_error(404)
             return
-        start, total = 0, len(content)
+        start, stop, total = 0, len(content), len(content)
         strong = {mark for mark in (self.server.etag, self.server.last_modified) if not mark.startswith("W/")}
-        if wanted and self.server.resumable and self.headers.get("If-Range") in strong:
-            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
+        is_part = wanted and self.server.resumable and self.headers.get("If-Range") in {None, *strong}
+        if is_part:
+            first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted).groups()
+            start, stop = int(first), min(total, int(last or total) + 1)
+            is_part = start > 0 or stop < total
         if start >= total > 0 and start:
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{total}")
             self.end_headers()
             return
-        self.send_response(206 if start else self.server.status)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        self.send_response(206 if is_part else self.server.status)
+        if is_part:
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{total}")
         if self.server.etag:
             self.send_header("ETag", self.server.etag)
         if self.server.last_modified:
             self.send_header("Last-Modified", self.server.last_modified)
         self.send_header("Content-Type", self.server.content_type)
-        self.send_header("Content-Length", self.server.length or str(total - start))
+        self.send_header("Content-Length", self.server.length or str(stop - start))
         self.end_headers()
-        self.wfile.write(content[start : start + self.server.breaks.pop(0) if self.server.breaks else None])
+        self.wfile.write(content[start : start + self.server.breaks.pop(0) if self.server.breaks else stop])
 
     def log_message(self, *_: object) -> None:
         """Nothing: the test says what is wrong."""

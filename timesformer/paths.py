@@ -24,6 +24,10 @@ class PathManager(BasePathManager):
         """Whether a handler is registered for the beginning of `path`; all other paths are local."""
         return os.fspath(path).startswith(tuple(self._path_handlers))
 
+    def handler_of(self, path: str) -> PathHandler:
+        """The handler registered for the longest beginning of `path`, which must be remote."""
+        return self._path_handlers[max(filter(path.startswith, self._path_handlers), key=len)]
+
 
 path_manager = PathManager()
 

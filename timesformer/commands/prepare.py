@@ -26,6 +26,7 @@ from timesformer.preparation.download import ARCHIVES, download
 from timesformer.preparation.duplicates import THRESHOLD
 from timesformer.preparation.findings import FREEZE, examine, write_findings
 from timesformer.preparation.leakage import FoundSplits, configuration, find_splits
+from timesformer.preparation.shards import KEEP_LISTS, write_shards
 from timesformer.preparation.split import split_dataset
 
 _DATASETS = ("folder", "hmdb51", "hmdb_simp", "kinetics", "muwiges", "ssv2", "ucf101")
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # clip names may not be text that the terminal can show
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    prepare = {"hmdb_simp": _prepare_hmdb_simp, "demo": _make_demo}.get(options.dataset, _prepare)
+    prepare = {"hmdb_simp": _prepare_hmdb_simp, "demo": _make_demo, "shards": _write_shards}.get(
+        options.dataset, _prepare
+    )
     return run_command(lambda: prepare(options), "interrupted; the same command continues")
 
 
@@ -47,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The options of the command; they depend on the dataset."""
     parser = Parser(description="Prepares a dataset; see docs/preparing.md.")
     datasets = parser.add_subparsers(
-        dest="dataset", metavar="DATASET", required=True, help=", ".join((*_DATASETS, "demo"))
+        dest="dataset", metavar="DATASET", required=True, help=", ".join((*_DATASETS, "shards", "demo"))
     )
     for dataset in _DATASETS:
         description = "Downloads, converts and checks a dataset, in this order. An interrupted step continues."
@@ -60,6 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
         added.add_argument("--workers", type=_number(int, 1), default=os.cpu_count(), help=workers)
         _add_report_options(added)
         (_add_split_options if dataset == "hmdb_simp" else _add_options)(added, dataset)
+    _add_shard_options(datasets.add_parser("shards", description="Writes the clips of a dataset into tar shards."))
     _add_demo_options(datasets.add_parser("demo", description="Generates a small dataset of moving shapes."))
     for added in datasets.choices.values():
         added.set_defaults(parser=added)
@@ -70,7 +74,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options, options.overrides = make_parser().parse_known_args(arguments)
     if unknown := [word for word in options.overrides[::2] if not re.fullmatch(r"[A-Z][A-Z0-9_.]*", word)]:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if options.dataset not in ("hmdb_simp", "demo"):
+    if options.dataset not in ("hmdb_simp", "shards", "demo"):
         if not (options.download or options.short_side or options.frames or options.check):
             steps = "--download, " if options.dataset in ARCHIVES else ""
             options.parser.error(f"nothing to do: give one or more of {steps}--short-side 256, --frames and --check")
@@ -92,6 +96,14 @@ def _add_demo_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--classes", nargs="+", choices=demo.CLASSES, default=list(demo.CLASSES), help="default: all")
     parser.add_argument("--workers", type=_number(int, 1), default=2, help="number of processes (default: 2)")
+
+
+def _add_shard_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", choices=_DATASETS, metavar="DATASET", help=", ".join(_DATASETS))
+    parser.add_argument("root", type=as_path, metavar="ROOT", help="folder of the dataset")
+    parser.add_argument("--output", type=as_path, help="folder of the shards (default: ROOT_shards)")
+    size = "of a shard in MB, except for larger clips (default: 500)"
+    parser.add_argument("--max-size", type=_number(float, 0.001), default=500, metavar="MB", help=size)
 
 
 def _add_report_options(parser: argparse.ArgumentParser) -> None:
@@ -157,6 +169,19 @@ def _make_demo(options: argparse.Namespace) -> int:
     else:
         print(f"{options.root}: this set exists already")
     return 0
+
+
+def _write_shards(options: argparse.Namespace) -> int:
+    root, dataset = options.root, options.source
+    output = options.output or root.with_name(f"{root.resolve().name}_shards")
+    done = write_shards(configuration(dataset, root, options.overrides), output, int(options.max_size * 1e6))
+    print(f"{output}: {done.shards} shards, {done.clips} clips, {done.bytes / 1e9:.2f} GB. Train with")
+    name = dataset if dataset in (*KEEP_LISTS, "hmdb_simp", "kinetics") else "folder"
+    folders = f"{root} DATA.PATH_PREFIX {output}" if dataset in KEEP_LISTS else output
+    print(f"  TRAIN.DATASET {name} TEST.DATASET {name} DATA.PATH_TO_DATA_DIR {folders}")
+    if done.missing:
+        print(f"{len(done.missing)} clips do not exist and are left out: {shorten(done.missing)}")
+    return int(bool(done.missing))
 
 
 def _prepare_hmdb_simp(options: argparse.Namespace) -> int:

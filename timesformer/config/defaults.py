@@ -90,7 +90,7 @@ _new("DATA.DOWNLOAD_URLS", ["", ""], "inputs", "Archives of videos and of lists;
      length=2, read_by=_DOWNLOADED)
 _orig("DATA.PATH_LABEL_SEPARATOR", " ", "inputs", "Separator of path and label in a CSV list",
       pattern=".+", read_by="DATASET !ssv2 hmdb51 ucf101 muwiges")
-_orig("DATA.PATH_PREFIX", "", "inputs", "Prefix of the paths in lists; empty: depends on the dataset",
+_orig("DATA.PATH_PREFIX", "", "inputs", "Prefix of the paths in lists, or tar shards; empty: depends on the dataset",
       read_by="DATASET !hmdb51 ucf101")
 _new("DATA.MAX_MISSING_FRACTION", 0.0, "training", "Fraction of the listed clips that may be missing", low=0, high=1)
 _new("DATA.BALANCE", "none", "training", "Repeat clips of rare classes, or weight classes in the loss",

@@ -14,6 +14,7 @@ from timesformer.datasets.sources.folder import folder, hmdb_simp
 from timesformer.datasets.sources.kinetics import kinetics
 from timesformer.datasets.sources.muwiges import muwiges
 from timesformer.datasets.sources.official_splits import hmdb51, ucf101
+from timesformer.datasets.sources.shards import note_problems
 from timesformer.datasets.sources.ssv2 import ssv2
 from timesformer.errors import shorten
 
@@ -64,6 +65,7 @@ def load_split(cfg: CfgNode, split: str, folds: dict[str, DatasetSplit] | None =
     paths = [Path(folder) / NAME for folder in (cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.PATH_PREFIX) if folder]
     if path := next(filter(Path.exists, paths), None):
         Manifest(path).apply_to(found.records)
+    note_problems(found.records)
     if cfg.DATA.ON_UNREADABLE == "error" and (problems := found.records.problems):
         raise join_problems(
             f"{len(problems)} of {len(found.records)} clips of the {split} split cannot be read",

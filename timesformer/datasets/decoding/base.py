@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -51,6 +51,13 @@ class StreamTiming:
             first, last = math.ceil(from_tick / step), math.floor(to_tick / step) + 1
         first = min(first, last_frame)
         return first, max(first, min(last, last_frame))
+
+
+class Content(Protocol):
+    """The content of a video file that has no path of its own: in memory, or a part of another file."""
+
+    def open(self) -> BinaryIO:
+        """Return it as a file, which has an attribute `name`: its extension may decide which of two formats it is."""
 
 
 class StreamedFrame(NamedTuple):

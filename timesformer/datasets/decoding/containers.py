@@ -1,7 +1,8 @@
 """Video containers that are opened, and formats that are not, with a way to convert them."""
 
-import io
 import os
+
+from timesformer.datasets.decoding.base import Content
 
 EXTENSIONS_OF: dict[str, tuple[str, ...]] = {
     "avi": (".avi", ".divx"),
@@ -34,13 +35,13 @@ VIDEO_EXTENSIONS = tuple(extension for extensions in EXTENSIONS_OF.values() for 
 _IMAGE = "a clip of images is a folder of .jpg or .png files; name the folder"
 
 
-def describe_format(path: str | os.PathLike[str], content: bytes | None = None) -> str:
+def describe_format(path: str | os.PathLike[str], content: Content | None = None) -> str:
     """Return what a playlist or image file is and how to convert it; empty for other files.
 
-    `content` is that of a file in memory, which is not read from `path`.
+    `content` is that of a file that is not at `path`.
     """
     try:
-        with io.BytesIO(content) if content is not None else open(path, "rb") as file:
+        with content.open() if content is not None else open(path, "rb") as file:
             head = file.read(4096)
     except OSError:
         return ""

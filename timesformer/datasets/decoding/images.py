@@ -1,5 +1,6 @@
 """Frames stored as one image each: a folder of them, or numbered ones."""
 
+import io
 import multiprocessing
 import os
 import re
@@ -9,7 +10,7 @@ from contextlib import suppress
 from threading import Lock
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from timesformer.datasets.decoding.base import MAX_PIXELS, VideoReader, scaled
 from timesformer.datasets.decoding.frame_series import select_frames
@@ -69,12 +70,10 @@ class FrameFiles(VideoReader):
     def _decode(self, number: int, place: Place) -> None:
         file = self.files[number]
         try:
-            if file.lower().endswith(NAMES):
-                with open(file, "rb", buffering=0) as stream:
-                    content = stream.read()
-                if decode_jpeg(content, place, self._short_side):
-                    return
-            with Image.open(file) as image:
+            content = self._content(file)
+            if file.lower().endswith(NAMES) and decode_jpeg(content, place, self._short_side):
+                return
+            with Image.open(io.BytesIO(content)) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError(f"it claims {image.width}x{image.height} pixels, more than {MAX_PIXELS} in all")
                 image.draft(None, scaled(*image.size, self._short_side))
@@ -82,10 +81,17 @@ class FrameFiles(VideoReader):
                 with suppress(Exception):  # damaged EXIF data raise errors of many types
                     ImageOps.exif_transpose(image, in_place=True)
                 pixels = rgb_pixels(image)
+        except UnidentifiedImageError as error:
+            raise self._error(f"frame {os.path.basename(file)} is unreadable (it is not an image)") from error
         # Pillow reports broken images by any of these.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise self._error(f"frame {os.path.basename(file)} is unreadable ({error})") from error
         place(pixels.shape)[:] = pixels
+
+    def _content(self, file: str) -> bytes:
+        """The content of one of the files. Raises OSError."""
+        with open(file, "rb", buffering=0) as stream:
+            return stream.read()
 
 
 def rgb_pixels(image: Image.Image) -> np.ndarray:

@@ -1,11 +1,12 @@
 """Videos that are Python objects: frames in memory, and the content of a video file."""
 
+import io
 import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -26,6 +27,16 @@ class EncodedVideo:
 
     content: bytes
     name: str
+
+    def open(self) -> BinaryIO:
+        """The content as a file with this name."""
+        return _NamedFile(self.content, self.name)
+
+
+class _NamedFile(io.BytesIO):
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
 
 
 class Frames(VideoReader):

@@ -15,7 +15,10 @@ from timesformer.datasets.decoding.containers import VIDEO_EXTENSIONS
 from timesformer.datasets.decoding.frame_series import FRAME_EXTENSIONS, is_image_name
 from timesformer.datasets.decoding.images import FrameFiles, frame_files, numbered_frames
 from timesformer.datasets.decoding.memory import EXPECTED, EncodedVideo, Frames, check_fps, is_array
+from timesformer.datasets.decoding.packet_source import LARGEST_KEPT
 from timesformer.datasets.decoding.pyav import VideoFile
+from timesformer.datasets.decoding.shard_frames import ShardFrames
+from timesformer.datasets.decoding.shards import ShardFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +56,8 @@ def open_video(
     """Open a video.
 
     Args:
-        video: path of a video file, of a folder of frames, or of numbered frames `DIR/NAME_%06d.jpg#FIRST-LAST`;
+        video: path of a video file, of a folder of frames, of numbered frames `DIR/NAME_%06d.jpg#FIRST-LAST`, or of a
+            clip in a tar file `SHARD.tar/NAME#bytes=FIRST-LAST`;
             bytes of a video file; a binary file object, which is read from its start into memory; frames, uint8
             [frames, height, width, 3], RGB, as an array or tensor; a list of images or paths of images; `Frames`.
         short_side: larger frames may come scaled down to so many pixels; 0: as they are.
@@ -64,8 +68,7 @@ def open_video(
     """
     source = to_source(video, fps)
     if isinstance(source, EncodedVideo):
-        content, name = source.content, source.name
-        return VideoFile(name, len(content), short_side, num_frames, fps or 0.0, content)
+        return VideoFile(source.name, len(source.content), short_side, num_frames, fps or 0.0, source)
     if isinstance(source, FrameFiles):
         return FrameFiles(source.path, source.files, short_side, source.fps)
     return source if isinstance(source, Frames) else _open_path(source, short_side, num_frames, fps or 0.0)
@@ -140,6 +143,8 @@ def _open_path(path: str, short_side: int, num_frames: int, fps: float) -> Video
         if not files:
             raise VideoError(f"{path}: no frames, as its last number is below its first")
         return FrameFiles(path, files, short_side, fps)
+    if part := ShardFile.parse(path):
+        return _open_shard_file(part, short_side, num_frames, fps)
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
@@ -160,3 +165,12 @@ def _open_path(path: str, short_side: int, num_frames: int, fps: float) -> Video
     if status.st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes): copy or download it again")
     return VideoFile(path, status.st_size, short_side, num_frames, fps)
+
+
+def _open_shard_file(part: ShardFile, short_side: int, num_frames: int, fps: float) -> VideoReader:
+    if not part.is_video:
+        return ShardFrames(part, short_side, fps)
+    if not part.size:
+        raise VideoError(f"{part.path}: the file is empty (0 bytes): write the shard again with the whole file")
+    content = EncodedVideo(part.read(), part.name) if part.size <= LARGEST_KEPT else part
+    return VideoFile(part.path, part.size, short_side, num_frames, fps, content)

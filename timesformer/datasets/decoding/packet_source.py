@@ -1,6 +1,5 @@
 """Packets of the video stream of a file, in decoding order: in memory if the file is small, else found by seeking."""
 
-import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from timesformer.datasets.decoding.base import MAX_PIXELS, VideoError
+from timesformer.datasets.decoding.base import MAX_PIXELS, Content, VideoError
 from timesformer.datasets.decoding.containers import EXTENSIONS_OF, describe_format
 from timesformer.datasets.decoding.packet_index import CODECS_WITH_HIDDEN_FRAMES, NO_TIME, Packets, rises
 from timesformer.datasets.decoding.sample_table import read_sample_table
@@ -31,22 +30,14 @@ _UNKNOWN = sys.maxsize
 _FOUND_WITHIN = 2**12  # packets after seeking
 
 
-class _Content(io.BytesIO):
-    """A file in memory; FFmpeg gets its name, as the extension may decide which of two formats it is."""
-
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self.name = name
-
-
 class Demuxer:
     """An open file: its video stream, the decoder, and an iterator of packets.
 
     The stream is FFmpeg's choice (av_find_best_stream), never a cover picture.
     """
 
-    def __init__(self, path: str, content: bytes | None = None) -> None:
-        """Open a file, or its content in memory.
+    def __init__(self, path: str, content: Content | None = None) -> None:
+        """Open a file, or the content of a file that is not at `path`.
 
         Raises VideoError or one of DECODE_ERRORS if there is no video that can be decoded.
         """
@@ -77,8 +68,8 @@ class PacketSource:
     `codec` and `formats` are FFmpeg's names.
     """
 
-    def __init__(self, path: str, size: int, content: bytes | None = None) -> None:
-        """Open a file of `size` bytes, or its content in memory.
+    def __init__(self, path: str, size: int, content: Content | None = None) -> None:
+        """Open a file of `size` bytes, or the content of a file that is not at `path`.
 
         Raises VideoError if it has no video that can be decoded, or is cut short. Some large files are found to be cut
         short only when their `packets` are needed.
@@ -195,7 +186,7 @@ class PacketSource:
         return found
 
     def _from_sample_table(self) -> Packets | None:
-        with open(self._path, "rb") if self._content is None else io.BytesIO(self._content) as file:
+        with open(self._path, "rb") if self._content is None else self._content.open() as file:
             table = read_sample_table(file, self._demuxer.stream)
         if table is None or self._first_time is None:
             return None
@@ -239,15 +230,15 @@ class PacketSource:
         return rises(self.packets.positions) and bool((self.packets.times != NO_TIME).all())
 
 
-def open_container(path: str | os.PathLike[str], content: bytes | None = None) -> InputContainer:
-    """Open a file, or its content in memory, with the formats EXTENSIONS_OF alone, which open no other files.
+def open_container(path: str | os.PathLike[str], content: Content | None = None) -> InputContainer:
+    """Open a file, or `content`, with the formats EXTENSIONS_OF alone, which open no other files.
 
     Raises one of DECODE_ERRORS if it cannot be opened.
     """
     # FFmpeg takes large frames of raw Motion JPEG for one JPEG image, and "a:b.mp4" for a protocol.
-    name = os.fspath(path)
+    file = os.path.abspath(path) if content is None else content.open()
+    name = file if isinstance(file, str) else file.name
     is_mjpeg = os.path.splitext(name)[1].lower() in EXTENSIONS_OF["mjpeg"]
-    file = os.path.abspath(name) if content is None else _Content(content, name)
     return av.open(file, format="mjpeg" if is_mjpeg else None, options={**_LIMITS, **_ALLOWED})
 
 

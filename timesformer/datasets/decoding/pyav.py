@@ -13,7 +13,15 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
-from timesformer.datasets.decoding.base import MAX_PIXELS, StreamedFrame, StreamTiming, VideoError, VideoReader, scaled
+from timesformer.datasets.decoding.base import (
+    MAX_PIXELS,
+    Content,
+    StreamedFrame,
+    StreamTiming,
+    VideoError,
+    VideoReader,
+    scaled,
+)
 from timesformer.datasets.decoding.frame_pixels import RgbConverter, orientation
 from timesformer.datasets.decoding.packet_index import NO_TIME, FrameIndex, Packets, Segment, rises, to_numpy
 from timesformer.datasets.decoding.packet_source import DECODE_ERRORS, MPEG_TS, PacketSource, reason_of
@@ -47,13 +55,13 @@ class VideoFile(VideoReader):
         short_side: int = 0,
         num_frames: int = 0,
         fps: float = 0.0,
-        content: bytes | None = None,
+        content: Content | None = None,
     ) -> None:
         """Open a file of `size` bytes; VideoError where it is not a video or is cut short.
 
         Larger frames are scaled down to `short_side` pixels (0: as they are). `num_frames` is the known number of
         frames (0: as the file has it), `fps` the rate if the file has none (0: the mean of the times of its frames).
-        `content` is that of a file in memory, which is not read from `path`.
+        `content` is that of a file that is not at `path`.
         """
         super().__init__(path)
         self._short_side = short_side

@@ -15,7 +15,7 @@ from timesformer.datasets.decoding.open import VideoError, frame_files
 from timesformer.datasets.groups import check_classes, find_groups
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, MissingSplitError, Records, join_problems
 from timesformer.datasets.sources import lists
-from timesformer.datasets.sources.clip_files import KINDS, ClipFolder, list_clips
+from timesformer.datasets.sources.clip_files import KINDS, list_clips
 from timesformer.datasets.sources.kinetics import kinetics
 
 logger = logging.getLogger(__name__)
@@ -82,11 +82,10 @@ def _from_files(cfg: CfgNode, split: str, split_again: str) -> DatasetSplit:
     _require(split, files, lists.splits_folder(cfg) / f"{split}.csv")
     if not _CLASS_FIRST.match(lists.first_line(files[split])):
         return kinetics(cfg, split)
-    root = lists.data_folder(cfg)
-    clips_on_disk = ClipFolder(root)
+    root, find = lists.clip_finder(cfg, lists.data_folder(cfg))
     splits = {name: _read(path) for name, path in files.items()}
     class_names = tuple(sorted({label for clips in splits.values() for label in clips.labels}))
-    found = {name: [clips_on_disk.find(clip) for clip in clips.names] for name, clips in splits.items()}
+    found = {name: [find(clip, name) for clip in clips.names] for name, clips in splits.items()}
     first: dict[str, str] = {}
     repeated = []
     for name, clips in splits.items():
@@ -100,7 +99,7 @@ def _from_files(cfg: CfgNode, split: str, split_again: str) -> DatasetSplit:
     remedy = f"copy them there, set DATA.PATH_TO_DATA_DIR to the folder of class folders (now {root}), or {split_again}"
     mine = splits[split]
     clips = [
-        lists.FoundClip(name, class_names.index(label), path and f"{root}/{path}", f"line {line}: {root / name}")
+        lists.FoundClip(name, class_names.index(label), path, f"line {line}: {root}/{name}")
         for line, name, label, path in zip(mine.lines, mine.names, mine.labels, found[split], strict=True)
     ]
     return lists.build_split(cfg, split, mine.path, clips, class_names, remedy)

@@ -15,6 +15,7 @@ from fvcore.common.config import CfgNode
 from timesformer.datasets.records import DataError, DatasetSplit, MissingSplitError, Records, join_problems
 from timesformer.datasets.sources import lists
 from timesformer.datasets.sources.clip_files import is_video_name, stem, walk
+from timesformer.datasets.sources.shards import open_shards
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,14 @@ def _from_paths(cfg: CfgNode, split: str, files: dict[str, Path]) -> DatasetSpli
             raise join_problems(str(clips.path), problems, remedy)
     lists.refuse_shared(split, keys, splits)
 
+    if shards := open_shards(cfg):
+        rows = zip(mine.lines, mine.names, mine.labels, strict=True)
+        clips = [
+            lists.FoundClip(name, numbers[text], shards.find(name, split), f"line {line}: {name}")
+            for line, name, text in rows
+        ]
+        remedy = f"add them to the shards {shards.source}, or set DATA.PATH_PREFIX to other shards"
+        return DatasetSplit(lists.records_on_disk(cfg, mine.path, clips, remedy), class_names)
     records = Records(mine.names, (numbers[text] for text in mine.labels), folder=cfg.DATA.PATH_PREFIX)
     if not any(os.path.exists(records[number].path) for number in range(min(20, len(records)))):
         raise DataError(
@@ -131,14 +140,17 @@ def _from_annotations(cfg: CfgNode, split: str, files: dict[str, Path]) -> Datas
     numbers = lists.number_labels(mine.path, texts, class_names)
     lists.refuse_shared(split, {name: clips.names for name, clips in splits.items()}, splits)
 
-    root = lists.clips_folder(cfg)
-    on_disk: dict[str, str] = {}
-    for path in _clips_below(root):
-        on_disk.setdefault(stem(os.path.basename(path)), path)
+    if shards := open_shards(cfg):
+        root, on_disk = shards.source, shards.by_stem()
+    else:
+        root, on_disk = lists.clips_folder(cfg), {}
+        for path in _clips_below(root):
+            on_disk.setdefault(stem(os.path.basename(path)), path)
     clips = []
     for line, name, text in zip(mine.lines, mine.names, mine.labels, strict=True):
         path = on_disk.get(name)
-        clips.append(lists.FoundClip(path or name, numbers[text], path and f"{root}/{path}", f"line {line}: {name}"))
+        full = path and (shards.find(path, split) if shards else f"{root}/{path}")
+        clips.append(lists.FoundClip(path or name, numbers[text], full, f"line {line}: {name}"))
     remedy = f"download these clips to {root}, or set DATA.PATH_PREFIX to the folder of the clips"
     return lists.build_split(cfg, split, mine.path, clips, class_names, remedy)
 

@@ -4,13 +4,16 @@ import codecs
 import csv
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, join_problems
+from timesformer.datasets.sources.clip_files import ClipFolder
+from timesformer.datasets.sources.shards import open_shards
 from timesformer.errors import shorten
 from timesformer.paths import local_path
 
@@ -40,6 +43,23 @@ def data_folder(cfg: CfgNode, key: str = "PATH_TO_DATA_DIR") -> Path:
 def clips_folder(cfg: CfgNode) -> Path:
     """Folder that the paths of a list start from: DATA.PATH_PREFIX, else DATA.PATH_TO_DATA_DIR."""
     return local_path(cfg.DATA.PATH_PREFIX or cfg.DATA.PATH_TO_DATA_DIR)
+
+
+def clip_finder(cfg: CfgNode, root: Path | None = None) -> tuple[str, Callable[[str, str], str | None]]:
+    """Where the clips of lists are, for messages, and a function (name, split) that returns the path of a clip.
+
+    They are in the shards of DATA.PATH_PREFIX (`open_shards`), else in the folder `root` (None: `clips_folder`).
+    """
+    if shards := open_shards(cfg):
+        return shards.source, shards.find
+    root = root or clips_folder(cfg)
+    folder = ClipFolder(root)
+
+    def find(name: str, split: str) -> str | None:
+        found = folder.find(name)
+        return found and os.path.join(root, found)
+
+    return str(root), find
 
 
 def encoding_of(path: Path) -> str:
@@ -187,18 +207,26 @@ class FoundClip(NamedTuple):
 def build_split(
     cfg: CfgNode, split: str, listed: Path, clips: Sequence[FoundClip], class_names: tuple[str, ...], remedy: str
 ) -> DatasetSplit:
+    """The clips of a list that are on disk, of all classes in training; DataError as `records_on_disk`."""
+    records = records_on_disk(cfg, listed, clips, remedy)
+    if split == "train":
+        check_classes(f"{listed}: classes without training clips", class_names, records.labels.tolist())
+    return DatasetSplit(records, class_names)
+
+
+def records_on_disk(cfg: CfgNode, listed: Path, clips: Sequence[FoundClip], remedy: str) -> Records:
     """The clips of a list that are on disk; DataError for more than DATA.MAX_MISSING_FRACTION missing clips."""
     missing = [clip.where for clip in clips if clip.path is None]
     what, fraction = f"{listed}: {len(missing)} of {len(clips)} listed clips are not on disk", len(missing) / len(clips)
     if fraction > cfg.DATA.MAX_MISSING_FRACTION or fraction == 1:
         enough = min(1.0, math.ceil(fraction * 100) / 100)
+        if shards := open_shards(cfg):
+            remedy = "\n".join([*shards.damaged, remedy])
         raise join_problems(what, missing, f"{remedy}; or set DATA.MAX_MISSING_FRACTION {enough} to skip them")
     if missing:
         logger.warning("%s and left out: %s", what, shorten(missing, "; "))
     names, labels, paths, _ = zip(*(clip for clip in clips if clip.path is not None), strict=True)
-    if split == "train":
-        check_classes(f"{listed}: classes without training clips", class_names, labels)
-    return DatasetSplit(Records(names, labels, paths), class_names)
+    return Records(names, labels, paths)
 
 
 def split_files(folder: Path) -> dict[str, Path]:

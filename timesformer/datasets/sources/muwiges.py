@@ -9,7 +9,6 @@ from fvcore.common.config import CfgNode
 
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, MissingSplitError, join_problems
 from timesformer.datasets.sources import lists
-from timesformer.datasets.sources.clip_files import ClipFolder
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
@@ -51,15 +50,14 @@ def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
     parts = ", ".join(f"{name} {counts[name]}" for name in SPLITS)
     logger.info("%s, %s: %s, left out %d clips", csv, cfg.DATA.PROTOCOL, parts, counts[""])
 
-    root = lists.clips_folder(cfg)
-    folder = ClipFolder(root)
-    found = [folder.find(path) for path in clips.names]
+    root, find = lists.clip_finder(cfg)
+    found = [find(path, own) for path, own in zip(clips.names, split_of, strict=True)]
     real_folder = functools.cache(os.path.realpath)
-    files = (os.path.split(root / (path or name)) for path, name in zip(found, clips.names, strict=True))
+    files = (os.path.split(path or os.path.join(root, name)) for path, name in zip(found, clips.names, strict=True))
     if repeats := lists.find_repeats(clips, (os.path.join(real_folder(parent), name) for parent, name in files)):
         raise join_problems(str(csv), repeats, "remove one of each two lines")
     mine = [
-        lists.FoundClip(name, labels[label], path and str(root / path), f"line {line}: {root / name}")
+        lists.FoundClip(name, labels[label], path, f"line {line}: {root}/{name}")
         for line, name, label, path, own in zip(*clips[1:], found, split_of, strict=True)
         if own == split
     ]

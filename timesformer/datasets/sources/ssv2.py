@@ -18,8 +18,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.records import DataError, DatasetSplit, join_problems
-from timesformer.datasets.sources.clip_files import ClipFolder
-from timesformer.datasets.sources.lists import FoundClip, build_split, clips_folder, splits_folder
+from timesformer.datasets.sources.lists import FoundClip, build_split, clip_finder, splits_folder
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +57,10 @@ def ssv2(cfg: CfgNode, split: str) -> DatasetSplit:
             )
         remedy = f"add their frames to {frame_list}, or remove it to use the videos"
     else:
-        root = clips_folder(cfg)
-        if not cfg.DATA.PATH_PREFIX and (root / VIDEO_FOLDER).is_dir():
-            root /= VIDEO_FOLDER
-        clip_folder = ClipFolder(root)
-        found = {video: clip_folder.find(f"{video}.webm") for video in labels}
-        paths = {video: str(root / name) for video, name in found.items() if name}
+        videos = Path(cfg.DATA.PATH_TO_DATA_DIR, VIDEO_FOLDER)
+        root, find = clip_finder(cfg, None if cfg.DATA.PATH_PREFIX or not videos.is_dir() else videos)
+        found = {video: find(f"{video}.webm", split) for video in labels}
+        paths = {video: path for video, path in found.items() if path}
         remedy = f"unpack the videos into {root}, or set DATA.PATH_PREFIX to the folder of the videos <id>.webm"
     clips = [FoundClip(video, label, paths.get(video), video) for video, label in labels.items()]
     return build_split(cfg, split, listed, clips, class_names, remedy)
