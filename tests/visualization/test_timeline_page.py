@@ -125,3 +125,10 @@ def test_page_of_a_video_without_player_fits_a_phone(page: Any, folder: Path) ->
     page.locator(".segments button").nth(2).click()
     assert page.locator(".still").get_attribute("src") == page.locator(".thumbnails img").nth(4).get_attribute("src")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    labels = page.locator(".segments span")
+    assert labels.first.is_visible()
+    page.set_viewport_size({"width": 150, "height": 700})
+    assert not labels.first.is_visible()  # no room for more than a letter
+    page.emulate_media(media="print")
+    assert not page.locator(".stage").is_visible()
+    assert page.locator(".segments").is_visible()

@@ -5,20 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import numpy as np
 import streamlit as st
 
 from timesformer.localization.segments import THRESHOLD, Segment, find_segments
 from timesformer.localization.timeline import Timeline
 from timesformer.localization.timeline_files import timeline_text
-from timesformer.visualization.charts import SERIES
+from timesformer.visualization.charts import MUTED, SERIES
+from timesformer.visualization.pages.class_colors import class_colors
 from timesformer.visualization.video_overlay import format_clock
 from timesformer.web.service import Service
 from timesformer.web.timeline import ScoredVideo
 
 _CLOCK = "floor(datum.value / 60) + ':' + format(datum.value % 60, '02.0f')"  # of the axis, in Vega's language
 _MOMENT = "moment"  # of the session: the video and the seconds at which its player starts
-_MAX_CLASSES = len(SERIES)
 _PLAYER_WIDTHS, _PLAYER_HEIGHT = (240, 704), 400  # pixels
 
 
@@ -77,13 +76,15 @@ def _show_player(timeline: Timeline, key: str, source: Path | io.BytesIO | None,
 
 
 def _show_charts(timeline: Timeline, class_names: tuple[str, ...], key: str) -> None:
-    shown = _shown_classes(timeline, class_names)
-    color = alt.Color("class:N", scale=alt.Scale(domain=shown, range=list(SERIES[: len(shown)])), legend=None)
+    shown = class_colors(timeline.windows, timeline.segments, class_names)
+    found = dict.fromkeys([*shown, *(segment.class_name for segment in timeline.segments)])
+    colors = alt.Scale(domain=list(found), range=[SERIES[shown[name]] if name in shown else MUTED for name in found])
+    color = alt.Color("class:N", scale=colors, legend=None)
     seconds = alt.Scale(domain=[0, timeline.duration], nice=False)
     axis = alt.X("start:Q", scale=seconds, title=None, axis=alt.Axis(labelExpr=_CLOCK, grid=False))
     rows = [_row(segment) for segment in timeline.segments]
     if rows:
-        names = [name for name in shown if any(row["class"] == name for row in rows)]
+        names = list(dict.fromkeys(row["class"] for row in rows))
         bars = (
             alt.Chart(alt.Data(values=rows))
             .mark_bar(cornerRadius=3, cursor="pointer")
@@ -106,7 +107,7 @@ def _show_charts(timeline: Timeline, class_names: tuple[str, ...], key: str) -> 
         for window in timeline.windows
     ]
     height = alt.Y("probability:Q", scale=alt.Scale(domain=[0, 1]), title=None, axis=alt.Axis(format="%", tickCount=3))
-    color = color.copy() if rows else alt.Color("class:N", title=None)
+    color = color.copy() if rows else alt.Color("class:N", scale=colors, title=None)
     lines = alt.Chart(alt.Data(values=points)).mark_line(interpolate="linear").encode(x=axis, y=height, color=color)
     st.altair_chart(lines.properties(height=140), key=f"curves {key}")
 
@@ -151,13 +152,6 @@ def _row(segment: Segment) -> dict[str, Any]:
         "start": segment.start,
         "end": segment.end,
     }
-
-
-def _shown_classes(timeline: Timeline, class_names: tuple[str, ...]) -> list[str]:
-    """Up to as many classes as there are colors: with segments in the order of time, then with the highest peaks."""
-    peaks = np.max([window.probabilities for window in timeline.windows], axis=0)
-    ranked = [class_names[number] for number in np.argsort(-peaks, kind="stable") if peaks[number] > 0.1]
-    return list(dict.fromkeys([*(segment.class_name for segment in timeline.segments), *ranked]))[:_MAX_CLASSES]
 
 
 def _describe(scored: ScoredVideo) -> str:

@@ -14,14 +14,13 @@ import numpy as np
 from timesformer.atomic import write_text_atomically
 from timesformer.localization.segments import Segment
 from timesformer.localization.windows import WindowScores
+from timesformer.visualization.pages.class_colors import class_colors
 from timesformer.visualization.pages.page import render_page
 from timesformer.visualization.players import is_playable
 from timesformer.visualization.thumbnails import Thumbnail
 from timesformer.visualization.video_overlay import format_clock
 
 _MAX_EMBEDDED, _MAX_EMBEDDED_ALL = 4 * 2**20, 24 * 2**20  # bytes of a video, and of all on a page
-_MAX_CURVES = 8  # classes with a color of their own
-_MIN_PEAK = 0.1  # probability of a class without segments that is shown
 _MAX_POINTS = 500  # of a curve
 _TYPES = {".webm": "video/webm"}  # others are MP4
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)  # seconds between labels of the axis
@@ -86,7 +85,8 @@ def _video(timeline: VideoTimeline, class_names: Sequence[str]) -> dict[str, Any
     windows, segments = timeline.windows, [segment for segment in timeline.segments if segment.class_name]
     ends = [window.end for window in windows] + [segment.end for segment in segments]
     seconds = max([*ends, *(thumbnail.time for thumbnail in timeline.thumbnails), 1e-3])
-    colors = _colors(timeline, class_names)
+    colors = class_colors(windows, segments, class_names)
+    colors = {name: f"var(--series-{number + 1})" for name, number in colors.items()}
     return {
         "name": os.path.basename(timeline.video),
         "path": timeline.video,
@@ -120,21 +120,6 @@ def _summary(segments: Sequence[Segment], seconds: float, windows: int) -> str:
     labelled = sum(segment.end - segment.start for segment in segments)
     share = f"{100 * labelled / seconds:.0f} % of {format_clock(seconds)}"
     return f"{found}, {share}; {windows:,} window{'' if windows == 1 else 's'}"
-
-
-def _colors(timeline: VideoTimeline, class_names: Sequence[str]) -> dict[str, str]:
-    """Colors of up to 8 classes: those with the longest segments, then those with the highest probability."""
-    lengths = dict.fromkeys(class_names, 0.0)
-    for segment in timeline.segments:
-        if segment.class_name:
-            lengths[segment.class_name] = lengths.get(segment.class_name, 0.0) + segment.end - segment.start
-    peaks = np.zeros(len(class_names))
-    for window in timeline.windows:
-        peaks = np.maximum(peaks, window.probabilities)
-    peak_of = dict(zip(class_names, peaks.tolist(), strict=True))
-    found = [name for name in lengths if lengths[name] or peak_of.get(name, 0.0) >= _MIN_PEAK]
-    shown = sorted(found, key=lambda name: (-lengths[name], -peak_of.get(name, 0.0)))
-    return {name: f"var(--series-{number})" for number, name in enumerate(shown[:_MAX_CURVES], 1)}
 
 
 def _curves(
