@@ -49,4 +49,4 @@ def repair_torchvision() -> None:
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _declared.append(library)
         importlib.import_module("torchvision")
-        logger.info("torchvision belongs to another build of torch: its models work, its compiled operators do not")
+        logger.debug("torchvision belongs to another build of torch: its models work, its compiled operators do not")

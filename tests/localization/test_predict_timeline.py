@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.datasets.made_videos import encode, ffmpeg, ffmpeg_frames, moving_scene
 from tests.processes import Outcome
@@ -101,6 +102,21 @@ def test_json_holds_segments_and_settings(predict: Predict, tiny_checkpoint: Pat
     assert (entry["segments"][0]["start"], entry["segments"][-1]["end"]) == (0.0, 2.4)
 
 
+def test_classes_may_have_the_names_of_columns(predict: Predict, tiny_checkpoint: Path, video: Path, tmp_path: Path):
+    checkpoint, names = tmp_path / "named.pyth", ["class", "video", "end"]
+    content = torch.load(tiny_checkpoint, weights_only=True)
+    content["progress"]["class_names"] = names
+    torch.save(content, checkpoint)
+    assert predict("--checkpoint", checkpoint, video, "--threshold", 0, "--output", tmp_path / "t.csv").code == 0
+    windows = tmp_path / "t_windows.csv"
+    header = next(csv.reader(windows.read_text().splitlines()))
+    assert len(set(header)) == len(header) == 6
+    assert predict(windows, "--threshold", 0, "--output", tmp_path / "again.csv").code == 0
+    found, again = ([[*row.values()][:4] for row in rows(tmp_path / f"{name}.csv")] for name in ("t", "again"))
+    assert found == again
+    assert {row[3] for row in found} <= set(names)
+
+
 def test_saved_scores_are_measured_with_annotations(predict: Predict, tmp_path: Path):
     windows, annotations = tmp_path / "w.csv", tmp_path / "truth.csv"
     windows.write_text(
@@ -117,6 +133,14 @@ def test_saved_scores_are_measured_with_annotations(predict: Predict, tmp_path: 
     assert "z.mp4" in outcome.out
     again = predict(tmp_path / "t.csv", "--annotations", annotations)  # the segments alone
     assert again.out.splitlines()[-4:-1] == outcome.out.splitlines()[3:6]
+
+
+def test_predicted_classes_without_annotations_are_named(predict: Predict, tmp_path: Path):
+    windows, annotations = tmp_path / "w.csv", tmp_path / "truth.csv"
+    windows.write_text("video,start,end,run,swim\nx.mp4,0,2,0.9,0.1\nx.mp4,2,4,0.2,0.8\n")
+    annotations.write_text("video,start,end,class\nx.mp4,0,2,run\n")
+    outcome = predict(windows, "--annotations", annotations, "--quiet")
+    assert outcome.out.splitlines()[-1].count("swim") == 1
 
 
 @pytest.mark.parametrize(

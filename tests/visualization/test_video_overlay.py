@@ -27,10 +27,11 @@ def test_label_and_time_are_at_the_top() -> None:
     assert (changed[:30, :100] > 200).any()
     assert not (plain[:30, :100] > 200).any()
     assert not np.array_equal(draw_labels(frame, CLASSES, 62), plain)
-    assert [format_clock(time) for time in (0.0, 61.25, 3599.99, 3600.3)] == [
+    assert [format_clock(time) for time in (0.0, 61.25, 59.94, 3599.99, 3600.3)] == [
         "0:00.0",
-        "1:01.2",
-        "59:59.9",
+        "1:01.3",
+        "0:59.9",
+        "1:00:00.0",
         "1:00:00.3",
     ]
 

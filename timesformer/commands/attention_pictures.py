@@ -36,7 +36,10 @@ def write_pictures(args: argparse.Namespace, picture: Path) -> None:
     prediction = classifier.predict(args.video, top_k=args.top_k, keep_clips=True, **options)
     view = middle_view(classifier.options(**options)) if args.view is None else args.view
     if not 0 <= view < prediction.num_views:
-        raise UserError(f"--view is {view}, expected 0 to {prediction.num_views - 1}")
+        expected = (
+            f"0 to {prediction.num_views - 1}" if prediction.num_views > 1 else "0, as there is one view (--views)"
+        )
+        raise UserError(f"--view {view}: expected {expected}")
     clip, block = prediction.clips[view], -1 if args.block is None else args.block
     record = record_clip(classifier, clip)
     maps = attention_maps(record, len(clip.frames), args.method, block, args.head)
@@ -47,12 +50,12 @@ def write_pictures(args: argparse.Namespace, picture: Path) -> None:
         tokens = "the class token" if record.has_cls else "all patches of a frame"
         method = f"attention of {tokens}, {describe_block(record, block, args.head, 'space', 'space_time')}"
     subtitle = (
-        f"{method}; view {view} of 0 to {prediction.num_views - 1}; {total} frames of {width}x{height} pixels, "
+        f"{method}; view {view + 1} of {prediction.num_views}; {total} frames of {width}x{height} pixels, "
         f"{'x'.join(map(str, record.grid[1:]))} patches"
     )
     names = list(classifier.class_names)
     top = [(drawable(name, f"class {names.index(name)}"), score) for name, score in prediction.top]
-    write(picture, attention_strip(clip, maps, top, args.video.resolve().name, subtitle, args.frames, curves))
+    write(picture, attention_strip(clip, maps, top, Path(args.video).resolve().name, subtitle, args.frames, curves))
     if args.overlay:
         write(args.overlay, animate(overlay(enlarge(clip.frames), maps), args.overlay.suffix.lower(), args.fps))
     logger.info("%s", prediction)

@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from timesformer.arguments import (
@@ -32,7 +31,7 @@ from timesformer.commands import predict_timeline
 from timesformer.commands.command import run_command
 from timesformer.commands.predict_stream import add_stream_options, check_sources, predict_stream, stream_problem
 from timesformer.config.load import resembles_key
-from timesformer.errors import UserError, shorten
+from timesformer.errors import shorten
 from timesformer.runtime.signals import raise_if_interrupted
 
 if TYPE_CHECKING:
@@ -134,8 +133,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    from timesformer.datasets.sources.clip_files import find_videos, skipped_line
+
     check_sources(args)
-    paths = find_videos(args.videos, args.quiet)  # before PyTorch is imported, which takes seconds
+    paths, skipped = find_videos(args.videos)  # before PyTorch is imported, which takes seconds
+    if skipped and not args.quiet:
+        print(skipped_line(skipped), file=sys.stderr)
     if args.stream:
         return predict_stream(args, load(args))
     if args.timeline:
@@ -159,34 +162,6 @@ def load(args: argparse.Namespace) -> "Classifier":
     if not args.quiet:
         print(repr(classifier), file=sys.stderr, flush=True)
     return classifier
-
-
-def find_videos(sources: Sequence[str], quiet: bool) -> list[str]:
-    """Returns the paths of the videos, without repetition; UserError for a folder without videos.
-
-    Unless `quiet`, prints which files were skipped.
-    """
-    from timesformer.datasets.decoding.open import is_image_name
-    from timesformer.datasets.sources.clip_files import KINDS, find_below, skipped_line
-
-    videos: dict[str, None] = {}
-    skipped: dict[str, None] = {}
-    for source in sources:
-        if not os.path.isdir(source):
-            videos[source] = None
-            continue
-        found = find_below(Path(source))
-        if found.clips:
-            videos.update(dict.fromkeys(os.path.join(source, clip) for clip in found.clips))
-            skipped.update(dict.fromkeys(os.path.join(source, name) for name in found.skipped))
-        elif any(map(is_image_name, os.listdir(source))):
-            videos[source] = None
-        else:
-            others = f"; {skipped_line(found.skipped)}" if found.skipped else ""
-            raise UserError(f"{source} holds no videos: expected {KINDS}, at any depth{others}")
-    if skipped and not quiet:
-        print(skipped_line(list(skipped)), file=sys.stderr)
-    return list(videos)
 
 
 class CoverageNotes:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from timesformer.arguments import Parser, add_device, add_import, as_path, as_source, at_least
+from timesformer.atomic import check_absent
 from timesformer.commands.command import run_command
 from timesformer.errors import UserError
 
@@ -19,7 +20,7 @@ ANIMATIONS = (".gif", ".mp4")
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("video", metavar="VIDEO", type=as_path, help="video file, or folder of frames")
+    add("video", metavar="VIDEO", type=as_source, help="video file, or folder of frames")
     add("--checkpoint", type=as_source, metavar="PATH", required=True, help="best.pyth, the folder of a run, ...")
     add("--cfg", type=as_path, metavar="YAML", help="configuration, if the checkpoint holds none")
     add("--output", metavar="PNG", type=as_path, help="picture to write (VIDEO's name + _attention.png, here)")
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    picture = args.output or Path(f"{args.video.resolve().stem}_attention.png")
+    picture = args.output or Path(f"{Path(args.video).resolve().stem}_attention.png")
     check(args, picture)
     from timesformer.commands.attention_pictures import write_pictures
 
@@ -68,6 +69,8 @@ def check(args: argparse.Namespace, picture: Path) -> None:
         raise UserError(f"--output {picture} must end in .png, --overlay {args.overlay} in {' or '.join(ANIMATIONS)}")
     if args.method == "rollout" and not args.time_of_patch and (args.block, args.head) != (None, None):
         raise UserError("--block and --head need --method cls or --time-of-patch")
-    for path in filter(None, (picture, args.overlay)):
-        if path.resolve() == args.video.resolve() or (path.exists() and not args.overwrite):
-            raise UserError(f"{path} exists: choose another name, or add --overwrite to replace it (not the video)")
+    outputs = picture, args.overlay
+    if Path(args.video).resolve() in (path.resolve() for path in outputs if path):
+        raise UserError(f"{args.video} is the video itself: choose another name for the picture")
+    if not args.overwrite:
+        check_absent(outputs, "choose another name, or --overwrite")

@@ -11,7 +11,7 @@ import numpy as np
 from timesformer.errors import UserError, shorten
 from timesformer.localization.segments import Segment
 from timesformer.localization.timeline import Timeline
-from timesformer.localization.timeline_files import COLUMNS, WINDOW_COLUMNS
+from timesformer.localization.timeline_files import COLUMNS, WINDOW_COLUMNS, class_of_column
 from timesformer.localization.windows import WindowScores
 from timesformer.metrics.localization import Interval, LocalizationMetrics, evaluate_localization
 
@@ -36,7 +36,7 @@ def read_timelines(path: Path, **options: Any) -> SavedTimelines:
     if columns[:3] != list(WINDOW_COLUMNS) or len(columns) < 4:
         expected = f"{','.join(COLUMNS)} or {','.join(WINDOW_COLUMNS)},CLASS,..."
         raise UserError(f"{path}: columns {shorten(columns)}, expected {expected}, as predict --timeline writes them")
-    class_names = columns[3:]
+    class_names = [class_of_column(column) for column in columns[3:]]
     videos: dict[str, list[WindowScores]] = {}
     for line, row in rows:
         start, end, *scores = (_number(path, line, name, row[name]) for name in columns[1:])
@@ -67,7 +67,7 @@ class Annotations(NamedTuple):
     videos: list[str]  # also those without a segment
 
     def evaluate(self, timelines: Sequence[Timeline], class_names: Sequence[str]) -> tuple[LocalizationMetrics, str]:
-        """Returns the metrics of the annotated videos, and a note on videos that are left out.
+        """Returns the metrics of the annotated videos, and notes on videos and classes that do not count.
 
         A video has the name in the annotations, or ends with it: a/b/c.mp4 is c.mp4 or b/c.mp4. Annotated time after
         the end of a video counts as missed. Raises UserError if no video is annotated, two have the same name in the
@@ -95,8 +95,11 @@ class Annotations(NamedTuple):
         left_out = [f"{len(timelines) - len(names)} without annotations"] if len(names) < len(timelines) else []
         missing = sorted(set(self.videos) - set(names.values()))
         left_out += [f"{len(missing)} annotated but not given ({shorten(missing)})"] if missing else []
-        note = f"videos left out of the metrics: {'; '.join(left_out)}" if left_out else ""
-        return evaluate_localization(detected, annotated, durations), note
+        notes = [f"videos left out of the metrics: {'; '.join(left_out)}"] if left_out else []
+        if others := sorted({i.class_name for i in detected} - {i.class_name for i in annotated}):
+            effect = "this lowers the frame accuracy, but not the average precision"
+            notes.append(f"predicted but never annotated: {shorten(others)}; {effect}")
+        return evaluate_localization(detected, annotated, durations), "\n".join(notes)
 
     def _name(self, video: str) -> str:
         parts = PurePath(video).parts

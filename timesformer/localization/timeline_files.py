@@ -17,6 +17,8 @@ COLUMNS = ("video", "start", "end", "class", "probability", "error")
 WINDOW_COLUMNS = ("video", "start", "end")
 ELSEWHERE = "give another --output"
 
+_CLASS = "class:"  # before the names of classes that would be taken for another column
+
 
 def windows_path(output: Path) -> Path:
     """Returns the path of the scores of the windows, next to the segments."""
@@ -79,7 +81,17 @@ def _windows_csv(timelines: Iterable[Timeline], class_names: Sequence[str]) -> s
         for timeline in timelines
         for window in timeline.windows
     )
-    return _table((*WINDOW_COLUMNS, *class_names), rows)
+    return _table((*WINDOW_COLUMNS, *map(_column, class_names)), rows)
+
+
+def _column(class_name: str) -> str:
+    is_other = class_name in COLUMNS or class_name.startswith(_CLASS)
+    return f"{_CLASS}{class_name}" if is_other else class_name
+
+
+def class_of_column(column: str) -> str:
+    """Returns the class whose scores a column of a file of windows has."""
+    return column.removeprefix(_CLASS)
 
 
 def _json(timelines: Iterable[Timeline], header: dict[str, Any]) -> str:

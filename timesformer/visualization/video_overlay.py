@@ -57,8 +57,8 @@ def draw_labels(
 
 
 def format_clock(seconds: float) -> str:
-    """A time as "m:ss.t" or "h:mm:ss.t", rounded down to tenths of a second."""
-    tenths = max(0, math.floor(10 * seconds + 1e-6))
+    """A time as "m:ss.t" or "h:mm:ss.t", rounded to tenths of a second."""
+    tenths = max(0, math.floor(10 * seconds + 0.5 + 1e-6))
     minutes, rest = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
     return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{rest / 10:04.1f}"

@@ -150,7 +150,9 @@ def _open_path(path: str, short_side: int, num_frames: int, fps: float) -> Video
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         is_long = getattr(error, "errno", 0) == errno.ENAMETOOLONG
         shown = f"{path[:SHOWN]}... ({len(path)} characters)" if is_long else path
-        reason = f"no such file or folder ({getattr(error, 'strerror', None) or error})"
+        reason = f"cannot be opened: {getattr(error, 'strerror', None) or error}"
+        if getattr(error, "errno", 0) == errno.ENOENT:
+            reason = "no such file or folder"
         if _URL.match(path):
             reason = "an address, expected a file or folder: download it first, or predict it live (predict --stream)"
         elif path == "-":

@@ -171,9 +171,10 @@ class PacketSource:
         )
 
     def _unreadable(self, error: Exception) -> VideoError:
-        reason = (
-            describe_format(self._path, self._content) or f"{reason_of(error)}; copy it again, or convert it to MP4"
-        )
+        reason = describe_format(self._path, self._content)
+        if not reason:
+            found = "" if isinstance(error, av.InvalidDataError) else f"{reason_of(error)}; "
+            reason = f"{found}copy it again, or convert it to MP4"
         return VideoError(f"{self._path}: not a video that can be decoded: {reason}")
 
     def _scan(self, packets: Iterable[av.Packet], stream: VideoStream) -> Packets:

@@ -3,14 +3,14 @@
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from timesformer.datasets.decoding.containers import VIDEO_EXTENSIONS
 from timesformer.datasets.decoding.frame_series import is_image_name
 from timesformer.datasets.records import SPLITS, DataError
-from timesformer.errors import shorten
+from timesformer.errors import UserError, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +151,29 @@ def class_of(clip: str) -> str:
     if len(folders) > 1 and folders[0] in SPLITS:
         del folders[0]
     return folders[0] if folders else ""
+
+
+def find_videos(sources: Iterable[str]) -> Found:
+    """Find the clips that `sources` name or have below them, without repetition; UserError for a folder without any.
+
+    A source that is no folder is a clip. Paths are in the order of the sources.
+    """
+    videos: dict[str, None] = {}
+    skipped: dict[str, None] = {}
+    for source in sources:
+        if not os.path.isdir(source):
+            videos[source] = None
+            continue
+        found = find_below(Path(source))
+        if found.clips:
+            videos.update(dict.fromkeys(os.path.join(source, clip) for clip in found.clips))
+            skipped.update(dict.fromkeys(os.path.join(source, name) for name in found.skipped))
+        elif any(map(is_image_name, os.listdir(source))):
+            videos[source] = None
+        else:
+            others = f"; {skipped_line(found.skipped)}" if found.skipped else ""
+            raise UserError(f"{source} holds no videos: expected {KINDS}, at any depth{others}")
+    return Found(list(videos), list(skipped))
 
 
 def skipped_line(skipped: Sequence[str]) -> str:
