@@ -29,6 +29,7 @@ from timesformer.engine.checkpoint import is_undamaged
 from timesformer.engine.evaluate import evaluate
 from timesformer.engine.meters import Throughput
 from timesformer.engine.trainer import Trainer
+from timesformer.inference.classifier import load_model
 from timesformer.metrics.evaluation import Evaluation
 
 pytestmark = pytest.mark.slow
@@ -38,7 +39,7 @@ LAST = "checkpoints/checkpoint_epoch_00002.pyth"
 
 def lines_of(output: Path, kind: str = "") -> list[dict]:
     """The complete lines of metrics.jsonl, of one kind if given, without measured times."""
-    file, timed = output / "metrics.jsonl", ("clips_per_second", "data_share", "eta_seconds")
+    file, timed = output / "metrics.jsonl", ("clips_per_second", "data_share", "eta_seconds", "run_eta_seconds")
     text = file.read_text() if file.exists() else ""
     lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
     lines = [line for line in lines if kind in ("", line["kind"])]
@@ -195,6 +196,7 @@ def test_interrupted_validation_comes_first_on_resume(
     assert run(output, *options).code == 0
     assert lines_of(output) == lines_of(finished)
     assert_same_checkpoint(output / LAST, finished / LAST)
+    assert load_model(finished / LAST, "cpu").clip_seconds == pytest.approx(3 / 30)  # frames, DATA.TARGET_FPS
 
 
 def test_early_stopping_survives_a_restart(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,11 @@ def test_predictions_do_not_depend_on_finished_or_unreadable_videos(classifier: 
     assert all(equal(prediction, whole[number]) for found in (rest, broken) for number, prediction in found.items())
 
 
+def test_at_least_one_class_is_listed(classifier: Classifier, clips: list[str]):
+    with pytest.raises(UserError, match="top_k"):
+        classifier.predict(clips[0], top_k=0)
+
+
 @pytest.mark.slow
 def test_a_video_that_hangs_the_decoder_is_given_up(tiny_checkpoint: Path, clips: list[str], tmp_path: Path):
     os.mkfifo(tmp_path / "0.jpg")  # opening it waits for a writer

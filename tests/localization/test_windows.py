@@ -177,3 +177,4 @@ def test_the_default_window_is_the_span_of_a_clip():
     assert default_window(config("DATA.SAMPLER", "uniform"), 16.0) == (0.5, "")
     seconds, note = default_window(config("DATA.SAMPLER", "segment"), 25.0)
     assert f"{seconds:g} seconds" in note
+    assert default_window(config("DATA.SAMPLER", "segment"), 25.0, 4.8) == (4.8, "")

@@ -154,7 +154,7 @@ def _compute(
     from timesformer.localization.window_length import default_window
 
     cfg, class_names = classifier.options(sampler=args.sampler), list(classifier.class_names)
-    note = "" if args.window else default_window(cfg, 1.0)[1]
+    note = "" if args.window else default_window(cfg, 1.0, classifier.clip_seconds)[1]
     if note and not args.quiet:
         print(f"note: {note}", file=sys.stderr, flush=True)
     reading = {"window": args.window, "stride": args.stride, "fps": args.fps}

@@ -97,7 +97,7 @@ class Throughput:
 
     def __init__(self, steps: int, done: int = 0) -> None:
         self.steps, self.done = steps, done
-        self._seconds_per_step = 0.0
+        self.seconds_per_step = 0.0  # as of the last report
         self._clips, self._steps, self._waited, self._since = 0, 0, 0.0, time.perf_counter()
 
     def step(self, clips: int, waited: float) -> None:
@@ -116,11 +116,11 @@ class Throughput:
         """`clips_per_second`, `data_share` (of the time, spent waiting for data) and `eta_seconds`; then restarts."""
         elapsed = max(time.perf_counter() - self._since, 1e-9)
         if self._steps:
-            self._seconds_per_step = elapsed / self._steps
+            self.seconds_per_step = elapsed / self._steps
         metrics = {
             "clips_per_second": self._clips / elapsed,
             "data_share": min(self._waited / elapsed, 1.0),
-            "eta_seconds": (self.steps - self.done) * self._seconds_per_step,
+            "eta_seconds": (self.steps - self.done) * self.seconds_per_step,
         }
         self._clips, self._steps, self._waited, self._since = 0, 0, 0.0, time.perf_counter()
         return metrics

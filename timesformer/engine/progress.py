@@ -26,6 +26,7 @@ class Progress:
     last_top1: float | None = None  # of the last validation, percent
     seconds: float = 0.0  # training time, over all interruptions
     class_names: list[str] = field(default_factory=list)  # in label order
+    clip_seconds: float = 0.0  # median length of the training clips, 0 if unknown
 
     @property
     def position(self) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from timesformer.atomic import WriteError, report_write_errors, write_text_atomically
 from timesformer.datasets.catalog import Splits
+from timesformer.datasets.durations import median_seconds
 from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.datasets.workers.dataloader import report_worker_death
@@ -61,6 +62,7 @@ class Trainer:
         self.requests = distributed.DelayedMax()
         self.clips_accumulated = 0  # of this process, since the last optimizer step
         self.saved_at, self.saved_position = time.monotonic(), ()
+        self.validation_seconds = 0.0  # of the last validation
 
     def setup(self) -> None:
         """Prepares data, model, optimizer and loss, and restores the newest checkpoint or loads initial weights."""
@@ -178,6 +180,8 @@ class Trainer:
         if is_main_process():
             move_previous_run(cfg)  # only now: the weights may be there, and an error so far should move nothing
         self.progress.class_names = list(self.train_loader.dataset.class_names)
+        if is_main_process():
+            self.progress.clip_seconds = median_seconds(self.train_loader.dataset.records, cfg.DATA.TARGET_FPS)
 
     def start_logging(self) -> None:
         """Writes the configuration, logs what will be trained, and opens metrics.jsonl and TensorBoard."""
@@ -340,14 +344,21 @@ class Trainer:
         done, batches, recent = throughput.done, throughput.steps, self.metrics.recent_loss
         lr = optim.learning_rate_of_batch(self.cfg, self.progress.epoch, done - 1, batches)
         metrics = {"loss": recent.value(), "lr": lr, **throughput.report()}
+        metrics["run_eta_seconds"] = metrics["eta_seconds"] + self.seconds_after_epoch(throughput)
         recent.reset()
         self.writer.write("train_step", self.progress.epoch + done / batches, metrics)
         logger.log(
             STEP,
             f"epoch {self.progress.epoch + 1}: {done}/{batches}, loss {metrics['loss']:.4f}, lr {lr:.3g}, "
             f"{metrics['clips_per_second']:.1f} clips/s, {metrics['data_share']:.0%} waiting for data, "
-            f"{duration(metrics['eta_seconds'])} to go",
+            f"{duration(metrics['eta_seconds'])} to go, {duration(metrics['run_eta_seconds'])} in the run",
         )
+
+    def seconds_after_epoch(self, throughput: Throughput) -> float:
+        """Expected time from the end of this epoch to that of the last, as fast as the last steps and validation."""
+        epochs = self.cfg.SOLVER.MAX_EPOCH - self.progress.epoch - 1
+        validations = 1 + epochs // self.cfg.TRAIN.EVAL_PERIOD
+        return epochs * throughput.steps * throughput.seconds_per_step + validations * self.validation_seconds
 
     def end_epoch(self) -> None:
         """Writes the metrics of a finished epoch and counts it."""
@@ -366,8 +377,9 @@ class Trainer:
 
     def validate(self) -> None:
         """Evaluates the validation split, and saves the model if it is the best by top-1, then by loss."""
-        progress = self.progress
+        progress, start = self.progress, time.perf_counter()
         evaluation = evaluate(self.eval_model(), self.val_loader, self.cfg, "validation")
+        self.validation_seconds = time.perf_counter() - start
         metrics = evaluation.metrics() | {"unreadable": len(evaluation.unreadable)}
         self.writer.write("val_epoch", progress.epoch, metrics)
         is_best = progress.update_best(metrics["top1"], metrics["loss"])

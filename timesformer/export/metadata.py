@@ -38,6 +38,7 @@ def make_metadata(
         "parameters": count_parameters(classifier.model),
         "precision": precision,
         "frames": cfg.DATA.NUM_FRAMES,
+        "clip_seconds": classifier.clip_seconds,
         "sampling": {
             "sampler": build_sampler(cfg, "test").name,
             "rate": cfg.DATA.SAMPLING_RATE,

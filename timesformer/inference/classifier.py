@@ -74,7 +74,8 @@ def load_model(
     normalization = normalization_problem(options, checkpoint.metadata.mean, checkpoint.metadata.std)
     notes += [*(checkpoint.assumed if cfg is None else ()), *report.notes, *filter(None, (normalization, note))]
     temperatures = saved_temperatures(checkpoint.rest)
-    return Classifier(options, model.to(device).eval(), names, device, path, notes, temperatures)
+    clip_seconds = checkpoint.metadata.clip_seconds
+    return Classifier(options, model.to(device).eval(), names, device, path, notes, temperatures, clip_seconds)
 
 
 def _class_names(checkpoint: Checkpoint, cfg: CfgNode) -> tuple[tuple[str, ...], str]:
@@ -103,6 +104,7 @@ class Classifier:
     path: str | Path  # of the checkpoint
     notes: list[str]  # assumptions and warnings
     temperatures: list[FittedTemperature] = field(default_factory=list)
+    clip_seconds: float = 0.0  # median length of the training clips, 0 if unknown
     lock: AbstractContextManager = field(default_factory=RLock, init=False)  # held while the model computes
 
     def __repr__(self) -> str:
@@ -155,6 +157,7 @@ class Classifier:
         Raises:
             VideoError: if the video cannot be read, or has another type or shape.
             ConfigError: if the sampler or the number of views or crops is invalid.
+            UserError: if `top_k` is below 1.
         """
         (prediction,) = self.predict_many(
             [to_source(video, fps)],
@@ -202,6 +205,8 @@ class Classifier:
             )
         if len(shape := tuple(getattr(videos, "shape", ()))) in (1, 2, 3, 4):
             raise VideoError(f"videos has the shape {list(shape)}, expected a list of videos: use predict for one")
+        if top_k < 1:
+            raise UserError(f"top_k is {top_k}, expected 1 or more")
         cfg = self.options(views, crops, sampler)
         return in_order(self.as_completed(cfg, videos, top_k, keep_clips, features, workers, fps=fps))
 

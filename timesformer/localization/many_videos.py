@@ -64,7 +64,7 @@ def find_in_videos(
     ended: set[int] = set()
     batches: dict[int, WindowBatch] = {}
     windows: dict[int, list[WindowScores]] = {}
-    read = partial(read_in_worker, PartReader(cfg, window, stride, fps))
+    read = partial(read_in_worker, PartReader(cfg, window, stride, fps, classifier.clip_seconds))
     requests = (_requests(number, paths[number], ended) for number in wanted)
     workers, timeout = min(workers, len(wanted)), cfg.DATA.DECODE_TIMEOUT
     with closing(streams_in_processes(read, requests, workers, timeout or float("inf"), workers)) as outcomes:

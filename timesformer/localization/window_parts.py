@@ -42,9 +42,11 @@ class PartReader:
     A part has as many windows as are computed together, or as are read in a second.
     """
 
-    def __init__(self, cfg: CfgNode, window: float | None, stride: float | None, fps: float | None) -> None:
-        """Takes the arguments of `score_windows`."""
-        self._cfg, self._window, self._stride, self._fps = cfg, window, stride, fps
+    def __init__(
+        self, cfg: CfgNode, window: float | None, stride: float | None, fps: float | None, clip_seconds: float = 0.0
+    ) -> None:
+        """Takes the arguments of `score_windows` and `default_window`."""
+        self._cfg, self._window, self._stride, self._fps, self._clip_seconds = cfg, window, stride, fps, clip_seconds
         self._video: int | None = None
         self._duration = 0.0
         self._reader: WindowReader | None = None
@@ -80,7 +82,7 @@ class PartReader:
         self.close()
         self._reader = reader = WindowReader(self._cfg, request.source, self._fps)
         self._duration = reader.seconds  # before decoding begins
-        window = self._window or default_window(self._cfg, reader.fps)[0]
+        window = self._window or default_window(self._cfg, reader.fps, self._clip_seconds)[0]
         self._windows, self._video = reader.read(window, self._stride or window / 2), request.video
 
 

@@ -58,7 +58,9 @@ def score_windows(
     check_lengths(window, stride)
     cfg = cfg or classifier.cfg
     source, batch = to_source(video, fps), WindowBatch(classifier, cfg)
-    with closing(read_parts(PartReader(cfg, window, stride, fps), source, cfg.DATA.DECODE_TIMEOUT)) as parts:
+    with closing(
+        read_parts(PartReader(cfg, window, stride, fps, classifier.clip_seconds), source, cfg.DATA.DECODE_TIMEOUT)
+    ) as parts:
         for part in parts:
             if on_part:
                 on_part(part)

@@ -177,7 +177,10 @@ class Stream:
         return statistics
 
     def _window_and_stride(self, fps: float) -> tuple[float, float]:
-        window = self._window or default_window(self._cfg, fps or self._cfg.DATA.TARGET_FPS)[0]
+        window = (
+            self._window
+            or default_window(self._cfg, fps or self._cfg.DATA.TARGET_FPS, self._classifier.clip_seconds)[0]
+        )
         return window, self._stride or window / 2
 
     def _kept_seconds(self, fps: float) -> float:

@@ -48,7 +48,7 @@ def score_video(service: Service, path: Path, video: DecodedVideo, sampler: str)
     """
     classifier, limits = service.classifier, service.limits
     cfg = classifier.options(views=1, crops=1, sampler=sampler)
-    window = default_window(cfg, video.fps)[0]
+    window = default_window(cfg, video.fps, classifier.clip_seconds)[0]
     clip_bytes = 3 * cfg.DATA.NUM_FRAMES * cfg.DATA.TEST_CROP_SIZE**2
     limit = MAX_WINDOWS if video.is_seekable else max(2, min(MAX_WINDOWS, _IN_ORDER_BYTES // clip_bytes))
     spans = plan_windows(video.seconds, window, limit)

@@ -128,6 +128,7 @@ class CheckpointMetadata:
     mean: tuple[float, ...] = ()  # normalization of pixels in [0, 1], of each channel
     std: tuple[float, ...] = ()
     class_names: tuple[str, ...] = ()  # in label order
+    clip_seconds: float = 0.0  # median length of the training clips, 0 if unknown
 
 
 def metadata_of(rest: dict[str, Any]) -> CheckpointMetadata:
@@ -136,9 +137,12 @@ def metadata_of(rest: dict[str, Any]) -> CheckpointMetadata:
         cfg = yaml.safe_load(rest["cfg"]) if isinstance(rest.get("cfg"), str) else None
     except yaml.YAMLError:
         cfg = None
-    names = tuple(_section(rest, "progress").get("class_names") or rest.get("class_names") or ())
+    progress = _section(rest, "progress")
+    names = tuple(progress.get("class_names") or rest.get("class_names") or ())
+    seconds = progress.get("clip_seconds") or rest.get("clip_seconds")
+    clip_seconds = float(seconds) if isinstance(seconds, int | float) and 0 < seconds < float("inf") else 0.0
     if not isinstance(cfg, dict):
-        return CheckpointMetadata(class_names=names)
+        return CheckpointMetadata(class_names=names, clip_seconds=clip_seconds)
     data, options, num_heads = _section(cfg, "DATA"), _section(cfg, "TIMESFORMER"), None
     model_name, side = _section(cfg, "MODEL").get("MODEL_NAME"), data.get("TRAIN_CROP_SIZE")
     if model_name == "LightTimeSformer":
@@ -153,6 +157,7 @@ def metadata_of(rest: dict[str, Any]) -> CheckpointMetadata:
         std=tuple(data.get("STD") or ()),
         norm_eps=_section(cfg, "VIDEOMAE").get("NORM_EPS") if model_name == "VideoMAE" else None,
         class_names=names,
+        clip_seconds=clip_seconds,
     )
 
 
