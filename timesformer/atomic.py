@@ -9,6 +9,7 @@ from typing import BinaryIO
 from timesformer.errors import UserError, shorten
 
 PARTIAL_SUFFIX = ".partial"
+UNFINISHED_SUFFIX = ".unfinished"
 
 
 class WriteError(UserError):
@@ -43,6 +44,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def unfinished_path(output: Path) -> Path:
+    """Returns the path of the results so far of a command that writes `output` at its end."""
+    return output.with_name(output.name + UNFINISHED_SUFFIX)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -27,6 +27,7 @@ from timesformer.arguments import (
     positive,
     probability,
 )
+from timesformer.atomic import unfinished_path
 from timesformer.commands import predict_timeline
 from timesformer.commands.command import run_command
 from timesformer.commands.predict_stream import add_stream_options, check_sources, predict_stream, stream_problem
@@ -126,10 +127,14 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     sys.stdout.reconfigure(errors="backslashreplace")  # file names may be invalid UTF-8
-    if args.timeline:
-        return run_command(lambda: run(args), lambda: predict_timeline.interrupted(args))
-    resumes = bool(args.output or args.features) and not args.stream
-    return run_command(lambda: run(args), lambda: f"interrupted{'; the same command resumes' * resumes}")
+    return run_command(lambda: run(args), lambda: interrupted(args))
+
+
+def interrupted(args: argparse.Namespace) -> str:
+    """Returns the message of an interrupted command, without imports, which may be what was interrupted."""
+    output = args.output or args.features
+    resumes = output and not args.stream and (not args.timeline or unfinished_path(output).exists())
+    return "interrupted; the same command resumes" if resumes else "interrupted"
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,23 +2,20 @@
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from timesformer.arguments import as_path, positive
+from timesformer.atomic import unfinished_path
 from timesformer.commands.timeline_pictures import check_pictures, write_pictures
 from timesformer.errors import UserError
-from timesformer.runtime.signals import raise_if_interrupted
 
 if TYPE_CHECKING:
     from timesformer.inference.classifier import Classifier
     from timesformer.localization.timeline import Timeline
-    from timesformer.localization.window_parts import Part
 
 SUFFIXES = (".csv", ".json", ".vtt")
 OF_TIMELINES = ("leave", "min_length", "gaps", "fps", "annotations", "page")
@@ -71,14 +68,16 @@ def run_timeline(args: argparse.Namespace, paths: Sequence[str], load: "Callable
     `load` returns the model; it is not called if all scores were saved before.
     """
     from timesformer.localization.saved import read_annotations
-    from timesformer.localization.timeline_files import check_output, metrics_path, write_file
+    from timesformer.localization.timeline_files import check_output, metrics_path, windows_path, write_file
 
     names = {"threshold": args.threshold, "leave": args.leave, "smooth": args.smooth, "min_length": args.min_length}
     names |= {"background": args.background, "keep_gaps": args.gaps}
     options = {name: value for name, value in names.items() if value is not None}
     annotations = read_annotations(args.annotations) if args.annotations else None
     if args.output:
-        check_output(args.output, len(paths), args.overwrite or is_unfinished(args), bool(annotations))
+        check_output(
+            args.output, len(paths), args.overwrite or unfinished_path(args.output).exists(), bool(annotations)
+        )
     check_pictures(args, paths)
     if all(map(is_saved, paths)):
         found = _read_saved(args, paths, options)
@@ -93,28 +92,15 @@ def run_timeline(args: argparse.Namespace, paths: Sequence[str], load: "Callable
         print("\n".join([str(metrics), *filter(None, [note])]), flush=True)
         if args.output:
             write_file(metrics_path(args.output), json.dumps(metrics.to_dict(), indent=2) + "\n")
-    errors += write_pictures(args, timelines, found.class_names, found.fps)
+    try:
+        errors += write_pictures(args, timelines, found.class_names, found.fps)
+    except KeyboardInterrupt:
+        if args.output:
+            print(f"{args.output} is complete; --timeline {windows_path(args.output)} makes the rest", file=sys.stderr)
+        raise
     if args.output and not args.quiet:
         print(f"{sum(len(timeline.segments) for timeline in timelines)} segments: {args.output}")
     return errors
-
-
-def is_unfinished(args: argparse.Namespace) -> bool:
-    """Whether the same command was interrupted, and can be resumed."""
-    from timesformer.inference.journal import journal_path
-
-    return bool(args.output) and journal_path(args.output).exists()
-
-
-def interrupted(args: argparse.Namespace) -> str:
-    """Returns the message of an interrupted command."""
-    from timesformer.localization.timeline_files import windows_path
-
-    if is_unfinished(args):
-        return "interrupted; the same command resumes"
-    if args.output and (args.overlay or args.page) and (windows := windows_path(args.output)).exists():
-        return f"interrupted; {args.output} is complete, and --timeline {windows} makes --overlay and --page from it"
-    return "interrupted"
 
 
 class _Found(NamedTuple):
@@ -148,7 +134,7 @@ def _compute(
 ) -> _Found:
     from timesformer.inference.classifier import in_order
     from timesformer.inference.journal import settings_of
-    from timesformer.localization.many_videos import find_in_videos
+    from timesformer.localization.many_videos import VideoProgress, find_in_videos
     from timesformer.localization.timeline_files import write_timelines
     from timesformer.localization.unfinished import UnfinishedTimelines
     from timesformer.localization.window_length import default_window
@@ -166,7 +152,7 @@ def _compute(
             timelines = {n: found.with_segments(class_names, **options) for n, found in unfinished.finished.items()}
         if timelines and not args.quiet:
             print(f"resuming: {len(timelines)} of {len(paths)} videos are predicted", file=sys.stderr, flush=True)
-        progress = stack.enter_context(_Progress(len(paths), len(timelines), args.quiet))
+        progress = stack.enter_context(VideoProgress(len(paths), len(timelines), args.quiet))
         found = find_in_videos(
             classifier,
             paths,
@@ -194,38 +180,3 @@ def _compute(
             write_timelines(args.output, ordered, class_names, header)
             unfinished.remove()
     return _Found(ordered, class_names, fps)
-
-
-class _Progress:
-    """Progress over the seconds of one video, or over several videos, and an answer to Ctrl-C."""
-
-    def __init__(self, num_videos: int, done: int, quiet: bool) -> None:
-        self._is_single, self._shown = num_videos == 1, 0
-        self._start = None if quiet else partial(self._make, num_videos, done)
-        self._progress: Any = None
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress:
-            self._progress.__exit__()
-
-    def count(self, part: "Part") -> None:
-        """Counts a part of a video that is read."""
-        raise_if_interrupted()
-        if self._start and not self._progress:
-            self._progress = self._start(part)
-        if self._progress and self._is_single and part.windows:
-            seconds = int(part.windows[-1].end)
-            self._progress.advance(seconds - self._shown)
-            self._shown = seconds
-        elif self._progress and not self._is_single and part.is_last:
-            self._progress.advance()
-
-    def _make(self, num_videos: int, done: int, part: "Part") -> Any:
-        from timesformer.progress import Progress
-
-        if self._is_single:
-            return Progress("scoring", math.ceil(part.duration) or None, "second of video").__enter__()
-        return Progress("predicting", num_videos, "video", done).__enter__()

@@ -13,19 +13,12 @@ from timesformer.config.differences import affecting
 from timesformer.errors import UserError, shorten
 from timesformer.inference.classifier import Classifier
 
-UNFINISHED = ".unfinished"
-
 
 def settings_of(classifier: Classifier, cfg: CfgNode, **arguments: Any) -> dict[str, Any]:
     """Returns what results depend on: the weights, the temperature, `arguments` and the options `cfg`."""
     options = affecting(cfg, "model", "clips", "evaluation")
     fitted = {"weights": classifier.fingerprint(), "temperature": classifier.temperature(cfg)}
     return {**fitted, **arguments, **options}
-
-
-def journal_path(output: Path) -> Path:
-    """Returns the path of the unfinished results of an output file."""
-    return output.with_name(output.name + UNFINISHED)
 
 
 class Journal:

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from timesformer.atomic import check_absent, report_write_errors, write_atomically
-from timesformer.inference.journal import Journal, journal_path, open_locked
+from timesformer.atomic import check_absent, report_write_errors, unfinished_path, write_atomically
+from timesformer.inference.journal import Journal, open_locked
 from timesformer.inference.prediction import Prediction
 
 _ELSEWHERE = "give another --output or --features"
@@ -45,8 +45,8 @@ class PredictionFiles:
         overwrite: bool,
     ) -> None:
         self._paths, self._output, self._features = paths, output, features
-        path = journal_path(output or features)
-        self._rows_path = features and journal_path(features.with_name(f"{features.name}.float32"))
+        path = unfinished_path(output or features)
+        self._rows_path = features and unfinished_path(features.with_name(f"{features.name}.float32"))
         if not overwrite and not path.exists():
             check_absent((output, features), f"{_ELSEWHERE}, or --overwrite")
         self.finished: dict[int, int] = {}

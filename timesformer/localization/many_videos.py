@@ -1,5 +1,6 @@
 """When which action happens in many videos, which processes read at the same time."""
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -17,7 +18,9 @@ from timesformer.localization.segments import find_segments
 from timesformer.localization.timeline import Timeline, find_actions
 from timesformer.localization.window_parts import Part, PartReader, PartRequest, read_in_worker
 from timesformer.localization.windows import WindowBatch, WindowScores, check_lengths
+from timesformer.progress import Progress
 from timesformer.runtime.resource_limits import available_cores
+from timesformer.runtime.signals import raise_if_interrupted
 
 
 def find_in_videos(
@@ -99,3 +102,41 @@ def _part(outcome: Outcome, timeout: float) -> Part:
     part: Part = outcome.result
     windows = [window._replace(clips=[torch.from_numpy(clip) for clip in window.clips]) for window in part.windows]
     return part._replace(windows=windows)
+
+
+class VideoProgress:
+    """Shows progress over the seconds of one video, or over several videos; a context manager.
+
+    `done` videos were finished before; nothing is shown if `quiet`.
+    """
+
+    def __init__(self, num_videos: int, done: int, quiet: bool) -> None:
+        self._is_single, self._shown = num_videos == 1, 0
+        self._start = None if quiet else partial(self._make, num_videos, done)
+        self._progress: Any = None
+
+    def __enter__(self) -> "VideoProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress:
+            self._progress.__exit__()
+
+    def count(self, part: Part) -> None:
+        """Counts a part of a video that is read, as `on_part`; KeyboardInterrupt after a signal."""
+        raise_if_interrupted()
+        if self._start and not self._progress:
+            self._progress = self._start(part)
+        if self._progress and self._is_single:
+            seconds = int(part.windows[-1].end) if part.windows else self._shown
+            if part.is_last and not part.problem:
+                seconds = max(seconds, math.ceil(part.duration))
+            self._progress.advance(seconds - self._shown)
+            self._shown = seconds
+        elif self._progress and not self._is_single and part.is_last:
+            self._progress.advance()
+
+    def _make(self, num_videos: int, done: int, part: Part) -> Any:
+        if self._is_single:
+            return Progress("scoring", math.ceil(part.duration) or None, "second of video").__enter__()
+        return Progress("predicting", num_videos, "video", done).__enter__()

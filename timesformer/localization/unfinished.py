@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from timesformer.inference.journal import Journal, journal_path
+from timesformer.atomic import unfinished_path
+from timesformer.inference.journal import Journal
 from timesformer.localization.timeline import Timeline
 from timesformer.localization.timeline_files import ELSEWHERE
 from timesformer.localization.windows import WindowScores
@@ -32,7 +33,7 @@ class UnfinishedTimelines:
 
     def __init__(self, paths: Sequence[str], settings: Mapping[str, Any], output: Path, overwrite: bool) -> None:
         self._paths = paths
-        self._journal = Journal(journal_path(output), settings, overwrite, ELSEWHERE)
+        self._journal = Journal(unfinished_path(output), settings, overwrite, ELSEWHERE)
         numbers = {path: number for number, path in enumerate(paths)}
         entries = (entry for _, entry in self._journal.entries() if entry["video"] in numbers)
         self.finished = {numbers[entry["video"]]: _timeline(entry) for entry in entries}
