@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.processes import Outcome, ranks, unhurried  # noqa: F401
 from timesformer.runtime.signals import STOPPING, clear_signals
 from timesformer.torchvision_import import repair_torchvision
 
+sys.modules["openvino_telemetry"] = None  # as `import_library`: test modules import OpenVINO themselves
 repair_torchvision()  # before any test imports transformers, which imports torchvision if it is there
 
 # The same examples in every run, and no limit on the time of one.

@@ -1,8 +1,10 @@
 """Using exported files like checkpoints, and files that cannot be used."""
 
 import csv
+import importlib
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 from tests.conftest import load_command
 from timesformer.errors import UserError
 from timesformer.inference.classifier import load_model
-from timesformer.models.weights.exported import FORMATS
+from timesformer.models.weights.exported import FORMATS, import_library
 from timesformer.models.weights.loading import CheckpointError, load_pretrained
 
 pytestmark = pytest.mark.slow
@@ -109,6 +111,13 @@ def test_damaged_and_missing_files_are_errors(folder: Path, tmp_path: Path):
     (tmp_path / "m.bin").write_bytes((folder / "m.bin").read_bytes()[:-64])
     with pytest.raises(CheckpointError, match=r"m\.xml"):
         load_model(tmp_path / "m.xml")
+
+
+def test_openvino_sends_no_telemetry(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(sys.modules, "openvino_telemetry")
+    import_library("openvino", "a test", "openvino")
+    with pytest.raises(ImportError):
+        importlib.import_module("openvino_telemetry")
 
 
 def test_models_of_other_programs_are_errors(tmp_path: Path):

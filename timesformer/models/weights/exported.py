@@ -7,6 +7,7 @@ computes it, with the library that belongs to the format, on the CPU.
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -165,7 +166,11 @@ def _parse(path: Path, text: str | None) -> dict[str, Any]:
 
 
 def import_library(name: str, needed_by: str, extra: str) -> ModuleType:
-    """Imports a module of an optional library; UserError with the extra to install if it is missing."""
+    """Imports a module of an optional library; UserError with the extra to install if it is missing.
+
+    OpenVINO and NNCF do without their telemetry, which would fork this process and connect to a server on the internet.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return import_module(name)
     except ImportError as error:
