@@ -43,7 +43,7 @@ def loader_table(
         f"{NUM_FRAMES}x{sampling_rate} frames, {SIZE}x{SIZE} pixels, from files to normalized tensors: clips per "
         f"second (medians of {rounds} epochs of all ways in turn), and how many times the better one of the others."
     )
-    columns = ["in the main process" if not number else f"{number} workers" for number in workers]
+    columns = [f"{number} workers" if number else "main process, processor time" for number in workers]
     yield from header(caption, ["clips", "way", *columns], text_columns=2)
     for title, paths in sets.items():
         cfg = dataset_of(paths, folder / f"{len(list(folder.glob('*')))}")
@@ -71,7 +71,8 @@ def _compare_loaders(cfg: CfgNode, paths: Sequence[Path], rounds: int) -> dict[s
             cells[way.name] = f"fails ({type(error).__name__})"
         else:
             runs[way.name] = partial(deque, loader, maxlen=0)
-    seconds = {way: statistics.median(times) for way, times in time_in_turn(runs, rounds).items()}
+    clock = time.perf_counter if cfg.DATA_LOADER.NUM_WORKERS else time.process_time
+    seconds = {way: statistics.median(times) for way, times in time_in_turn(runs, rounds, clock=clock).items()}
     cells |= {way: f"{len(paths) / median:.1f}" for way, median in seconds.items()}
     if best := min((median for way, median in seconds.items() if way != OURS), default=0):
         cells[OURS] += f" ({best / seconds[OURS]:.1f}x)"
