@@ -37,7 +37,6 @@ from timesformer.runtime.signals import raise_if_interrupted
 
 if TYPE_CHECKING:
     from timesformer.inference.classifier import Classifier
-    from timesformer.inference.prediction import Prediction
 
 Item = TypeVar("Item")
 
@@ -169,23 +168,6 @@ def load(args: argparse.Namespace) -> "Classifier":
     return classifier
 
 
-class CoverageNotes:
-    """Collects which videos are much longer than the parts of them that were used."""
-
-    def __init__(self) -> None:
-        self._number, self._first = 0, ""
-
-    def add(self, prediction: "Prediction") -> None:
-        if note := prediction.coverage_note:
-            self._number += 1
-            self._first = self._first or f"{prediction.video}: {note}"
-
-    def print(self, quiet: bool) -> None:
-        if self._number and not quiet:
-            more = f" (and {self._number - 1} more videos)" if self._number > 1 else ""
-            print(f"warning: {self._first}{more}; add --timeline, or --views N", file=sys.stderr)
-
-
 def show_progress(predictions: Iterator[Item], total: int, done: int, quiet: bool) -> Iterator[Item]:
     from timesformer.progress import Progress
 
@@ -199,6 +181,8 @@ def show_progress(predictions: Iterator[Item], total: int, done: int, quiet: boo
 
 def print_lines(args: argparse.Namespace, classifier: "Classifier", paths: list[str]) -> list[str]:
     """Prints a line for each video, in order; returns the errors of unreadable videos."""
+    from timesformer.inference.prediction import CoverageNotes
+
     options = {"top_k": args.top_k, "sampler": args.sampler}
     errors, notes = [], CoverageNotes()
     with closing(classifier.predict_many(paths, workers=args.workers, **options)) as predictions:
@@ -215,6 +199,7 @@ def print_lines(args: argparse.Namespace, classifier: "Classifier", paths: list[
 def write_files(args: argparse.Namespace, classifier: "Classifier", paths: list[str]) -> list[str]:
     """Writes --output and --features; returns the errors of unreadable videos."""
     from timesformer.inference.journal import settings_of
+    from timesformer.inference.prediction import CoverageNotes
     from timesformer.inference.prediction_files import PredictionFiles
 
     cfg, features = classifier.options(sampler=args.sampler), bool(args.features)

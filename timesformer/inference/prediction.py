@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -108,6 +109,25 @@ class Prediction:
             title = f"frame {clip.numbers[number]}" if math.isnan(time) else f"{time:.2f} s"
             images.append(_img(url, title, *size, margin=2))
         return f"<div>{''.join(images)}</div>"
+
+
+class CoverageNotes:
+    """Collects which videos are much longer than the parts of them that were used."""
+
+    def __init__(self) -> None:
+        self._number, self._first = 0, ""
+
+    def add(self, prediction: Prediction) -> None:
+        """Counts a prediction."""
+        if note := prediction.coverage_note:
+            self._number += 1
+            self._first = self._first or f"{prediction.video}: {note}"
+
+    def print(self, quiet: bool) -> None:
+        """Prints a warning, unless `quiet` or all videos are short."""
+        if self._number and not quiet:
+            more = f" (and {self._number - 1} more videos)" if self._number > 1 else ""
+            print(f"warning: {self._first}{more}; add --timeline, or --views N", file=sys.stderr)
 
 
 def _img(url: str, title: str, width: int, height: int, margin: int = 0) -> str:
