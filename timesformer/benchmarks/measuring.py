@@ -9,6 +9,7 @@ import torch
 from timesformer.benchmarks import (
     generated_clips,
     gpu_memory,
+    growth,
     loading,
     models,
     opening,
@@ -57,8 +58,17 @@ def measure(args: Namespace, folder: Path) -> Iterator[tuple[str, Iterable[str]]
         case "serve":
             load = serving.Load(args.clients, args.requests, args.rounds)
             yield "serve", serving.service_table(args.checkpoint, args.videos, args.batch_sizes, load)
+        case "gpu":
+            from timesformer.benchmarks import gpu  # imports torchvision
+
+            settings = gpu.Settings(args.device, args.tiny, args.original, args.output.resolve())
+            yield "gpu", gpu.measure_gpu(settings, args.parts, args.minutes)
         case "gpu-memory":
             yield "gpu-memory", gpu_memory.gpu_memory_table(args.cfg, args.batch_sizes, args.precision)
+        case "growth":
+            yield "growth", growth.growth_table(args.frames, args.crops, args.width, args.rounds)
+            yield "parallel", growth.parallel_table(args.processes, args.width, args.rounds, folder)
+            yield "estimate", growth.estimate_table(args.step_seconds)
         case "memory":
             recipes = enumerate(generated_clips.small_recipes(args.files))
             paths = [generated_clips.make_clip(folder, recipe, seed) for seed, recipe in recipes]

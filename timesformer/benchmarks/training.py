@@ -50,7 +50,10 @@ class Size(NamedTuple):
 
 
 class Contender(NamedTuple):
-    """An implementation in "fp32" or "bf16"; setting: "compiled", or "recomputing" with a value of ACT_CHECKPOINT."""
+    """An implementation and its precision, "fp32", "tf32" (on a GPU) or "bf16".
+
+    setting: "compiled", or "recomputing" with a value of ACT_CHECKPOINT.
+    """
 
     implementation: str
     precision: str = "fp32"
@@ -78,15 +81,21 @@ def contenders(precisions: Sequence[str], compiled: bool, recompute: str, attent
     return [*original, *theirs, *(Contender(OURS, *pair) for pair in itertools.product(precisions, settings))]
 
 
-def build_models(size: Size, device: torch.device) -> dict[str, nn.Module]:
-    """Models by implementation, each with its own copy of the same random weights; the original's if divided."""
-    transformers = import_package("transformers", "the comparison")
+def build_ours(size: Size) -> TimeSformer:
+    """This project's model with random weights, always the same."""
     torch.manual_seed(0)
     sizes = {"embed_dim": size.width, "depth": size.depth, "num_heads": size.heads}
     ours = TimeSformer(size.crop, 16, 400, size.frames, size.attention_type, drop_path_rate=0.0, **sizes)
     with torch.no_grad():
         for parameter in ours.parameters():  # no zeros, which would hide part of the computation from comparisons
             parameter.add_(torch.randn_like(parameter) * 0.02)
+    return ours
+
+
+def build_models(size: Size, device: torch.device) -> dict[str, nn.Module]:
+    """Models by implementation, each with its own copy of the same random weights; the original's if divided."""
+    transformers = import_package("transformers", "the comparison")
+    ours = build_ours(size)
     state = ours.model.state_dict()
     description = describe(state, CheckpointMetadata(), num_heads=size.heads, num_frames=size.frames)
     config = transformers.TimesformerConfig.from_dict(config_json(description, get_cfg(), {}))
@@ -111,6 +120,7 @@ def make_run(model: nn.Module, clip: Tensor, training: bool, precision: str = "f
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
 
     def infer() -> None:
+        allow_tf32(precision == "tf32")
         with torch.inference_mode(), torch.autocast(clip.device.type, torch.bfloat16, precision == "bf16"):
             logits_of(model, clip)
 
@@ -119,11 +129,18 @@ def make_run(model: nn.Module, clip: Tensor, training: bool, precision: str = "f
 
 def train_step(model: nn.Module, optimizer: Optimizer, clip: Tensor, labels: Tensor, precision: str) -> None:
     """Forward, cross entropy, backward, update."""
+    allow_tf32(precision == "tf32")
     with torch.autocast(clip.device.type, torch.bfloat16, precision == "bf16"):
         logits = logits_of(model, clip)
     nn.functional.cross_entropy(logits.float(), labels).backward()
     optimizer.step()
     optimizer.zero_grad()
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Lets a GPU round the factors of float32 products to TF32."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def logits_of(model: nn.Module, clip: Tensor) -> Tensor:
@@ -134,14 +151,8 @@ def logits_of(model: nn.Module, clip: Tensor) -> Tensor:
 def training_table(size: Size, rows: Sequence[Contender], rounds: int, threads: int, memory: bool) -> Iterator[str]:
     """Tables of training steps and of inference; with peak memory if `memory`, each contender in a fresh process."""
     device = timing.select_device(threads)
-    torch.backends.cudnn.allow_tf32 = False
     models, clip = build_models(size, device), random_clip(size, device)
-    with torch.no_grad():
-        logits = {name: logits_of(model.eval(), clip) for name, model in models.items()}
-    ours = logits.pop(OURS)
-    differences = {name: (theirs - ours).abs().max().item() for name, theirs in logits.items()}
-    if max(differences.values()) > _TOLERANCE:
-        raise UserError(f"the models do not compute the same, largest differences of logits: {differences}")
+    differences = compare_logits(models, clip)
     peaks = {precision: matmul_peak(precision, device) for precision in sorted({one.precision for one in rows})}
     # With one thread processor time is measured, which other processes disturb less.
     single = device.type == "cpu" and torch.get_num_threads() == 1
@@ -151,9 +162,9 @@ def training_table(size: Size, rows: Sequence[Contender], rounds: int, threads: 
     yield "largest difference of logits: " + ", ".join(f"{value:.1e} ({name})" for name, value in differences.items())
     measured = (f"{peak / 1e12:.2f} TFLOP/s ({precision})" for precision, peak in peaks.items())
     yield f"measured peak of a matrix product: {', '.join(measured)}"
-    operations = {name: count_operations(model, clip) for name, model in models.items()}
     for passes, title in ((3, "training step"), (1, "inference")):
         training = passes > 1
+        operations = {name: count_operations(model, clip, training) for name, model in models.items()}
         columns = ["seconds", "clips/s", f"times {rows[0].implementation}", "times Hugging Face"]
         yield from ["", *header("", [title, *columns, "memory (GB)", "utilisation"])]
         shown = [one for one in rows if training or not one.setting.startswith("recomputing")]
@@ -170,6 +181,18 @@ def training_table(size: Size, rows: Sequence[Contender], rounds: int, threads: 
             cells += [f"{peak / 1e9:.2f}" if peak else "-"]
             rate = passes * operations[one.implementation] / median
             yield row([one, *cells, f"{100 * rate / peaks[one.precision]:.0f} %"])
+
+
+@torch.no_grad()
+def compare_logits(models: Mapping[str, nn.Module], clip: Tensor) -> dict[str, float]:
+    """Largest differences between float32 logits of the other models and of ours; UserError if one is too large."""
+    allow_tf32(False)
+    logits = {name: logits_of(model.eval(), clip) for name, model in models.items()}
+    ours = logits.pop(OURS)
+    differences = {name: (theirs - ours).abs().max().item() for name, theirs in logits.items()}
+    if max(differences.values(), default=0.0) > _TOLERANCE:
+        raise UserError(f"the models do not compute the same, largest differences of logits: {differences}")
+    return differences
 
 
 def data_lines(size: Size, file: Path, folder: Path, workers: int, steps: int, precision: str) -> Iterator[str]:
@@ -221,20 +244,24 @@ def format_speedup(baseline: Sequence[float], seconds: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-@torch.no_grad()
-def count_operations(model: nn.Module, clip: Tensor) -> int:
-    """Floating-point operations of the matrix products in a forward pass, two per multiply-add."""
+def count_operations(model: nn.Module, clip: Tensor, training: bool) -> int:
+    """Floating-point operations of the matrix products in a forward pass, two per multiply-add.
+
+    Without gradients, this project's model combines linear layers and has fewer.
+    """
     # PyTorch's counter lacks the CPU's kernel; its arguments have shape [batch, heads, tokens, d].
     attention = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, *_, **__: 4 * math.prod(q) * k[-2]
     }
-    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+    with torch.set_grad_enabled(training), FlopCounterMode(display=False, custom_mapping=attention) as counter:
         logits_of(model.eval(), clip)
     return counter.get_total_flops()
 
 
-def matmul_peak(precision: str, device: torch.device) -> float:
-    """Operations per second of the fastest of ten products of two large square matrices."""
-    side, dtype = 8192 if device.type == "cuda" else 2048, torch.bfloat16 if precision == "bf16" else torch.float32
+def matmul_peak(precision: str, device: torch.device, side: int = 0) -> float:
+    """Operations per second of the fastest of ten products of two large square matrices, by default of this device."""
+    allow_tf32(precision == "tf32")
+    side = side or (8192 if device.type == "cuda" else 2048)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = torch.randn(2, side, side, device=device, dtype=dtype)
     return 2 * side**3 / min(timing.time_in_turn({"": lambda: left @ right}, 10, device)[""])

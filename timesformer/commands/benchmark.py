@@ -10,6 +10,7 @@ from timesformer.commands.command import run_command
 from timesformer.runtime.resource_limits import available_cores
 
 PRECISIONS = ["fp32", "bf16"]
+GPU_PARTS = ["tests", "training-8", "training-32", "long", "large", "inference", "demo", "kernels", "profile"]
 COMMANDS = {
     "models": "parameters, operations, time and memory of configurations",
     "train": "training and inference: this project, original, Hugging Face",
@@ -19,14 +20,21 @@ COMMANDS = {
     "opening": "opening long videos, and reading a clip from their middle",
     "timeline": "reading the windows of long videos in one pass, and each alone",
     "serve": "requests per second and latency of the HTTP service",
+    "gpu": "tests, speed, memory and accuracy on one GPU, within minutes",
     "gpu-memory": "GPU memory of a training step, computed without a GPU",
+    "growth": "a training step with more frames, pixels and processes",
     "memory": "memory of a DataLoader worker over many clips",
     "lists": "time and memory to open the list of a large dataset",
     "checkpoint": "writing, checking and loading checkpoints",
 }
 OPTIONS = (  # commands, option, default value or arguments of `add_argument`, help
     (" ".join(COMMANDS), "--markdown", {"type": as_path, "metavar": "FILE"}, "replace the tables in this page"),
-    ("models train data loading startup opening timeline checkpoint serve", "--rounds", 5, "measurements, in turn"),
+    (
+        "models train data loading startup opening timeline checkpoint serve growth",
+        "--rounds",
+        5,
+        "measurements, in turn",
+    ),
     ("models train", "--batch-size", 1, ""),
     ("models train", "--threads", 0, "CPU threads; 0: PyTorch's choice, 1: measure processor time"),
     ("models gpu-memory", "--cfg", {"type": as_path, "nargs": "+", "required": True}, ""),
@@ -41,6 +49,17 @@ OPTIONS = (  # commands, option, default value or arguments of `add_argument`, h
     ("train", "--memory", False, "also measure memory, each in a fresh process"),
     ("train", "--data", False, "train on generated clips, and measure the wait for them"),
     ("train", "--workers", available_cores(), "DataLoader workers, with --data"),
+    ("gpu", "--device", {"choices": ["cuda", "cpu"], "default": "cuda"}, ""),
+    ("gpu", "--tiny", False, "tiny models and clips, to try the script; with --device cpu without a GPU"),
+    ("gpu", "--original", {"type": as_path, "metavar": "FOLDER"}, "a clone of facebookresearch/TimeSformer to measure"),
+    ("gpu", "--output", {"type": as_path, "default": Path("output/gpu")}, "folder for gpu.json, gpu.md and logs"),
+    ("gpu", "--parts", {"nargs": "+", "default": GPU_PARTS, "choices": GPU_PARTS}, "default: all, in this order"),
+    ("gpu", "--minutes", 9.0, "after these, running parts are killed"),
+    ("growth", "--frames", {"type": int, "nargs": "+", "default": [8, 16, 32, 96]}, ""),
+    ("growth", "--crops", {"type": int, "nargs": "+", "default": [112, 224, 448]}, "height and width in pixels"),
+    ("growth", "--width", 192, "of the model's tokens, a multiple of 64"),
+    ("growth", "--processes", {"type": int, "nargs": "+", "default": [1, 2, 4]}, "that train together"),
+    ("growth", "--step-seconds", 0.0, "of a step of 8 clips on your GPU; 0: that of 400 TFLOP/s"),
     ("data opening", "--videos", {"type": as_path, "nargs": "+", "default": []}, "more files or folders of frames"),
     ("loading", "--videos", {"type": as_path, "nargs": "+", "default": []}, "more files, and folders with videos"),
     ("opening", "--hours", 3.0, "length of the generated videos"),
