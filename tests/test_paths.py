@@ -1,5 +1,6 @@
 """Remote paths: https://, s3:// and the handlers of a user."""
 
+import io
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,6 +13,7 @@ from iopath.common.file_io import PathHandler
 
 from tests.loopback import Server
 from timesformer import paths
+from timesformer.byte_ranges import file_status, read_range
 from timesformer.config import get_cfg
 from timesformer.config.sources import source_problem
 from timesformer.datasets.sources.lists import splits_folder
@@ -80,7 +82,7 @@ def test_registered_handler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 class ClientError(Exception):
     """As botocore has it."""
 
-    response = {"Error": {"Message": "Not Found"}}  # noqa: RUF012
+    response = {"Error": {"Message": "Not Found", "Code": "404"}}  # noqa: RUF012
 
 
 class Client:
@@ -92,7 +94,13 @@ class Client:
     def head_object(self, Bucket: str, Key: str) -> dict[str, Any]:
         if (Bucket, Key) not in self.objects:
             raise ClientError
-        return {"LastModified": datetime(2020, 1, 1, tzinfo=timezone.utc)}
+        content = self.objects[Bucket, Key]
+        stamp = {"LastModified": datetime(2020, 1, 1, tzinfo=timezone.utc), "ETag": f'"{sum(content)}"'}
+        return {**stamp, "ContentLength": len(content)}
+
+    def get_object(self, Bucket: str, Key: str, Range: str) -> dict[str, Any]:
+        first, last = map(int, Range.removeprefix("bytes=").split("-"))
+        return {"Body": io.BytesIO(self.objects[Bucket, Key][first : last + 1])}
 
     def get_paginator(self, operation: str) -> "Client":
         return self
@@ -129,6 +137,14 @@ def test_s3_objects_are_downloaded_once(cache: Path, monkeypatch: pytest.MonkeyP
     assert client.downloads == 2
     with pytest.raises(DownloadError, match="s3://a/none"):
         paths.local_path("s3://a/none")
+
+    assert read_range("s3://b/lists/train.csv", 0, 9) == b"b"
+    client.objects["a", "train.tar"] = bytes(range(100))
+    assert read_range("s3://a/train.tar", 10, 13) == b"\x0a\x0b\x0c"
+    assert file_status("s3://a/train.tar") == (100, '"4950"')
+    with pytest.raises(FileNotFoundError, match="s3://a/none"):
+        file_status("s3://a/none.tar")
+    assert client.downloads == 2
 
     cfg = get_cfg()
     cfg.DATA.SPLITS_DIR = "s3://a/lists"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from timesformer.benchmarks.readers import READERS, compare_readers, largest_difference, thumbnails
+from timesformer.benchmarks.shards import shard_table
 
 POSITIONS = [3, 9, 17, 19, 19]
 
@@ -45,6 +46,12 @@ def test_missing_and_failing_readers_are_named(tiny_clips: dict[str, Path], erro
         raise error
 
     assert cells_for(tiny_clips["JPEG"], fail) == [cell]
+
+
+def test_shards_and_files_are_compared(tiny_clips: dict[str, Path], tmp_path: Path) -> None:
+    *_, video, frames = shard_table({name: tiny_clips[name] for name in ("MPEG-4", "JPEG")}, tmp_path, 1, 6)
+    assert re.fullmatch(r"\| MPEG-4 \| \d+ \| \d+ \| \d+\.\d\d \|", video)
+    assert re.fullmatch(r"\| JPEG \| \d+ \| \d+ \| \d+\.\d\d \|", frames)
 
 
 @pytest.mark.parametrize("training", [True, False])

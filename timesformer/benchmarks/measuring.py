@@ -15,6 +15,7 @@ from timesformer.benchmarks import (
     opening,
     readers,
     serving,
+    shards,
     startup,
     timelines,
     training,
@@ -50,6 +51,9 @@ def measure(args: Namespace, folder: Path) -> Iterator[tuple[str, Iterable[str]]
             yield "loading", loading.loader_table(sets, folder / "sets", *settings)
         case "startup":
             yield "startup", startup.startup_table(folder, args.help_of, args.rounds, args.before)
+        case "shards":
+            made = {recipe.title: generated_clips.make_clip(folder, recipe) for recipe in generated_clips.RECIPES}
+            yield "shards", shards.shard_table(made, folder / "sets", args.rounds, args.clips)
         case "opening":
             files = {**opening.make_long_videos(folder, args.hours), **{str(path): path for path in args.videos}}
             yield "opening", opening.opening_table(files, args.rounds)

@@ -17,6 +17,7 @@ COMMANDS = {
     "data": "decoding and cropping of generated clips",
     "loading": "loading training clips with workers: this project, decord, Hugging Face",
     "startup": "time to the help of commands, the first prediction and the first training step",
+    "shards": "clips from tar shards, compared with single files",
     "opening": "opening long videos, and reading a clip from their middle",
     "timeline": "reading the windows of long videos in one pass, and each alone",
     "serve": "requests per second and latency of the HTTP service",
@@ -29,12 +30,7 @@ COMMANDS = {
 }
 OPTIONS = (  # commands, option, default value or arguments of `add_argument`, help
     (" ".join(COMMANDS), "--markdown", {"type": as_path, "metavar": "FILE"}, "replace the tables in this page"),
-    (
-        "models train data loading startup opening timeline checkpoint serve growth",
-        "--rounds",
-        5,
-        "measurements, in turn",
-    ),
+    ("models train data loading shards startup opening timeline checkpoint serve growth", "--rounds", 5, "in turn"),
     ("models train", "--batch-size", 1, ""),
     ("models train", "--threads", 0, "CPU threads; 0: PyTorch's choice, 1: measure processor time"),
     ("models gpu-memory", "--cfg", {"type": as_path, "nargs": "+", "required": True}, ""),
@@ -70,7 +66,7 @@ OPTIONS = (  # commands, option, default value or arguments of `add_argument`, h
     ("serve", "--requests", 128, "in a round"),
     ("data", "--starts", 5, "clips read of each file in a round"),
     ("loading", "--workers", {"type": int, "nargs": "+", "default": [0, 1, 2, 4]}, "DataLoader workers"),
-    ("loading", "--clips", 64, "clips loaded of each file or folder in a round"),
+    ("loading shards", "--clips", 64, "clips loaded of each file or folder in a round"),
     ("loading", "--sampling-rate", 8, "distance of the frames of a clip"),
     ("startup", "--help-of", {"nargs": "+", "default": ["train", "predict"]}, "commands whose help is shown"),
     ("startup", "--before", {"type": as_path, "metavar": "CHECKOUT"}, "another checkout to compare with"),
