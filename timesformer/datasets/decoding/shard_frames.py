@@ -1,9 +1,10 @@
 """Folders of frames inside tar shards."""
 
+import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from timesformer.byte_ranges import open_range
+from timesformer.byte_ranges import is_address, open_range
 from timesformer.datasets.decoding.base import VideoError
 from timesformer.datasets.decoding.frame_series import select_frames
 from timesformer.datasets.decoding.images import FrameFiles
@@ -16,18 +17,24 @@ _PLAIN = b"0\0"  # types of files whose header is a single block
 
 
 class ShardFrames(FrameFiles):
-    """A folder of frames in a shard. Its files follow each other in the shard, so that it is read at once."""
+    """A folder of frames in a shard, in which they follow each other. A folder in a remote shard is read at once."""
 
     def __init__(self, part: ShardFile, short_side: int = 0, fps: float = 0.0) -> None:
         """Raises VideoError if the frames are not there, and as `select_frames`."""
-        end = part.start + part.size
-        self._part = part
-        self._read = part.between(part.start, end) if part.size <= LARGEST_READ else b""
-        if part.size <= LARGEST_READ and len(self._read) < part.size:
-            raise part.cut_short()
+        self._part, self._read = part, b""
         try:
-            found = list(_plain_files(self._read)) or list(_files(part))
-        except (tarfile.TarError, OSError, DownloadError) as error:
+            if not is_address(part.shard):
+                with open(part.shard, "rb", buffering=0) as file:
+                    found = _plain_files(
+                        lambda start, size: os.pread(file.fileno(), size, part.start + start), part.size
+                    )
+            elif part.size <= LARGEST_READ:
+                self._read = read = part.between(part.start, part.start + part.size)
+                found = _plain_files(lambda start, size: read[start : start + size], part.size)
+            else:
+                found = []
+            found = found or list(_files(part))
+        except (tarfile.TarError, OSError, EOFError, ValueError, DownloadError) as error:
             raise VideoError(f"{part.path}: the shard is damaged or has changed ({error}): copy it again") from error
         folder = f"{part.name}/"
         names = (name.removeprefix("./") for name, _, _ in found)
@@ -48,14 +55,16 @@ class ShardFrames(FrameFiles):
         return self._part.between(self._part.start + start, self._part.start + start + size)
 
 
-def _plain_files(content: bytes) -> Iterator[tuple[str, int, int]]:
-    """Name, start and size of each file in a part of a tar file; none if a header is not a plain one.
+def _plain_files(read: Callable[[int, int], bytes], end: int) -> list[tuple[str, int, int]]:
+    """Name, start and size of each file in a part of a tar file of `end` bytes; none if a header is not a plain one.
 
-    tarfile takes 15 times as long.
+    `read` returns the bytes from a start, of a size. Raises EOFError if the part is cut short. tarfile is slower.
     """
     found, position = [], 0
-    while position + BLOCK <= len(content):
-        header = content[position : position + BLOCK]
+    while position < end:
+        header = read(position, BLOCK)
+        if len(header) < BLOCK:
+            raise EOFError("cut short")
         name, size, kind, magic, prefix = (
             header[:100],
             header[124:136],
@@ -64,11 +73,11 @@ def _plain_files(content: bytes) -> Iterator[tuple[str, int, int]]:
             header[345:500],
         )
         if magic != b"ustar" or kind not in _PLAIN or size[0] & 0x80 or prefix[0]:
-            return
+            return []
         length = int(size.rstrip(b" \0") or b"0", 8)
         found.append((name.rstrip(b"\0").decode("utf-8", "surrogateescape"), position + BLOCK, length))
         position += BLOCK + -(-length // BLOCK) * BLOCK
-    yield from found
+    return found
 
 
 def _files(part: ShardFile) -> Iterator[tuple[str, int, int]]:
