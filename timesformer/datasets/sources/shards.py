@@ -64,6 +64,7 @@ class ShardClips:
         self._numbers = {name: number for number, name in enumerate(names)}
         if len(self._numbers) < self._firsts[-1]:
             raise self._repeated()
+        self._folders = {name.partition("/")[0] for name in self._numbers}
         self.damaged = [f"{shard.path} is {shard.end}" for shard in self._shards if shard.end]
         self._has_lost = False
         for shard in self._shards:
@@ -82,7 +83,8 @@ class ShardClips:
 
         It is in the folder `split` of the shards if that has a clip of this name.
         """
-        for full in (f"{split}/{clip_name(name)}", clip_name(name)):
+        name = clip_name(name)
+        for full in (f"{split}/{name}", name) if split in self._folders else (name,):
             if found := full if full in self._numbers else self._by_stem.get(stem(full)):
                 return self._path(found)
         return None
