@@ -151,7 +151,7 @@ class Connection:
                 if self._is_end(error):
                     yield av.Packet(), self._clock()  # the decoder may hold frames back
                     return
-                raise StreamError(f"{self._source.name}: {_why_broken(error, self._timeout)}") from None
+                raise StreamError(f"{self._source.name}: {self._why_ended(error)}") from None
             if packet is None:
                 return
             self._decoded, last = False, self._clock()
@@ -159,6 +159,12 @@ class Connection:
             fruitless = 0 if self._decoded else fruitless + 1
             if fruitless > UNDECODABLE:
                 raise StreamError(f"{self._source.name}: {UNDECODABLE} packets in a row could not be decoded")
+
+    def _why_ended(self, error: Exception) -> str:
+        reason = _why_broken(error, self._timeout)
+        if self._source.kind == "network" and self.is_finite and getattr(error, "errno", None) == errno.EIO:
+            return f"{reason}: the server needs byte ranges, or the file `ffmpeg -movflags +faststart`"
+        return reason
 
     def _is_end(self, error: Exception) -> bool:
         """Whether the sender has closed the connection: FFmpeg reports an error if no length was announced."""
