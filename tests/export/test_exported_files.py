@@ -3,20 +3,26 @@
 import csv
 import importlib
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import onnx
 import pytest
 import torch
 
 from tests.conftest import load_command
+from tests.datasets.made_videos import encode, moving_scene
 from timesformer.errors import UserError
 from timesformer.inference.classifier import load_model
 from timesformer.models.weights.exported import FORMATS, import_library
 from timesformer.models.weights.loading import CheckpointError, load_pretrained
+from timesformer.web.options import Options
+from timesformer.web.service import Service
+from timesformer.web.timeline import score_video
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +68,33 @@ def test_a_test_of_an_exported_model_gives_the_results_of_its_checkpoint(
         probabilities.append([float(row["probability_1"]) for row in rows])
     assert len(probabilities[0]) == 6
     assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-5)
+
+
+def test_long_videos_streams_and_the_web_page_give_the_answers_of_the_checkpoint(
+    folder: Path, tiny_checkpoint: Path, tmp_path: Path
+):
+    clip = encode(tmp_path / "clip.mkv", moving_scene(24), "libx264", rate=10)
+    windows = ["--window", "0.4", "--stride", "0.4"]
+    found: dict[str, list[float]] = {}
+    for path in (tiny_checkpoint, folder / "m.onnx"):
+        timeline, answers = tmp_path / f"{path.name}.json", tmp_path / f"{path.name}.jsonl"
+        options = ["--timeline", "--threshold", "0", "--output", timeline, "--quiet"]
+        assert run("predict", "--checkpoint", path, clip, *windows, *options) == 0
+        os.mkfifo(pipe := tmp_path / f"{path.name}.pipe")
+        Thread(target=pipe.write_bytes, args=(clip.read_bytes(),), daemon=True).start()
+        options = ["--every-window", "--threshold", "0", "--output", answers, "--quiet"]
+        assert run("predict", "--checkpoint", path, "--stream", pipe, *windows, *options) == 0
+        service = Service.load(Options(checkpoint=str(path), device="cpu"))
+        answer = service.answer(clip, "clip.mkv", service.samplers[0], 2)
+        score = score_video(service, clip, answer.video, service.samplers[0])
+        service.readers.close()
+        numbers = [segment["probability"] for segment in json.loads(timeline.read_text())["videos"][0]["segments"]]
+        events = [json.loads(line) for line in answers.read_text().splitlines()]
+        numbers += [top["probability"] for event in events if event["event"] == "answer" for top in event["top"]]
+        numbers += [*answer.prediction.probabilities, *(p for window in score.windows for p in window.probabilities)]
+        found[path.suffix] = list(map(float, numbers))
+    assert len(found[".pyth"]) > 20
+    assert found[".onnx"] == pytest.approx(found[".pyth"], abs=2e-5)
 
 
 def test_the_check_and_the_metadata_are_written(folder: Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from timesformer.benchmarks import (
+    exports,
     generated_clips,
     gpu_memory,
     growth,
@@ -59,6 +60,9 @@ def measure(args: Namespace, folder: Path) -> Iterator[tuple[str, Iterable[str]]
             yield "opening", opening.opening_table(files, args.rounds)
         case "timeline":
             yield "timeline", timelines.timeline_table(args.videos, args.rounds)
+        case "export":
+            size = training.Size(1, args.frames, args.crop, depth=args.depth)
+            yield "export", exports.export_table(size, args.rounds, args.threads, args.nncf, folder)
         case "serve":
             load = serving.Load(args.clients, args.requests, args.rounds)
             yield "serve", serving.service_table(args.checkpoint, args.videos, args.batch_sizes, load)
