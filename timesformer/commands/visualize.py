@@ -65,8 +65,9 @@ def check(args: argparse.Namespace, picture: Path) -> None:
     """Raises a UserError for invalid arguments."""
     if not 0.1 <= args.fps <= 100:
         raise UserError(f"--fps {args.fps:g}: expected 0.1 to 100")
-    if picture.suffix.lower() != ".png" or (args.overlay and args.overlay.suffix.lower() not in ANIMATIONS):
-        raise UserError(f"--output {picture} must end in .png, --overlay {args.overlay} in {' or '.join(ANIMATIONS)}")
+    for option, path, endings in (("--output", picture, (".png",)), ("--overlay", args.overlay, ANIMATIONS)):
+        if path and path.suffix.lower() not in endings:
+            raise UserError(f"{option} {path}: expected a name that ends in {' or '.join(endings)}")
     if args.method == "rollout" and not args.time_of_patch and (args.block, args.head) != (None, None):
         raise UserError("--block and --head need --method cls or --time-of-patch")
     outputs = picture, args.overlay
