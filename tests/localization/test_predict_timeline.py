@@ -232,13 +232,16 @@ def test_an_interrupted_command_resumes(
     first, second, output = tmp_path / "first.mp4", tmp_path / "second.mp4", tmp_path / "t.csv"
     first.write_bytes(video.read_bytes())
     encode(second, moving_scene(30, 48, 32))
-    arguments = ["--checkpoint", tiny_checkpoint, first, second, "--window", 0.4, "--threshold", 0.3]
-    assert predict(*arguments, "--output", tmp_path / "whole.csv").code == 0
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    arguments = ["--checkpoint", tiny_checkpoint, broken, first, second, "--window", 0.4, "--threshold", 0.3]
+    assert predict(*arguments, "--output", tmp_path / "whole.csv").code == 3
     add = UnfinishedTimelines.add
 
     def interrupt(self: UnfinishedTimelines, number: int, timeline: Timeline) -> None:
         add(self, number, timeline)
-        raise KeyboardInterrupt(2)
+        if number == 1:
+            raise KeyboardInterrupt(2)
 
     with monkeypatch.context() as patch:
         patch.setattr(UnfinishedTimelines, "add", interrupt)
@@ -246,7 +249,7 @@ def test_an_interrupted_command_resumes(
     assert (outcome.code, "resumes" in outcome.err, output.exists()) == (130, True, False)
     assert predict(*arguments, "--output", output, "--stride", 0.3).code == 2  # other windows
     first.write_bytes(b"")  # it is not read again
-    assert predict(*arguments, "--output", output).code == 0
+    assert predict(*arguments, "--output", output).code == 3
     for name in ("{}.csv", "{}_windows.csv"):
         assert (tmp_path / name.format("t")).read_bytes() == (tmp_path / name.format("whole")).read_bytes()
     assert not list(tmp_path.glob("*.unfinished"))

@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None, script: Path = SCRIPT) -> int:
         family = _check_address(options)
         from streamlit.web.cli import main as streamlit
 
+        from timesformer.web.reading import stop_readers
         from timesformer.web.service import prepare
 
         prepare(options)
@@ -50,7 +51,10 @@ def main(arguments: Sequence[str] | None = None, script: Path = SCRIPT) -> int:
     if family == socket.AF_INET6 and options.address != "::":
         server["--browser.serverAddress"] = f"[{options.address}]"  # Streamlit prints it as it is
     flags = [part for flag, value in server.items() if value for part in (flag, str(value))]
-    return streamlit(["run", str(script), *flags, "--", *arguments], standalone_mode=False) or 0
+    try:
+        return streamlit(["run", str(script), *flags, "--", *arguments], standalone_mode=False) or 0
+    finally:
+        stop_readers()
 
 
 def _is_drawn_by_streamlit() -> bool:

@@ -35,7 +35,7 @@ OPTIONS = (  # commands, option, default value or arguments of `add_argument`, h
         "models train data loading shards startup opening timeline checkpoint serve export growth",
         "--rounds",
         5,
-        "in turn",
+        "measurements of each row, in turn",
     ),
     ("models train", "--batch-size", 1, ""),
     ("models train export", "--threads", 0, "CPU threads; 0: PyTorch's choice, 1: measure processor time"),

@@ -96,7 +96,8 @@ def run_timeline(args: argparse.Namespace, paths: Sequence[str], load: "Callable
         errors += write_pictures(args, timelines, found.class_names, found.fps)
     except KeyboardInterrupt:
         if args.output:
-            print(f"{args.output} is complete; --timeline {windows_path(args.output)} makes the rest", file=sys.stderr)
+            again = f"--timeline {windows_path(args.output)} --overwrite"
+            print(f"{args.output} is complete; {again} makes --overlay and --page without the model", file=sys.stderr)
         raise
     if args.output and not args.quiet:
         print(f"{sum(len(timeline.segments) for timeline in timelines)} segments: {args.output}")

@@ -173,7 +173,7 @@ def _make_demo(options: argparse.Namespace) -> int:
 
 def _write_shards(options: argparse.Namespace) -> int:
     root, dataset = options.root, options.source
-    output = options.output or root.with_name(f"{root.resolve().name}_shards")
+    output = options.output or root.resolve().with_name(f"{root.resolve().name}_shards")
     done = write_shards(configuration(dataset, root, options.overrides), output, int(options.max_size * 1e6))
     print(f"{output}: {done.shards} shards, {done.clips} clips, {done.bytes / 1e9:.2f} GB. Train with")
     name = dataset if dataset in (*KEEP_LISTS, "hmdb_simp", "kinetics") else "folder"
@@ -215,7 +215,7 @@ def _prepare(options: argparse.Namespace) -> int:
         remarks.append(f"{folder}: {strays_line(strays)}")
     if options.short_side or options.frames:
         suffixes = [str(part) for part in (options.short_side, "frames" * options.frames) if part]
-        output = options.output or folder.with_name("_".join([folder.resolve().name, *suffixes]))
+        output = options.output or folder.resolve().with_name("_".join([folder.resolve().name, *suffixes]))
         quality = options.quality if options.frames else 0
         failed = convert(folder, clips, output, options.short_side, quality, options.workers, options.time_limit)
         print(f"{output}: {len(clips) - len(failed)} of {len(clips)} clips made")

@@ -3,6 +3,7 @@
 import fcntl
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,7 +42,8 @@ class Journal:
 
     def close(self) -> None:
         """Closes the file, and keeps it."""
-        self._file.close()
+        with suppress(OSError):  # `add` has written everything, or has raised
+            self._file.close()
 
     def entries(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields the offset and content of each result, and removes an incomplete one at the end."""
@@ -64,10 +66,9 @@ class Journal:
 
     def read(self, offsets: Iterable[int]) -> Iterator[dict[str, Any]]:
         """Yields the results at these offsets."""
-        with self.path.open("rb") as file:
-            for offset in offsets:
-                file.seek(offset)
-                yield json.loads(file.readline())
+        for offset in offsets:  # closing another descriptor of the file would release its lock
+            self._file.seek(offset)
+            yield json.loads(self._file.readline())
 
     def remove(self) -> None:
         """Removes the file."""
@@ -81,11 +82,11 @@ class Journal:
         if line.endswith(b"\n"):
             before = json.loads(line) if line.startswith(b"{") else {}
             if before.keys() != settings.keys():
-                problem = "was not written by this version"
+                problem = "is of another command, with or without --timeline, or of another version"
             elif changes := [f"{k} was {before[k]}, is {now}" for k, now in settings.items() if before[k] != now]:
                 problem = f"holds predictions of other settings: {shorten(changes, '; ')}"
         if problem and not overwrite:
-            raise UserError(f"{self.path} {problem}. Repeat that command, {self._elsewhere}, or --overwrite")
+            raise UserError(f"{self.path} {problem}. Repeat the interrupted command, {self._elsewhere}, or --overwrite")
         if problem or not line.endswith(b"\n"):
             with report_write_errors(self.path, self._elsewhere):
                 self._file.truncate(0)

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -60,7 +61,8 @@ class PredictionFiles:
     def __exit__(self, *_: object) -> None:
         self._journal.close()
         if self._rows:
-            self._rows.close()
+            with suppress(OSError):  # `add` has written everything, or has raised
+                self._rows.close()
 
     def add(self, number: int, prediction: Prediction) -> None:
         """Writes the prediction of a video."""

@@ -63,6 +63,8 @@ class UnfinishedTimelines:
 
 def _timeline(entry: Mapping[str, Any]) -> Timeline:
     spans = entry["spans"]
+    if not spans:  # NumPy cannot infer the number of classes
+        return Timeline(entry["video"], error=entry["error"])
     scores = np.frombuffer(base64.b64decode(entry["scores"]), _FLOAT).reshape(len(spans), -1)
     windows = [WindowScores(start, end, row) for (start, end), row in zip(spans, scores, strict=True)]
     return Timeline(entry["video"], windows=windows, error=entry["error"])

@@ -16,7 +16,7 @@ from timesformer.datasets.workers.time_limit import TimeLimit, TookTooLongError
 from timesformer.localization.window_length import default_window
 from timesformer.localization.window_reader import WindowClips, WindowReader
 
-_LONGEST = 1.0  # seconds after which a part ends with the next window
+_LONGEST = 1.0  # seconds after which a part ends, also before a window is complete
 
 
 class PartRequest(NamedTuple):
@@ -28,7 +28,7 @@ class PartRequest(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Windows that follow each other."""
+    """Windows that follow each other; none if a window takes longer to read than a part."""
 
     windows: list[WindowClips]
     duration: float = 0.0  # of the video in seconds, 0 if unknown
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 class PartReader:
     """Returns the parts of one video after another; it can be pickled before the first.
 
-    A part has as many windows as are computed together, or as are read in a second.
+    A part has as many windows as are computed together, or as are complete after a second of reading.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class PartReader:
         self._video: int | None = None
         self._duration = 0.0
         self._reader: WindowReader | None = None
-        self._windows: Iterator[WindowClips] = iter(())
+        self._windows: Iterator[WindowClips | None] = iter(())
 
     def __call__(self, request: PartRequest) -> Part:
         """Reads a part; raises VideoError if it is not the one that follows, as after a crash."""
@@ -62,8 +62,9 @@ class PartReader:
                 raise VideoError(f"{name_of(request.source)}: the decoder crashed")
             clips, end = 0, time.monotonic() + _LONGEST
             for window in self._windows:
-                found.append(window)
-                clips += len(window.clips)
+                if window is not None:
+                    found.append(window)
+                    clips += len(window.clips)
                 if clips >= self._cfg.TEST.BATCH_SIZE or time.monotonic() > end:
                     return Part(found, self._duration)
         except VideoError as error:
@@ -83,7 +84,7 @@ class PartReader:
         self._reader = reader = WindowReader(self._cfg, request.source, self._fps)
         self._duration = reader.seconds  # before decoding begins
         window = self._window or default_window(self._cfg, reader.fps, self._clip_seconds)[0]
-        self._windows, self._video = reader.read(window, self._stride or window / 2), request.video
+        self._windows, self._video = reader.steps(window, self._stride or window / 2), request.video
 
 
 def read_parts(reader: PartReader, source: Source, time_limit: float) -> Iterator[Part]:

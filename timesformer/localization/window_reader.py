@@ -90,6 +90,10 @@ class WindowReader:
 
         Raises VideoError at damage, after the windows before it.
         """
+        return (clips for clips in self.steps(window, stride) if clips is not None)
+
+    def steps(self, window: float, stride: float) -> Iterator[WindowClips | None]:
+        """Yields what `read` yields, and None after each frame, so that reading can pause within a window."""
         self._window, self._stride = window, stride
         self._reader.known_ticks()  # before decoding begins
         with closing(self._frames()) as frames:
@@ -131,7 +135,7 @@ class WindowReader:
                 return
             yield frame
 
-    def _read_known(self, frames: Iterator[StreamedFrame]) -> Iterator[WindowClips]:
+    def _read_known(self, frames: Iterator[StreamedFrame]) -> Iterator[WindowClips | None]:
         windows = (self._plan(*span) for span in self._spans())
         active: deque[_Window] = deque()
         following = next(windows, None)
@@ -144,8 +148,9 @@ class WindowReader:
             while active and active[0].stop == number + 1:
                 yield self._clips(active.popleft())
             self._drop_before(active[0].first if active else number + 1)
+            yield None
 
-    def _read_unknown(self, frames: Iterator[StreamedFrame]) -> Iterator[WindowClips]:
+    def _read_unknown(self, frames: Iterator[StreamedFrame]) -> Iterator[WindowClips | None]:
         self._ticks, finished = [], 0
         for number, frame in enumerate(frames):
             self._ticks.append(frame.tick)
@@ -155,6 +160,7 @@ class WindowReader:
                 finished += 1
             self._keep(number, frame)
             self._drop_before(self._number_at(seconds - self._window) - 1)
+            yield None
         for span in list(self._spans())[finished:]:
             yield self._clips(self._plan(*span))
 

@@ -204,7 +204,7 @@ class Receiver:
         """Return None if all attempts fail."""
         kind: Literal["disconnected", "failed"] = "disconnected"
         while failures < self._retries:
-            pause = min(FIRST_PAUSE * 2**failures, LONGEST_PAUSE)
+            pause = min(FIRST_PAUSE * 2 ** min(failures, 10), LONGEST_PAUSE)
             attempt = f"attempt {failures + 1} of {self._retries} to connect again in {pause:g} s"
             self._add_event(StreamEvent(kind, f"{problem}; {attempt}"))
             if self._stopping.wait(pause):

@@ -57,7 +57,7 @@ def show(arguments: Sequence[str]) -> None:
         _show_page(parse(arguments))
     except UserError as error:  # of the owner of the page, not of the visitor
         logger.error("%s", error)
-        st.error("No model is available at the moment. Please try again later.", icon=":material/error:")
+        st.error("This service is not available at the moment. Please try again later.", icon=":material/error:")
     except Exception:
         logger.exception("the page failed")
         st.error("Something went wrong on the server. Please try again, or try another video.")

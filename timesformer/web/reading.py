@@ -10,6 +10,7 @@ from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from fvcore.common.config import CfgNode
@@ -27,6 +28,8 @@ with suppress(ImportError):
     import resource  # not on Windows
 
 _RENEW_AFTER = 100  # videos or parts of them
+
+_readers: "WeakSet[Readers]" = WeakSet()
 
 Span = tuple[float, float]
 """Start and end of a window in seconds after the first frame."""
@@ -69,6 +72,7 @@ class Readers:
         self.limits = limits
         processes = processes or available_cores()
         self._pool = ProcessPool(_call, processes, limits.decoding_seconds, _RENEW_AFTER)
+        _readers.add(self)
 
     def warm_up(self) -> "Future[object]":
         """Loads in the background what reading needs, which takes seconds; its result raises a UserError."""
@@ -117,6 +121,12 @@ class Readers:
     def stop(self) -> None:
         """Ends the processes now."""
         self._pool.stop()
+
+
+def stop_readers() -> None:
+    """Ends the processes of all `Readers`, so that the program can end while videos are read."""
+    for readers in list(_readers):
+        readers.stop()
 
 
 def _call(function: Callable[[], Any]) -> Any:

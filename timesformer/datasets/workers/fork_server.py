@@ -58,7 +58,7 @@ class ForkServer:
         """Start the server as a fork of this process, so that workers start without importing anything again.
 
         Call it after the imports and before anything is computed or opened. Without effect where a fork is not safe:
-        elsewhere than on Linux, while other threads run, or after the import of a library that starts its own.
+        elsewhere than on Linux, while other Python threads run, or after the import of a library that starts its own.
         """
         with self._lock:
             threads = threading.active_count() > 1 or not _WITH_THREADS.isdisjoint(sys.modules)
@@ -157,10 +157,11 @@ class _Fork:
 
     def wait(self, timeout: float = float("inf")) -> None:
         end = time.monotonic() + timeout
-        while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
-            if time.monotonic() > end:
-                raise subprocess.TimeoutExpired("fork", timeout)
-            time.sleep(0.01)
+        with suppress(ChildProcessError):  # another call has waited for it
+            while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+                if time.monotonic() > end:
+                    raise subprocess.TimeoutExpired("fork", timeout)
+                time.sleep(0.01)
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)

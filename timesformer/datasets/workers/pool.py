@@ -19,7 +19,7 @@ TIME_LIMIT = 300.0  # seconds for a clip
 SERVER = ForkServer()  # shared, so that only the first worker has to wait for imports
 
 _PATIENCE = 1.0  # seconds in which a process that has closed its connection should have ended
-_FEWER = "start fewer processes (--workers)"
+_FEWER = "start fewer processes (--workers, of a service --readers)"
 
 
 @dataclass(frozen=True)
