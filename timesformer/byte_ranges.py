@@ -147,7 +147,7 @@ class _Http:
 
     def _request(self, url: str, start: int, stop: int) -> tuple[bytes, Mapping[str, str]]:
         """The range of a file, and the headers of the answer; no bytes if it ends before `start`."""
-        from urllib3.exceptions import MaxRetryError, ProtocolError
+        from urllib3.exceptions import MaxRetryError, ProtocolError, ReadTimeoutError, SSLError
 
         address, headers = url, {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         for _ in range(ATTEMPTS + _REDIRECTS):
@@ -162,7 +162,7 @@ class _Http:
                     return content, response.headers
             except MaxRetryError as error:
                 raise DownloadError(f"{url} cannot be reached: {error.reason}; {_HINT}") from error
-            except ProtocolError:  # the connection broke in the middle of the answer
+            except (ProtocolError, ReadTimeoutError, SSLError):  # the connection broke in the middle of the answer
                 continue
             response.close()  # the rest of it may be the whole file
             if location := response.get_redirect_location():

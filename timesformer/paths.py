@@ -78,8 +78,12 @@ class S3Handler(S3PathHandler):
 
     def __init__(self) -> None:  # that of the base imports boto3
         self.profile = os.environ.get("AWS_PROFILE")
+        self._process = os.getpid()
 
     def _get_client(self, bucket: str) -> Any:
+        if self._process != os.getpid():  # connections cannot be used after a fork
+            self.__dict__.pop("client", None)
+            self._process = os.getpid()
         if not hasattr(self, "transfer_config"):
             try:
                 super().__init__(profile=self.profile)

@@ -15,11 +15,11 @@ from timesformer.atomic import report_write_errors, write_atomically, write_text
 from timesformer.byte_ranges import file_status
 from timesformer.datasets.catalog import find_clips
 from timesformer.datasets.decoding.images import frame_files, numbered_frames
-from timesformer.datasets.decoding.shards import BLOCK, ShardFile
+from timesformer.datasets.decoding.shards import BLOCK, ShardFile, clip_name
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, MissingSplitError, VideoRecord, join_problems
 from timesformer.datasets.sources.clip_files import is_video_name, stem
 from timesformer.datasets.sources.folder import CSV_HEADER
-from timesformer.datasets.sources.shard_index import clip_name, scan_shard, write_index
+from timesformer.datasets.sources.shard_index import scan_shard, write_index
 from timesformer.progress import Progress
 
 KEEP_LISTS = ("muwiges", "ssv2")
@@ -219,10 +219,16 @@ def _is_written(path: Path, members: list[_Member]) -> bool:
     """Whether a complete shard has exactly these files."""
     try:
         with tarfile.open(path) as archive:
-            found = [(member.name, member.size, member.mtime) for member in archive]
+            found = [(member.name, member.size, member.mtime, _label(archive, member)) for member in archive]
     except (OSError, tarfile.TarError):
         return False
-    return found == [(member.name, member.size, member.mtime) for member in members]
+    return found == [(member.name, member.size, member.mtime, member.content) for member in members]
+
+
+def _label(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """The content of a label; empty for other files."""
+    file = archive.extractfile(member) if member.name.endswith(_LABEL) else None
+    return file.read() if file else b""
 
 
 def _write(file: BinaryIO, members: list[_Member]) -> None:

@@ -8,7 +8,7 @@ from timesformer.byte_ranges import is_address, open_range
 from timesformer.datasets.decoding.base import VideoError
 from timesformer.datasets.decoding.frame_series import select_frames
 from timesformer.datasets.decoding.images import FrameFiles
-from timesformer.datasets.decoding.shards import BLOCK, ShardFile
+from timesformer.datasets.decoding.shards import BLOCK, ShardFile, clip_name
 from timesformer.fetch import DownloadError
 
 LARGEST_READ = 2**26  # bytes; of larger folders, only the frames that are needed are read
@@ -37,7 +37,7 @@ class ShardFrames(FrameFiles):
         except (tarfile.TarError, OSError, EOFError, ValueError, DownloadError) as error:
             raise VideoError(f"{part.path}: the shard is damaged or has changed ({error}): copy it again") from error
         folder = f"{part.name}/"
-        names = (name.removeprefix("./") for name, _, _ in found)
+        names = (clip_name(name) for name, _, _ in found)
         self._spans = {
             name.removeprefix(folder): (start, size)
             for name, (_, start, size) in zip(names, found, strict=True)

@@ -3,6 +3,7 @@
 The bytes are those of a video file, or those of all frames in a folder, with their headers.
 """
 
+import posixpath
 import re
 import tarfile
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ BLOCK = tarfile.BLOCKSIZE
 _PATH = re.compile(r"(?P<shard>.+?\.tar)/(?P<name>.+)#bytes=(?P<first>\d+)-(?P<last>\d+)", re.DOTALL)
 _LONGEST_NAME = 100  # of a plain header
 _AGAIN = "copy it again, or, if it was replaced, start again"
+
+
+def clip_name(name: str) -> str:
+    """The name in a shard of a clip that a list calls `name`: without `./`, `../` and a slash at the start."""
+    return posixpath.normpath(f"/{name}").lstrip("/")
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class ShardFile:
         except tarfile.HeaderError as error:
             raise VideoError(f"{self.path}: the shard is damaged, it has no file there ({error}): {_AGAIN}") from error
         plain = self.name.isascii() and len(header.name) < _LONGEST_NAME
-        if header.size != self.size or (plain and header.name.removeprefix("./") != self.name):
+        if header.size != self.size or (plain and clip_name(header.name) != self.name):
             found = f"the shard has {header.name} ({header.size} bytes) there"
             raise VideoError(f"{self.path}: {found}, as it has changed: {_AGAIN}")
 

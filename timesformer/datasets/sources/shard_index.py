@@ -18,7 +18,7 @@ from filelock import FileLock
 from timesformer.atomic import write_atomically
 from timesformer.byte_ranges import FileStatus, file_status, in_threads, is_address, open_range, read_range
 from timesformer.datasets.decoding.frame_series import is_image_name
-from timesformer.datasets.decoding.shards import BLOCK
+from timesformer.datasets.decoding.shards import BLOCK, clip_name
 from timesformer.datasets.records import DataError
 from timesformer.datasets.sources.clip_files import is_system_name, is_video_name
 from timesformer.paths import cache_folder
@@ -65,11 +65,6 @@ Status = Mapping[str, FileStatus | None]
 """The status of each shard by its path; None if it does not exist."""
 
 
-def clip_name(name: str) -> str:
-    """The name in a shard of a clip that a list calls `name`: without `./`, `../` and a slash at the start."""
-    return posixpath.normpath(f"/{name}").lstrip("/")
-
-
 def status_of(paths: Sequence[str]) -> dict[str, FileStatus | None]:
     """The status of each shard now. Raises DownloadError if one cannot be reached."""
     return dict(zip(paths, in_threads(_status_or_none, paths), strict=True))
@@ -89,8 +84,9 @@ def read_shards(status: Status) -> list[Shard]:
     if absent := [path for path, now in status.items() if now is None and path not in known]:
         raise DataError(f"{absent[0]} does not exist ({len(absent)} of {len(status)} shards): check DATA.PATH_PREFIX")
     for folder in folders:
-        if todo := [path for path in _outdated(known, status) if posixpath.dirname(path) == folder]:
-            known |= _index_again(folder, {path: status[path] for path in todo})
+        own = {path: now for path, now in status.items() if posixpath.dirname(path) == folder}
+        if _outdated(known, own):
+            known |= _index_again(folder, own)
     return [known[path] for path in status]
 
 
@@ -128,7 +124,8 @@ def scan_shard(path: str, status: FileStatus) -> Shard:
                 while member := archive.next():
                     archive.members = []  # it would keep all of them
                     _add(shard, folders, member)
-            next_header = read_range(path, archive.offset, archive.offset + BLOCK)
+            end = archive.offset  # where the next header should be
+            next_header = read_range(path, end, end + BLOCK) if end < status.size else b""
     except tarfile.ReadError as error:
         raise DataError(f"{path} is not a tar file ({error}): write it again") from error
     with_videos = {posixpath.dirname(name) for name in shard.names}
@@ -217,6 +214,8 @@ def _entry(shard: Shard) -> dict[str, Any]:
 
 
 def _parse(folder: str, entry: dict[str, Any]) -> Shard:
+    if posixpath.basename(entry["path"]) != entry["path"]:
+        raise ValueError(f"path {entry['path']!r}, expected the name of a file")
     shard = Shard(posixpath.join(folder, entry["path"]), int(entry["size"]), str(entry["stamp"]))
     for name, (start, size) in entry["clips"].items():
         shard.add(name, start, size)

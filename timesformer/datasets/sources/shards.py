@@ -12,12 +12,11 @@ from collections.abc import Iterable
 from fvcore.common.config import CfgNode
 
 from timesformer.byte_ranges import FileStatus, file_status, is_address
-from timesformer.datasets.decoding.shards import ShardFile
+from timesformer.datasets.decoding.shards import ShardFile, clip_name
 from timesformer.datasets.records import DataError, Records, join_problems
 from timesformer.datasets.sources.clip_files import stem
-from timesformer.datasets.sources.shard_index import INDEX, Status, clip_name, read_index, read_shards, status_of
+from timesformer.datasets.sources.shard_index import INDEX, Status, read_index, read_shards, status_of
 from timesformer.errors import shorten
-from timesformer.fetch import DownloadError
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +146,7 @@ def _expand(name: str) -> list[str]:
 def _has_index(folder: str) -> bool:
     try:
         file_status(posixpath.join(folder, INDEX))
-    except (OSError, DownloadError):
+    except OSError:  # a server answers that there is none
         return False
     return True
 
