@@ -60,7 +60,11 @@ def test_many_clients_and_a_graceful_stop(checkpoint: Path, clips: list[Path], t
 def test_errors(checkpoint: Path, options: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     from timesformer.commands.serve import main
 
-    assert main(["--checkpoint", str(checkpoint), "--port", "0", *options]) == 2
+    try:
+        code = main(["--checkpoint", str(checkpoint), "--port", "0", *options])
+    except SystemExit as error:  # of the parser
+        code = error.code
+    assert code == 2
     assert named in capsys.readouterr().err
 
 
