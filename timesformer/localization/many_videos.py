@@ -7,7 +7,6 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-import torch
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.decoding.open import VideoError
@@ -100,8 +99,7 @@ def _part(outcome: Outcome, timeout: float) -> Part:
     if outcome.problem:
         return Part([], is_last=True, problem=name_problem(outcome.item.source, outcome.problem, timeout))
     part: Part = outcome.result
-    windows = [window._replace(clips=[torch.from_numpy(clip) for clip in window.clips]) for window in part.windows]
-    return part._replace(windows=windows)
+    return part._replace(windows=[window.to_tensors() for window in part.windows])
 
 
 class VideoProgress:
@@ -133,7 +131,7 @@ class VideoProgress:
                 seconds = max(seconds, math.ceil(part.duration))
             self._progress.advance(seconds - self._shown)
             self._shown = seconds
-        elif self._progress and not self._is_single and part.is_last:
+        elif self._progress and part.is_last:
             self._progress.advance()
 
     def _make(self, num_videos: int, done: int, part: Part) -> Any:

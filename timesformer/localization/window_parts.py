@@ -93,7 +93,7 @@ def read_parts(reader: PartReader, source: Source, time_limit: float) -> Iterato
         for number in count():
             try:
                 part = limited(partial(reader, PartRequest(0, source, number)))
-            except TookTooLongError:  # the thread that reads goes on, and the video stays open for it
+            except TookTooLongError:  # the thread keeps reading, so the video stays open
                 part = Part([], is_last=True, problem=timeout_message(name_of(source), time_limit))
             try:
                 yield part
@@ -108,5 +108,4 @@ def read_in_worker(reader: PartReader, request: PartRequest) -> Part:
     """Reads a part in another process; returns arrays instead of tensors."""
     torch.set_num_threads(1)  # there is a process for each core
     part = reader(request)
-    windows = [window._replace(clips=[clip.numpy() for clip in window.clips]) for window in part.windows]
-    return part._replace(windows=windows)
+    return part._replace(windows=[window.to_arrays() for window in part.windows])

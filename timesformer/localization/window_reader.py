@@ -9,6 +9,7 @@ from fractions import Fraction
 from itertools import chain, count
 from typing import NamedTuple
 
+import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
@@ -29,6 +30,14 @@ class WindowClips(NamedTuple):
     end: float
     clips: list[Tensor]  # uint8 [3, frames, height, width], all different
     views: list[int]  # for each view, the number of its clip
+
+    def to_arrays(self) -> "WindowClips":
+        """Returns them with NumPy arrays as clips, to send them to another process."""
+        return self._replace(clips=[clip.numpy() for clip in self.clips])
+
+    def to_tensors(self) -> "WindowClips":
+        """Undoes `to_arrays`."""
+        return self._replace(clips=[torch.from_numpy(clip) for clip in self.clips])
 
 
 @dataclass

@@ -109,7 +109,7 @@ class Readers:
                 if not waiting:
                     return
                 windows = _result(waiting.popleft().result(), self.limits)
-                yield [window._replace(clips=[torch.from_numpy(clip) for clip in window.clips]) for window in windows]
+                yield [window.to_tensors() for window in windows]
         finally:
             for future in waiting:
                 future.cancel()
@@ -146,7 +146,7 @@ def _read_windows(
     with WindowReader(cfg, path) as reader:
         length, stride = spans[0][1] - spans[0][0], spans[min(1, len(spans) - 1)][0] - spans[0][0]
         found = reader.read_at(spans) if is_seekable else reader.read(length, stride or length)
-        return [window._replace(clips=[clip.numpy() for clip in window.clips]) for window in found]
+        return [window.to_arrays() for window in found]
 
 
 def _read(sample: Callable[[str], list[SampledClip]], limits: Limits, path: str) -> DecodedVideo | str:
