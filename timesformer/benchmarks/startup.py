@@ -48,7 +48,7 @@ def startup_table(folder: Path, commands: Sequence[str], rounds: int, before: Pa
 
 
 def _programs(folder: Path, commands: Sequence[str]) -> dict[str, list[str]]:
-    """Arguments of Python by what the process does; makes a small demo dataset, and a model that was not trained."""
+    """Arguments of Python for each process that is measured; makes a small demo dataset and an untrained model."""
     data = folder / "demo"
     demo.make(data, seed=0, clips_per_class=(2, 1, 1), workers=1)
     options = ["DATA.PATH_TO_DATA_DIR", str(data), "OUTPUT_DIR", str(folder / "run"), "DATA_LOADER.NUM_WORKERS", "0"]

@@ -71,7 +71,7 @@ def status_of(paths: Sequence[str]) -> dict[str, FileStatus | None]:
 
 
 def read_shards(status: Status) -> list[Shard]:
-    """The contents of shards, from their index; those that are not in it, or have changed, are read and added to it.
+    """The contents of shards, from their index. New and changed shards are read and added to the index.
 
     The index is next to the shards, else in the cache. A shard that is cut short or damaged keeps the clips of its
     index; without one, it has those before the damage. Raises DataError for shards that do not exist and have no index,
@@ -124,8 +124,8 @@ def scan_shard(path: str, status: FileStatus) -> Shard:
                 while member := archive.next():
                     archive.members = []  # it would keep all of them
                     _add(shard, folders, member)
-            end = archive.offset  # where the next header should be
-            next_header = read_range(path, end, end + BLOCK) if end < status.size else b""
+            offset = archive.offset  # where the next header should be
+            next_header = read_range(path, offset, offset + BLOCK) if offset < status.size else b""
     except tarfile.ReadError as error:
         raise DataError(f"{path} is not a tar file ({error}): write it again") from error
     with_videos = {posixpath.dirname(name) for name in shard.names}
@@ -133,14 +133,14 @@ def scan_shard(path: str, status: FileStatus) -> Shard:
         if folder not in with_videos:
             shard.add(folder, start, end - start)
     if any(next_header):
-        shard.end = f"damaged at byte {archive.offset}"
+        shard.end = f"damaged at byte {offset}"
     elif not next_header:
         shard.end = f"cut short at byte {status.size}"
     return shard
 
 
 def write_index(folder: str, shards: Iterable[Shard]) -> None:
-    """Write the index of the shards in a folder, of those that are complete. Raises OSError."""
+    """Write the index of the complete shards in a folder. Raises OSError."""
     lines = [json.dumps(_entry(shard)) for shard in sorted(shards, key=lambda shard: shard.path) if not shard.end]
     write_atomically(Path(folder, INDEX), lambda file: file.writelines(f"{line}\n".encode() for line in lines))
 
