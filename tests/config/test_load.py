@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from timesformer.config import ConfigError, get_cfg, load_config
 from timesformer.config.differences import differences
-from timesformer.config.load import load_for_use, resembles_key
+from timesformer.config.load import load_for_use, override, resembles_key
 from timesformer.config.options import OPTIONS, flatten, get_option
 from timesformer.config.retired import RENAMED, retired_by
 
@@ -214,6 +214,19 @@ def test_invalid_yaml_names_file_and_line(tmp_path: Path, text: str, line: str) 
     assert problems(path)[0].startswith(f"{path}{line} is ")
 
 
+def test_overrides_of_a_loaded_configuration() -> None:
+    cfg = get_cfg()
+    changed = override(cfg, ["SOLVER.MAX_EPOCH", "3", "DATA.MEAN", "[0.1, 0.2, 0.3]"])
+    assert (changed.SOLVER.MAX_EPOCH, changed.DATA.MEAN, cfg.SOLVER.MAX_EPOCH) == (
+        3,
+        [0.1, 0.2, 0.3],
+        get_cfg().SOLVER.MAX_EPOCH,
+    )
+    with pytest.raises(ConfigError) as error:
+        override(cfg, ["SOLVER.BASE_LEARNING", "1", "SOLVER.MAX_EPOCH", "2.5"])
+    assert [problem.split()[0] for problem in error.value.problems] == ["SOLVER.BASE_LEARNING", "SOLVER.MAX_EPOCH"]
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "none.yaml") in problems(tmp_path / "none.yaml")[0]
 
@@ -242,9 +255,9 @@ def test_configuration_of_a_checkpoint() -> None:
     cfg, notes = load_for_use(saved, "a checkpoint", None, ["DATA.SAMPLING_RATE", "2"])
     assert (cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE) == (4, 2)
     assert ["DATA.FUTURE" in notes[0], "BN" in notes[1], len(notes)] == [True, True, 2]
-    for override in (["DATA.NUM_FRAMES", "0"], ["DATA.DECODE_TIMEOUT", "-1"], ["VIVIT.MODEL", "2"]):
-        with pytest.raises(ConfigError, match=override[0]):
-            load_for_use(saved, "a checkpoint", None, override)
+    for given in (["DATA.NUM_FRAMES", "0"], ["DATA.DECODE_TIMEOUT", "-1"], ["VIVIT.MODEL", "2"]):
+        with pytest.raises(ConfigError, match=given[0]):
+            load_for_use(saved, "a checkpoint", None, given)
 
 
 @pytest.mark.parametrize(

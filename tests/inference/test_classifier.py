@@ -97,9 +97,29 @@ def test_predictions_do_not_depend_on_finished_or_unreadable_videos(classifier: 
     assert all(equal(prediction, whole[number]) for found in (rest, broken) for number, prediction in found.items())
 
 
-def test_at_least_one_class_is_listed(classifier: Classifier, clips: list[str]):
-    with pytest.raises(UserError, match="top_k"):
-        classifier.predict(clips[0], top_k=0)
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ({"top_k": 0}, "top_k"),
+        ({"top_k": 2.5}, "top_k"),
+        ({"top_k": "3"}, "top_k"),
+        ({"workers": -1}, "workers"),
+        ({"workers": 1.5}, "workers"),
+        ({"views": 0}, "NUM_ENSEMBLE_VIEWS"),
+        ({"views": 2.5}, "NUM_ENSEMBLE_VIEWS"),
+        ({"crops": True}, "NUM_SPATIAL_CROPS"),
+        ({"sampler": 3}, "SAMPLER"),
+    ],
+)
+def test_options_out_of_range(classifier: Classifier, clips: list[str], option: dict[str, object], named: str):
+    with pytest.raises(UserError, match=named):
+        list(classifier.predict_many(clips, **{"workers": 0, **option}))
+
+
+@pytest.mark.parametrize("fps", [-1, float("nan"), "25"])
+def test_invalid_frame_rates_of_files(classifier: Classifier, clips: list[str], fps: object):
+    with pytest.raises(VideoError, match="fps"):
+        classifier.predict(clips[0], fps=fps)
 
 
 @pytest.mark.slow

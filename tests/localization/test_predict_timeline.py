@@ -16,6 +16,7 @@ from tests.datasets.made_videos import encode, ffmpeg, ffmpeg_frames, moving_sce
 from tests.processes import Outcome
 from timesformer.commands.predict import main
 from timesformer.datasets.workers.pool import SERVER
+from timesformer.errors import UserError
 from timesformer.inference.classifier import load_model
 from timesformer.localization.many_videos import find_in_videos
 from timesformer.localization.segments import find_segments
@@ -278,6 +279,12 @@ def test_videos_that_hang_or_crash_the_decoder_do_not_end_the_command(
     ((_, timeline),) = find_in_videos(classifier, [str(video)], window=0.2, stride=0.02, workers=1, on_part=kill)
     assert timeline.error.startswith(str(video))
     assert 0 < timeline.duration < 2.4
+
+
+@pytest.mark.parametrize("option", [{"workers": -1}, {"workers": 1.5}, {"stride": "1"}])
+def test_numbers_out_of_range_are_errors(option: dict[str, object], tiny_checkpoint: Path, video: Path):
+    with pytest.raises(UserError, match=next(iter(option))):
+        list(find_in_videos(load_model(tiny_checkpoint, "cpu"), [str(video)], **option))
 
 
 def test_video_with_labels_and_page(predict: Predict, video: Path, tmp_path: Path):

@@ -62,7 +62,9 @@ def test_time_between_windows_is_no_action():
     "options",
     [
         {"threshold": 1.5},
+        {"threshold": "0.5"},
         {"leave": 0.9},
+        {"leave": [0.1]},
         {"smooth": -1.0},
         {"smooth": float("nan")},
         {"min_length": -1.0},

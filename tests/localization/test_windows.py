@@ -165,8 +165,10 @@ def test_frames_in_memory_need_their_rate(videos: dict[str, Path], tiny_checkpoi
         scores(tiny_checkpoint, frames, window=0.5)
 
 
-@pytest.mark.parametrize(("name", "seconds"), [("window", 0.0), ("window", float("inf")), ("stride", -1.0)])
-def test_windows_have_a_length(name: str, seconds: float, videos: dict[str, Path], tiny_checkpoint: Path):
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("window", 0.0), ("window", float("inf")), ("window", "1"), ("stride", -1.0)]
+)
+def test_windows_have_a_length(name: str, seconds: object, videos: dict[str, Path], tiny_checkpoint: Path):
     with pytest.raises(UserError, match=name):
         scores(tiny_checkpoint, videos["constant"], **{name: seconds})
 

@@ -247,8 +247,20 @@ def test_smoothing_averages_the_windows_before():
 
 
 @pytest.mark.parametrize(
-    "option", [{"window": 0.0}, {"stride": float("inf")}, {"threshold": 1.5}, {"smooth": float("nan")}]
+    "option",
+    [
+        {"window": 0.0},
+        {"window": "1"},
+        {"stride": float("inf")},
+        {"threshold": 1.5},
+        {"threshold": None},
+        {"smooth": float("nan")},
+        {"top_k": 0},
+        {"top_k": 2.5},
+        {"retries": -1},
+        {"timeout": -1.0},
+    ],
 )
-def test_options_out_of_range(classifier: Classifier, option: dict[str, float]):
+def test_options_out_of_range(classifier: Classifier, option: dict[str, object]):
     with pytest.raises(UserError, match=next(iter(option))):
         Stream(classifier, "-", **option)

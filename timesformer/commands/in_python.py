@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from timesformer.commands.train import run
 from timesformer.config import ConfigError, check
-from timesformer.config.load import load_config
+from timesformer.config.load import load_config, override
 from timesformer.errors import UserError
 from timesformer.runtime.launch import refuse_launcher
 from timesformer.runtime.signals import signal_handlers
@@ -32,8 +32,7 @@ def train(config: str | Path | CfgNode, options: Mapping[str, object] | None = N
     refuse_launcher("train in Python is one process")
     changes = [str(word) for item in (options or {}).items() for word in item]
     if isinstance(config, CfgNode):
-        cfg = config.clone()
-        cfg.merge_from_list(changes)
+        cfg = override(config, changes)
         if problems := check(cfg):
             raise ConfigError(problems)
     else:

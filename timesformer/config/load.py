@@ -121,9 +121,22 @@ class _Result:
         ]
 
 
-def _apply(settings: Sequence[_Setting]) -> _Result:
-    """Applies settings to the defaults; the last one of a key counts."""
-    result = _Result(get_cfg())
+def override(cfg: CfgNode, overrides: Sequence[str]) -> CfgNode:
+    """Returns a copy of a configuration, changed by KEY VALUE pairs; the values are not checked together.
+
+    Raises ConfigError if a key is unknown, or a value has another type.
+    """
+    problems: list[str] = []
+    result = _apply([*_read_overrides(overrides, problems)], cfg.clone())
+    problems += [problem for _, problem in result.problems]
+    if problems:
+        raise ConfigError(problems)
+    return result.cfg
+
+
+def _apply(settings: Sequence[_Setting], cfg: CfgNode | None = None) -> _Result:
+    """Applies settings to `cfg`, by default the defaults; the last one of a key counts."""
+    result = _Result(cfg or get_cfg())
     for setting in settings:
         key = RENAMED.get(setting.key, setting.key)
         if key not in OPTIONS:

@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from timesformer.config.check import check_use
-from timesformer.config.load import ConfigError, load_for_use
+from timesformer.config.load import ConfigError, load_for_use, override
 from timesformer.datasets.clips import SampledClip
 from timesformer.datasets.decoding.open import Frames, Source, Video, VideoError, to_source
 from timesformer.engine.calibration import FittedTemperature, saved_temperatures, temperature_of
@@ -28,6 +28,7 @@ from timesformer.metrics.evaluation import logits_of
 from timesformer.models.parts import record_features
 from timesformer.models.weights.loading import Checkpoint, CheckpointError, fingerprint, read_checkpoint
 from timesformer.models.weights.normalization import normalization_problem
+from timesformer.numeric_arguments import check_whole
 from timesformer.runtime.device import adapt_to_device, select_device, set_float32_precision
 from timesformer.runtime.resource_limits import available_cores
 from timesformer.torchvision_import import import_package
@@ -157,7 +158,7 @@ class Classifier:
         Raises:
             VideoError: if the video cannot be read, or has another type or shape.
             ConfigError: if the sampler or the number of views or crops is invalid.
-            UserError: if `top_k` is below 1.
+            UserError: if `top_k` is not a whole number of 1 or more.
         """
         (prediction,) = self.predict_many(
             [to_source(video, fps)],
@@ -205,8 +206,9 @@ class Classifier:
             )
         if len(shape := tuple(getattr(videos, "shape", ()))) in (1, 2, 3, 4):
             raise VideoError(f"videos has the shape {list(shape)}, expected a list of videos: use predict for one")
-        if top_k < 1:
-            raise UserError(f"top_k is {top_k}, expected 1 or more")
+        check_whole("top_k", top_k, 1)
+        if workers is not None:
+            check_whole("workers", workers, 0)
         cfg = self.options(views, crops, sampler)
         return in_order(self.as_completed(cfg, videos, top_k, keep_clips, features, workers, fps=fps))
 
@@ -282,10 +284,9 @@ class Classifier:
 
     def options(self, views: int | None = None, crops: int | None = None, sampler: str | None = None) -> CfgNode:
         """Returns the configuration with other views; arguments and errors as in `predict`."""
-        cfg = self.cfg.clone()
         given = (("TEST.NUM_ENSEMBLE_VIEWS", views), ("TEST.NUM_SPATIAL_CROPS", crops), ("DATA.TEST_SAMPLER", sampler))
-        changes = [part for key, value in given if value is not None for part in (key, value)]
-        cfg.merge_from_list(changes)
+        changes = [part for key, value in given if value is not None for part in (key, str(value))]
+        cfg = override(self.cfg, changes)
         if changes and (problems := check_use(cfg)):
             raise ConfigError(problems)
         return cfg

@@ -17,6 +17,7 @@ from timesformer.localization.segments import find_segments
 from timesformer.localization.timeline import Timeline, find_actions
 from timesformer.localization.window_parts import Part, PartReader, PartRequest, read_in_worker
 from timesformer.localization.windows import WindowBatch, WindowScores, check_lengths
+from timesformer.numeric_arguments import check_whole
 from timesformer.progress import Progress
 from timesformer.runtime.resource_limits import available_cores
 from timesformer.runtime.signals import raise_if_interrupted
@@ -51,6 +52,8 @@ def find_in_videos(
     """
     cfg = cfg or classifier.cfg
     check_lengths(window, stride)
+    if workers is not None:
+        check_whole("workers", workers, 0)
     find_segments([], classifier.class_names, **options)  # checks the options
     if workers is None:
         workers = 1 if classifier.device.type == "cpu" else available_cores()

@@ -7,6 +7,7 @@ import numpy as np
 
 from timesformer.errors import UserError
 from timesformer.localization.windows import WindowScores
+from timesformer.numeric_arguments import check_fraction, check_not_negative
 
 THRESHOLD = 0.5
 LEAVE_FRACTION = 0.8
@@ -66,11 +67,11 @@ def find_segments(
 
     Raises UserError for a value out of range or an unknown class in `background`.
     """
+    check_fraction("threshold", threshold)
     leave = LEAVE_FRACTION * threshold if leave is None else leave
-    if not 0 <= leave <= threshold <= 1:
-        raise UserError(f"threshold {threshold:g} and leave {leave:g}: expected 0 <= leave <= threshold <= 1")
-    if not all(0 <= seconds < float("inf") for seconds in (smooth, min_length)):
-        raise UserError(f"smooth {smooth:g} and min_length {min_length:g}: expected 0 seconds or more")
+    check_fraction("leave", leave, most=threshold)
+    check_not_negative("smooth", smooth)
+    check_not_negative("min_length", min_length)
     if unknown := sorted(set(background) - set(class_names)):
         raise UserError(f"background {', '.join(unknown)}: expected one of the classes {', '.join(class_names)}")
     if not windows:

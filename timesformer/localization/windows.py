@@ -9,10 +9,10 @@ import torch
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.decoding.open import Video, VideoError, to_source
-from timesformer.errors import UserError
 from timesformer.inference.classifier import Classifier, Summary
 from timesformer.localization.window_parts import Part, PartReader, read_parts
 from timesformer.localization.window_reader import WindowClips
+from timesformer.numeric_arguments import check_positive
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +72,8 @@ def score_windows(
 def check_lengths(window: float | None, stride: float | None) -> None:
     """Raises UserError if a length in seconds is not above 0; None is a default."""
     for name, seconds in (("window", window), ("stride", stride)):
-        if seconds is not None and not 0 < seconds < float("inf"):
-            raise UserError(f"{name} of {seconds:g} seconds: expected a number above 0")
+        if seconds is not None:
+            check_positive(name, seconds)
 
 
 @dataclass

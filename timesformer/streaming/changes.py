@@ -7,6 +7,7 @@ import numpy as np
 
 from timesformer.errors import UserError
 from timesformer.localization.segments import LEAVE_FRACTION, THRESHOLD, next_label
+from timesformer.numeric_arguments import check_fraction, check_not_negative
 
 
 class AnswerTracker:
@@ -26,10 +27,8 @@ class AnswerTracker:
         smooth: float = 0.0,
         background: Collection[str] = (),
     ) -> None:
-        if not 0 <= threshold <= 1:
-            raise UserError(f"threshold {threshold:g}: expected a number from 0 to 1")
-        if not 0 <= smooth < float("inf"):
-            raise UserError(f"smooth {smooth:g}: expected 0 seconds or more")
+        check_fraction("threshold", threshold)
+        check_not_negative("smooth", smooth)
         if unknown := sorted(set(background) - set(class_names)):
             raise UserError(f"background {', '.join(unknown)}: expected one of the classes {', '.join(class_names)}")
         self._names, self._threshold, self._smooth, self._background = class_names, threshold, smooth, background

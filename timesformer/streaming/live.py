@@ -12,13 +12,13 @@ from itertools import count
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from timesformer.errors import UserError
 from timesformer.inference.classifier import Classifier
 from timesformer.localization.segments import THRESHOLD
 from timesformer.localization.window_clips import WindowClipMaker, last_end, window_info
 from timesformer.localization.window_length import default_window
 from timesformer.localization.window_reader import TOLERANCE, WindowClips
-from timesformer.localization.windows import WindowBatch
+from timesformer.localization.windows import WindowBatch, check_lengths
+from timesformer.numeric_arguments import check_positive, check_whole
 from timesformer.streaming.changes import AnswerTracker
 from timesformer.streaming.connection import Clock
 from timesformer.streaming.events import StreamEvent
@@ -115,9 +115,10 @@ class Stream:
             UserError: if an argument is out of range, or `source` is not a stream.
             StreamError: if the stream cannot be opened.
         """
-        for name, seconds in (("window", window), ("stride", stride), ("timeout", timeout)):
-            if seconds is not None and not 0 < seconds < float("inf"):
-                raise UserError(f"{name} of {seconds:g} seconds: expected a number above 0")
+        check_lengths(window, stride)
+        check_positive("timeout", timeout)
+        check_whole("top_k", top_k, 1)
+        check_whole("retries", retries, 0)
         self._classifier, self._cfg, self._clock = classifier, cfg or classifier.cfg, clock
         self._window, self._stride, self._top_k, self._timeout = window, stride, top_k, timeout
         self._tracker = AnswerTracker(classifier.class_names, threshold, smooth, background)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -61,8 +62,8 @@ class AttentionRecord:
         found = {step.block: step for step in self.steps if step.kind in kinds}
         if not found:
             raise UserError(f"models with {self.attention_type} attention have no attention over time to show")
-        if not -len(found) <= block < len(found):
-            raise UserError(f"block {block} does not exist: expected 0 to {len(found) - 1}, or -1 for the last")
+        if not isinstance(block, Integral) or not -len(found) <= block < len(found):
+            raise UserError(f"block {block!r} does not exist: expected 0 to {len(found) - 1}, or -1 for the last")
         return found[block % len(found)]
 
 
@@ -251,6 +252,6 @@ def _select_head(weights: Tensor, head: int | None) -> Tensor:
     """[..., heads, queries, keys] to [..., queries, keys]: one head, or the mean of all."""
     if head is None:
         return weights.mean(dim=-3)
-    if not 0 <= head < weights.shape[-3]:
-        raise UserError(f"head {head} does not exist: expected 0 to {weights.shape[-3] - 1}")
+    if not isinstance(head, Integral) or not 0 <= head < weights.shape[-3]:
+        raise UserError(f"head {head!r} does not exist: expected 0 to {weights.shape[-3] - 1}")
     return weights.select(-3, head)

@@ -79,7 +79,10 @@ def to_source(video: "Video | Source", fps: float | None = None) -> Source:
 
     Paths are not opened. File objects are read.
     """
-    if isinstance(video, str | os.PathLike):
+    is_path = isinstance(video, str | os.PathLike)
+    if fps:
+        check_fps(fps, os.fsdecode(video) if is_path else f"a video of type {type(video).__name__}")
+    if is_path:
         return os.fsdecode(video)
     if isinstance(video, Frames):
         return Frames(video.images, fps, video.path) if fps and not video.fps else video
