@@ -17,6 +17,8 @@ venv: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[dev]'
 	touch $@
 
+# One thread: the model is so small that threads wait for each other longer than they compute.
+demo: export OMP_NUM_THREADS := 1
 demo: venv
 	$(BIN)/python datasets/demo/make.py data/demo
 	$(BIN)/python tools/run_net.py --cfg $(DEMO_CFG)

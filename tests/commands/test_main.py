@@ -1,6 +1,7 @@
 """The command `timesformer`: its list of commands, unknown ones, exit codes, and `test`."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -60,6 +61,13 @@ import_module("timesformer.commands.predict").main(["--checkpoint", {str(tiny_ch
 
 
 @pytest.mark.slow
+def test_threads_of_commands_wait_without_using_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "TRUE")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    _, error = run_python("-c", "import timesformer.commands.train, torch").communicate(timeout=PATIENCE)
+    assert re.search("OMP_WAIT_POLICY *= *'PASSIVE'", error)
+
+
 def test_a_closed_pipe_ends_a_command_silently() -> None:
     process = run_python("-m", "timesformer", "configs", stdout=subprocess.PIPE)
     process.stdout.close()

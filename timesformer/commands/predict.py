@@ -49,9 +49,6 @@ LISTED = 100
 VIDEOS_HELP = """video files, folders of frames, and folders that are searched for them at any depth; then KEY VALUE
 pairs that override the checkpoint's options; put -- before names that begin with a dash"""
 
-# Threads of PyTorch that wait must not occupy the cores that decode.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
