@@ -16,8 +16,8 @@ from timesformer.datasets.manifest import (
     NAME,
     Manifest,
     Row,
-    clip_bytes,
-    known_length,
+    clip_files,
+    known_video,
     write_manifest,
 )
 from timesformer.datasets.records import DataError, Records, VideoRecord
@@ -28,7 +28,7 @@ ROWS = [
     Row("a/x.avi", "a", 75, 29.97003, 340, 256, 2.5, 1000),
     Row("a/with, comma.avi", "a", 3, 25.0, 32, 24, 0.12, 10),
     Row('a/"quoted" é.mp4', "a", 4, 25.0, 32, 24, 0.16, 11),
-    Row("a/x", "a", 9, 0.0, 32, 24, 0.0, 12),
+    Row("a/x", "a", 9, 0.0, 32, 24, 0.0, 12, 'a, "b" %03d.jpg#1-9', 1700000000123456789),
     Row("a/bad.avi", "a", bytes=13, problem="not a video, at all"),
     Row("a/odd \udcff.avi", "a", 5, 25.0, 32, 24, 0.2, 14),
 ]
@@ -44,7 +44,9 @@ def manifest(tmp_path: Path) -> Path:
 def test_rows_round_trip(manifest: Path) -> None:
     assert [Manifest(manifest).find(row.path) for row in ROWS] == ROWS
     assert Manifest(manifest).find("a/x.av") is None
-    assert manifest.read_bytes().startswith(b"path,label,frames,fps,width,height,seconds,bytes,problem\n")
+    assert manifest.read_bytes().startswith(
+        b"path,label,frames,fps,width,height,seconds,bytes,pattern,modified,problem\n"
+    )
     lines = [row.format().encode("utf-8", "surrogateescape") for row in ROWS]  # as edited by hand
     manifest.write_bytes(b"\r\n".join([b"\xef\xbb\xbf" + HEADER.encode(), *reversed(lines), b"", b""]))
     assert [Manifest(manifest).find(row.path) for row in ROWS] == ROWS
@@ -68,19 +70,19 @@ def test_records_are_described(tmp_path: Path, manifest: Path) -> None:
     assert records[1] == VideoRecord(paths[1], 0, "1")
     assert records[2] == VideoRecord(paths[2], 0, "2", 75, 29.97003, "", 1000)
     assert records[3] == VideoRecord(paths[3], 0, "3")  # its path has the frame numbers
-    assert known_length(records[2]) == (75, 29.97003)
+    assert known_video(records[2]) == (paths[2], 75, 29.97003)
     for name in ("bad", "x"):
         (tmp_path / f"a/{name}.avi").write_bytes(b"replaced")
     Manifest(manifest).apply_to(records := Records(map(str, range(4)), [0] * 4, paths))
     assert records.problems == {}
-    assert known_length(records[2]) == (0, 0.0)
+    assert known_video(records[2]) == (paths[2], 0, 0.0)
 
 
 def test_bytes_of_a_folder_are_those_of_its_frames(tmp_path: Path, make_frames: Callable[..., Path]) -> None:
     folder = make_frames(tmp_path / "clip", 3)
     total = sum(path.stat().st_size for path in folder.iterdir())
     (folder / "notes.txt").write_text("no frame")
-    assert clip_bytes(str(folder)) == clip_bytes(f"{folder}/frame%d.png#0-2") == total
+    assert clip_files(str(folder)).bytes == clip_files(f"{folder}/frame%d.png#0-2").bytes == total
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.patience import PATIENCE
 from tests.processes import Outcome, Ranks
 from timesformer.config import load_config
 from timesformer.datasets.catalog import load_split
-from timesformer.datasets.manifest import NAME, Row, clip_bytes, write_manifest
+from timesformer.datasets.manifest import NAME, Row, clip_files, write_manifest
 from timesformer.features.store import FeatureStore
 from timesformer.models.vit import VisionTransformer
 
@@ -146,7 +146,7 @@ def test_a_clip_that_a_later_manifest_knows_to_be_unreadable_is_not_taken_from_t
 ) -> None:
     run()
     clip = "test/walk/test1"
-    write_manifest(data / NAME, [Row(clip, "walk", bytes=clip_bytes(str(data / clip)), problem="damaged")])
+    write_manifest(data / NAME, [Row(clip, "walk", bytes=clip_files(str(data / clip)).bytes, problem="damaged")])
     assert run({"OUTPUT_DIR": tmp_path / "out"}) == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert [row["video"] for row in results["unreadable"]] == ["walk/test1"]

@@ -1,5 +1,6 @@
 """Checks of clips: every clip is decoded once, and the manifest has its length or its problem."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.datasets.earlier_manifest import write_earlier_manifest
 from timesformer.datasets.manifest import NAME, Manifest, Row
 from timesformer.datasets.records import DataError
 from timesformer.datasets.workers.pool import Outcome
@@ -62,6 +64,16 @@ def test_only_changed_clips_are_decoded_again(root: Path, processed: list, make_
     assert [(row.path, row.frames) for row in rows] == expected
     assert [len(clip.fingerprint) for clip in checked] == [row.frames for row in rows]
     assert Manifest(root / NAME).find("wave/a.avi") is None
+
+
+def test_rows_of_earlier_manifests_get_patterns_without_decoding(root: Path, processed: list) -> None:
+    os.utime(root / "catch/frames", ns=(10**18 + 1, 10**18 + 1))
+    rows = [clip.row for clip in check_clips(root, find_clips(root), 1)]
+    write_earlier_manifest(root / NAME)
+    processed.clear()
+    assert [clip.row for clip in check_clips(root, find_clips(root), 1)] == rows
+    assert not processed
+    assert [row[8:10] for row in rows] == [("", 0), ("frame%d.png#0-3", 10**18 + 1), ("", 0), ("", 0)]
 
 
 def test_interrupted_check_continues(root: Path, processed: list, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from timesformer.config.load import ConfigError
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.decoding.open import Source, VideoError, VideoReader, open_video
-from timesformer.datasets.manifest import known_length
+from timesformer.datasets.manifest import known_video
 from timesformer.datasets.records import DatasetSplit, VideoRecord
 from timesformer.datasets.transforms.augmentation import Augmentation
 from timesformer.datasets.transforms.sampling import VideoInfo, build_sampler
@@ -120,8 +120,8 @@ class ClipMaker:
 
     def open(self, record: VideoRecord) -> VideoReader:
         """Open a video; a subclass may return a reader of other frames. Raises VideoError."""
-        num_frames, fps = known_length(record)
-        return open_video(record.path, short_side=self._data.DECODE_SHORT_SIDE, num_frames=num_frames, fps=fps)
+        video, num_frames, fps = known_video(record)
+        return open_video(video, short_side=self._data.DECODE_SHORT_SIDE, num_frames=num_frames, fps=fps)
 
     def open_source(self, source: Source, fps: float | None = None) -> VideoReader:
         """Open a video that is not in a dataset; arguments and errors as in `open_video`.

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from timesformer.datasets.decoding.base import VideoError
-from timesformer.datasets.decoding.images import frame_files, numbered_frames
+from timesformer.datasets.decoding.images import FrameFiles, frame_files, numbered_frames
 from timesformer.datasets.decoding.packet_source import DECODE_ERRORS, open_container
 from timesformer.datasets.decoding.shards import ShardFile
-from timesformer.datasets.manifest import known_length
+from timesformer.datasets.manifest import known_video
 from timesformer.datasets.records import VideoRecord
 
 _SAMPLED = 31  # clips, whose median differs little from that of all
@@ -30,9 +30,11 @@ def median_seconds(records: Sequence[VideoRecord], frame_rate: float) -> float:
 def _seconds(record: VideoRecord, frame_rate: float) -> Iterator[float]:
     """The length of a clip; nothing if it is unknown."""
     try:
-        num_frames, fps = known_length(record)
+        video, num_frames, fps = known_video(record)
         if num_frames and fps:
             yield num_frames / fps
+        elif isinstance(video, FrameFiles):
+            yield video.num_frames / frame_rate
         elif frames := numbered_frames(record.path):
             yield len(frames) / frame_rate
         elif os.path.isdir(record.path):

@@ -4,16 +4,22 @@ import bisect
 import csv
 import io
 import os
+import stat
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from timesformer.atomic import write_atomically
-from timesformer.datasets.decoding.open import is_image_name
+from timesformer.datasets.decoding.frame_series import is_image_name, select_frames
+from timesformer.datasets.decoding.images import FrameFiles, numbered_frames, numbering
+from timesformer.datasets.decoding.open import VideoError
 from timesformer.datasets.records import DataError, Records, Strings, VideoRecord
 
 NAME = "manifest.csv"
+_SETTLED = 2 * 10**9
+"""Nanoseconds after which a change of a folder always has another time: some file systems round it to 2 seconds."""
 
 
 class Row(NamedTuple):
@@ -27,6 +33,8 @@ class Row(NamedTuple):
     height: int = 0
     seconds: float = 0.0
     bytes: int = 0
+    pattern: str = ""
+    modified: int = 0
     problem: str = ""
 
     @classmethod
@@ -36,6 +44,8 @@ class Row(NamedTuple):
             cells = next(csv.reader([line], strict=True), [])
         except csv.Error as error:
             raise ValueError(line) from error
+        if len(cells) == len(_OLD_FIELDS):
+            cells[-1:-1] = "", "0"
         return cls(*(kind(cell) for kind, cell in zip(cls.__annotations__.values(), cells, strict=True)))
 
     def format(self) -> str:
@@ -50,6 +60,8 @@ def _csv(cells: Iterable[object]) -> str:
 
 
 HEADER = ",".join(Row._fields)
+_OLD_FIELDS = [field for field in Row._fields if field not in ("pattern", "modified")]
+"""The columns of manifests of earlier versions."""
 
 
 class Manifest:
@@ -63,7 +75,7 @@ class Manifest:
         except OSError as error:
             raise self._error(f"cannot be read ({error.strerror})") from error
         header, *lines = text.replace("\r\n", "\n").split("\n")
-        if header != HEADER:
+        if header not in (HEADER, ",".join(_OLD_FIELDS)):
             raise self._error(f"its first line is {header[:200]!r}, expected {HEADER!r}")
         self._lines = Strings(sorted(filter(None, lines)))
         self._broken = {row.path: row for line in lines if line and not line.endswith(",") for row in [self._row(line)]}
@@ -79,9 +91,12 @@ class Manifest:
         return self._row(line) if line.startswith(start) else None
 
     def describe(self, record: VideoRecord) -> VideoRecord:
-        """The record with frames, fps and bytes of its row; unchanged if it has none."""
+        """The record with frames, fps, bytes, pattern and modified of its row; unchanged if it has none."""
         row = None if frame_folder(record.path) else self.find(self._relative(record.path))
-        return record if row is None else replace(record, num_frames=row.frames, fps=row.fps, bytes=row.bytes)
+        if row is None:
+            return record
+        files = {"bytes": row.bytes, "pattern": row.pattern, "modified": row.modified}
+        return replace(record, num_frames=row.frames, fps=row.fps, **files)
 
     def apply_to(self, records: Records) -> None:
         """Describe the records on access, and note the problems of clips that have not changed since."""
@@ -91,7 +106,7 @@ class Manifest:
             path = frame_folder(path) or path
             if os.path.basename(path) in names:  # a cheap test that most clips fail
                 row = self._broken.get(self._relative(path))
-                if row is not None and clip_bytes(path) == row.bytes:
+                if row is not None and clip_files(path).bytes == row.bytes:
                     records.problems[number] = row.problem
 
     def _row(self, line: str) -> Row:
@@ -114,23 +129,55 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> None:
     write_atomically(path, lambda file: file.write(text))
 
 
-def known_length(record: VideoRecord) -> tuple[int, float]:
-    """Frame count and frame rate of a record; 0 if unknown, or if the file's size is not the one in the manifest."""
-    # Frames of a folder are always listed and counted when it is opened.
-    changed = record.bytes and (not os.path.isfile(record.path) or os.path.getsize(record.path) != record.bytes)
-    return (0, 0.0) if changed else (record.num_frames, record.fps)
+def known_video(record: VideoRecord) -> tuple[str | FrameFiles, int, float]:
+    """What to open for a record, without listing a folder of frames that has not changed, its frame count and fps.
+
+    The numbers are 0 if unknown, of folders, and if the size of a file is not the one in the manifest.
+    """
+    path = record.path
+    if not record.bytes:
+        return path, record.num_frames, record.fps
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a null character in the name
+        return path, 0, 0.0
+    if record.pattern and status.st_mtime_ns == record.modified and stat.S_ISDIR(status.st_mode):
+        files = numbered_frames(os.path.join(path, record.pattern))
+        return FrameFiles(path, files) if files else path, 0, 0.0
+    if status.st_size != record.bytes or not stat.S_ISREG(status.st_mode):
+        return path, 0, 0.0
+    return path, record.num_frames, record.fps
 
 
-def clip_bytes(path: str) -> int:
-    """Size of a video file, or of all frames in a folder; 0 if there is neither."""
+class ClipFiles(NamedTuple):
+    """The files of a clip, as in a `Row`."""
+
+    bytes: int = 0
+    pattern: str = ""
+    modified: int = 0
+
+
+def clip_files(path: str) -> ClipFiles:
+    """Size of a video file or of all frames in a folder, 0 if there is neither; pattern and time of the folder.
+
+    A folder has both if its frames are numbered without gaps, and it has not just changed.
+    """
     path = frame_folder(path) or path
     try:
-        if not os.path.isdir(path):
-            return os.path.getsize(path)
+        status = os.stat(path)  # before the folder is listed: a later change gives it another time
+        if not stat.S_ISDIR(status.st_mode):
+            return ClipFiles(status.st_size)
         with os.scandir(path) as entries:
-            return sum(entry.stat().st_size for entry in entries if is_image_name(entry.name))
+            sizes = {entry.name: entry.stat().st_size if is_image_name(entry.name) else 0 for entry in entries}
     except OSError:
-        return 0
+        return ClipFiles()
+    try:
+        pattern = numbering(select_frames(path, list(sizes)))
+    except VideoError:
+        pattern = ""
+    size, modified = sum(sizes.values()), status.st_mtime_ns
+    is_settled = 0 < modified < time.time_ns() - _SETTLED
+    return ClipFiles(size, pattern, modified) if pattern and is_settled else ClipFiles(size)
 
 
 def frame_folder(path: str) -> str:

@@ -24,7 +24,8 @@ class VideoRecord:
     """One labelled video: `path` is a video file or a folder of frames, `name` an id that is unique in the split.
 
     A manifest gives `num_frames`, `fps` and `bytes` (file size when it was written), 0 if unknown, and `problem`: why
-    the video cannot be read; empty if it can be read or was not checked.
+    the video cannot be read; empty if it can be read or was not checked. The frames of a folder are `pattern`
+    (`%06d.jpg#<first>-<last>`) in it if its modification time in nanoseconds is `modified`.
     """
 
     path: str
@@ -34,6 +35,8 @@ class VideoRecord:
     fps: float = 0.0
     problem: str = ""
     bytes: int = 0
+    pattern: str = ""
+    modified: int = 0
 
 
 class Strings(Sequence[str]):

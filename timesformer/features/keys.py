@@ -18,7 +18,7 @@ import timesformer
 from timesformer.config.differences import affecting
 from timesformer.config.options import get_option
 from timesformer.datasets.clips import ClipMaker
-from timesformer.datasets.manifest import frame_folder, known_length
+from timesformer.datasets.manifest import frame_folder, known_video
 from timesformer.datasets.records import Records, VideoRecord
 from timesformer.datasets.transforms.augmentation import TRANSFORM_REGISTRY
 from timesformer.models.parts import head_names, inner_model
@@ -77,7 +77,8 @@ def view_keys(records: Records, num_views: int) -> list[list[str]]:
     listing = lru_cache(maxsize=8)(_listing)  # clips may share a folder of frames
     keys = []
     for record in records:
-        clip = [record.name, os.path.abspath(record.path), known_length(record), _files(record, listing)]
+        length = known_video(record)[1:]
+        clip = [record.name, os.path.abspath(record.path), length, _files(record, listing)]
         clip += [record.problem] if record.problem else []
         keys.append([digest([*clip, view]) for view in range(num_views)])
     return keys

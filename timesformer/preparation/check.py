@@ -11,7 +11,7 @@ import numpy as np
 
 from timesformer.atomic import report_write_errors
 from timesformer.datasets.decoding.open import open_video
-from timesformer.datasets.manifest import NAME, Row, clip_bytes, write_manifest
+from timesformer.datasets.manifest import NAME, Row, clip_files, write_manifest
 from timesformer.datasets.sources.clip_files import class_of
 from timesformer.datasets.workers.pool import TIME_LIMIT, in_processes, without_path
 from timesformer.preparation.fingerprints import (
@@ -50,7 +50,8 @@ def check_clips(
     manifest, unfinished, stored = ((folder or root) / name for name in (NAME, UNFINISHED, FINGERPRINTS))
     unfinished_fingerprints = stored.with_suffix(".unfinished")
     before = {row.path: row for row in (*_rows_of(manifest), *_rows_of(unfinished))}
-    sizes = {clip: clip_bytes(os.path.join(root, clip)) for clip in clips}
+    files = {clip: clip_files(os.path.join(root, clip)) for clip in clips}
+    sizes = {clip: found.bytes for clip, found in files.items()}
     interrupted = read_fingerprints(unfinished_fingerprints)
     found = read_fingerprints(stored) | interrupted
     fingerprints = {
@@ -59,7 +60,7 @@ def check_clips(
         if clip in before and sizes.get(clip) == before[clip].bytes == size
     }
     rows = {
-        clip: before[clip]
+        clip: before[clip]._replace(**files[clip]._asdict())
         for clip in clips
         if clip in before and before[clip].bytes == sizes[clip] and (before[clip].problem or clip in fingerprints)
     }
@@ -76,7 +77,7 @@ def check_clips(
                 for outcome in outcomes:
                     problem = without_path(outcome.problem, os.path.join(root, outcome.item))
                     row, fingerprint = outcome.result or (Row(outcome.item, problem=problem), None)
-                    row = row._replace(bytes=sizes[row.path], label=label_of(row.path))
+                    row = row._replace(**files[row.path]._asdict(), label=label_of(row.path))
                     rows[row.path] = row
                     if fingerprint is not None:
                         fingerprints[row.path] = fingerprint

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from timesformer.atomic import report_write_errors, write_atomically, write_text_atomically
-from timesformer.datasets.manifest import NAME, clip_bytes
+from timesformer.datasets.manifest import NAME, clip_files
 from timesformer.datasets.records import DataError, join_problems
 from timesformer.datasets.sources.clip_files import walk
 from timesformer.datasets.workers.pool import TIME_LIMIT, in_processes, without_path
@@ -78,7 +78,7 @@ def convert(
         failed = _read_failed(output, settings)
         _write_settings(output, settings, failed)
         _copy_lists(root, output)
-        sizes, before = {clip: clip_bytes(str(root / clip)) for clip in clips}, _read_sizes(output)
+        sizes, before = {clip: clip_files(str(root / clip)).bytes for clip in clips}, _read_sizes(output)
         changed = {clip for clip in clips if before.get(clip, sizes[clip]) != sizes[clip]}
         todo = [clip for clip in clips if clip in failed or clip in changed or not (output / targets[clip]).exists()]
         clip_of = {str(root / clip): clip for clip in todo}

@@ -12,9 +12,8 @@ from numpy.random import RandomState
 from torch.utils.data import DataLoader
 
 from timesformer.datasets.clips import ClipDataset, SampledClip, as_video_error, clip_rng
-from timesformer.datasets.decoding.open import VideoError, open_video
+from timesformer.datasets.decoding.open import VideoError
 from timesformer.datasets.loader import collate, set_epoch
-from timesformer.datasets.manifest import known_length
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.datasets.workers.time_limit import TimeLimit, TookTooLongError
 from timesformer.engine.loss import ClipMixup
@@ -85,9 +84,8 @@ def _load(cfg: CfgNode, dataset: ClipDataset, number: int, draws: int, shown: Pr
     if record.problem:
         raise VideoError(f"{record.path}: {record.problem}")
     made = [dataset.maker.make(record, [0], [rng])[0] for rng in _generators(cfg, record.name, number, draws)]
-    num_frames, fps = known_length(record)
     with as_video_error(record.path):
-        reader = open_video(record.path, short_side=cfg.DATA.DECODE_SHORT_SIDE, num_frames=num_frames, fps=fps)
+        reader = dataset.maker.open(record)
     with reader:
         shown.num_frames, shown.seconds = reader.num_frames, reader.seconds
         for index, clip in enumerate(made, start=1):

@@ -18,6 +18,8 @@ from timesformer.datasets.decoding.jpeg import NAMES, Place, decode_jpeg
 from timesformer.runtime.resource_limits import available_cores
 
 MAX_THREADS = 4
+# The last number in a name, and the text around it.
+_LAST_NUMBER = re.compile(r"(.*?)([0-9]+)([^0-9\r\n]*)")
 # DIR/NAME_%06d.jpg#FIRST-LAST
 _NUMBERED = re.compile(r"(?P<before>.*)%0?(?P<width>\d*)d(?P<after>[^%/]*)#(?P<first>\d+)-(?P<last>\d+)", re.DOTALL)
 
@@ -127,6 +129,17 @@ def numbered_frames(path: str) -> Sequence[str] | None:
     before, after = (match[name].replace("%", "%%") for name in ("before", "after"))
     form = f"{before}%0{int(match['width'] or 0)}d{after}"
     return _NumberedFiles(form, range(int(match["first"]), int(match["last"]) + 1))
+
+
+def numbering(names: Sequence[str]) -> str:
+    """Return `NAME_%06d.jpg#FIRST-LAST`, which `numbered_frames` turns into these names; empty if there is none."""
+    match = _LAST_NUMBER.fullmatch(names[0]) if names else None
+    if match is None:
+        return ""
+    before, digits, after = match.groups()
+    width, first = f"0{len(digits)}" if len(digits) > 1 else "", int(digits)
+    pattern = f"{before}%{width}d{after}#{first}-{first + len(names) - 1}"
+    return pattern if list(numbered_frames(pattern) or ()) == names else ""
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[str]:
