@@ -23,10 +23,11 @@ class Progress:
 
     def __init__(self, what: str, total: int | None, unit: str, done: int = 0) -> None:
         self._total, self._done, self._before = total, done, done
+        self._file = sys.stderr  # also while `quiet` silences a library
         units = {"unit": unit if unit == "B" else f" {unit}", "unit_scale": unit == "B"}
         self._format = {"prefix": what, **units}
         self._bar: tqdm | None = None
-        if sys.stderr.isatty():
+        if self._file.isatty():
             self._bar = tqdm(desc=what, total=total, initial=done, dynamic_ncols=True, smoothing=0.05, **units)
         self._start = self._last = time.monotonic()
 
@@ -52,4 +53,4 @@ class Progress:
         elapsed = self._last - self._start
         rate = (self._done - self._before) / elapsed if elapsed else None
         line = tqdm.format_meter(self._done, self._total, elapsed, ncols=0, rate=rate, **self._format)
-        print(line, file=sys.stderr, flush=True)
+        print(line, file=self._file, flush=True)

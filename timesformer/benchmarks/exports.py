@@ -26,6 +26,7 @@ from timesformer.export.program import exportable, layer_names, make_program
 from timesformer.export.quantizers import OnnxQuantizer, OpenVinoQuantizer
 from timesformer.inference.classifier import Classifier, load_model
 from timesformer.models.weights.exported import files_of
+from timesformer.progress import Progress
 
 Compute = Callable[[Tensor], Tensor]
 _LIBRARIES = ("onnxruntime", "openvino", "nncf", "transformers")
@@ -43,10 +44,12 @@ def export_table(size: Size, rounds: int, threads: int, nncf: bool, folder: Path
     runs = {f"PyTorch, {HUGGING_FACE}": partial(_normalized, models[HUGGING_FACE].eval(), classifier)}
     runs[f"PyTorch, {OURS}"] = partial(_compute, classifier)
     made: dict[str, tuple[Path, float]] = {}
-    for name, path, seconds in _export(classifier, clips, nncf, folder):
-        made[name] = path, seconds
-        runs[name] = partial(_compute, load_model(path))
-        gc.collect()
+    with Progress("exporting", 4 if nncf else 3, "file") as progress:
+        for name, path, seconds in _export(classifier, clips, nncf, folder):
+            made[name] = path, seconds
+            runs[name] = partial(_compute, load_model(path))
+            gc.collect()
+            progress.advance()
     versions = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
     caption = (
         f"{describe_machine(CPU)}, {versions}; {describe_processor()}. {size}, {size.depth} blocks of width "

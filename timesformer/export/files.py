@@ -57,7 +57,7 @@ def save_torch(program: torch.export.ExportedProgram, path: Path, metadata: dict
 def to_openvino(program: torch.export.ExportedProgram) -> "openvino.Model":
     """The OpenVINO model of a program of torch.export; UserError if the library is missing."""
     openvino = import_library("openvino", "--to openvino", "openvino")
-    with conversion_errors("its conversion to OpenVINO"):
+    with quiet(), conversion_errors("its conversion to OpenVINO"):
         model = openvino.convert_model(program)
     model.inputs[0].get_tensor().set_names({INPUT})
     model.outputs[0].get_tensor().set_names({OUTPUT})

@@ -13,6 +13,7 @@ from timesformer.export.int8 import Quantized
 from timesformer.export.processor import has_int8_products
 from timesformer.export.program import INPUT
 from timesformer.models.weights.exported import import_library, open_onnx, open_openvino
+from timesformer.progress import Progress
 from timesformer.quiet import quiet
 
 if TYPE_CHECKING:
@@ -78,10 +79,10 @@ class OpenVinoQuantizer:
         self._products = {f"{layer}#{number}": name for number, (layer, name) in enumerate(known)}
         self.layers = list(self._products)
         self._path, self._float = path, model
-        with quiet():
+        with Progress("quantizing with NNCF", None, "clip") as progress, quiet():
             self._quantized = nncf.quantize(
                 model,
-                nncf.Dataset(list(_batches(clips))),
+                nncf.Dataset(_CountedBatches(clips, progress)),
                 subset_size=len(clips),
                 model_type=nncf.ModelType.TRANSFORMER,
             )
@@ -122,6 +123,21 @@ class _Reader:
     def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self._batches, None)
         return None if batch is None else {INPUT: batch}
+
+
+class _CountedBatches:
+    """The calibration clips, as NNCF reads them, several times; every clip advances the progress."""
+
+    def __init__(self, clips: ClipSet, progress: Progress) -> None:
+        self._clips, self._progress = clips, progress
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for batch in _batches(self._clips):
+            yield batch
+            self._progress.advance()
 
 
 def _batches(clips: ClipSet) -> Iterator[np.ndarray]:
