@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.datasets.earlier_manifest import write_earlier_manifest
 from timesformer.commands.prepare import main
+from timesformer.datasets.catalog import load_split
 from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.decoding.images import numbered_frames, numbering
 from timesformer.datasets.decoding.open import VideoError
@@ -52,6 +53,7 @@ def root(tmp_path: Path, cfg: CfgNode) -> Path:
     for number in range(12):
         save_frame(root / f"wave/others/flow_x_{number:05d}.jpg", 200)
     (root / "wave/others/notes.txt").touch()
+    (root / "wave/others/@eaDir").mkdir()  # of Synology storage
     settle(root)
     check(root)
     for number, split in enumerate(SPLITS):
@@ -131,12 +133,37 @@ def test_a_second_start_lists_no_regular_folder(root: Path, cfg: CfgNode, listed
     assert all(one["clip"].equal(other["clip"]) for one, other in zip(items, again, strict=True))
 
 
+def test_clips_are_found_without_listing_regular_folders(root: Path, cfg: CfgNode, listed: list[str]) -> None:
+    for split in SPLITS:
+        (root / f"{split}.csv").unlink()
+    cfg.TRAIN.DATASET = cfg.TEST.DATASET = "folder"
+    listed.clear()
+    found = [list(load_split(cfg, split).records) for split in SPLITS]
+    assert clips_in(listed) == IRREGULAR
+    assert {record.name for records in found for record in records} == CLIPS.keys()
+    (root / NAME).rename(root / "hidden")
+    without = [list(load_split(cfg, split).records) for split in SPLITS]
+    assert [[(one.name, one.label, one.path) for one in of] for of in found] == [
+        [(one.name, one.label, one.path) for one in of] for of in without
+    ]
+    (root / "hidden").rename(root / NAME)
+    for path in (root / "catch/padded").iterdir():
+        path.unlink()
+    (root / "catch/padded/new").mkdir()
+    save_frame(root / "catch/padded/new/1.jpg", 0)  # it has clips now, and is none
+    names = {record.name for split in SPLITS for record in load_split(cfg, split).records}
+    assert names == CLIPS.keys() - {"catch/padded"} | {"catch/padded/new"}
+
+
 def test_the_manifest_has_patterns_of_folders_that_have_not_just_changed(root: Path) -> None:
     (root / "wave/gap/00006.jpg").write_bytes((root / "wave/gap/00005.jpg").read_bytes())
     expected = {clip: (12, pattern, TIME if pattern else 0) for clip, (_, pattern) in CLIPS.items()}
     assert check(root) == expected | {"wave/gap": (13, "", 0)}
     settle(root)
     assert check(root) == expected | {"wave/gap": (13, "%05d.jpg#0-12", TIME)}
+    (root / "wave/gap/folder").mkdir()  # reported at every start
+    settle(root)
+    assert check(root) == expected | {"wave/gap": (13, "", 0)}
 
 
 def test_a_changed_folder_is_listed_again(root: Path, cfg: CfgNode, listed: list[str]) -> None:

@@ -1,14 +1,13 @@
 """The registry of datasets, and `load_split`, which finds the clips of a split as the configuration says."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 
 from timesformer.datasets.folds import draw_folds
-from timesformer.datasets.manifest import NAME, Manifest
+from timesformer.datasets.manifest import find_manifest
 from timesformer.datasets.records import DataError, DatasetSplit, join_problems
 from timesformer.datasets.sources.folder import folder, hmdb_simp
 from timesformer.datasets.sources.kinetics import kinetics
@@ -62,9 +61,8 @@ def load_split(cfg: CfgNode, split: str, folds: dict[str, DatasetSplit] | None =
             f"but MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}: set MODEL.NUM_CLASSES {classes}, "
             "or point DATA.PATH_TO_DATA_DIR to another dataset"
         )
-    paths = [Path(folder) / NAME for folder in (cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.PATH_PREFIX) if folder]
-    if path := next(filter(Path.exists, paths), None):
-        Manifest(path).apply_to(found.records)
+    if manifest := find_manifest(cfg):
+        manifest.apply_to(found.records)
     note_problems(found.records)
     if cfg.DATA.ON_UNREADABLE == "error" and (problems := found.records.problems):
         raise join_problems(

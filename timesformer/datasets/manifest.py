@@ -2,6 +2,7 @@
 
 import bisect
 import csv
+import functools
 import io
 import os
 import stat
@@ -11,11 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from fvcore.common.config import CfgNode
+
 from timesformer.atomic import write_atomically
 from timesformer.datasets.decoding.frame_series import is_image_name, select_frames
 from timesformer.datasets.decoding.images import FrameFiles, numbered_frames, numbering
 from timesformer.datasets.decoding.open import VideoError
 from timesformer.datasets.records import DataError, Records, Strings, VideoRecord
+from timesformer.datasets.sources.clip_files import is_system_name
 
 NAME = "manifest.csv"
 _SETTLED = 2 * 10**9
@@ -98,6 +102,11 @@ class Manifest:
         files = {"bytes": row.bytes, "pattern": row.pattern, "modified": row.modified}
         return replace(record, num_frames=row.frames, fps=row.fps, **files)
 
+    def is_unchanged(self, folder: str) -> bool:
+        """Whether a folder is one of frames that have their pattern here, and has not changed since."""
+        row = self.find(self._relative(folder))
+        return row is not None and row.pattern != "" and os.stat(folder).st_mtime_ns == row.modified
+
     def apply_to(self, records: Records) -> None:
         """Describe the records on access, and note the problems of clips that have not changed since."""
         records.describe = self.describe
@@ -120,6 +129,21 @@ class Manifest:
 
     def _error(self, reason: str) -> DataError:
         return DataError(f"{self._path}: {reason}; write it again with `prepare.py --check`, or remove it")
+
+
+def find_manifest(cfg: CfgNode) -> Manifest | None:
+    """The manifest in DATA.PATH_TO_DATA_DIR, else in DATA.PATH_PREFIX, if any. Raises DataError as `Manifest`."""
+    paths = [Path(folder) / NAME for folder in (cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.PATH_PREFIX) if folder]
+    path = next(filter(Path.exists, paths), None)
+    if path is None:
+        return None
+    status = path.stat()
+    return _read_manifest(path, (status.st_ino, status.st_mtime_ns, status.st_size))
+
+
+@functools.lru_cache(maxsize=1)  # the splits of a run share it
+def _read_manifest(path: Path, version: tuple[int, ...]) -> Manifest:
+    return Manifest(path)
 
 
 def write_manifest(path: Path, rows: Iterable[Row]) -> None:
@@ -160,19 +184,21 @@ class ClipFiles(NamedTuple):
 def clip_files(path: str) -> ClipFiles:
     """Size of a video file or of all frames in a folder, 0 if there is neither; pattern and time of the folder.
 
-    A folder has both if its frames are numbered without gaps, and it has not just changed.
+    A folder has both if its frames are numbered without gaps, no folders are in it, and it has not just changed.
     """
     path = frame_folder(path) or path
     try:
         status = os.stat(path)  # before the folder is listed: a later change gives it another time
         if not stat.S_ISDIR(status.st_mode):
             return ClipFiles(status.st_size)
-        with os.scandir(path) as entries:
-            sizes = {entry.name: entry.stat().st_size if is_image_name(entry.name) else 0 for entry in entries}
+        with os.scandir(path) as found:
+            entries = [entry for entry in found if not is_system_name(entry.name)]
+        sizes = {entry.name: entry.stat().st_size if is_image_name(entry.name) else 0 for entry in entries}
+        has_folders = any(entry.is_dir() for entry in entries)
     except OSError:
         return ClipFiles()
     try:
-        pattern = numbering(select_frames(path, list(sizes)))
+        pattern = "" if has_folders else numbering(select_frames(path, list(sizes)))
     except VideoError:
         pattern = ""
     size, modified = sum(sizes.values()), status.st_mtime_ns

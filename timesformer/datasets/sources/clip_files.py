@@ -3,7 +3,7 @@
 import functools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,7 +100,7 @@ _OF_PREPARATION = {
 """Files that tools/prepare.py writes into the folder of a dataset."""
 
 
-def find_below(root: Path, is_class: bool = False) -> Found:
+def find_below(root: Path, is_class: bool = False, is_known: Callable[[str], bool] | None = None) -> Found:
     """Find the clips below a folder, at any depth. Raises DataError as `walk`.
 
     * A folder with images and no video is a clip. Folders in it are skipped; if there are any, it needs two images,
@@ -111,6 +111,7 @@ def find_below(root: Path, is_class: bool = False) -> Found:
     `root` itself is not a clip, and files of tools/prepare.py in it are not reported as skipped.
 
     is_class: `root` is a class folder, so that empty folders in it are clips if there are no other clips.
+    is_known: whether a folder is a clip that need not be listed.
     """
     clips, empty, skipped = [], [], []
     for folder, subfolders, files in walk(root):
@@ -127,16 +128,19 @@ def find_below(root: Path, is_class: bool = False) -> Found:
         skipped += [prefix + name for name in others if prefix or name not in _OF_PREPARATION]
         if not (files or subfolders) and folder != ".":
             empty.append(folder)
+        if is_known and (known := {name for name in subfolders if is_known(f"{root}/{prefix}{name}")}):
+            clips += [prefix + name for name in known]
+            subfolders[:] = [name for name in subfolders if name not in known]
     depths = {clip.count("/") for clip in clips} or ({0} if is_class else set())
     return Found(sorted([*clips, *(path for path in empty if path.count("/") in depths)]), sorted(skipped))
 
 
-def list_clips(root: Path) -> dict[str, list[str]]:
+def list_clips(root: Path, is_known: Callable[[str], bool] | None = None) -> dict[str, list[str]]:
     """The clips of each class folder in `root`: paths from the class folder, sorted, as `find_below` finds them.
 
     Logs, once per process, what is not used and which clips are in subfolders. Raises DataError as `walk`.
     """
-    found = {path.name: find_below(path, is_class=True) for path in list_classes(root)}
+    found = {path.name: find_below(path, True, is_known) for path in list_classes(root)}
     warn_skipped(root, [f"{label}/{name}" for label, below in found.items() for name in below.skipped])
     if nested := [f"{label}/{clip}" for label, below in found.items() for clip in below.clips if "/" in clip]:
         _warn_once(f"{root}: {len(nested)} clips in subfolders are of the class of the outer folder: {shorten(nested)}")

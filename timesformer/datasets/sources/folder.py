@@ -13,6 +13,7 @@ from fvcore.common.config import CfgNode
 from timesformer.config.defaults import get_cfg
 from timesformer.datasets.decoding.open import VideoError, frame_files
 from timesformer.datasets.groups import check_classes, find_groups
+from timesformer.datasets.manifest import find_manifest
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, MissingSplitError, Records, join_problems
 from timesformer.datasets.sources import lists
 from timesformer.datasets.sources.clip_files import KINDS, list_clips
@@ -119,7 +120,8 @@ def _from_folders(cfg: CfgNode, split: str) -> DatasetSplit:
     root = lists.data_folder(cfg)
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
     _require(split, folders, root / split)
-    clips = {name: list_clips(path) for name, path in folders.items()}
+    manifest = find_manifest(cfg)
+    clips = {name: list_clips(path, manifest and manifest.is_unchanged) for name, path in folders.items()}
     class_names = tuple(sorted(set().union(*clips.values())))
     if not class_names:
         raise DataError(f"{folders[split]} has no class folders: expected {folders[split]}/<class>/<video>")
@@ -173,7 +175,8 @@ def _unsplit(cfg: CfgNode, split: str) -> DatasetSplit:
 def _all_clips(cfg: CfgNode) -> tuple[tuple[str, ...], np.ndarray, list[str], Path]:
     """Classes; label and name `<class>/<clip>` of each clip; the folder of the class folders."""
     root = lists.data_folder(cfg)
-    clips = list_clips(root)
+    manifest = find_manifest(cfg)
+    clips = list_clips(root, manifest and manifest.is_unchanged)
     if not clips:
         raise DataError(f"{root} has no class folders: expected {root}/<class>/<clip>")
     _refuse_empty([str(root / label) for label, members in clips.items() if not members])
