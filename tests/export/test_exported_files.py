@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -142,8 +143,27 @@ def test_damaged_and_missing_files_are_errors(folder: Path, tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"m\.bin"):
         load_model(tmp_path / "m.xml")
     (tmp_path / "m.bin").write_bytes((folder / "m.bin").read_bytes()[:-64])
-    with pytest.raises(CheckpointError, match=r"m\.xml"):
+    with pytest.raises(CheckpointError, match=r"m\.bin"):
         load_model(tmp_path / "m.xml")
+
+
+XML_FILES = {
+    "bytes": np.random.default_rng(0).bytes(1000),
+    "empty": b"",
+    "annotation": b'<?xml version="1.0"?><annotation><object name="walk"/></annotation>',
+    "page": b"<!DOCTYPE html><html><body>404</body></html>",
+    "earlier version": b'<net name="m" version="7"><layers/></net>',
+    "without metadata": b'<net name="m" version="11"><layers/><edges/></net>',
+}
+
+
+@pytest.mark.parametrize("kind", XML_FILES)
+def test_other_xml_files_are_one_error(kind: str, tiny_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    (path := tmp_path / "m.xml").write_bytes(XML_FILES[kind])
+    (tmp_path / "m.bin").write_bytes(b"")
+    assert run("predict", "--checkpoint", path, tiny_data / "test", "--workers", "0") == 2
+    (line,) = capfd.readouterr().err.splitlines()  # also what C++ prints
+    assert line.startswith(f"error: {path} ")
 
 
 def test_openvino_sends_no_telemetry(monkeypatch: pytest.MonkeyPatch):

@@ -7,12 +7,14 @@ computes it, with the library that belongs to the format, on the CPU.
 import hashlib
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -33,6 +35,8 @@ METADATA_KEY = "timesformer"
 """The key of the metadata, a JSON object, in the file; docs/deployment.md describes its entries."""
 TORCH_ENTRY = f"{METADATA_KEY}.json"
 """Its name in a torch.export file, which is a ZIP archive."""
+_PLACE_IN_SOURCE = re.compile(r"(Exception from|Check '[^\n]*?' failed at) src/\S+:\d+:\s*")
+_OLDEST_IR = 10  # version of the files that OpenVINO reads
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 """The formats, and the extensions of their files; `.xml` has its weights in a file `.bin`."""
 
@@ -95,8 +99,15 @@ def read_exported(path: Path) -> ExportedNetwork:
     Raises CheckpointError if the file is missing, damaged, or was not written by `timesformer export`, and UserError
     if its library is not installed.
     """
-    if missing := [file for file in files_of(path) if not file.is_file()]:
-        raise CheckpointError(f"{missing[0]} is missing: export the model again, or give the path of another file")
+    weights = path
+    if exported_format(path) == "openvino" and path.is_file():
+        weights, size = path.with_suffix(".bin"), _bytes_of_weights(path)
+        if weights.is_file() and (found := weights.stat().st_size) < size:
+            raise CheckpointError(
+                f"{weights} has {found} bytes, expected at least {size}: copy or export both files again"
+            )
+    if not weights.is_file():
+        raise CheckpointError(f"{weights} is missing: export the model again, or give the path of another file")
     digest = digest_of(path)
     sidecar = _read_sidecar(path)
     if sidecar.get("sha256", digest.hex()) != digest.hex():
@@ -110,7 +121,7 @@ def read_exported(path: Path) -> ExportedNetwork:
     except UserError:
         raise
     except Exception as error:  # of any type, depending on the library
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(_PLACE_IN_SOURCE.sub("", str(error)).split())[:300] or type(error).__name__
         raise CheckpointError(f"{path} is damaged, or no exported model: {reason}; export or copy it again") from error
     return ExportedNetwork(path, _parse(path, text), digest, compute)
 
@@ -133,6 +144,33 @@ def digest_of(path: Path) -> bytes:
             while block := file.read(2**20):
                 digest.update(block)
     return digest.digest()
+
+
+def _bytes_of_weights(path: Path) -> int:
+    """The least size of the file of the weights of an OpenVINO model; CheckpointError if `path` is no such model.
+
+    OpenVINO tries the formats of other libraries for an XML file that is none, and prints their messages.
+    """
+    what, size, is_model = "an OpenVINO model (.xml) of `timesformer export`", 0, False
+    try:
+        for _, element in ElementTree.iterparse(path, ("start",)):
+            if not is_model:
+                version = element.get("version", "")
+                is_model = element.tag == "net" and version.isdecimal() and int(version) >= _OLDEST_IR
+                if not is_model:
+                    found = f"<{element.tag}{f' version={version!r}' if version else ''}>"
+                    expected = f"<net> of version {_OLDEST_IR} or later"
+                    raise CheckpointError(f"{path} starts with {found}, expected {what}, {expected}: give another file")
+            elif element.tag == "data" and "offset" in element.attrib:
+                size = max(size, int(element.get("offset", "")) + int(element.get("size", "")))
+    except (ElementTree.ParseError, ValueError) as error:
+        if is_model:
+            raise CheckpointError(f"{path} is damaged ({error}): copy or export it again") from error
+        with path.open("rb") as file:
+            head = file.read(16)
+        found = f"starts with {head!r}" if head else "is empty"
+        raise CheckpointError(f"{path} {found}, expected {what}: give another file") from error
+    return size
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
