@@ -1,4 +1,4 @@
-"""Loading: clips per second compared with other libraries, a worker's memory, and opening large lists."""
+"""Loading: clips per second compared with other libraries, and a worker's memory."""
 
 import multiprocessing
 import os
@@ -16,17 +16,14 @@ from torch.utils.data import DataLoader
 
 from timesformer.benchmarks.pipelines import OTHERS, SIZE
 from timesformer.benchmarks.tables import header, row
-from timesformer.benchmarks.timing import CPU, describe_machine, run_in_subprocess, time_in_turn
+from timesformer.benchmarks.timing import CPU, describe_machine, time_in_turn
 from timesformer.config import get_cfg
-from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.datasets.sources.clip_files import find_below
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.errors import UserError
-from timesformer.runtime.device import peak_memory
 from timesformer.runtime.resource_limits import available_cores
 
-CLASSES = 400  # of the large lists
 OURS = "this project"
 BATCH, NUM_FRAMES = 8, 8
 
@@ -119,33 +116,6 @@ def memory_table(paths: Sequence[Path], folder: Path, clips: int) -> Iterator[st
                 yield row([done, f"{resident_memory(worker.pid) / 1e6:.1f}"])
                 due = done
         epoch += 1
-
-
-def list_table(folder: Path, clips: int) -> Iterator[str]:
-    """Table of the time and memory to open a train.csv, and class folders that are split at random; Linux only."""
-    caption = f"{clips:,} clips of {CLASSES} classes; processor time, and memory added at the peak."
-    yield from header(f"{describe_machine()}. {caption}", ["list", "training clips", "seconds", "memory (MB)"])
-    names = [f"class_{number % CLASSES:03d}/{number:010d}_000010_000020.mp4" for number in range(clips)]
-    for label in range(CLASSES):
-        (folder / f"clips/class_{label:03d}").mkdir(parents=True)
-    for name in names:
-        (folder / "clips" / name).touch()
-    lines = (f"clips/{name} {number % CLASSES}\n" for number, name in enumerate(names))
-    (folder / "train.csv").write_text("".join(lines))
-    for title, root in (("kinetics, `train.csv`", folder), ("folder, split at random", folder / "clips")):
-        cfg = get_cfg()
-        cfg.TRAIN.DATASET, cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.PATH_PREFIX = title.split(",")[0], str(root), str(root)
-        cfg.DATA.SPLIT_RULE, cfg.MODEL.NUM_CLASSES = "random", CLASSES
-        found, seconds, memory = run_in_subprocess(_open_split, cfg)
-        yield row([title, f"{found:,}", f"{seconds:.2f}", f"{memory / 1e6:.0f}"])
-
-
-def _open_split(cfg: CfgNode) -> tuple[int, float, int]:
-    """Number of training clips, seconds of processor time, and bytes of memory added at the peak."""
-    before, start = resident_memory(os.getpid()), time.process_time()
-    clips = ClipDataset(cfg, "train")
-    seconds = time.process_time() - start
-    return len(clips), seconds, peak_memory(CPU) - before
 
 
 def resident_memory(process: int) -> int:

@@ -11,6 +11,7 @@ from timesformer.benchmarks import (
     generated_clips,
     gpu_memory,
     growth,
+    lists,
     loading,
     models,
     opening,
@@ -82,7 +83,7 @@ def measure(args: Namespace, folder: Path) -> Iterator[tuple[str, Iterable[str]]
             paths = [generated_clips.make_clip(folder, recipe, seed) for seed, recipe in recipes]
             yield "memory", loading.memory_table(paths, folder / "set", args.clips)
         case "lists":
-            yield "lists", loading.list_table(folder, args.clips)
+            yield "lists", lists.list_table(folder, args.clips)
         case "checkpoint":
             cfg = get_cfg()
             cfg.OUTPUT_DIR = str(folder)
