@@ -1,5 +1,6 @@
 """The records of a dataset split, one per video, stored in columns."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ import numpy as np
 from timesformer.errors import UserError, shorten
 
 SPLITS = ("train", "val", "test")
+
+_BLOCK = 10_000  # strings that are packed and unpacked together
 
 
 class DataError(UserError):
@@ -43,9 +46,13 @@ class Strings(Sequence[str]):
     """Read-only strings in one buffer. Forked workers share it; a list would be copied as reference counts change."""
 
     def __init__(self, strings: Iterable[str]) -> None:
-        encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
-        self._text = b"".join(encoded)
-        self._ends = np.cumsum([0, *map(len, encoded)])
+        self._text, lengths, rest = bytearray(), [np.zeros(1, np.int64)], iter(strings)
+        while block := list(itertools.islice(rest, _BLOCK)):
+            text = "".join(block).encode("utf-8", "surrogateescape")
+            parts = block if text.isascii() else [string.encode("utf-8", "surrogateescape") for string in block]
+            self._text += text
+            lengths.append(np.fromiter(map(len, parts), np.int64, len(parts)))
+        self._ends = np.concatenate(lengths).cumsum()
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -53,6 +60,21 @@ class Strings(Sequence[str]):
     def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
         index = range(len(self))[index]
         return self._text[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogateescape")
+
+    def choose(self, indices: np.ndarray) -> Iterator[str]:
+        """The strings with these indices, int64 (strings,)."""
+        for start, end in zip(self._ends[indices].tolist(), self._ends[indices + 1].tolist(), strict=True):
+            yield self._text[start:end].decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        for first in range(0, len(self), _BLOCK):
+            ends = self._ends[first : first + _BLOCK + 1]
+            text = self._text[ends[0] : ends[-1]]
+            # Characters of ASCII are bytes: the text is decoded once.
+            block = text.decode() if text.isascii() else text
+            for start, end in itertools.pairwise((ends - ends[0]).tolist()):
+                string = block[start:end]
+                yield string if isinstance(string, str) else string.decode("utf-8", "surrogateescape")
 
 
 class Records(Sequence[VideoRecord]):
@@ -66,7 +88,7 @@ class Records(Sequence[VideoRecord]):
         self, names: Iterable[str], labels: Iterable[int], paths: Iterable[str] | None = None, folder: str = ""
     ) -> None:
         self.names = Strings(names)
-        self.labels = np.fromiter(labels, np.int64)
+        self.labels = np.asarray(labels, np.int64) if isinstance(labels, np.ndarray) else np.fromiter(labels, np.int64)
         self._paths = None if paths is None else Strings(paths)
         self._folder = folder
         self.problems: dict[int, str] = {}
@@ -89,7 +111,9 @@ class Records(Sequence[VideoRecord]):
 
     def paths(self) -> Iterator[str]:
         """The paths of all videos."""
-        return map(self._path, range(len(self)))
+        if self._paths is not None:
+            return iter(self._paths)
+        return (os.path.join(self._folder, name) for name in self.names)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,14 @@ _AGAIN = "copy it again, or, if it was replaced, start again"
 
 def clip_name(name: str) -> str:
     """The name in a shard of a clip that a list calls `name`: without `./`, `../` and a slash at the start."""
-    return posixpath.normpath(f"/{name}").lstrip("/")
+    if name[:1] in "./" or name[-1:] == "/" or "//" in name or "/." in name:
+        return posixpath.normpath(f"/{name}").lstrip("/")
+    return name
+
+
+def clip_path(shard: str, name: str, start: int, size: int) -> str:
+    """The path of a clip, with the first and the last byte, as in the Range header of HTTP."""
+    return f"{shard}/{name}#bytes={start}-{start + size - 1}"
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,8 @@ class ShardFile:
 
     @property
     def path(self) -> str:
-        """The path, with the first and the last byte, as in the Range header of HTTP."""
-        return f"{self.shard}/{self.name}#bytes={self.start}-{self.start + self.size - 1}"
+        """The path, as `clip_path`."""
+        return clip_path(self.shard, self.name, self.start, self.size)
 
     @property
     def is_video(self) -> bool:

@@ -3,9 +3,11 @@
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from timesformer.datasets.decoding.containers import VIDEO_EXTENSIONS
 from timesformer.datasets.decoding.frame_series import is_image_name
@@ -59,17 +61,20 @@ def walk(
     identity = status.st_dev, status.st_ino
     if identity in above:
         return
-    entries = sorted(_entries(root / folder), key=lambda entry: entry.name)
-    folders = [entry.name for entry in entries if _is_folder(entry)]
-    yield folder, folders, [entry.name for entry in entries if not _is_folder(entry)]
+    folders, files = [], []
+    for entry in _entries(root / folder):
+        (folders if _is_folder(entry) else files).append(entry.name)
+    folders.sort()
+    files.sort()
+    yield folder, folders, files
     for name in folders:
         yield from walk(root, name if folder == "." else f"{folder}/{name}", above | {identity})
 
 
-def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not is_system_name(entry.name)]
+            yield from (entry for entry in entries if not is_system_name(entry.name))
     except OSError as error:
         raise DataError(f"{folder} cannot be listed: {error.strerror}; make it readable, or remove it") from error
 
@@ -202,21 +207,37 @@ def _warn_once(line: str) -> None:
     logger.warning("%s", line)
 
 
+class Located(NamedTuple):
+    """Where the clips of names are.
+
+    `keys` has what identifies each clip, None if there is none; `paths` returns an iterator over the paths, also with
+    None. `folder` is set if each path that is there is this folder joined with the name.
+    """
+
+    keys: Sequence[Hashable | None]
+    paths: Callable[[], Iterator[str | None]]
+    folder: str | None = None
+
+    def is_found(self) -> np.ndarray:
+        """Whether there is a clip of each name, bool (names,)."""
+        return np.fromiter((key is not None for key in self.keys), bool, len(self.keys))
+
+
 class ClipFolder:
     """Looks up the clips of a folder by the names in split files. Each folder is listed once."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        entries = _entries(folder) if folder.is_dir() else []
-        names = [entry.name for entry in entries if is_video_name(entry.name) or _is_folder(entry)]
-        self._names = dict.fromkeys(names)
+        self.folder, self.source = folder, str(folder)
+        entries = _entries(folder) if folder.is_dir() else ()
+        self._names = {entry.name for entry in entries if is_video_name(entry.name) or _is_folder(entry)}
         # Of several clips of one stem: the folder of frames, then video files in the order of VIDEO_EXTENSIONS.
-        self._by_stem = {stem(name): name for name in sorted(names, key=_preference, reverse=True)}
+        self._extensions = sorted({name[len(stem(name)) :] for name in self._names}, key=_preference)
         self._subfolders: dict[str, ClipFolder] = {}
 
     @functools.cached_property
     def _by_lower_stem(self) -> dict[str, str]:
-        return {name.casefold(): clip for name, clip in self._by_stem.items()}
+        names = sorted(self._names, key=lambda name: (*_preference(name[len(stem(name)) :]), name), reverse=True)
+        return {stem(name).casefold(): name for name in names}
 
     def find(self, name: str, ignore_case: bool = False) -> str | None:
         """The path from this folder of the clip that a split file calls `name`, which may have folders; None if absent.
@@ -224,15 +245,31 @@ class ClipFolder:
         "x.avi" and "x" are the file x.avi, the folder x of its frames, or another video file such as x.mp4.
         ignore_case: accept a name in another case if there is no exact match.
         """
-        parent, slash, base = name.rstrip("/").rpartition("/")
+        whole = name.rstrip("/")
+        parent, slash, base = whole.rpartition("/")
+        folder = self
         if slash:
-            if parent not in self._subfolders:
-                self._subfolders[parent] = ClipFolder(self.folder / (parent or "/"))
-            found = self._subfolders[parent].find(base, ignore_case)
-            return found and f"{parent}/{found}"
-        found = base if base in self._names else self._by_stem.get(stem(base))
-        return found or (self._by_lower_stem.get(stem(base).casefold()) if ignore_case else None)
+            folder = self._subfolders.get(parent)
+            if folder is None:
+                folder = self._subfolders[parent] = ClipFolder(self.folder / (parent or "/"))
+        if base in folder._names:
+            return whole
+        start = stem(base)
+        found = next((start + end for end in folder._extensions if start + end in folder._names), None)
+        if found is None and ignore_case:
+            found = folder._by_lower_stem.get(start.casefold())
+        return f"{parent}/{found}" if found and slash else found
+
+    def locate(self, names: Sequence[str], split: str = "") -> Located:
+        """The clips that a split file calls `names`, as `find`; the keys are paths from this folder."""
+        keys, start = [self.find(name) for name in names], os.path.join(self.source, "")
+        is_as_listed = all(key is name or key is None for key, name in zip(keys, names, strict=True))
+        return Located(
+            keys,
+            lambda: (key and (key if key.startswith("/") else start + key) for key in keys),
+            self.source if is_as_listed else None,
+        )
 
 
-def _preference(name: str) -> tuple[int, str]:
-    return (_RANKS[name.rpartition(".")[2].lower()] if is_video_name(name) else -1), name
+def _preference(extension: str) -> tuple[int, str]:
+    return _RANKS.get(extension[1:].lower(), -1), extension

@@ -4,6 +4,7 @@ import filecmp
 import logging
 import re
 import shlex
+from collections.abc import Hashable
 from hashlib import sha256
 from pathlib import Path
 
@@ -83,35 +84,36 @@ def _from_files(cfg: CfgNode, split: str, split_again: str) -> DatasetSplit:
     _require(split, files, lists.splits_folder(cfg) / f"{split}.csv")
     if not _CLASS_FIRST.match(lists.first_line(files[split])):
         return kinetics(cfg, split)
-    root, find = lists.clip_finder(cfg, lists.data_folder(cfg))
+    source = lists.clip_source(cfg, lists.data_folder(cfg))
     splits = {name: _read(path) for name, path in files.items()}
-    class_names = tuple(sorted({label for clips in splits.values() for label in clips.labels}))
-    found = {name: [find(clip, name) for clip in clips.names] for name, clips in splits.items()}
-    first: dict[str, str] = {}
-    repeated = []
-    for name, clips in splits.items():
-        for line, clip, path in zip(clips.lines, clips.names, found[name], strict=True):
-            where = f"{name}.csv line {line}"
-            if path and (earlier := first.setdefault(path, where)) != where:
-                repeated.append(f"{clip}: {earlier} and {where}")
-    if repeated:
-        raise join_problems(f"{files[split].parent}: clips listed twice", repeated, "remove one of each two lines")
+    class_names = tuple(sorted(set().union(*(clips.labels for clips in splits.values()))))
+    located = {name: source.locate(clips.names, name) for name, clips in splits.items()}
+    if lists.has_repeats(key for found in located.values() for key in found.keys if key is not None):
+        first: dict[Hashable, str] = {}
+        repeated = []
+        for name, clips in splits.items():
+            for line, clip, key in zip(clips.lines, clips.names, located[name].keys, strict=True):
+                where = f"{name}.csv line {line}"
+                if key is not None and (earlier := first.setdefault(key, where)) != where:
+                    repeated.append(f"{clip}: {earlier} and {where}")
+        if repeated:
+            raise join_problems(f"{files[split].parent}: clips listed twice", repeated, "remove one of each two lines")
 
+    root, mine, numbers = source.source, splits[split], {name: label for label, name in enumerate(class_names)}
     remedy = f"copy them there, set DATA.PATH_TO_DATA_DIR to the folder of class folders (now {root}), or {split_again}"
-    mine = splits[split]
-    clips = [
-        lists.FoundClip(name, class_names.index(label), path, f"line {line}: {root}/{name}")
-        for line, name, label, path in zip(mine.lines, mine.names, mine.labels, found[split], strict=True)
-    ]
+    clips = lists.ListedClips(
+        mine.names,
+        np.fromiter(map(numbers.__getitem__, mine.labels), np.int64),
+        located[split],
+        lambda row: f"line {mine.lines[row]}: {root}/{mine.names[row]}",
+    )
     return lists.build_split(cfg, split, mine.path, clips, class_names, remedy)
 
 
 def _read(path: Path) -> lists.ClipList:
-    clips = lists.ClipList(path, [], [], [])
+    clips = lists.ClipList.empty(path)
     for number, (label, video) in lists.read_table(path, CSV_HEADER, []):
-        clips.lines.append(number)
-        clips.names.append(f"{label}/{video}")
-        clips.labels.append(label)
+        clips.add(number, f"{label}/{video}", label)
     return clips
 
 

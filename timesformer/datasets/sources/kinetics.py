@@ -6,15 +6,15 @@ The lists have lines `path<separator>label`, or are Kinetics' annotation files w
 import functools
 import logging
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.records import DataError, DatasetSplit, MissingSplitError, Records, join_problems
 from timesformer.datasets.sources import lists
-from timesformer.datasets.sources.clip_files import is_video_name, stem, walk
+from timesformer.datasets.sources.clip_files import Located, is_video_name, stem, walk
 from timesformer.datasets.sources.shards import open_shards
 from timesformer.errors import shorten
 
@@ -61,29 +61,28 @@ def _from_paths(cfg: CfgNode, split: str, files: dict[str, Path]) -> DatasetSpli
     else:
         class_names = class_names or tuple(map(str, range(cfg.MODEL.NUM_CLASSES)))
         numbers = lists.number_labels(mine.path, (), class_names)
-    keys = {name: [_normalize(path) for path in clips.names] for name, clips in splits.items()}
+    keys = {name: [*map(_normalize, clips.names)] for name, clips in splits.items()}
     expected = f"expected 0 to {len(class_names) - 1} (MODEL.NUM_CLASSES), or a name in classes.txt"
     for name, clips in splits.items():
-        rows = zip(clips.lines, clips.names, clips.labels, strict=True)
-        problems = [
-            f"line {line}: found the path {path!r} and the label {text!r}, {expected}"
-            for line, path, text in rows
-            if not path or text not in numbers
-        ]
-        if problems := problems + lists.find_repeats(clips, keys[name]):
+        problems = []
+        if not (all(clips.names) and numbers.keys() >= set(clips.labels)):
+            problems = [
+                f"line {line}: found the path {path!r} and the label {text!r}, {expected}"
+                for line, path, text in zip(clips.lines, clips.names, clips.labels, strict=True)
+                if not path or text not in numbers
+            ]
+        if problems := problems + lists.find_repeats(clips, lambda name=name: keys[name]):
             remedy = "fix these lines, or set DATA.PATH_LABEL_SEPARATOR or MODEL.NUM_CLASSES to match the file"
             raise join_problems(str(clips.path), problems, remedy)
     lists.refuse_shared(split, keys, splits)
 
+    labels = np.fromiter(map(numbers.__getitem__, mine.labels), np.int64)
     if shards := open_shards(cfg):
-        rows = zip(mine.lines, mine.names, mine.labels, strict=True)
-        clips = [
-            lists.FoundClip(name, numbers[text], shards.find(name, split), f"line {line}: {name}")
-            for line, name, text in rows
-        ]
+        located = shards.locate(mine.names, split)
+        clips = lists.ListedClips(mine.names, labels, located, lambda row: f"line {mine.lines[row]}: {mine.names[row]}")
         remedy = f"add them to the shards {shards.source}, or set DATA.PATH_PREFIX to other shards"
         return DatasetSplit(lists.records_on_disk(cfg, mine.path, clips, remedy), class_names)
-    records = Records(mine.names, (numbers[text] for text in mine.labels), folder=cfg.DATA.PATH_PREFIX)
+    records = Records(mine.names, labels, folder=cfg.DATA.PATH_PREFIX)
     if not any(os.path.exists(records[number].path) for number in range(min(20, len(records)))):
         raise DataError(
             f"{mine.path}: none of its first videos exists, e.g. {records[0].path}: set DATA.PATH_PREFIX to the folder "
@@ -95,17 +94,16 @@ def _from_paths(cfg: CfgNode, split: str, files: dict[str, Path]) -> DatasetSpli
 def _read_paths(path: Path, cfg: CfgNode, class_names: tuple[str, ...]) -> lists.ClipList:
     """Read lines `path<separator>label`; the path is empty without a separator."""
     separator = cfg.DATA.PATH_LABEL_SEPARATOR
-    clips = lists.ClipList(path, [], [], [])
-    for index, (number, line) in enumerate(lists.iterate_lines(path)):
+    clips, is_first = lists.ClipList.empty(path), True
+    for number, line in lists.iterate_lines(path):
         name, _, label = line.rpartition(separator)
         name, label = _unquote(name), _clean_label(label)
-        is_header = index == 0 and name.lower() in _PATH_HEADERS
+        is_header = is_first and name.lower() in _PATH_HEADERS
+        is_first = False
         if is_header and not label.lstrip("-").isdecimal() and label not in class_names:
             logger.info("%s, line %d: %r is taken as a header", path, number, line)
             continue
-        clips.lines.append(number)
-        clips.names.append(name)
-        clips.labels.append(label)
+        clips.add(number, name, label)
     if not clips.names:
         raise DataError(f"{path} has a header but no videos: expected one line `path{separator}label` per video")
     return clips
@@ -140,35 +138,47 @@ def _from_annotations(cfg: CfgNode, split: str, files: dict[str, Path]) -> Datas
     numbers = lists.number_labels(mine.path, texts, class_names)
     lists.refuse_shared(split, {name: clips.names for name, clips in splits.items()}, splits)
 
-    if shards := open_shards(cfg):
-        root, on_disk = shards.source, shards.by_stem()
-    else:
-        root, on_disk = lists.clips_folder(cfg), {}
-        for path in _clips_below(root):
-            on_disk.setdefault(stem(os.path.basename(path)), path)
-    clips = []
-    for line, name, text in zip(mine.lines, mine.names, mine.labels, strict=True):
-        path = on_disk.get(name)
-        full = path and (shards.find(path, split) if shards else f"{root}/{path}")
-        clips.append(lists.FoundClip(path or name, numbers[text], full, f"line {line}: {name}"))
+    shards = open_shards(cfg)
+    root = shards.source if shards else lists.clips_folder(cfg)
+    found = _find_by_name(mine.names, shards.names if shards else _clips_below(root))
+    located = Located(found, lambda: (path and f"{root}/{path}" for path in found), str(root))
+    if shards:
+        located = shards.locate([path or name for path, name in zip(found, mine.names, strict=True)], split)
+    labels = np.fromiter(map(numbers.__getitem__, mine.labels), np.int64)
+    clips = lists.ListedClips(found, labels, located, lambda row: f"line {mine.lines[row]}: {mine.names[row]}")
     remedy = f"download these clips to {root}, or set DATA.PATH_PREFIX to the folder of the clips"
     return lists.build_split(cfg, split, mine.path, clips, class_names, remedy)
 
 
+def _find_by_name(names: Sequence[str], paths: Iterable[str]) -> list[str | None]:
+    """The first path of each of the unique names, which are those of files without folders and extension."""
+    found: list[str | None] = [None] * len(names)
+    row_of = {name: row for row, name in enumerate(names)}
+    for path in paths:
+        row = row_of.get(stem(path.rpartition("/")[2]))
+        if row is not None and found[row] is None:
+            found[row] = path
+    return found
+
+
 def _read_annotations(path: Path) -> lists.ClipList:
-    clips, problems = lists.ClipList(path, [], [], []), []
+    clips, problems = lists.ClipList.empty(path), []
     for number, (video, start, end, label) in lists.read_table(path, (*_ANNOTATION_COLUMNS, "label"), problems):
         try:
-            name = f"{video}_{int(float(start)):06d}_{int(float(end)):06d}"
+            name = video + _format_times(start, end)
         except (ValueError, OverflowError):
             problems.append(f"line {number}: time_start {start!r} and time_end {end!r}, expected seconds")
             continue
-        clips.lines.append(number)
-        clips.names.append(name)
-        clips.labels.append(sys.intern(label))
-    if repeats := lists.find_repeats(clips, clips.names):
+        clips.add(number, name, label)
+    if repeats := lists.find_repeats(clips, lambda: clips.names):
         raise join_problems(str(path), repeats, "remove one of each two lines")
     return clips
+
+
+@functools.lru_cache(maxsize=65536)
+def _format_times(start: str, end: str) -> str:
+    """Whole seconds as in the name of a clip. Raises ValueError or OverflowError if they are no numbers."""
+    return f"_{int(float(start)):06d}_{int(float(end)):06d}"
 
 
 def _clips_below(root: Path) -> Iterator[str]:
@@ -176,8 +186,9 @@ def _clips_below(root: Path) -> Iterator[str]:
     for folder, subfolders, files in walk(root):
         frames = [name for name in subfolders if _is_clip_name(name)]
         subfolders[:] = [name for name in subfolders if not _is_clip_name(name)]
+        prefix = "" if folder == "." else f"{folder}/"
         for name in sorted([*frames, *filter(is_video_name, files)]):
-            yield name if folder == "." else f"{folder}/{name}"
+            yield prefix + name
 
 
 def _is_clip_name(name: str) -> bool:

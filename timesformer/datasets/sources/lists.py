@@ -2,18 +2,22 @@
 
 import codecs
 import csv
+import itertools
 import logging
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import operator
+import sys
+from array import array
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Records, join_problems
-from timesformer.datasets.sources.clip_files import ClipFolder
-from timesformer.datasets.sources.shards import open_shards
+from timesformer.datasets.sources.clip_files import ClipFolder, Located
+from timesformer.datasets.sources.shards import ShardClips, open_shards
 from timesformer.errors import shorten
 from timesformer.paths import local_path
 
@@ -45,21 +49,9 @@ def clips_folder(cfg: CfgNode) -> Path:
     return local_path(cfg.DATA.PATH_PREFIX or cfg.DATA.PATH_TO_DATA_DIR)
 
 
-def clip_finder(cfg: CfgNode, root: Path | None = None) -> tuple[str, Callable[[str, str], str | None]]:
-    """Where the clips of lists are, for messages, and a function (name, split) that returns the path of a clip.
-
-    They are in the shards of DATA.PATH_PREFIX (`open_shards`), else in the folder `root` (None: `clips_folder`).
-    """
-    if shards := open_shards(cfg):
-        return shards.source, shards.find
-    root = root or clips_folder(cfg)
-    folder = ClipFolder(root)
-
-    def find(name: str, split: str) -> str | None:
-        found = folder.find(name)
-        return found and os.path.join(root, found)
-
-    return str(root), find
+def clip_source(cfg: CfgNode, root: Path | None = None) -> ClipFolder | ShardClips:
+    """Where the clips of lists are: the shards of DATA.PATH_PREFIX, else the folder `root` (None: `clips_folder`)."""
+    return open_shards(cfg) or ClipFolder(root or clips_folder(cfg))
 
 
 def encoding_of(path: Path) -> str:
@@ -99,13 +91,15 @@ def first_line(path: Path) -> str:
 
 def split_cells(line: str) -> list[str]:
     """The cells of a line of CSV, stripped; an empty list if it is not CSV."""
+    if '"' not in line and len(line) <= csv.field_size_limit():
+        return [cell.strip() for cell in line.split(",")]
     try:
         return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
     except csv.Error:
         return []
 
 
-def read_table(path: Path, columns: Sequence[str], problems: list[str]) -> Iterator[tuple[int, list[str]]]:
+def read_table(path: Path, columns: Sequence[str], problems: list[str]) -> Iterator[tuple[int, Sequence[str]]]:
     """Yield the line numbers of a CSV file with a header, and the cells of `columns`.
 
     Raises DataError for another header, and at the end for bad rows, `problems` of the caller, or no rows at all.
@@ -114,10 +108,10 @@ def read_table(path: Path, columns: Sequence[str], problems: list[str]) -> Itera
     header = split_cells(next(lines)[1])
     if not set(columns) <= set(header):
         raise DataError(f"{path}: its first line is {','.join(header)!r}, expected a header with {','.join(columns)!r}")
-    indices, empty = [header.index(column) for column in columns], True
+    choose, empty = operator.itemgetter(*map(header.index, columns)), True
     for number, line in lines:
         cells = split_cells(line)
-        wanted = [cells[index] for index in indices] if len(cells) == len(header) else [""]
+        wanted = choose(cells) if len(cells) == len(header) else [""]
         if "" in wanted:
             problems.append(f"line {number}: found {line!r}, expected '{','.join(header)}'")
         else:
@@ -133,15 +127,35 @@ class ClipList(NamedTuple):
     """The rows of a split file in columns: line numbers, clip names, and labels as written."""
 
     path: Path
-    lines: list[int]
+    lines: array
     names: list[str]
     labels: list[str]
 
+    @classmethod
+    def empty(cls, path: Path) -> "ClipList":
+        """No rows yet."""
+        return cls(path, array("q"), [], [])
 
-def find_repeats(clips: ClipList, keys: Iterable[str]) -> list[str]:
-    """Messages about rows whose key is that of an earlier row."""
+    def add(self, line: int, name: str, label: str) -> None:
+        """Add a row. Equal labels are stored once."""
+        self.lines.append(line)
+        self.names.append(name)
+        self.labels.append(sys.intern(label))
+
+
+def has_repeats(keys: Iterable[Hashable]) -> bool:
+    """Whether keys repeat, by their hashes: without repeats, true by chance for one of 30 million sets of a million."""
+    hashes = np.fromiter(map(hash, keys), np.int64)
+    hashes.sort()
+    return bool((hashes[1:] == hashes[:-1]).any())
+
+
+def find_repeats(clips: ClipList, keys: Callable[[], Iterable[str]]) -> list[str]:
+    """Messages about rows whose key is that of an earlier row; `keys` returns the keys of all rows at each call."""
+    if not has_repeats(keys()):
+        return []
     first: dict[str, int] = {}
-    rows = ((row, first.setdefault(key, row)) for row, key in enumerate(keys))
+    rows = ((row, first.setdefault(key, row)) for row, key in enumerate(keys()))
     return [
         f"line {clips.lines[row]}: {clips.names[row]} is in line {clips.lines[earlier]} as {clips.names[earlier]}"
         for row, earlier in rows
@@ -153,15 +167,17 @@ def refuse_shared(split: str, keys: Mapping[str, Sequence[str]], lists: Mapping[
     """Raise DataError for clips of `split` that are in training and in validation or testing, by their `keys`."""
     mine = lists[split]
     for other in set(lists) & ({"val", "test"} if split == "train" else {"train"}):
+        few, many = sorted((keys[split], keys[other]), key=len)
+        if set(few).isdisjoint(many):
+            continue
         rows, theirs = {key: row for row, key in enumerate(keys[other])}, lists[other]
         shared = [
             f"{name}: {mine.path.name} line {line}, {theirs.path.name} line {theirs.lines[rows[key]]}"
             for name, line, key in zip(mine.names, mine.lines, keys[split], strict=True)
             if key in rows
         ]
-        if shared:
-            what = f"{mine.path.parent}: clips in both {mine.path.name} and {theirs.path.name}"
-            raise join_problems(what, shared, "remove them from one of the two")
+        what = f"{mine.path.parent}: clips in both {mine.path.name} and {theirs.path.name}"
+        raise join_problems(what, shared, "remove them from one of the two")
 
 
 def read_class_names(folder: Path) -> tuple[str, ...] | None:
@@ -195,29 +211,31 @@ def check_classes(what: str, class_names: Sequence[str], labels: Iterable[int]) 
         raise join_problems(what, absent, "complete them, or remove these classes from all splits")
 
 
-class FoundClip(NamedTuple):
-    """A listed clip; `path` is None if it is not on disk, `where` names it in messages."""
+class ListedClips(NamedTuple):
+    """The clips of a list. `labels` is int64 (clips,); `where` returns what messages call the clip of a row."""
 
-    name: str
-    label: int
-    path: str | None
-    where: str
+    names: Sequence[str]
+    labels: np.ndarray
+    located: Located
+    where: Callable[[int], str]
 
 
 def build_split(
-    cfg: CfgNode, split: str, listed: Path, clips: Sequence[FoundClip], class_names: tuple[str, ...], remedy: str
+    cfg: CfgNode, split: str, listed: Path, clips: ListedClips, class_names: tuple[str, ...], remedy: str
 ) -> DatasetSplit:
     """The clips of a list that are on disk, of all classes in training; DataError as `records_on_disk`."""
     records = records_on_disk(cfg, listed, clips, remedy)
     if split == "train":
-        check_classes(f"{listed}: classes without training clips", class_names, records.labels.tolist())
+        check_classes(f"{listed}: classes without training clips", class_names, np.unique(records.labels).tolist())
     return DatasetSplit(records, class_names)
 
 
-def records_on_disk(cfg: CfgNode, listed: Path, clips: Sequence[FoundClip], remedy: str) -> Records:
+def records_on_disk(cfg: CfgNode, listed: Path, clips: ListedClips, remedy: str) -> Records:
     """The clips of a list that are on disk; DataError for more than DATA.MAX_MISSING_FRACTION missing clips."""
-    missing = [clip.where for clip in clips if clip.path is None]
-    what, fraction = f"{listed}: {len(missing)} of {len(clips)} listed clips are not on disk", len(missing) / len(clips)
+    names, labels, located, where = clips
+    is_found = located.is_found()
+    missing = [where(row) for row in np.flatnonzero(~is_found).tolist()]
+    what, fraction = f"{listed}: {len(missing)} of {len(names)} listed clips are not on disk", len(missing) / len(names)
     if fraction > cfg.DATA.MAX_MISSING_FRACTION or fraction == 1:
         enough = min(1.0, math.ceil(fraction * 100) / 100)
         if shards := open_shards(cfg):
@@ -225,8 +243,10 @@ def records_on_disk(cfg: CfgNode, listed: Path, clips: Sequence[FoundClip], reme
         raise join_problems(what, missing, f"{remedy}; or set DATA.MAX_MISSING_FRACTION {enough} to skip them")
     if missing:
         logger.warning("%s and left out: %s", what, shorten(missing, "; "))
-    names, labels, paths, _ = zip(*(clip for clip in clips if clip.path is not None), strict=True)
-    return Records(names, labels, paths)
+        names, labels = itertools.compress(names, is_found.tolist()), labels[is_found]
+    if located.folder is not None:
+        return Records(names, labels, folder=located.folder)
+    return Records(names, labels, filter(None, located.paths()))
 
 
 def split_files(folder: Path) -> dict[str, Path]:

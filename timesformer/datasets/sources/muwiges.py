@@ -1,10 +1,13 @@
 """MuWiGes, 12 gestures of 50 subjects: clips.csv, split by subject and scene (datasets/muwiges/README.md)."""
 
 import functools
+import itertools
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterator
 
+import numpy as np
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, MissingSplitError, join_problems
@@ -25,47 +28,57 @@ def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
     csv = lists.splits_folder(cfg) / "clips.csv"
     if not csv.is_file():
         raise DataError(f"{csv} not found: expected the columns {','.join(COLUMNS)}; set DATA.SPLITS_DIR to its folder")
-    clips, problems, subjects, scenes = lists.ClipList(csv, [], [], []), [], [], []
+    clips, problems, split_of = lists.ClipList.empty(csv), [], []
+    subjects, scenes = set(), set()
+    find_split = functools.cache(functools.partial(_find_split, cfg))
     for number, (path, label, subject, scene) in lists.read_table(csv, COLUMNS, problems):
         if not subject.isdecimal():
             problems.append(f"line {number}: subject {subject!r}, expected a whole number")
             continue
-        clips.lines.append(number)
-        clips.names.append(path)
-        clips.labels.append(label)
-        subjects.append(int(subject))
-        scenes.append(scene)
+        clips.add(number, path, label)
+        split_of.append(find_split(int(subject), scene))
+        subjects.add(int(subject))
+        scenes.add(scene)
     by_value = sorted(set(clips.labels), key=lambda label: (label.isdecimal() and int(label), label))
     class_names = lists.read_class_names(csv.parent) or tuple(by_value)
     labels = lists.number_labels(csv, clips.labels, class_names)
 
-    split_of = [_split_of(cfg, subject, scene) for subject, scene in zip(subjects, scenes, strict=True)]
     counts = Counter(split_of)
     if not counts[split]:
         options = ", ".join(f"DATA.{key} {cfg.DATA[key]!r}" for key in ("TEST_SUBJECTS", "VAL_SUBJECTS", "TEST_SCENES"))
         raise MissingSplitError(
             f"{csv}: no clips for the {split} split by DATA.PROTOCOL {cfg.DATA.PROTOCOL} and {options}; it has the "
-            f"subjects {shorten(map(str, sorted(set(subjects))), limit=50)} and scenes {shorten(sorted(set(scenes)))}"
+            f"subjects {shorten(map(str, sorted(subjects)), limit=50)} and scenes {shorten(sorted(scenes))}"
         )
     parts = ", ".join(f"{name} {counts[name]}" for name in SPLITS)
     logger.info("%s, %s: %s, left out %d clips", csv, cfg.DATA.PROTOCOL, parts, counts[""])
 
-    root, find = lists.clip_finder(cfg)
-    found = [find(path, own) for path, own in zip(clips.names, split_of, strict=True)]
-    real_folder = functools.cache(os.path.realpath)
-    files = (os.path.split(path or os.path.join(root, name)) for path, name in zip(found, clips.names, strict=True))
-    if repeats := lists.find_repeats(clips, (os.path.join(real_folder(parent), name) for parent, name in files)):
+    source = lists.clip_source(cfg)
+    names_of = {own: [*itertools.compress(clips.names, map(own.__eq__, split_of))] for own in counts}
+    located = {own: source.locate(names, own) for own, names in names_of.items()}
+
+    def files() -> Iterator[str]:
+        """The file of each clip, without links to folders."""
+        real_folder = functools.cache(os.path.realpath)
+        paths = {own: found.paths() for own, found in located.items()}
+        for name, own in zip(clips.names, split_of, strict=True):
+            parent, _, file = (next(paths[own]) or os.path.join(source.source, name)).rpartition("/")
+            yield f"{real_folder(parent or '/')}/{file}"
+
+    if repeats := lists.find_repeats(clips, files):
         raise join_problems(str(csv), repeats, "remove one of each two lines")
-    mine = [
-        lists.FoundClip(name, labels[label], path, f"line {line}: {root}/{name}")
-        for line, name, label, path, own in zip(*clips[1:], found, split_of, strict=True)
-        if own == split
-    ]
+    rows = [row for row, own in enumerate(split_of) if own == split]
+    mine = lists.ListedClips(
+        names_of[split],
+        np.fromiter((labels[clips.labels[row]] for row in rows), np.int64),
+        located[split],
+        lambda row: f"line {clips.lines[rows[row]]}: {source.source}/{clips.names[rows[row]]}",
+    )
     remedy = "copy them there, or set DATA.PATH_PREFIX to the folder that the paths start from"
     return lists.build_split(cfg, split, csv, mine, class_names, remedy)
 
 
-def _split_of(cfg: CfgNode, subject: int, scene: str) -> str:
+def _find_split(cfg: CfgNode, subject: int, scene: str) -> str:
     """The split of a clip, or "" if it is in none."""
     is_test_subject = subject in cfg.DATA.TEST_SUBJECTS
     test_scenes = {name.strip() for name in cfg.DATA.TEST_SCENES.split(",")}

@@ -8,11 +8,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.records import DataError, DatasetSplit, join_problems
 from timesformer.datasets.sources import lists
-from timesformer.datasets.sources.clip_files import ClipFolder, is_system_name, is_video_name, list_classes, stem
+from timesformer.datasets.sources.clip_files import (
+    ClipFolder,
+    Located,
+    is_system_name,
+    is_video_name,
+    list_classes,
+    stem,
+)
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
@@ -190,13 +198,16 @@ def _find_clips(cfg: CfgNode, split: str, class_names: tuple[str, ...], clips: S
         logger.warning("%s: videos in folders that are no class of the lists are not used: %s", base, shorten(unlisted))
     lists.check_classes(f"{base}: classes without a folder", class_names, folders)
     contents = {label: ClipFolder(folder) for label, folder in folders.items()}
-    found = []
-    for label, name, _, where in clips:
-        path = contents[label].find(name, ignore_case=True)
-        whole = path and f"{folders[label]}/{path}"
-        found.append(
-            lists.FoundClip(f"{class_names[label]}/{name}", label, whole, f"{folders[label] / name} ({where})")
-        )
+    keys = []
+    for clip in clips:
+        path = contents[clip.label].find(clip.name, ignore_case=True)
+        keys.append(path and f"{folders[clip.label]}/{path}")
+    found = lists.ListedClips(
+        [f"{class_names[clip.label]}/{clip.name}" for clip in clips],
+        np.fromiter((clip.label for clip in clips), np.int64),
+        Located(keys, lambda: iter(keys)),
+        lambda row: f"{folders[clips[row].label] / clips[row].name} ({clips[row].where})",
+    )
     remedy = "copy or unpack them again; frames in a folder of the same name, or x.mp4 for x.avi, are found too"
     return lists.build_split(cfg, split, base, found, class_names, remedy)
 

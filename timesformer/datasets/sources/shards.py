@@ -1,21 +1,20 @@
 """Clips in tar shards: which options name shards, and the clip that a list names in them (docs/large_sets.md)."""
 
-import bisect
-import functools
 import glob
 import itertools
 import logging
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 from fvcore.common.config import CfgNode
 
 from timesformer.byte_ranges import FileStatus, file_status, is_address
-from timesformer.datasets.decoding.shards import ShardFile, clip_name
-from timesformer.datasets.records import DataError, Records, join_problems
-from timesformer.datasets.sources.clip_files import stem
-from timesformer.datasets.sources.shard_index import INDEX, Status, read_index, read_shards, status_of
+from timesformer.datasets.decoding.shards import ShardFile, clip_name, clip_path
+from timesformer.datasets.records import DataError, Records, Strings, join_problems
+from timesformer.datasets.sources.clip_files import Located, stem
+from timesformer.datasets.sources.shard_index import INDEX, Shard, Status, read_index, read_shards, status_of
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
@@ -25,6 +24,8 @@ SEPARATOR = "::"
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+_BLOCK = 50_000  # names that are looked up together
 
 _latest: "dict[str, ShardClips]" = {}  # the shards opened last, by their source
 
@@ -52,45 +53,84 @@ def open_shards(cfg: CfgNode) -> "ShardClips | None":
 class ShardClips:
     """The clips of several shards by name.
 
-    `source` names the shards in messages; `damaged` are shards without index whose headers end too early.
+    `source` names the shards in messages; `damaged` are shards without index whose headers end too early. `names` are
+    those of all clips, in the order of the shards; a clip's number is its place among them.
     """
 
     def __init__(self, source: str, status: Status) -> None:
         self.source, self.status = source, status
-        self._shards = read_shards(status)
-        self._firsts = [0, *itertools.accumulate(len(shard.names) for shard in self._shards)]
-        names = itertools.chain.from_iterable(shard.names for shard in self._shards)
-        self._numbers = {name: number for number, name in enumerate(names)}
-        if len(self._numbers) < self._firsts[-1]:
-            raise self._repeated()
-        self._folders = {name.partition("/")[0] for name in self._numbers}
-        self.damaged = [f"{shard.path} is {shard.end}" for shard in self._shards if shard.end]
+        shards = read_shards(status)
+        self._shards = [shard.path for shard in shards]
+        self._firsts = np.cumsum([0, *(len(shard.names) for shard in shards)])  # number of the first clip of each
+        self.names = Strings(itertools.chain.from_iterable(shard.names for shard in shards))
+        self._starts = np.fromiter(itertools.chain.from_iterable(shard.starts for shard in shards), np.int64)
+        self._sizes = np.fromiter(itertools.chain.from_iterable(shard.sizes for shard in shards), np.int64)
+        hashes = np.fromiter(map(hash, self.names), np.int64, len(self.names))
+        self._order = hashes.argsort()
+        self._hashes = hashes[self._order]
+        if (self._hashes[1:] == self._hashes[:-1]).any():
+            _refuse_repeats(source, shards)
+        self._folders = {name.partition("/")[0] for name in self.names}
+        # Names end in one of these; that of a folder of frames has none.
+        self._extensions = sorted({name[len(stem(name)) :] for name in self.names})
+        self.damaged = [f"{shard.path} is {shard.end}" for shard in shards if shard.end]
         self._has_lost = False
-        for shard in self._shards:
+        for shard in shards:
             spans = zip(shard.names, shard.starts, shard.sizes, strict=True)
             if lost := [name for name, start, size in spans if self._is_lost(shard.path, start + size)]:
                 self._has_lost = True
                 problem = f"{_describe(status[shard.path])}, which loses {len(lost)} of its clips: {shorten(lost)}"
                 logger.warning("%s: %s", shard.path, problem)
 
-    @functools.cached_property
-    def _by_stem(self) -> dict[str, str]:
-        return {stem(name): name for name in reversed(self._numbers)}
+    def locate(self, names: Sequence[str], split: str) -> Located:
+        """The clips that the list of a split calls `names`, as in `ClipFolder.find`; the keys are their numbers.
 
-    def find(self, name: str, split: str) -> str | None:
-        """The path of the clip that the list of a split calls `name`, as in `ClipFolder.find`; None if there is none.
-
-        It is in the folder `split` of the shards if that has a clip of this name.
+        They are in the folder `split` of the shards if that has clips of these names.
         """
-        name = clip_name(name)
-        for full in (f"{split}/{name}", name) if split in self._folders else (name,):
-            if found := full if full in self._numbers else self._by_stem.get(stem(full)):
-                return self._path(found)
-        return None
+        numbers = np.full(len(names), -1)
+        for first in range(0, len(names), _BLOCK):
+            block = names[first : first + _BLOCK]
+            numbers[first : first + _BLOCK] = self._find([*map(clip_name, block)], split)
+        keys = [number if number >= 0 else None for number in numbers.tolist()]
+        return Located(keys, lambda: self._paths(numbers))
 
-    def by_stem(self) -> dict[str, str]:
-        """The name of each clip by its file name without folders and extension."""
-        return {posixpath.basename(short): name for short, name in self._by_stem.items()}
+    def _find(self, names: Sequence[str], split: str) -> np.ndarray:
+        """The numbers of clips by their names, with or without extension; -1 for names without a clip."""
+        numbers = np.full(len(names), -1)
+        for prefix in (f"{split}/", "") if split in self._folders else ("",):
+            missing = np.flatnonzero(numbers < 0)
+            full = [prefix + names[row] for row in missing.tolist()]
+            numbers[missing] = found = self._numbers(full)
+            missing = missing[found < 0]
+            stems = [stem(name) for name, number in zip(full, found.tolist(), strict=True) if number < 0]
+            for extension in self._extensions if stems else ():
+                found = self._numbers([name + extension for name in stems])
+                others = numbers[missing]
+                is_first = (found >= 0) & ((others < 0) | (found < others))  # of several clips of one stem
+                numbers[missing[is_first]] = found[is_first]
+        return numbers
+
+    def _numbers(self, names: Sequence[str]) -> np.ndarray:
+        """The number of the clip of each name, -1 if there is none; the names are compared where hashes are equal."""
+        hashes = np.fromiter(map(hash, names), np.int64, len(names))
+        places = np.minimum(np.searchsorted(self._hashes, hashes), max(len(self._hashes) - 1, 0))
+        if not len(self._hashes):
+            return np.full(len(names), -1)
+        numbers = np.where(self._hashes[places] == hashes, self._order[places], -1)
+        rows = np.flatnonzero(numbers >= 0)
+        for row, found in zip(rows.tolist(), self.names.choose(numbers[rows]), strict=True):
+            if found != names[row]:  # by chance
+                numbers[row] = next((number for number, name in enumerate(self.names) if name == names[row]), -1)
+        return numbers
+
+    def _paths(self, numbers: np.ndarray) -> Iterator[str | None]:
+        """The path of each clip, None for the number -1."""
+        for first in range(0, len(numbers), _BLOCK):
+            block = numbers[first : first + _BLOCK]
+            shards = (np.searchsorted(self._firsts, block, "right") - 1).tolist()
+            columns = self.names.choose(block), self._starts[block].tolist(), self._sizes[block].tolist()
+            for number, shard, *span in zip(block.tolist(), shards, *columns, strict=True):
+                yield clip_path(self._shards[shard], *span) if number >= 0 else None
 
     def note_problems(self, records: Records) -> None:
         """See the function of this name."""
@@ -103,21 +143,16 @@ class ShardClips:
         status = self.status[shard]
         return status is None or end > status.size
 
-    def _path(self, name: str) -> str:
-        number = self._numbers[name]
-        place = bisect.bisect_right(self._firsts, number) - 1
-        shard, row = self._shards[place], number - self._firsts[place]
-        return ShardFile(shard.path, name, shard.starts[row], shard.sizes[row]).path
 
-    def _repeated(self) -> DataError:
-        where: dict[str, list[str]] = {}
-        for shard in self._shards:
-            for name in shard.names:
-                where.setdefault(name, []).append(shard.path)
-        repeated = [f"{name}: {' and '.join(paths)}" for name, paths in where.items() if len(paths) > 1]
-        return join_problems(
-            f"{self.source}: clips that are there twice", repeated, "name each shard once, or rename them"
-        )
+def _refuse_repeats(source: str, shards: Iterable[Shard]) -> None:
+    """Raise DataError for names that are in the shards twice."""
+    where: dict[str, list[str]] = {}
+    for shard in shards:
+        for name in shard.names:
+            where.setdefault(name, []).append(shard.path)
+    repeated = [f"{name}: {' and '.join(paths)}" for name, paths in where.items() if len(paths) > 1]
+    if repeated:
+        raise join_problems(f"{source}: clips that are there twice", repeated, "name each shard once, or rename them")
 
 
 def _describe(status: FileStatus | None) -> str:

@@ -15,10 +15,12 @@ from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.records import DataError, DatasetSplit, join_problems
-from timesformer.datasets.sources.lists import FoundClip, build_split, clip_finder, splits_folder
+from timesformer.datasets.sources.clip_files import Located
+from timesformer.datasets.sources.lists import ListedClips, build_split, clip_source, splits_folder
 
 logger = logging.getLogger(__name__)
 
@@ -56,13 +58,17 @@ def ssv2(cfg: CfgNode, split: str) -> DatasetSplit:
                 "set DATA.PATH_PREFIX to the folder that the paths start from"
             )
         remedy = f"add their frames to {frame_list}, or remove it to use the videos"
+        keys = [*map(paths.get, labels)]
+        located = Located(keys, lambda: iter(keys))
     else:
         videos = Path(cfg.DATA.PATH_TO_DATA_DIR, VIDEO_FOLDER)
-        root, find = clip_finder(cfg, None if cfg.DATA.PATH_PREFIX or not videos.is_dir() else videos)
-        found = {video: find(f"{video}.webm", split) for video in labels}
-        paths = {video: path for video, path in found.items() if path}
-        remedy = f"unpack the videos into {root}, or set DATA.PATH_PREFIX to the folder of the videos <id>.webm"
-    clips = [FoundClip(video, label, paths.get(video), video) for video, label in labels.items()]
+        source = clip_source(cfg, None if cfg.DATA.PATH_PREFIX or not videos.is_dir() else videos)
+        located = source.locate([f"{video}.webm" for video in labels], split)._replace(folder=None)
+        remedy = (
+            f"unpack the videos into {source.source}, or set DATA.PATH_PREFIX to the folder of the videos <id>.webm"
+        )
+    names = list(labels)
+    clips = ListedClips(names, np.fromiter(labels.values(), np.int64), located, lambda row: names[row])
     return build_split(cfg, split, listed, clips, class_names, remedy)
 
 
