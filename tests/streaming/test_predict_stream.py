@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Outcome
+from tests.loopback import Server
 from tests.patience import PATIENCE
 from tests.streaming.senders import HttpSender, gray_video
 from timesformer.commands import predict as command
@@ -196,6 +197,38 @@ def test_user_errors(predict: Predict, tmp_path: Path, monkeypatch, arguments: l
     assert "add --timeline" not in outcome.err or "--stream" not in arguments
     assert "secret" not in outcome.err
     assert list(tmp_path.iterdir()) == []
+
+
+FILES_ON_A_SERVER = {  # exit code, and what the message names
+    "missing": (2, "404 Not Found"),
+    "page": (2, "not a video"),
+    "broken_header": (2, "connection broke"),
+    "broken_frames": (3, "connection broke after"),
+    "index_at_end": (3, "byte ranges"),
+}
+
+
+@pytest.mark.parametrize("name", FILES_ON_A_SERVER)
+def test_a_file_on_a_server_that_cannot_be_read(predict: Predict, server: Server, name: str, tmp_path: Path):
+    source, files = "testsrc2=size=160x120:rate=10:duration=20", [tmp_path / "end.mp4", tmp_path / "start.mp4"]
+    for path, flags in zip(files, ([], ["-movflags", "+faststart"]), strict=True):
+        command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", source, "-c:v", "mpeg4", "-g", "10", *flags, path]
+        subprocess.run(command, check=True)
+    index_at_end, index_at_start = (path.read_bytes() for path in files)
+    frames = index_at_start.index(b"mdat")
+    server.files["/page"] = b"<!DOCTYPE html><html><body>Please log in</body></html>"
+    server.files |= {"/index_at_end": index_at_end, "/broken_header": index_at_start, "/broken_frames": index_at_start}
+    ends = {"broken_header": frames // 2, "broken_frames": (frames + len(index_at_start)) // 2}
+    server.breaks = [ends[name]] * 9 if name in ends else []
+    server.resumable = False
+    code, named = FILES_ON_A_SERVER[name]
+    outcome = predict("--stream", server.url(f"/{name}"))
+    assert outcome.code == code
+    (error,) = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert error.startswith(f"error: {server.url(f'/{name}')}: ")
+    assert named in error
+    outcome = predict(server.url(f"/{name}"))
+    assert (outcome.code, server.url(f"/{name}") in outcome.err, "--stream" in outcome.err) == (2, True, True)
 
 
 def test_without_a_screen_there_is_no_window(predict: Predict, monkeypatch: pytest.MonkeyPatch):

@@ -68,7 +68,9 @@ def check_sources(args: argparse.Namespace) -> None:
     if args.stream:
         parse_source(args.stream)
     for video in filter(is_stream, args.videos):
-        raise UserError(f"{public_name(video)} is a stream, expected files or folders: use --stream SOURCE for streams")
+        raise UserError(
+            f"{public_name(video)} is a stream, expected files or folders: use --stream SOURCE, or download it"
+        )
 
 
 def predict_stream(args: argparse.Namespace, classifier: "Classifier") -> int:

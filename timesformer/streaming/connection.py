@@ -89,7 +89,8 @@ class Connection:
         stream = self._container.streams.best("video")
         if stream is None or stream.codec_context is None:
             found = ", ".join(stream.type for stream in self._container.streams) or "no streams"
-            raise StreamError(f"{self._source.name}: found {found}, expected a video that can be decoded")
+            problem = f"found {found}, expected a video that can be decoded"
+            raise StreamError(f"{self._source.name}: {problem}; did the connection break?")
         self._stream, self._decoder = stream, stream.codec_context
         self._decoder.thread_count = 1  # the others are for the model; threads by frame would delay each frame
         self._decoder.options = {"max_pixels": str(MAX_PIXELS)}
@@ -115,7 +116,8 @@ class Connection:
 
     def frames(self) -> Iterator[StreamFrame]:
         """Yield frames until the stream ends; StreamError if it breaks, or nothing comes for `timeout` seconds."""
-        number, size, tick = 0, (0, 0), 0
+        size, tick = (0, 0), 0
+        self._number = 0
         step = round(1 / (self.fps * self.time_base)) if self.fps else 1
         arrivals: dict[int | None, float] = {}  # of the packets in the decoder, by the time their frame is shown
         for packet, arrival in self._packets():
@@ -124,14 +126,14 @@ class Connection:
             arrivals[packet.pts] = arrival
             for frame in self._decode(packet):
                 received = arrivals.pop(frame.pts, arrival) if self._has_times else arrival
-                size = size if number else (frame.width, frame.height)
+                size = size if self._number else (frame.width, frame.height)
                 if not self._has_times:
-                    tick = number if self._is_counted else round(received / self.time_base)
+                    tick = self._number if self._is_counted else round(received / self.time_base)
                 else:
                     tick = tick + step if frame.pts is None else frame.pts
-                number += 1
+                self._number += 1
                 yield StreamFrame(tick, received, self._to_rgb(frame, size))
-        if not number:
+        if not self._number:
             raise StreamError(f"{self._source.name}: it ended before the first frame")
 
     def _packets(self) -> Iterator[tuple[av.Packet, float]]:
@@ -162,9 +164,14 @@ class Connection:
 
     def _why_ended(self, error: Exception) -> str:
         reason = _why_broken(error, self._timeout)
-        if self._source.kind == "network" and self.is_finite and getattr(error, "errno", None) == errno.EIO:
-            return f"{reason}: the server needs byte ranges, or the file `ffmpeg -movflags +faststart`"
-        return reason
+        if self._source.kind != "network" or not self.is_finite or getattr(error, "errno", None) != errno.EIO:
+            return reason
+        if self._number:
+            return (
+                f"{reason}: the connection broke after {self._number} frames, before the end of the file; download it"
+            )
+        cause = "the server needs byte ranges, or the file `ffmpeg -movflags +faststart`; or the connection broke"
+        return f"{reason} before the first frame: {cause}"
 
     def _is_end(self, error: Exception) -> bool:
         """Whether the sender has closed the connection: FFmpeg reports an error if no length was announced."""
@@ -202,7 +209,8 @@ def _why_not_opened(source: Source, error: Exception, seconds: float) -> str:
         content = "MPEG-TS, Matroska, WebM, FLV, NUT, YUV4MPEG, ..."
         if source.kind == "pipe":
             return f"what came in is not a video that can be decoded while it is read, expected {content}"
-        return f"what it sends is not a video stream: {reason}; expected {content}, Motion JPEG or HLS"
+        found = f"what it sends is not a video, or the connection broke: {reason}"
+        return f"{found}; expected a complete MP4 file, {content}, Motion JPEG or HLS"
     if code == errno.ECONNREFUSED:
         return f"{reason}: nothing listens at this host and port; check the address, and that the server runs"
     if source.kind == "network" and not _resolves(source.address):
