@@ -19,7 +19,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.utils.data import DataLoader
 
-from tests.conftest import Outcome
+from tests.conftest import Outcome, load_command
 from tests.engine.training import assert_same_checkpoint
 from tests.processes import Ranks
 from timesformer.datasets import clips
@@ -145,6 +145,25 @@ def test_signal_stops_after_the_optimizer_step(
     assert newest not in checkpoints_of(tmp_path)
     steps = [line["epoch"] for line in lines_of(tmp_path, "train_step")]
     assert steps == pytest.approx([number / 12 for number in range(1, 25)], abs=1e-6)
+
+
+def test_run_from_shards_resumes_mid_epoch_with_the_same_losses(
+    run: Run, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = tmp_path / "shards"
+    write = ["shards", "folder", str(tiny_data), "--output", str(shards), "--max-size", "0.02"]
+    assert load_command("prepare").main(write) == 0
+    folder = ["TRAIN.DATASET", "folder", "TEST.DATASET", "folder", "DATA.PATH_TO_DATA_DIR", shards]
+    options = [*RANDOM.split(), *folder]
+    with monkeypatch.context() as patch:
+        stop_after(patch, epoch=1, batches=4, number=signal.SIGTERM)
+        assert run(tmp_path / "stopped", *options).code == 143
+    assert "checkpoint_epoch_00001_iteration_00000004.pyth" in checkpoints_of(tmp_path / "stopped")
+    assert run(tmp_path / "stopped", *options).code == 0
+    assert run(tmp_path / "whole", *options).code == 0
+    assert lines_of(tmp_path / "stopped") == lines_of(tmp_path / "whole")
+    last = "checkpoints/checkpoint_epoch_00004.pyth"
+    assert_same_checkpoint(tmp_path / "stopped" / last, tmp_path / "whole" / last)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
