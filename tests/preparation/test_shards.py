@@ -1,10 +1,13 @@
 """tools/prepare.py shards: training from shards is bit for bit training from files."""
 
 import csv
+import errno
 import io
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from tests.conftest import Outcome
 from tests.datasets.made_videos import moving_scene
 from timesformer.commands.prepare import main
 from timesformer.datasets.sources.shard_index import INDEX
+from timesformer.preparation import shards
 
 FOLDERS = "TRAIN.DATASET folder TEST.DATASET folder TENSORBOARD.ENABLE False"
 
@@ -55,24 +59,54 @@ def test_webdataset_reads_the_shards(tiny_data: Path, make_video: Callable, tmp_
         make_video(tmp_path / "data/train" / name, moving_scene(3 + number, 32, 24))
     arguments = ["shards", "folder", str(tmp_path / "data")]
     assert main(arguments) == 0
-    shards = tmp_path / "data_shards"
-    samples = list(webdataset.WebDataset(str(shards / "train-000000.tar"), shardshuffle=False))
+    output = tmp_path / "data_shards"
+    samples = list(webdataset.WebDataset(str(output / "train-000000.tar"), shardshuffle=False))
     found = {f"{sample['__key__']}.avi": (sample["avi"], int(sample["cls"])) for sample in samples}
     classes = ["catch", "wave"]
     assert found == {
         name: ((tmp_path / "data/train" / name).read_bytes(), classes.index(label)) for name, label in videos.items()
     }
-    rows = list(csv.reader(io.StringIO((shards / "train.csv").read_text())))
+    rows = list(csv.reader(io.StringIO((output / "train.csv").read_text())))
     assert rows == [["class", "video_name"], *(name.split("/") for name in videos)]
 
-    (shards / INDEX).unlink()  # an interrupted run continues, and does not write complete shards again
-    before = (shards / "train-000000.tar").stat()
+    (output / INDEX).unlink()  # an interrupted run continues, and does not write complete shards again
+    before = (output / "train-000000.tar").stat()
     assert main(arguments) == 0
-    assert (shards / "train-000000.tar").stat() == before
-    assert (shards / INDEX).exists()
+    assert (output / "train-000000.tar").stat() == before
+    assert (output / INDEX).exists()
     assert main([*arguments, "--max-size", "0.01"]) == 0
-    (shards / "old.tar").touch()
+    (output / "old.tar").touch()
     assert main(arguments) == 2
+
+
+def test_a_clip_that_cannot_be_read_is_named(
+    make_video: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for number in range(2):
+        make_video(tmp_path / f"data/train/wave/{number}.avi", moving_scene(3, 32, 24))
+    clip = tmp_path / "data/train/wave/1.avi"
+
+    def open_or_fail(path: object, mode: str) -> BinaryIO:
+        if str(path) == str(clip):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return Path(path).open(mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "open", open_or_fail, raising=False)
+        assert main(["shards", "folder", str(tmp_path / "data")]) == 2
+    assert f"{clip} cannot be read: {os.strerror(errno.EIO)}" in capsys.readouterr().err
+    assert not list((tmp_path / "data_shards").iterdir())
+
+    plan = shards._plan
+
+    def plan_and_truncate(*arguments: object) -> object:
+        made = plan(*arguments)
+        clip.write_bytes(clip.read_bytes()[:-1])
+        return made
+
+    monkeypatch.setattr(shards, "_plan", plan_and_truncate)
+    assert main(["shards", "folder", str(tmp_path / "data")]) == 2
+    assert f"{clip} became shorter" in capsys.readouterr().err
 
 
 def test_clips_that_do_not_exist(tmp_path: Path, make_video: Callable, capsys: pytest.CaptureFixture[str]) -> None:

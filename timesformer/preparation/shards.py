@@ -5,6 +5,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -26,6 +27,7 @@ KEEP_LISTS = ("muwiges", "ssv2")
 """Datasets that train from shards with their own lists, which have more than paths and labels."""
 
 _LABEL = ".cls"  # the extension of class labels in WebDataset
+_AGAIN = "run the same command again, which keeps complete shards"
 _SEED = 0  # of the order of training clips
 
 
@@ -65,7 +67,8 @@ def write_shards(cfg: CfgNode, output: Path, max_bytes: int) -> Written:
     is in the folder `<split>`. Lists of the clips, in the order of the dataset, are written unless the dataset is one
     of KEEP_LISTS. Complete shards of an interrupted run are kept.
 
-    Raises DataError for a dataset without splits, clips that cannot be put into shards, and other shards in `output`.
+    Raises DataError for a dataset without splits, clips that cannot be read or put into shards, and other shards in
+    `output`.
     """
     splits = _find_splits(cfg)
     plan = _plan(splits, max_bytes)
@@ -234,5 +237,37 @@ def _label(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def _write(file: BinaryIO, members: list[_Member]) -> None:
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for member in members:
-            with io.BytesIO(member.content) if not member.source else open(member.source, "rb") as source:
+            if not member.source:
+                archive.addfile(member.header(), io.BytesIO(member.content))
+                continue
+            with _SourceFile(member.source) as source:
                 archive.addfile(member.header(), source)
+
+
+class _SourceFile:
+    """A file that is copied into a shard; a context manager. DataError, which names it, if it cannot be read."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> "_SourceFile":
+        with self._errors():
+            self._file = open(self._path, "rb")  # closed at the end
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        with self._errors():
+            content = self._file.read(size)
+        if len(content) < size:
+            raise DataError(f"{self._path} became shorter while it was copied: {_AGAIN}")
+        return content
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(f"{self._path} cannot be read: {error.strerror}; copy it again, then {_AGAIN}") from error
