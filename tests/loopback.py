@@ -17,6 +17,7 @@ class Server(ThreadingHTTPServer):
         redirects: address by path.
         resumable: whether Range is heeded.
         content_type: of all files.
+        proxy_authorization: what a proxy requires in this header; "" for none. Its `files` are by address.
     """
 
     daemon_threads = True
@@ -33,6 +34,7 @@ class Server(ThreadingHTTPServer):
         self.redirects: dict[str, str] = {}
         self.resumable = True
         self.content_type = "application/octet-stream"
+        self.proxy_authorization = ""
 
     def handle_error(self, *request: object) -> None:
         """Nothing: clients may close the connection before the end of an answer."""
@@ -53,6 +55,10 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         content = self.server.files.get(self.path)
+        required = self.server.proxy_authorization
+        if required and self.headers.get("Proxy-Authorization") != required:
+            self.send_error(407)
+            return
         if content is None:
             self.send_error(404)
             return

@@ -85,11 +85,18 @@ class ClientError(Exception):
     response = {"Error": {"Message": "Not Found", "Code": "404"}}  # noqa: RUF012
 
 
+class BrokenBody:
+    """An answer whose connection breaks."""
+
+    def read(self) -> bytes:
+        raise ConnectionResetError
+
+
 class Client:
     """boto3's client for objects in memory."""
 
     def __init__(self, objects: dict[tuple[str, str], bytes]) -> None:
-        self.objects, self.downloads = objects, 0
+        self.objects, self.downloads, self.breaks = objects, 0, 0
 
     def head_object(self, Bucket: str, Key: str) -> dict[str, Any]:
         if (Bucket, Key) not in self.objects:
@@ -100,7 +107,9 @@ class Client:
 
     def get_object(self, Bucket: str, Key: str, Range: str) -> dict[str, Any]:
         first, last = map(int, Range.removeprefix("bytes=").split("-"))
-        return {"Body": io.BytesIO(self.objects[Bucket, Key][first : last + 1])}
+        content = self.objects[Bucket, Key][first : last + 1]
+        self.breaks -= 1
+        return {"Body": BrokenBody() if self.breaks >= 0 else io.BytesIO(content)}
 
     def get_paginator(self, operation: str) -> "Client":
         return self
@@ -140,6 +149,8 @@ def test_s3_objects_are_downloaded_once(cache: Path, monkeypatch: pytest.MonkeyP
 
     assert read_range("s3://b/lists/train.csv", 0, 9) == b"b"
     client.objects["a", "train.tar"] = bytes(range(100))
+    assert read_range("s3://a/train.tar", 10, 13) == b"\x0a\x0b\x0c"
+    client.breaks = 2
     assert read_range("s3://a/train.tar", 10, 13) == b"\x0a\x0b\x0c"
     assert file_status("s3://a/train.tar") == (100, '"4950"')
     with pytest.raises(FileNotFoundError, match="s3://a/none"):

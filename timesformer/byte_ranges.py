@@ -11,14 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from timesformer.fetch import ATTEMPTS, TIMEOUT, DownloadError, is_allowed
 from timesformer.paths import S3Handler, path_manager
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
-_REDIRECTS = 5
+_ANSWERS = ATTEMPTS + 5  # to one request: redirects, and answers that break off
 _THREADS = 16
 _BLOCK = 1 << 20  # bytes of one request to a remote file that is read in order
 _HINT = "check the address, the network and the credentials"
@@ -150,7 +150,7 @@ class _Http:
         from urllib3.exceptions import MaxRetryError, ProtocolError, ReadTimeoutError, SSLError
 
         address, headers = url, {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-        for _ in range(ATTEMPTS + _REDIRECTS):
+        for _ in range(_ANSWERS):
             if not is_allowed(address):
                 raise DownloadError(f"{url}: expected an https:// address, found {address}")
             pool = _connections(os.getpid(), _proxy_for(address))
@@ -188,12 +188,29 @@ def _connections(process: int, proxy: str | None) -> Any:
 
     retries = urllib3.Retry(ATTEMPTS, redirect=False, status_forcelist=(429, 502, 503, 504), backoff_factor=0.5)
     options = {"maxsize": _THREADS, "timeout": TIMEOUT, "retries": retries}
-    return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+    if not proxy:
+        return urllib3.PoolManager(**options)
+    parts = urlsplit(proxy)
+    user = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+    return urllib3.ProxyManager(proxy, proxy_headers=urllib3.make_headers(proxy_basic_auth=user), **options)
 
 
 def _proxy_for(address: str) -> str | None:
     parts = urlsplit(address)
     return None if proxy_bypass(parts.hostname) else getproxies().get(parts.scheme)
+
+
+def _repeat(read: Callable[[], bytes]) -> bytes:
+    """Repeats a read of object storage whose answer breaks off, as often as `_Http`; libraries repeat requests only."""
+    for _ in range(_ANSWERS - 1):
+        try:
+            return read()
+        except (FileNotFoundError, PermissionError, DownloadError):
+            raise
+        except Exception as error:  # its class depends on the library
+            if hasattr(error, "response"):  # of botocore: the service refuses the request
+                raise
+    return read()
 
 
 class _S3:
@@ -207,7 +224,7 @@ class _S3:
         return FileStatus(found["ContentLength"], found.get("ETag", ""))
 
     def read(self, path: str, start: int, stop: int) -> bytes:
-        return self._call("get_object", path, Range=f"bytes={start}-{stop - 1}")["Body"].read()
+        return _repeat(lambda: self._call("get_object", path, Range=f"bytes={start}-{stop - 1}")["Body"].read())
 
     def _call(self, operation: str, path: str, **options: str) -> Mapping[str, Any]:
         bucket, key = self._handler._parse_uri(path)
@@ -251,7 +268,7 @@ class _FileSystem:
         return FileStatus(found["size"], str(next(filter(None, stamps), "")))
 
     def read(self, path: str, start: int, stop: int) -> bytes:
-        return self._files.cat_file(path, start, stop)
+        return _repeat(lambda: self._files.cat_file(path, start, stop))
 
 
 def in_threads(function: Callable[[str], Result], paths: Sequence[str]) -> list[Result]:

@@ -1,5 +1,6 @@
 """Clips in tar shards, as WebDataset and tarfile write them: found, read by offset, and named when they are lost."""
 
+import base64
 import io
 import json
 import os
@@ -11,11 +12,13 @@ import fsspec
 import numpy as np
 import pytest
 import webdataset
+from fsspec.implementations.memory import MemoryFileSystem
 from fvcore.common.config import CfgNode
 
 from tests.datasets.made_videos import moving_scene
 from tests.datasets.sources.common import assert_fails, make_cfg, names_of, write
 from tests.loopback import Server
+from timesformer.byte_ranges import _ANSWERS, read_range
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.decoding.open import VideoError, open_video
@@ -207,6 +210,54 @@ def test_shards_of_a_server(cfg: CfgNode, shards: Path, videos: Path, server: Se
         open_video(records[0].path)
     with pytest.raises(DownloadError, match=server.url("/train.tar")):
         names_of(cfg)
+
+
+def test_shards_behind_a_proxy_with_a_password(
+    cfg: CfgNode, shards: Path, videos: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "no_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    server.proxy_authorization = "Basic " + base64.b64encode(b"user:p@ss word").decode()
+    address = "http://127.0.0.2/train-{000000..000001}.tar"  # the proxy answers for it
+    server.files = {f"http://127.0.0.2/{path.name}": path.read_bytes() for path in shards.iterdir()}
+    cfg.DATA.PATH_PREFIX = address
+    monkeypatch.setenv("http_proxy", server.url("").replace("//", "//user:p%40ss%20word@"))
+    for record in load_split(cfg, "train").records:
+        np.testing.assert_array_equal(frames_of(record.path), frames_of(videos / record.name))
+    monkeypatch.setenv("http_proxy", server.url("").replace("//", "//user:secret@"))
+    with pytest.raises(DownloadError, match="407") as error:
+        names_of(cfg)
+    assert "secret" not in str(error.value)
+
+
+class BreakingFileSystem(MemoryFileSystem):
+    """Objects in memory; the next `breaks` reads break off."""
+
+    protocol, breaks = "breaking", 0
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.removeprefix("breaking:/"))
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: object) -> bytes:
+        content = super().cat_file(path, start, end, **options)
+        if BreakingFileSystem.breaks:
+            BreakingFileSystem.breaks -= 1
+            raise ConnectionResetError(f"after {len(content) // 2} bytes")
+        return content
+
+
+def test_reads_of_object_storage_that_break_off_are_repeated(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("breaking", BreakingFileSystem, clobber=True)
+    content = (shards / "train-000000.tar").read_bytes()
+    BreakingFileSystem().pipe("/bucket/train.tar", content)
+    monkeypatch.setattr(BreakingFileSystem, "breaks", 1)
+    assert read_range("breaking://bucket/train.tar", 100, 5000) == content[100:5000]
+    assert BreakingFileSystem.breaks == 0
+    monkeypatch.setattr(BreakingFileSystem, "breaks", 100)
+    with pytest.raises(DownloadError, match=r"breaking://bucket/train\.tar"):
+        read_range("breaking://bucket/train.tar", 100, 5000)
+    assert BreakingFileSystem.breaks == 100 - _ANSWERS
 
 
 def test_shards_of_a_file_system_of_fsspec(cfg: CfgNode, shards: Path, videos: Path) -> None:
