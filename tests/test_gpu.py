@@ -11,9 +11,9 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from tests.engine.training import Clips, loader_of, new_model, small_cfg, trainer_of
-from timesformer.engine.model_wrappers import CompiledForward, checkpoint_activations
 from timesformer.engine.trainer import Trainer
 from timesformer.inference.classifier import Classifier, load_model
+from timesformer.models.wrappers import CompiledForward, checkpoint_activations
 from timesformer.runtime import distributed
 from timesformer.runtime.device import (
     autocast,

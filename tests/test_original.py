@@ -15,8 +15,8 @@ from tests.engine.training import Clips, loader_of, trainer_of
 from timesformer.config import get_cfg, load_config
 from timesformer.datasets.records import Records
 from timesformer.engine.evaluate import evaluate
-from timesformer.engine.meters import ViewEnsemble
 from timesformer.metrics.classification import cmc_curve
+from timesformer.metrics.view_ensemble import ViewEnsemble
 from timesformer.models import build_model
 
 pytestmark = pytest.mark.numerical

@@ -15,8 +15,8 @@ from torch import nn
 
 from tests.engine.training import Clips, loader_of, new_model, small_cfg, trainer_of
 from timesformer.datasets.transforms.spatial import normalize_clips, tensor_normalize
-from timesformer.engine.model_wrappers import checkpoint_activations
 from timesformer.errors import UserError
+from timesformer.models.wrappers import checkpoint_activations
 
 pytestmark = [pytest.mark.numerical, pytest.mark.slow]
 STEPS, BATCH = 20, 4

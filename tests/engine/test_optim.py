@@ -11,7 +11,6 @@ from torch.optim.lr_scheduler import OneCycleLR
 from transformers import get_linear_schedule_with_warmup
 
 from timesformer.config import get_cfg
-from timesformer.engine.model_wrappers import checkpoint_activations
 from timesformer.engine.optim import (
     ModelEma,
     batches_per_step,
@@ -23,6 +22,7 @@ from timesformer.engine.optim import (
 )
 from timesformer.errors import UserError
 from timesformer.models.vit import VisionTransformer
+from timesformer.models.wrappers import checkpoint_activations
 
 
 @pytest.fixture

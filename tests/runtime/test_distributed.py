@@ -16,8 +16,8 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from tests.processes import Ranks, launched
-from timesformer.engine.model_wrappers import CompiledForward
 from timesformer.errors import UserError
+from timesformer.models.wrappers import CompiledForward
 from timesformer.runtime import distributed
 from timesformer.runtime.ranks import dist_info
 

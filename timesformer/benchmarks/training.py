@@ -22,11 +22,11 @@ from timesformer.benchmarks.tables import header, row
 from timesformer.config import get_cfg
 from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.datasets.transforms.spatial import normalize_clips
-from timesformer.engine.model_wrappers import checkpoint_activations
 from timesformer.errors import UserError
 from timesformer.models.vit import TimeSformer
 from timesformer.models.weights.formats import CheckpointMetadata, describe, to_huggingface
 from timesformer.models.weights.huggingface import config_json
+from timesformer.models.wrappers import checkpoint_activations
 from timesformer.runtime.device import peak_memory, prefetch_to_device, reset_peak_memory
 from timesformer.torchvision_import import import_package
 

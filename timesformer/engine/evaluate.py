@@ -21,13 +21,14 @@ from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.datasets.workers.dataloader import report_worker_death
 from timesformer.engine.calibration import calibrate, changes_since, save_temperature
 from timesformer.engine.checkpoint import is_undamaged, newest_checkpoint
-from timesformer.engine.meters import Average, Throughput, ViewEnsemble
+from timesformer.engine.meters import Average, Throughput
 from timesformer.engine.probing.data import feature_loader, load_features, score_features
 from timesformer.engine.probing.reference import reference_results
 from timesformer.engine.results import folder_for_results, write_results
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import UserError, shorten
 from timesformer.metrics.evaluation import Evaluation, logits_of
+from timesformer.metrics.view_ensemble import ViewEnsemble
 from timesformer.models import build_model
 from timesformer.models.parts import output_names
 from timesformer.models.weights.download import local_path

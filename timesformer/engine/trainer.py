@@ -25,7 +25,6 @@ from timesformer.engine.distillation import Distillation
 from timesformer.engine.evaluate import evaluate
 from timesformer.engine.loss import ClassificationLoss, ClipMixup, FiniteCheck, log_class_counts
 from timesformer.engine.meters import Throughput, TrainingMetrics
-from timesformer.engine.model_wrappers import CompiledForward, checkpoint_activations
 from timesformer.engine.progress import Progress
 from timesformer.engine.unreadable import UnreadableClips
 from timesformer.errors import shorten
@@ -35,6 +34,7 @@ from timesformer.models.lora import LowRankState, add_low_rank_updates
 from timesformer.models.parts import freeze, train_mode
 from timesformer.models.weights.loading import load_pretrained
 from timesformer.models.weights.normalization import warn_of_normalization
+from timesformer.models.wrappers import CompiledForward, checkpoint_activations
 from timesformer.runtime import distributed, signals
 from timesformer.runtime.device import autocast, choose_device, prefetch_to_device, set_float32_precision
 from timesformer.runtime.logging import STEP, MetricsWriter, duration, progress_bar

@@ -20,11 +20,11 @@ from timesformer.datasets.clips import SampledClip
 from timesformer.datasets.decoding.open import Frames, Source, Video, VideoError, to_source
 from timesformer.engine.calibration import FittedTemperature, saved_temperatures, temperature_of
 from timesformer.engine.evaluate import build_from_checkpoint, score_views
-from timesformer.engine.meters import ViewEnsemble
 from timesformer.errors import UserError, shorten
 from timesformer.inference.clip_batches import read_batches
 from timesformer.inference.prediction import Prediction, covered_seconds
 from timesformer.metrics.evaluation import logits_of
+from timesformer.metrics.view_ensemble import ViewEnsemble
 from timesformer.models.parts import record_features
 from timesformer.models.weights.loading import Checkpoint, CheckpointError, fingerprint, read_checkpoint
 from timesformer.models.weights.normalization import normalization_problem
