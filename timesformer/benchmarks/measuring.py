@@ -67,11 +67,6 @@ def measure(args: Namespace, folder: Path) -> Iterator[tuple[str, Iterable[str]]
         case "serve":
             load = serving.Load(args.clients, args.requests, args.rounds)
             yield "serve", serving.service_table(args.checkpoint, args.videos, args.batch_sizes, load)
-        case "gpu":
-            from timesformer.benchmarks import gpu  # imports torchvision
-
-            settings = gpu.Settings(args.device, args.tiny, args.original, args.output.resolve())
-            yield "gpu", gpu.measure_gpu(settings, args.parts, args.minutes)
         case "gpu-memory":
             yield "gpu-memory", gpu_memory.gpu_memory_table(args.cfg, args.batch_sizes, args.precision)
         case "growth":

@@ -107,8 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    from timesformer.benchmarks.measuring import measure
     from timesformer.benchmarks.tables import show
+
+    if args.command == "gpu":
+        from timesformer.gpu_benchmark.parts import measure
+    else:
+        from timesformer.benchmarks.measuring import measure
 
     with tempfile.TemporaryDirectory(prefix="benchmark", dir=getattr(args, "folder", None)) as folder:
         for mark, lines in measure(args, Path(folder)):

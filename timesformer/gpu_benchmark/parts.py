@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -23,12 +24,12 @@ from typing import Any, NamedTuple
 import torch
 
 from timesformer.atomic import write_text_atomically
-from timesformer.benchmarks import gpu_measurements as measurements
-from timesformer.benchmarks.gpu_measurements import Row, Settings, SkippedPart
-from timesformer.benchmarks.gpu_page import page, section, summary
 from timesformer.benchmarks.original import check_original
 from timesformer.benchmarks.timing import describe_machine
 from timesformer.errors import UserError
+from timesformer.gpu_benchmark import measurements
+from timesformer.gpu_benchmark.measurements import Row, Settings, SkippedPart
+from timesformer.gpu_benchmark.page import page, section, summary
 
 JSON_NAME, PAGE_NAME = "gpu.json", "gpu.md"
 
@@ -62,6 +63,12 @@ def check_settings(settings: Settings) -> None:
         )
     if settings.original:
         check_original(settings.original)
+
+
+def measure(args: Namespace, folder: Path) -> Iterator[tuple[str, Iterator[str]]]:
+    """The name of the mark in a page, and the lines of the results; `folder` is not used."""
+    settings = Settings(args.device, args.tiny, args.original, args.output.resolve())
+    yield "gpu", measure_gpu(settings, args.parts, args.minutes)
 
 
 def measure_gpu(settings: Settings, names: Sequence[str], minutes: float) -> Iterator[str]:

@@ -12,9 +12,9 @@ from fvcore.nn import FlopCountAnalysis
 from sklearn.metrics import accuracy_score
 
 from tests.patience import PATIENCE
-from timesformer.benchmarks import gpu
 from timesformer.benchmarks.training import HUGGING_FACE, ORIGINAL, OURS, build_ours
 from timesformer.commands import benchmark
+from timesformer.gpu_benchmark import parts as gpu
 
 pytest.importorskip("transformers")
 ROOT = Path(__file__).resolve().parents[2]

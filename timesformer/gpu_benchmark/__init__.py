@@ -1,0 +1,1 @@
+"""The benchmark of one GPU: tests, speed, memory and accuracy."""
