@@ -1,6 +1,7 @@
 """Argument types and parsing shared by the command lines."""
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -79,6 +80,22 @@ def at_least(minimum: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def between(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[str], float]:
+    """Argument type of numbers from `least` to `most`."""
+
+    def number(text: str) -> float:
+        if not least <= kind(text) <= most:
+            raise argparse.ArgumentTypeError(f"found {text}, expected a number from {least} to {most}")
+        return kind(text)
+
+    return number
+
+
+def separated(text: str) -> list[str]:
+    """Argument type of names separated by commas."""
+    return [name for part in text.split(",") if (name := part.strip())]
 
 
 def positive(text: str) -> float:

@@ -2,9 +2,8 @@
 
 import argparse
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from timesformer.streaming.events import StreamEvent
     from timesformer.streaming.labelled_frames import LabelledFrames
     from timesformer.streaming.live import Stream, StreamAnswer
-    from timesformer.streaming.window import Window
 
 STREAM_LOST = 3
 REPORT_EVERY = 60.0
@@ -31,7 +29,6 @@ ONLY_STREAMS = ("show", "every_window", "retries")
 NOT_FOR_STREAMS = ("features", "timeline", "leave", "min_length", "gaps", "fps", "annotations", "page", "workers")
 
 _BARS = 3  # classes drawn into a frame
-_REFRESH = 1 / 30  # seconds
 
 
 def add_stream_options(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +76,7 @@ def predict_stream(args: argparse.Namespace, classifier: "Classifier") -> int:
     from timesformer.streaming.labelled_frames import LabelledFrames, VideoFileWriter
     from timesformer.streaming.live import Stream
     from timesformer.streaming.sources import public_name
-    from timesformer.streaming.window import Window
+    from timesformer.streaming.window import Window, follow_in_window
 
     with ExitStack() as stack:
         window = stack.enter_context(closing(Window(public_name(args.stream)))) if args.show else None
@@ -115,7 +112,7 @@ def predict_stream(args: argparse.Namespace, classifier: "Classifier") -> int:
         try:
             answers, prints = _report(stream, args.quiet), not (args.quiet and file)
             if window:
-                _in_window(window, stream, lambda: _follow(answers, frames, file, prints))
+                follow_in_window(window, stream, lambda: _follow(answers, frames, file, prints))
             else:
                 _follow(answers, frames, file, prints)
         finally:
@@ -162,26 +159,3 @@ def _follow(
         if frames:
             frames.answer = answer
             frames.check()
-
-
-def _in_window(window: "Window", stream: "Stream", follow: Callable[[], None]) -> None:
-    """Runs `follow` in a thread, as only the main thread may update a window; closing the window ends the stream."""
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            follow()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run, name="answers")
-    thread.start()
-    try:
-        while thread.is_alive() and window.is_open:
-            window.update()
-            thread.join(_REFRESH)
-    finally:
-        stream.close()
-        thread.join()
-    for failure in failures:
-        raise failure

@@ -3,16 +3,15 @@
 import argparse
 import io
 import logging
-import math
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from timesformer.arguments import Parser, as_path
+from timesformer.arguments import Parser, as_path, between
 from timesformer.commands.command import run_command
 from timesformer.datasets.manifest import NAME
 from timesformer.datasets.sources.clip_files import class_of, strays_line
@@ -60,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
         added.add_argument("root", type=as_path, metavar="ROOT", help="folder of the dataset")
         added.add_argument("--output", type=as_path, help="folder for the generated files (docs/preparing.md)")
         workers = "number of processes (default: all cores)"
-        added.add_argument("--workers", type=_number(int, 1), default=os.cpu_count(), help=workers)
+        added.add_argument("--workers", type=between(int, 1), default=os.cpu_count(), help=workers)
         _add_report_options(added)
         (_add_split_options if dataset == "hmdb_simp" else _add_options)(added, dataset)
     _add_shard_options(datasets.add_parser("shards", description="Writes the clips of a dataset into tar shards."))
@@ -88,14 +87,14 @@ def _add_demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     parser.add_argument(
         "--clips-per-class",
-        type=_number(int, 1),
+        type=between(int, 1),
         nargs=3,
         default=(120, 20, 40),
         metavar=("TRAIN", "VAL", "TEST"),
         help="clips of each class in each split (default: 120 20 40)",
     )
     parser.add_argument("--classes", nargs="+", choices=demo.CLASSES, default=list(demo.CLASSES), help="default: all")
-    parser.add_argument("--workers", type=_number(int, 1), default=2, help="number of processes (default: 2)")
+    parser.add_argument("--workers", type=between(int, 1), default=2, help="number of processes (default: 2)")
 
 
 def _add_shard_options(parser: argparse.ArgumentParser) -> None:
@@ -103,24 +102,24 @@ def _add_shard_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", type=as_path, metavar="ROOT", help="folder of the dataset")
     parser.add_argument("--output", type=as_path, help="folder of the shards (default: ROOT_shards)")
     size = "of a shard in MB, except for larger clips (default: 500)"
-    parser.add_argument("--max-size", type=_number(float, 0.001), default=500, metavar="MB", help=size)
+    parser.add_argument("--max-size", type=between(float, 0.001), default=500, metavar="MB", help=size)
 
 
 def _add_report_options(parser: argparse.ArgumentParser) -> None:
     threshold = f"least similarity of duplicates, from 0 to 1 (default: {THRESHOLD:g})"
     parser.add_argument(
-        "--duplicates", type=_number(float, 0, 1), default=THRESHOLD, metavar="SIMILARITY", help=threshold
+        "--duplicates", type=between(float, 0, 1), default=THRESHOLD, metavar="SIMILARITY", help=threshold
     )
     parser.add_argument(
         "--no-duplicates", dest="duplicates", action="store_const", const=None, help="do not search them"
     )
     freeze = f"least fraction of unchanged frames of frozen clips (default: {FREEZE:g})"
-    parser.add_argument("--frozen", type=_number(float, 0, 1), default=FREEZE, metavar="FRACTION", help=freeze)
+    parser.add_argument("--frozen", type=between(float, 0, 1), default=FREEZE, metavar="FRACTION", help=freeze)
     parser.add_argument("--run", type=as_path, metavar="OUTPUT_DIR", help="run to measure without leaked test clips")
 
 
 def _add_split_options(parser: argparse.ArgumentParser, dataset: str) -> None:
-    fraction = _number(float, 0.001, 0.999)
+    fraction = between(float, 0.001, 0.999)
     parser.add_argument("--seed", type=int, default=42, help="of the split (default: 42)")
     parser.add_argument("--test", type=fraction, default=0.1, help="fraction of all clips for test (default: 0.1)")
     parser.add_argument("--val", type=fraction, default=0.2, help="fraction of the remaining clips (default: 0.2)")
@@ -142,21 +141,12 @@ def _add_download_options(parser: argparse.ArgumentParser, dataset: str) -> None
 def _add_options(parser: argparse.ArgumentParser, dataset: str) -> None:
     _add_download_options(parser, dataset)
     short_side = "re-encode every clip as H.264 for fast reading, the short side scaled down to this, e.g. 256"
-    parser.add_argument("--short-side", type=_number(int, 16), default=0, metavar="PIXELS", help=short_side)
+    parser.add_argument("--short-side", type=between(int, 16), default=0, metavar="PIXELS", help=short_side)
     parser.add_argument("--frames", action="store_true", help="make a folder of JPEG frames of every clip instead")
-    parser.add_argument("--quality", type=_number(int, 1, 95), default=90, help="of JPEG frames (default: 90)")
+    parser.add_argument("--quality", type=between(int, 1, 95), default=90, help="of JPEG frames (default: 90)")
     parser.add_argument("--check", action="store_true", help=f"decode every clip and write {NAME}, which training uses")
     time_limit = f"after which a clip counts as unreadable (default: {TIME_LIMIT:g})"
     parser.add_argument("--time-limit", type=float, default=TIME_LIMIT, metavar="SECONDS", help=time_limit)
-
-
-def _number(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        if not least <= kind(text) <= most:
-            raise argparse.ArgumentTypeError(f"found {text}, expected a number from {least} to {most}")
-        return kind(text)
-
-    return number
 
 
 def _make_demo(options: argparse.Namespace) -> int:

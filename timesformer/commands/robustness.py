@@ -10,7 +10,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from timesformer.arguments import Parser, add_device, add_import, as_path, as_source, parse_intermixed
+from timesformer.arguments import Parser, add_device, add_import, as_path, as_source, parse_intermixed, separated
 from timesformer.commands.command import run_command
 
 logger = logging.getLogger(__name__)
@@ -33,11 +33,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parse_intermixed(make_parser(), "opts", arguments)
-
-
-def separated(text: str) -> list[str]:
-    """Argument type of names separated by commas."""
-    return [name for part in text.split(",") if (name := part.strip())]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,13 +1,16 @@
 """A window that shows frames, with Python's tkinter."""
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
 from timesformer.errors import UserError
+from timesformer.streaming.live import Stream
 
 _LARGEST = 1280, 720  # pixels; larger frames are scaled down
+_REFRESH = 1 / 30  # seconds
 
 
 class Window:
@@ -58,3 +61,26 @@ class Window:
     def _closed(self) -> None:
         self.is_open = False
         self._root.destroy()
+
+
+def follow_in_window(window: Window, stream: Stream, follow: Callable[[], None]) -> None:
+    """Run `follow` in a thread, as only the main thread may update a window; closing the window ends the stream."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            follow()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="answers")
+    thread.start()
+    try:
+        while thread.is_alive() and window.is_open:
+            window.update()
+            thread.join(_REFRESH)
+    finally:
+        stream.close()
+        thread.join()
+    for failure in failures:
+        raise failure
