@@ -128,11 +128,26 @@ def test_contradicting_processes_are_an_error(
 TORCHRUN_COMMAND = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 NODE = [sys.executable, "tools/run_net.py", "--num_shards", "2", "--shard_id"]
 
+# At the exit of a process; on Linux only.
+RECORD_THREADS = """
+import atexit
+import os
+from pathlib import Path
+
+def record():
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    Path(__file__).with_name(f"threads{os.getpid()}.txt").write_text(" ".join(names))
+
+atexit.register(record)
+"""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["nodes", "torchrun"])
 def test_two_processes_train_and_test(tiny_command: list[str], tmp_path: Path, way: str) -> None:
-    options = [*tiny_command, "SOLVER.MAX_EPOCH", "1", "OUTPUT_DIR", str(tmp_path / "out")]
+    module = tmp_path / "record_threads.py"
+    module.write_text(RECORD_THREADS)
+    options = [*tiny_command, "IMPORTS", f"['{module}']", "SOLVER.MAX_EPOCH", "1", "OUTPUT_DIR", str(tmp_path / "out")]
     url = ["--init_method", f"tcp://127.0.0.1:{free_port()}"]
     nodes = [[*NODE, "0", *url, *options], [*NODE, "1", *url, *options]]
     commands = nodes if way == "nodes" else [[*TORCHRUN_COMMAND, "tools/run_net.py", *options]]
@@ -142,6 +157,9 @@ def test_two_processes_train_and_test(tiny_command: list[str], tmp_path: Path, w
     assert not any(codes), codes
     assert json.loads((tmp_path / "out/results.json").read_text())["num_videos"] == 6
     assert (tmp_path / "out/log/rank_1.log").is_file()
+    threads = [path.read_text() for path in tmp_path.glob("threads*.txt")]
+    assert len(threads) == 2
+    assert "gloo" not in "".join(threads)
 
 
 @pytest.fixture

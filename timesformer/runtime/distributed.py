@@ -1,5 +1,6 @@
 """Process group, collectives and data-parallel training. Every function also works in a run of one process."""
 
+import gc
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +23,8 @@ Item = TypeVar("Item")
 
 def init_process_group(cfg: CfgNode, info: DistInfo, init_method: str) -> None:
     """Joins the process group: gloo for CPU, DIST_BACKEND for GPU tensors; UserError after DIST_TIMEOUT."""
+    import torch._dynamo  # noqa: F401 - DistributedDataParallel imports it, which keeps groups that exist by then
+
     timeout, backend = timedelta(seconds=cfg.DIST_TIMEOUT), "gloo"
     if cfg.NUM_GPUS > 0:
         visible = torch.cuda.device_count()
@@ -51,8 +54,12 @@ def _destroy(abort: bool) -> None:
 
 
 def destroy_process_group() -> None:
-    """Leaves the process group once all processes have called this."""
+    """Leaves the process group once all processes have called this, and ends its threads.
+
+    A thread of gloo that frees a tensor while Python exits would abort the process.
+    """
     barrier()
+    gc.collect()  # models of `parallel` that keep the group
     ranks.leave()
 
 
