@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 def init_process_group(cfg: CfgNode, info: DistInfo, init_method: str) -> None:
     """Joins the process group: gloo for CPU, DIST_BACKEND for GPU tensors; UserError after DIST_TIMEOUT."""
-    import torch._dynamo  # noqa: F401 - DistributedDataParallel imports it, which keeps groups that exist by then
+    import torch._dynamo  # DistributedDataParallel imports it, which keeps the groups that exist by then
 
     timeout, backend = timedelta(seconds=cfg.DIST_TIMEOUT), "gloo"
     if cfg.NUM_GPUS > 0:
