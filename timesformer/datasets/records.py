@@ -87,7 +87,7 @@ class Records(Sequence[VideoRecord]):
     def __init__(
         self, names: Iterable[str], labels: Iterable[int], paths: Iterable[str] | None = None, folder: str = ""
     ) -> None:
-        self.names = Strings(names)
+        self.names = names if isinstance(names, Strings) else Strings(names)
         self.labels = np.asarray(labels, np.int64) if isinstance(labels, np.ndarray) else np.fromiter(labels, np.int64)
         self._paths = None if paths is None else Strings(paths)
         self._folder = folder

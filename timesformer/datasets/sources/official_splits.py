@@ -1,9 +1,12 @@
 """HMDB51 and UCF101: class folders, and official lists of training and test clips in three splits."""
 
+import functools
 import logging
 import re
+import sys
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from timesformer.datasets.records import DataError, DatasetSplit, join_problems
+from timesformer.datasets.records import DataError, DatasetSplit, Strings, join_problems
 from timesformer.datasets.sources import lists
 from timesformer.datasets.sources.clip_files import (
     ClipFolder,
@@ -26,16 +29,33 @@ from timesformer.errors import shorten
 logger = logging.getLogger(__name__)
 
 LISTS_FOLDERS = {"hmdb51": "testTrainMulti_7030_splits", "ucf101": "ucfTrainTestlist"}
+_GROUP = re.compile(r"_(g\d+)_c\d+$")  # in names of clips of UCF101
 _COPY_AGAIN = "fix these lines, or copy the files from the official archive"
 
 
-class ListedClip(NamedTuple):
-    """A line of an official list."""
+class _Listed(NamedTuple):
+    """Lines of official lists in columns: label, name of the file as written, film or group, file and line number."""
 
-    label: int
-    name: str  # of the file, as written
-    source: str  # the film or group that the clip was cut from, by its name
-    where: str  # file and line
+    labels: array
+    names: list[str]
+    sources: list[str]
+    files: list[str]
+    lines: array
+
+    @classmethod
+    def empty(cls) -> "_Listed":
+        return cls(array("q"), [], [], [], array("q"))
+
+    def add(self, label: int, name: str, source: str, file: str, line: int) -> None:
+        self.labels.append(label)
+        self.names.append(name)
+        self.sources.append(source)
+        self.files.append(file)
+        self.lines.append(line)
+
+    def where(self, row: int) -> str:
+        """The file and line of a clip, for messages."""
+        return f"{self.files[row]} line {self.lines[row]}"
 
 
 def hmdb51(cfg: CfgNode, split: str) -> DatasetSplit:
@@ -52,16 +72,17 @@ def hmdb51(cfg: CfgNode, split: str) -> DatasetSplit:
     if absent := [path.name for path in files if not path.is_file()]:
         remedy = "copy them there from the official archive, or remove the other lists of these classes"
         raise join_problems(f"{folder}: lists of DATA.SPLIT {cfg.DATA.SPLIT} are missing", absent, remedy)
-    clips: dict[str, list[ListedClip]] = {"0": [], "1": [], "2": []}
+    clips = {number: _Listed.empty() for number in "012"}
     problems = []
-    for label, path in enumerate(files):
+    for label, (path, class_name) in enumerate(zip(files, class_names, strict=True)):
+        file = path.name
         for number, line in lists.iterate_lines(path):
             name, *part = line.rsplit(maxsplit=1)
-            where = f"{path.name} line {number}"
             if part and part[0] in clips:
-                clips[part[0]].append(ListedClip(label, name, film(name, class_names[label]), where))
+                clips[part[0]].add(label, name, film(name, class_name), file, number)
             else:
-                problems.append(f"{where}: found {line!r}, expected `clip id` with the id 1 (training), 2 (test) or 0")
+                expected = "expected `clip id` with the id 1 (training), 2 (test) or 0"
+                problems.append(f"{file} line {number}: found {line!r}, {expected}")
     if problems:
         raise join_problems(str(folder), problems, _COPY_AGAIN)
     return _load_split(cfg, split, folder, class_names, clips["1"], clips["2"])
@@ -70,8 +91,13 @@ def hmdb51(cfg: CfgNode, split: str) -> DatasetSplit:
 def film(clip: str, class_name: str) -> str:
     """The film that a clip was cut from: "The_Fugitive" for "The_Fugitive_2_run_f_cm_np1_fr_med_1.avi" of "run"."""
     name = stem(clip)
-    match = re.match(rf"(.*?[^_\d]|.+)[_\d]*_{re.escape(class_name)}_[a-z]_[a-z]{{2}}_np\d", name)
-    return match[1] if match else name
+    return _film(name[: name.rfind("_np") + 4], class_name) or name
+
+
+@functools.lru_cache(maxsize=65536)
+def _film(start: str, class_name: str) -> str | None:
+    match = re.match(rf"(.*?[^_\d]|.+)[_\d]*_{re.escape(class_name)}_[a-z]_[a-z]{{2}}_np\d", start)
+    return match and match[1]
 
 
 def ucf101(cfg: CfgNode, split: str) -> DatasetSplit:
@@ -85,7 +111,7 @@ def ucf101(cfg: CfgNode, split: str) -> DatasetSplit:
     class_names = _read_classes(folder / "classInd.txt")
     files = {part: folder / f"{part}list0{cfg.DATA.SPLIT}.txt" for part in ("train", "test")}
     needs_training = split != "test" or files["train"].is_file()
-    trained = _read_clips(files["train"], class_names, numbered=True) if needs_training else []
+    trained = _read_clips(files["train"], class_names, numbered=True) if needs_training else _Listed.empty()
     tested = _read_clips(files["test"], class_names, numbered=False)
     return _load_split(cfg, split, folder, class_names, trained, tested)
 
@@ -104,22 +130,22 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     return tuple(class_names)
 
 
-def _read_clips(path: Path, class_names: tuple[str, ...], numbered: bool) -> list[ListedClip]:
+def _read_clips(path: Path, class_names: tuple[str, ...], numbered: bool) -> _Listed:
     if not path.is_file():
         raise DataError(f"{path} not found, though classInd.txt is there: copy it from the official archive")
     labels = {name.casefold(): label for label, name in enumerate(class_names)}
-    clips, problems = [], []
+    numbers = [[str(label + 1)] if numbered else [] for label in range(len(class_names))]
+    clips, problems, file = _Listed.empty(), [], path.name
     for line_number, line in lists.iterate_lines(path):
-        entry, *numbers = line.split()
+        entry, *found = line.split()
         class_name, _, name = entry.partition("/")
         label = labels.get(class_name.casefold())
-        expected = [str(label + 1)] if numbered and label is not None else []
-        if not name or label is None or numbers != expected:
+        if not name or label is None or found != numbers[label]:
             form = f"<class>/<clip>{' <number>' * numbered}"
             problems.append(f"line {line_number}: found {line!r}, expected `{form}` with a class of classInd.txt")
         else:
-            group = re.search(r"_(g\d+)_c\d+$", stem(name))
-            clips.append(ListedClip(label, name, group[1] if group else name, f"{path.name} line {line_number}"))
+            group = _GROUP.search(stem(name))
+            clips.add(label, name, sys.intern(group[1]) if group else name, file, line_number)
     if problems:
         raise join_problems(str(path), problems, _COPY_AGAIN)
     return clips
@@ -139,32 +165,54 @@ def _load_split(
     split: str,
     folder: Path,
     class_names: tuple[str, ...],
-    trained: Sequence[ListedClip],
-    tested: Sequence[ListedClip],
+    trained: _Listed,
+    tested: _Listed,
 ) -> DatasetSplit:
     """The videos of `split`, in list order; "val" is held out of `trained`, which may be empty for "test"."""
-    first: dict[tuple[int, str], str] = {}
-    repeated = [
-        f"{clip.name}: {earlier} and {clip.where}"
-        for clip in (*trained, *tested)
-        if (earlier := first.setdefault((clip.label, clip.name.casefold()), clip.where)) != clip.where
-    ]
-    if repeated:
-        raise join_problems("clips listed twice", repeated, "remove one of each two lines")
-    for part, clips in {"training": trained, "test": tested}.items():
-        if clips or part == "test" or split != "test":
-            lists.check_classes(f"{folder}: classes without {part} clips", class_names, {clip.label for clip in clips})
-    wanted = tested
+    parts = {"training": trained, "test": tested}
+    if lists.has_repeats(key for clips in parts.values() for key in _keys(clips)):
+        first: dict[tuple[int, str], str] = {}
+        repeated = [
+            f"{clips.names[row]}: {earlier} and {where}"
+            for clips in parts.values()
+            for row, key in enumerate(_keys(clips))
+            if (earlier := first.setdefault(key, where := clips.where(row))) != where
+        ]
+        if repeated:
+            raise join_problems("clips listed twice", repeated, "remove one of each two lines")
+    for part, clips in parts.items():
+        if clips.names or part == "test" or split != "test":
+            lists.check_classes(f"{folder}: classes without {part} clips", class_names, clips.labels)
+    clips, rows = tested, range(len(tested.names))
     if split != "test":
-        held_out: set[tuple[int, str]] = set()
-        for label, name in enumerate(class_names):
-            sources = {clip.name: f"{name}/{clip.source}" for clip in trained if clip.label == label}
-            if len(sources) < 2:
-                raise DataError(f"{folder}: {name} has a single training clip, expected two for DATA.VAL_FRACTION")
-            held_out |= {(label, clip) for clip in hold_out(sources, cfg.DATA.VAL_FRACTION)}
-        wanted = [clip for clip in trained if ((clip.label, clip.name) in held_out) == (split == "val")]
-    logger.info("%s: %d clips of split %d of %s", split, len(wanted), cfg.DATA.SPLIT, folder)
-    return _find_clips(cfg, split, class_names, wanted)
+        held_out = _hold_out_of_classes(folder, class_names, trained, cfg.DATA.VAL_FRACTION)
+        clips, rows = trained, np.flatnonzero(held_out == (split == "val")).tolist()
+    logger.info("%s: %d clips of split %d of %s", split, len(rows), cfg.DATA.SPLIT, folder)
+    return _find_clips(cfg, split, class_names, clips, rows)
+
+
+def _keys(clips: _Listed) -> Iterator[tuple[int, str]]:
+    return zip(clips.labels, map(str.casefold, clips.names), strict=True)
+
+
+def _rows_of_classes(labels: Sequence[int], classes: int) -> list[np.ndarray]:
+    """The rows of each class, ascending."""
+    labels = np.asarray(labels)
+    return np.split(labels.argsort(kind="stable"), np.bincount(labels, minlength=classes).cumsum()[:-1])
+
+
+def _hold_out_of_classes(folder: Path, class_names: Sequence[str], clips: _Listed, fraction: float) -> np.ndarray:
+    """Whether each training clip is held out for validation, bool (clips,)."""
+    held_out = np.zeros(len(clips.names), bool)
+    for class_name, rows in zip(class_names, _rows_of_classes(clips.labels, len(class_names)), strict=True):
+        if len(rows) < 2:
+            raise DataError(f"{folder}: {class_name} has a single training clip, expected two for DATA.VAL_FRACTION")
+        names = [clips.names[row] for row in rows.tolist()]
+        held = hold_out(
+            {name: f"{class_name}/{clips.sources[row]}" for name, row in zip(names, rows, strict=True)}, fraction
+        )
+        held_out[rows] = [name in held for name in names]
+    return held_out
 
 
 def hold_out(sources: Mapping[str, str], fraction: float) -> set[str]:
@@ -191,22 +239,34 @@ def hold_out(sources: Mapping[str, str], fraction: float) -> set[str]:
     return {name for name, source in sources.items() if source in held}
 
 
-def _find_clips(cfg: CfgNode, split: str, class_names: tuple[str, ...], clips: Sequence[ListedClip]) -> DatasetSplit:
+def _find_clips(
+    cfg: CfgNode, split: str, class_names: tuple[str, ...], clips: _Listed, rows: Sequence[int]
+) -> DatasetSplit:
     base, folders = _class_folders(lists.data_folder(cfg), class_names)
     others = [path for path in list_classes(base) if path not in folders.values()]
     if unlisted := [path.name for path in others if any(is_video_name(clip.name) for clip in path.iterdir())]:
         logger.warning("%s: videos in folders that are no class of the lists are not used: %s", base, shorten(unlisted))
     lists.check_classes(f"{base}: classes without a folder", class_names, folders)
-    contents = {label: ClipFolder(folder) for label, folder in folders.items()}
-    keys = []
-    for clip in clips:
-        path = contents[clip.label].find(clip.name, ignore_case=True)
-        keys.append(path and f"{folders[clip.label]}/{path}")
+    names, labels = [clips.names[row] for row in rows], np.fromiter((clips.labels[row] for row in rows), np.int64)
+    keys: list[str | None] = [None] * len(names)
+    for label, members in enumerate(_rows_of_classes(labels, len(class_names))):
+        contents = ClipFolder(folders[label])
+        for row in members.tolist():
+            keys[row] = contents.find(names[row], ignore_case=True)
+    is_as_listed = all(key is name or key is None for key, name in zip(keys, names, strict=True)) and all(
+        folder == base / class_names[label] for label, folder in folders.items()
+    )
+    starts = {label: f"{folder}/" for label, folder in folders.items()}
+    located = Located(
+        keys,
+        lambda: (key and starts[label] + key for label, key in zip(labels.tolist(), keys, strict=True)),
+        str(base) if is_as_listed else None,
+    )
     found = lists.ListedClips(
-        [f"{class_names[clip.label]}/{clip.name}" for clip in clips],
-        np.fromiter((clip.label for clip in clips), np.int64),
-        Located(keys, lambda: iter(keys)),
-        lambda row: f"{folders[clips[row].label] / clips[row].name} ({clips[row].where})",
+        Strings(f"{class_names[label]}/{name}" for label, name in zip(labels.tolist(), names, strict=True)),
+        labels,
+        located,
+        lambda row: f"{folders[labels[row]] / names[row]} ({clips.where(rows[row])})",
     )
     remedy = "copy or unpack them again; frames in a folder of the same name, or x.mp4 for x.avi, are found too"
     return lists.build_split(cfg, split, base, found, class_names, remedy)
