@@ -6,11 +6,13 @@ facebookresearch/SlowFast uses; without them, clips are <id>.webm, another video
 """
 
 import codecs
+import functools
+import itertools
 import json
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 VIDEO_FOLDER = "20bn-something-something-v2"  # the folder in the official archive
 
+_BLOCK = 4 * 2**20  # bytes of a list that are read together
+_LINES_OF_CLIP = re.compile(rb"([^ \n]+ )[^\n]*\n(?:\1[^\n]*\n)*")
+_FIRST_LINE = re.compile(rb"([^ \n]+)( [^ \n]+ )(\d+) ([^\n]*?)(\d+)(\.\w+)( [^ \n]*\n)")
 _FRAME_LIST_HEADER = b"original_vido_id video_id frame_id path labels"  # "vido" is the official spelling
 
 
@@ -52,7 +57,7 @@ def ssv2(cfg: CfgNode, split: str) -> DatasetSplit:
     frame_list = folder / ("train.csv" if split == "train" else "val.csv")
     if frame_list.is_file():
         paths = _read_frame_list(frame_list, cfg.DATA.PATH_PREFIX)
-        if not any(os.path.isdir(os.path.dirname(path)) for path in list(paths.values())[:20]):
+        if not any(os.path.isdir(os.path.dirname(path)) for path in itertools.islice(paths.values(), 20)):
             raise DataError(
                 f"{frame_list}: none of the first clips has frames on disk, e.g. {next(iter(paths.values()))}: "
                 "set DATA.PATH_PREFIX to the folder that the paths start from"
@@ -90,6 +95,39 @@ def _read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) 
         raise DataError(f"{path}: not JSON ({error}): download it again") from error
 
 
+def _iterate_list(path: Path, hook: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
+    """The entries of a JSON file with a list of objects. Raises DataError as `_read_json`, and for other values."""
+    number = 0
+    try:
+        for block in _read_blocks(path):
+            number += len(block := json.loads(block, object_hook=hook))
+            yield from block
+    except (OSError, ValueError, RecursionError):
+        entries = _read_json(path, hook)  # as a whole: another form of JSON, or an error with its place
+        if not isinstance(entries, list) or not entries:
+            raise DataError(f"{path}: expected a list of clips with an id and a template: download it again") from None
+        yield from itertools.islice(entries, number, None)
+
+
+def _read_blocks(path: Path) -> Iterator[bytes]:
+    """The parts of a JSON file with a list of objects, as lists that are not empty; ValueError where it cannot be cut.
+
+    It is cut where a comma follows a brace. Where that is in a string or a nested object, the part is not JSON.
+    """
+    with open(path, "rb") as file:
+        is_list, rest = file.read(1) == b"[", b""
+        while is_list and (more := file.read(_BLOCK)):
+            part, cut, rest = (rest + more).rpartition(b"},")
+            if cut:
+                yield b"[%b}]" % part
+            elif len(rest) > 2 * _BLOCK:
+                break
+        rest = rest.strip()
+        if file.read(1) or not is_list or rest == b"]":  # a comma in front of it, or an empty list
+            raise ValueError("not in the usual form")
+        yield b"[" + rest
+
+
 def _read_labels(path: Path) -> tuple[str, ...]:
     """Class names in label order."""
     found = _read_json(path)
@@ -106,21 +144,20 @@ def _without_brackets(template: str) -> str:
 def _read_list(path: Path, number_of: dict[str, int]) -> dict[str, int]:
     """The label of each clip, by its id."""
     # The hook drops the other three quarters of an entry while the file is read.
-    entries = _read_json(path, lambda entry: (entry.get("id"), entry.get("template")))
-    if not isinstance(entries, list) or not entries:
-        raise DataError(f"{path}: expected a list of clips with an id and a template: download it again")
+    entries = _iterate_list(path, lambda entry: (entry.get("id"), entry.get("template")))
+    find = functools.cache(lambda template: number_of.get(_without_brackets(template)))
     labels: dict[str, int] = {}
     problems = []
     for position, entry in enumerate(entries, start=1):
         video, template = entry if isinstance(entry, tuple) else (None, None)
         if not isinstance(video, str | int) or not isinstance(template, str):
             problems.append(f"entry {position}: expected an id and a template")
-        elif (number := number_of.get(_without_brackets(template))) is None:
+        elif (number := find(template)) is None:
             problems.append(f"entry {position}: the template {template!r} of clip {video} is not among the labels")
-        elif str(video) in labels:
+        elif (video := str(video)) in labels:
             problems.append(f"entry {position}: clip {video} is listed twice")
         else:
-            labels[str(video)] = number
+            labels[video] = number
     if problems:
         raise join_problems(str(path), problems, "take all of these files from the same release")
     return labels
@@ -128,6 +165,57 @@ def _read_list(path: Path, number_of: dict[str, int]) -> dict[str, int]:
 
 def _read_frame_list(csv: Path, prefix: str) -> dict[str, str]:
     """The numbered frames of each clip, `DIR/NAME_%06d.jpg#FIRST-LAST`, by its id."""
+    paths = _read_regular_frame_list(csv, prefix)
+    return _read_any_frame_list(csv, prefix) if paths is None else paths
+
+
+def _read_regular_frame_list(csv: Path, prefix: str) -> dict[str, str] | None:
+    """The clips of a list of frames whose lines are all as expected; None for other lists.
+
+    The lines of each clip are written from the first of them, and compared with those in the file.
+    """
+    paths: dict[str, str] = {}
+    start, rest = os.path.join(prefix, ""), b""
+    with open(csv, "rb") as file:
+        if file.readline().removeprefix(codecs.BOM_UTF8).split() != _FRAME_LIST_HEADER.split():
+            return None
+        while more := file.read(_BLOCK):
+            block, end = rest + more, 0
+            for match in _LINES_OF_CLIP.finditer(block):
+                if block.find(b"\n", match.end()) < 0:
+                    break  # there may be more lines of this clip
+                if match.start() != end or not _add_clip(paths, match, start):
+                    return None
+                end = match.end()
+            rest = block[end:]
+    last = _LINES_OF_CLIP.fullmatch(rest)
+    return paths if last and _add_clip(paths, last, start) else None
+
+
+def _add_clip(paths: dict[str, str], lines: re.Match[bytes], start: str) -> bool:
+    """Add a clip of a regular list of frames by its lines; return False if they are not regular."""
+    first = _FIRST_LINE.match(lines[0])
+    if first is None:
+        return False
+    video, clip, frame, head, number, tail, label = first.groups()
+    count, width, low = lines[0].count(b"\n"), len(number), int(number)
+    expected = _numbered_lines(count, int(frame), low, width).replace(b"\2", tail + label)
+    name = os.fsdecode(video)
+    if lines[0] != expected.replace(b"\1", head).replace(b"\0", video + clip) or name in paths:
+        return False
+    path = os.fsdecode(b"%b%%0%dd%b#%d-%d" % (head, width, tail, low, low + count - 1))
+    paths[name] = path if path.startswith("/") else start + path
+    return True
+
+
+@functools.lru_cache(maxsize=4096)
+def _numbered_lines(count: int, frame: int, number: int, width: int) -> bytes:
+    """Lines of a list of frames, with marks in place of what the lines of a clip have in common."""
+    return b"".join(b"\0%d \1%0*d\2" % (frame + row, width, number + row) for row in range(count))
+
+
+def _read_any_frame_list(csv: Path, prefix: str) -> dict[str, str]:
+    """The clips of any list of frames, line by line. Raises DataError."""
     paths: dict[str, str] = {}
     problems: list[str] = []
     with open(csv, "rb") as file:
