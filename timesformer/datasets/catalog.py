@@ -11,6 +11,7 @@ from timesformer.datasets.manifest import find_manifest
 from timesformer.datasets.records import DataError, DatasetSplit, join_problems
 from timesformer.datasets.sources.folder import folder, hmdb_simp
 from timesformer.datasets.sources.kinetics import kinetics
+from timesformer.datasets.sources.lists import has_repeats
 from timesformer.datasets.sources.muwiges import muwiges
 from timesformer.datasets.sources.official_splits import hmdb51, ucf101
 from timesformer.datasets.sources.shards import note_problems
@@ -83,10 +84,10 @@ def _check_split(found: DatasetSplit, source: str) -> None:
         raise DataError(
             f"{source}: label {records.labels[number]} of {records.names[number]}, expected 0 to {classes - 1}"
         )
-    hashes = np.fromiter(map(hash, records.names), np.int64, len(records))
-    if len(np.unique(hashes)) < len(hashes):
-        repeated = next(name for name, count in Counter(records.names).items() if count > 1)
-        raise DataError(f"{source}: {repeated} is the name of several clips; names must be unique")
+    if has_repeats(records.names):
+        repeated = [name for name, count in Counter(records.names).items() if count > 1]
+        if repeated:
+            raise DataError(f"{source}: {repeated[0]} is the name of several clips; names must be unique")
 
 
 class Splits:

@@ -1,5 +1,6 @@
 """Something-Something V2 from its official files, with lists of frames and with videos."""
 
+import itertools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -7,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets.sources.common import assert_fails, make_cfg, names_of, touch, write
+from tests.datasets.sources.common import assert_fails, clips_of, make_cfg, names_of, touch, write
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.records import VideoRecord
+from timesformer.datasets.sources import ssv2
 
 CLASSES = ("Closing something", "Holding something next to something", "Pushing something from left to right")
 TEMPLATES = ("Closing [something]", "Holding [something] next to [something]", "Pushing [something] from left to right")
@@ -178,3 +180,45 @@ def test_frames_are_those_of_the_original(
                 assert (clip[0, :, 0, 0] // 4).tolist() == case["seq"], case
                 compared.add((num_frames, case["video_length"]))
     assert len(compared) == 45
+
+
+def test_json_is_read_in_blocks(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [
+        entry | {"label": "a }, b", "more": [{"x": 1}, {"y": 2}]} for entry in entries(("42326", 2), ("78687", 1))
+    ]
+    for indent, size in itertools.product((None, 1), range(1, 200, 7)):
+        monkeypatch.setattr(ssv2, "_BLOCK", size)
+        (videos / OFFICIAL.format("train")).write_text(json.dumps([*listed, *entries(("100904", 0))], indent=indent))
+        assert clips_of(make_cfg("ssv2", videos, 3)) == [("42326", 2), ("78687", 1), ("100904", 0)]
+
+
+@pytest.mark.parametrize("end", [",]", ", ]", ",", "", "] ]", ",,{}]"])
+def test_json_that_is_cut_or_has_extra_commas_is_an_error(videos: Path, end: str) -> None:
+    text = json.dumps(entries(("78687", 1), ("42326", 2)))
+    path = videos / OFFICIAL.format("train")
+    path.write_text(text[:-1] + end)
+    with pytest.raises(json.JSONDecodeError) as error:
+        json.loads(path.read_text())
+    assert_fails(make_cfg("ssv2", videos, 3), path, error.value)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_regular_lists_of_frames_are_read_like_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newline: str
+) -> None:
+    rows = [
+        f'{video} {number} {frame} folder é/{video}/x_{frame + first:0{width}d}.jpg ""'
+        for number, (video, first, width) in enumerate([(7, 1, 6), (77, 0, 1), (777, 95, 2), (5, 3, 3)])
+        for frame in range(12)
+    ]
+    path = tmp_path / "train.csv"
+    text = newline.join(["original_vido_id video_id frame_id path labels", *rows, ""])
+    path.write_bytes(text.encode())
+    expected = ssv2._read_any_frame_list(path, "/data")
+    assert len(expected) == 4
+    for size in range(20, 2000, 97):
+        monkeypatch.setattr(ssv2, "_BLOCK", size)
+        assert ssv2._read_regular_frame_list(path, "/data") == expected
+    for broken in (text.replace("x_000004", "x_000005"), f'{text}7 0 0 a_1.jpg ""\n', text.replace(" 0 3 ", " 0 x ")):
+        path.write_bytes(broken.encode())
+        assert ssv2._read_regular_frame_list(path, "/data") is None

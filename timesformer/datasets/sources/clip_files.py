@@ -26,11 +26,12 @@ _SYSTEM_NAMES = {
     *("lost+found", "lost.dir"),  # Linux, Android
     *("@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # Synology, QNAP
 }
+_LONGEST = max(map(len, _SYSTEM_NAMES))
 
 
 def is_system_name(name: str) -> bool:
     """Whether a file or folder of this name is hidden or made by the system: never a clip, a class or a list."""
-    return name.startswith(".") or name.casefold() in _SYSTEM_NAMES
+    return name.startswith(".") or (len(name) <= _LONGEST and name.casefold() in _SYSTEM_NAMES)
 
 
 def is_video_name(name: str) -> bool:
@@ -74,7 +75,9 @@ def walk(
 def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if not is_system_name(entry.name))
+            for entry in entries:
+                if not is_system_name(entry.name):
+                    yield entry
     except OSError as error:
         raise DataError(f"{folder} cannot be listed: {error.strerror}; make it readable, or remove it") from error
 
@@ -228,10 +231,15 @@ class ClipFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.source = folder, str(folder)
-        entries = _entries(folder) if folder.is_dir() else ()
-        self._names = {entry.name for entry in entries if is_video_name(entry.name) or _is_folder(entry)}
+        self._names, extensions = set[str](), set[str]()
+        for entry in _entries(folder) if folder.is_dir() else ():
+            name = entry.name
+            start = stem(name)
+            if start is not name or _is_folder(entry):
+                self._names.add(name)
+                extensions.add(name[len(start) :])
         # Of several clips of one stem: the folder of frames, then video files in the order of VIDEO_EXTENSIONS.
-        self._extensions = sorted({name[len(stem(name)) :] for name in self._names}, key=_preference)
+        self._extensions = sorted(extensions, key=_preference)
         self._subfolders: dict[str, ClipFolder] = {}
 
     @functools.cached_property

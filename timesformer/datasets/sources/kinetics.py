@@ -153,23 +153,24 @@ def _from_annotations(cfg: CfgNode, split: str, files: dict[str, Path]) -> Datas
 def _find_by_name(names: Sequence[str], paths: Iterable[str]) -> list[str | None]:
     """The first path of each of the unique names, which are those of files without folders and extension."""
     found: list[str | None] = [None] * len(names)
-    row_of = {name: row for row, name in enumerate(names)}
+    row_of = dict(zip(names, range(len(names)), strict=True))
     for path in paths:
-        row = row_of.get(stem(path.rpartition("/")[2]))
-        if row is not None and found[row] is None:
+        row = row_of.pop(stem(path.rpartition("/")[2]), None)
+        if row is not None:
             found[row] = path
     return found
 
 
 def _read_annotations(path: Path) -> lists.ClipList:
     clips, problems = lists.ClipList.empty(path), []
+    add = clips.add
     for number, (video, start, end, label) in lists.read_table(path, (*_ANNOTATION_COLUMNS, "label"), problems):
         try:
             name = video + _format_times(start, end)
         except (ValueError, OverflowError):
             problems.append(f"line {number}: time_start {start!r} and time_end {end!r}, expected seconds")
             continue
-        clips.add(number, name, label)
+        add(number, name, label)
     if repeats := lists.find_repeats(clips, lambda: clips.names):
         raise join_problems(str(path), repeats, "remove one of each two lines")
     return clips

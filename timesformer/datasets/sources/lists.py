@@ -91,15 +91,13 @@ def first_line(path: Path) -> str:
 
 def split_cells(line: str) -> list[str]:
     """The cells of a line of CSV, stripped; an empty list if it is not CSV."""
-    if '"' not in line and len(line) <= csv.field_size_limit():
-        return [cell.strip() for cell in line.split(",")]
     try:
         return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
     except csv.Error:
         return []
 
 
-def read_table(path: Path, columns: Sequence[str], problems: list[str]) -> Iterator[tuple[int, Sequence[str]]]:
+def read_table(path: Path, columns: Sequence[str], problems: list[str]) -> Iterator[tuple[int, list[str]]]:
     """Yield the line numbers of a CSV file with a header, and the cells of `columns`.
 
     Raises DataError for another header, and at the end for bad rows, `problems` of the caller, or no rows at all.
@@ -108,10 +106,11 @@ def read_table(path: Path, columns: Sequence[str], problems: list[str]) -> Itera
     header = split_cells(next(lines)[1])
     if not set(columns) <= set(header):
         raise DataError(f"{path}: its first line is {','.join(header)!r}, expected a header with {','.join(columns)!r}")
-    choose, empty = operator.itemgetter(*map(header.index, columns)), True
+    choose, empty, limit = operator.itemgetter(*map(header.index, columns)), True, csv.field_size_limit()
     for number, line in lines:
-        cells = split_cells(line)
-        wanted = choose(cells) if len(cells) == len(header) else [""]
+        is_plain = '"' not in line and len(line) <= limit
+        cells = line.split(",") if is_plain else split_cells(line)
+        wanted = [*map(str.strip, choose(cells))] if len(cells) == len(header) else [""]
         if "" in wanted:
             problems.append(f"line {number}: found {line!r}, expected '{','.join(header)}'")
         else:

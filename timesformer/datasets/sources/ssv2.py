@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from itertools import groupby, zip_longest
 from pathlib import Path
@@ -31,6 +32,7 @@ VIDEO_FOLDER = "20bn-something-something-v2"  # the folder in the official archi
 _BLOCK = 4 * 2**20  # bytes of a list that are read together
 _LINES_OF_CLIP = re.compile(rb"([^ \n]+ )[^\n]*\n(?:\1[^\n]*\n)*")
 _FIRST_LINE = re.compile(rb"([^ \n]+)( [^ \n]+ )(\d+) ([^\n]*?)(\d+)(\.\w+)( [^ \n]*\n)")
+_decode = functools.partial(str, encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())
 _FRAME_LIST_HEADER = b"original_vido_id video_id frame_id path labels"  # "vido" is the official spelling
 
 
@@ -200,10 +202,10 @@ def _add_clip(paths: dict[str, str], lines: re.Match[bytes], start: str) -> bool
     video, clip, frame, head, number, tail, label = first.groups()
     count, width, low = lines[0].count(b"\n"), len(number), int(number)
     expected = _numbered_lines(count, int(frame), low, width).replace(b"\2", tail + label)
-    name = os.fsdecode(video)
+    name = _decode(video)
     if lines[0] != expected.replace(b"\1", head).replace(b"\0", video + clip) or name in paths:
         return False
-    path = os.fsdecode(b"%b%%0%dd%b#%d-%d" % (head, width, tail, low, low + count - 1))
+    path = _decode(b"%b%%0%dd%b#%d-%d" % (head, width, tail, low, low + count - 1))
     paths[name] = path if path.startswith("/") else start + path
     return True
 
