@@ -1,8 +1,6 @@
 """Reading the overlapping windows of a long video: in one pass, and each window alone."""
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -13,13 +11,14 @@ from fvcore.common.config import CfgNode
 
 from timesformer.benchmarks.readers import ORIGINAL, READERS
 from timesformer.benchmarks.tables import header, row
-from timesformer.benchmarks.timing import describe_machine, one_core, run_in_subprocess, time_in_turn
+from timesformer.benchmarks.timing import CPU, describe_machine, one_core, run_in_subprocess, time_in_turn
 from timesformer.config import get_cfg
 from timesformer.datasets.clips import ClipMaker, clip_rng
 from timesformer.datasets.decoding.open import open_video
 from timesformer.datasets.transforms.sampling import VideoInfo
 from timesformer.localization.window_length import default_window
 from timesformer.localization.window_reader import WindowReader
+from timesformer.runtime import device
 
 CLIPS = ((8, 32), (16, 4))  # NUM_FRAMES and SAMPLING_RATE
 PASS = "one pass"
@@ -83,5 +82,4 @@ def peak_memory(cfg: CfgNode, path: Path, window: float) -> float:
     """Peak memory of this process in MiB after reading all windows."""
     torch.set_num_threads(1)
     read_together(cfg, path, window)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return device.peak_memory(CPU) / 2**20
