@@ -1,16 +1,19 @@
 """What may follow --stream."""
 
 import errno
+import io
 import os
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import av
 import pytest
 
+from tests.datasets.made_videos import encode, moving_scene
 from tests.patience import PATIENCE
 from tests.streaming.senders import gray_video
 from timesformer.errors import UserError
@@ -114,7 +117,7 @@ def test_a_camera_without_a_new_picture_is_asked_again(tmp_path: Path):
 
 
 def test_an_interrupt_while_a_pipe_is_opened_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stalled:
+    class Stalled(io.BytesIO):
         def read1(self, size: int) -> bytes:
             raise KeyboardInterrupt(15)
 
@@ -122,3 +125,32 @@ def test_an_interrupt_while_a_pipe_is_opened_is_not_lost(monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt) as caught:
         Connection(parse_source("-"), timeout=1)
     assert caught.value.args == (15,)
+
+
+def test_an_mp4_file_with_its_index_at_the_end_is_read_from_a_file_but_not_from_a_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = encode(tmp_path / "clip.mp4", moving_scene(20, 320, 240), "mjpeg", format_options={})
+    content = video.read_bytes()
+    assert content.index(b"moov") > 2**17  # it is read before the frames only by seeking
+    with video.open("rb") as file:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=file))
+        with Connection(parse_source("-"), timeout=PATIENCE) as connection:
+            assert len(list(connection.frames())) == 20
+    os.mkfifo(pipe := tmp_path / "pipe")
+    threading.Thread(target=write_until_closed, args=(pipe, content), daemon=True).start()
+    with Connection(parse_source(str(pipe)), timeout=PATIENCE) as connection, pytest.raises(StreamError) as caught:
+        list(connection.frames())
+    assert str(pipe) in str(caught.value)
+    assert "faststart" in str(caught.value)
+
+
+def test_an_empty_pipe_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BufferedReader(io.BytesIO())))
+    with pytest.raises(StreamError, match="standard input: it is empty"):
+        Connection(parse_source("-"), timeout=1)
+
+
+def write_until_closed(pipe: Path, content: bytes) -> None:
+    with suppress(BrokenPipeError):
+        pipe.write_bytes(content)

@@ -67,16 +67,17 @@ class Connection:
         """
         self._source, self._timeout, self._clock = source, timeout, clock
         self._to_rgb = RgbConverter(short_side)
-        file = None
+        self._file = file = None
         try:
-            file = source.file()
+            self._file = file = source.file()
             limits = None if file else (2 * timeout, timeout)
             address = file or source.address
             self._container = av.open(address, format=source.format, options=source.options, timeout=limits)
         except _ERRORS as error:
             if file and file.interrupt:
                 raise file.interrupt from None
-            raise StreamError(f"{source.name}: {_why_not_opened(source, error, 2 * timeout)}") from None
+            reason = "it is empty" if file and file.is_empty else _why_not_opened(source, error, 2 * timeout)
+            raise StreamError(f"{source.name}: {reason}") from None
         try:
             if file and file.interrupt:
                 raise file.interrupt
@@ -134,7 +135,7 @@ class Connection:
                 self._number += 1
                 yield StreamFrame(tick, received, self._to_rgb(frame, size))
         if not self._number:
-            raise StreamError(f"{self._source.name}: it ended before the first frame")
+            raise StreamError(f"{self._source.name}: {self._why_no_frame()}")
 
     def _packets(self) -> Iterator[tuple[av.Packet, float]]:
         fruitless, packets, last = 0, self._container.demux(self._stream), self._clock()
@@ -161,6 +162,14 @@ class Connection:
             fruitless = 0 if self._decoded else fruitless + 1
             if fruitless > UNDECODABLE:
                 raise StreamError(f"{self._source.name}: {UNDECODABLE} packets in a row could not be decoded")
+
+    def _why_no_frame(self) -> str:
+        if self._file and not self._file.seekable() and "mov" in self._container.format.name.split(","):
+            others = "or write it with `-movflags +faststart` or `-f matroska`"
+            return (
+                f"an MP4 file with its index at the end cannot be read from a pipe: use `--stream - < FILE`, {others}"
+            )
+        return "it ended before the first frame"
 
     def _why_ended(self, error: Exception) -> str:
         reason = _why_broken(error, self._timeout)

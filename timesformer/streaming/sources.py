@@ -4,6 +4,7 @@ import os
 import re
 import stat
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO
 from urllib.parse import urlsplit
@@ -41,24 +42,42 @@ _NETWORK_OPTIONS = {
 
 
 class PipeFile:
-    """A pipe for PyAV, which would print and forget a KeyboardInterrupt in `read`.
+    """A pipe, or a file in its place, for PyAV, which would print and forget a KeyboardInterrupt in `read`.
 
-    `interrupt` is the first one; from then on, the pipe is at its end.
+    `interrupt` is the first one; from then on, the pipe is at its end. `is_empty`: nothing has been read.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._is_file = False
+        with suppress(OSError):
+            self._is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode) and not file.tell()
         self.interrupt: KeyboardInterrupt | None = None
+        self.is_empty = True
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes, as soon as there are some; none at the end."""
         if self.interrupt:
             return b""
         try:
-            return self._file.read1(size)
+            data = self._file.read1(size)
         except KeyboardInterrupt as interrupt:
             self.interrupt = interrupt
             return b""
+        self.is_empty = self.is_empty and not data
+        return data
+
+    def seekable(self) -> bool:
+        """Return whether it is a file, as in `command < file`."""
+        return self._is_file
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position of a file in bytes, which is returned."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the position in a file in bytes."""
+        return self._file.tell()
 
     def close(self) -> None:
         self._file.close()
