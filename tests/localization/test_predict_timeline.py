@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
-from tests.datasets.made_videos import encode, ffmpeg, ffmpeg_frames, moving_scene
+from tests.datasets.made_videos import encode, ffmpeg, ffmpeg_frames, moving_scene, packets_of
 from tests.processes import Outcome
 from timesformer.commands.predict import main
+from timesformer.datasets.decoding import packet_source
 from timesformer.datasets.workers.pool import SERVER
 from timesformer.errors import UserError
 from timesformer.inference.classifier import load_model
@@ -216,6 +218,59 @@ def test_damage_ends_the_copy_and_not_the_command(predict: Predict, tiny_checkpo
     assert os.listdir(tmp_path / "copies") == ["damaged.mp4"]
     assert 10 < len(ffmpeg_frames(tmp_path / "copies/damaged.mp4")) < 60
     assert "damaged.mp4" in page.read_text()
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["small", "large"])
+@pytest.mark.parametrize("name", ["fast.mp4", "x.mkv"])
+def test_a_file_that_is_cut_short_is_read_up_to_there(
+    predict: Predict, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kept: bool
+):
+    whole, half = tmp_path / f"whole_{name}", tmp_path / name
+    picture, sound = "testsrc2=size=64x48:rate=10:duration=8", "sine=duration=12"
+    ffmpeg(
+        *("-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", sound),
+        "-g",
+        5,
+        "-c:a",
+        "aac",
+        "-movflags",
+        "+faststart",
+        whole,
+    )
+    content = whole.read_bytes()
+    half.write_bytes(content[: len(content) // 2])
+    num_frames = len(ffmpeg_frames(half))
+    assert 20 < num_frames < 60
+    if not kept:
+        monkeypatch.setattr(packet_source, "LARGEST_KEPT", 0)
+    arguments = ["--checkpoint", tiny_checkpoint, "--window", 0.5, "--gaps", "--quiet", "--output", tmp_path / "t.csv"]
+    outcome = predict(*arguments, half, "--overlay", tmp_path / "copy.mp4")
+    *segments, error = rows(tmp_path / "t.csv")
+    assert (outcome.code, error["class"]) == (3, "")
+    assert str(half) in error["error"]
+    end = float(segments[-1]["end"])
+    assert end == pytest.approx(num_frames / 10, abs=0.25)  # the last frame may be cut off
+    with av.open(str(tmp_path / "copy.mp4")) as copy:
+        picture, sound = (float(stream.duration * stream.time_base) for stream in copy.streams)
+    assert picture == pytest.approx(end, abs=0.1)
+    assert end - 0.5 < sound < end + 0.1
+    assert predict(*arguments, whole, "--overwrite").code == 0  # sound that is longer than the video is no loss
+
+
+def test_the_sound_of_a_copy_ends_where_the_video_is_damaged(predict: Predict, tmp_path: Path):
+    damaged, windows, copy = tmp_path / "damaged.mp4", tmp_path / "w.csv", tmp_path / "copy.mp4"
+    encoded = encode(tmp_path / "video.mp4", moving_scene(60, 48, 32))
+    ffmpeg("-i", encoded, "-f", "lavfi", "-i", "sine=duration=2.4", "-c:v", "copy", damaged)
+    content = bytearray(damaged.read_bytes())
+    packet = packets_of(damaged)[30]
+    content[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+    damaged.write_bytes(content)
+    windows.write_text(f"video,start,end,walk\n{damaged},0,2.4,0.9\n")
+    predict(windows, "--overlay", copy)
+    with av.open(str(copy)) as container:
+        video, sound = (float(stream.duration * stream.time_base) for stream in container.streams)
+    assert 1 < video < 1.4
+    assert sound == pytest.approx(video, abs=0.1)
 
 
 def test_copies_of_videos_that_are_gone_are_errors(predict: Predict, video: Path, tmp_path: Path):

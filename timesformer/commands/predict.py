@@ -147,7 +147,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         errors = (write_files if args.output or args.features else print_lines)(args, load(args), paths)
     if errors:
-        print(f"{len(errors)} of {len(paths)} videos could not be read:", file=sys.stderr)
+        to_end = " to the end" if args.timeline else ""
+        print(f"{len(errors)} of {len(paths)} videos could not be read{to_end}:", file=sys.stderr)
         print("  " + shorten(errors, "\n  ", LISTED), file=sys.stderr)
     return SOME_UNREADABLE if errors else 0
 

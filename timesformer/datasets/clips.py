@@ -123,12 +123,13 @@ class ClipMaker:
         video, num_frames, fps = known_video(record)
         return open_video(video, short_side=self._data.DECODE_SHORT_SIDE, num_frames=num_frames, fps=fps)
 
-    def open_source(self, source: Source, fps: float | None = None) -> VideoReader:
+    def open_source(self, source: Source, fps: float | None = None, allow_cut_short: bool = False) -> VideoReader:
         """Open a video that is not in a dataset; arguments and errors as in `open_video`.
 
         Raises VideoError if the sampler needs the frame rate of frames in memory, and it is unknown.
         """
-        reader = open_video(source, short_side=self._data.DECODE_SHORT_SIDE, fps=fps)
+        short_side = self._data.DECODE_SHORT_SIDE
+        reader = open_video(source, short_side=short_side, fps=fps, allow_cut_short=allow_cut_short)
         if self.sampler.needs_fps and not reader.fps and isinstance(source, VideoReader):
             raise VideoError(
                 f"{reader.path}: its frame rate is unknown, and the {self.sampler.name} sampler needs it: give fps=, "

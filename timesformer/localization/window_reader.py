@@ -69,7 +69,7 @@ class WindowReader:
         self._maker = WindowClipMaker(cfg, maker)
         source = to_source(video, fps)
         with as_video_error(name_of(source)):
-            self._reader = maker.open_source(source, fps)
+            self._reader = maker.open_source(source, fps, allow_cut_short=True)
         self._sampled_fps = self._reader.fps
         if not self._reader.fps and not isinstance(source, Frames):
             self._reader.fps = cfg.DATA.TARGET_FPS  # as the dense sampler takes it
@@ -97,7 +97,7 @@ class WindowReader:
     def read(self, window: float, stride: float) -> Iterator[WindowClips]:
         """Yields the clips of windows of `window` seconds, `stride` seconds apart; can be called once.
 
-        Raises VideoError at damage, after the windows before it.
+        Raises VideoError at damage, or where a file is cut short, after the windows before it.
         """
         return (clips for clips in self.steps(window, stride) if clips is not None)
 

@@ -111,7 +111,7 @@ def write_overlay(
                         progress.advance()
             notes.extend(copy.notes)
 
-    with open_video(video) as reader, _container(reader.path) as source:
+    with open_video(video, allow_cut_short=True) as reader, _container(reader.path) as source:
         reader.fps = reader.fps or fps or 0.0
         with report_write_errors(output, "choose another folder for the video with labels"):
             write_atomically(output, write)
@@ -128,6 +128,7 @@ class _Copy:
     def __init__(self, reader: VideoReader, source: InputContainer | None, target: OutputContainer) -> None:
         self._reader, self._target = reader, target
         self.notes: list[str] = []
+        self._is_damaged = False
         is_short = reader.time_base.denominator < 2**31  # as files need it
         self._tick = reader.time_base if is_short else _TICK
         self._stream = self._add_pictures()
@@ -142,7 +143,7 @@ class _Copy:
 
     def frames(self, labels: Labels) -> Iterator[int]:
         """Writes frame after frame, and yields their numbers."""
-        reader, first, last = self._reader, None, None
+        reader, first, last, end = self._reader, None, None, math.inf
         for number, frame in enumerate(self._readable_frames()):
             first = frame.tick if first is None else first
             time = reader.delay + float((frame.tick - first) * reader.time_base)
@@ -156,8 +157,10 @@ class _Copy:
         if last:
             last.duration = round(1 / (reader.fps * self._tick)) if reader.fps else 0
             self._encode(last)
+            if self._is_damaged:
+                end = float((last.pts + last.duration) * self._tick)
         self._target.mux(self._stream.encode())
-        self._copy_sound(math.inf)
+        self._copy_sound(end)
 
     def _readable_frames(self) -> Iterator[StreamedFrame]:
         number = 0
@@ -167,6 +170,7 @@ class _Copy:
         except VideoError as error:
             if not number:
                 raise
+            self._is_damaged = True
             self.notes.append(f"the copy ends where the video is damaged: {error}")
 
     def _add_pictures(self) -> VideoStream:

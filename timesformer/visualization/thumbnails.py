@@ -26,7 +26,7 @@ def read_thumbnails(video: Video, fps: float | None = None, number: int = 12, he
     They are `height` pixels high, or less if the video is smaller. `fps` is the frame rate of a video without one.
     """
     try:
-        with open_video(video, short_side=height) as reader:
+        with open_video(video, short_side=height, allow_cut_short=True) as reader:
             reader.fps = reader.fps or fps or 0.0
             parts = min(number, reader.num_frames)
             numbers = [int((part + 0.5) * reader.num_frames / parts) for part in range(parts)]

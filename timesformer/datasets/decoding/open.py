@@ -51,7 +51,12 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def open_video(
-    video: "Video | Source", *, short_side: int = 0, num_frames: int = 0, fps: float | None = None
+    video: "Video | Source",
+    *,
+    short_side: int = 0,
+    num_frames: int = 0,
+    fps: float | None = None,
+    allow_cut_short: bool = False,
 ) -> VideoReader:
     """Open a video.
 
@@ -63,15 +68,19 @@ def open_video(
         short_side: larger frames may come scaled down to so many pixels; 0: as they are.
         num_frames: from an earlier look at the file, and trusted; 0: unknown.
         fps: frames per second of a video without its own: frames, images, folders; None or 0: unknown.
+        allow_cut_short: whether a video file that is cut short has the frames up to there; `stream` raises VideoError
+            after them. MPEG-TS and other files may be cut short unnoticed.
 
     Raises VideoError, naming the video and the reason, when there is nothing to read.
     """
     source = to_source(video, fps)
     if isinstance(source, EncodedVideo):
-        return VideoFile(source.name, len(source.content), short_side, num_frames, fps or 0.0, source)
+        return VideoFile(source.name, len(source.content), short_side, num_frames, fps or 0.0, source, allow_cut_short)
     if isinstance(source, FrameFiles):
         return FrameFiles(source.path, source.files, short_side, source.fps)
-    return source if isinstance(source, Frames) else _open_path(source, short_side, num_frames, fps or 0.0)
+    if isinstance(source, Frames):
+        return source
+    return _open_path(source, short_side, num_frames, fps or 0.0, allow_cut_short)
 
 
 def to_source(video: "Video | Source", fps: float | None = None) -> Source:
@@ -140,7 +149,7 @@ def _image_files(paths: list[str], fps: float | None) -> FrameFiles:
     return FrameFiles(name, paths, fps=check_fps(fps, name))
 
 
-def _open_path(path: str, short_side: int, num_frames: int, fps: float) -> VideoReader:
+def _open_path(path: str, short_side: int, num_frames: int, fps: float, allow_cut_short: bool) -> VideoReader:
     files = numbered_frames(path)
     if files is not None:
         if not files:
@@ -169,7 +178,7 @@ def _open_path(path: str, short_side: int, num_frames: int, fps: float) -> Video
         return FrameFiles(path, files, short_side, fps)
     if status.st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes): copy or download it again")
-    return VideoFile(path, status.st_size, short_side, num_frames, fps)
+    return VideoFile(path, status.st_size, short_side, num_frames, fps, allow_cut_short=allow_cut_short)
 
 
 def _open_shard_file(part: ShardFile, short_side: int, num_frames: int, fps: float) -> VideoReader:

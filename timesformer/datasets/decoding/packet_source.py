@@ -28,6 +28,9 @@ _INTERLACED = 2  # of FFmpeg's AVFieldOrder, this and all above
 NEAR = 64  # packets, which are read faster than a seek
 _UNKNOWN = sys.maxsize
 _FOUND_WITHIN = 2**12  # packets after seeking
+_DURATION_IN_HEADER = frozenset({"mov", "matroska", "webm", "flv"})  # of other formats, FFmpeg computes it
+_MAY_END_ANYWHERE = frozenset({"matroska", "webm"})  # no packet shows that others are missing
+_SHORTEST_LOSS = 1.0, 0.01  # seconds and part of the duration; headers are not exact
 
 
 class Demuxer:
@@ -68,13 +71,15 @@ class PacketSource:
     `codec` and `formats` are FFmpeg's names.
     """
 
-    def __init__(self, path: str, size: int, content: Content | None = None) -> None:
+    def __init__(self, path: str, size: int, content: Content | None = None, allow_cut_short: bool = False) -> None:
         """Open a file of `size` bytes, or the content of a file that is not at `path`.
 
         Raises VideoError if it has no video that can be decoded, or is cut short. Some large files are found to be cut
-        short only when their `packets` are needed.
+        short only when their `packets` are needed. With `allow_cut_short`, a file that is cut short has the packets up
+        to there, and `loss` is its error.
         """
         self._path, self._size, self._content = path, size, content
+        self._allow_cut_short, self._is_cut_short = allow_cut_short, False
         self._kept: list[av.Packet] | None = None
         self._position = 0  # number of the next packet of the demuxer
         try:
@@ -89,10 +94,14 @@ class PacketSource:
         self.promised_frames, self.duration = stream.frames, stream.duration or 0  # 0: the header has none
         self.reorders = bool(self.decoder.has_b_frames)  # decoding may change it
         self.is_interlaced = getattr(self.decoder, "field_order", 0) >= _INTERLACED
+        has_duration = not _DURATION_IN_HEADER.isdisjoint(self.formats.split(","))
+        self._promised_seconds = (demuxer.container.duration or 0) / av.time_base if has_duration else 0.0
+        if self.formats == "avi" and self.rate:
+            self._promised_seconds = self.promised_frames / self.rate
         try:
             if size <= LARGEST_KEPT:
                 with demuxer:
-                    self._kept = list(demuxer.packets)
+                    self._kept = list(self._whole(demuxer.packets))
                     self.packets = self._scan(self._kept, stream)
             else:
                 first = list(islice(demuxer.packets, 1))
@@ -100,7 +109,7 @@ class PacketSource:
                 self._first_time = first[0].pts if first else None
                 last = stream.index_entries[-1] if len(stream.index_entries) else None
                 if last and last.pos + last.size > size:
-                    raise self.cut_short()
+                    self._note_cut_short()
         except DECODE_ERRORS as error:
             raise self._unreadable(error) from error
 
@@ -131,7 +140,7 @@ class PacketSource:
             with self.reopen() as demuxer:  # iterators of packets may be in use
                 for other in demuxer.container.streams:
                     other.discard = av.stream.Discard.default if other == demuxer.stream else av.stream.Discard.all
-                return self._scan(demuxer.packets, demuxer.stream)
+                return self._scan(self._whole(demuxer.packets), demuxer.stream)
         except DECODE_ERRORS as error:
             raise self._unreadable(error) from error
 
@@ -149,7 +158,7 @@ class PacketSource:
         while last is None or number <= last:
             if self._position != number:
                 self._go_to(number)
-            packet = next(self._demuxer.packets, None)
+            packet = next(self._whole(self._demuxer.packets), None)
             if packet is None:
                 return
             number = self._position = self._position + 1
@@ -170,6 +179,42 @@ class PacketSource:
             f"{self._path}: cut short: the file ends at byte {self._size} in the middle of its frames; copy it again"
         )
 
+    def loss(self, end: float) -> VideoError | None:
+        """Return the error of a file whose last frame ends at `end` seconds, long before its header says; else None.
+
+        It is found with `allow_cut_short` only.
+        """
+        seconds, (least, part) = self._promised_seconds, _SHORTEST_LOSS
+        is_short = end < seconds - least - part * seconds
+        if not self._is_cut_short:
+            may_be_cut_short = is_short and not _MAY_END_ANYWHERE.isdisjoint(self.formats.split(","))
+            if not may_be_cut_short or self._end_of_streams() >= seconds - least - part * seconds:
+                return None
+        if not is_short:
+            return self.cut_short()
+        found = f"its frames end at {end:.1f} of {seconds:.1f} seconds"
+        return VideoError(f"{self._path}: cut short: {found}; copy it again")
+
+    def _end_of_streams(self) -> float:
+        """When the last packet of any stream ends, in seconds: sound may be longer than the video."""
+        with self.reopen() as demuxer, suppress(*DECODE_ERRORS, IndexError):
+            packets = (packet for packet in demuxer.container.demux() if packet.pts is not None)
+            return max((float((p.pts + (p.duration or 0)) * p.time_base) for p in packets), default=0.0)
+        return 0.0
+
+    def _whole(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+        """Yield the packets up to the first one that is cut off, if the file may be."""
+        for packet in packets:
+            if self._allow_cut_short and packet.is_corrupt and self.formats != MPEG_TS:
+                self._is_cut_short = True
+                return
+            yield packet
+
+    def _note_cut_short(self) -> None:
+        if not self._allow_cut_short:
+            raise self.cut_short()
+        self._is_cut_short = True
+
     def _unreadable(self, error: Exception) -> VideoError:
         reason = describe_format(self._path, self._content)
         if not reason:
@@ -183,7 +228,7 @@ class PacketSource:
         if len(entries) > len(found.times):
             cut_short = cut_short or max(entry.pos + entry.size for entry in entries) > self._size
         if cut_short and not (found.broken and self.formats == MPEG_TS):
-            raise self.cut_short()
+            self._note_cut_short()
         return found
 
     def _from_sample_table(self) -> Packets | None:
@@ -191,11 +236,13 @@ class PacketSource:
             table = read_sample_table(file, self._demuxer.stream)
         if table is None or self._first_time is None:
             return None
-        if (table.positions + table.sizes).max() > self._size:
-            raise self.cut_short()
+        count = len(table.sizes)
+        if (missing := table.positions + table.sizes > self._size).any():
+            self._note_cut_short()
+            count = int(missing.argmax())
         # An edit list also shifts all times.
         times = table.shown + (self._first_time - table.shown[0])
-        return Packets(times, table.keys, table.hidden, table.positions)
+        return Packets(*(values[:count] for values in (times, table.keys, table.hidden, table.positions)))
 
     def _go_to(self, number: int) -> None:
         """Make a packet the next one."""

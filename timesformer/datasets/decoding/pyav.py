@@ -56,19 +56,22 @@ class VideoFile(VideoReader):
         num_frames: int = 0,
         fps: float = 0.0,
         content: Content | None = None,
+        allow_cut_short: bool = False,
     ) -> None:
         """Open a file of `size` bytes; VideoError where it is not a video or is cut short.
 
         Larger frames are scaled down to `short_side` pixels (0: as they are). `num_frames` is the known number of
         frames (0: as the file has it), `fps` the rate if the file has none (0: the mean of the times of its frames).
-        `content` is that of a file that is not at `path`.
+        `content` is that of a file that is not at `path`. With `allow_cut_short`, a file that is cut short has the
+        frames up to there, and `stream` raises VideoError after them.
         """
         super().__init__(path)
         self._short_side = short_side
         self._to_rgb = RgbConverter(short_side)
         self._decoded_times = array("q")  # of frames decoded from the start
         self._interlaced = False  # whether such a frame has been decoded
-        self._source = source = PacketSource(path, size, content)
+        self._allow_cut_short = allow_cut_short
+        self._source = source = PacketSource(path, size, content, allow_cut_short)
         self._decoder = source.decoder
         self._time_base, self.fps, self.delay = source.time_base, source.rate or fps, source.delay
         self._coded_size = width, height = self._decoder.width, self._decoder.height
@@ -163,7 +166,7 @@ class VideoFile(VideoReader):
 
     def stream(self) -> Iterator[StreamedFrame]:
         known: Sequence[int] | None = None
-        last, by_time = -1, False
+        first, last, by_time = None, -1, False
         step = max(1, round(1 / (Fraction(self.fps) * self._time_base))) if self.fps else 1
         for number, frame in enumerate(self._every_frame()):
             if not number and self._is_indexed:  # decoding the first frame may show that packets do not tell
@@ -175,8 +178,12 @@ class VideoFile(VideoReader):
                 raise self._error(f"frame {number} is not shown when the file says; convert it to MP4")
             else:
                 tick = known[number]
-            last = tick
+            first, last = tick if first is None else first, tick
             yield StreamedFrame(tick, partial(self._to_rgb, frame, self._coded_size))
+        if self._allow_cut_short and first is not None:
+            end = self.delay + float((last - first) * self.time_base) + (1 / self.fps if self.fps else 0.0)
+            if loss := self._source.loss(end):
+                raise loss
 
     def verify(self) -> None:
         _ = self._index  # the number of frames that packets tell
