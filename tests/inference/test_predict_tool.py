@@ -213,11 +213,13 @@ def test_user_errors_exit_with_2(arguments: list[str], named: str, predict: Pred
 
 
 def test_a_video_much_longer_than_its_views_gets_a_warning(predict: Predict, tmp_path: Path) -> None:
-    long, short = (encode(tmp_path / f"{n}.mp4", moving_scene(n, 48, 32), rate=4) for n in (60, 3))
-    output = tmp_path / "p.csv"
+    long, short = (encode(tmp_path / f"{n}.mp4", moving_scene(n, 48, 32), rate=4) for n in (40, 3))
+    output = tmp_path / "p.json"
     assert all(predict(short, *more).err.count("--timeline") == 0 for more in ((), ("--output", output)))
     for more in ((), ("--output", output, "--overwrite")):
         outcome = predict(short, long, *more)
         assert outcome.code == 0
-        assert f"{long}: used 0.2 s of 15 s" in outcome.err  # two frames, a quarter of a second apart
+        assert f"{long}: used 0.2 s of 10 s" in outcome.err  # two frames, a quarter of a second apart
         assert "--timeline" in outcome.err
+    lengths = [(video["used"], video["duration"]) for video in json.loads(output.read_text())["videos"]]
+    assert lengths == [(0.25, 0.75), (0.25, 10.0)]

@@ -62,6 +62,8 @@ def test_answer_is_that_of_predict(start: Start, classifier: Classifier, clips: 
         assert [item["class"] for item in answer.json()["top"]] == [item["class"] for item in expected["top"]]
         for item, other in zip(answer.json()["top"], expected["top"], strict=True):
             assert item["probability"] == pytest.approx(other["probability"], abs=2e-5)
+        lengths = {name: expected[name] for name in ("used", "duration")}
+        assert answer.json() | lengths | {"note": ""} == answer.json()
     options = {"top_k": 2, "views": 3, "sampler": "equidistant"}
     answer = post(client, clips[0].read_bytes(), params=options).json()
     expected = classifier.predict(clips[0], top_k=2, views=3, sampler="equidistant")
@@ -85,8 +87,13 @@ def test_wrong_requests(start: Start, clips: list[Path]) -> None:
     for options, named in (({"views": 0}, "views"), ({"top_k": "x"}, "top_k"), ({"sampler": "best"}, "best")):
         answer = post(client, video, params=options)
         assert (answer.status_code, named in answer.json()["detail"]) == (422, True), answer.text
+    for options, near in (({"params": {"topk": 3}}, "top_k"), ({"data": {"views": 3}}, "?views=")):
+        answer = post(client, video, **options)
+        assert (answer.status_code, near in answer.json()["detail"]) == (422, True), answer.text
     assert client.post("/v1/predict").status_code == 422
     assert client.get("/v1/predict").status_code == 405
+    assert '{status="405"}' not in client.get("/metrics").text
+    assert client.get("/", follow_redirects=False).headers["Location"] == "docs"
 
 
 def test_limits(start: Start, clips: list[Path]) -> None:

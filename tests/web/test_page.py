@@ -21,8 +21,7 @@ from tests.patience import PATIENCE
 from tests.web.conftest import CLASSES, write_model
 from timesformer import load_model
 from timesformer.inference.classifier import Classifier
-from timesformer.localization.segments import find_segments
-from timesformer.localization.windows import score_windows
+from timesformer.localization.timeline import find_actions
 
 pytest.importorskip("streamlit", reason="Streamlit is not installed: pip install -e '.[app]'")
 playwright_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -207,8 +206,7 @@ def test_actions_of_a_long_video(
     ffmpeg("-f", "concat", "-safe", "0", "-i", tmp_path / "list.txt", "-c", "copy", path)
     page = visit()
     upload(page, path)
-    cfg = classifier.options(views=1, crops=1)
-    segments = find_segments(list(score_windows(classifier, path, stride=0.4, cfg=cfg)), CLASSES)
+    segments = find_actions(classifier, path).segments
     lines = list(csv.DictReader(io.StringIO(download(page, "Download CSV"))))
     assert lines
     assert [line["class"] for line in lines] == [segment.class_name for segment in segments]
@@ -245,8 +243,9 @@ def test_invalid_uploads(
     visit: Callable[..., Any], no_clips: Callable[[str], Path], clips: list[Path], tmp_path: Path
 ) -> None:
     page = visit()
+    notes = shutil.copy(no_clips("text"), tmp_path / "notes.txt")
     hostile = shutil.copy(no_clips("text"), tmp_path / "![x](http:..example.com) <img src=x onerror=alert(1)>.mp4")
-    for path in (no_clips("cut"), no_clips("empty"), hostile):
+    for path in (no_clips("cut"), no_clips("empty"), hostile, notes):
         upload(page, path)
         playwright_api.expect(page.get_by_test_id("stAlert")).to_contain_text(path.name)
     (tmp_path / "large.mp4").write_bytes(bytes(2**20 + 1))

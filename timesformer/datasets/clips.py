@@ -61,6 +61,11 @@ class SampledClip:
     view: int
     duration: float = 0.0
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """Times of the first and the last frame."""
+        return min(self.times), max(self.times)
+
     @classmethod
     def of(
         cls,

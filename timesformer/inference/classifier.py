@@ -317,6 +317,7 @@ class Classifier:
             summary.seconds,
             used=covered_seconds(summary.spans),
             duration=summary.duration,
+            clip_seconds=self.clip_seconds,
         )
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from timesformer.datasets.clips import SampledClip
 
-_TIMES_LONGER, _LONG = 3.0, 10.0  # a video much longer than its views: so many times, and seconds not used
+_LONG, _TIMES_LONGER = 10.0, 3.0  # seconds of a long video, and so many times what its model was trained on
 _SHOWN_FRAMES = 8
 _FRAME_HEIGHT = 96  # pixels, in HTML
 _BAR_WIDTH, _BAR_HEIGHT = 200, 12
@@ -35,13 +35,15 @@ class Prediction:
     error: str = ""  # why the video could not be read
     used: float = 0.0  # seconds of the video between the first and last frames of its views
     duration: float = 0.0  # seconds of the whole video, 0 if unknown
+    clip_seconds: float = 0.0  # median length of the training clips, 0 if unknown
 
     @property
     def coverage_note(self) -> str:
-        """How much of a long video was used; empty if it was not much longer than that."""
-        if self.duration - self.used < _LONG or self.duration < _TIMES_LONGER * self.used:
+        """How much of a long video was used; empty for others (`is_long`)."""
+        if not is_long(self.duration, self.used, self.clip_seconds):
             return ""
-        return f"used {self.used:.1f} s of {self.duration:.0f} s"
+        trained = f", training clips have {self.clip_seconds:.1f} s" if self.clip_seconds else ""
+        return f"used {self.used:.1f} s of {self.duration:.0f} s{trained}"
 
     def __str__(self) -> str:
         classes = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in self.top)
@@ -54,9 +56,10 @@ class Prediction:
         return f"Prediction(video={self.video!r}, top=[{top}], num_views={self.num_views})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what `json.dumps` accepts; `video`, `top` and `error` are those of the JSON file of predict.
+        """Returns what `json.dumps` accepts.
 
-        Also `num_views`, `seconds` and `probabilities` of all classes; `embedding` and `clips`, with the numbers and
+        `video`, `top`, `error`, `used` and `duration` are those of the JSON file of predict. Also `num_views`,
+        `seconds` (the time it took) and `probabilities` of all classes; `embedding` and `clips`, with the numbers and
         times of their frames (None if unknown), if they were requested. Probabilities have six decimals.
         """
         content: dict[str, Any] = {
@@ -139,6 +142,14 @@ def _data_url(image: Image.Image, kind: str) -> str:
     file = io.BytesIO()
     image.save(file, kind, **({"quality": 85} if kind == "JPEG" else {}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def is_long(duration: float, used: float, clip_seconds: float) -> bool:
+    """Whether a video has 10 seconds or more and is at least three times as long as the training clips.
+
+    If the length of the training clips is unknown (0), it is compared with the seconds that were used.
+    """
+    return round(duration, 1) >= _LONG and duration >= _TIMES_LONGER * (clip_seconds or used)
 
 
 def covered_seconds(spans: Sequence[tuple[float, float]]) -> float:

@@ -71,6 +71,7 @@ class PredictionFiles:
             line["error"] = prediction.error
         else:
             line["top"] = [[name, round(probability, 6)] for name, probability in prediction.top]
+            line |= {"used": round(prediction.used, 3), "duration": round(prediction.duration, 3)}
         if self._rows and prediction.embedding is not None:
             line["embedding"] = [self._rows.tell(), len(prediction.embedding)]
             with report_write_errors(self._rows_path, _ELSEWHERE):
@@ -130,7 +131,8 @@ class PredictionFiles:
         separator = b"\n    "
         for line in self._lines():
             top = [{"class": name, "probability": probability} for name, probability in line.get("top", ())]
-            video = {"video": line["video"], "top": top, "error": line.get("error", "")}
+            lengths = {"used": line.get("used", 0.0), "duration": line.get("duration", 0.0)}
+            video = {"video": line["video"], "top": top, "error": line.get("error", ""), **lengths}
             file.write(separator + json.dumps(video).encode())
             separator = b",\n    "
         file.write(b"\n  ]\n}\n")

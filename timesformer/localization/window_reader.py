@@ -118,13 +118,10 @@ class WindowReader:
         Only the frames that they need are decoded. Raises VideoError where the file does not tell when its frames are
         shown, and at damage.
         """
-        with as_video_error(self._reader.path):
-            self._reader.read([0])  # which may show that the file does not tell about others
-            self._time_base, known = self._reader.time_base, self._reader.known_ticks()
-        if known is None:
+        if not self._find_ticks():
             path = self._reader.path
             raise VideoError(f"{path}: it does not tell when its frames are shown: convert it to MP4")
-        self._ticks = known
+        known = self._ticks
         for start, end in spans:
             window = self._plan(start, end)
             numbers = sorted(window.needed)
@@ -134,6 +131,22 @@ class WindowReader:
                 self._keep(number, StreamedFrame(known[number], lambda image=image: image))
             yield self._clips(window)
             self._kept.clear()
+
+    def spans(self, window: float, stride: float) -> list[tuple[float, float]]:
+        """Returns start and end of the windows of `read`, in seconds after the first frame.
+
+        The list is empty where the file does not tell when its frames are shown. Raises VideoError as `read_at`.
+        """
+        self._window, self._stride = window, stride
+        return list(self._spans()) if self._find_ticks() else []
+
+    def _find_ticks(self) -> bool:
+        """Finds when all frames are shown, unless the file does not tell."""
+        with as_video_error(self._reader.path):
+            self._reader.read([0])  # which may show that the file does not tell about others
+            self._time_base, known = self._reader.time_base, self._reader.known_ticks()
+        self._ticks = [] if known is None else known
+        return known is not None
 
     def _frames(self) -> Iterator[StreamedFrame]:
         frames = self._reader.stream()

@@ -4,13 +4,14 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, File, Query, Request, Response, Security, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1
 _FORM_BYTES = 2**16  # of a request besides the video
+_PARAMETERS = ("top_k", "views", "sampler")  # of a prediction, in the query
 
 
 class ClassProbability(BaseModel):
@@ -39,6 +41,9 @@ class Answer(BaseModel):
     top: list[ClassProbability] = Field(description="The most probable classes, in descending order")
     num_views: int = Field(description="Clips of the video that were averaged")
     seconds: float = Field(description="Time that reading and computing took, with waiting")
+    used: float = Field(description="Seconds of the video between the first and last frames of its views")
+    duration: float = Field(description="Seconds of the whole video, 0 if unknown")
+    note: str = Field(description="How much of a long video was used, empty for others: send more views, or parts")
 
 
 class Problem(BaseModel):
@@ -112,20 +117,32 @@ def make_api(service: PredictionService, api_key: str, timeout: float) -> FastAP
             status = response.status_code
             return response
         finally:
-            if request.url.path == "/v1/predict":
+            if (request.method, request.url.path) == ("POST", "/v1/predict"):
                 service.metrics.requests.labels(str(status)).inc()
                 service.metrics.seconds.observe(time.perf_counter() - start)
 
     predict_problems = {code: {"model": Problem} for code in (400, 413, 422, 503, 504)} | denied
 
+    @api.get("/", include_in_schema=False)
+    async def start() -> RedirectResponse:
+        return RedirectResponse("docs")
+
     @api.post("/v1/predict", response_model=Answer, responses=predict_problems, tags=["prediction"], **secured)
     async def predict(
+        request: Request,
         video: Annotated[UploadFile, File(description="A video file")],
         top_k: Annotated[int, Query(ge=1, le=1000, description="Number of classes")] = 5,
         views: Annotated[int | None, Query(ge=1, le=MAX_VIEWS, description="Clips along the time")] = None,
         sampler: Annotated[str | None, Query(description="Sampler of frames, see /v1/model")] = None,
     ) -> dict[str, Any]:
         """Predicts the class of a video: `curl -F video=@clip.mp4 http://localhost:8000/v1/predict`."""
+        for name in request.query_params:
+            if name not in _PARAMETERS:
+                raise _HttpError(422, _unknown(name, "query parameter", _PARAMETERS))
+        for name in await request.form():
+            if name != "video":
+                where = f"{name} belongs to the query: ?{name}=..."
+                raise _HttpError(422, where if name in _PARAMETERS else _unknown(name, "form field", ["video"]))
         if sampler is not None and sampler not in (known := sampler_names()):
             raise _HttpError(422, f"sampler is {sampler!r}, expected one of {', '.join(known)}")
         try:
@@ -143,7 +160,7 @@ def make_api(service: PredictionService, api_key: str, timeout: float) -> FastAP
         except UserError as error:
             logger.error("%s", error)
             raise _HttpError(503, "no process can read the video", {"Retry-After": str(_RETRY_SECONDS)}) from error
-        return found.to_dict()
+        return found.to_dict() | {"note": found.coverage_note}
 
     @api.get("/v1/model", response_model=ModelInformation, responses=denied, tags=["prediction"], **secured)
     async def model() -> ModelInformation:
@@ -179,6 +196,11 @@ def make_api(service: PredictionService, api_key: str, timeout: float) -> FastAP
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return api
+
+
+def _unknown(name: str, kind: str, known: Sequence[str]) -> str:
+    near = "".join(f"; the nearest is {found}" for found in get_close_matches(name, known, n=1, cutoff=0.3))
+    return f"{name!r} is an unknown {kind}, expected {', '.join(known)}{near}"
 
 
 class _HttpError(Exception):

@@ -89,6 +89,7 @@ class PredictionService:
         self.metrics.model.observe(time.perf_counter() - done)
         summary = Summary(cfg, seconds=time.perf_counter() - start)
         summary.add(logits, None, [clip.view for clip in video.clips])
+        summary.spans, summary.duration = [clip.span for clip in video.clips], video.seconds
         return self.classifier.prediction("video", summary, top_k)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from streamlit import config
 
 from timesformer.datasets.decoding.containers import VIDEO_EXTENSIONS
+from timesformer.datasets.sources.clip_files import is_video_name
 from timesformer.errors import UserError
 from timesformer.visualization.animation import animate
 from timesformer.web.options import Options, parse
@@ -32,7 +33,7 @@ TITLE = "What happens in this video?"
 UPLOAD, EXAMPLE = "Upload a video", "Pick an example"
 LOW_CONFIDENCE = 0.5
 METHODS = {"rollout": "all blocks (rollout)", "cls": "last block (class token)"}
-_MIN_TIMELINE, _LONG = 3.0, 10.0  # seconds from which a video can have a timeline, and has one by default
+_MIN_TIMELINE = 3.0  # seconds from which a video can have a timeline
 _FEW_CLASSES = 50  # their names are shown at once
 _SMALLEST_HEADLINE, _LARGEST_HEADLINE = 1.2, 3.0  # rem, for a probability of 0 and of 1
 
@@ -76,10 +77,11 @@ def _show_page(options: Options) -> None:
     sampler, views = _choose_sampling(service)
     if video is not None:
         try:
+            _check_type(video)
             decoded = _cached("properties", (video.key,), lambda: _read(options, video, service.inspect))
-            if _is_over_time(decoded, video):
-                key = (video.key, sampler, state)
-                score = partial(score_video, service, video=decoded, sampler=sampler)
+            if _is_over_time(decoded, video, service.is_long(decoded, sampler, views)):
+                key = (video.key, sampler, views, state)
+                score = partial(score_video, service, video=decoded, sampler=sampler, views=views)
                 scored = _cached("scores", key, lambda: _read(options, video, score))
                 source, aspect = _source(decoded, video), decoded.width / decoded.height
                 show_timeline(service, scored, video.name, video.key, source, aspect)
@@ -109,8 +111,13 @@ def _choose_video(options: Options) -> Video | None:
         return Video(name, name, path.stat().st_size, path=path) if name else None
     limits = options.limits
     label = f"A video, up to {limits.megabytes} MB and {format_time(limits.seconds)}"
-    upload = st.file_uploader(label, type=list(VIDEO_EXTENSIONS))
+    upload = st.file_uploader(label)  # with `type`, visitors would see an icon instead of a message
     return upload and Video(upload.file_id, upload.name, upload.size, content=upload)
+
+
+def _check_type(video: Video) -> None:
+    if not is_video_name(video.name):
+        raise RefusedError(f"This is no video file. Upload one of {', '.join(sorted(VIDEO_EXTENSIONS))}.")
 
 
 def _choose_sampling(service: Service) -> tuple[str, int]:
@@ -140,12 +147,11 @@ def _read(options: Options, video: Video, read: Callable[[Path], Result]) -> Res
             return read(path)
 
 
-def _is_over_time(decoded: DecodedVideo, video: Video) -> bool:
-    """Whether the visitor wants a timeline, which longer videos have unless they switch it off."""
+def _is_over_time(decoded: DecodedVideo, video: Video, is_long: bool) -> bool:
+    """Whether the visitor wants a timeline, which long videos have unless they switch it off."""
     if not decoded.fps or decoded.seconds < _MIN_TIMELINE:
         return False
     explanation = "When which action happens, instead of one answer for the whole video."
-    is_long = decoded.seconds >= _LONG
     return st.toggle("Find actions over time", is_long, key=f"over time {video.key}", help=explanation)
 
 

@@ -91,6 +91,11 @@ class Readers:
         """Reads a video with `sample`, which must be picklable."""
         return self.finish_video(self.submit_video(path, sample).result())
 
+    def spans(self, path: Path, cfg: CfgNode, window: float, stride: float) -> list[Span]:
+        """The windows of a video, as in `WindowReader.spans`."""
+        read = partial(_find_spans, cfg, self.limits, window, stride, str(path))
+        return _result(self._pool.submit(read).result(), self.limits)
+
     def windows(
         self, path: Path, cfg: CfgNode, parts: Sequence[Sequence[Span]], is_seekable: bool = True
     ) -> Iterator[list[WindowClips]]:
@@ -136,6 +141,13 @@ def _call(function: Callable[[], Any]) -> Any:
 
 def _do_nothing() -> None:
     """Only the imports of the other process matter."""
+
+
+def _find_spans(cfg: CfgNode, limits: Limits, window: float, stride: float, path: str) -> list[Span]:
+    """In the other process."""
+    _limit_memory(limits.decoding_bytes)
+    with WindowReader(cfg, path) as reader:
+        return reader.spans(window, stride)
 
 
 def _read_windows(

@@ -15,7 +15,7 @@ from timesformer.datasets.clips import SampledClip
 from timesformer.datasets.transforms.sampling import build_sampler, sampler_names
 from timesformer.errors import UserError
 from timesformer.inference.classifier import Classifier, Summary, load_model
-from timesformer.inference.prediction import Prediction
+from timesformer.inference.prediction import Prediction, is_long
 from timesformer.models.attention import Attention
 from timesformer.models.complexity import count_parameters
 from timesformer.models.weights.download import local_path
@@ -88,6 +88,14 @@ class Service:
         """The properties of a video, without clips; RefusedError as `Readers`."""
         return self.readers.video(path, no_clips)
 
+    def is_long(self, video: DecodedVideo, sampler: str, views: int) -> bool:
+        """Whether predictions for the video would have a `coverage_note`."""
+        chosen = build_sampler(self.classifier.options(views=views, sampler=sampler), "test")
+        used = video.seconds  # of samplers that stretch over the whole video
+        if video.fps and chosen.name in ("dense", "uniform"):
+            used = min(used, views * chosen.window_length(video.fps) / video.fps)
+        return is_long(video.seconds, used, self.classifier.clip_seconds)
+
     def answer(self, path: Path, name: str, sampler: str, views: int) -> Answer:
         """The prediction for a video, averaged over `views` clips along its time; RefusedError as `Readers`.
 
@@ -107,6 +115,7 @@ class Service:
                 summary.add(scores, None, [clip.view for clip in clips])
             end = time.monotonic()
         summary.clips, summary.seconds = video.clips, read - start + end - begin
+        summary.spans, summary.duration = [clip.span for clip in video.clips], video.seconds
         prediction = classifier.prediction(name, summary, TOP_K)
         return Answer(video, prediction, classifier.temperature(cfg), read - start, end - begin)
 

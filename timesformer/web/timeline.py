@@ -1,26 +1,24 @@
 """Scores windows over a long video of a visitor, in bounded time and memory."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
 from fvcore.common.config import CfgNode
 
-from timesformer.inference.classifier import Classifier, Summary
 from timesformer.localization.window_length import default_window
 from timesformer.localization.window_reader import WindowClips
-from timesformer.localization.windows import WindowScores
+from timesformer.localization.windows import WindowBatch, WindowScores
 from timesformer.web.reading import DecodedVideo, Span
 from timesformer.web.service import Service
 from timesformer.web.uploads import RefusedError
 
 MAX_WINDOWS = 240
-_PART, _PART_BYTES = 8, 2**25  # windows that are read at once, and of their clips
+_PART, _PART_BYTES = 8, 2**25  # clips that are read at once
 _IN_ORDER_BYTES = 2**27  # of the clips of a video that can only be read from its start to its end
 _NUM_PICTURES = 8
 
@@ -37,33 +35,41 @@ class ScoredVideo:
     window: float  # seconds
     stride: float  # mean seconds between the starts of windows
     planned: int  # windows; those in `windows` were computed in time
+    is_spread: bool  # they are further apart than half a window
 
 
-def score_video(service: Service, path: Path, video: DecodedVideo, sampler: str) -> ScoredVideo:
-    """Scores windows with one view each. RefusedError as `Readers`.
+def score_video(service: Service, path: Path, video: DecodedVideo, sampler: str, views: int) -> ScoredVideo:
+    """Scores the windows of `timesformer predict --timeline`; if there are too many, fewer that are spread evenly.
 
     After `Limits.decoding_seconds`, the windows that are computed by then are returned: they are computed in an order
     in which they always cover the whole video, first coarsely, then finely. Videos whose file does not tell when frames
-    are shown are read in one go.
+    are shown are read in one go. RefusedError as `Readers`.
     """
     classifier, limits = service.classifier, service.limits
-    cfg = classifier.options(views=1, crops=1, sampler=sampler)
+    cfg = classifier.options(views=views, sampler=sampler)
     window = default_window(cfg, video.fps, classifier.clip_seconds)[0]
-    clip_bytes = 3 * cfg.DATA.NUM_FRAMES * cfg.DATA.TEST_CROP_SIZE**2
-    limit = MAX_WINDOWS if video.is_seekable else max(2, min(MAX_WINDOWS, _IN_ORDER_BYTES // clip_bytes))
-    spans = plan_windows(video.seconds, window, limit)
+    num_clips = views * cfg.TEST.NUM_SPATIAL_CROPS  # of a window
+    window_bytes = num_clips * 3 * cfg.DATA.NUM_FRAMES * cfg.DATA.TEST_CROP_SIZE**2
+    spans = service.readers.spans(path, cfg, window, window / 2) if video.is_seekable else []
+    is_seekable = bool(spans)
+    limit = MAX_WINDOWS if is_seekable else max(2, min(MAX_WINDOWS, _IN_ORDER_BYTES // window_bytes))
+    spans = spans or half_windows(video.seconds, window)
+    if is_spread := len(spans) > limit:
+        spans = spread_windows(spans[-1][1], window, limit)
     order = [spans[number] for number in coarse_to_fine(len(spans))]
-    size = max(1, min(_PART, _PART_BYTES // clip_bytes))
+    size = max(1, min(_PART // num_clips, _PART_BYTES // window_bytes))
     parts = [sorted(order[first : first + size]) for first in range(0, len(order), size)]
-    if not video.is_seekable:
+    if not is_seekable:
         parts = [spans]
     deadline = time.monotonic() + limits.decoding_seconds
     scores: list[WindowScores] = []
     pictures: list[Picture] = []
-    with closing(service.readers.windows(path, cfg, parts, video.is_seekable)) as read:
+    batch = WindowBatch(classifier, cfg)
+    with closing(service.readers.windows(path, cfg, parts, is_seekable)) as read:
         try:
             for windows in read:
-                scores += _score(classifier, cfg, windows)
+                batch.windows = windows
+                scores += batch.compute()
                 pictures += [(window.start, _first_frame(window, cfg)) for window in windows]
                 if time.monotonic() > deadline:
                     break
@@ -71,16 +77,22 @@ def score_video(service: Service, path: Path, video: DecodedVideo, sampler: str)
             if not scores:
                 raise
     scores.sort(key=lambda score: score.start)
-    stride = (scores[-1].start - scores[0].start) / max(len(scores) - 1, 1)
-    return ScoredVideo(without_gaps(scores), _spread(pictures), window, stride, len(spans))
+    planned = len(spans) if is_seekable else len(scores)  # in one go, it is only known afterwards
+    stride = window / 2
+    if is_spread or len(scores) < planned:
+        stride = (scores[-1].start - scores[0].start) / max(len(scores) - 1, 1)
+    return ScoredVideo(without_gaps(scores), _spread(pictures), window, stride, planned, is_spread)
 
 
-def plan_windows(seconds: float, window: float, limit: int = MAX_WINDOWS) -> list[Span]:
-    """Up to `limit` windows that overlap by half if there may be as many; the last one ends with the video."""
-    if seconds <= window:
-        return [(0.0, seconds)]
-    number = min(limit, 1 + int(np.ceil(2 * (seconds - window) / window)))
-    return [(start, start + window) for start in np.linspace(0, seconds - window, max(number, 2)).tolist()]
+def half_windows(seconds: float, window: float) -> list[Span]:
+    """About the windows of a video whose file does not tell when frames are shown, each half a window after another."""
+    number = 1 + max(0, int(np.ceil(2 * (seconds - window) / window - 1e-6)))
+    return [(start * window / 2, start * window / 2 + window) for start in range(number)]
+
+
+def spread_windows(seconds: float, window: float, number: int) -> list[Span]:
+    """Windows that are spread evenly; the last one ends with the video."""
+    return [(start, start + window) for start in np.linspace(0, seconds - window, number).tolist()]
 
 
 def coarse_to_fine(number: int) -> list[int]:
@@ -99,16 +111,6 @@ def without_gaps(windows: Sequence[WindowScores]) -> list[WindowScores]:
             filled[number] = replace(filled[number], end=middle)
             filled[number + 1] = replace(filled[number + 1], start=middle)
     return filled
-
-
-def _score(classifier: Classifier, cfg: CfgNode, windows: Sequence[WindowClips]) -> Iterator[WindowScores]:
-    clips = [window.clips[0] for window in windows]
-    parts = [clips[first : first + _PART] for first in range(0, len(clips), _PART)]
-    logits = [row for part in parts for row in classifier.compute(torch.stack(part))[0]]
-    for window, row in zip(windows, logits, strict=True):
-        summary = Summary(cfg)
-        summary.add(row.unsqueeze(0), None, [0])
-        yield WindowScores(window.start, window.end, classifier.prediction("", summary, 1).probabilities)
 
 
 def _first_frame(window: WindowClips, cfg: CfgNode) -> np.ndarray:

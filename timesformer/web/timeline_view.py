@@ -1,15 +1,18 @@
 """The part of the page about a long video: a chart of its segments, a player that jumps to them, and a table."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import altair as alt
+import numpy as np
 import streamlit as st
 
 from timesformer.localization.segments import THRESHOLD, Segment, find_segments
 from timesformer.localization.timeline import Timeline
 from timesformer.localization.timeline_files import timeline_text
+from timesformer.localization.windows import WindowScores
 from timesformer.visualization.charts import MUTED, SERIES
 from timesformer.visualization.pages.class_colors import class_colors
 from timesformer.visualization.video_overlay import format_clock
@@ -18,6 +21,7 @@ from timesformer.web.timeline import ScoredVideo
 
 _CLOCK = "floor(datum.value / 60) + ':' + format(datum.value % 60, '02.0f')"  # of the axis, in Vega's language
 _MOMENT = "moment"  # of the session: the video and the seconds at which its player starts
+_POINTS = 60  # of a curve; more would fill the chart
 _PLAYER_WIDTHS, _PLAYER_HEIGHT = (240, 704), 400  # pixels
 
 
@@ -46,6 +50,8 @@ def show_timeline(
         images, captions = [image for _, image in scored.pictures], [format_clock(time) for time, _ in scored.pictures]
         st.image(images, captions, width=80)
     _show_table(timeline, key)
+    if source is not None and segments:
+        st.caption("Choose a segment in the chart or in the table to play it.")
     st.caption(_describe(scored))
     header = {"checkpoint": Path(service.classifier.path).name, "class_names": list(class_names)}
     header |= {"window": scored.window, "stride": scored.stride, "threshold": threshold}
@@ -101,15 +107,23 @@ def _show_charts(timeline: Timeline, class_names: tuple[str, ...], key: str) -> 
         chart = f"segments {key}"
         st.altair_chart(bars, key=chart, on_select=lambda: _choose(chart, key), selection_mode=_MOMENT)
     points = [
-        {"start": (window.start + window.end) / 2, "class": name, "probability": float(window.probabilities[number])}
+        {"start": time, "class": name, "probability": float(probabilities[number])}
         for number, name in enumerate(class_names)
         if name in shown
-        for window in timeline.windows
+        for time, probabilities in _curve(timeline.windows)
     ]
     height = alt.Y("probability:Q", scale=alt.Scale(domain=[0, 1]), title=None, axis=alt.Axis(format="%", tickCount=3))
-    color = color.copy() if rows else alt.Color("class:N", scale=colors, title=None)
+    color = alt.Color("class:N", scale=colors, title=None, legend=alt.Legend(orient="bottom", values=list(shown)))
     lines = alt.Chart(alt.Data(values=points)).mark_line(interpolate="linear").encode(x=axis, y=height, color=color)
-    st.altair_chart(lines.properties(height=140), key=f"curves {key}")
+    st.altair_chart(lines.properties(height=180), key=f"curves {key}")
+
+
+def _curve(windows: Sequence[WindowScores]) -> list[tuple[float, np.ndarray]]:
+    """Times and probabilities of up to `_POINTS` points: means of windows that follow each other."""
+    times = np.array([(window.start + window.end) / 2 for window in windows])
+    probabilities = np.stack([window.probabilities for window in windows])
+    groups = np.array_split(np.arange(len(windows)), min(_POINTS, len(windows)))
+    return [(float(times[group].mean()), probabilities[group].mean(axis=0)) for group in groups]
 
 
 def _show_table(timeline: Timeline, key: str) -> None:
@@ -129,7 +143,6 @@ def _show_table(timeline: Timeline, key: str) -> None:
         column_order=("class", "from", "to", "probability"),
         hide_index=True,
     )
-    st.caption("Choose a segment in the chart or in the table to play it.")
 
 
 def _choose(widget: str, key: str, starts: list[float] | None = None) -> None:
@@ -160,4 +173,6 @@ def _describe(scored: ScoredVideo) -> str:
         return f"{text} There was no time for all {scored.planned}, so segments begin and end less exactly."
     if scored.stride > scored.window:
         return f"{text} The video is long, so that some of it is between windows: short actions may be missing."
+    if scored.is_spread:
+        return f"{text} The video is long, so that they overlap by less than half."
     return text
