@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from timesformer.errors import UserError
 from timesformer.models.frames import FrameNetwork
 from timesformer.models.heads import LINEAR, ClipNetwork, HeadOptions
 from timesformer.models.parts import record_features
+from timesformer.models.weights.download import hub_or_cache
 from timesformer.models.weights.normalization import warn_of_normalization
 from timesformer.torchvision_import import import_package
 
@@ -135,7 +138,8 @@ class TorchvisionModel(Baseline):
         self.made_for = f"{frames} frames of {side}x{side} pixels"
         self.normalization = (tuple(preset.mean), tuple(preset.std))
         if pretrained:
-            state = _fetch(self.name, lambda: weights.get_state_dict(progress=False, check_hash=True))
+            fetch = partial(weights.get_state_dict, progress=False, check_hash=True)
+            state = _fetch(self.name, fetch, nullcontext(""))
             head = {n: v for n, v in self.model.state_dict().items() if n.startswith(self.head_names)}
             self.model.load_state_dict(state | {n: v for n, v in head.items() if v.shape != state[n].shape})
 
@@ -170,7 +174,8 @@ class TimmModel(Baseline):
         if dropout > 0 and is_linear:
             options["drop_rate"] = dropout
         if pretrained:
-            self.model = _fetch(self.name, lambda: timm.create_model(name, pretrained=True, **options))
+            fetch = partial(timm.create_model, name, pretrained=True, **options)
+            self.model = _fetch(self.name, fetch, hub_or_cache())
         else:
             self.model = timm.create_model(name, **options)
         described = self.model.pretrained_cfg
@@ -200,12 +205,16 @@ def _unknown(full_name: str, name: str, known: list[str]) -> UserError:
     return UserError(f"MODEL.MODEL_NAME is {full_name}, which does not exist; similar names: {near}")
 
 
-def _fetch(name: str, fetch: Callable[[], Any]) -> Any:
+def _fetch(name: str, fetch: Callable[[], Any], connection: AbstractContextManager[str]) -> Any:
+    logger.info("weights of %s (MODEL.PRETRAINED True): downloaded, unless they are in the cache", name)
+    problem = ""
     try:
-        return fetch()
+        with connection as problem:
+            return fetch()
     except Exception as error:  # any kind, depending on the library and its downloader
+        reason = problem or one_line(error)
         raise UserError(
-            f"the weights of {name} (MODEL.PRETRAINED True) cannot be downloaded: {one_line(error)}. Without network, "
+            f"the weights of {name} (MODEL.PRETRAINED True) cannot be downloaded: {reason}. Without network, "
             "copy ~/.cache/torch or ~/.cache/huggingface from elsewhere, or give a file as TRAIN.CHECKPOINT_FILE_PATH"
         ) from error
 

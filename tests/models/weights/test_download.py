@@ -1,5 +1,6 @@
 """Weights by name: released models, models of the Hugging Face hub, and files of a URL."""
 
+import socket
 from pathlib import Path
 
 import huggingface_hub
@@ -8,7 +9,9 @@ import torch
 
 from tests.loopback import Server
 from timesformer.config.sources import ZOO
+from timesformer.errors import UserError
 from timesformer.fetch import DownloadError
+from timesformer.models.baselines import TimmModel
 from timesformer.models.weights.download import local_path
 from timesformer.models.weights.files import CheckpointError
 from timesformer.models.weights.loading import read_checkpoint
@@ -41,6 +44,27 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     return repositories
+
+
+def test_hub_whose_address_is_unknown_is_not_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unknown(*arguments: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    def send(*arguments: object, **options: object) -> None:
+        pytest.fail("a request was sent")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("time.sleep", send)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    for proxy in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(proxy, raising=False)
+        monkeypatch.delenv(proxy.upper(), raising=False)
+    with pytest.raises(DownloadError, match=r"huggingface\.co cannot be found"):
+        local_path("hf:some/model")
+    with pytest.raises(UserError, match=r"huggingface\.co cannot be found"):
+        TimmModel("vit_small_patch14_dinov2.lvd142m", 3, pretrained=True)
+    assert huggingface_hub.constants.HF_HUB_OFFLINE is False
 
 
 @pytest.mark.parametrize("name", ["http://example.invalid/m", "zoo:TimeSformer_8x32_224_K400", "hf:name"])

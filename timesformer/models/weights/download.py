@@ -2,8 +2,13 @@
 
 import logging
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from iopath.common.file_io import PathHandler
 
@@ -43,15 +48,38 @@ def hub_configs(repository: str) -> Path:
     return Path(_snapshot(repository, list(HUB_CONFIGS)))
 
 
+@contextmanager
+def hub_or_cache() -> Iterator[str]:
+    """Restricts the client of the Hugging Face hub to its cache without network: it would retry for minutes.
+
+    Yields what is wrong with the network, "" if nothing is known.
+    """
+    from huggingface_hub import constants
+
+    host, problem, before = urlsplit(constants.ENDPOINT).hostname, "", constants.HF_HUB_OFFLINE
+    if not before and not getproxies():  # a proxy resolves names itself
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError as error:
+            problem = f"the address of {host} cannot be found ({error.strerror}): no network?"
+    constants.HF_HUB_OFFLINE = before or bool(problem)
+    try:
+        yield problem
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 def _snapshot(name: str, patterns: list[str]) -> str:
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
+    problem = ""
     try:
-        return snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
+        with hub_or_cache() as problem:
+            return snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
     except Exception as error:  # any kind, depending on the version of the client
         raise DownloadError(
-            f"{repository} cannot be downloaded: {' '.join(str(error).split())[:300]}. Without network, run "
+            f"{repository} cannot be downloaded: {problem or ' '.join(str(error).split())[:300]}. Without network, run "
             f"`hf download {repository} --local-dir FOLDER` elsewhere, and give the folder"
         ) from error
 
