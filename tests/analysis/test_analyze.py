@@ -59,11 +59,11 @@ def sections(run: Path) -> list[str]:
 @pytest.mark.slow
 def test_files_and_sections(analyze: Analyze, tested: Path, tiny_data: Path) -> None:
     assert sections(tested) == []
-    assert f"python tools/analyze.py {tested}" in (tested / "report.html").read_text()
+    assert f"timesformer analyze {tested}" in (tested / "report.html").read_text()
     code, log = analyze(tested)
     assert code == 0, log
     assert sections(tested) == list(SECTIONS)
-    assert "python tools/analyze.py" not in (tested / "report.html").read_text()
+    assert "timesformer analyze" not in (tested / "report.html").read_text()
 
     classifier = load_model(tested.parent / "best.pyth", "cpu")
     paths = {f"{path.parent.name}/{path.name}": path for path in sorted(tiny_data.glob("test/*/*"))}

@@ -15,6 +15,7 @@ from tests.patience import PATIENCE
 from timesformer import __version__
 from timesformer.commands import test as test_command
 from timesformer.commands.main import COMMANDS, main
+from timesformer.runtime.subcommands import suggest_command
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,6 +67,20 @@ def test_threads_of_commands_wait_without_using_a_core(monkeypatch: pytest.Monke
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     _, error = run_python("-c", "import timesformer.commands.train, torch").communicate(timeout=PATIENCE)
     assert re.search("OMP_WAIT_POLICY *= *'PASSIVE'", error)
+
+
+def test_a_configuration_that_is_not_found_is_a_user_error(capsys: pytest.CaptureFixture) -> None:
+    assert main(["configs", "no", "such"]) == 2
+    assert capsys.readouterr().err.startswith("error: no configuration has the words no such")
+
+
+def test_messages_name_the_command_as_it_was_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for script, expected in (
+        ("/usr/bin/timesformer", "timesformer prepare folder 'my data'"),
+        ("tools/run_net.py", "python tools/prepare.py folder 'my data'"),
+    ):
+        monkeypatch.setattr(sys, "argv", [script, "x"])
+        assert suggest_command("prepare", "folder", "my data") == expected
 
 
 def test_a_closed_pipe_ends_a_command_silently() -> None:

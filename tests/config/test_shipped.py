@@ -7,6 +7,7 @@ import pytest
 import timm
 
 from timesformer.config import check, load_config
+from timesformer.config.load import ConfigError
 from timesformer.config.sources import ZOO
 
 ROOT = Path(__file__).parents[2]
@@ -47,3 +48,11 @@ def test_mean_and_std_are_those_of_the_weights_in_the_command(path: Path) -> Non
 def test_output_folders_differ() -> None:
     folders = [load_config(path, check_values=False).OUTPUT_DIR for path in SHIPPED]
     assert len(set(folders)) == len(folders)
+
+
+def test_files_in_messages_have_short_paths() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("Folder/VideoMAE_B_16x4_224", ["SOLVER.MAX_EPOCH", "1"])
+    assert "set SOLVER.WARMUP_EPOCHS 0" in str(caught.value)
+    assert "configs/Kinetics/VideoMAE_B_16x4_224.yaml" in str(caught.value)
+    assert ".." not in str(caught.value)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from timesformer.arguments import Parser
 from timesformer.commands.command import run_command
 from timesformer.config.shipped import COSTS, find_config, shipped_folder
+from timesformer.errors import UserError
 
 HEADER = ("configuration", "model", "attention", "frames", "crop", "parameters (M)", "GFLOPs")
 
@@ -35,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
     with (shipped_folder() / COSTS).open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if matches(row, args.words)]
     if not rows:
-        print(f"no configuration has the words {' '.join(args.words)}")
-        return 1
+        words = " ".join(args.words)
+        raise UserError(f"no configuration has the words {words}: `timesformer configs` lists all")
     print_table([HEADER, *map(cells, rows)])
     return 0
 

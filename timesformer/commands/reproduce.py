@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--fold", type=int, action="append", default=[], metavar="N", help="of a study with folds, run only this one")
     add("--launcher", choices=("local", "slurm"), default="local", help="where cells run (default: local)")
     add("--jobs", type=int, metavar="N", help="cells at a time (default: 1; with Slurm, 100 in the queue)")
-    add("--submit", default="", metavar="OPTIONS", help='options of tools/submit.py, e.g. --submit "--partition gpu"')
+    add("--submit", default="", metavar="OPTIONS", help='options of timesformer submit, e.g. "--partition gpu"')
     add("--sweep", action="append", default=[], metavar="KEY=V,V,...", help="vary these instead of running the tables")
     add("--sweep-random", type=int, metavar="N", help="short for --sweep-sampler random --sweep-trials N")
     add("--sweep-sampler", choices=("grid", "random", "tpe"), help="default: tpe with --sweep-trials, else grid")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 REPEATS_HELP = """splits=1,2,3 (official splits) or folds=5 (cross-validation), and seeds=3: a run for each combination
 in a folder of OUTPUT_DIR, and their statistics in OUTPUT_DIR/repeats.json; finished ones are not repeated"""
-INIT_METHOD_HELP = "tcp://HOST:PORT, rendezvous of several nodes without torchrun, srun or tools/submit.py"
+INIT_METHOD_HELP = "tcp://HOST:PORT, rendezvous of several nodes without torchrun, srun or timesformer submit"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -44,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--splits", nargs="+", default=[], metavar="N", help="1 2 3: the same as --repeats splits=1,2,3")
     add("--jobs", type=int, metavar="N", help="repeats at a time (default: 1; with Slurm, 100 in the queue)")
     add("--launcher", choices=("local", "slurm"), default="local", help="where repeats run (default: local)")
-    add("--submit", default="", metavar="OPTIONS", help='options of tools/submit.py, e.g. --submit "--partition gpu"')
+    add("--submit", default="", metavar="OPTIONS", help='options of timesformer submit, e.g. "--partition gpu"')
     add("--shard_id", type=int, metavar="N", help="number of this node, from 0 (SHARD_ID)")
     add("--num_shards", type=int, metavar="N", help="number of nodes (NUM_SHARDS)")
     add("--init_method", default="", metavar="URL", help=INIT_METHOD_HELP)

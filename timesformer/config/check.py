@@ -177,12 +177,14 @@ def _solver(cfg: CfgNode) -> _Found:
         yield "SOLVER.COSINE_END_LR", f"is {solver.COSINE_END_LR}, expected <= SOLVER.BASE_LR {solver.BASE_LR}"
     if solver.WARMUP_EPOCHS > 0:
         if solver.WARMUP_EPOCHS >= solver.MAX_EPOCH:
-            yield "SOLVER.WARMUP_EPOCHS", f"is {solver.WARMUP_EPOCHS}, expected < SOLVER.MAX_EPOCH {solver.MAX_EPOCH}"
+            expected = f"expected < SOLVER.MAX_EPOCH {solver.MAX_EPOCH}; set SOLVER.WARMUP_EPOCHS 0"
+            yield "SOLVER.WARMUP_EPOCHS", f"is {solver.WARMUP_EPOCHS}, {expected}"
         if solver.WARMUP_START_LR > solver.BASE_LR:
             yield "SOLVER.WARMUP_START_LR", f"is {solver.WARMUP_START_LR}, expected <= SOLVER.BASE_LR {solver.BASE_LR}"
     freezing = cfg.MODEL
     if freezing.UNFREEZE_EPOCH >= solver.MAX_EPOCH:
-        yield "MODEL.UNFREEZE_EPOCH", f"is {freezing.UNFREEZE_EPOCH}, expected < SOLVER.MAX_EPOCH {solver.MAX_EPOCH}"
+        expected = f"expected < SOLVER.MAX_EPOCH {solver.MAX_EPOCH}; set MODEL.UNFREEZE_EPOCH 0"
+        yield "MODEL.UNFREEZE_EPOCH", f"is {freezing.UNFREEZE_EPOCH}, {expected}"
     if freezing.UNFROZEN and freezing.FREEZE == "none" and not freezing.LORA_RANK:
         yield "MODEL.UNFROZEN", "is set, but is only read with MODEL.FREEZE or MODEL.LORA_RANK; remove it"
     if solver.OPTIMIZING_METHOD == "sgd" and solver.NESTEROV and (solver.MOMENTUM == 0 or solver.DAMPENING != 0):

@@ -177,7 +177,8 @@ def _read_yaml(path: Path, including: tuple[Path, ...] = ()) -> Iterator[_Settin
 def _find(name: str | Path, named_by: Path | None = None) -> Path:
     """The file of a configuration, see `find_config`; relative to the file whose `_BASE_` it is."""
     if named_by and (file := named_by.parent / Path(name).expanduser()).exists():
-        return file
+        short = Path(os.path.normpath(file))
+        return short if short.exists() and short.samefile(file) else file  # "A/../B" is not "B" if A is a link
     try:
         return find_config(name)
     except UserError as error:

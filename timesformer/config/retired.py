@@ -14,7 +14,7 @@ RENAMED = {
 _REASONS = {
     "detection of people in AVA is not part of this project": "AVA DETECTION",
     "this command line does not run on a webcam or a video with boxes": "DEMO",
-    "speed is measured by tools/benchmark.py, which has options of its own": "BENCHMARK",
+    "speed is measured by `timesformer benchmark`, which has options of its own": "BENCHMARK",
     "an option of convolutional networks, which are not part of this project": (
         "BN MULTIGRID NONLOCAL RESNET SLOWFAST X3D MODEL.DROPCONNECT_RATE MODEL.FC_INIT_STD MODEL.HEAD_ACT "
         "MODEL.MULTI_PATHWAY_ARCH MODEL.SINGLE_PATHWAY_ARCH"
@@ -28,11 +28,11 @@ _REASONS = {
     "each DataLoader worker decodes in one thread": "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE",
     "MODEL.MODEL_NAME alone says which model it is": "MODEL.ARCH",
     "the dataset itself names its classes": "TENSORBOARD.CLASS_NAMES_PATH",
-    "tools/visualize.py draws what a model attends to": (
+    "`timesformer visualize` draws what a model attends to": (
         "TENSORBOARD.MODEL_VIS.ACTIVATIONS TENSORBOARD.MODEL_VIS.COLORMAP TENSORBOARD.MODEL_VIS.GRAD_CAM"
     ),
     "TENSORBOARD.MODEL_VIS.MODEL_WEIGHTS is of all layers": "TENSORBOARD.MODEL_VIS.LAYER_LIST",
-    "tools/report.py draws a finished test again from its files": "TENSORBOARD.PREDICTIONS_PATH",
+    "`timesformer report` draws a finished test again from its files": "TENSORBOARD.PREDICTIONS_PATH",
     "checkpoints of Caffe2 and inflated 2-D networks are not read": (
         "TEST.CHECKPOINT_TYPE TRAIN.CHECKPOINT_TYPE TRAIN.CHECKPOINT_INFLATE"
     ),

@@ -128,7 +128,7 @@ class Manifest:
         return os.path.relpath(path, self._folder).replace(os.sep, "/")
 
     def _error(self, reason: str) -> DataError:
-        return DataError(f"{self._path}: {reason}; write it again with `prepare.py --check`, or remove it")
+        return DataError(f"{self._path}: {reason}; write it again with prepare --check, or remove it")
 
 
 def find_manifest(cfg: CfgNode) -> Manifest | None:

@@ -16,6 +16,7 @@ from timesformer.runtime.distributed import all_gather_objects
 from timesformer.runtime.ranks import dist_info, is_main_process
 from timesformer.runtime.run_folder import unreadable_path
 from timesformer.runtime.signals import defer_signals
+from timesformer.runtime.subcommands import suggest_command
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +92,11 @@ class UnreadableClips:
             )
         fraction, limit = len(self.reasons) / max(len(self._records), 1), self._data.MAX_UNREADABLE_FRACTION
         if errors and self._split == "train" and fraction > limit:
+            check = suggest_command("prepare", "folder", self._data.PATH_TO_DATA_DIR, "--check")
             raise UserError(
                 f"{len(self.reasons)} of {len(self._records)} training clips cannot be read, more than "
                 f"DATA.MAX_UNREADABLE_FRACTION {limit} allows. Fix or remove them (they are listed in {self._path}; "
-                "prepare.py --check finds all of them), or set DATA.MAX_UNREADABLE_FRACTION "
+                f"`{check}` finds all of them), or set DATA.MAX_UNREADABLE_FRACTION "
                 f"{math.ceil(100 * fraction) / 100}:\n  " + shorten(sorted(self.reasons.values()), "\n  ", _LISTED)
             )
 

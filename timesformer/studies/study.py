@@ -223,7 +223,7 @@ def read_study(path: Path) -> Study:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and all(str(key).isupper() for key in content):  # keys of a configuration
-            content = {"config": path.absolute(), "title": path.stem, "source": "", "prepare": "tools/prepare.py"}
+            content = {"config": path.absolute(), "title": path.stem, "source": "", "prepare": "timesformer prepare"}
             content |= {"seeds": 1, "tables": [{"title": "Results", "rows": [{"name": path.stem}]}]}
         study = Study.model_validate(content, context=path).model_copy(update={"file": path})
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -20,6 +20,7 @@ from timesformer.errors import UserError
 from timesformer.preparation import findings
 from timesformer.preparation.findings import read_summaries
 from timesformer.progress import Progress
+from timesformer.runtime.subcommands import suggest_command
 from timesformer.visualization.charts import FORMATS, collect_figures, save
 from timesformer.visualization.confusions import count_confusions
 from timesformer.visualization.examples import least_confident_correct, most_confident_errors, read_strips
@@ -164,7 +165,8 @@ def _read_data_report(folder: Path) -> _Content:
     """The charts are of data_report.json, the tables of data_report.html."""
     path = folder / data_page.HTML
     if not path.is_file():
-        raise UserError(f"{path} is missing, and has the tables of the data report: run prepare.py --check again")
+        check = suggest_command("prepare", "folder", "...", "--check")
+        raise UserError(f"{path} is missing, and has the tables of the data report: run `{check}` again")
     charts = data_page.draw_classes(read_summaries(folder))
     return tables_of(path.read_text(encoding="utf-8")), [*map(_named, charts)]
 

@@ -15,6 +15,7 @@ from timesformer.atomic import report_write_errors, write_atomically
 from timesformer.datasets.catalog import Splits
 from timesformer.errors import UserError, shorten
 from timesformer.runtime.run_folder import report_frames_path, report_path, with_output_dir
+from timesformer.runtime.subcommands import suggest_command
 from timesformer.visualization.examples import (
     least_confident_correct,
     load_clips,
@@ -74,8 +75,8 @@ def report_after_test(cfg: CfgNode, folder: Path, splits: Splits | None = None) 
             numbers = [*most_confident_errors(predictions), *least_confident_correct(predictions)]
             clips = dict(load_clips(cfg, [predictions.videos[number] for number in numbers], splits))
             write_strips(report_frames_path(cfg), {name: make_strip(clip) for name, clip in clips.items()})
-    imports = "".join(f" --import {module}" for module in cfg.IMPORTS)
-    with _warn_on_failure("the report", f"; `python tools/report.py{imports} {folder}` tries again"):
+    imports = [word for module in cfg.IMPORTS for word in ("--import", module)]
+    with _warn_on_failure("the report", f"; `{suggest_command('report', *imports, str(folder))}` tries again"):
         write_report([folder], path)
         logger.info("report: %s", path)
     if cfg.TENSORBOARD.ENABLE:
@@ -88,7 +89,7 @@ def report_after_test(cfg: CfgNode, folder: Path, splits: Splits | None = None) 
 def compare_runs(cfg: CfgNode, folders: Sequence[Path]) -> None:
     """Writes OUTPUT_DIR/report.html, which compares the runs in `folders`; failures are logged as warnings."""
     path = report_path(cfg)
-    with _warn_on_failure("the report", f"; `python tools/report.py {' '.join(map(str, folders))}` tries again"):
+    with _warn_on_failure("the report", f"; `{suggest_command('report', *map(str, folders))}` tries again"):
         write_report(folders, path)
         logger.info("report: %s", path)
 

@@ -86,7 +86,7 @@ class TestFiles:
     @pytest.mark.parametrize("dataset", ["folder", "hmdb_simp"])
     def test_missing_clips_name_the_way_to_split_again(self, root: Path, dataset: str) -> None:
         write(root / "my lists/train.csv", "class,video_name", "wave,w0", "catch,gone.mp4")
-        command = f"tools/prepare.py hmdb_simp {root} --output '{root}/my lists' --force"
+        command = f"timesformer prepare hmdb_simp {root} --output '{root}/my lists' --force"
         remedy = command if dataset == "hmdb_simp" else "DATA.SPLIT_RULE random"
         assert_fails(make_cfg(dataset, root, SPLITS_DIR=f"{root}/my lists"), "line 3", remedy)
 
@@ -96,7 +96,7 @@ class TestFiles:
             assert_fails(make(root), "train.csv")
         (root / "val.csv").unlink()
         assert_fails(make(root), "val.csv", split="val")
-        assert_fails(make_cfg("hmdb_simp", root / "wave"), f"tools/prepare.py hmdb_simp {root}/wave")
+        assert_fails(make_cfg("hmdb_simp", root / "wave"), f"timesformer prepare hmdb_simp {root}/wave")
 
 
 class TestFolders:

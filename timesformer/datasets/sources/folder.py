@@ -3,7 +3,6 @@
 import filecmp
 import logging
 import re
-import shlex
 from collections.abc import Hashable
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +18,7 @@ from timesformer.datasets.records import SPLITS, DataError, DatasetSplit, Missin
 from timesformer.datasets.sources import lists
 from timesformer.datasets.sources.clip_files import KINDS, list_clips
 from timesformer.datasets.sources.kinetics import kinetics
+from timesformer.runtime.subcommands import suggest_command
 
 logger = logging.getLogger(__name__)
 
@@ -53,19 +53,20 @@ def folder(cfg: CfgNode, split: str) -> DatasetSplit:
 
 def hmdb_simp(cfg: CfgNode, split: str) -> DatasetSplit:
     """HMDB_simp, 25 classes of HMDB51: a folder of classes whose split is on disk, in files or else in folders."""
-    rule, command = _split_on_disk(cfg), ["python", "tools/prepare.py", "hmdb_simp", cfg.DATA.PATH_TO_DATA_DIR]
+    rule, options = _split_on_disk(cfg), ["hmdb_simp", cfg.DATA.PATH_TO_DATA_DIR]
     if cfg.DATA.SPLITS_DIR:
-        command += ["--output", cfg.DATA.SPLITS_DIR]
+        options += ["--output", cfg.DATA.SPLITS_DIR]
     if not rule and cfg.DATA.SPLIT_RULE == "folds":
         return _unsplit(cfg, split)
     if not rule:
         raise DataError(
             f"{lists.splits_folder(cfg)} has neither train.csv, val.csv and test.csv nor folders train, val and test: "
-            f"make a split with\n  {shlex.join(command)}"
+            f"make a split with\n  {suggest_command('prepare', *options)}\n"
+            "or set TRAIN.DATASET folder and TEST.DATASET folder to split the clips at random"
         )
     if rule == "folders":
         return _from_folders(cfg, split)
-    return _from_files(cfg, split, f"split again: {shlex.join([*command, '--force'])}")
+    return _from_files(cfg, split, f"split again: {suggest_command('prepare', *options, '--force')}")
 
 
 def _split_on_disk(cfg: CfgNode) -> str:

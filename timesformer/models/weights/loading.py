@@ -22,6 +22,7 @@ from timesformer.models.weights.exported import ExportedNetwork, exported_format
 from timesformer.models.weights.files import CheckpointError, read_weights
 from timesformer.models.weights.formats import HEAD_MARK, CheckpointMetadata, metadata_of, remove_wrappers, to_native
 from timesformer.models.weights.huggingface import metadata_of_folder, options_of_folder
+from timesformer.runtime.subcommands import suggest_command
 from timesformer.torchvision_import import import_package
 
 _CONTAINERS = (
@@ -127,7 +128,7 @@ def read_checkpoint(source: str | Path, weights: str = "") -> Checkpoint:
     notes = ()
     if others := [key for key in found if key != container]:
         averaged = " (a moving average)" if set(others) & set(_AVERAGED) else ""
-        command = f"tools/convert_checkpoint.py {source} OUT --to pyth --weights {others[0]}"
+        command = suggest_command("convert", str(source), "OUT", "--to", "pyth", "--weights", others[0])
         notes = (f"its weights under {container} were read; it also has {', '.join(others)}{averaged}: {command}",)
     name = str(path if path.is_file() and Path(str(source)).is_dir() else source)
     if "config" not in folder:

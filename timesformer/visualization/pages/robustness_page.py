@@ -13,6 +13,7 @@ from timesformer.analysis.robustness import EXAMPLES, JSON, read_robustness
 from timesformer.atomic import write_text_atomically
 from timesformer.errors import UserError
 from timesformer.metrics.baselines import describe_baselines
+from timesformer.runtime.subcommands import suggest_command
 from timesformer.visualization.charts import MUTED, STYLE, Curve, line_chart, svg
 from timesformer.visualization.pages.page import render_page
 from timesformer.visualization.significance import wilson_interval
@@ -30,7 +31,7 @@ def render_robustness_page(folder: Path) -> str:
     """The page about the results in a folder as HTML text; UserError if there are none."""
     results = read_robustness(folder)
     if not results or not results.get("clean"):
-        raise UserError(f"{folder} has no {JSON} with results: run tools/robustness.py first")
+        raise UserError(f"{folder} has no {JSON} with results: run `{suggest_command('robustness')}` first")
     return render_page("robustness.html", **_content(results, folder))
 
 
