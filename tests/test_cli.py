@@ -124,7 +124,7 @@ def test_a_checkpoint_is_tested_alone(finished: Path, run: Run, tmp_path: Path, 
     test = f"TRAIN.ENABLE False TEST.SAVE_RESULTS_PATH scores.npz TEST.CHECKPOINT_FILE_PATH {finished / source}"
     assert run(test).code == 0
     assert results(tmp_path / "out")["checkpoint"] == str(finished / f"checkpoints/{used}.pyth")
-    names = {"predictions.csv", "results.json", "run.lock", "run.log", "scores.npz"}
+    names = {"predictions.csv", "results.json", "run.log", "scores.npz"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
 
 

@@ -17,6 +17,7 @@ from tests.conftest import ROOT, Outcome, load_command
 from tests.datasets.made_videos import encode, moving_scene
 from tests.patience import wait_until
 from timesformer.datasets import clips
+from timesformer.inference.prediction import Prediction
 from timesformer.inference.prediction_files import PredictionFiles
 
 Predict = Callable[..., Outcome]
@@ -210,6 +211,24 @@ def test_user_errors_exit_with_2(arguments: list[str], named: str, predict: Pred
     outcome = predict(*(argument.format(tmp=tmp_path) for argument in arguments))
     assert (outcome.code, outcome.out) == (2, "")
     assert named.format(tmp=tmp_path) in outcome.err
+
+
+def test_a_failure_before_the_first_prediction_leaves_no_files(tmp_path: Path) -> None:
+    arguments = (["a.mp4", "b.mp4"], {}, tmp_path / "p.csv", tmp_path / "f.npz", False)
+
+    def fail(*predictions: Prediction) -> None:
+        with PredictionFiles(*arguments) as files:
+            for prediction in predictions:
+                files.add(1, prediction)
+            raise ValueError("failed")
+
+    with pytest.raises(ValueError, match="failed"):
+        fail()
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="failed"):
+        fail(Prediction("b.mp4", error="empty"))
+    with PredictionFiles(*arguments) as files:
+        assert list(files.finished) == [1]
 
 
 def test_a_video_much_longer_than_its_views_gets_a_warning(predict: Predict, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def test_a_folder_is_locked_until_its_process_ends(run_net: Callable, tiny_comma
         holder.wait()
         with lock_output_dir(output):
             assert str(os.getpid()) in (output / "run.lock").read_text()
+        assert not list(output.iterdir())
     finally:
         os.kill(worker, signal.SIGKILL)
         holder.stdout.close()

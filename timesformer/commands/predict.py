@@ -46,6 +46,8 @@ TOP_K = 5
 LISTED = 100
 """Maximum number of unreadable videos listed at the end; --output has all of them."""
 
+OUTPUT_HELP = """.csv or .json file; with --timeline also .vtt, with --stream .jsonl; without it, lines are
+printed"""
 VIDEOS_HELP = """video files, folders of frames, and folders that are searched for them at any depth; then KEY VALUE
 pairs that override the checkpoint's options; put -- before names that begin with a dash"""
 
@@ -59,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=as_source, metavar="FILE", help="best.pyth, the folder of a run, ...")
     add("videos", nargs="*", metavar="VIDEO", help=VIDEOS_HELP)
     add("--top-k", type=at_least(1), metavar="N", help=f"number of classes listed for a video ({TOP_K})")
-    add("--output", type=as_path, metavar="FILE", help=".csv or .json file; without it, lines are printed")
+    add("--output", type=as_path, metavar="FILE", help=OUTPUT_HELP)
     add("--features", type=as_path, metavar="FILE", help=".npz file for an embedding of each video")
     add("--overwrite", action="store_true", help="replace existing files")
     add("--views", type=at_least(1), metavar="N", help="number of clips along the time of each video")
@@ -199,8 +201,11 @@ def write_files(args: argparse.Namespace, classifier: "Classifier", paths: list[
     from timesformer.inference.journal import settings_of
     from timesformer.inference.prediction import CoverageNotes
     from timesformer.inference.prediction_files import PredictionFiles
+    from timesformer.models.parts import record_features
 
     cfg, features = classifier.options(sampler=args.sampler), bool(args.features)
+    with record_features(classifier.model) if features else nullcontext():
+        pass  # raises before there are files if the model gives no embeddings
     notes = CoverageNotes()
     settings = settings_of(classifier, cfg, top_k=args.top_k, features=features)
     with PredictionFiles(paths, settings, args.output, args.features, args.overwrite) as files:

@@ -58,7 +58,11 @@ class PredictionFiles:
     def __enter__(self) -> "PredictionFiles":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind and not self.finished:  # there is nothing to resume
+            for path in filter(None, (self._journal.path, self._rows_path)):
+                with suppress(OSError):
+                    path.unlink()
         self._journal.close()
         if self._rows:
             with suppress(OSError):  # `add` has written everything, or has raised

@@ -64,28 +64,36 @@ def lock_output_dir(output: Path) -> Iterator[None]:
     """Creates an output folder and locks it for a block; UserError if another run has locked it.
 
     The lock (POSIX) ends with the process, works on network disks, and is not inherited by DataLoader workers. Deletes
-    the incomplete files of a killed process.
+    the incomplete files of a killed process, and at the end the file of the lock.
     """
+    path = output / "run.lock"
     with report_write_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-        file = (output / "run.lock").open("a+", encoding="utf-8")
+        file = path.open("a+", encoding="utf-8")
     with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             file.seek(0)
-            raise UserError(
-                f"another run ({file.read().strip()}) is writing to OUTPUT_DIR {output}: choose another one"
-            ) from error
+            raise _in_use(output, file.read().strip()) from error
         except OSError as error:
             logger.warning("%s does not support locks (%s): do not start two runs there", output, error)
         else:
+            if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:  # just removed by another run
+                raise _in_use(output, "ending now")
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
-        for path in [*output.glob(f"*{PARTIAL_SUFFIX}"), *output.glob(f"{CHECKPOINTS}/*{PARTIAL_SUFFIX}")]:
-            path.unlink(missing_ok=True)
-        yield
+        for partial in [*output.glob(f"*{PARTIAL_SUFFIX}"), *output.glob(f"{CHECKPOINTS}/*{PARTIAL_SUFFIX}")]:
+            partial.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # before the lock is released
+
+
+def _in_use(output: Path, by: str) -> UserError:
+    return UserError(f"another run ({by}) is writing to OUTPUT_DIR {output}: choose another one")
 
 
 def move_previous_run(cfg: CfgNode) -> None:
