@@ -10,7 +10,7 @@ if sys.platform == "darwin":  # PyTorch reads it when it is imported
 
 if TYPE_CHECKING:
     from timesformer.commands.in_python import train
-    from timesformer.config.load import load_config
+    from timesformer.config.load import ConfigError, load_config
     from timesformer.config.shipped import list_configs
     from timesformer.config.sources import list_models
     from timesformer.datasets.decoding.base import VideoError
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from timesformer.inference.classifier import Classifier, load_model
     from timesformer.inference.prediction import Prediction
     from timesformer.localization.timeline import Timeline, find_actions
+    from timesformer.models.weights.files import CheckpointError
     from timesformer.visualization.attention import attention_of, overlay
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CheckpointError",
     "Classifier",
+    "ConfigError",
     "Frames",
     "Prediction",
     "Timeline",
@@ -44,7 +47,9 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CheckpointError": "models.weights.files",
     "Classifier": "inference.classifier",
+    "ConfigError": "config.load",
     "Frames": "datasets.decoding.memory",
     "Prediction": "inference.prediction",
     "Timeline": "localization.timeline",

@@ -20,10 +20,11 @@ from timesformer.datasets.clips import SampledClip
 from timesformer.datasets.decoding.open import VideoError
 from timesformer.errors import UserError
 from timesformer.inference.classifier import Classifier, Prediction, load_model
+from timesformer.localization.timeline import find_actions
 from timesformer.models import build_model
 from timesformer.models.parts import output_names
 from timesformer.models.weights.loading import CheckpointError
-from timesformer.visualization.attention import METHODS, attention_maps, record_clip
+from timesformer.visualization.attention import METHODS, attention_maps, attention_of, record_clip
 
 VIEWS = ["TEST.NUM_ENSEMBLE_VIEWS", "2", "TEST.NUM_SPATIAL_CROPS", "3", "TEST.BATCH_SIZE", "4"]
 
@@ -230,7 +231,9 @@ def test_classes_without_names_are_numbered_or_those_of_kinetics(tiny_checkpoint
     ("arguments", "error", "key"),
     [
         ({"path": "/no/best.pyth"}, CheckpointError, "/no/best.pyth"),
-        ({"device": "abacus"}, UserError, "abacus.*cpu"),
+        ({"path": None}, CheckpointError, "path is None"),
+        ({"path": ""}, CheckpointError, "path is ''"),
+        ({"device": "abacus"}, UserError, r"abacus((?!xpected one of).)*expected one of cpu((?!xpected one of).)*$"),
         ({"device": "cuda:99"}, UserError, "cuda:99.*cpu"),
         ({"cfg_opts": ["DATA.SAMPLE", "uniform"]}, ConfigError, "DATA.SAMPLER"),
         ({"cfg_opts": ["MODEL.NUM_CLASSES", "4"]}, CheckpointError, "NUM_CLASSES"),
@@ -239,3 +242,11 @@ def test_classes_without_names_are_numbered_or_those_of_kinetics(tiny_checkpoint
 def test_loading_errors_name_their_cause(arguments: dict, error: type[UserError], key: str, tiny_checkpoint: Path):
     with pytest.raises(error, match=key):
         load_model(**{"path": tiny_checkpoint, "device": "cpu", **arguments})
+
+
+def test_what_is_no_model_or_no_path_is_named(classifier: Classifier, clips: list[str]) -> None:
+    for function in (find_actions, attention_of):
+        with pytest.raises(UserError, match=r"output/demo.*load_model"):
+            function("output/demo", clips[0])
+    with pytest.raises(VideoError, match="empty"):
+        classifier.predict("")

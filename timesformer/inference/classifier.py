@@ -59,6 +59,9 @@ def load_model(
         ConfigError: if an option is unknown or invalid.
         UserError: if the device does not exist, or a package is missing.
     """
+    if not (isinstance(path, str | os.PathLike) and os.fspath(path)):
+        expected = "a checkpoint, the folder of a run, zoo:NAME or hf:OWNER/NAME"
+        raise CheckpointError(f"path is {path!r}, expected {expected}")
     device = select_device(device)
     checkpoint = read_checkpoint(path)
     if checkpoint.network is not None:
@@ -319,6 +322,13 @@ class Classifier:
             duration=summary.duration,
             clip_seconds=self.clip_seconds,
         )
+
+
+def check_classifier(value: object) -> None:
+    """Raises UserError if `value` is not a `Classifier`."""
+    if not isinstance(value, Classifier):
+        found = repr(value) if isinstance(value, str) else f"of type {type(value).__name__}"
+        raise UserError(f"the model is {found}, expected what timesformer.load_model returns")
 
 
 def in_order(numbered: Iterator[tuple[int, Result]]) -> Iterator[Result]:

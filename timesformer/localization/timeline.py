@@ -7,7 +7,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from timesformer.datasets.decoding.open import Video, VideoError, name_of, to_source
-from timesformer.inference.classifier import Classifier
+from timesformer.inference.classifier import Classifier, check_classifier
 from timesformer.localization.segments import Segment, find_segments
 from timesformer.localization.window_parts import Part
 from timesformer.localization.windows import WindowScores, score_windows
@@ -75,6 +75,7 @@ def find_actions(
     `options` are those of `find_segments`, all others are described at `score_windows`. If a video is damaged, the
     timeline ends there, with an `error`; raises VideoError if nothing of it can be read.
     """
+    check_classifier(classifier)
     windows: list[WindowScores] = []
     error = ""
     find_segments([], classifier.class_names, **options)  # checks the options

@@ -30,7 +30,8 @@ def select_device(name: str | torch.device | None = None) -> torch.device:
         return torch.zeros(1, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"device {name} cannot be used, expected one of {', '.join(devices())} ({reason})") from error
+        reason = "" if "xpected one of" in reason else f" ({reason})"  # it lists devices that do not exist here
+        raise UserError(f"device {name} cannot be used, expected one of {', '.join(devices())}{reason}") from error
 
 
 def devices() -> list[str]:

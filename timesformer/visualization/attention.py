@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from timesformer.datasets.clips import SampledClip, middle_view
 from timesformer.errors import UserError
-from timesformer.inference.classifier import Classifier, Video
+from timesformer.inference.classifier import Classifier, Video, check_classifier
 from timesformer.models.attention import Attention, attention_weights
 from timesformer.models.videomae import VideoMAETransformer
 from timesformer.models.vit import VisionTransformer
@@ -237,6 +237,7 @@ def attention_of(
 
     `video` and `fps` are as in `Classifier.predict`.
     """
+    check_classifier(classifier)
     clip = classifier.clips(video, fps=fps)[middle_view(classifier.cfg)]
     return clip, attention_maps(record_clip(classifier, clip), len(clip.frames), method, block, head)
 

@@ -87,7 +87,8 @@ class Frames(VideoReader):
 def check_fps(fps: float | None, name: str) -> float:
     """Return a frame rate, 0.0 for None; VideoError if it is not above 0."""
     if fps is not None and not (isinstance(fps, int | float | np.number) and 0 < fps < math.inf):
-        raise VideoError(f"{name}: fps is {fps!r}, expected frames per second, a number above 0; omit it if unknown")
+        expected = "expected frames per second, a number above 0; omit it if unknown"
+        raise VideoError(f"fps of {name} is {fps!r}, {expected}")
     return float(fps or 0)
 
 

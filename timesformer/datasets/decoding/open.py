@@ -92,6 +92,8 @@ def to_source(video: "Video | Source", fps: float | None = None) -> Source:
     if fps:
         check_fps(fps, os.fsdecode(video) if is_path else f"a video of type {type(video).__name__}")
     if is_path:
+        if not os.fspath(video):
+            raise VideoError("the path of the video is empty, expected that of a video file or a folder of frames")
         return os.fsdecode(video)
     if isinstance(video, Frames):
         return Frames(video.images, fps, video.path) if fps and not video.fps else video
