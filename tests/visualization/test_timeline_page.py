@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ffmpeg("-i", video, "-c:v", "mpeg4", folder / "old.avi")
     scores = np.eye(3, dtype=np.float32).repeat(2, 0) * 0.85 + 0.05
     windows = [WindowScores(second, second + 1.0, row) for second, row in enumerate(scores)]
-    segments = [Segment(2.0 * number, 2.0 * number + 2, name, 0.9) for number, name in enumerate(NAMES)]
+    segments = [Segment(2.001 * number, 2.001 * number + 2.001, name, 0.9) for number, name in enumerate(NAMES)]
 
     def write(name: str, path: Path) -> None:
         timeline = VideoTimeline(str(path), windows, segments, read_thumbnails(path, number=6))
@@ -91,6 +91,9 @@ def test_clicks_seek(page: Any, folder: Path) -> None:
     page.locator(".segments button").nth(2).click()
     assert page.evaluate(SHOWN) == "blue 4.0"
     assert page.inner_text(".now") == "blue 0:04.0"
+    page.locator("tbody tr").nth(1).click()
+    assert page.evaluate(SHOWN) == "green 2.0"
+    assert page.inner_text(".now") == "green & <b> 0:02.0"  # players round 2.001 seconds down
     thumbnail = page.locator(".thumbnails button").nth(3)
     thumbnail.click()
     assert page.evaluate(SHOWN) == "green 3.5"  # the middle of the fourth of six parts
@@ -109,7 +112,7 @@ def test_video_next_to_the_page_may_move(page: Any, folder: Path) -> None:
     page.goto((folder / "linked.html").as_uri())
     page.locator(".segments button").nth(2).click()
     page.wait_for_function("!document.querySelector('video').seeking && document.querySelector('video').readyState > 1")
-    assert page.locator("video").evaluate("video => video.currentTime") == 4.0
+    assert page.locator("video").evaluate("video => video.currentTime") == 4.002
     (folder / "a b#1.mp4").rename(folder / "away.mp4")
     page.reload()
     page.get_by_text("a b#1.mp4", exact=False).last.wait_for()

@@ -2,13 +2,15 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from timesformer.arguments import as_path, positive
+from timesformer.arguments import as_path, positive, probability
 from timesformer.atomic import unfinished_path
 from timesformer.commands.timeline_pictures import check_pictures, write_pictures
 from timesformer.errors import UserError
@@ -29,7 +31,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("long videos", "when which action happens (docs/long_videos.md)")
     add = group.add_argument
     add("--timeline", action="store_true", help="find segments; VIDEO may be a CSV file that --timeline has written")
-    add("--leave", type=float, metavar="P", help="probability below which a segment ends; default: 0.8 x --threshold")
+    add(
+        "--leave",
+        type=probability,
+        metavar="P",
+        help="probability below which a segment ends; default: 0.8 x --threshold",
+    )
     add("--min-length", type=positive, metavar="S", help="leave out shorter segments")
     add("--background", action="append", metavar="CLASS", help="a class that is no action; repeatable")
     add("--gaps", action="store_true", help="list the time without action too, with an empty class")
@@ -73,18 +80,24 @@ def run_timeline(args: argparse.Namespace, paths: Sequence[str], load: "Callable
     names = {"threshold": args.threshold, "leave": args.leave, "smooth": args.smooth, "min_length": args.min_length}
     names |= {"background": args.background, "keep_gaps": args.gaps}
     options = {name: value for name, value in names.items() if value is not None}
+    if args.leave is not None and args.leave > args.threshold:
+        expected = "expected at most the threshold, below which a segment ends"
+        raise UserError(f"--leave {args.leave:g} is above --threshold {args.threshold:g}: {expected}")
     annotations = read_annotations(args.annotations) if args.annotations else None
     if args.output:
-        check_output(
-            args.output, len(paths), args.overwrite or unfinished_path(args.output).exists(), bool(annotations)
-        )
+        saved = Path(paths[0]) if is_saved(paths[0]) else None
+        is_resumed = args.overwrite or unfinished_path(args.output).exists()
+        check_output(args.output, len(paths), is_resumed, bool(annotations), saved)
     check_pictures(args, paths)
     if all(map(is_saved, paths)):
         found = _read_saved(args, paths, options)
     elif any(map(is_saved, paths)):
         raise UserError("CSV files and videos cannot be given together: run the command twice")
     else:
-        found = _compute(args, paths, load(), options)
+        classifier = load()
+        if annotations:
+            annotations.check(paths, classifier.class_names)
+        found = _compute(args, paths, classifier, options)
     timelines = found.timelines
     errors = [timeline.error for timeline in timelines if timeline.error]
     if annotations:
@@ -100,7 +113,8 @@ def run_timeline(args: argparse.Namespace, paths: Sequence[str], load: "Callable
             print(f"{args.output} is complete; {again} makes --overlay and --page without the model", file=sys.stderr)
         raise
     if args.output and not args.quiet:
-        print(f"{sum(len(timeline.segments) for timeline in timelines)} segments: {args.output}")
+        number = sum(len(timeline.segments) for timeline in timelines)
+        print(f"{number} segment{'' if number == 1 else 's'}: {args.output}")
     return errors
 
 
@@ -119,15 +133,21 @@ def _read_saved(args: argparse.Namespace, paths: Sequence[str], options: dict[st
     timelines, class_names = read_timelines(Path(paths[0]), **options)
     if not class_names and (args.overlay or args.page):
         raise UserError(f"{paths[0]} has no scores for --overlay and --page: give the file ..._windows.csv next to it")
-    check_pictures(args, [timeline.video for timeline in timelines])
+    saved = Path(paths[0])
+    located = [replace(timeline, video=_locate(timeline.video, saved.parent)) for timeline in timelines]
+    check_pictures(args, [timeline.video for timeline in located])
     if args.output:
-        check_output(args.output, len(timelines), args.overwrite, bool(args.annotations))
-        write_timelines(
-            args.output, timelines, class_names, {"windows": paths[0], "class_names": class_names, **options}
-        )
+        check_output(args.output, len(timelines), args.overwrite, bool(args.annotations), saved)
+        header = {"windows": paths[0], "class_names": class_names, **options}
+        write_timelines(args.output, timelines, class_names, header, saved)
     else:
         print("\n".join(map(str, timelines)), flush=True)
-    return _Found(timelines, class_names, args.fps)
+    return _Found(located, class_names, args.fps)
+
+
+def _locate(video: str, folder: Path) -> str:
+    """The path of a video, which may be relative to the folder of the file that names it."""
+    return video if os.path.exists(video) or not (folder / video).exists() else str(folder / video)
 
 
 def _compute(
@@ -176,8 +196,20 @@ def _compute(
         ordered = [timelines[number] for number in range(len(paths))]
         fps = args.fps or cfg.DATA.TARGET_FPS
         if unfinished:
-            header = {"checkpoint": str(classifier.path), "class_names": class_names, **reading, "fps": fps}
+            header = {"checkpoint": str(classifier.path), "class_names": class_names, **_lengths(args, ordered)}
+            header |= {"fps": fps} if any(map(os.path.isdir, paths)) else {}  # of folders of frames
             header |= {"temperature": classifier.temperature(cfg), **options}
             write_timelines(args.output, ordered, class_names, header)
             unfinished.remove()
     return _Found(ordered, class_names, fps)
+
+
+def _lengths(args: argparse.Namespace, timelines: "Sequence[Timeline]") -> dict[str, float | None]:
+    """Window and stride in seconds; null if all videos are shorter than a window, or the window differs."""
+    lengths = {
+        round(timeline.windows[0].end - timeline.windows[0].start, 6)
+        for timeline in timelines
+        if len(timeline.windows) > 1
+    }
+    window = args.window or (lengths.pop() if len(lengths) == 1 else None)
+    return {"window": window, "stride": args.stride or (window / 2 if window else None)}

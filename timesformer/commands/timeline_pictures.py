@@ -26,6 +26,9 @@ def check_pictures(args: argparse.Namespace, videos: Sequence[str]) -> None:
     for path, times in Counter(outputs).items():
         if times > 1:
             raise UserError(f"--overlay {args.overlay}: {times} videos would be {path}; rename them")
+    for output in set(outputs):
+        if output.exists() and any(os.path.exists(video) and output.samefile(video) for video in videos):
+            raise UserError(f"--overlay {output} is the video itself: choose another name for the copy with labels")
     if not args.overwrite:
         check_absent((*outputs, args.page), "give another name, or --overwrite")
 
@@ -73,7 +76,7 @@ def write_pictures(
             )
             for timeline in known
         ]
-        write_timeline_page(args.page, shown, class_names)
+        write_timeline_page(args.page, shown, class_names, [t.error for t in timelines if t.error])
     return errors
 
 

@@ -117,7 +117,8 @@ def write_results(
     write_text_atomically(path, simplejson.dumps(results, indent=2, ignore_nan=True) + "\n")
     logger.info(
         f"test: {evaluation.describe()}; {len(evaluation.names)} videos ({len(evaluation.unreadable)} unreadable), "
-        f"{evaluation.num_views} view(s) each, {evaluation.seconds:.1f} s\nresults: {path}"
+        f"{evaluation.num_views} view{'s' * (evaluation.num_views != 1)} each, {evaluation.seconds:.1f} s\n"
+        f"results: {path}"
     )
     if (trivial := evaluation.baselines()) and not trivial.is_beaten:
         logger.warning(trivial.warning(class_names))

@@ -63,7 +63,7 @@ class Check:
             *lines,
             f"size                {self.bytes / 1e6:.1f} MB, {100 * share:.0f} % of the weights in float32",
             f"seconds per clip    {self.seconds_per_clip:.4g}, PyTorch {self.original_seconds_per_clip:.4g}{on_device} "
-            f"({faster:.2f} x as fast; {self.threads} threads, {self.processor})",
+            f"({faster:.2f} x as fast; {self.threads} thread{'s' * (self.threads != 1)}, {self.processor})",
         ]
 
 

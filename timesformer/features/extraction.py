@@ -139,7 +139,8 @@ class _Request:
         if is_main_process():
             size, total = (folder_bytes(folder) / 2**20 for folder in (self.store.folder, self.root))
             logger.info(
-                f"{self.split} features: {len(self.found.records)} clips x {self.num_views} view(s) of "
+                f"{self.split} features: {len(self.found.records)} clips x {self.num_views} "
+                f"view{'s' * (self.num_views != 1)} of "
                 f"{list(features.shape)}, {len(missing) - len(problems)} new; {self.store.folder} has {size:.1f} MiB, "
                 f"the whole cache {total:.1f}"
             )

@@ -126,7 +126,8 @@ class VideoProgress:
     def count(self, part: Part) -> None:
         """Counts a part of a video that is read, as `on_part`; KeyboardInterrupt after a signal."""
         raise_if_interrupted()
-        if self._start and not self._progress:
+        is_unreadable = self._is_single and part.problem and not part.windows
+        if self._start and not self._progress and not is_unreadable:
             self._progress = self._start(part)
         if self._progress and self._is_single:
             seconds = int(part.windows[-1].end) if part.windows else self._shown
@@ -139,5 +140,5 @@ class VideoProgress:
 
     def _make(self, num_videos: int, done: int, part: Part) -> Any:
         if self._is_single:
-            return Progress("scoring", math.ceil(part.duration) or None, "second of video").__enter__()
+            return Progress("scoring", math.ceil(part.duration) or None, "s of video").__enter__()
         return Progress("predicting", num_videos, "video", done).__enter__()

@@ -50,7 +50,7 @@ def _saved_segments(path: Path, rows: Iterator[tuple[int, dict[str, str]]]) -> l
     videos: dict[str, Timeline] = {}
     for line, row in rows:
         before = videos.get(row["video"], Timeline(row["video"]))
-        error = row.get("error", "")
+        error = f"{row['video']}: {row['error']}" if row.get("error") else ""
         segments = []
         if not error:
             start, end, probability = (_number(path, line, name, row[name]) for name in ("start", "end", "probability"))
@@ -70,26 +70,16 @@ class Annotations(NamedTuple):
         """Returns the metrics of the annotated videos, and notes on videos and classes that do not count.
 
         A video has the name in the annotations, or ends with it: a/b/c.mp4 is c.mp4 or b/c.mp4. Annotated time after
-        the end of a video counts as missed. Raises UserError if no video is annotated, two have the same name in the
-        annotations, or a class is unknown.
+        the end of a video counts as missed. Times are rounded as in the files of segments, so that both give the same
+        metrics. Errors as `check`.
         """
-        unknown = sorted({interval.class_name for interval in self.intervals} - set(class_names or ()))
-        if class_names and unknown:
-            known = shorten(class_names)
-            raise UserError(f"{self.path}: unknown classes {shorten(unknown)}; the classes of the model are {known}")
-        names = {timeline.video: name for timeline in timelines if (name := self._name(timeline.video))}
-        if len(set(names.values())) < len(names):
-            named = sorted(video for video, name in names.items() if list(names.values()).count(name) > 1)
-            raise UserError(f"{self.path}: {shorten(named)} have the same name in it; add their folders to the names")
-        if not names:
-            expected = shorten([timeline.video for timeline in timelines])
-            raise UserError(f"{self.path}: annotates {shorten(self.videos)}, but none of the videos {expected}")
+        names = self.check([timeline.video for timeline in timelines], class_names)
         annotated = [interval for interval in self.intervals if interval.video in names.values()]
         detected, durations = [], {}
         for timeline in timelines:
             if name := names.get(timeline.video):
                 segments = [segment for segment in timeline.segments if segment.class_name]
-                detected += [Interval(name, s.start, s.end, s.class_name, s.probability) for s in segments]
+                detected += [_as_saved(name, segment) for segment in segments]
                 ends = [interval.end for interval in (*annotated, *detected) if interval.video == name]
                 durations[name] = max([timeline.duration, *ends])
         left_out = [f"{len(timelines) - len(names)} without annotations"] if len(names) < len(timelines) else []
@@ -101,11 +91,33 @@ class Annotations(NamedTuple):
             notes.append(f"predicted but never annotated: {shorten(others)}; {effect}")
         return evaluate_localization(detected, annotated, durations), "\n".join(notes)
 
+    def check(self, videos: Sequence[str], class_names: Sequence[str]) -> dict[str, str]:
+        """Returns the name in the annotations of each annotated video; `class_names` may be empty: unknown.
+
+        Raises UserError if no video is annotated, two have the same name in the annotations, or a class is unknown.
+        """
+        unknown = sorted({interval.class_name for interval in self.intervals} - set(class_names or ()))
+        if class_names and unknown:
+            known = ", ".join(class_names)
+            raise UserError(f"{self.path}: unknown classes {', '.join(unknown)}; the classes of the model are {known}")
+        names = {video: name for video in videos if (name := self._name(video))}
+        if len(set(names.values())) < len(names):
+            named = sorted(video for video, name in names.items() if list(names.values()).count(name) > 1)
+            raise UserError(f"{self.path}: {shorten(named)} have the same name in it; add their folders to the names")
+        if not names:
+            raise UserError(f"{self.path}: annotates {shorten(self.videos)}, but none of the videos {shorten(videos)}")
+        return names
+
     def _name(self, video: str) -> str:
         parts = PurePath(video).parts
         candidates = (str(PurePath(*parts[first:])) for first in range(len(parts)))
         known = set(self.videos)
         return next((name for name in (video, *candidates) if name in known), "")
+
+
+def _as_saved(video: str, segment: Segment) -> Interval:
+    start, end = round(segment.start, 3), round(segment.end, 3)
+    return Interval(video, start, end, segment.class_name, round(segment.probability, 6))
 
 
 def read_annotations(path: Path) -> Annotations:

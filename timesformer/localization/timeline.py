@@ -31,6 +31,11 @@ class Timeline:
         """End of the last window in seconds; 0 without one."""
         return self.windows[-1].end if self.windows else 0.0
 
+    @property
+    def problem(self) -> str:
+        """The error without the path of the video."""
+        return self.error.removeprefix(f"{self.video}: ")
+
     def __str__(self) -> str:
         lines = [
             f"  {clock(segment.start)} - {clock(segment.end)}  "
@@ -38,7 +43,7 @@ class Timeline:
             for segment in self.segments
         ]
         nothing = [] if lines or self.error else ["  no action"]
-        return "\n".join([self.video, *lines, *nothing, *([f"  {self.error}"] if self.error else [])])
+        return "\n".join([self.video, *lines, *nothing, *([f"  {self.problem}"] if self.error else [])])
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what `json.dumps` accepts, without the windows. Probabilities have six decimals."""
@@ -55,7 +60,7 @@ class Timeline:
             "video": self.video,
             "duration": round(self.duration, 3),
             "segments": segments,
-            "error": self.error,
+            "error": self.problem,
         }
 
 

@@ -30,23 +30,45 @@ def metrics_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}_metrics.json")
 
 
-def check_output(output: Path, num_videos: int, overwrite: bool, with_metrics: bool = False) -> None:
-    """Raises UserError if a file exists and is not to be overwritten, or the kind of file cannot hold the videos."""
+def check_output(
+    output: Path, num_videos: int, overwrite: bool, with_metrics: bool = False, saved: Path | None = None
+) -> None:
+    """Raises UserError if a file exists and is not to be overwritten, or the kind of file cannot hold the videos.
+
+    `saved` is the file of windows that the segments are made from.
+    """
     if output.suffix not in SUFFIXES:
         raise UserError(f"--output {output}: expected a name that ends in {', '.join(SUFFIXES)}")
     if output.suffix == ".vtt" and num_videos != 1:
         raise UserError(f"--output {output}: WebVTT holds one video, but there are {num_videos}; use .csv or .json")
-    if not overwrite:
-        files = output, windows_path(output), metrics_path(output) if with_metrics else None
-        check_absent(files, f"{ELSEWHERE}, or --overwrite")
+    if overwrite:
+        return
+    windows = None if is_same_file(windows_path(output), saved) else windows_path(output)
+    if windows and windows.exists() and not output.exists():
+        again = f"`predict --timeline {windows} --output {output}` makes segments of its scores without the model"
+        raise UserError(f"{windows} already exists: {again}; else {ELSEWHERE}, or --overwrite")
+    check_absent((output, windows, metrics_path(output) if with_metrics else None), f"{ELSEWHERE}, or --overwrite")
+
+
+def is_same_file(path: Path, other: Path | None) -> bool:
+    """Returns whether both exist, and are the same file."""
+    return other is not None and path.exists() and other.exists() and path.samefile(other)
 
 
 def write_timelines(
-    output: Path, timelines: Sequence[Timeline], class_names: Sequence[str], header: dict[str, Any]
+    output: Path,
+    timelines: Sequence[Timeline],
+    class_names: Sequence[str],
+    header: dict[str, Any],
+    saved: Path | None = None,
 ) -> None:
-    """Writes the segments to `output`, in JSON with the entries of `header`, and the windows next to it."""
+    """Writes the segments to `output`, in JSON with the entries of `header`, and the windows next to it.
+
+    `saved` is the file that the windows were read from, which is not replaced.
+    """
     text = timeline_text(output.suffix, timelines, header)
-    write_file(windows_path(output), _windows_csv(timelines, class_names))
+    if not is_same_file(windows_path(output), saved):
+        write_file(windows_path(output), _windows_csv(timelines, class_names))
     write_file(output, text)
 
 
@@ -71,7 +93,7 @@ def _csv(timelines: Iterable[Timeline]) -> str:
             borders = f"{segment.start:.3f}", f"{segment.end:.3f}"
             rows.append((timeline.video, *borders, segment.class_name, f"{segment.probability:.6f}", ""))
         if timeline.error:
-            rows.append((timeline.video, "", "", "", "", timeline.error))
+            rows.append((timeline.video, "", "", "", "", timeline.problem))
     return _table(COLUMNS, rows)
 
 

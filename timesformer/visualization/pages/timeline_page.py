@@ -37,7 +37,9 @@ class VideoTimeline:
     labelled: Path | None = None  # a copy with labels, played instead of a file that browsers cannot play
 
 
-def write_timeline_page(path: Path, timelines: Sequence[VideoTimeline], class_names: Sequence[str]) -> None:
+def write_timeline_page(
+    path: Path, timelines: Sequence[VideoTimeline], class_names: Sequence[str], errors: Sequence[str] = ()
+) -> None:
     """Writes a page about videos; WriteError if that fails.
 
     Small videos are embedded. Players of larger ones read the file at its path relative to the page.
@@ -45,8 +47,10 @@ def write_timeline_page(path: Path, timelines: Sequence[VideoTimeline], class_na
     Args:
         timelines: at least one.
         class_names: in the order of `WindowScores.probabilities`.
+        errors: notes on videos that cannot be read, or not to their end.
     """
-    write_text_atomically(path, render_page("timeline.html", **_content(path, timelines, class_names)))
+    content = _content(path, timelines, class_names)
+    write_text_atomically(path, render_page("timeline.html", **content, notes=list(errors)))
 
 
 def _content(page: Path, timelines: Sequence[VideoTimeline], class_names: Sequence[str]) -> dict[str, Any]:
@@ -66,6 +70,8 @@ def _content(page: Path, timelines: Sequence[VideoTimeline], class_names: Sequen
 def _player(page: Path, timeline: VideoTimeline, space: int) -> tuple[str, int, str]:
     """Address of the file that is played ("": none), bytes of it in the page, and why it is another one or none."""
     path, note = Path(timeline.video), ""
+    if not path.exists() and timeline.labelled is None:
+        return "", 0, "The file was not found."
     if not is_playable(path):
         note = "Browsers cannot play this file"
         if timeline.labelled is None:
@@ -95,6 +101,7 @@ def _video(timeline: VideoTimeline, class_names: Sequence[str]) -> dict[str, Any
             {
                 "name": segment.class_name,
                 "start": round(segment.start, 3),
+                "end": round(segment.end, 3),
                 "left": 100 * segment.start / seconds,
                 "width": 100 * (segment.end - segment.start) / seconds,
                 "from": format_clock(segment.start),

@@ -16,14 +16,15 @@ for (const section of document.querySelectorAll("section.timeline")) {
   function show(time) {
     cursor.hidden = false;
     cursor.style.left = `${100 * Math.min(time / seconds, 1)}%`;
-    const current = segments.find(segment => segment.dataset.time <= time && time < segment.dataset.until);
+    const near = time + 1e-3; // players round the time down
+    const current = segments.find(segment => segment.dataset.time <= near && near < segment.dataset.until);
     segments.forEach(segment => segment.classList.toggle("current", segment === current));
     const label = document.createElement("small");
     label.textContent = clock(time);
     now.replaceChildren(current ? current.dataset.name + " " : "", label);
     if (works || !thumbnails.length) return;
-    const near = thumbnails.reduce((a, b) => (Math.abs(b.dataset.time - time) <= Math.abs(a.dataset.time - time) ? b : a));
-    still.src = near.firstElementChild.src;
+    const picture = thumbnails.reduce((a, b) => (Math.abs(b.dataset.time - time) <= Math.abs(a.dataset.time - time) ? b : a));
+    still.src = picture.firstElementChild.src;
   }
 
   function seek(time) {
