@@ -1,6 +1,7 @@
 """The index of tar shards: where each clip is, from the headers of the shards, kept in a file `shards.jsonl`."""
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -70,17 +71,17 @@ def status_of(paths: Sequence[str]) -> dict[str, FileStatus | None]:
     return dict(zip(paths, in_threads(_status_or_none, paths), strict=True))
 
 
-def read_shards(status: Status) -> list[Shard]:
+def read_shards(status: Status, indexed: Iterable[Shard] | None = None) -> list[Shard]:
     """The contents of shards, from their index. New and changed shards are read and added to the index.
+
+    `indexed` is what `read_index` returns for their folder, if that is known.
 
     The index is next to the shards, else in the cache. A shard that is cut short or damaged keeps the clips of its
     index; without one, it has those before the damage. Raises DataError for shards that do not exist and have no index,
     and for other files; DownloadError if one cannot be reached.
     """
     folders = sorted({posixpath.dirname(path) for path in status})
-    known: dict[str, Shard] = {}
-    for folder in folders:
-        known |= _known(folder, status)
+    known = _known(itertools.chain.from_iterable(map(read_index, folders)) if indexed is None else indexed, status)
     if absent := [path for path, now in status.items() if now is None and path not in known]:
         raise DataError(f"{absent[0]} does not exist ({len(absent)} of {len(status)} shards): check DATA.PATH_PREFIX")
     for folder in folders:
@@ -92,18 +93,24 @@ def read_shards(status: Status) -> list[Shard]:
 
 def read_index(folder: str) -> Iterator[Shard]:
     """The shards of the index in a folder, then of that in the cache. Raises DataError if an index is damaged."""
-    for path in (posixpath.join(folder, INDEX), str(_cached_index(folder))):
-        status = _status_or_none(path)
+    for path, status in index_status(folder).items():
         if status is None:
             continue
-        for number, line in enumerate(read_range(path, 0, status.size).splitlines(), start=1):
-            try:
-                yield _parse(folder, json.loads(line))
-            except (ValueError, TypeError, KeyError) as error:
-                raise DataError(
-                    f"{path} line {number}: not an entry of an index of shards ({error}): remove it, and the next "
-                    "command writes it again"
-                ) from error
+        with open_range(path, 0, status.size, path) as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield _parse(folder, json.loads(line))
+                except (ValueError, TypeError, KeyError) as error:
+                    raise DataError(
+                        f"{path} line {number}: not an entry of an index of shards ({error}): remove it, and the next "
+                        "command writes it again"
+                    ) from error
+
+
+def index_status(folder: str) -> dict[str, FileStatus | None]:
+    """The status of the index in a folder, and of that in the cache, by path; None if it does not exist."""
+    paths = posixpath.join(folder, INDEX), str(_cached_index(folder))
+    return {path: _status_or_none(path) for path in paths}
 
 
 def scan_shard(path: str, status: FileStatus) -> Shard:
@@ -165,10 +172,10 @@ def _add(shard: Shard, folders: dict[str, tuple[int, int]], member: tarfile.TarI
         folders[folder] = start, member.offset_data + -(-member.size // BLOCK) * BLOCK
 
 
-def _known(folder: str, status: Status) -> dict[str, Shard]:
-    """The shards of the indexes of a folder; where both have a shard, the one that is current."""
+def _known(indexed: Iterable[Shard], status: Status) -> dict[str, Shard]:
+    """The shards of indexes by path; where both of a folder have a shard, the one that is current."""
     known: dict[str, Shard] = {}
-    for shard in read_index(folder):
+    for shard in indexed:
         if shard.path not in known or shard.is_current(status.get(shard.path)):
             known[shard.path] = shard
     return known
@@ -184,7 +191,7 @@ def _index_again(folder: str, status: Status) -> dict[str, Shard]:
     cache = _cached_index(folder)
     cache.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{cache}.lock"):
-        known = _known(folder, status)
+        known = _known(read_index(folder), status)
         todo = _outdated(known, status)
         logger.info("%s: reading the headers of %d shards", folder, len(todo))
         with Progress("indexing shards", len(todo), "shard") as progress:

@@ -14,7 +14,15 @@ from timesformer.byte_ranges import FileStatus, file_status, is_address
 from timesformer.datasets.decoding.shards import ShardFile, clip_name, clip_path
 from timesformer.datasets.records import DataError, Records, Strings, join_problems
 from timesformer.datasets.sources.clip_files import Located, stem
-from timesformer.datasets.sources.shard_index import INDEX, Shard, Status, read_index, read_shards, status_of
+from timesformer.datasets.sources.shard_index import (
+    INDEX,
+    Shard,
+    Status,
+    index_status,
+    read_index,
+    read_shards,
+    status_of,
+)
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
@@ -28,6 +36,7 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _BLOCK = 50_000  # names that are looked up together
 
 _latest: "dict[str, ShardClips]" = {}  # the shards opened last, by their source
+_index_of_latest: dict[str, FileStatus | None] = {}  # the status of the index that `_open_folder` read last
 
 
 def open_shards(cfg: CfgNode) -> "ShardClips | None":
@@ -57,9 +66,10 @@ class ShardClips:
     those of all clips, in the order of the shards; a clip's number is its place among them.
     """
 
-    def __init__(self, source: str, status: Status) -> None:
+    def __init__(self, source: str, status: Status, indexed: Iterable[Shard] | None = None) -> None:
+        """See `read_shards` for `indexed`."""
         self.source, self.status = source, status
-        shards = read_shards(status)
+        shards = read_shards(status, indexed)
         self._shards = [shard.path for shard in shards]
         self._firsts = np.cumsum([0, *(len(shard.names) for shard in shards)])  # number of the first clip of each
         self.names = Strings(itertools.chain.from_iterable(shard.names for shard in shards))
@@ -74,10 +84,10 @@ class ShardClips:
         # Names end in one of these; that of a folder of frames has none.
         self._extensions = sorted({name[len(stem(name)) :] for name in self.names})
         self.damaged = [f"{shard.path} is {shard.end}" for shard in shards if shard.end]
-        self._has_lost = False
-        for shard in shards:
-            spans = zip(shard.names, shard.starts, shard.sizes, strict=True)
-            if lost := [name for name, start, size in spans if self._is_lost(shard.path, start + size)]:
+        self._has_lost, ends = False, self._starts + self._sizes
+        for shard, first, after in zip(shards, self._firsts[:-1], self._firsts[1:], strict=True):
+            lost = [*self.names.choose(first + np.flatnonzero(ends[first:after] > self._readable(shard.path)))]
+            if lost:
                 self._has_lost = True
                 problem = f"{_describe(status[shard.path])}, which loses {len(lost)} of its clips: {shorten(lost)}"
                 logger.warning("%s: %s", shard.path, problem)
@@ -136,12 +146,13 @@ class ShardClips:
         """See the function of this name."""
         for number, path in enumerate(records.paths() if self._has_lost else ()):
             part = ShardFile.parse(path)
-            if part and part.shard in self.status and self._is_lost(part.shard, part.start + part.size):
+            if part and part.shard in self.status and part.start + part.size > self._readable(part.shard):
                 records.problems[number] = _describe(self.status[part.shard])
 
-    def _is_lost(self, shard: str, end: int) -> bool:
+    def _readable(self, shard: str) -> int:
+        """The bytes of a shard that can be read."""
         status = self.status[shard]
-        return status is None or end > status.size
+        return status.size if status else 0
 
 
 def _refuse_repeats(source: str, shards: Iterable[Shard]) -> None:
@@ -187,15 +198,21 @@ def _has_index(folder: str) -> bool:
 
 
 def _open_folder(folder: str) -> ShardClips:
-    return _open(folder, dict.fromkeys(shard.path for shard in read_index(folder)))
+    status, found = index_status(folder), _latest.get(folder)
+    if found is not None and _index_of_latest == status:
+        return _open(folder, found.status)
+    shards = [*read_index(folder)]
+    _index_of_latest.clear()
+    _index_of_latest.update(status)
+    return _open(folder, dict.fromkeys(shard.path for shard in shards), shards)
 
 
-def _open(source: str, paths: Iterable[str]) -> ShardClips:
+def _open(source: str, paths: Iterable[str], indexed: Iterable[Shard] | None = None) -> ShardClips:
     """Look at the shards, and read their index unless nothing has changed since the last call."""
     status = status_of(list(paths))
     found = _latest.get(source)
     if found is None or found.status != status:
-        found = ShardClips(source, status)
+        found = ShardClips(source, status, indexed)
         _latest.clear()
         _latest[source] = found
     return found
