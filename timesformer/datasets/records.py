@@ -70,11 +70,12 @@ class Strings(Sequence[str]):
         for first in range(0, len(self), _BLOCK):
             ends = self._ends[first : first + _BLOCK + 1]
             text = self._text[ends[0] : ends[-1]]
-            # Characters of ASCII are bytes: the text is decoded once.
-            block = text.decode() if text.isascii() else text
-            for start, end in itertools.pairwise((ends - ends[0]).tolist()):
-                string = block[start:end]
-                yield string if isinstance(string, str) else string.decode("utf-8", "surrogateescape")
+            spans = itertools.pairwise((ends - ends[0]).tolist())
+            if text.isascii():  # characters are bytes: the text is decoded once
+                block = text.decode()
+                yield from (block[start:end] for start, end in spans)
+            else:
+                yield from (text[start:end].decode("utf-8", "surrogateescape") for start, end in spans)
 
 
 class Records(Sequence[VideoRecord]):

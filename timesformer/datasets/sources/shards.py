@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 from timesformer.byte_ranges import FileStatus, file_status, is_address
 from timesformer.datasets.decoding.shards import ShardFile, clip_name, clip_path
 from timesformer.datasets.records import DataError, Records, Strings, join_problems
-from timesformer.datasets.sources.clip_files import Located, stem
+from timesformer.datasets.sources.clip_files import Located, is_video_name, stem
 from timesformer.datasets.sources.shard_index import (
     INDEX,
     Shard,
@@ -75,18 +75,19 @@ class ShardClips:
         self.names = Strings(itertools.chain.from_iterable(shard.names for shard in shards))
         self._starts = np.fromiter(itertools.chain.from_iterable(shard.starts for shard in shards), np.int64)
         self._sizes = np.fromiter(itertools.chain.from_iterable(shard.sizes for shard in shards), np.int64)
-        hashes = np.fromiter(map(hash, self.names), np.int64, len(self.names))
+        hashes = np.fromiter((hash(name) for shard in shards for name in shard.names), np.int64, len(self.names))
         self._order = hashes.argsort()
         self._hashes = hashes[self._order]
         if (self._hashes[1:] == self._hashes[:-1]).any():
             _refuse_repeats(source, shards)
-        self._folders = {name.partition("/")[0] for name in self.names}
+        self._folders = {name.partition("/")[0] for shard in shards for name in shard.names}
         # Names end in one of these; that of a folder of frames has none.
-        self._extensions = sorted({name[len(stem(name)) :] for name in self.names})
+        ends = {name[name.rfind(".") :] if "." in name else "" for shard in shards for name in shard.names}
+        self._extensions = sorted({end if is_video_name(f"video{end}") else "" for end in ends})
         self.damaged = [f"{shard.path} is {shard.end}" for shard in shards if shard.end]
-        self._has_lost, ends = False, self._starts + self._sizes
+        self._has_lost, stops = False, self._starts + self._sizes
         for shard, first, after in zip(shards, self._firsts[:-1], self._firsts[1:], strict=True):
-            lost = [*self.names.choose(first + np.flatnonzero(ends[first:after] > self._readable(shard.path)))]
+            lost = [*self.names.choose(first + np.flatnonzero(stops[first:after] > self._readable(shard.path)))]
             if lost:
                 self._has_lost = True
                 problem = f"{_describe(status[shard.path])}, which loses {len(lost)} of its clips: {shorten(lost)}"
