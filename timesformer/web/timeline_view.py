@@ -122,7 +122,8 @@ def _curve(windows: Sequence[WindowScores]) -> list[tuple[float, np.ndarray]]:
     """Times and probabilities of up to `_POINTS` points: means of windows that follow each other."""
     times = np.array([(window.start + window.end) / 2 for window in windows])
     probabilities = np.stack([window.probabilities for window in windows])
-    groups = np.array_split(np.arange(len(windows)), min(_POINTS, len(windows)))
+    size = -(-len(windows) // _POINTS)
+    groups = (slice(first, first + size) for first in range(0, len(windows), size))
     return [(float(times[group].mean()), probabilities[group].mean(axis=0)) for group in groups]
 
 

@@ -61,7 +61,7 @@ def hub_or_cache() -> Iterator[str]:
         try:
             socket.getaddrinfo(host, None)
         except OSError as error:
-            problem = f"the address of {host} cannot be found ({error.strerror}): no network?"
+            problem = f"the address of {host} cannot be found ({error.strerror})"
     constants.HF_HUB_OFFLINE = before or bool(problem)
     try:
         yield problem

@@ -210,7 +210,8 @@ def import_library(name: str, needed_by: str, extra: str) -> ModuleType:
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        return import_module(name)
+        with quiet():  # some warn of what a new version of torch deprecates
+            return import_module(name)
     except ImportError as error:
         raise UserError(f"{needed_by} needs {name} ({error}): pip install 'timesformer[{extra}]'") from error
 
