@@ -75,6 +75,7 @@ def test_windows_knows_cameras_by_name(monkeypatch: pytest.MonkeyPatch):
         ("rtsp://u:sec?ret@h/x", "rtsp://h/x"),
         ("rtsp://[::1]:554/x", "rtsp://[::1]:554/x"),
         ("rtsp://h/user=u_password=secret_channel=1.sdp", "rtsp://h/..."),
+        ("udp://@:5000?localaddr=x", "udp://@:5000"),
         ("https://h/@channel/live", "https://h/@channel/live"),
     ],
 )

@@ -128,6 +128,11 @@ def test_page_of_a_video_without_player_fits_a_phone(page: Any, folder: Path) ->
     page.locator(".segments button").nth(2).click()
     assert page.locator(".still").get_attribute("src") == page.locator(".thumbnails img").nth(4).get_attribute("src")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.set_viewport_size({"width": 400, "height": 700})
+    table = "document.querySelector('.scroll')"
+    assert page.evaluate(f"{table}.scrollWidth - {table}.clientWidth") == 0
+    assert page.locator("h1").bounding_box()["x"] == page.locator("nav a").first.bounding_box()["x"]
+    assert page.locator(".plot span").all_inner_texts() == ["100 %", "50 %", "0 %"]
     labels = page.locator(".segments span")
     assert labels.first.is_visible()
     page.set_viewport_size({"width": 150, "height": 700})
@@ -135,3 +140,15 @@ def test_page_of_a_video_without_player_fits_a_phone(page: Any, folder: Path) ->
     page.emulate_media(media="print")
     assert not page.locator(".stage").is_visible()
     assert page.locator(".segments").is_visible()
+
+
+def test_printed_tables_have_their_header_on_every_page(page: Any, folder: Path) -> None:
+    pdfium = pytest.importorskip("pypdfium2", reason="pypdfium2 reads the printed pages")
+    windows = [WindowScores(second, second + 1.0, np.array([0.9, 0.05, 0.05], np.float32)) for second in range(120)]
+    segments = [Segment(second, second + 1.0, NAMES[second % 3], 0.9) for second in range(120)]
+    write_timeline_page(folder / "long.html", [VideoTimeline(str(folder / "gone.mp4"), windows, segments)], NAMES)
+    page.goto((folder / "long.html").as_uri())
+    printed = pdfium.PdfDocument(page.pdf(format="A4"))
+    texts = ["".join(sheet.get_textpage().get_text_range().split()) for sheet in printed]
+    assert len(texts) > 2
+    assert ["probability(%)" in text for text in texts] == [True] * len(texts)

@@ -206,4 +206,5 @@ def public_name(url: str) -> str:
     rest = re.split(r"[?#]", rest, maxsplit=1)[0]
     authority, slash, path = rest.partition("/")
     path = "..." if re.search(r"(pass|pwd|token|key|secret)\w*[=:]", path, re.IGNORECASE) else path
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+    host = authority if authority.startswith("@:") else authority.rpartition("@")[2]  # udp://@:PORT has no user
+    return f"{scheme}{separator}{host}{slash}{path}"
