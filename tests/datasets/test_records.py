@@ -1,4 +1,4 @@
-"""Packed strings are those that were packed."""
+"""Packed strings come back as they were."""
 
 import random
 
