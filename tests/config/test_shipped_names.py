@@ -63,7 +63,7 @@ def test_the_list_is_filtered_by_words(capsys: pytest.CaptureFixture[str]) -> No
     assert configs.main(["hmdb/", "vivit", "JOINT"]) == 0
     _, line = capsys.readouterr().out.splitlines()
     assert line.split() == ["HMDB/ViViT_joint_32x2_224", "ViViT", "joint", "32x2", "224", "88.67", "451.81"]
-    assert configs.main(["nothing"]) == 1
+    assert configs.main(["nothing"]) == 2
 
 
 def test_show_prints_the_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,7 +87,7 @@ def test_long_videos_streams_and_the_web_page_give_the_answers_of_the_checkpoint
         assert run("predict", "--checkpoint", path, "--stream", pipe, *windows, *options) == 0
         service = Service.load(Options(checkpoint=str(path), device="cpu"))
         answer = service.answer(clip, "clip.mkv", service.samplers[0], 2)
-        score = score_video(service, clip, answer.video, service.samplers[0])
+        score = score_video(service, clip, answer.video, service.samplers[0], service.default_views)
         service.readers.close()
         numbers = [segment["probability"] for segment in json.loads(timeline.read_text())["videos"][0]["segments"]]
         events = [json.loads(line) for line in answers.read_text().splitlines()]

@@ -1,6 +1,7 @@
 """The page about long videos in a browser."""
 
 import importlib.util
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,14 +106,14 @@ def test_clicks_seek(page: Any, folder: Path) -> None:
     page.locator("tbody button").first.click()
     assert page.evaluate(SHOWN) == "red 0.0"
     page.locator("video").evaluate("video => { video.currentTime = 2.5; }")
-    page.wait_for_function("document.querySelector('.now').textContent.startsWith('green & <b>')")
+    page.locator(".now", has_text=re.compile("^green & <b>")).wait_for()
 
 
 def test_video_next_to_the_page_may_move(page: Any, folder: Path) -> None:
     page.goto((folder / "linked.html").as_uri())
     page.locator(".segments button").nth(2).click()
-    page.wait_for_function("!document.querySelector('video').seeking && document.querySelector('video').readyState > 1")
-    assert page.locator("video").evaluate("video => video.currentTime") == 4.002
+    seek = "done => {video.onseeked = () => done(video.currentTime); video.seeking || video.onseeked()}"
+    assert page.locator("video").evaluate(f"video => new Promise({seek})") == 4.002
     (folder / "a b#1.mp4").rename(folder / "away.mp4")
     page.reload()
     page.get_by_text("a b#1.mp4", exact=False).last.wait_for()

@@ -70,8 +70,8 @@ def test_late_answer_is_coarse_and_covers_the_video(
 
 @pytest.mark.slow
 def test_damage_is_refused_without_the_path(service: Service, video: Path, tmp_path: Path) -> None:
-    properties, path = service.inspect(video), tmp_path / "cut.mp4"
-    path.write_bytes(video.read_bytes()[:-2000])
+    properties, path = service.inspect(video), tmp_path / "damaged.mp4"
+    path.write_bytes(video.read_bytes()[:1000])
     with pytest.raises(RefusedError) as caught:
         score_video(service, path, properties, "uniform", 1)
     assert str(tmp_path) not in str(caught.value)

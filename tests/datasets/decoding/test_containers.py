@@ -46,14 +46,6 @@ def test_extensions_are_documented() -> None:
 
 
 @pytest.mark.slow
-def test_extensions_of_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
-    page = pytest.importorskip("timesformer.web.page", reason="needs Streamlit")
-    offered: list[str] = []
-    monkeypatch.setattr(page.st, "file_uploader", lambda label, type: offered.extend(type))
-    page._choose_video(page.Options())
-    assert set(offered) == set(VIDEO_EXTENSIONS)
-
-
 @pytest.mark.slow
 def test_file_of_each_container_is_a_clip(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
