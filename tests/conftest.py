@@ -73,6 +73,14 @@ def signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Kernels that PyTorch compiled in earlier runs, maybe for other instructions, are not used."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
     """Folder of the original's numbers and its test videos; tests/golden/README.md describes each file."""
