@@ -204,8 +204,9 @@ def write_files(args: argparse.Namespace, classifier: "Classifier", paths: list[
     from timesformer.models.parts import record_features
 
     cfg, features = classifier.options(sampler=args.sampler), bool(args.features)
-    with record_features(classifier.model) if features else nullcontext():
-        pass  # raises before there are files if the model gives no embeddings
+    if features:
+        with record_features(classifier.model):
+            pass  # raises before there are files if the model gives no embeddings
     notes = CoverageNotes()
     settings = settings_of(classifier, cfg, top_k=args.top_k, features=features)
     with PredictionFiles(paths, settings, args.output, args.features, args.overwrite) as files:
