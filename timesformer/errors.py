@@ -16,3 +16,8 @@ def shorten(items: Iterable[str], separator: str = ", ", limit: int = 5) -> str:
     items = list(items)
     more = [f"and {len(items) - limit} more"] if len(items) > limit else []
     return separator.join(items[:limit] + more)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return the number and the noun, which gets an s unless the number is 1."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from timesformer.arguments import as_path, positive, probability
 from timesformer.atomic import unfinished_path
 from timesformer.commands.timeline_pictures import check_pictures, write_pictures
-from timesformer.errors import UserError
+from timesformer.errors import UserError, counted
 
 if TYPE_CHECKING:
     from timesformer.inference.classifier import Classifier
@@ -114,7 +114,7 @@ def run_timeline(args: argparse.Namespace, paths: Sequence[str], load: "Callable
         raise
     if args.output and not args.quiet:
         number = sum(len(timeline.segments) for timeline in timelines)
-        print(f"{number} segment{'' if number == 1 else 's'}: {args.output}")
+        print(f"{counted(number, 'segment')}: {args.output}")
     return errors
 
 

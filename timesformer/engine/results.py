@@ -23,7 +23,7 @@ from timesformer.atomic import write_atomically, write_text_atomically
 from timesformer.config.differences import differences
 from timesformer.datasets.catalog import Splits
 from timesformer.engine.checkpoint import newest_progress
-from timesformer.errors import UserError, shorten
+from timesformer.errors import UserError, counted, shorten
 from timesformer.metrics.calibration import Calibration
 from timesformer.metrics.evaluation import Evaluation
 from timesformer.metrics.summary import summarize
@@ -117,7 +117,7 @@ def write_results(
     write_text_atomically(path, simplejson.dumps(results, indent=2, ignore_nan=True) + "\n")
     logger.info(
         f"test: {evaluation.describe()}; {len(evaluation.names)} videos ({len(evaluation.unreadable)} unreadable), "
-        f"{evaluation.num_views} view{'s' * (evaluation.num_views != 1)} each, {evaluation.seconds:.1f} s\n"
+        f"{counted(evaluation.num_views, 'view')} each, {evaluation.seconds:.1f} s\n"
         f"results: {path}"
     )
     if (trivial := evaluation.baselines()) and not trivial.is_beaten:

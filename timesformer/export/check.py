@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from timesformer.atomic import write_text_atomically
+from timesformer.errors import counted
 from timesformer.export.clips import ClipSet
 from timesformer.export.processor import describe_processor
 from timesformer.inference.classifier import Classifier
@@ -63,7 +64,7 @@ class Check:
             *lines,
             f"size                {self.bytes / 1e6:.1f} MB, {100 * share:.0f} % of the weights in float32",
             f"seconds per clip    {self.seconds_per_clip:.4g}, PyTorch {self.original_seconds_per_clip:.4g}{on_device} "
-            f"({faster:.2f} x as fast; {self.threads} thread{'s' * (self.threads != 1)}, {self.processor})",
+            f"({faster:.2f} x as fast; {counted(self.threads, 'thread')}, {self.processor})",
         ]
 
 

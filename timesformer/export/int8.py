@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from timesformer.errors import counted
 from timesformer.export.clips import ClipSet
 from timesformer.models.weights.exported import Compute
 
@@ -60,7 +61,7 @@ class Int8Choice:
         lines = [
             f"int8                {self.chosen.method}; layers that stay in float: {kinds}",
             f"calibration clips   top-1 agreement {self.chosen.agreement:.2f} %, error of the logits "
-            f"{100 * self.chosen.error:.1f} % ({len(self.trials)} choice{'s' * (len(self.trials) != 1)} measured)",
+            f"{100 * self.chosen.error:.1f} % ({counted(len(self.trials), 'choice')} measured)",
         ]
         if not self.chosen.is_close:
             lines.append(f"note: no choice agrees on {AGREEMENT:g} % with an error of {100 * ERROR:g} % or less")

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from timesformer.analysis.corruptions import SEVERITIES
 from timesformer.analysis.robustness import EXAMPLES, JSON, read_robustness
 from timesformer.atomic import write_text_atomically
-from timesformer.errors import UserError
+from timesformer.errors import UserError, counted
 from timesformer.metrics.baselines import describe_baselines
 from timesformer.runtime.subcommands import suggest_command
 from timesformer.visualization.charts import MUTED, STYLE, Curve, line_chart, svg
@@ -83,16 +83,12 @@ def _tiles(results: dict[str, Any], tested: int) -> list[tuple[str, str, str, st
         details += f"; {describe_baselines(results['chance'], results['majority'])}"
     tiles = [("clean top-1", f"{clean['top1']:.2f}", "%", details)]
     if (mean := results["mean_corruption_top1"]) is not None:
-        details = f"mean over {_count(len(results['corruptions']), 'corruption')} of the mean over severities"
+        details = f"mean over {counted(len(results['corruptions']), 'corruption')} of the mean over severities"
         tiles.append(("mean corruption top-1", f"{mean:.2f}", "%", details))
     if (relative := results["relative"]) is not None:
         tiles.append(("relative to clean", f"{relative:.1f}", "%", "mean corruption top-1 / clean top-1"))
-    details = f"{results['num_classes']:,} classes, {_count(tested, 'corrupted test')}"
+    details = f"{results['num_classes']:,} classes, {counted(tested, 'corrupted test')}"
     return [*tiles, ("test videos", f"{total:,}", "", details)]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _charts(results: dict[str, Any]) -> list[Markup]:
