@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -42,7 +42,7 @@ class WindowClips(NamedTuple):
 
 @dataclass
 class _Window:
-    """A window that is being read."""
+    """A window that is being read, or will be soon."""
 
     start: float  # seconds after the first frame
     end: float
@@ -77,6 +77,8 @@ class WindowReader:
         self._ticks: Sequence[int] = []  # when all frames are shown, or those so far
         self._time_base = Fraction(1)
         self._kept: dict[int, list[Tensor]] = {}  # by number of the frame, from `WindowClipMaker.prepare`
+        self._planned: deque[_Window] = deque()  # those that are being read, and those ahead of them
+        self._unplanned: Iterator[_Window] = iter(())
 
     def __enter__(self) -> "WindowReader":
         return self
@@ -104,11 +106,12 @@ class WindowReader:
     def steps(self, window: float, stride: float) -> Iterator[WindowClips | None]:
         """Yields what `read` yields, and None after each frame, so that reading can pause within a window."""
         self._window, self._stride = window, stride
-        self._reader.known_ticks()  # before decoding begins
-        with closing(self._frames()) as frames:
+        is_known = self._reader.known_ticks() is not None
+        with closing(self._frames(self._needs if is_known else None)) as frames:
             first = next(frames)  # decoding it may show that the file does not tell about others
             self._time_base, known = self._reader.time_base, self._reader.known_ticks()
             self._ticks = [] if known is None else known
+            self._unplanned = (self._plan(*span) for span in self._spans())
             read = self._read_unknown if known is None else self._read_known
             yield from read(chain([first], frames))
 
@@ -128,7 +131,7 @@ class WindowReader:
             with as_video_error(self._reader.path):
                 images = self._reader.read(numbers)
             for number, image in zip(numbers, images, strict=True):
-                self._keep(number, StreamedFrame(known[number], lambda image=image: image))
+                self._keep(StreamedFrame(number, known[number], lambda image=image: image))
             yield self._clips(window)
             self._kept.clear()
 
@@ -148,8 +151,8 @@ class WindowReader:
         self._ticks = [] if known is None else known
         return known is not None
 
-    def _frames(self) -> Iterator[StreamedFrame]:
-        frames = self._reader.stream()
+    def _frames(self, needs: Callable[[int], bool] | None) -> Iterator[StreamedFrame]:
+        frames = self._reader.stream(needs)
         while True:
             with as_video_error(self._reader.path):
                 frame = next(frames, None)
@@ -158,29 +161,33 @@ class WindowReader:
             yield frame
 
     def _read_known(self, frames: Iterator[StreamedFrame]) -> Iterator[WindowClips | None]:
-        windows = (self._plan(*span) for span in self._spans())
-        active: deque[_Window] = deque()
-        following = next(windows, None)
-        for number, frame in enumerate(frames):
-            while following and following.first <= number:
-                active.append(following)
-                following = next(windows, None)
-            if any(number in window.needed for window in active):
-                self._keep(number, frame)
-            while active and active[0].stop == number + 1:
-                yield self._clips(active.popleft())
-            self._drop_before(active[0].first if active else number + 1)
+        for frame in frames:
+            if self._needs(frame.number):
+                self._keep(frame)
+            # Only at its end, so that damage within a window is found before.
+            while self._planned and self._planned[0].stop <= frame.number + 1:
+                yield self._clips(self._planned.popleft())
+            self._drop_before(self._planned[0].first if self._planned else frame.number + 1)
             yield None
+
+    def _needs(self, number: int) -> bool:
+        """Whether a window needs this frame. All windows that contain it are planned."""
+        while not self._planned or self._planned[-1].first <= number:
+            following = next(self._unplanned, None)
+            if following is None:
+                break
+            self._planned.append(following)
+        return any(number in window.needed for window in self._planned)
 
     def _read_unknown(self, frames: Iterator[StreamedFrame]) -> Iterator[WindowClips | None]:
         self._ticks, finished = [], 0
-        for number, frame in enumerate(frames):
+        for frame in frames:
             self._ticks.append(frame.tick)
             seconds = float((frame.tick - self._ticks[0]) * self._time_base)
             while (end := finished * self._stride + self._window) <= seconds + TOLERANCE:
                 yield self._clips(self._plan(finished * self._stride, end))
                 finished += 1
-            self._keep(number, frame)
+            self._keep(frame)
             self._drop_before(self._number_at(seconds - self._window) - 1)
             yield None
         for span in list(self._spans())[finished:]:
@@ -228,9 +235,9 @@ class WindowReader:
         end = self._ticks[stop] if stop < len(self._ticks) else self._end_tick()
         return window_info(self._ticks[first:stop], end, self._time_base)
 
-    def _keep(self, number: int, frame: StreamedFrame) -> None:
+    def _keep(self, frame: StreamedFrame) -> None:
         with as_video_error(self._reader.path):
-            self._kept[number] = self._maker.prepare(frame.image())
+            self._kept[frame.number] = self._maker.prepare(frame.image())
 
     def _drop_before(self, first: int) -> None:
         for number in [number for number in self._kept if number < first]:

@@ -1,5 +1,6 @@
 """Frame i is the i-th of decoding everything, for every kind of stream and any requested frames."""
 
+from collections.abc import Container
 from itertools import islice
 from pathlib import Path
 
@@ -60,10 +61,20 @@ def streamed_times(path: Path) -> list[float]:
         return [float((tick - ticks[0]) * video.time_base) for tick in ticks]
 
 
+def streamed_frames(path: Path, wanted: Container[int]) -> list[np.ndarray]:
+    """These frames, decoded in order without others that no frame refers to, where packets tell."""
+    with open_video(path) as video:
+        video.known_ticks()
+        return [frame.image() for frame in video.stream(wanted.__contains__) if frame.number in wanted]
+
+
 def assert_every_frame_is_exact(path: Path) -> None:
     """Compare a small file, whose packets are kept in memory, and the same as a large file with decoding everything."""
     expected, facts, times = decode_everything(path), described(path), streamed_times(path)
     assert np.array_equal(read_everything(path), expected)
+    for wanted in ({0, 7, 21, 34}, {10, 11, 12}, set(range(45))):
+        numbers = sorted(number for number in wanted if number < len(expected))
+        assert np.array_equal(streamed_frames(path, numbers), [expected[number] for number in numbers])
     with pytest.MonkeyPatch.context() as monkeypatch:
         treat_as_large(monkeypatch)
         with open_video(path) as video:
@@ -154,6 +165,22 @@ def test_only_needed_packets_are_decoded(tmp_path, scene):
         decode_everything(path)
     with open_video(path) as video:
         assert np.array_equal(video.read(wanted), expected)
+
+
+def test_streams_leave_out_frames_that_no_other_refers_to(tmp_path, scene):
+    path = encode(tmp_path / "clip.mp4", scene, "libx264", **{"x264-params": f"bframes=3:keyint=15:{NO_SCENECUT}"})
+    packets, expected, content = packets_of(path), decode_everything(path), bytearray(path.read_bytes())
+    order = sorted(packet.pts for packet in packets)
+    others = [packet for packet in packets if not nal_reference(packet)]
+    wanted = {3, *(order.index(packet.pts) for packet in others[-7::3])}
+    destroyed = [packet for packet in others if order.index(packet.pts) not in wanted | set(range(25))]
+    assert len(destroyed) > 4
+    for packet in destroyed:  # those of the first frames are decoded before the first one comes out
+        content[packet.pos + 5 : packet.pos + packet.size] = bytes(packet.size - 5)
+    path.write_bytes(content)
+    assert np.array_equal(streamed_frames(path, wanted), [expected[number] for number in sorted(wanted)])
+    with pytest.raises(VideoError, match="decoding stops"):
+        streamed_frames(path, range(45))
 
 
 @pytest.mark.parametrize("name", ["b_frames.mp4", "open_gop.mp4"])

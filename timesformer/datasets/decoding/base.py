@@ -63,6 +63,7 @@ class Content(Protocol):
 class StreamedFrame(NamedTuple):
     """A frame of a video that is decoded in order."""
 
+    number: int
     tick: int  # when it is shown, in units of the reader's `time_base`; ticks rise
     image: Callable[[], np.ndarray]  # converts it to uint8 [height, width, 3], RGB; until the next frame is taken
 
@@ -142,13 +143,15 @@ class VideoReader(ABC):
         """
         return range(self.num_frames)
 
-    def stream(self) -> Iterator[StreamedFrame]:
+    def stream(self, needs: Callable[[int], bool] | None = None) -> Iterator[StreamedFrame]:
         """Yield every frame in order, decoded once; only frames whose `image` is called are converted.
 
-        Raises VideoError at a frame that cannot be decoded.
+        `needs` tells by its number whether a frame is needed. It is called after the first frame has been yielded, with
+        numbers ahead of those yielded; frames that are not needed may be left out. Raises VideoError at a frame that
+        cannot be decoded.
         """
         for number in range(self.num_frames):
-            yield StreamedFrame(number, lambda number=number: self.read([number])[0])
+            yield StreamedFrame(number, number, lambda number=number: self.read([number])[0])
 
     def verify(self) -> None:
         """Decode every frame and correct `num_frames`; VideoError when one is missing or broken."""

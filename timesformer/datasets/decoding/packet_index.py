@@ -154,6 +154,10 @@ class FrameIndex:
             return None
         return place if self._number_by_time is None else int(self._number_by_time[place])
 
+    def number_in(self, packet: int) -> int | None:
+        """Return the number of the frame that a packet holds, None where it holds none that is shown."""
+        return self.number_at(int(self._times[packet]))
+
     def segments(self, wanted: Sequence[int]) -> list[Segment]:
         """Return the runs of packets to decode for these frames (rising), each begun as late as possible."""
         runs: list[tuple[int, list[int]]] = []
@@ -167,7 +171,7 @@ class FrameIndex:
         segments = []
         for first, numbers in runs:
             packets = frozenset(self._shown[numbers].tolist())
-            key = self.number_at(int(self._times[first]))
+            key = self.number_in(first)
             segments.append(Segment(first, max(packets), packets, frozenset(numbers), key))
         return segments
 
@@ -175,7 +179,7 @@ class FrameIndex:
         """Packet at which decoding has to begin for a frame."""
         position = int(np.searchsorted(self._begins, self._shown[number], side="right")) - 1
         # What is stored after a key frame, but shown before it, refers to frames before it.
-        while position > 0 and self.number_at(self._times[self._begins[position]]) > number:
+        while position > 0 and self.number_in(self._begins[position]) > number:
             position -= 1
         return int(self._begins[position])
 

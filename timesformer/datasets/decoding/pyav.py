@@ -2,7 +2,7 @@
 
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from functools import cached_property, partial
@@ -164,9 +164,20 @@ class VideoFile(VideoReader):
             return None
         return self._shown_at() or super().known_ticks()
 
-    def stream(self) -> Iterator[StreamedFrame]:
+    def stream(self, needs: Callable[[int], bool] | None = None) -> Iterator[StreamedFrame]:
+        stream = self._stream_needed(needs) if needs and self._can_leave_out else self._stream_all()
+        first = last = None
+        for frame in stream:
+            first, last = frame.tick if first is None else first, frame.tick
+            yield frame
+        if self._allow_cut_short and first is not None:
+            end = self.delay + float((last - first) * self.time_base) + (1 / self.fps if self.fps else 0.0)
+            if loss := self._source.loss(end):
+                raise loss
+
+    def _stream_all(self) -> Iterator[StreamedFrame]:
         known: Sequence[int] | None = None
-        first, last, by_time = None, -1, False
+        last, by_time = -1, False
         step = max(1, round(1 / (Fraction(self.fps) * self._time_base))) if self.fps else 1
         for number, frame in enumerate(self._every_frame()):
             if not number and self._is_indexed:  # decoding the first frame may show that packets do not tell
@@ -175,15 +186,45 @@ class VideoFile(VideoReader):
                 in_order = frame.pts is not None and (frame.pts > last or not number)
                 tick = frame.pts if in_order else last + step
             elif by_time and frame.pts != known[number]:
-                raise self._error(f"frame {number} is not shown when the file says; convert it to MP4")
+                raise self._unexpected_time(number)
             else:
                 tick = known[number]
-            first, last = tick if first is None else first, tick
-            yield StreamedFrame(tick, partial(self._to_rgb, frame, self._coded_size))
-        if self._allow_cut_short and first is not None:
-            end = self.delay + float((last - first) * self.time_base) + (1 / self.fps if self.fps else 0.0)
-            if loss := self._source.loss(end):
-                raise loss
+            last = tick
+            yield StreamedFrame(number, tick, partial(self._to_rgb, frame, self._coded_size))
+
+    @property
+    def _can_leave_out(self) -> bool:
+        """Whether packets tell which frames no other refers to, and when they are shown."""
+        return self._is_indexed and not self._index.sequential and bool(self._shown_at()) and self._skips
+
+    def _stream_needed(self, needs: Callable[[int], bool]) -> Iterator[StreamedFrame]:
+        """Frames up to the last, without those that are neither needed nor referred to."""
+        index, expected, last = self._index, set[int](), -1
+
+        def is_needed(packet: int) -> bool:
+            number = index.number_in(packet)
+            if number is None or (last >= 0 and number < self.num_frames - 1 and not needs(number)):
+                return number is None
+            expected.add(number)
+            return True
+
+        for frame in self._decode_all(is_needed):
+            if last < 0 and index.sequential:  # as decoding the first frame showed
+                yield from self._stream_all()
+                return
+            number = index.number_at(frame.pts)
+            if number is None or number <= last:
+                raise self._unexpected_time(last + 1)
+            expected.discard(number)
+            if expected and min(expected) < number:
+                break
+            last = number
+            yield StreamedFrame(number, frame.pts, partial(self._to_rgb, frame, self._coded_size))
+        if expected:
+            raise self._error(f"frame {min(expected)} is missing: it does not decode; copy the file again")
+
+    def _unexpected_time(self, number: int) -> VideoError:
+        return self._error(f"frame {number} is not shown when the file says; convert it to MP4")
 
     def verify(self) -> None:
         _ = self._index  # the number of frames that packets tell
@@ -228,7 +269,7 @@ class VideoFile(VideoReader):
     def _decode_segment(self, segment: Segment) -> Iterator[tuple[int, av.VideoFrame]]:
         missing, last = set(segment.numbers), -1
         begun = not segment.first  # the start of the stream needs no key frame
-        for frame in self._decode(segment.first, segment.last, segment.packets):
+        for frame in self._decode(segment.first, segment.last, segment.packets.__contains__):
             number = self._index.number_at(frame.pts)
             if number is None or number <= last:
                 raise UnexpectedFrame(f"a frame of time {frame.pts} comes after frame {last}")
@@ -276,14 +317,14 @@ class VideoFile(VideoReader):
         promised, self.num_frames = self.num_frames, decoded
         return self._error(f"frame {number} is missing: the file promises {promised} frames, but {decoded} decode")
 
-    def _decode_all(self) -> Iterator[av.VideoFrame]:
-        """All frames that come out, from the start; VideoError where decoding stops."""
+    def _decode_all(self, needs: Callable[[int], bool] | None = None) -> Iterator[av.VideoFrame]:
+        """All frames that come out, from the start; VideoError where decoding stops. `needs` as of `_decode`."""
         decoded = 0
         try:
-            for frame in self._decode(0):
+            for frame in self._decode(0, needs=needs):
                 if not decoded:
                     self._coded_size = frame.width, frame.height
-                if decoded == len(self._decoded_times):
+                if decoded == len(self._decoded_times) and not needs:
                     self._decoded_times.append(NO_TIME if frame.pts is None else frame.pts)
                 if frame.interlaced_frame:
                     self._interlaced = True
@@ -297,9 +338,9 @@ class VideoFile(VideoReader):
             raise self._error(f"decoding stops after frame {decoded} of {self.num_frames} ({reason})") from error
 
     def _decode(
-        self, first: int, last: int | None = None, only: frozenset[int] | None = None
+        self, first: int, last: int | None = None, needs: Callable[[int], bool] | None = None
     ) -> Iterator[av.VideoFrame]:
-        """Frames of the packets `first` to `last`; packets not in `only` are decoded only if others refer to them."""
+        """Frames of the packets `first` to `last`; packets that are not needed are decoded only for others."""
         source = self._source
         packets = source.packets if source.is_indexed else None
         lossy = packets is not None and source.is_lossy
@@ -317,7 +358,7 @@ class VideoFile(VideoReader):
                 if packet.is_corrupt and not lossy:
                     raise source.cut_short()
                 first_key = min(first_key, number) if packet.is_keyframe else first_key
-            skip = "NONREF" if only is not None and number not in only and self._skips else "DEFAULT"
+            skip = "DEFAULT" if needs is None or not self._skips or needs(number) else "NONREF"
             if skip != skipping:
                 decoder.skip_frame = skipping = skip
             # Before the first key frame, packets refer to what came before the start of the stream.
