@@ -36,6 +36,6 @@ def test_exported_models_are_compared_with_pytorch_and_hugging_face(
     assert float(onnx[2]) > 2 * float(onnx_int8[2]) > 0
     assert float(openvino[2]) > 2 * float(openvino_int8[2]) > 0
     assert all(float(row[4]) >= 0 for row in exported)
-    progress = printed.err.splitlines()
-    assert [line.partition(":")[0] for line in progress] == ["quantizing with NNCF", "exporting"]
+    progress = printed.err.splitlines()  # on a slow machine, with a line every half minute
+    assert {line.partition(":")[0] for line in progress} == {"quantizing with NNCF", "exporting"}
     assert "4/4" in progress[-1]
