@@ -6,7 +6,6 @@ from fractions import Fraction
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from numpy.random import RandomState
 from torch import Tensor
 
 from timesformer.datasets.clips import ClipMaker, clip_rng
@@ -21,6 +20,7 @@ class WindowClipMaker:
     def __init__(self, cfg: CfgNode, maker: ClipMaker | None = None) -> None:
         """`cfg` has the options of a test; `maker` is its `ClipMaker`, if there is one."""
         self._maker, self._seed = maker or ClipMaker(cfg, "test"), cfg.RNG_SEED
+        self._unused_rng = clip_rng(cfg.RNG_SEED)  # only the frames of a test are random, not the crops
         self._is_stretched = cfg.DATA.PRE_SAMPLING.ENABLED  # frames are mixed before they are cropped
 
     def prepare(self, image: np.ndarray) -> list[Tensor]:
@@ -31,11 +31,12 @@ class WindowClipMaker:
         if self._is_stretched:
             return [torch.from_numpy(np.ascontiguousarray(image))]
         crops = range(self._maker.num_crops)
-        return [self._maker.crop(image[None], crop, self._rng(crop)) for crop in crops]
+        return [self._maker.crop(image[None], crop, self._unused_rng) for crop in crops]
 
     def plans(self, info: VideoInfo, numbers: Sequence[int]) -> list[list[Frame]]:
         """Return the frames of each view of a window, made of frames with these numbers."""
-        plans = (self._maker.plan(info, view, self._rng(view)) for view in range(self._maker.num_views))
+        views = range(self._maker.num_views)
+        plans = (self._maker.plan(info, view, clip_rng(self._seed, 0, 0, view)) for view in views)
         return [[renumber(frame, numbers) for frame in plan] for plan in plans]
 
     def clips(
@@ -57,15 +58,12 @@ class WindowClipMaker:
         return clips, [found[tuple(plan), view % self._maker.num_crops] for view, plan in enumerate(plans)]
 
     def _clip(self, plan: Sequence[Frame], view: int, prepared: Mapping[int, list[Tensor]]) -> Tensor:
-        rng = self._rng(view)
-        if not self._is_stretched:
-            crop = view % self._maker.num_crops
-            return self._maker.to_clip(torch.cat([prepared[number][crop] for number in plan]), rng)
-        pixels = render(plan, lambda numbers: np.stack([prepared[number][0].numpy() for number in numbers]))
-        return self._maker.to_clip(self._maker.crop(pixels, view, rng), rng)
-
-    def _rng(self, view: int) -> RandomState:
-        return clip_rng(self._seed, 0, 0, view)
+        if self._is_stretched:
+            pixels = render(plan, lambda numbers: np.stack([prepared[number][0].numpy() for number in numbers]))
+            frames = self._maker.crop(pixels, view, self._unused_rng)
+        else:
+            frames = torch.cat([prepared[number][view % self._maker.num_crops] for number in plan])
+        return self._maker.to_clip(frames, self._unused_rng)
 
 
 def window_info(ticks: Sequence[int], end: int, time_base: Fraction) -> VideoInfo:
