@@ -155,13 +155,18 @@ def classifier_of(family: str, tiny_checkpoint: Path) -> Classifier:
 
 
 @pytest.mark.numerical
+@pytest.mark.parametrize("clips_at_once", [1, 3])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_head_computes_the_logits_from_the_embedding(family: str, tiny_checkpoint: Path):
+def test_the_head_computes_the_logits_from_the_embedding(
+    family: str, clips_at_once: int, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+):
+    clips = torch.randint(256, (3, 3, 2, 16, 16), dtype=torch.uint8)
+    monkeypatch.setattr("timesformer.runtime.device._PIXELS_AT_ONCE", clips_at_once * clips[0, 0].numel())
     classifier = classifier_of(family, tiny_checkpoint)
     model = classifier.model
-    scores, embeddings = classifier.compute(torch.randint(256, (2, 3, 2, 16, 16), dtype=torch.uint8), features=True)
+    scores, embeddings = classifier.compute(clips, features=True)
     layer = model.model.get_submodule(output_names(model)[0])
-    assert embeddings.dtype == torch.float32
+    assert (len(embeddings), embeddings.dtype) == (3, torch.float32)
     assert torch.allclose(layer(embeddings), scores, atol=1e-5)
 
 

@@ -301,7 +301,7 @@ class Classifier:
                 return score_views(self.model, clips, self.cfg, self.device).cpu(), None
             with record_features(self.model) as embeddings:
                 scores = score_views(self.model, clips, self.cfg, self.device)
-        return scores.cpu(), embeddings[-1].detach().float().cpu()
+        return scores.cpu(), torch.cat(embeddings).detach().float().cpu()  # one for each part of the batch
 
     def prediction(self, video: str, summary: "Summary", top_k: int) -> Prediction:
         """Makes the prediction of a video whose views are complete."""
