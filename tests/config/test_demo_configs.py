@@ -7,6 +7,7 @@ import pytest
 from timesformer.config import load_config
 from timesformer.config.differences import differences
 from timesformer.preparation import demo
+from timesformer.preparation.demo_classes import CLASSES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "Demo"
 TIMESFORMER = "TimeSformer_divST_8x2_48"
@@ -15,7 +16,7 @@ TIMESFORMER = "TimeSformer_divST_8x2_48"
 @pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.yaml")))
 def test_configuration_fits_the_demo_dataset(name: str, tmp_path: Path) -> None:
     cfg = load_config(CONFIGS / name, ["DATA.PATH_TO_DATA_DIR", str(tmp_path)])
-    assert len(demo.CLASSES) == cfg.MODEL.NUM_CLASSES
+    assert len(CLASSES) == cfg.MODEL.NUM_CLASSES
     assert cfg.DATA.NUM_FRAMES * cfg.DATA.SAMPLING_RATE <= demo.FRAMES
     assert not cfg.DATA.RANDOM_FLIP  # left would become right
     assert not cfg.DATA.PRE_SAMPLING.ENABLED  # left played backwards would be right

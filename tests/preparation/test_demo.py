@@ -8,6 +8,7 @@ import pytest
 
 from timesformer.commands import prepare
 from timesformer.preparation import demo
+from timesformer.preparation.demo_classes import CLASSES
 
 
 def run(out_dir: Path, *arguments: str) -> int:
@@ -29,11 +30,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_class_has_different_h264_clips(made: Path) -> None:
-    assert len(demo.CLASSES) == 8
+    assert len(CLASSES) == 8
     assert sorted(path.name for path in made.iterdir()) == ["demo.json", "test", "train", "val"]
     for split, count in (("train", 2), ("val", 1), ("test", 1)):
         found = {folder.name: len(list(folder.glob("*.mp4"))) for folder in (made / split).iterdir()}
-        assert found == dict.fromkeys(demo.CLASSES, count)
+        assert found == dict.fromkeys(CLASSES, count)
     assert len(set(contents(made).values())) == 32
     for path in made.rglob("*.mp4"):
         with av.open(str(path)) as container:
@@ -96,7 +97,7 @@ def test_the_object_moves_as_its_class_says(class_name: str, direction: tuple[in
 def test_one_frame_does_not_show_the_class_and_two_in_order_do() -> None:
     rng = np.random.default_rng(0)
     one_frame, two_frames, labels = [], [], []
-    for label, class_name in enumerate(demo.CLASSES):
+    for label, class_name in enumerate(CLASSES):
         for _ in range(100):
             centers, radii = demo.motion(demo.draw_scene(rng), class_name)
             states = np.column_stack([centers, np.log2(radii) / 2])

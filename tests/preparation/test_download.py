@@ -21,8 +21,8 @@ from timesformer.commands.prepare import main
 from timesformer.datasets.catalog import load_split
 from timesformer.datasets.records import SPLITS, DataError
 from timesformer.fetch import DownloadError
-from timesformer.preparation import download as module
-from timesformer.preparation.download import ARCHIVES, Archive, download, download_if_asked
+from timesformer.preparation.archive_urls import ARCHIVE_URLS
+from timesformer.preparation.download import download, download_if_asked
 
 VIDEOS = rar({"UCF-101/Archery/v_Archery_g01_c01.avi": b"video"})
 LAYOUT = [
@@ -46,8 +46,7 @@ def urls(server: Server, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """URLs of a tiny UCF101, in place of its authors'."""
     server.files |= {"/data/UCF101.rar": VIDEOS, "/data/lists.zip": zipped({"classInd": "1 Archery\n"})}
     urls = server.url("/data/UCF101.rar"), server.url("/data/lists.zip")
-    folders = [archive.folder for archive in ARCHIVES["ucf101"]]
-    monkeypatch.setitem(module.ARCHIVES, "ucf101", tuple(map(Archive, urls, folders)))
+    monkeypatch.setitem(ARCHIVE_URLS, "ucf101", urls)
     return urls
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.datasets.made_videos import encode, ffmpeg
 from tests.datasets.sources.common import make_cfg, names_of, write
-from timesformer.commands.prepare import main
+from timesformer.commands.prepare import SIMILARITY, main
 from timesformer.preparation.duplicates import find_pairs
 from timesformer.preparation.fingerprints import make_fingerprint, repeated_frames
 
@@ -171,9 +171,9 @@ def test_equal_frames_are_those_of_ffmpeg(tmp_path: Path) -> None:
 
 def test_copies_at_another_rate_are_aligned_in_time() -> None:
     clips = [make_fingerprint(scene(0, 0, 60)), make_fingerprint(scene(0, 0, 60)[10::2])]
-    (pair,) = find_pairs(clips, [30.0, 15.0])
+    (pair,) = find_pairs(clips, [30.0, 15.0], SIMILARITY)
     assert (pair.offset, pair.overlap) == (-5, 25)
-    assert not [*find_pairs(clips, [30.0, 0.0])]  # an unknown rate is that of the other clip
+    assert not [*find_pairs(clips, [30.0, 0.0], SIMILARITY)]  # an unknown rate is that of the other clip
 
 
 def test_still_clips_are_compared_by_their_picture() -> None:
@@ -181,9 +181,9 @@ def test_still_clips_are_compared_by_their_picture() -> None:
     pictures = [scene(number, 0, 1)[0] for number in range(3)]
     noisy = [brighter([picture] * 12, 1.0, 2) for picture in pictures]
     clips = [make_fingerprint([picture] * 12) for picture in pictures] + [make_fingerprint(frames) for frames in noisy]
-    assert {(pair.first, pair.second) for pair in find_pairs(clips, [25.0] * 6)} == {(0, 3), (1, 4), (2, 5)}
+    assert {(pair.first, pair.second) for pair in find_pairs(clips, [25.0] * 6, SIMILARITY)} == {(0, 3), (1, 4), (2, 5)}
     black = [np.full((24, 32, 3), random.integers(8), np.uint8)] * 12
-    assert not [*find_pairs([make_fingerprint(black), clips[0]], [25.0] * 2)]
+    assert not [*find_pairs([make_fingerprint(black), clips[0]], [25.0] * 2, SIMILARITY)]
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import av
 import numpy as np
 
 from timesformer.errors import UserError
+from timesformer.preparation.demo_classes import AXES, CLASSES
 
 VERSION = 1  # incremented when the same seed gives other clips
 SIDE = 96  # pixels; clips are square
@@ -25,18 +26,6 @@ FRAMES = 20
 FPS = 12
 SPLITS = ("train", "val", "test")
 SHAPES = ("disc", "square", "triangle", "plus", "star", "ring")
-AXES = ("horizontal", "vertical", "diagonal", "size")
-# class -> (the axis it moves along, whether it plays that axis's path backwards)
-CLASSES = {
-    "right": ("horizontal", False),
-    "left": ("horizontal", True),
-    "down": ("vertical", False),
-    "up": ("vertical", True),
-    "down_right": ("diagonal", False),
-    "up_left": ("diagonal", True),
-    "grow": ("size", False),
-    "shrink": ("size", True),
-}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import unquote, urldefrag, urlsplit
 
 from filelock import FileLock
@@ -17,6 +16,7 @@ from timesformer.datasets.sources.clip_files import list_classes
 from timesformer.datasets.sources.official_splits import LISTS_FOLDERS
 from timesformer.errors import shorten
 from timesformer.fetch import digest, fetch
+from timesformer.preparation.archive_urls import ARCHIVE_URLS
 from timesformer.preparation.split import split_dataset
 from timesformer.preparation.unpack import unpack
 from timesformer.runtime.resource_limits import available_cores
@@ -24,49 +24,33 @@ from timesformer.runtime.resource_limits import available_cores
 logger = logging.getLogger(__name__)
 
 ARCHIVES_FOLDER = "archives"
-
-
-class Archive(NamedTuple):
-    """URL of an archive, and the folder in the dataset's folder that it is unpacked to.
-
-    From a hidden folder, class folders move to the dataset's folder itself, where archives are hidden, too.
-    """
-
-    url: str
-    folder: str
-
-
-_SERRE_LAB = "https://serre-lab.clps.brown.edu/wp-content/uploads/2013/10"
-_CRCV = "https://www.crcv.ucf.edu/data/UCF101"
-ARCHIVES: dict[str, tuple[Archive, ...]] = {
-    "hmdb51": (
-        Archive(f"{_SERRE_LAB}/hmdb51_org.rar", "hmdb51_org"),
-        Archive(f"{_SERRE_LAB}/test_train_splits.rar", LISTS_FOLDERS["hmdb51"]),
-    ),
-    "hmdb_simp": (Archive("https://zenodo.org/record/7718549/files/HMDB_simp.zip", ".HMDB_simp"),),
-    "ucf101": (
-        Archive(f"{_CRCV}/UCF101.rar", "UCF-101"),
-        Archive(f"{_CRCV}/UCF101TrainTestSplits-RecognitionTask.zip", LISTS_FOLDERS["ucf101"]),
-    ),
+_FOLDERS = {
+    "hmdb51": ("hmdb51_org", LISTS_FOLDERS["hmdb51"]),
+    "hmdb_simp": (".HMDB_simp",),
+    "ucf101": ("UCF-101", LISTS_FOLDERS["ucf101"]),
 }
-"""Clips and official lists of each dataset that can be downloaded, by its name in TRAIN.DATASET."""
+"""Folders in the dataset's folder that its archives are unpacked to.
+
+From a hidden folder, class folders move to the dataset's folder itself, where archives are hidden, too.
+"""
 
 
 def download(name: str, root: Path, urls: Sequence[str] = ("", "")) -> None:
     """Download and unpack the parts of the dataset `name` that `root` lacks; an interrupted call continues.
 
-    Archives are kept in `root`/archives (HMDB_simp: `root`/.archives). `urls` (videos, lists) replace those of ARCHIVES
+    Archives are kept in `root`/archives (HMDB_simp: `root`/.archives). `urls` (videos, lists) replace ARCHIVE_URLS
     unless empty. One process downloads at a time. Raises DownloadError, and DataError for an archive that cannot be
     unpacked or has changed.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".download.lock"):
+            archives = zip(ARCHIVE_URLS[name], _FOLDERS[name], urls, strict=False)
             # The small archive of lists first, to find connection problems early.
-            for archive, url in reversed([*zip(ARCHIVES[name], urls, strict=False)]):
-                folder, is_hidden = root / archive.folder, archive.folder.startswith(".")
+            for default, folder_name, url in reversed([*archives]):
+                folder, is_hidden = root / folder_name, folder_name.startswith(".")
                 if not (folder.is_dir() or (is_hidden and list_classes(root))):
-                    unpack(_fetch(url or archive.url, root / f"{'.' * is_hidden}{ARCHIVES_FOLDER}"), folder)
+                    unpack(_fetch(url or default, root / f"{'.' * is_hidden}{ARCHIVES_FOLDER}"), folder)
                 if is_hidden and folder.is_dir():
                     for path in list_classes(folder):
                         path.replace(root / path.name)
@@ -85,8 +69,8 @@ def download_if_asked(cfg: CfgNode) -> None:
     if not cfg.DATA.DOWNLOAD:
         return
     root = Path(cfg.DATA.PATH_TO_DATA_DIR)
-    for name in sorted({cfg.TRAIN.DATASET, cfg.TEST.DATASET} & ARCHIVES.keys()):
-        wanted = {archive.folder for archive in ARCHIVES[name]}
+    for name in sorted({cfg.TRAIN.DATASET, cfg.TEST.DATASET} & ARCHIVE_URLS.keys()):
+        wanted = set(_FOLDERS[name])
         present = {path.name for path in list_classes(root)} if root.is_dir() else set()
         if name == "hmdb_simp":
             download(name, root, cfg.DATA.DOWNLOAD_URLS)

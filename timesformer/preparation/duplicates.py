@@ -9,9 +9,6 @@ import numpy as np
 from timesformer.preparation.fingerprints import LOW, SCALE, SIZE, STILL, query_frames
 from timesformer.progress import Progress
 
-THRESHOLD = 0.82
-"""The default of the least similarity of duplicates."""
-
 _MIN_OVERLAP = 8  # frames that two clips share at least, or all frames of the shorter one
 _LAG = 3  # frames: motion is the difference of frames at this distance
 _BANDS, _MAX_BITS = 4, 3  # hashes that differ in 3 bits at most are equal in one of 4 bands
@@ -42,7 +39,7 @@ class Pair(NamedTuple):
     exact: bool = False
 
 
-def find_pairs(clips: Sequence[np.ndarray], rates: Sequence[float], threshold: float = THRESHOLD) -> Iterator[Pair]:
+def find_pairs(clips: Sequence[np.ndarray], rates: Sequence[float], threshold: float) -> Iterator[Pair]:
     """Yield pairs of clips of at least the similarity `threshold`, once each.
 
     Args:

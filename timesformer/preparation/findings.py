@@ -16,8 +16,6 @@ from timesformer.preparation.fingerprints import longest_freeze, repeated_frames
 from timesformer.preparation.leakage import Accuracy, FoundSplits, format_groups, group, measure_accuracy
 
 JSON, GROUPS = "data_report.json", "duplicate_groups.csv"
-FREEZE = 0.1
-"""Clips freeze if at least this fraction of their frames, and 3 frames, are one unchanged picture."""
 
 
 class Freeze(NamedTuple):
@@ -74,7 +72,8 @@ def examine(
 ) -> Findings:
     """Finds duplicates of at least the similarity `threshold` (None: do not search), frozen clips and leakage.
 
-    `run` is the OUTPUT_DIR of a run whose test accuracy is measured without leaked clips.
+    A clip is frozen if at least the fraction `freeze` of its frames, and 3 frames, are one unchanged picture. `run` is
+    the OUTPUT_DIR of a run whose test accuracy is measured without leaked clips.
     """
     readable = [number for number, clip in enumerate(clips) if clip.fingerprint is not None]
     fingerprints, rates = [clips[n].fingerprint for n in readable], [clips[n].row.fps for n in readable]
