@@ -16,19 +16,14 @@ from pathlib import Path
 
 from timesformer.arguments import Parser, as_path, as_source
 from timesformer.commands.command import run_command
-from timesformer.studies.study import study_names
+from timesformer.config.shipped import study_names
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    known = ", ".join(study_names())
-    add(
-        "study",
-        type=as_source,
-        metavar="STUDY",
-        help=f"{known}, the file of a study, or any configuration",
-    )
+    study_help = f"{', '.join(study_names())}, the file of a study, or any configuration"
+    add("study", type=as_source, metavar="STUDY", help=study_help)
     add("--demo", action="store_true", help="small models on generated clips: minutes on two cores, no data needed")
     add("--data", type=as_path, metavar="FOLDER", help="the dataset; with --demo, where its clips are generated")
     add("--weights", action="append", default=[], metavar="NAME=SOURCE", help="published weights; repeatable")

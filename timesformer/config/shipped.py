@@ -24,6 +24,11 @@ def shipped_names() -> list[str]:
     return sorted(path.with_suffix("").as_posix() for path in paths if path.parent.name != "studies")
 
 
+def study_names() -> list[str]:
+    """Names of the shipped studies, such as hmdb_simp."""
+    return sorted(path.stem for path in (shipped_folder() / "studies").glob("*.yaml"))
+
+
 def list_configs(pattern: str = "*") -> list[str]:
     """Returns the shipped configurations that `load_config` and `train` find by name; `pattern` as in `list_models`."""
     return select_names(shipped_names(), pattern)

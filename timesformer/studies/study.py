@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
-from timesformer.config.shipped import SUFFIXES, find_config, shipped_folder
+from timesformer.config.shipped import SUFFIXES, find_config, shipped_folder, study_names
 from timesformer.errors import UserError
 
 FOLDER = shipped_folder() / "studies"
@@ -200,11 +200,6 @@ class Study(Setting):
 def _check_choice(key: str, value: str, choices: list[str]) -> None:
     if value not in choices:
         raise ValueError(f"{key}: found {value!r}, expected one of {', '.join(choices)}")
-
-
-def study_names() -> list[str]:
-    """Names of the shipped studies."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def find_study(name: str) -> Path:

@@ -1,8 +1,10 @@
 """Video containers that are opened, and formats that are not, with a way to convert them."""
 
 import os
+from typing import TYPE_CHECKING
 
-from timesformer.datasets.decoding.base import Content
+if TYPE_CHECKING:
+    from timesformer.datasets.decoding.base import Content
 
 EXTENSIONS_OF: dict[str, tuple[str, ...]] = {
     "avi": (".avi", ".divx"),
@@ -35,7 +37,7 @@ VIDEO_EXTENSIONS = tuple(extension for extensions in EXTENSIONS_OF.values() for 
 _IMAGE = "a clip of images is a folder of .jpg or .png files; name the folder"
 
 
-def describe_format(path: str | os.PathLike[str], content: Content | None = None) -> str:
+def describe_format(path: str | os.PathLike[str], content: "Content | None" = None) -> str:
     """Return what a playlist or image file is and how to convert it; empty for other files.
 
     `content` is that of a file that is not at `path`.
