@@ -97,12 +97,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    return make_parser().parse_args(arguments)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parse_args(arguments)
+    args = make_parser().parse_args(arguments)
     return run_command(lambda: run(args))
 
 

@@ -28,12 +28,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    return parse_intermixed(make_parser(), "opts", arguments)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parse_args(arguments)
+    args = parse_intermixed(make_parser(), "opts", arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     return run_command(lambda: run(args))
 

@@ -30,12 +30,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    return parse_intermixed(make_parser(), "opts", arguments)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parse_args(arguments)
+    args = parse_intermixed(make_parser(), "opts", arguments)
     install_signal_handlers()
     return run_and_report(lambda: launch(configuration(args), run))
 
