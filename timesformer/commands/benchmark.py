@@ -7,6 +7,7 @@ from pathlib import Path
 
 from timesformer.arguments import Parser, as_path, as_source
 from timesformer.commands.command import run_command
+from timesformer.commands.main import COMMANDS as ALL_COMMANDS
 from timesformer.runtime.resource_limits import available_cores
 
 PRECISIONS = ["fp32", "bf16"]
@@ -76,7 +77,7 @@ OPTIONS = (  # commands, option, default value or arguments of `add_argument`, h
     ("loading", "--workers", {"type": int, "nargs": "+", "default": [0, 1, 2, 4]}, "DataLoader workers"),
     ("loading shards", "--clips", 64, "clips loaded of each file or folder in a round"),
     ("loading", "--sampling-rate", 8, "distance of the frames of a clip"),
-    ("startup", "--help-of", {"nargs": "+", "default": ["train", "predict"]}, "commands whose help is shown"),
+    ("startup", "--help-of", {"nargs": "+", "default": [*ALL_COMMANDS]}, "commands whose help is shown; default: all"),
     ("startup", "--before", {"type": as_path, "metavar": "CHECKOUT"}, "another checkout to compare with"),
     ("memory", "--clips", 20_000, ""),
     ("memory", "--files", 200, "number of small videos"),
