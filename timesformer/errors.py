@@ -18,6 +18,7 @@ def shorten(items: Iterable[str], separator: str = ", ", limit: int = 5) -> str:
     return separator.join(items[:limit] + more)
 
 
-def counted(number: int, noun: str) -> str:
-    """Return the number and the noun, which gets an s unless the number is 1."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def counted(number: float, noun: str) -> str:
+    """Return the number, with commas from 1,000 on, and the noun, in the plural unless the number is 1."""
+    ending = "" if number == 1 else "es" if noun.endswith(("ss", "tch")) else "s"
+    return f"{number:{',' if isinstance(number, int) else ',g'}} {noun}{ending}"

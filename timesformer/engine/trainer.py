@@ -27,7 +27,7 @@ from timesformer.engine.loss import ClassificationLoss, ClipMixup, FiniteCheck, 
 from timesformer.engine.meters import Throughput, TrainingMetrics
 from timesformer.engine.progress import Progress
 from timesformer.engine.unreadable import UnreadableClips
-from timesformer.errors import shorten
+from timesformer.errors import counted, shorten
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters, count_trained
 from timesformer.models.lora import LowRankState, add_low_rank_updates
@@ -207,8 +207,9 @@ class Trainer:
         cfg, scale = self.cfg, optim.learning_rate_scale(self.cfg)
         logger.info(
             f"learning rate {cfg.SOLVER.BASE_LR * scale:g} ({scale:g} x SOLVER.BASE_LR); a step: "
-            f"{optim.clips_per_step(cfg)} clips in {optim.batches_per_step(cfg)} batch(es) of {cfg.TRAIN.BATCH_SIZE} "
-            f"on {cfg.NUM_SHARDS} node(s) with {dist_info().local_size} process(es)"
+            f"{counted(optim.clips_per_step(cfg), 'clip')} in {counted(optim.batches_per_step(cfg), 'batch')} of "
+            f"{cfg.TRAIN.BATCH_SIZE} on {counted(cfg.NUM_SHARDS, 'node')} with "
+            f"{counted(dist_info().local_size, 'process')}{' each' if cfg.NUM_SHARDS > 1 else ''}"
         )
 
     def fit(self) -> Path:

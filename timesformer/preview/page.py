@@ -17,6 +17,7 @@ from timesformer.config.options import OPTIONS, get_option
 from timesformer.datasets.catalog import Splits
 from timesformer.datasets.clips import SampledClip
 from timesformer.engine.optim import batches_per_step, clips_per_step
+from timesformer.errors import counted
 from timesformer.preview.clips import Draw, MixedClip, PreviewVideo, choose_videos, load_draws, load_mixed
 from timesformer.preview.plan import TrainingPlan
 from timesformer.visualization import fonts
@@ -65,7 +66,12 @@ class Preview:
         frames, seconds = self._covered()
         return [
             ("clips per epoch", f"{plan.clips_per_epoch:,}", "", self._clips()),
-            ("iterations", f"{plan.iterations:,}", "", f"{_epochs(cfg.SOLVER.MAX_EPOCH)} of {plan.batches:,}{steps}"),
+            (
+                "iterations",
+                f"{plan.iterations:,}",
+                "",
+                f"{counted(cfg.SOLVER.MAX_EPOCH, 'epoch')} of {plan.batches:,}{steps}",
+            ),
             ("warm-up", f"{plan.warmup:,}", "iterations" if plan.warmup != 1 else "iteration", self._warmup()),
             (
                 "highest learning rate",
@@ -158,7 +164,7 @@ class Preview:
         dataset = self.plan.loader.dataset
         clips, classes = len(dataset.records), len(dataset.class_names)
         more = "" if clips == self.plan.clips_per_epoch else "; clips of rare classes repeat"
-        return f"{clips:,} training clips of {classes} class{'' if classes == 1 else 'es'}{more}"
+        return f"{counted(clips, 'training clip')} of {counted(classes, 'class')}{more}"
 
     def _batches(self) -> str:
         cfg = self.cfg
@@ -168,7 +174,7 @@ class Preview:
         return f"{batches_per_step(cfg)} x TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}{nodes}"
 
     def _warmup(self) -> str:
-        return _epochs(self.cfg.SOLVER.WARMUP_EPOCHS or self.plan.warmup / self.plan.batches)
+        return counted(self.cfg.SOLVER.WARMUP_EPOCHS or self.plan.warmup / self.plan.batches, "epoch")
 
     def _unfreezing(self) -> str:
         epoch = self.cfg.MODEL.UNFREEZE_EPOCH
@@ -244,10 +250,6 @@ def _image(strip: Strip) -> str:
 
 def _decode(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-
-
-def _epochs(number: float) -> str:
-    return f"{number:g} epoch{'' if number == 1 else 's'}"
 
 
 def _range(ends: list[str]) -> str:

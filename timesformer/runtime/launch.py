@@ -26,7 +26,7 @@ from fvcore.common.config import CfgNode
 
 from timesformer.config import ConfigError, check
 from timesformer.config.imports import import_modules
-from timesformer.errors import UserError
+from timesformer.errors import UserError, counted
 from timesformer.runtime import ranks, signals
 from timesformer.runtime.ranks import DistInfo
 from timesformer.runtime.resource_limits import is_out_of_files, out_of_files
@@ -96,9 +96,12 @@ def _fit_config(cfg: CfgNode, info: DistInfo, launcher: str) -> CfgNode:
     """Sets NUM_SHARDS, SHARD_ID and NUM_GPUS to the actual processes; UserError where they contradict each other."""
     num_nodes = info.world_size // info.local_size
     if cfg.NUM_SHARDS not in (1, num_nodes):
-        raise UserError(f"NUM_SHARDS is {cfg.NUM_SHARDS}, but {launcher} started processes on {num_nodes} node(s)")
+        raise UserError(
+            f"NUM_SHARDS is {cfg.NUM_SHARDS}, but {launcher} started processes on {counted(num_nodes, 'node')}"
+        )
     if cfg.NUM_GPUS not in (0, 1, info.local_size):
-        raise UserError(f"NUM_GPUS is {cfg.NUM_GPUS}, but {launcher} started {info.local_size} process(es) per node")
+        started = counted(info.local_size, "process")
+        raise UserError(f"NUM_GPUS is {cfg.NUM_GPUS}, but {launcher} started {started} per node")
     if cfg.TRAIN.ENABLE and info.local_size > cfg.TRAIN.BATCH_SIZE:
         raise UserError(f"TRAIN.BATCH_SIZE is {cfg.TRAIN.BATCH_SIZE}, expected a clip per process, {info.local_size}")
     cfg = cfg.clone()

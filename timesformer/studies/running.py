@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from hashlib import sha256
 from typing import Protocol
 
-from timesformer.errors import UserError
+from timesformer.errors import UserError, counted
 from timesformer.progress import Progress, tqdm
 from timesformer.runtime.resource_limits import available_cores
 from timesformer.runtime.subcommands import command_environment, command_line
@@ -132,7 +132,8 @@ class Slurm:
             self._to_cancel.add(cell)
 
     def stop(self) -> str:
-        return f"{len(self._running)} job(s) stay in the queue; the same command waits for them"
+        count = len(self._running)
+        return f"{counted(count, 'job')} {'stays' if count == 1 else 'stay'} in the queue; the same command waits"
 
 
 Launcher = Local | Slurm

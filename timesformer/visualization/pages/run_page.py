@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from timesformer.config.options import flatten, get_cfg
+from timesformer.errors import counted
 from timesformer.runtime.logging import duration
 from timesformer.visualization.confusions import count_confusions, most_confused, order_by_similarity
 from timesformer.visualization.examples import MAX_EXAMPLES, Strip, least_confident_correct, most_confident_errors
@@ -65,10 +66,6 @@ def show_interval(run: FinishedRun, text: str) -> str:
     return text.format(*wilson_interval(correct, total)) if correct is not None and total else ""
 
 
-def _count(number: float, noun: str) -> str:
-    return f"{number:,g} {noun}{'' if number == 1 else 's'}"
-
-
 def _subtitle(run: FinishedRun) -> str:
     keys = ("MODEL.MODEL_NAME", "TEST.DATASET" if run.results else "TRAIN.DATASET")
     finished = str(run.results.get("finished") or "")[:16].replace("T", " ")
@@ -108,12 +105,12 @@ def _tiles(run: FinishedRun) -> list[tuple[str, str, str, str]]:
     if (loss := run.metric("loss")) is not None:
         tiles.append(("test loss", f"{loss:.4f}", "", "mean cross entropy"))
     if total := results.get("num_videos"):
-        details = f"{num_classes:,} class{'' if num_classes == 1 else 'es'}"
-        details += f", {_count(results['num_views'], 'view')} each" if results.get("num_views") else ""
+        details = counted(num_classes, "class")
+        details += f", {counted(results['num_views'], 'view')} each" if results.get("num_views") else ""
         details += f", {len(results['unreadable'])} unreadable" if results.get("unreadable") else ""
         tiles.append(("test videos", f"{total:,}", "", details))
     for label, seconds, epochs in _training_times(run)[:1]:
-        tiles.append((label, duration(seconds), "", "" if epochs is None else _count(epochs, "epoch")))
+        tiles.append((label, duration(seconds), "", "" if epochs is None else counted(epochs, "epoch")))
     return tiles
 
 
@@ -263,7 +260,7 @@ def _example(run: FinishedRun, number: int, strips: dict[str, Strip]) -> Content
 def _timing(run: FinishedRun) -> list[tuple[str, str]]:
     rows = []
     for name, seconds, epochs in _training_times(run):
-        per_epoch = f" ({_count(epochs, 'epoch')}, {seconds / epochs:.1f} s each)" if epochs else ""
+        per_epoch = f" ({counted(epochs, 'epoch')}, {seconds / epochs:.1f} s each)" if epochs else ""
         rows.append((name, f"{duration(seconds)}{per_epoch}"))
     if speeds := run.series("train_step", "clips_per_second")[1]:
         rows.append(("training speed of all processes, median", f"{np.nanmedian(speeds):.1f} clips/s"))

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import numpy as np
 
 from timesformer.atomic import write_text_atomically
+from timesformer.errors import counted
 from timesformer.localization.segments import Segment
 from timesformer.localization.windows import WindowScores
 from timesformer.visualization.pages.class_colors import class_colors
@@ -123,10 +124,10 @@ def _video(timeline: VideoTimeline, class_names: Sequence[str]) -> dict[str, Any
 
 
 def _summary(segments: Sequence[Segment], seconds: float, windows: int) -> str:
-    found = f"{len(segments)} segment{'' if len(segments) == 1 else 's'}"
+    found = counted(len(segments), "segment")
     labelled = sum(segment.end - segment.start for segment in segments)
     share = f"{100 * labelled / seconds:.0f} % of {format_clock(seconds)}"
-    return f"{found}, {share}; {windows:,} window{'' if windows == 1 else 's'}"
+    return f"{found}, {share}; {counted(windows, 'window')}"
 
 
 def _curves(
