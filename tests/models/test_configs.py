@@ -1,5 +1,6 @@
 """The models of the shipped configurations, and the counts that docs/models.md prints."""
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,19 @@ def test_shipped_configuration(path: Path) -> None:
         model = build_model(cfg).eval()
         clip = torch.empty(2, 3, cfg.DATA.NUM_FRAMES, cfg.DATA.TEST_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE)
     assert model(clip).shape == (2, cfg.MODEL.NUM_CLASSES)
+
+
+def test_the_page_has_every_shipped_configuration() -> None:
+    """With the parameters and multiply-adds of configs/costs.csv, which a test in tests/config counts again."""
+    page = (CONFIGS.parent / "docs/models.md").read_text(encoding="utf-8")
+    table = page.split("<!-- table: begin -->")[1].split("<!-- table: end -->")[0].splitlines()[3:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    with (CONFIGS / "costs.csv").open(newline="") as file:
+        costs = {f"configs/{row['configuration']}.yaml": row for row in csv.DictReader(file)}
+    assert {name for name, *_ in rows} == {path.relative_to(CONFIGS.parent).as_posix() for path in SHIPPED}
+    for name, *_, millions, billions in rows:
+        counted = (int(costs[name]["parameters"]) / 1e6, int(costs[name]["multiply_adds"]) / 1e9)
+        assert (float(millions), float(billions)) == pytest.approx(counted, abs=0.0051), name
 
 
 @pytest.mark.slow
