@@ -114,11 +114,34 @@ def test_validation_accuracy_of_older_run_is_of_tested_checkpoint(make_run: Make
 
 
 @pytest.mark.parametrize(
+    ("features", "text"),
+    [(False, "The best validation top-1 is 80.00 %, after epoch 2."), (True, "after the last epoch is 60.00 %;")],
+)
+def test_validation_of_the_tested_weights_is_named(make_run: MakeRun, features: bool, text: str) -> None:
+    """Heads on cached features are those of the last epoch, other weights those of the best one."""
+    folder = make_run(f"epochs_{features}", 3, epochs=0, options={"FEATURES.ENABLED": features})
+    lines = [{"kind": "val_epoch", "epoch": n, "top1": top1, "loss": 1.0} for n, top1 in ((1, 40), (2, 80), (3, 60))]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = page_of(folder)
+    assert text in page.text
+    assert ("80.00" in page.text) is not features
+
+
+def test_table_of_classifiers_names_the_head(make_run: MakeRun) -> None:
+    folder = make_run("reference", 3, options={"MODEL.HEAD": "temporal"})
+    results = json.loads((folder / "results.json").read_text())
+    rows = [{"method": "k-NN", "parameter": "k", "value": 5, "val_top1": 50.0, "top1": 40.0}]
+    grid = [{"lr": 0.1, "weight_decay": 0.0, "val_top1": 70.0, "val_loss": 1.0}]
+    (folder / "results.json").write_text(json.dumps(results | {"reference": rows, "grid": grid}))
+    assert [row[0] for row in page_of(folder).rows["heads"][1:3]] == ["temporal head", "k-NN (k 5)"]
+
+
+@pytest.mark.parametrize(
     ("only_original", "only_shuffled", "same", "text"),
     [
         (20, 1, 39, "uses the order"),
-        (3, 2, 50, "nothing significant"),
-        (1, 20, 39, "nothing significant"),
+        (12, 6, 40, "The difference is not significant. In order compared with shuffled: +10.0 points"),
+        (1, 20, 39, "more accurate with shuffled frames"),
         (0, 0, 58, "does not use"),
     ],
 )

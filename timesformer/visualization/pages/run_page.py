@@ -138,8 +138,10 @@ def _frame_order(run: FinishedRun) -> Content | None:
         text = "Every prediction is the same with shuffled frames: the model does not use their order."
     elif test.is_significant and test.difference > 0:
         text = f"The model uses the order of the frames. {details}"
+    elif test.is_significant:
+        text = f"The model is more accurate with shuffled frames. {details}"
     else:
-        text = f"The model gains nothing significant from the order of the frames. {details}"
+        text = f"The difference is not significant. {details}"
     return {
         "text": text.format(**shuffled),
         "rows": [("in order", run.metric("top1")), ("shuffled", run.metric("top1_shuffled"))],
@@ -163,8 +165,12 @@ def _training_hint(run: FinishedRun) -> str:
     # Ties go to the lowest loss, as for best.pyth.
     epochs = [(top1, -losses.get(epoch, math.inf), -epoch) for epoch, top1 in tested if math.isfinite(top1)]
     if epochs:
-        top1, _, epoch = max(epochs)
-        hint = f"The best validation top-1 is {top1:.2f} %, after epoch {-epoch:g}. {hint}"
+        best, _, epoch = max(epochs)
+        text = f"The best validation top-1 is {best:.2f} %, after epoch {-epoch:g}."
+        if run.config.get("FEATURES.ENABLED"):  # whose heads are compared after the last epoch
+            last, _, epoch = min(epochs, key=lambda found: found[2])
+            text = f"The validation top-1 after the last epoch is {last:.2f} %; its head is tested."
+        hint = f"{text} {hint}"
     missing = sum(not math.isfinite(value) for value in run.series("train_step", "loss")[1])
     return f"{hint} Loss values that are not finite, and interrupt the line: {missing}." if missing else hint
 
@@ -172,7 +178,7 @@ def _training_hint(run: FinishedRun) -> str:
 def _reference(run: FinishedRun) -> list[tuple[str, str, str]]:
     """Method, validation and test top-1 of the run and of other classifiers of its features; empty without them."""
     rows = [(f"{r['method']} ({r['parameter']} {r['value']:g})", r) for r in run.results.get("reference") or []]
-    rows = [(f"head {run.config.get('MODEL.HEAD')}", run.results), *rows] if rows else []
+    rows = [(f"{run.config.get('MODEL.HEAD')} head", run.results), *rows] if rows else []
     return [(name, *(f"{row[key]:.2f}" for key in ("val_top1", "top1"))) for name, row in rows]
 
 
