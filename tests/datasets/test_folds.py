@@ -93,6 +93,22 @@ def test_clips_listed_for_validation_and_test_count_once(tmp_path: Path) -> None
     assert sorted(len(paths) for paths in found.values()) == [3, 4, 9]
 
 
+@pytest.mark.parametrize("dataset", ["folder", "hmdb_simp"])
+def test_validation_clips_of_one_class_are_reported_with_the_remedy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dataset: str
+) -> None:
+    """Each recording has clips of one class; with a small fraction, one recording is for validation."""
+    clips = [f"{('down', 'up')[number % 2]}/r{number}_{clip}.mp4" for number in range(12) for clip in range(3)]
+    touch(tmp_path / "train" if dataset == "hmdb_simp" else tmp_path, *clips)
+    expected = {0.01: {"DATA.VAL_FRACTION", "DATA.SPLIT_SEED"}, 0.3: set()}
+    for fraction, keys in expected.items():
+        caplog.clear()
+        cfg = make_cfg(dataset, tmp_path, **options(3, SPLIT_GROUPS=GROUPS) | {"VAL_FRACTION": fraction})
+        labels = load_split(cfg, "val").records.labels
+        assert len(set(labels.tolist())) == (1 if keys else 2)
+        assert set(re.findall(r"DATA\.\w+", caplog.text)) == keys
+
+
 def test_too_few_clips_or_invalid_options_are_errors(tmp_path: Path, names: list[str]) -> None:
     root = touch(tmp_path, *names)
     assert_fails(make_cfg("folder", root, **options(12, SPLIT_GROUPS=GROUPS)), root, "DATA.NUM_FOLDS")

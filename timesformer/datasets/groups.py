@@ -18,6 +18,11 @@ from timesformer.paths import local_path
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("video", "group")
+_OF_ONE_CLASS = {
+    "val": ", so that its accuracy cannot select a learning rate, a head or an epoch: set another DATA.VAL_FRACTION "
+    "or DATA.SPLIT_SEED",
+    "test": ", so that its accuracy says nothing about telling classes apart: set another DATA.SPLIT_SEED",
+}
 
 
 def find_groups(cfg: CfgNode, names: Sequence[str], paths: Iterable[str]) -> tuple[np.ndarray, list[str]]:
@@ -79,11 +84,15 @@ def _from_file(rule: str, root: Path, names: Sequence[str], paths: Iterable[str]
 
 
 def check_classes(source: str, split: str, class_names: Sequence[str], labels: np.ndarray) -> None:
-    """DataError for classes without clips in a drawn training split; those of other splits are logged."""
+    """DataError for classes without clips in a drawn training split; for those of other splits, a warning.
+
+    If all clips of a split are of one class, the warning names the consequence and the remedy.
+    """
     present = np.bincount(labels, minlength=len(class_names))
     absent = [label for label, number in zip(class_names, present, strict=True) if not number]
     if absent and split == "train":
         remedy = "set another DATA.SPLIT_SEED or DATA.SPLIT_GROUPS"
         raise join_problems(f"{source}: classes without training clips", absent, remedy)
     if absent:
-        logger.warning("%s: no clip of %s in the %s split", source, shorten(absent), split)
+        consequence = _OF_ONE_CLASS[split] if np.count_nonzero(present) == 1 else ""
+        logger.warning("%s: no clip of %s in the %s split%s", source, shorten(absent), split, consequence)
