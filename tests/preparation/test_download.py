@@ -96,12 +96,18 @@ def test_archive_may_be_put_there_by_hand(server: Server, urls: tuple[str, str],
     assert files_in(tmp_path) == LAYOUT
 
 
+@pytest.mark.parametrize("dataset", ["ucf101", "hmdb51", "hmdb_simp"])
 @pytest.mark.parametrize("is_asked", [False, True])
 def test_other_folders_are_left_alone(
-    server: Server, urls: tuple[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture, is_asked: bool
+    server: Server,
+    urls: tuple[str, str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    is_asked: bool,
+    dataset: str,
 ) -> None:
     (tmp_path / "data/Archery").mkdir(parents=True)
-    download_if_asked(make_cfg("ucf101", tmp_path / "data", DOWNLOAD=is_asked))
+    download_if_asked(make_cfg(dataset, tmp_path / "data", DOWNLOAD=is_asked))
     assert server.asked == []
     assert ("Archery" in caplog.text) == is_asked
 

@@ -12,7 +12,7 @@ from fvcore.common.config import CfgNode
 
 from timesformer.atomic import write_text_atomically
 from timesformer.datasets.records import SPLITS, DataError
-from timesformer.datasets.sources.clip_files import list_classes
+from timesformer.datasets.sources.clip_files import list_classes, list_clips
 from timesformer.datasets.sources.official_splits import LISTS_FOLDERS
 from timesformer.errors import shorten
 from timesformer.fetch import digest, fetch
@@ -62,9 +62,9 @@ def download(name: str, root: Path, urls: Sequence[str] = ("", "")) -> None:
 def download_if_asked(cfg: CfgNode) -> None:
     """Download the datasets that `cfg` trains and tests on to DATA.PATH_TO_DATA_DIR, if DATA.DOWNLOAD is set.
 
-    A folder that has other folders is a dataset that the user laid out, and left alone. HMDB_simp is also split, unless
-    it has a split or DATA.SPLITS_DIR is set. All processes of a run may call this. Raises DownloadError and DataError
-    as `download`.
+    A folder that has other folders is left alone, with a warning; for HMDB_simp, whose archive has only class folders,
+    these are folders without clips. HMDB_simp is also split, unless it has a split or DATA.SPLITS_DIR is set. All
+    processes of a run may call this. Raises DownloadError and DataError as `download`.
     """
     if not cfg.DATA.DOWNLOAD:
         return
@@ -72,17 +72,24 @@ def download_if_asked(cfg: CfgNode) -> None:
     for name in sorted({cfg.TRAIN.DATASET, cfg.TEST.DATASET} & ARCHIVE_URLS.keys()):
         wanted = set(_FOLDERS[name])
         present = {path.name for path in list_classes(root)} if root.is_dir() else set()
-        if name == "hmdb_simp":
-            download(name, root, cfg.DATA.DOWNLOAD_URLS)
-            if not cfg.DATA.SPLITS_DIR:
-                _split_once(root)
-        elif wanted <= present:
+        if name != "hmdb_simp" and wanted <= present:
             continue
-        elif others := present - wanted - {ARCHIVES_FOLDER}:
+        if others := _other_folders(name, root, wanted, present):
             logger.warning("%s is not downloaded: %s already has %s", name, root, shorten(sorted(others)))
-        else:
+            continue
+        if name != "hmdb_simp":
             logger.info("downloading %s to %s (DATA.DOWNLOAD)", name, root)
-            download(name, root, cfg.DATA.DOWNLOAD_URLS)
+        download(name, root, cfg.DATA.DOWNLOAD_URLS)
+        if name == "hmdb_simp" and not cfg.DATA.SPLITS_DIR:
+            _split_once(root)
+
+
+def _other_folders(name: str, root: Path, wanted: set[str], present: set[str]) -> set[str]:
+    """The folders `present` that are not of the dataset. Folders of HMDB_simp are classes with clips, or splits."""
+    if name != "hmdb_simp":
+        return present - wanted - {ARCHIVES_FOLDER}
+    is_own = any((root / folder).is_dir() for folder in (*wanted, *SPLITS))
+    return set() if not present or is_own or any(list_clips(root).values()) else present
 
 
 def _split_once(root: Path) -> None:
