@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from timesformer.datasets.manifest import NAME
 from timesformer.datasets.sources.clip_files import class_of, strays_line
-from timesformer.errors import shorten
+from timesformer.errors import counted, shorten
 from timesformer.preparation import demo
 from timesformer.preparation.check import Checked, check_clips
 from timesformer.preparation.clips_on_disk import find_clips, find_empty_classes
@@ -29,7 +29,7 @@ def make_demo(options: argparse.Namespace) -> int:
     if demo.make(options.root, *settings):
         classes, seconds = len(set(options.classes)), time.perf_counter() - start
         count = classes * sum(options.clips_per_class)
-        print(f"{options.root}: {count} clips of {classes} classes in {seconds:.1f} s")
+        print(f"{options.root}: {counted(count, 'clip')} of {counted(classes, 'class')} in {seconds:.1f} s")
     else:
         print(f"{options.root}: this set exists already")
     return 0

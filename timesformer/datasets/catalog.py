@@ -16,7 +16,7 @@ from timesformer.datasets.sources.muwiges import muwiges
 from timesformer.datasets.sources.official_splits import hmdb51, ucf101
 from timesformer.datasets.sources.shards import note_problems
 from timesformer.datasets.sources.ssv2 import ssv2
-from timesformer.errors import shorten
+from timesformer.errors import counted, shorten
 
 DATASET_REGISTRY = Registry("DATASET")
 """Functions `name(cfg, split) -> DatasetSplit`, by the name that TRAIN.DATASET and TEST.DATASET select."""
@@ -58,7 +58,8 @@ def load_split(cfg: CfgNode, split: str, folds: dict[str, DatasetSplit] | None =
     _check_split(found, f"{key} {name}, split {split}")
     if (classes := len(found.class_names)) != cfg.MODEL.NUM_CLASSES:
         raise DataError(
-            f"{cfg.DATA.SPLITS_DIR or cfg.DATA.PATH_TO_DATA_DIR} has {classes} classes ({shorten(found.class_names)}), "
+            f"{cfg.DATA.SPLITS_DIR or cfg.DATA.PATH_TO_DATA_DIR} has {counted(classes, 'class')} "
+            f"({shorten(found.class_names)}), "
             f"but MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}: set MODEL.NUM_CLASSES {classes}, "
             "or point DATA.PATH_TO_DATA_DIR to another dataset"
         )

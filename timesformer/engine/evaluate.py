@@ -26,7 +26,7 @@ from timesformer.engine.probing.data import feature_loader, load_features, score
 from timesformer.engine.probing.reference import reference_results
 from timesformer.engine.results import folder_for_results, write_results
 from timesformer.engine.unreadable import UnreadableClips
-from timesformer.errors import UserError, shorten
+from timesformer.errors import UserError, counted, shorten
 from timesformer.metrics.evaluation import Evaluation, logits_of
 from timesformer.metrics.view_ensemble import ViewEnsemble
 from timesformer.models import build_model
@@ -143,7 +143,7 @@ def build_from_checkpoint(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[nn.Modu
     if classes != cfg.MODEL.NUM_CLASSES:
         names = shorten(map(str, checkpoint.metadata.class_names))
         raise CheckpointError(
-            f"{checkpoint.source} has {classes} classes{names and f' ({names})'}, and MODEL.NUM_CLASSES is "
+            f"{checkpoint.source} has {counted(classes, 'class')}{names and f' ({names})'}, and MODEL.NUM_CLASSES is "
             f"{cfg.MODEL.NUM_CLASSES}: use a checkpoint of these classes, or train from it first"
         )
     if misfits := report.new or report.unused:

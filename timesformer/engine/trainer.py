@@ -193,8 +193,8 @@ class Trainer:
         dataset, total, trained = loader.dataset, count_parameters(self.model), count_trained(self.model)
         logger.info(
             f"training {cfg.MODEL.MODEL_NAME} ({total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained) on "
-            f"{self.device}: {len(dataset)} clips of {len(dataset.class_names)} classes, validation on "
-            f"{len(self.val_loader.dataset)}; epochs {progress.epoch + 1} to {cfg.SOLVER.MAX_EPOCH}"
+            f"{self.device}: {counted(len(dataset), 'clip')} of {counted(len(dataset.class_names), 'class')}, "
+            f"validation on {len(self.val_loader.dataset)}; epochs {progress.epoch + 1} to {cfg.SOLVER.MAX_EPOCH}"
         )
         self.log_optimization()
         set_epoch(loader, progress.epoch)

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from timesformer.datasets.records import SPLITS, DataError
 from timesformer.datasets.sources.clip_files import KINDS, find_below, walk, warn_skipped
+from timesformer.errors import counted
 
 
 def find_clips(root: Path) -> list[str]:
@@ -17,7 +18,9 @@ def find_clips(root: Path) -> list[str]:
         raise DataError(f"{root} is not a folder: expected the folder of a dataset")
     clips, others = find_below(root)
     if not clips:
-        raise DataError(f"{root} has no clips, and {len(others)} other files: expected {KINDS} in it, at any depth")
+        raise DataError(
+            f"{root} has no clips, but {counted(len(others), 'other file')}: expected {KINDS} in it, at any depth"
+        )
     if broken := [clip for clip in clips if "\n" in clip or "\r" in clip]:
         raise DataError(f"{root}: {broken[0]!r} has a line break in its name: rename it")
     depths = {clip.count("/") for clip in clips} - {0}

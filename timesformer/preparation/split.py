@@ -9,6 +9,7 @@ from pathlib import Path
 from timesformer.datasets.records import SPLITS, DataError, join_problems
 from timesformer.datasets.sources.clip_files import KINDS, list_clips
 from timesformer.datasets.sources.folder import CSV_HEADER
+from timesformer.errors import counted
 from timesformer.preparation.check import Checked, check_clips
 
 Clip = tuple[str, str]  # class, path from the folder of the class
@@ -47,7 +48,7 @@ def split_dataset(
         print(f"{len(unreadable)} of {len(clips)} clips are unreadable and left out (see {output / 'unreadable.csv'}):")
         print("\n".join(f"  {problem}" for problem in problems))
     counts = ", ".join(f"{name} {len(members)}" for name, members in splits.items())
-    print(f"{len(classes)} classes; {counts}; written to {output}")
+    print(f"{counted(len(classes), 'class')}; {counts}; written to {output}")
     return checked
 
 
@@ -56,7 +57,7 @@ def _find_clips(root: Path) -> list[Clip]:
         raise DataError(f"{root} is not a folder: expected {root}/<class>/<video>")
     clips = list_clips(root)
     if not any(clips.values()):
-        raise DataError(f"{root} has {len(clips)} folders and no clips in them: expected {KINDS} in {root}/<class>")
+        raise DataError(f"{root} has {counted(len(clips), 'folder')} without clips: expected {KINDS} in {root}/<class>")
     if {"train", "test"} <= set(clips):
         raise DataError(f"{root} has folders train and test, so it is already split: it can be used as it is")
     if empty := [str(root / label) for label, members in clips.items() if not members]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from timesformer.datasets.decoding.base import MAX_PIXELS
 from timesformer.datasets.decoding.frame_pixels import RgbConverter
-from timesformer.errors import UserError
+from timesformer.errors import UserError, counted
 from timesformer.streaming.sources import Source, camera_names
 
 Clock = Callable[[], float]
@@ -176,9 +176,8 @@ class Connection:
         if self._source.kind != "network" or not self.is_finite or getattr(error, "errno", None) != errno.EIO:
             return reason
         if self._number:
-            return (
-                f"{reason}: the connection broke after {self._number} frames, before the end of the file; download it"
-            )
+            frames = counted(self._number, "frame")
+            return f"{reason}: the connection broke after {frames}, before the end of the file; download it"
         cause = "the server needs byte ranges, or the file `ffmpeg -movflags +faststart`; or the connection broke"
         return f"{reason} before the first frame: {cause}"
 

@@ -12,7 +12,7 @@ import numpy as np
 from timesformer.datasets.decoding.containers import VIDEO_EXTENSIONS
 from timesformer.datasets.decoding.frame_series import is_image_name
 from timesformer.datasets.records import SPLITS, DataError
-from timesformer.errors import UserError, shorten
+from timesformer.errors import UserError, counted, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,8 @@ def list_clips(root: Path, is_known: Callable[[str], bool] | None = None) -> dic
     found = {path.name: find_below(path, True, is_known) for path in list_classes(root)}
     warn_skipped(root, [f"{label}/{name}" for label, below in found.items() for name in below.skipped])
     if nested := [f"{label}/{clip}" for label, below in found.items() for clip in below.clips if "/" in clip]:
-        _warn_once(f"{root}: {len(nested)} clips in subfolders are of the class of the outer folder: {shorten(nested)}")
+        what = f"{counted(len(nested), 'clip')} in subfolders have the class of the outer folder"
+        _warn_once(f"{root}: {what}: {shorten(nested)}")
     if strays := sorted(entry.name for entry in _entries(root) if is_video_name(entry.name) and entry.is_file()):
         _warn_once(f"{root}: {strays_line(strays)}")
     return {label: below.clips for label, below in found.items()}
@@ -196,7 +197,8 @@ def skipped_line(skipped: Sequence[str]) -> str:
 
 def strays_line(strays: Sequence[str]) -> str:
     """A message with the number of clips that are in no class folder, and the first of them."""
-    return f"{len(strays)} clips are in no class folder and not used: {shorten(strays)}; move each into a class folder"
+    what = "1 clip is" if len(strays) == 1 else f"{len(strays)} clips are"
+    return f"{what} in no class folder and not used: {shorten(strays)}; move each into a class folder"
 
 
 def warn_skipped(root: Path, skipped: Sequence[str]) -> None:
