@@ -16,6 +16,7 @@ from timesformer.benchmarks.timing import CPU, describe_machine, time_in_turn
 from timesformer.benchmarks.training import HUGGING_FACE, OURS, Size, build_models, logits_of
 from timesformer.config import get_cfg
 from timesformer.datasets.transforms.spatial import tensor_normalize
+from timesformer.errors import counted
 from timesformer.export.clips import ClipSet, generate_clips
 from timesformer.export.exporting import check_libraries
 from timesformer.export.files import save_onnx, save_openvino, to_openvino
@@ -52,8 +53,8 @@ def export_table(size: Size, rounds: int, threads: int, nncf: bool, folder: Path
             progress.advance()
     versions = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
     caption = (
-        f"{describe_machine(CPU)}, {versions}; {describe_processor()}. {size}, {size.depth} blocks of width "
-        f"{size.width}, random weights, median of {rounds} rounds in turn."
+        f"{describe_machine(CPU)}, {versions}; {describe_processor()}. {size}, {counted(size.depth, 'block')} of width "
+        f"{size.width}, random weights, median of {counted(rounds, 'round')} in turn."
     )
     columns = ["", "seconds per clip", "file (MB)", "largest difference of a logit", "seconds to export"]
     yield from header(caption, columns)

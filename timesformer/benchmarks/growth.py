@@ -16,7 +16,7 @@ from timesformer.benchmarks.gpu_memory import activation_bytes, state_bytes
 from timesformer.benchmarks.tables import header, row
 from timesformer.benchmarks.training import Size, build_ours, count_operations, random_clip, train_step
 from timesformer.config import get_cfg
-from timesformer.errors import UserError
+from timesformer.errors import UserError, counted
 from timesformer.runtime import distributed
 from timesformer.runtime.device import peak_memory, reset_peak_memory
 from timesformer.runtime.launch import run_processes
@@ -66,7 +66,8 @@ def growth_table(frames: Sequence[int], crops: Sequence[int], width: int, rounds
     yield timing.describe_machine()
     caption = (
         f"One clip, width {width}, depth 12, float32, SGD with momentum, one thread; processor time, medians of "
-        f"{rounds} steps after a warm-up. Computed memory: weights, gradients, optimizer state, and saved activations."
+        f"{counted(rounds, 'step')} after a warm-up. Computed memory: weights, gradients, optimizer "
+        "state, and saved activations."
     )
     columns = ["pixels", "tokens", "GFLOP", "seconds", "GFLOP/s", "times the operations", "times the seconds"]
     yield from ["", *header(caption, ["frames", *columns, "memory (GB)", "computed (GB)"], text_columns=0)]
@@ -126,8 +127,9 @@ def parallel_table(processes: Sequence[int], width: int, rounds: int, folder: Pa
     size, cores = size_of(width, 8, 112), available_cores()
     parameters = sum(parameter.numel() for parameter in build_ours(size).parameters())
     yield (
-        f"{timing.describe_machine()}; {cores} cores, gloo. A clip of {size.frames} frames of {size.crop} pixels for "
-        f"each process, width {width}: {4 * parameters / 1e6:.1f} MB of gradients; medians of {10 * rounds} steps."
+        f"{timing.describe_machine()}; {counted(cores, 'core')}, gloo. A clip of {size.frames} frames of {size.crop} "
+        f"pixels for each process, width {width}: {4 * parameters / 1e6:.1f} MB of gradients; medians of "
+        f"{counted(10 * rounds, 'step')}."
     )
     columns = ["step alone (s)", "with averaging (s)", "clips/s", "efficiency", "at most, by cores"]
     yield from ["", *header("", ["processes", *columns, "processor time of averaging (s)"], text_columns=0)]

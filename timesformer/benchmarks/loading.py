@@ -21,7 +21,7 @@ from timesformer.config import get_cfg
 from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.datasets.sources.clip_files import find_below
 from timesformer.datasets.transforms.spatial import normalize_clips
-from timesformer.errors import UserError
+from timesformer.errors import UserError, counted
 from timesformer.runtime.resource_limits import available_cores
 
 OURS = "this project"
@@ -38,9 +38,10 @@ def loader_table(
     caption = (
         f"{describe_machine()}; cores: {available_cores()}. Training batches of {BATCH} clips of "
         f"{NUM_FRAMES}x{sampling_rate} frames, {SIZE}x{SIZE} pixels, from files to normalized tensors: clips per "
-        f"second (medians of {rounds} epochs of all ways in turn), and how many times the better one of the others."
+        f"second (medians of {counted(rounds, 'epoch')} of all ways in turn), and how many times the better one of the "
+        "others."
     )
-    columns = [f"{number} workers" if number else "main process, processor time" for number in workers]
+    columns = [counted(number, "worker") if number else "main process, processor time" for number in workers]
     yield from header(caption, ["clips", "way", *columns], text_columns=2)
     for title, paths in sets.items():
         cfg = dataset_of(paths, folder / f"{len(list(folder.glob('*')))}")

@@ -13,6 +13,7 @@ from av.video.frame import PictureType
 from timesformer.benchmarks.tables import header, row
 from timesformer.benchmarks.timing import describe_machine, one_core, run_in_subprocess, time_in_turn
 from timesformer.datasets.decoding.open import open_video
+from timesformer.errors import counted
 
 CODECS = {".mp4": "libx264", ".mkv": "libx264", ".ts": "libx264", ".avi": "mpeg4"}
 _OPTIONS = {
@@ -66,8 +67,8 @@ def opening_table(files: Mapping[str, Path], rounds: int) -> Iterator[str]:
     columns = {"open": _open, "first frame": _first, "number of frames": _count, "clip from the middle": _clip}
     caption = (
         f"{describe_machine()}, one core; PyAV {av.__version__}. Milliseconds of processor time, opening the file "
-        f"included: medians of {rounds} rounds. A clip has 8 frames, 32 apart. The index is what is kept in memory of "
-        "all packets."
+        f"included: medians of {counted(rounds, 'round')}. A clip has 8 frames, 32 apart. The index is what is kept in "
+        "memory of all packets."
     )
     yield from header(caption, ["file", "MB", "frames", *columns, "all packets", "index (MB)"])
     for title, path in files.items():

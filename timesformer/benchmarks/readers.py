@@ -24,6 +24,7 @@ from timesformer.config import get_cfg
 from timesformer.datasets.decoding.open import frame_files, open_video
 from timesformer.datasets.transforms import spatial
 from timesformer.datasets.transforms.sampling import Uniform, VideoInfo
+from timesformer.errors import counted
 
 Reader = Callable[[Path, Sequence[int], int], np.ndarray]
 Readers = Mapping[str, Reader]
@@ -43,8 +44,8 @@ def reader_table(files: Mapping[str, Path], rounds: int, starts: int) -> Iterato
     versions = ", ".join(f"{name} {packages[name]}" for name in sorted(_PACKAGES & packages.keys()))
     caption = (
         f"{describe_machine()}, one core; {versions}. Clips per second of processor time, opening the file included, "
-        f"and in brackets how many times those of {ORIGINAL}: medians of {rounds} rounds of {starts} clips with random "
-        "starts."
+        f"and in brackets how many times those of {ORIGINAL}: medians of {counted(rounds, 'round')} of "
+        f"{counted(starts, 'clip')} with random starts."
     )
     yield from header(caption, ["file", "clip", *READERS, "largest difference"], text_columns=2)
     with one_core():
@@ -173,7 +174,7 @@ def crop_table(rounds: int) -> Iterator[str]:
     """Table of the time from decoded frames to a normalized clip, in the original's order and in this project's."""
     caption = (
         "Clips of 8 frames of 340x256 pixels, scaled, cropped, in training mirrored half of the time, and normalized, "
-        f"in processor time of one core: medians of {rounds} rounds of {TURN} clips, both ways in turn."
+        f"in processor time of one core: medians of {counted(rounds, 'round')} of {TURN} clips, both ways in turn."
     )
     columns = ["clip", "whole float frames first (ms)", "this project (ms)", "share"]
     yield from header(caption, [*columns, "largest difference (levels of 255)"])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from timesformer.benchmarks.tables import header, row
 from timesformer.benchmarks.timing import describe_machine
 from timesformer.datasets.sources.clip_files import is_video_name, walk
-from timesformer.errors import UserError
+from timesformer.errors import UserError, counted
 from timesformer.runtime.resource_limits import available_cores
 from timesformer.runtime.subcommands import command_environment, command_line
 
@@ -42,8 +42,9 @@ def service_table(checkpoint: str, paths: Sequence[Path], batch_sizes: Sequence[
     files = [file for path in paths for file in _files(path)]
     contents = [file.read_bytes() for file in islice(files, load.requests)]
     caption = (
-        f"{describe_machine()}, {available_cores()} cores, which clients and service share; {load.clients} clients, "
-        f"{load.rounds} rounds of {load.requests} requests, {len(contents)} videos."
+        f"{describe_machine()}, {counted(available_cores(), 'core')}, which clients and service share; "
+        f"{counted(load.clients, 'client')}, {counted(load.rounds, 'round')} of {counted(load.requests, 'request')}, "
+        f"{counted(len(contents), 'video')}."
     )
     columns = ["`--batch-size`", "requests per second", "median latency (s)", "95th percentile (s)", "clips of a batch"]
     yield from header(caption, columns, text_columns=0)

@@ -12,6 +12,7 @@ from timesformer.benchmarks.tables import header, row
 from timesformer.benchmarks.timing import describe_machine, time_in_turn
 from timesformer.config import get_cfg
 from timesformer.datasets.clips import ClipDataset
+from timesformer.errors import counted
 from timesformer.preparation.shards import write_shards
 
 _SHARD = 20_000_000  # bytes
@@ -21,7 +22,8 @@ def shard_table(files: Mapping[str, Path], folder: Path, rounds: int, clips: int
     """Table with a row for each file, copied `clips` times; processor time of the main process."""
     caption = (
         f"{describe_machine()}. Training clips of 8x8 frames, 112x112 pixels, in the main process; clips per second of "
-        f"processor time, medians of {rounds} rounds of {clips} clips in turn. Ratio: shards to files in a round."
+        f"processor time, medians of {counted(rounds, 'round')} of {counted(clips, 'clip')} in turn. Ratio: shards to "
+        "files in a round."
     )
     yield from header(caption, ["file", "single files", "shards", "ratio"])
     for title, path in files.items():

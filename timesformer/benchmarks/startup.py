@@ -15,6 +15,7 @@ from timesformer.config.load import load_config
 from timesformer.config.shipped import find_config
 from timesformer.engine.checkpoint import save_best
 from timesformer.engine.progress import Progress
+from timesformer.errors import counted
 from timesformer.models import build_model
 from timesformer.preparation import demo
 
@@ -39,7 +40,7 @@ def startup_table(folder: Path, commands: Sequence[str], rounds: int, before: Pa
     checkouts = [*([before] if before else []), Path(__file__).parents[2]]
     caption = (
         f"{describe_machine()}. Seconds of processor time of fresh processes that compute with one thread, with the "
-        f"processes they start: the lowest of {rounds} rounds."
+        f"processes they start: the lowest of {counted(rounds, 'round')}."
     )
     yield from header(caption, ["process", *(["before"] if before else []), "this version"])
     for name, arguments in _programs(folder, commands).items():

@@ -16,6 +16,7 @@ from timesformer.config import get_cfg
 from timesformer.datasets.clips import ClipMaker, clip_rng
 from timesformer.datasets.decoding.open import open_video
 from timesformer.datasets.transforms.sampling import VideoInfo
+from timesformer.errors import counted
 from timesformer.localization.window_length import default_window
 from timesformer.localization.window_reader import WindowReader
 from timesformer.runtime import device
@@ -29,9 +30,9 @@ def timeline_table(files: Sequence[Path], rounds: int) -> Iterator[str]:
     """Table with a row for each file and clip: windows per second of processor time, half overlapping, on one core."""
     caption = (
         f"{describe_machine()}, one core. Windows per second of processor time, from the file to cropped clips of "
-        f"224 x 224 pixels, medians of {rounds} rounds in turn; in brackets, how many times as fast one pass is. "
-        "Windows have the span of a clip and overlap by half. Peak memory is that of a fresh process that reads all "
-        "windows in one pass, PyTorch included."
+        f"224 x 224 pixels, medians of {counted(rounds, 'round')} in turn; in brackets, how many times as fast one "
+        "pass is. Windows have the span of a clip and overlap by half. Peak memory is that of a fresh process "
+        "that reads all windows in one pass, PyTorch included."
     )
     columns = ["file", "seconds", "clip", "windows", PASS, *ALONE.values(), "peak memory (MiB)"]
     yield from header(caption, columns, text_columns=3)

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from timesformer.errors import counted
+
 CPU = torch.device("cpu")
 Runs = Mapping[Any, Callable[[], object]]
 Clock = Callable[[], float]
@@ -82,5 +84,6 @@ def describe_machine(device: torch.device | None = None) -> str:
     lines = path.read_text().splitlines() if path.exists() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     if device is not None:
-        name = torch.cuda.get_device_name() if device.type == "cuda" else f"{name}, {torch.get_num_threads()} threads"
+        threads = counted(torch.get_num_threads(), "thread")
+        name = torch.cuda.get_device_name() if device.type == "cuda" else f"{name}, {threads}"
     return f"{name}, torch {torch.__version__}, Python {platform.python_version()}"

@@ -22,7 +22,7 @@ from timesformer.benchmarks.tables import header, row
 from timesformer.config import get_cfg
 from timesformer.datasets.loader import construct_loader, set_epoch
 from timesformer.datasets.transforms.spatial import normalize_clips
-from timesformer.errors import UserError
+from timesformer.errors import UserError, counted
 from timesformer.models.vit import TimeSformer
 from timesformer.models.weights.formats import CheckpointMetadata, describe, to_huggingface
 from timesformer.models.weights.huggingface import config_json
@@ -158,7 +158,7 @@ def training_table(size: Size, rows: Sequence[Contender], rounds: int, threads: 
     single = device.type == "cpu" and torch.get_num_threads() == 1
     clock, what = (time.process_time, "processor time") if single else (time.perf_counter, "wall-clock time")
     yield timing.describe_machine(device)
-    yield f"clips: {size}, base model, 400 classes; medians of {rounds} rounds of {what}"
+    yield f"clips: {size}, base model, 400 classes; medians of {counted(rounds, 'round')} of {what}"
     yield "largest difference of logits: " + ", ".join(f"{value:.1e} ({name})" for name, value in differences.items())
     measured = (f"{peak / 1e12:.2f} TFLOP/s ({precision})" for precision, peak in peaks.items())
     yield f"measured peak of a matrix product: {', '.join(measured)}"
@@ -220,8 +220,8 @@ def data_lines(size: Size, file: Path, folder: Path, workers: int, steps: int, p
     yield timing.describe_machine(device)
     rate, share = steps * size.batch_size / seconds, 100 * waited / seconds
     yield (
-        f"Training on files, {size}, in {precision}, with {workers} DataLoader workers: {rate:.2f} clips/s over "
-        f"{steps} steps, {share:.1f} % of the time waiting for data."
+        f"Training on files, {size}, in {precision}, with {counted(workers, 'DataLoader worker')}: {rate:.2f} clips/s "
+        f"over {counted(steps, 'step')}, {share:.1f} % of the time waiting for data."
     )
 
 
