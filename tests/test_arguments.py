@@ -54,6 +54,23 @@ def test_words_after_two_dashes_are_no_options(before: list[str], after: list[st
     assert args.quiet == ("--quiet" in before)
 
 
+OPTIONS_OF_NUMBERS = {  # a command line without the number
+    "export": "--checkpoint c --to onnx --output m.onnx --max-drop",
+    "submit": "--cfg c.yaml --mem",
+    "prepare": "shards folder root --max-size",
+    "benchmark": "gpu --minutes",
+}
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "x"])
+@pytest.mark.parametrize("name", OPTIONS_OF_NUMBERS)
+def test_options_of_numbers_are_finite(name: str, number: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as exit:
+        load_command(name).make_parser().parse_args([*OPTIONS_OF_NUMBERS[name].split(), number])
+    assert exit.value.code == 2
+    assert number in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "meant"),
     [("predict", ["--treshold", "0.3"], "--threshold"), ("train", ["--cgf", "x.yaml"], "--cfg")],

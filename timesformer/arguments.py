@@ -83,12 +83,14 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
 
 def between(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[str], float]:
-    """Argument type of numbers from `least` to `most`."""
+    """Argument type of finite numbers from `least` to `most`."""
+    expected = f"from {least} to {most}" if most < math.inf else f"of {least} or more"
 
     def number(text: str) -> float:
-        if not least <= kind(text) <= most:
-            raise argparse.ArgumentTypeError(f"found {text}, expected a number from {least} to {most}")
-        return kind(text)
+        value = kind(text)
+        if not (least <= value <= most and value < math.inf):
+            raise argparse.ArgumentTypeError(f"found {text}, expected a number {expected}")
+        return value
 
     return number
 
@@ -96,6 +98,11 @@ def between(kind: type[int] | type[float], least: float, most: float = math.inf)
 def separated(text: str) -> list[str]:
     """Argument type of names separated by commas."""
     return [name for part in text.split(",") if (name := part.strip())]
+
+
+def finite(text: str) -> float:
+    """Argument type of numbers without NaN and infinity."""
+    return _number(text, math.isfinite, "a finite number")
 
 
 def positive(text: str) -> float:

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from timesformer.arguments import Parser, as_path, as_source
+from timesformer.arguments import Parser, as_path, as_source, not_negative
 from timesformer.commands.command import run_command
 from timesformer.commands.main import COMMANDS as ALL_COMMANDS
 from timesformer.runtime.resource_limits import available_cores
@@ -93,7 +93,8 @@ def make_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=description)
         for names, option, value, text in OPTIONS:
             if name in names.split():
-                given = value if isinstance(value, dict) else {"type": type(value), "default": value}
+                kind = not_negative if isinstance(value, float) else type(value)
+                given = value if isinstance(value, dict) else {"type": kind, "default": value}
                 command.add_argument(option, help=text, **({"action": "store_true"} if value is False else given))
     return parser
 

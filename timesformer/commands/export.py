@@ -10,7 +10,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from timesformer.arguments import Parser, add_import, as_path, as_source, at_least
+from timesformer.arguments import Parser, add_import, as_path, as_source, at_least, finite
 from timesformer.commands.command import run_command
 
 DROPPED = 4
@@ -33,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--dynamic-batch", action="store_true", help="take any number of clips at once, not one")
     add("--license", default="", metavar="TEXT", help="license of the weights, for the metadata of the file")
     add("--clips", type=as_path, metavar="FOLDER", help="videos to check the file with; default: generated clips")
-    add("--max-drop", type=float, metavar="POINTS", help="fail if the file loses more top-1 accuracy on --clips")
+    add("--max-drop", type=finite, metavar="POINTS", help="fail if the file loses more top-1 accuracy on --clips")
     add("--rounds", type=at_least(1), default=5, metavar="N", help="clips computed with each model for the speed (5)")
     device_help = "computes the checkpoint for the check: cpu (default), cuda, cuda:N or mps"
     add("--device", default="cpu", metavar="NAME", help=device_help)
@@ -47,6 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser()
     args = parser.parse_intermixed_args(arguments)
+    if args.calibrate and not args.int8:
+        parser.error("--calibrate needs --int8; --clips FOLDER checks the file with videos")
     if args.int8 and not args.calibrate:
         parser.error("--int8 needs --calibrate FOLDER, videos of the kind that the model will get")
     return args

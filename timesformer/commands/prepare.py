@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from timesformer.arguments import Parser, as_path, between
+from timesformer.arguments import Parser, as_path, between, positive
 from timesformer.commands.command import run_command
 from timesformer.datasets.workers.pool import TIME_LIMIT
 from timesformer.preparation.archive_urls import ARCHIVE_URLS
@@ -132,4 +132,4 @@ def _add_options(parser: argparse.ArgumentParser, dataset: str) -> None:
     parser.add_argument("--quality", type=between(int, 1, 95), default=90, help="of JPEG frames (default: 90)")
     parser.add_argument("--check", action="store_true", help="decode every clip and write manifest.csv for training")
     time_limit = f"after which a clip counts as unreadable (default: {TIME_LIMIT:g})"
-    parser.add_argument("--time-limit", type=float, default=TIME_LIMIT, metavar="SECONDS", help=time_limit)
+    parser.add_argument("--time-limit", type=positive, default=TIME_LIMIT, metavar="SECONDS", help=time_limit)

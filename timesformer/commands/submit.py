@@ -19,7 +19,7 @@ from typing import Any
 import cloudpickle
 import submitit
 
-from timesformer.arguments import Parser, add_import, as_path, as_source
+from timesformer.arguments import Parser, add_import, as_path, as_source, positive
 from timesformer.commands.command import run_command
 from timesformer.config import load_config
 from timesformer.config.shipped import find_config
@@ -48,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--qos", metavar="NAME", help="quality of service")
     add("--name", metavar="NAME", help="name of the job (that of the configuration, with --postfix)")
     add("--postfix", default="experiment", metavar="TEXT", help="end of the name (experiment)")
-    add("--mem", type=float, metavar="GB", help="memory of each node (the cluster's default)")
+    add("--mem", type=positive, metavar="GB", help="memory of each node (the cluster's default)")
     add("--cpus", type=int, metavar="N", help="CPUs of each process (DATA_LOADER.NUM_WORKERS + 2)")
     add("--comment", metavar="TEXT", help="comment for the scheduler")
     add("--mail", metavar="ADDRESS", help="address for mails when the job ends, fails or is requeued")
