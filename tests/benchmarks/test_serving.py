@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +38,8 @@ def test_every_service_gets_all_requests(
             answered[batch_size] = [sample.value for sample in samples if sample.name.endswith("_sum")]
 
     monkeypatch.setattr(serving, "_running", running)
+    clock = count()  # read before and after each request and each round
+    monkeypatch.setattr(serving, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
     options = ["--clients", "2", "--requests", "3", "--rounds", "2", "--batch-sizes", "4", "1"]
     videos = [str(tiny_clips[name]) for name in ("H.264", "MPEG-4")]
     command = ["serve", "--checkpoint", str(tiny_checkpoint), "--videos", *videos, *options]
@@ -44,5 +48,6 @@ def test_every_service_gets_all_requests(
     assert answered == {4: [views * (2 + 2 * 3)], 1: [views * (2 + 2 * 3)]}
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows[1:]] == ["4", "1"]
-    assert all(float(value) >= 0 for row in rows[1:] for value in row[1:])
+    assert [row[1] for row in rows[1:]] == ["0.4", "0.4"]  # 2 x 3 requests in 2 x 7 readings of the clock
+    assert all(1 <= float(median) <= float(late) for _, _, median, late, _ in rows[1:])
     assert rows[2][-1] == "1.0"
