@@ -21,6 +21,7 @@ from timesformer.errors import UserError
 from timesformer.inference.classifier import load_model
 from timesformer.models.weights.exported import FORMATS, import_library
 from timesformer.models.weights.loading import CheckpointError, load_pretrained
+from timesformer.visualization.attention import find_transformer
 from timesformer.web.options import Options
 from timesformer.web.service import Service
 from timesformer.web.timeline import score_video
@@ -121,6 +122,26 @@ def test_a_file_that_loses_too_much_fails(tiny_checkpoint: Path, tmp_path: Path)
     assert run("export", "--checkpoint", tiny_checkpoint, *options, "--overwrite", "--device", "cuda:99") == 2
 
 
+@pytest.mark.parametrize("content", ["", "[1]", '{"name": "x"}', '{"m.onnx": {"name": "x"}}'])
+def test_an_export_json_of_another_program_is_an_error_before_the_work(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (file := tmp_path / "export.json").write_text(content)
+    options = ["--to", "torch-export", "--output", tmp_path / "m.pt2", "--overwrite"]
+    assert run("export", "--checkpoint", tmp_path / "missing.pyth", *options) == 2
+    assert str(file) in capsys.readouterr().err
+    assert file.read_text() == content
+
+
+@pytest.mark.parametrize(
+    "options", [["--max-drop", "nan"], ["--max-drop", "inf"], ["--calibrate", "videos"], ["--int8"]], ids=" ".join
+)
+def test_options_that_cannot_have_an_effect_are_errors(options: list[str]):
+    with pytest.raises(SystemExit) as exit:
+        run("export", "--checkpoint", "best.pyth", "--to", "onnx", "--output", "m.onnx", *options)
+    assert exit.value.code == 2
+
+
 @pytest.mark.parametrize("suffix", FORMATS.values())
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.98])
 def test_truncated_files_are_errors(folder: Path, tmp_path: Path, suffix: str, fraction: float):
@@ -139,6 +160,9 @@ def test_damaged_and_missing_files_are_errors(folder: Path, tmp_path: Path):
     (tmp_path / "m.onnx.json").write_text((folder / "m.onnx.json").read_text())
     with pytest.raises(CheckpointError, match=r"m\.onnx"):
         load_model(path)
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(CheckpointError, match=r"folder\.onnx is a folder"):
+        load_model(tmp_path / "folder.onnx")
     (tmp_path / "m.xml").write_bytes((folder / "m.xml").read_bytes())
     with pytest.raises(CheckpointError, match=r"m\.bin"):
         load_model(tmp_path / "m.xml")
@@ -193,4 +217,6 @@ def test_exported_models_have_one_shape_and_give_logits_only(folder: Path, tiny_
         classifier.embed(next(tiny_data.glob("test/*/*")))
     with pytest.raises(ValueError, match="uint8"):
         classifier.model(torch.zeros(1, 3, 2, 16, 16))
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        find_transformer(classifier.model)
     assert classifier.fingerprint() != load_model(folder / "m.pt2").fingerprint()

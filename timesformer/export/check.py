@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from timesformer.atomic import write_text_atomically
-from timesformer.errors import counted
+from timesformer.errors import UserError, counted
 from timesformer.export.clips import ClipSet
 from timesformer.export.processor import describe_processor
 from timesformer.inference.classifier import Classifier
@@ -102,16 +103,27 @@ def compare(original: Classifier, exported: Classifier, path: Path, clips: ClipS
 
 
 def save_check(path: Path, check: Check, details: dict[str, Any]) -> Path:
-    """Adds the check of the exported model `path`, with `details`, to export.json in its folder; returns its path."""
-    file = path.with_name(CHECKS)
-    try:
-        checks = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        checks = {}
-    checks = checks if isinstance(checks, dict) else {}
+    """Adds the check of the exported model `path`, with `details`, to export.json in its folder; returns its path.
+
+    Raises UserError as `read_checks`.
+    """
+    file, checks = path.with_name(CHECKS), read_checks(path)
     checks[path.name] = details | asdict(check)
     write_text_atomically(file, json.dumps(checks, indent=2, ensure_ascii=False) + "\n")
     return file
+
+
+def read_checks(path: Path) -> dict[str, Any]:
+    """The checks in the folder of the exported model `path` by name; UserError if export.json is another file."""
+    file, checks = path.with_name(CHECKS), None
+    if not file.exists():
+        return {}
+    with suppress(OSError, ValueError):
+        checks = json.loads(file.read_text(encoding="utf-8"))
+    is_valid = isinstance(checks, dict) and all(isinstance(entry, dict) for entry in checks.values())
+    if not is_valid or not all("top1_agreement" in entry for entry in checks.values()):
+        raise UserError(f"{file} was not written by `timesformer export`: move it, or choose another --output")
+    return checks
 
 
 def _accuracy(logits: np.ndarray, clips: ClipSet) -> float | None:

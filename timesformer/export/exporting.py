@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from timesformer.errors import UserError
-from timesformer.export.check import Check, compare, logits_of_clips, save_check
+from timesformer.export.check import Check, compare, logits_of_clips, read_checks, save_check
 from timesformer.export.clips import ClipSet, generate_clips, read_clips
 from timesformer.export.files import save_onnx, save_openvino, save_torch, to_openvino
 from timesformer.export.int8 import Int8Choice, Quantizer, choose_layers
@@ -51,8 +51,9 @@ def check_libraries(to: str, int8: str = "") -> None:
 def check_output(path: Path, to: str, options: ExportOptions, overwrite: bool = False) -> None:
     """Checks a path before the work, and imports the libraries that write the format `to`.
 
-    Raises UserError if `path` has another extension than that of the format, exists although not `overwrite`, or its
-    folder does not exist, a library is missing, or the format does not have the options.
+    Raises UserError if `path` has another extension than that of the format, exists although not `overwrite`, its
+    folder does not exist or has an export.json of another program, a library is missing, or the format does not have
+    the options.
     """
     if options.int8 and to == "torch-export":
         raise UserError("--int8 needs --to onnx or --to openvino")
@@ -67,6 +68,7 @@ def check_output(path: Path, to: str, options: ExportOptions, overwrite: bool = 
         raise UserError(f"--output {path}: its folder does not exist")
     if existing := [file for file in files_of(path) if file.exists() and not overwrite]:
         raise UserError(f"{existing[0]} exists: choose another --output, or give --overwrite")
+    read_checks(path)
 
 
 def export(classifier: Classifier, path: Path, options: ExportOptions) -> None:

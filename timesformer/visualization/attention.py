@@ -20,6 +20,7 @@ from timesformer.models.attention import Attention, attention_weights
 from timesformer.models.videomae import VideoMAETransformer
 from timesformer.models.vit import VisionTransformer
 from timesformer.models.vivit import VideoTransformer
+from timesformer.models.weights.exported import ExportedNetwork
 
 Kind = Literal["space", "time", "space_time", "steps"]
 """Tokens that attend to each other: of a frame; of a spatial position; all; the class tokens of a second encoder."""
@@ -72,6 +73,8 @@ def find_transformer(model: nn.Module) -> VisionTransformer | VideoTransformer |
     for module in model.modules():
         if isinstance(module, VisionTransformer | VideoTransformer | VideoMAETransformer):
             return module
+    if isinstance(model, ExportedNetwork):
+        raise UserError(f"{model.path} is an exported model, which has no attention maps: use the checkpoint")
     name = getattr(model, "name", type(model).__name__)
     known = "TimeSformer, LightTimeSformer, ViViT or VideoMAE"
     raise UserError(f"attention maps of {name} are not supported: expected {known}")

@@ -106,6 +106,8 @@ def read_exported(path: Path) -> ExportedNetwork:
             raise CheckpointError(
                 f"{weights} has {found} bytes, expected at least {size}: copy or export both files again"
             )
+    if weights.is_dir():
+        raise CheckpointError(f"{weights} is a folder, expected a file of `timesformer export`: give its path")
     if not weights.is_file():
         raise CheckpointError(f"{weights} is missing: export the model again, or give the path of another file")
     digest = digest_of(path)
