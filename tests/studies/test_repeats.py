@@ -68,11 +68,13 @@ def test_splits_are_like_runs_of_their_own(finished: Path, command: list[str], r
     summary, runs = read(finished / "splits.json"), [read(finished / f"split_{n}" / "results.json") for n in (1, 2, 3)]
     assert [(row["split"], row["num_videos"]) for row in summary["splits"]] == [(1, 6), (2, 6), (3, 6)]
     assert [run["config"]["DATA"]["SPLIT"] for run in runs] == [1, 2, 3]
-    for name in ("top1", "top5"):
-        column = [run[name] for run in runs]
-        assert [row[name] for row in summary["splits"]] == column
-        assert summary["mean"][name] == pytest.approx(np.mean(column), abs=1e-3)
-        assert summary["std"][name] == pytest.approx(np.std(column, ddof=1), abs=1e-3)
+    column = [run["top1"] for run in runs]
+    assert [row["top1"] for row in summary["splits"]] == column
+    assert summary["mean"] == {"top1": pytest.approx(np.mean(column), abs=1e-3)}
+    assert summary["std"] == {"top1": pytest.approx(np.std(column, ddof=1), abs=1e-3)}
+    summary = (finished / "repeats.json").read_text() + (finished / "splits.json").read_text()
+    assert "top5" not in summary + (finished / "split_1/metrics.jsonl").read_text()  # of two classes
+    assert not any("top5" in run for run in runs)
     alone, predictions = tmp_path / "alone", [(finished / f"split_{n}" / "predictions.csv").read_text() for n in (1, 2)]
     assert run_net(*command, "DATA.SPLIT", "2", "OUTPUT_DIR", str(alone)).code == 0
     weights = [dict(torch.load(run / LAST)["model_state"]) for run in (finished / "split_2", alone)]
@@ -121,7 +123,7 @@ def test_test_options_test_again_and_others_are_refused(finished: Path, command:
     assert read(finished / "split_2" / "results.json")["num_views"] == 5
     summary = read(finished / "splits.json")
     assert [row["split"] for row in summary["splits"]] == [2]
-    assert summary["std"] == {"top1": None, "top5": None}
+    assert summary["std"] == {"top1": None}
     refused = run_net("--splits", "1", "2", "3", *command, "SOLVER.BASE_LR", "0.02")
     assert refused.code == 2
     assert "SOLVER.BASE_LR" in refused.err

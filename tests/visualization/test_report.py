@@ -127,6 +127,19 @@ def test_validation_of_the_tested_weights_is_named(make_run: MakeRun, features: 
     assert ("80.00" in page.text) is not features
 
 
+@pytest.mark.parametrize("classes", [5, 6])
+def test_files_of_earlier_versions_have_a_top5_of_few_classes(make_run: MakeRun, classes: int) -> None:
+    """They are read without it."""
+    folder = make_run(f"top5_{classes}", classes)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["top5"] == 100
+    shuffled = {"top1": 50.0, "top5": 100.0, "difference": 1.0}
+    (folder / "results.json").write_text(json.dumps(results | {"shuffled": shuffled}))
+    run = read_run(folder)
+    expected = [None, {"top1": 50.0, "difference": 1.0}, []] if classes == 5 else [100, shuffled, [99.0] * 3]
+    assert [run.metric("top5"), run.shuffled, run.series("val_epoch", "top5")[1]] == expected
+
+
 def test_table_of_classifiers_names_the_head(make_run: MakeRun) -> None:
     folder = make_run("reference", 3, options={"MODEL.HEAD": "temporal"})
     results = json.loads((folder / "results.json").read_text())

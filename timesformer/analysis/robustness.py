@@ -30,6 +30,7 @@ from timesformer.engine.evaluate import evaluate
 from timesformer.errors import UserError, shorten
 from timesformer.inference.classifier import Classifier
 from timesformer.metrics.baselines import baselines
+from timesformer.metrics.classification import has_top5
 from timesformer.metrics.evaluation import Evaluation
 from timesformer.models.weights.loading import hash_tensors
 from timesformer.runtime.logging import duration
@@ -227,7 +228,7 @@ def means(results: dict[str, Any]) -> dict[str, Any]:
 def _summary(evaluation: Evaluation) -> dict[str, Any]:
     metrics = evaluation.metrics()
     return {
-        **{name: round(metrics[name], 4) for name in ("top1", "top5", "mean_class_top1")},
+        **{name: round(value, 4) for name, value in metrics.items() if name != "loss"},
         "loss": metrics["loss"],
         "correct": int(evaluation.correct.sum()),
         "unreadable": len(evaluation.unreadable),
@@ -236,10 +237,12 @@ def _summary(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _csv(results: dict[str, Any]) -> str:
-    """A line for each test; `relative_top1` is in percent of the top-1 of clean clips."""
+    """A line for each test; `relative_top1` is in percent of the top-1 of clean clips. `top5` may be missing."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    metrics = ("top1", "top5", "mean_class_top1", "loss", "correct", "unreadable", "seconds")
+    metrics = ["top1", "top5", "mean_class_top1", "loss", "correct", "unreadable", "seconds"]
+    if not has_top5(results["num_classes"]):
+        metrics.remove("top5")
     writer.writerow(["corruption", "group", "severity", "parameter", "value", "relative_top1", *metrics])
     clean = results["clean"]
     writer.writerow(["clean", "", 0, "", "", 100.0, *(clean[name] for name in metrics)])

@@ -60,7 +60,7 @@ def write_results(
     class_names, metrics = splits["test"].class_names, evaluation.metrics()
     results = {
         "schema_version": SCHEMA_VERSION,
-        **{name: round(metrics[name], 4) for name in ("top1", "top5", "mean_class_top1")},
+        **{name: round(value, 4) for name, value in metrics.items() if name != "loss"},
         "num_videos": len(evaluation.names),
         "num_classes": len(class_names),
         "num_views": evaluation.num_views,

@@ -25,6 +25,11 @@ def has_top5(num_classes: int) -> bool:
     return num_classes == 0 or num_classes > 5
 
 
+def drop_trivial_top5(metrics: dict[str, Any], num_classes: int) -> dict[str, Any]:
+    """Metrics of a file without a top-5 accuracy of five classes or fewer, which earlier versions wrote."""
+    return metrics if has_top5(num_classes) else {key: value for key, value in metrics.items() if key != "top5"}
+
+
 def label_ranks(scores: ArrayLike, labels: ArrayLike) -> Ints:
     """Rank of the true class among all classes, int64 [videos], 1 for a correct prediction.
 

@@ -78,9 +78,10 @@ class Evaluation:
         return baselines([counts.videos for counts in self.by_class()], int(self.correct.sum()))
 
     def metrics(self) -> dict[str, float]:
-        """`loss`, and `top1`, `top5` and `mean_class_top1` in percent."""
-        top1, top5 = self.topk(1, 5)
-        return {"loss": self.loss, "top1": top1, "top5": top5, "mean_class_top1": self.mean_class_top1()}
+        """`loss`, and `top1`, `top5` (see `has_top5`) and `mean_class_top1` in percent."""
+        ks = (1, 5) if has_top5(self.num_classes) else (1,)
+        accuracies = {f"top{k}": value for k, value in zip(ks, self.topk(*ks), strict=True)}
+        return {"loss": self.loss, **accuracies, "mean_class_top1": self.mean_class_top1()}
 
     def shuffled_metrics(self) -> dict[str, Any] | None:
         """The entry `shuffled` of results.json (docs/results.md), about shuffled frames; None if not measured."""
@@ -102,6 +103,6 @@ class Evaluation:
         """The accuracies next to chance and the most frequent class, for the log."""
         found, trivial = self.metrics(), self.baselines()
         text = f"top-1 {found['top1']:.2f} %" + (f" ({trivial.describe()})" if trivial else "")
-        if has_top5(self.num_classes):
+        if "top5" in found:
             text += f", top-5 {found['top5']:.2f} %"
         return f"{text}, mean over classes {found['mean_class_top1']:.2f} %"

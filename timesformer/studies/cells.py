@@ -15,6 +15,7 @@ from timesformer.config.differences import Change, differences
 from timesformer.config.options import OPTIONS, effects_of, flatten
 from timesformer.config.retired import RENAMED
 from timesformer.runtime.run_folder import results_path
+from timesformer.visualization.run_files import read_results
 
 WEIGHTS_KEY = "TRAIN.CHECKPOINT_FILE_PATH"
 
@@ -45,9 +46,9 @@ class Cell:
     def results(self) -> dict[str, Any] | None:
         """The content of results.json; None if the cell is not finished or the file is damaged."""
         try:
-            results = json.loads(results_path(self.cfg).read_text(encoding="utf-8"))
+            results = read_results(results_path(self.cfg))
             return results if "top1" in results else None
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError):
             return None
 
     def write_config(self) -> None:

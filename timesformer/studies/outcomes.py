@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from timesformer.metrics.classification import has_top5
 from timesformer.studies.cells import Cell
 from timesformer.studies.plan import PlannedTable
 from timesformer.studies.study import Finding
@@ -45,8 +44,7 @@ def outcome_of(planned: Sequence[Cell], reference: str | None = None) -> Outcome
         cells = tuple((cell, row) for cell, results in cells if (row := _find_reference(results, reference)))
 
     def values_of(key: str) -> list[float]:
-        found = [results for _, results in cells if results.get(key) is not None]
-        return [results[key] for results in found if key != "top5" or has_top5(results.get("num_classes", 0))]
+        return [results[key] for _, results in cells if results.get(key) is not None]
 
     keys = ("top1", "top5", "val_top1", "total_train_seconds")
     memory = max(values_of("peak_memory_bytes"), default=None)

@@ -16,7 +16,6 @@ from timesformer.config.differences import differences
 from timesformer.datasets.catalog import Splits
 from timesformer.datasets.records import SPLITS
 from timesformer.errors import UserError
-from timesformer.metrics.classification import has_top5
 from timesformer.preparation.download import download_if_asked
 from timesformer.runtime.distributed import from_main_process
 from timesformer.runtime.logging import set_up_logging
@@ -32,6 +31,7 @@ from timesformer.studies.cells import Cell
 from timesformer.studies.repeats import Repeats
 from timesformer.studies.running import Launcher, run_cells
 from timesformer.visualization.report import compare_runs
+from timesformer.visualization.run_files import read_results
 from timesformer.visualization.sections.repeats import Summary, summarize
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def _is_finished(cfg: CfgNode) -> bool:
 
 def _finish(cfg: CfgNode, repeats: Repeats, cells: Sequence[Cell]) -> None:
     """Writes repeats.json, splits.json for official splits, and the comparison report; logs a table."""
-    output, results = Path(cfg.OUTPUT_DIR), [simplejson.loads(results_path(cell.cfg).read_text()) for cell in cells]
+    output, results = Path(cfg.OUTPUT_DIR), [read_results(results_path(cell.cfg)) for cell in cells]
     summary = summarize_repeats(cfg, repeats, cells, results)
     contents = {"repeats.json": summary}
     if repeats.splits and not repeats.seeds:
@@ -146,8 +146,7 @@ def _finish(cfg: CfgNode, repeats: Repeats, cells: Sequence[Cell]) -> None:
         logger.info("other results in %s were moved to %s", output, target)
     for path, text in texts.items():
         write_text_atomically(path, text)
-    top5 = all(has_top5(result.get("num_classes", 0)) for result in results)
-    logger.info("results of the runs in percent:\n%s\n%s", _table(summary, top5), ", ".join(map(str, texts)))
+    logger.info("results of the runs in percent:\n%s\n%s", _table(summary), ", ".join(map(str, texts)))
     if cfg.TEST.REPORT:
         compare_runs(cfg, [cell.folder for cell in cells])
 
@@ -161,9 +160,10 @@ def summarize_repeats(
     for cell, result in zip(cells, results, strict=True):
         numbers = {"fold": cell.cfg.DATA.FOLD, "split": cell.cfg.DATA.SPLIT, "seed": cell.cfg.RNG_SEED}
         row = {name: number for name, number in numbers.items() if name in (part, "seed")}
-        runs.append({"folder": cell.name, **row, **{key: result.get(key) for key in (*METRICS, "num_videos")}})
+        keys = [key for key in (*METRICS, "num_videos") if key in result or key != "top5"]
+        runs.append({"folder": cell.name, **row, **{key: result.get(key) for key in keys}})
     parts = [run.get(part) for run in runs]
-    known = [name for name in METRICS if all(run[name] is not None for run in runs)]
+    known = [name for name in METRICS if all(run.get(name) is not None for run in runs)]
     statistics = {name: summarize([run[name] for run in runs], parts) for name in known}
     unit = part if part and len(set(parts)) > 1 else "seed"
     return {
@@ -191,14 +191,15 @@ def _column(statistics: dict[str, Summary], name: str) -> dict[str, float | None
 
 def summarize_splits(dataset: str, runs: Sequence[dict[str, Any]], **columns: dict[str, Any]) -> dict[str, Any]:
     """The content of splits.json, from `runs` and the columns `mean` and `std` of repeats.json."""
-    rows = [{key: run[key] for key in ("split", "top1", "top5", "val_top1", "num_videos")} for run in runs]
-    kept = {name: {key: column.get(key) for key in ("top1", "top5")} for name, column in columns.items()}
+    keys = ("split", "top1", "top5", "val_top1", "num_videos")
+    rows = [{key: run[key] for key in keys if key in run} for run in runs]
+    kept = {name: {key: column[key] for key in ("top1", "top5") if key in column} for name, column in columns.items()}
     return {"schema_version": SCHEMA_VERSION, "dataset": dataset, "splits": rows, **kept}
 
 
-def _table(content: dict[str, Any], top5: bool) -> str:
+def _table(content: dict[str, Any]) -> str:
     """The runs and their statistics in aligned columns."""
-    names = [name for name in METRICS if name in content["mean"] and (top5 or name != "top5")]
+    names = [name for name in METRICS if name in content["mean"]]
     rows = [["run", *names, "videos"]]
     for run in content["runs"]:
         rows.append([run["folder"], *(f"{run[name]:.2f}" for name in names), str(run["num_videos"])])

@@ -40,7 +40,7 @@ def write_charts(
     step, splits = int(run.metric("checkpoint_epochs") or 0), splits or Splits(cfg)
     with SummaryWriter(str(tensorboard_folder(cfg))) as writer:
         for name in ("top1", "top1_shuffled", "top5", "mean_class_top1", "loss"):
-            if (value := run.metric(name)) is not None and (name != "top5" or run.has_top5):
+            if (value := run.metric(name)) is not None:
                 writer.add_scalar(f"test/{name}", value, step)
         if rows := run.results.get("per_class"):
             top1 = [np.nan if row["top1"] is None else row["top1"] for row in rows]

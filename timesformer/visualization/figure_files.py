@@ -272,7 +272,7 @@ def _single_values(run: FinishedRun) -> Iterable[tuple[str, float]]:
         value = run.results
         for key in path.split("."):
             value = value.get(key) if isinstance(value, dict) else None
-        if isinstance(value, int | float) and not (path == "top5" and not run.has_top5):
+        if isinstance(value, int | float):
             yield name, value
 
 

@@ -88,8 +88,7 @@ def accuracy(run: FinishedRun) -> Figure | None:
     curves.append(Curve("validation top-1", *top1, 1, dots=True))
     if len(top1[1]) != len(mean_class[1]) or not np.allclose(top1[1], mean_class[1], atol=0.5, equal_nan=True):
         curves.append(Curve("mean over classes", *mean_class, 2))
-    if run.has_top5:
-        curves.append(Curve("validation top-5", *run.series("val_epoch", "top5"), 1, faint=True))
+    curves.append(Curve("validation top-5", *run.series("val_epoch", "top5"), 1, faint=True))
     return line_chart(curves, "Accuracy (%)")
 
 

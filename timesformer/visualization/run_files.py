@@ -13,7 +13,7 @@ import yaml
 
 from timesformer.config.differences import read_saved
 from timesformer.errors import UserError
-from timesformer.metrics.classification import has_top5
+from timesformer.metrics.classification import drop_trivial_top5
 
 NO_CLASS = -1
 
@@ -77,16 +77,6 @@ class FinishedRun:
         return list(self.results.get("class_names") or [])
 
     @property
-    def num_classes(self) -> int:
-        """0 if unknown."""
-        return self.results.get("num_classes") or len(self.class_names) or self.config.get("MODEL.NUM_CLASSES", 0)
-
-    @property
-    def has_top5(self) -> bool:
-        """Whether top-5 accuracy is reported."""
-        return has_top5(self.num_classes)
-
-    @property
     def metrics_of_test(self) -> dict[str, Any]:
         """`metrics` of results.json; empty for results of older versions."""
         return self.results.get("metrics") or {}
@@ -126,10 +116,14 @@ def read_run(folder: Path) -> FinishedRun:
     notes: list[str] = []
     path = folder / "results.json"
     try:
-        results = simplejson.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        results = read_results(path) if path.is_file() else {}
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): test the run again") from error
-    metrics = _read_metrics(folder / "metrics.jsonl")
+    config = results.get("config") or {}
+    if not config and (folder / "config.yaml").is_file():
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config = read_saved(config)
+    metrics = _read_metrics(folder / "metrics.jsonl", _num_classes(results) or config.get("MODEL.NUM_CLASSES", 0))
     if not results and not metrics:
         raise UserError(f"{folder} has neither results.json nor metrics.jsonl: give the OUTPUT_DIR of a finished run")
     predictions = None
@@ -142,18 +136,34 @@ def read_run(folder: Path) -> FinishedRun:
             reason = f"predictions.csv is missing or of another test ({type(error).__name__}: {error})"
             notes.append(f"Confusions, confidences and examples are left out: {reason}.")
     unreadable = _read_rows(folder / "unreadable.csv") if (folder / "unreadable.csv").is_file() else []
-    config = results.get("config") or {}
-    if not config and (folder / "config.yaml").is_file():
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     name = folder.resolve().name
-    return FinishedRun(folder, name, results, predictions, metrics, unreadable, read_saved(config), notes)
+    return FinishedRun(folder, name, results, predictions, metrics, unreadable, config, notes)
 
 
-def _read_metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
+def read_results(path: Path) -> dict[str, Any]:
+    """The content of results.json, without a top-5 accuracy of five classes or fewer, which earlier versions wrote.
+
+    Raises OSError, and ValueError if the file is damaged.
+    """
+    results = simplejson.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(results, dict):
+        raise ValueError(f"found a {type(results).__name__}, expected an object")
+    results = drop_trivial_top5(results, _num_classes(results))
+    if shuffled := results.get("shuffled"):
+        results["shuffled"] = drop_trivial_top5(shuffled, _num_classes(results))
+    return results
+
+
+def _num_classes(results: dict[str, Any]) -> int:
+    """0 if unknown."""
+    return results.get("num_classes") or len(results.get("class_names") or [])
+
+
+def _read_metrics(path: Path, num_classes: int) -> dict[str, list[dict[str, Any]]]:
     metrics: dict[str, list[dict[str, Any]]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
-            values = simplejson.loads(line)
+            values = drop_trivial_top5(simplejson.loads(line), num_classes)
             metrics.setdefault(values["kind"], []).append({**values, "epoch": float(values["epoch"])})
         except (ValueError, KeyError, TypeError):
             continue  # the incomplete last line of a killed process

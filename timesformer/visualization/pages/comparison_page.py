@@ -47,9 +47,7 @@ def comparison_page(runs: Sequence[FinishedRun]) -> Content:
     differing = {frozenset((pair.first, pair.second)) for pair in pairs if pair.adjusted_p < LEVEL}
     rivals = [number for number in ranked[1:] if frozenset((ranked[0], number)) not in differing]
     repeats = repeats_section(runs, [key for key, _ in options])
-    hidden = {"top1_shuffled"} if all(row["top1_shuffled"] is None for row in rows) else set()
-    if not any(run.has_top5 for run in runs):
-        hidden.add("top5")
+    hidden = {name for name in ("top1_shuffled", "top5") if all(row[name] is None for row in rows)}
     return {
         "title": f"{len(runs)} runs compared",
         "subtitle": " · ".join(run.name for run in runs),

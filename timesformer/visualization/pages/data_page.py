@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from timesformer.atomic import write_text_atomically
+from timesformer.errors import counted
 from timesformer.preparation.duplicates import Pair
 from timesformer.preparation.findings import GROUPS, ClassSummary, Findings, summarize
 from timesformer.preparation.strips import Strip, read_strips
@@ -108,25 +109,20 @@ def data_page(findings: Findings, workers: int) -> dict[str, Any]:
 
 def _lead(findings: Findings, num_classes: int) -> str:
     hours = sum(clip.row.seconds for clip in findings.clips) / 3600
-    text = f"{_count(len(findings.clips), 'clip')} of {_count(num_classes, 'class')}, {hours:.2f} hours."
+    text = f"{counted(len(findings.clips), 'clip')} of {counted(num_classes, 'class')}, {hours:.2f} hours."
     if findings.threshold is None:
         return f"{text} Duplicates were not searched."
-    text += f" {_count(len(findings.duplicated), 'clip')} with duplicates."
+    text += f" {counted(len(findings.duplicated), 'clip')} with duplicates."
     if findings.splits.split_of:
-        text += f" {_count(len(findings.leaked('test')), 'test clip')} with a duplicate in training or validation."
+        text += f" {counted(len(findings.leaked('test')), 'test clip')} with a duplicate in training or validation."
     return text
-
-
-def _count(number: int, noun: str) -> str:
-    plural = noun + ("es" if noun.endswith("s") else "s")
-    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def _tiles(findings: Findings, classes: Sequence[ClassSummary]) -> list[tuple[str, str, str, str]]:
     frames, repeated = sum(row.frames for row in classes), sum(row.repeated_frames for row in classes)
     unreadable, clips = sum(row.unreadable for row in classes), len(findings.clips)
     tiles = [
-        ("clips", f"{clips:,}", "", f"{_count(len(classes), 'class')}, {unreadable:,} unreadable"),
+        ("clips", f"{clips:,}", "", f"{counted(len(classes), 'class')}, {unreadable:,} unreadable"),
         ("frames", f"{frames:,}", "", f"{repeated:,} equal an earlier frame of their clip"),
         ("frozen clips", f"{len(findings.frozen):,}", "", "with one picture for a part of their frames"),
     ]
@@ -249,7 +245,7 @@ def _sizes(classes: Sequence[ClassSummary]) -> Figure | None:
     axes.scatter(*sizes.T, s=20 + 220 * numbers / numbers.max(), color=SERIES[0], alpha=0.5, linewidths=0)
     (width, height), number = counts.most_common(1)[0]
     axes.annotate(
-        f"{width} x {height}: {_count(number, 'clip')}",
+        f"{width} x {height}: {counted(number, 'clip')}",
         (width, height),
         fontsize=8,
         xytext=(6, 6),

@@ -98,7 +98,7 @@ def _tiles(run: FinishedRun) -> list[tuple[str, str, str, str]]:
         ("validation top-1", "val_top1", "of the tested checkpoint"),
     ):
         value = run.metric(name)
-        if value is not None and (name != "top5" or run.has_top5):
+        if value is not None:
             tiles.append((label, f"{value:.2f}", "%", explanation))
     if (shuffled := run.metric("top1_shuffled")) is not None:
         tiles.insert(1, ("top-1, shuffled", f"{shuffled:.2f}", "%", f"{_lower(run)} than in order"))
