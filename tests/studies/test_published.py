@@ -10,6 +10,7 @@ from torch import nn
 
 from tests.conftest import ROOT
 from tests.engine.training import Clips, loader_of, trainer_of
+from tests.studies.published_runs import PublishedRuns, read_options
 from timesformer.config import load_config
 from timesformer.config.differences import differences
 from timesformer.config.options import get_option
@@ -113,18 +114,42 @@ def test_learning_rate_of_a_run_is_that_of_the_event_files(tmp_path: Path) -> No
     assert cfg.SOLVER.MAX_EPOCH == 8
 
 
-def test_golden_values_are_those_of_their_source(shared: Path) -> None:
-    """Every row of the table has a run here, and the numbers of each run are in it."""
-    text = (shared / "published" / "hmdb_simp_runs.md").read_text()
-    lines = [line for line in text.splitlines() if re.match(r"\| (?!run \(file\)|---)", line)]
-    assert len(lines) == len(PUBLISHED["runs"])
-    for line, run in zip(lines, PUBLISHED["runs"], strict=True):
-        cells = [cell.strip() for cell in line.replace("*", "").strip("|").split("|")]
-        assert cells[0].startswith(run["file"])
-        assert cells[2] == (run["validation"] or "-")
-        result = cells[3].partition(" (")[0]
-        assert [float(number) for number in result.split("/") if number.strip() != "-"] == [
-            number for number in run["published"] if number is not None
-        ]
-    for table in PUBLISHED["other_groups"].values():
-        assert all(str(value) in text for values in table["rows"].values() for value in values if value is not None)
+@pytest.fixture
+def source(shared: Path) -> PublishedRuns:
+    return PublishedRuns(shared / "published" / "hmdb_simp_runs.md")
+
+
+def test_golden_runs_are_those_of_their_source(source: PublishedRuns) -> None:
+    common, runs = PUBLISHED["common"], source.runs()
+    unnamed = {"TIMESFORMER.ATTENTION_TYPE", "DATA.REVERSE_INPUT_CHANNEL"}  # of the published weights
+    assert read_options(source.section("Source A")) == {key: common[key] for key in common.keys() - unnamed}
+    assert len(runs) == len(PUBLISHED["runs"])
+    for found, run in zip(runs, PUBLISHED["runs"], strict=True):
+        assert found["file"].startswith(run["file"])
+        assert common | found["differs"] == common | run["differs"]
+        keys = ("weights", "published", "validation", "report")
+        assert [found.get(key) for key in keys] == [run.get(key) for key in keys]
+    rates = re.findall(r"([\d.e-]+) after (\d+)", source.section("Source A"))
+    assert {steps: float(rate) for rate, steps in rates} == PUBLISHED["learning_rate_after_steps"]
+
+
+def test_golden_values_of_others_are_those_of_their_source(source: PublishedRuns) -> None:
+    names = {
+        **{"TimeSformer": "TimeSformer", "VideoMAE-B": "VideoMAE", "ViViT-B": "ViViT"},
+        **{"Head only": "head only", "last 3 or 4 blocks": "head and last 4 blocks", "all": "all blocks"},
+        **{"VideoMAE, last 3 or 4 blocks": "VideoMAE, head and last 4 blocks", "VideoMAE, all": "VideoMAE, all blocks"},
+        **{"Frames 4": "4 frames", "8": "8 frames", "16": "16 frames"},
+    }
+    found = [{names[label]: values for label, values in table.items()} for table in source.other_groups()]
+    assert found == [table["rows"] for table in PUBLISHED["other_groups"].values()]
+
+    golden, section = PUBLISHED["base_stratified"], source.section("Source B")
+    correct, videos, *published = re.search(
+        r"Base, stratified.*: (\d+) of (\d+) = ([\d.]+) / ([\d.]+)", section
+    ).groups()
+    assert [int(correct), int(videos)] == [golden["correct"], golden["videos"]]
+    assert [*map(float, published)] == golden["published"]
+    options = read_options(section)
+    assert {key: options[key] for key in golden["settings"] if key in options} == {
+        key: golden["settings"][key] for key in ("SOLVER.BASE_LR", "SOLVER.MAX_EPOCH", "DATA.MEAN", "DATA.STD")
+    }
