@@ -1,7 +1,8 @@
 """The HTTP service: answers, errors and metrics, and its own OpenAPI document."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import schemathesis
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from prometheus_client.parser import text_string_to_metric_families
@@ -149,6 +151,92 @@ def test_overload(start: Start, clips: list[Path], monkeypatch: pytest.MonkeyPat
         if sample.name == "timesformer_requests_total"
     }
     assert counts == {"200": 1, "503": 1}
+
+
+FORM_START = b'--x\r\nContent-Disposition: form-data; name="video"; filename="a.mp4"\r\n\r\n'
+FORM_END = b"\r\n--x--\r\n"
+
+
+class Upload:
+    """A request to /v1/predict. The test client would read its whole body first."""
+
+    def __init__(self, parts: Iterable[bytes], go_on: asyncio.Event | None = None) -> None:
+        """`go_on` is waited for after the first part."""
+        self.received, self._parts, self._go_on = 0, iter(parts), go_on
+        self.begun = asyncio.Event()
+
+    async def send(self, api: FastAPI) -> int:
+        """Returns the status of the answer."""
+        found: list[int] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            found.extend([message["status"]] if message["type"] == "http.response.start" else [])
+
+        scope = {"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "query_string": b""}
+        scope |= {"path": "/v1/predict", "headers": [(b"content-type", b"multipart/form-data; boundary=x")]}
+        async with asyncio.timeout(PATIENCE):
+            await api(scope, self._receive, send)
+        return found[0]
+
+    async def _receive(self) -> dict[str, Any]:
+        if self.received and self._go_on:
+            self.begun.set()
+            await self._go_on.wait()
+        part = next(self._parts, b"")
+        self.received += len(part)
+        return {"type": "http.request", "body": part, "more_body": bool(part)}
+
+
+def endless() -> Iterator[bytes]:
+    yield FORM_START
+    while True:
+        yield bytes(2**16)
+
+
+def test_requests_are_refused_before_their_bodies_are_received(start: Start, clips: list[Path]) -> None:
+    secured, small = start(api_key="s3cret").app, start(max_requests=1).app
+
+    async def check() -> None:
+        upload = Upload(endless())
+        assert (await upload.send(secured), upload.received) == (401, 0)
+        go_on = asyncio.Event()
+        first = Upload([FORM_START, clips[0].read_bytes(), FORM_END], go_on)
+        running = asyncio.create_task(first.send(small))
+        await first.begun.wait()
+        upload = Upload(endless())
+        assert (await upload.send(small), upload.received) == (503, 0)
+        go_on.set()
+        assert await running == 200
+
+    asyncio.run(check())
+
+
+def test_the_time_of_a_request_includes_its_upload(start: Start) -> None:
+    client = start(timeout=1.0, max_requests=1)
+
+    async def check() -> None:
+        assert await Upload([FORM_START, FORM_END], asyncio.Event()).send(client.app) == 504
+
+    asyncio.run(check())
+    assert client.get("/ready").status_code == 200
+
+
+def test_uploads_are_not_kept_in_memory(start: Start) -> None:
+    api, megabytes = start().app, 24
+
+    def parts() -> Iterator[bytes]:
+        yield FORM_START
+        for _ in range(megabytes):
+            yield bytes(2**20)
+        yield FORM_END
+
+    assert asyncio.run(Upload(parts()).send(api)) == 400  # imports what is needed
+    tracemalloc.start()
+    try:
+        assert asyncio.run(Upload(parts()).send(api)) == 400
+        assert tracemalloc.get_traced_memory()[1] < megabytes / 2 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_openapi_document_holds_for_generated_requests(start: Start) -> None:

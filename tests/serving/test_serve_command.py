@@ -1,16 +1,20 @@
 """The service as a process: many clients at once, and its end."""
 
+import json
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.conftest import ROOT
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, wait_until
 from timesformer import load_model
 
 pytestmark = pytest.mark.slow
@@ -42,10 +46,34 @@ def test_many_clients_and_a_graceful_stop(checkpoint: Path, clips: list[Path], t
             classifier = load_model(checkpoint, "cpu")
             expected = [prediction.top[0][0] for prediction in classifier.predict_many(clips, workers=0)]
             assert found == [expected[number % len(clips)] for number in range(REQUESTS)]
-            process.send_signal(signal.SIGTERM)
+            answer = _stop_during_upload(process, url, contents[0])
+            assert json.loads(answer)["top"][0]["class"] == expected[0]
             assert process.wait(PATIENCE) == 0
         finally:
             process.kill()
+
+
+def _stop_during_upload(process: subprocess.Popen, url: str, video: bytes) -> bytes:
+    """Sends SIGTERM in the middle of an upload, and its rest when nothing listens any more; returns the answer."""
+    request = httpx.Request("POST", f"{url}/v1/predict", files={"video": video}, headers={"X-API-Key": "s3cret"})
+    body, place = request.read(), ("::1", request.url.port)
+
+    def is_running() -> bool:
+        return "timesformer_requests_running 1.0" in httpx.get(f"{url}/metrics", trust_env=False).text
+
+    def is_closed() -> bool:
+        with socket.socket(socket.AF_INET6) as probe:
+            return probe.connect_ex(place) != 0
+
+    with closing(HTTPConnection(*place, timeout=PATIENCE)) as connection:
+        connection.request("POST", request.url.path, body[:100], dict(request.headers))
+        wait_until(is_running)
+        process.send_signal(signal.SIGTERM)
+        wait_until(is_closed)
+        connection.send(body[100:])
+        answer = connection.getresponse()
+        assert answer.status == 200
+        return answer.read()
 
 
 @pytest.mark.parametrize(

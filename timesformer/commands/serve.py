@@ -31,7 +31,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=number, metavar="N", help="clips computed together; default: as the checkpoint's tests")
     add("--max-requests", type=number, default=64, metavar="N", help="running requests, more are refused (%(default)s)")
     add("--readers", type=number, metavar="N", help="videos read at the same time; default: one per core")
-    add("--timeout", type=positive, default=60.0, metavar="S", help="seconds a prediction may take (%(default)g)")
+    add(
+        "--timeout",
+        type=positive,
+        default=60.0,
+        metavar="S",
+        help="seconds a request may take, with upload (%(default)g)",
+    )
     key_help = f"file with the key that requests must send; default: ${KEY_VARIABLE}, or no key"
     add("--api-key-file", type=as_path, metavar="FILE", help=key_help)
     add_device(parser)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from difflib import get_close_matches
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, File, Query, Request, Response, Security, UploadFile
+from fastapi import APIRouter, FastAPI, File, Query, Request, Response, Security, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.security import APIKeyHeader
@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field
 from timesformer import __version__
 from timesformer.datasets.transforms.sampling import sampler_names
 from timesformer.errors import UserError
+from timesformer.serving.admission import route_with
 from timesformer.serving.body_limit import BodyLimit
 from timesformer.serving.service import MAX_VIEWS, OverloadedError, PredictionService
 from timesformer.web.uploads import RefusedError, private_file
@@ -27,7 +28,15 @@ logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1
 _FORM_BYTES = 2**16  # of a request besides the video
-_PARAMETERS = ("top_k", "views", "sampler")  # of a prediction, in the query
+_COPIED_BYTES = 2**20  # of a video, at once
+
+
+class Parameters(BaseModel):
+    """Options of a prediction, in the query."""
+
+    top_k: int = Field(5, ge=1, le=1000, description="Number of classes")
+    views: int | None = Field(None, ge=1, le=MAX_VIEWS, description="Clips along the time")
+    sampler: str | None = Field(None, description="Sampler of frames, see /v1/model")
 
 
 class ClassProbability(BaseModel):
@@ -73,7 +82,7 @@ def make_api(service: PredictionService, api_key: str, timeout: float) -> FastAP
     Args:
         service: answers the requests; closed at the end.
         api_key: expected in the header X-API-Key of /v1 requests; "" for none.
-        timeout: seconds that a prediction may take, with waiting.
+        timeout: seconds that a prediction may take, from the start of the request, with upload and waiting.
     """
 
     @asynccontextmanager
@@ -91,14 +100,29 @@ def make_api(service: PredictionService, api_key: str, timeout: float) -> FastAP
         license_info={"name": "Apache-2.0"},
     )
     api.add_middleware(BodyLimit, limit=service.limits.megabytes * 2**20 + _FORM_BYTES)
-    header = APIKeyHeader(name="X-API-Key", auto_error=False)
 
-    def check_key(given: Annotated[str | None, Security(header)]) -> None:
-        if api_key and not hmac.compare_digest((given or "").encode(), api_key.encode()):
+    @asynccontextmanager
+    async def admit(request: Request) -> AsyncIterator[None]:
+        given = dict(request.scope["headers"]).get(b"x-api-key", b"")
+        if api_key and not hmac.compare_digest(given, api_key.encode()):
             raise _HttpError(401, "the header X-API-Key is missing or is not the key of this service")
+        if request.method != "POST":
+            yield
+            return
+        try:
+            with service.admitted():
+                async with asyncio.timeout(timeout):
+                    yield
+        except OverloadedError as error:
+            raise _HttpError(503, str(error), {"Retry-After": str(_RETRY_SECONDS)}) from error
+        except TimeoutError as error:
+            raise _HttpError(504, f"the request takes longer than {timeout:g} seconds, with its upload") from error
 
-    secured: dict[str, Any] = {"dependencies": [Depends(check_key)]} if api_key else {}
-    denied: dict[int | str, Any] = {401: {"model": Problem}} if api_key else {}
+    documented: dict[str, Any] = {}
+    if api_key:
+        header = APIKeyHeader(name="X-API-Key", auto_error=False)
+        documented = {"dependencies": [Security(header)], "responses": {401: {"model": Problem}}}
+    router = APIRouter(prefix="/v1", tags=["prediction"], route_class=route_with(admit), **documented)
 
     @api.exception_handler(_HttpError)
     async def answer_problem(_: Request, error: _HttpError) -> JSONResponse:
@@ -121,48 +145,45 @@ def make_api(service: PredictionService, api_key: str, timeout: float) -> FastAP
                 service.metrics.requests.labels(str(status)).inc()
                 service.metrics.seconds.observe(time.perf_counter() - start)
 
-    predict_problems = {code: {"model": Problem} for code in (400, 413, 422, 503, 504)} | denied
+    predict_problems: dict[int | str, Any] = {code: {"model": Problem} for code in (400, 413, 422, 503, 504)}
 
     @api.get("/", include_in_schema=False)
     async def start() -> RedirectResponse:
         return RedirectResponse("docs")
 
-    @api.post("/v1/predict", response_model=Answer, responses=predict_problems, tags=["prediction"], **secured)
+    @router.post("/predict", response_model=Answer, responses=predict_problems)
     async def predict(
         request: Request,
         video: Annotated[UploadFile, File(description="A video file")],
-        top_k: Annotated[int, Query(ge=1, le=1000, description="Number of classes")] = 5,
-        views: Annotated[int | None, Query(ge=1, le=MAX_VIEWS, description="Clips along the time")] = None,
-        sampler: Annotated[str | None, Query(description="Sampler of frames, see /v1/model")] = None,
+        parameters: Annotated[Parameters, Query()],
     ) -> dict[str, Any]:
         """Predicts the class of a video: `curl -F video=@clip.mp4 http://localhost:8000/v1/predict`."""
+        names = list(Parameters.model_fields)
         for name in request.query_params:
-            if name not in _PARAMETERS:
-                raise _HttpError(422, _unknown(name, "query parameter", _PARAMETERS))
+            if name not in names:
+                raise _HttpError(422, _unknown(name, "query parameter", names))
         for name in await request.form():
             if name != "video":
                 where = f"{name} belongs to the query: ?{name}=..."
-                raise _HttpError(422, where if name in _PARAMETERS else _unknown(name, "form field", ["video"]))
+                raise _HttpError(422, where if name in names else _unknown(name, "form field", ["video"]))
+        sampler = parameters.sampler
         if sampler is not None and sampler not in (known := sampler_names()):
             raise _HttpError(422, f"sampler is {sampler!r}, expected one of {', '.join(known)}")
         try:
             service.limits.check_size(video.size or 0)
-            content = await video.read()
-            with service.admitted(), private_file(content) as path:
-                async with asyncio.timeout(timeout):
-                    found = await service.predict(path, top_k, views, sampler)
+            with private_file() as path:
+                with path.open("wb") as file:
+                    while content := await video.read(_COPIED_BYTES):
+                        file.write(content)
+                found = await service.predict(path, parameters.top_k, parameters.views, parameters.sampler)
         except RefusedError as error:
             raise _HttpError(400, str(error)) from error
-        except OverloadedError as error:
-            raise _HttpError(503, str(error), {"Retry-After": str(_RETRY_SECONDS)}) from error
-        except TimeoutError as error:
-            raise _HttpError(504, f"the prediction takes longer than {timeout:g} seconds") from error
         except UserError as error:
             logger.error("%s", error)
             raise _HttpError(503, "no process can read the video", {"Retry-After": str(_RETRY_SECONDS)}) from error
         return found.to_dict() | {"note": found.coverage_note}
 
-    @api.get("/v1/model", response_model=ModelInformation, responses=denied, tags=["prediction"], **secured)
+    @router.get("/model", response_model=ModelInformation)
     async def model() -> ModelInformation:
         """Describes the model."""
         classifier = service.classifier
@@ -177,6 +198,8 @@ def make_api(service: PredictionService, api_key: str, timeout: float) -> FastAP
             samplers=sampler_names(),
             version=__version__,
         )
+
+    api.include_router(router)
 
     @api.get("/health", response_model=Status, tags=["operation"])
     async def health() -> Status:

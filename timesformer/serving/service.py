@@ -35,7 +35,7 @@ class Metrics:
         self.reading = Histogram("reading_seconds", "Time to read a video", buckets=_SECONDS, **options)
         self.model = Histogram("model_seconds", "Time in the model, with waiting", buckets=_SECONDS, **options)
         self.batch = Histogram("batch_clips", "Clips of a batch", buckets=(1, 2, 4, 8, 16, 32, 64), **options)
-        self.running = Gauge("requests_running", "Predictions being computed", **options)
+        self.running = Gauge("requests_running", "Requests being received, read or computed", **options)
         self.waiting = Gauge("clips_waiting", "Clips that the model has not computed yet", **options)
 
 
@@ -45,7 +45,7 @@ class PredictionService:
     Args:
         classifier: the model; its configuration gives views, crops and sampler where a request does not.
         readers: read the videos, and limit them; closed by `close`.
-        max_requests: number of requests that are read, waiting or computed; more get an OverloadedError.
+        max_requests: number of requests that are received, read, waiting or computed; more get an OverloadedError.
         batch_size: number of clips that are computed together.
     """
 

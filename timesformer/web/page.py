@@ -143,7 +143,8 @@ def _read(options: Options, video: Video, read: Callable[[Path], Result]) -> Res
         if video.content is None:
             return read(video.path)
         options.limits.check_size(video.size)
-        with private_file(video.content.getbuffer()) as path:
+        with private_file() as path:
+            path.write_bytes(video.content.getbuffer())
             return read(path)
 
 

@@ -44,12 +44,11 @@ class Limits:
 
 
 @contextmanager
-def private_file(content: bytes | memoryview) -> Iterator[Path]:
-    """A file with this content that only this user can read (mode 0600), removed at the end of the block."""
+def private_file() -> Iterator[Path]:
+    """An empty file for an upload that only this user can read (mode 0600), removed at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="timesformer-upload-") as folder:  # mode 0700
         path = Path(folder, "video")
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield path
 
 
