@@ -171,6 +171,31 @@ def test_damaged_and_missing_files_are_errors(folder: Path, tmp_path: Path):
         load_model(tmp_path / "m.xml")
 
 
+@pytest.mark.parametrize("name", ["m.onnx", "m.xml", "m.bin", "m.pt2"])
+def test_changed_weights_are_found_without_the_sidecar(folder: Path, tmp_path: Path, name: str):
+    for path in folder.glob("m.*"):
+        if path.suffix != ".json":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    path = tmp_path / ("m.xml" if name == "m.bin" else name)
+    load_model(path)
+    content = bytearray((tmp_path / name).read_bytes())
+    if name == "m.xml":
+        content = content.replace(b' eps="9', b' eps="1', 1)
+    else:
+        content[len(content) // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        load_model(path)
+
+
+@pytest.mark.parametrize("content", ["", "no JSON", "[]"])
+def test_a_damaged_sidecar_is_an_error(folder: Path, tmp_path: Path, content: str):
+    (path := tmp_path / "m.onnx").write_bytes((folder / "m.onnx").read_bytes())
+    (tmp_path / "m.onnx.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"m\.onnx\.json"):
+        load_model(path)
+
+
 XML_FILES = {
     "bytes": np.random.default_rng(0).bytes(1000),
     "empty": b"",

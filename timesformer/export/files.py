@@ -12,7 +12,16 @@ import torch
 from timesformer.atomic import report_write_errors, write_atomically, write_text_atomically
 from timesformer.errors import UserError
 from timesformer.export.program import INPUT, OUTPUT, conversion_errors
-from timesformer.models.weights.exported import METADATA_KEY, TORCH_ENTRY, digest_of, import_library, sidecar_path
+from timesformer.models.weights.exported import (
+    CONTENT_DIGEST,
+    METADATA_KEY,
+    NO_DIGEST,
+    TORCH_ENTRY,
+    content_digest,
+    digest_of,
+    import_library,
+    sidecar_path,
+)
 from timesformer.quiet import quiet
 
 if TYPE_CHECKING:
@@ -28,23 +37,23 @@ def save_onnx(model: "onnx.ModelProto", path: Path, metadata: dict[str, Any]) ->
     if (size := model.ByteSize()) > LARGEST_ONNX:
         raise UserError(f"{path} would have {size / 1e9:.1f} GB, an ONNX file at most 2.1: use --half or --to openvino")
     del model.metadata_props[:]
-    model.metadata_props.add(key=METADATA_KEY, value=json.dumps(metadata))
+    model.metadata_props.add(key=METADATA_KEY, value=_without_digest(metadata))
     model.producer_name = "timesformer"
-    _write(path, lambda file: file.write(model.SerializeToString()))
-    _write_sidecar(path, metadata)
+    digest = _write_with_digest(path, model.SerializeToString())
+    _write_sidecar(path, metadata | {CONTENT_DIGEST: digest})
 
 
 def save_openvino(model: "openvino.Model", path: Path, metadata: dict[str, Any], half: bool = False) -> None:
     """Writes an OpenVINO model, `.xml` and `.bin`, and its sidecar; `half` stores float16 weights. Or WriteError."""
     openvino = import_library("openvino", "--to openvino", "openvino")
-    model.set_rt_info(json.dumps(metadata), METADATA_KEY)
+    model.set_rt_info(_without_digest(metadata), METADATA_KEY)
     with report_write_errors(path, REMEDY), TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder, "model.xml")
         openvino.save_model(model, made, compress_to_fp16=half)
-        for suffix in (".bin", ".xml"):
-            with made.with_suffix(suffix).open("rb") as source:
-                _write(path.with_suffix(suffix), lambda file, source=source: shutil.copyfileobj(source, file))
-    _write_sidecar(path, metadata)
+        with made.with_suffix(".bin").open("rb") as source:
+            _write(path.with_suffix(".bin"), lambda file: shutil.copyfileobj(source, file))
+        digest = _write_with_digest(path, made.read_bytes(), path.with_suffix(".bin"))
+    _write_sidecar(path, metadata | {CONTENT_DIGEST: digest})
 
 
 def save_torch(program: torch.export.ExportedProgram, path: Path, metadata: dict[str, Any]) -> None:
@@ -67,6 +76,19 @@ def to_openvino(program: torch.export.ExportedProgram) -> "openvino.Model":
 def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     with report_write_errors(path, REMEDY):
         write_atomically(path, write)
+
+
+def _without_digest(metadata: dict[str, Any]) -> str:
+    """The metadata as JSON, with a place for the digest as the last entry."""
+    return json.dumps(metadata | {CONTENT_DIGEST: NO_DIGEST})
+
+
+def _write_with_digest(path: Path, content: bytes, weights: Path | None = None) -> str:
+    """Writes a file, with the digest of `content` and the file of the weights in its metadata; returns the digest."""
+    digest, place = content_digest(content, NO_DIGEST, weights), content.rfind(NO_DIGEST.encode())
+    parts = [memoryview(content)[:place], digest.encode(), memoryview(content)[place + len(digest) :]]
+    _write(path, lambda file: file.writelines(parts))
+    return digest
 
 
 def _write_sidecar(path: Path, metadata: dict[str, Any]) -> None:

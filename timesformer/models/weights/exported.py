@@ -7,14 +7,17 @@ computes it, with the library that belongs to the format, on the CPU.
 import hashlib
 import json
 import math
+import mmap
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -37,6 +40,8 @@ TORCH_ENTRY = f"{METADATA_KEY}.json"
 """Its name in a torch.export file, which is a ZIP archive."""
 _PLACE_IN_SOURCE = re.compile(r"(Exception from|Check '[^\n]*?' failed at) src/\S+:\d+:\s*")
 _OLDEST_IR = 10  # version of the files that OpenVINO reads
+CONTENT_DIGEST, NO_DIGEST = "content_sha256", "0" * 64
+"""The key of the SHA-256 of an ONNX or OpenVINO file in its metadata, and what it replaces, see `content_digest`."""
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 """The formats, and the extensions of their files; `.xml` has its weights in a file `.bin`."""
 
@@ -125,7 +130,10 @@ def read_exported(path: Path) -> ExportedNetwork:
     except Exception as error:  # of any type, depending on the library
         reason = " ".join(_PLACE_IN_SOURCE.sub("", str(error)).split())[:300] or type(error).__name__
         raise CheckpointError(f"{path} is damaged, or no exported model: {reason}; export or copy it again") from error
-    return ExportedNetwork(path, _parse(path, text), digest, compute)
+    metadata = _parse(path, text)
+    if "sha256" not in sidecar and not _is_intact(path, metadata):
+        raise CheckpointError(f"{path} is damaged: its content has another checksum; export or copy it again")
+    return ExportedNetwork(path, metadata, digest, compute)
 
 
 def sidecar_path(path: Path) -> Path:
@@ -142,10 +150,40 @@ def digest_of(path: Path) -> bytes:
     """The SHA-256 of the files of an exported model, one after the other."""
     digest = hashlib.sha256()
     for part in files_of(path):
-        with part.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
+        _add_file(digest, part)
     return digest.digest()
+
+
+def content_digest(content: bytes | mmap.mmap, recorded: str, weights: Path | None = None) -> str:
+    """The SHA-256 of an ONNX or OpenVINO file and the file of its weights, with zeros in place of `recorded`.
+
+    `recorded` is the last entry of the metadata in `content`, `CONTENT_DIGEST`. Returns 64 hexadecimal digits.
+    """
+    place = content.rfind(recorded.encode())
+    with memoryview(content) as view:
+        digest = hashlib.sha256(view[:place])
+        digest.update(NO_DIGEST.encode())
+        digest.update(view[place + len(recorded) :])
+    if weights:
+        _add_file(digest, weights)
+    return digest.hexdigest()
+
+
+def _add_file(digest: "hashlib._Hash", path: Path) -> None:
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+
+
+def _is_intact(path: Path, metadata: dict[str, Any]) -> bool:
+    """Whether the content of an exported model is what was written, by the checksums within the file."""
+    if path.suffix == FORMATS["torch-export"]:
+        with suppress(BadZipFile), ZipFile(path) as archive:
+            return archive.testzip() is None
+        return False
+    recorded, (_, *weights) = str(metadata.get(CONTENT_DIGEST, "")), files_of(path)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content_digest(content, recorded, *weights) == recorded
 
 
 def _bytes_of_weights(path: Path) -> int:
@@ -176,11 +214,15 @@ def _bytes_of_weights(path: Path) -> int:
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # the file itself has the metadata
+    """The content of the sidecar, {} if there is none: the file itself has the metadata."""
+    sidecar, content = sidecar_path(path), None
+    if not sidecar.exists():
         return {}
-    return content if isinstance(content, dict) else {}
+    with suppress(OSError, ValueError):
+        content = json.loads(sidecar.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{sidecar} is damaged, or no sidecar of {path.name}: delete it, or copy it again")
+    return content
 
 
 def _parse(path: Path, text: str | None) -> dict[str, Any]:
