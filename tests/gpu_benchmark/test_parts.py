@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from sklearn.metrics import accuracy_score
 from tests.patience import PATIENCE
 from timesformer.benchmarks.training import HUGGING_FACE, ORIGINAL, OURS, build_ours
 from timesformer.commands import benchmark
+from timesformer.commands.main import main
+from timesformer.gpu_benchmark import measurements
 from timesformer.gpu_benchmark import parts as gpu
 
 pytest.importorskip("transformers")
@@ -22,12 +25,14 @@ Run = Callable[..., tuple[int, Path]]
 
 
 @pytest.fixture
-def run_gpu(tmp_path: Path) -> Run:
+def run_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """run_gpu(options): the exit code of a dry run and its folder of results."""
 
     def run(*options: str) -> tuple[int, Path]:
         folder = tmp_path / "results"
-        return benchmark.main(["gpu", "--device", "cpu", "--tiny", "--output", str(folder), *options]), folder
+        command = ["benchmark", "gpu", "--device", "cpu", "--tiny", "--output", str(folder), *options]
+        monkeypatch.setattr("sys.argv", ["timesformer", *command])
+        return main(command), folder
 
     return run
 
@@ -95,13 +100,43 @@ def test_parts_are_measured_and_a_hanging_one_is_killed(run_gpu: Run, monkeypatc
     assert max(errors) < 8 * torch.finfo(torch.bfloat16).eps
 
 
+TWO_TESTS = """
+import select
+
+def test_first():
+    pass
+
+def test_second():
+    with open({pipe!r}, "rb", buffering=0) as pipe:
+        assert select.select([pipe], [], [], {patience})[0], "the row of the first test was not sent"
+"""
+
+
+@pytest.mark.slow
+def test_rows_of_tests_are_sent_while_other_tests_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    (file := tmp_path / "test_two.py").write_text(TWO_TESTS.format(pipe=str(pipe), patience=PATIENCE))
+    monkeypatch.setattr(measurements, "TESTS", (str(file),))
+    descriptor = os.open(pipe, os.O_RDWR)  # so that the second test opens the pipe, and waits for a byte in it
+    rows = measurements.run_tests(gpu.Settings("cpu", True, None, tmp_path))
+    first = next(rows)
+    os.write(descriptor, b"1")
+    assert [(row["test"].rpartition(":")[2], row["outcome"], row["message"]) for row in (first, *rows)] == [
+        ("test_first", "passed", ""),
+        ("test_second", "passed", ""),
+    ]
+    os.close(descriptor)
+
+
 @pytest.mark.slow
 def test_a_part_that_fails_is_recorded_and_the_next_begins(run_gpu: Run, tmp_path: Path) -> None:
     broken = tmp_path / "original/timesformer/models/vit.py"
     broken.parent.mkdir(parents=True)
     broken.write_text("from timesformer.models import helpers\n")
     code, folder = run_gpu("--original", str(tmp_path / "original"), "--parts", "training-8", "long")
-    failed, done = json.loads((folder / "gpu.json").read_text())["parts"]
+    results = json.loads((folder / "gpu.json").read_text())
+    failed, done = results["parts"]
+    assert results["command"].startswith("timesformer benchmark gpu --device cpu --tiny")
     assert code == 0
     assert (failed["status"], done["status"]) == ("failed", "done")
     assert "helpers" in failed["error"]

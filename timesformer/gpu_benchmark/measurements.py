@@ -1,13 +1,18 @@
 """What `timesformer benchmark gpu` measures, part by part: generators of rows, which a part yields one by one."""
 
 import gc
+import importlib.util
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,28 +70,39 @@ def run_tests(settings: Settings) -> Iterator[Row]:
     files = [root / name for name in TESTS]
     if not all(file.is_file() for file in files):
         raise SkippedPart(f"no {TESTS[0]} next to the package: run this in a source checkout")
-    try:
-        import pytest
-    except ImportError as error:
-        raise SkippedPart("pytest is not installed") from error
+    if importlib.util.find_spec("pytest") is None:
+        raise SkippedPart("pytest is not installed")
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("spawn").Process(target=pytest_process, args=(sender, root, files))
+    process.start()
+    sender.close()
+    code = None
+    with suppress(EOFError):
+        while isinstance(message := receiver.recv(), dict):
+            yield message
+        code = message
+    process.join()
+    if code not in (0, 1):  # all tests passed, some failed
+        raise UserError(f"pytest ended with exit code {process.exitcode if code is None else code}")
+
+
+def pytest_process(sender: Connection, root: Path, files: Sequence[Path]) -> None:
+    """Runs tests in a process of their own; sends a row when each of them ends, and then pytest's exit code."""
+    import pytest
+
+    sys.stdout.reconfigure(line_buffering=True)
 
     class Reports:
-        """Collects the outcome of each test."""
-
-        rows: list[Row] = []  # noqa: RUF012
+        """Sends the outcome of each test."""
 
         def pytest_runtest_logreport(self, report: Any) -> None:
             if report.when == "call" or report.outcome != "passed":
                 message = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr or "")
                 row = {"test": report.nodeid, "outcome": report.outcome, "seconds": report.duration}
-                self.rows.append(row | {"message": message.strip()[-2000:]})
+                sender.send(row | {"message": message.strip()[-2000:]})
 
-    reports = Reports()
     options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(root), "-c", str(root / "pyproject.toml")]
-    code = pytest.main([*options, *map(str, files)], plugins=[reports])
-    yield from reports.rows
-    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        raise UserError(f"pytest ended with {code!r}")
+    sender.send(int(pytest.main([*options, *map(str, files)], plugins=[Reports()])))
 
 
 def training_steps(settings: Settings, batch_size: int) -> Iterator[Row]:

@@ -77,7 +77,7 @@ def measure_gpu(settings: Settings, names: Sequence[str], minutes: float) -> Ite
     settings.folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * minutes
     results: dict[str, Any] = {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([*Path(sys.argv[0]).name.split(), *sys.argv[1:]]),
         "device": settings.device,
         "tiny": settings.tiny,
         "minutes": minutes,
