@@ -71,6 +71,12 @@ def parse_intermixed(
     return args
 
 
+def given_options(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """Returns the options that are given, with their dashes, among those with these names in `args`."""
+    values = ((name, getattr(args, name)) for name in names)
+    return [f"--{name.replace('_', '-')}" for name, value in values if value or type(value) in (int, float)]
+
+
 def at_least(minimum: int) -> Callable[[str], int]:
     """Argument type of integers from `minimum`."""
 

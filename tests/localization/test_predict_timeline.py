@@ -15,7 +15,7 @@ import torch
 
 from tests.datasets.made_videos import encode, ffmpeg, ffmpeg_frames, moving_scene, packets_of
 from tests.processes import Outcome
-from timesformer.commands.predict import main
+from timesformer.commands.predict import main, make_parser
 from timesformer.datasets.decoding import packet_source
 from timesformer.datasets.workers.pool import SERVER
 from timesformer.errors import UserError
@@ -104,6 +104,14 @@ def test_json_holds_segments_and_settings(predict: Predict, tiny_checkpoint: Pat
     (entry,) = content["videos"]
     assert (entry["video"], entry["duration"], entry["error"]) == (str(video), 2.4, "")
     assert (content["window"], content["stride"], "fps" in content) == (0.8, 0.4, False)
+    settings = {"threshold": 0.5, "leave": 0.4, "smooth": 0.0, "min_length": 0.0, "background": [], "gaps": True}
+    assert content | settings | {"sampler": "uniform", "views": 1, "crops": 1} == content
+    parser = make_parser()
+    assert {*settings, "window", "stride", "views", "crops", "sampler"} <= vars(parser.parse_args([])).keys()
+    assert predict(tmp_path / "t_windows.csv", "--threshold", 0.3, "--output", tmp_path / "again.json").code == 0
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again | settings | {"threshold": 0.3, "leave": 0.24, "gaps": False} == again
+    assert (again["windows"], "checkpoint" in again) == (str(tmp_path / "t_windows.csv"), False)
     assert (entry["segments"][0]["start"], entry["segments"][-1]["end"]) == (0.0, 2.4)
 
 
@@ -199,6 +207,36 @@ def test_incorrect_arguments_are_errors(
     before = sorted(os.listdir())
     assert predict(*arguments).code == 2
     assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "scores_too"),
+    [
+        *((option, True) for option in ("--checkpoint x.pyth", "--views 3", "--crops 3", "--device cuda:9")),
+        *((option, True) for option in ("--batch-size 3", "--cfg none.yaml", "TEST.BATCH_SIZE 3", "--workers 0")),
+        *((option, True) for option in ("--window 1", "--stride 1", "--sampler dense", "--fps 9")),
+        *((option, False) for option in ("--threshold 0.9", "--threshold 0", "--leave 0.1", "--smooth 2")),
+        *((option, False) for option in ("--min-length 3", "--background run", "--gaps")),
+    ],
+)
+def test_options_without_effect_on_saved_scores_or_segments_are_errors(
+    predict: Predict, options: str, scores_too: bool, tmp_path: Path
+):
+    (scores := tmp_path / "t_windows.csv").write_text("video,start,end,run\nx.mp4,0,2,0.9\n")
+    (segments := tmp_path / "t.csv").write_text("video,start,end,class,probability\nx.mp4,0,2,run,0.9\n")
+    outcome = predict(segments, *options.split())
+    assert (outcome.code, outcome.out) == (2, "")
+    assert options.split()[0] in outcome.err
+    assert "leave" in outcome.err
+    assert predict(scores, *options.split()).code == (2 if scores_too else 0)
+
+
+def test_saved_segments_are_written_without_settings(predict: Predict, tmp_path: Path):
+    (segments := tmp_path / "t.csv").write_text("video,start,end,class,probability\nx.mp4,0,2,run,0.9\n")
+    assert predict(segments, "--output", tmp_path / "again.json").code == 0
+    content = json.loads((tmp_path / "again.json").read_text())
+    assert (content["segments"], sorted(content)) == (str(segments), ["segments", "videos"])
+    assert sorted(os.listdir(tmp_path)) == ["again.json", "t.csv"]
 
 
 def test_copies_of_saved_windows_replace_nothing(predict: Predict, video: Path, tmp_path: Path):

@@ -39,7 +39,7 @@ def test_short_segments_and_background_are_left_out():
     everything = [(0.0, 2.0, "run"), (2.0, 3.0, "jump"), (3.0, 4.0, "none"), (4.0, 5.0, "jump")]
     assert found(rows) == everything
     gap = (3.0, 4.0, "")
-    assert found(rows, background=["none"], keep_gaps=True) == [*everything[:2], gap, everything[3]]
+    assert found(rows, background=["none"], gaps=True) == [*everything[:2], gap, everything[3]]
 
 
 def test_smoothing_averages_over_time():

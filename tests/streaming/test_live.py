@@ -232,7 +232,7 @@ def test_the_answer_changes_as_segments_do():
     names = ("a", "b", "c")
     tracker = AnswerTracker(names, 0.7, background=["c"])
     answers = [tracker.update(window.end, window.probabilities)[0] for window in windows]
-    segments = find_segments(windows, names, threshold=0.7, background=["c"], keep_gaps=True)
+    segments = find_segments(windows, names, threshold=0.7, background=["c"], gaps=True)
     assert {"a", "b", ""} == set(answers)
     for segment in segments:
         assert set(answers[round(segment.start) : round(segment.end)]) == {segment.class_name}

@@ -24,7 +24,7 @@ from timesformer.streaming.live import StreamAnswer
 Predict = Callable[..., Outcome]
 
 NOT_FOR_STREAMS = ("--timeline", "--page a.html", "--leave 0.2", "--min-length 1", "--gaps", "--fps 5")
-NOT_FOR_STREAMS += ("--annotations a.csv", "--features a.npz", "--workers 1")
+NOT_FOR_STREAMS += ("--annotations a.csv", "--features a.npz", "--workers 1", "--workers 0")
 
 
 @pytest.fixture

@@ -208,6 +208,9 @@ def test_actions_of_a_long_video(
     upload(page, path)
     segments = find_actions(classifier, path).segments
     lines = list(csv.DictReader(io.StringIO(download(page, "Download CSV"))))
+    settings = json.loads(download(page, "Download JSON"))
+    assert settings["leave"] == pytest.approx(0.8 * settings["threshold"])
+    assert settings | {"min_length": 0.0, "background": [], "gaps": False, "crops": 1} == settings
     assert lines
     assert [line["class"] for line in lines] == [segment.class_name for segment in segments]
     borders = [float(line[border]) for line in lines for border in ("start", "end")]

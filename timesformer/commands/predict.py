@@ -102,8 +102,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("name a video, or a folder of videos")
     if problem := predict_timeline.option_problem(args):
         parser.error(problem)
-    args.threshold = THRESHOLD if args.threshold is None else args.threshold
-    args.smooth, args.top_k = args.smooth or 0.0, args.top_k or TOP_K
+    args.top_k = args.top_k or TOP_K
     if args.output and not (args.stream or args.timeline) and args.output.suffix not in (".csv", ".json"):
         parser.error(f"--output {args.output}: expected a name that ends in .csv or .json")
     if args.features and args.features.suffix != ".npz":

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
-from timesformer.arguments import at_least
+from timesformer.arguments import at_least, given_options
 from timesformer.errors import UserError
 from timesformer.runtime.signals import raise_if_interrupted
 
@@ -46,7 +46,7 @@ def add_stream_options(parser: argparse.ArgumentParser) -> None:
 def stream_problem(args: argparse.Namespace) -> str:
     """Returns which options do not fit together; "" if all do."""
     names = NOT_FOR_STREAMS if args.stream else ONLY_STREAMS
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)]
+    given = given_options(args, names)
     if not args.stream:
         return f"{given[0]} is for streams: add --stream SOURCE" if given else ""
     if args.videos:
@@ -78,6 +78,8 @@ def predict_stream(args: argparse.Namespace, classifier: "Classifier") -> int:
     from timesformer.streaming.sources import public_name
     from timesformer.streaming.window import Window, follow_in_window
 
+    names = ("window", "stride", "threshold", "smooth", "background", "top_k")
+    options = {name: value for name in names if (value := getattr(args, name)) is not None}
     with ExitStack() as stack:
         window = stack.enter_context(closing(Window(public_name(args.stream)))) if args.show else None
         writer = stack.enter_context(VideoFileWriter(args.overlay, args.overwrite)) if args.overlay else None
@@ -89,17 +91,12 @@ def predict_stream(args: argparse.Namespace, classifier: "Classifier") -> int:
             Stream(
                 classifier,
                 args.stream,
-                window=args.window,
-                stride=args.stride,
-                threshold=args.threshold,
-                smooth=args.smooth,
-                background=args.background or (),
-                top_k=args.top_k,
                 every_window=args.every_window,
                 retries=RETRIES if args.retries is None else args.retries,
                 on_frame=frames.add if frames else None,
                 on_event=lambda event: _report_event(event, file, args.quiet),
                 cfg=classifier.options(sampler=args.sampler),
+                **options,
             )
         )
         if frames and not stream.is_paced:

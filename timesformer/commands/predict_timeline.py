@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from timesformer.arguments import as_path, positive, probability
+from timesformer.arguments import as_path, given_options, positive, probability
 from timesformer.atomic import unfinished_path
 from timesformer.commands.timeline_pictures import check_pictures, write_pictures
 from timesformer.errors import UserError, counted
@@ -23,7 +23,11 @@ SUFFIXES = (".csv", ".json", ".vtt")
 OF_TIMELINES = ("leave", "min_length", "gaps", "fps", "annotations", "page")
 OF_TIMELINES += ("window", "stride", "threshold", "smooth", "background", "overlay")  # and of streams
 NOT_OF_TIMELINES = ("features", "top_k")
-OF_READING = ("window", "stride", "sampler", "workers")
+OF_VIDEOS = ("checkpoint", "views", "crops", "sampler", "batch_size", "device", "workers", "cfg", "window", "stride")
+"""Options that have no effect on saved scores."""
+
+OF_SCORES = ("threshold", "leave", "smooth", "min_length", "background", "gaps")
+"""Options that have no effect on saved segments."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -48,19 +52,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def option_problem(args: argparse.Namespace) -> str:
     """Returns which options do not fit together; "" if all do."""
     if not args.timeline:
-        given = [f"--{name.replace('_', '-')}" for name in OF_TIMELINES if getattr(args, name) not in (None, False)]
-        if given and not args.stream:
+        if (given := given_options(args, OF_TIMELINES)) and not args.stream:
             return f"{given[0]} is for long videos: add --timeline"
-    elif given := [f"--{name.replace('_', '-')}" for name in NOT_OF_TIMELINES if getattr(args, name)]:
+    elif given := given_options(args, NOT_OF_TIMELINES):
         return f"{given[0]} is not available with --timeline"
-    elif all(map(is_saved, args.videos)) and (
-        given := [name for name in OF_READING if getattr(args, name) is not None]
-    ):
-        return f"--{given[0]} is for videos, not for saved scores: leave it out"
+    elif all(map(is_saved, args.videos)) and (problem := _problem_with_saved(args)):
+        return problem
     elif args.output and args.output.suffix not in SUFFIXES:
         return f"--output {args.output}: expected a name that ends in {', '.join(SUFFIXES)} for long videos"
     if not args.checkpoint and not (args.timeline and all(map(is_saved, args.videos))):
         return "the following arguments are required: --checkpoint"
+    return ""
+
+
+def _problem_with_saved(args: argparse.Namespace) -> str:
+    """Which option has no effect on saved scores or segments; "" if all have one."""
+    if given := [*given_options(args, OF_VIDEOS), *args.opts]:
+        remedy = f"leave it out, or give the videos instead of {args.videos[0]}"
+        return f"{given[0]} is for videos, but {args.videos[0]} has saved scores or segments: {remedy}"
+    if args.fps and not (args.overlay or args.page):
+        return "--fps is for --overlay and --page of saved scores: add one of them, or leave it out"
     return ""
 
 
@@ -75,14 +86,14 @@ def run_timeline(args: argparse.Namespace, paths: Sequence[str], load: "Callable
     `load` returns the model; it is not called if all scores were saved before.
     """
     from timesformer.localization.saved import read_annotations
+    from timesformer.localization.segments import with_defaults
     from timesformer.localization.timeline_files import check_output, metrics_path, windows_path, write_file
 
-    names = {"threshold": args.threshold, "leave": args.leave, "smooth": args.smooth, "min_length": args.min_length}
-    names |= {"background": args.background, "keep_gaps": args.gaps}
-    options = {name: value for name, value in names.items() if value is not None}
-    if args.leave is not None and args.leave > args.threshold:
+    options = {name: value for name in OF_SCORES if (value := getattr(args, name)) is not None}
+    threshold = with_defaults(**options)["threshold"]
+    if args.leave is not None and args.leave > threshold:
         expected = "expected at most the threshold, below which a segment ends"
-        raise UserError(f"--leave {args.leave:g} is above --threshold {args.threshold:g}: {expected}")
+        raise UserError(f"--leave {args.leave:g} is above --threshold {threshold:g}: {expected}")
     annotations = read_annotations(args.annotations) if args.annotations else None
     if args.output:
         saved = Path(paths[0]) if is_saved(paths[0]) else None
@@ -126,19 +137,22 @@ class _Found(NamedTuple):
 
 def _read_saved(args: argparse.Namespace, paths: Sequence[str], options: dict[str, Any]) -> _Found:
     from timesformer.localization.saved import read_timelines
-    from timesformer.localization.timeline_files import check_output, write_timelines
+    from timesformer.localization.segments import with_defaults
+    from timesformer.localization.timeline_files import check_output, windows_path, write_timelines
 
     if len(paths) > 1:
         raise UserError(f"{len(paths)} CSV files: expected one")
-    timelines, class_names = read_timelines(Path(paths[0]), **options)
-    if not class_names and (args.overlay or args.page):
-        raise UserError(f"{paths[0]} has no scores for --overlay and --page: give the file ..._windows.csv next to it")
     saved = Path(paths[0])
+    timelines, class_names = read_timelines(saved, **options)
+    if not class_names and (given := given_options(args, (*OF_SCORES, "overlay", "page"))):
+        raise UserError(f"{saved} has no scores for {given[0]}: give {windows_path(saved)}, or leave out {given[0]}")
     located = [replace(timeline, video=_locate(timeline.video, saved.parent)) for timeline in timelines]
     check_pictures(args, [timeline.video for timeline in located])
     if args.output:
         check_output(args.output, len(timelines), args.overwrite, bool(args.annotations), saved)
-        header = {"windows": paths[0], "class_names": class_names, **options}
+        header: dict[str, Any] = {"segments": paths[0]}
+        if class_names:
+            header = {"windows": paths[0], "class_names": class_names, **with_defaults(**options)}
         write_timelines(args.output, timelines, class_names, header, saved)
     else:
         print("\n".join(map(str, timelines)), flush=True)
@@ -156,7 +170,8 @@ def _compute(
     from timesformer.inference.classifier import in_order
     from timesformer.inference.journal import settings_of
     from timesformer.localization.many_videos import VideoProgress, find_in_videos
-    from timesformer.localization.timeline_files import write_timelines
+    from timesformer.localization.segments import with_defaults
+    from timesformer.localization.timeline_files import sampling_settings, write_timelines
     from timesformer.localization.unfinished import UnfinishedTimelines
     from timesformer.localization.window_length import default_window
 
@@ -198,7 +213,7 @@ def _compute(
         if unfinished:
             header = {"checkpoint": str(classifier.path), "class_names": class_names, **_lengths(args, ordered)}
             header |= {"fps": fps} if any(map(os.path.isdir, paths)) else {}  # of folders of frames
-            header |= {"temperature": classifier.temperature(cfg), **options}
+            header |= {"temperature": classifier.temperature(cfg), **sampling_settings(cfg), **with_defaults(**options)}
             write_timelines(args.output, ordered, class_names, header)
             unfinished.remove()
     return _Found(ordered, class_names, fps)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def find_segments(
     smooth: float = 0.0,
     min_length: float = 0.0,
     background: Collection[str] = (),
-    keep_gaps: bool = False,
+    gaps: bool = False,
 ) -> list[Segment]:
     """Returns the segments of a video in order of time; they do not overlap.
 
@@ -62,8 +63,8 @@ def find_segments(
         smooth: average the probabilities over so many seconds around each moment.
         min_length: leave out shorter segments, in seconds.
         background: classes that are no action; they can end a segment, but are not returned.
-        keep_gaps: return the time between segments too, with an empty class name and the probability of the most
-            probable class.
+        gaps: return the time between segments too, with an empty class name and the probability of the most probable
+            class.
 
     Raises UserError for a value out of range or an unknown class in `background`.
     """
@@ -94,9 +95,17 @@ def find_segments(
         scores = np.nanmax(np.nan_to_num(scores), axis=1) if label is None else scores[:, label]
         probability = float(np.average(scores, weights=lengths[first:stop]))
         name = "" if label is None else class_names[label]
-        if name or keep_gaps:
+        if name or gaps:
             segments.append(Segment(float(moments.borders[first]), float(moments.borders[stop]), name, probability))
     return segments
+
+
+def with_defaults(**options: Any) -> dict[str, Any]:
+    """Returns these arguments of `find_segments` and the defaults of all others, as `json.dumps` accepts them."""
+    settings = {**find_segments.__kwdefaults__, **options}
+    if settings["leave"] is None:
+        settings["leave"] = round(LEAVE_FRACTION * settings["threshold"], 6)
+    return settings | {"background": list(settings["background"])}
 
 
 def average_windows(windows: Sequence[WindowScores]) -> Moments:

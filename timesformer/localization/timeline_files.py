@@ -8,7 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from fvcore.common.config import CfgNode
+
 from timesformer.atomic import check_absent, report_write_errors, write_atomically
+from timesformer.datasets.transforms.sampling import build_sampler
 from timesformer.errors import UserError
 from timesformer.localization.timeline import Timeline, clock
 
@@ -64,12 +67,19 @@ def write_timelines(
 ) -> None:
     """Writes the segments to `output`, in JSON with the entries of `header`, and the windows next to it.
 
-    `saved` is the file that the windows were read from, which is not replaced.
+    `saved` is the file that the windows were read from, which is not replaced. Without `class_names`, there are no
+    windows.
     """
     text = timeline_text(output.suffix, timelines, header)
-    if not is_same_file(windows_path(output), saved):
+    if class_names and not is_same_file(windows_path(output), saved):
         write_file(windows_path(output), _windows_csv(timelines, class_names))
     write_file(output, text)
+
+
+def sampling_settings(cfg: CfgNode) -> dict[str, Any]:
+    """Returns how the clips of a window are sampled, for the header of a JSON file."""
+    sampler = build_sampler(cfg, "test").name
+    return {"sampler": sampler, "views": cfg.TEST.NUM_ENSEMBLE_VIEWS, "crops": cfg.TEST.NUM_SPATIAL_CROPS}
 
 
 def timeline_text(suffix: str, timelines: Sequence[Timeline], header: dict[str, Any]) -> str:

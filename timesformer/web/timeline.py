@@ -6,10 +6,12 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from fvcore.common.config import CfgNode
 
+from timesformer.localization.timeline_files import sampling_settings
 from timesformer.localization.window_length import default_window
 from timesformer.localization.window_reader import WindowClips
 from timesformer.localization.windows import WindowBatch, WindowScores
@@ -36,6 +38,7 @@ class ScoredVideo:
     stride: float  # mean seconds between the starts of windows
     planned: int  # windows; those in `windows` were computed in time
     is_spread: bool  # they are further apart than half a window
+    sampling: dict[str, Any]  # of their clips, from `sampling_settings`
 
 
 def score_video(service: Service, path: Path, video: DecodedVideo, sampler: str, views: int) -> ScoredVideo:
@@ -81,7 +84,8 @@ def score_video(service: Service, path: Path, video: DecodedVideo, sampler: str,
     stride = window / 2
     if is_spread or len(scores) < planned:
         stride = (scores[-1].start - scores[0].start) / max(len(scores) - 1, 1)
-    return ScoredVideo(without_gaps(scores), _spread(pictures), window, stride, planned, is_spread)
+    windows, sampling = without_gaps(scores), sampling_settings(cfg)
+    return ScoredVideo(windows, _spread(pictures), window, stride, planned, is_spread, sampling)
 
 
 def half_windows(seconds: float, window: float) -> list[Span]:

@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 import streamlit as st
 
-from timesformer.localization.segments import THRESHOLD, Segment, find_segments
+from timesformer.localization.segments import THRESHOLD, Segment, find_segments, with_defaults
 from timesformer.localization.timeline import Timeline
 from timesformer.localization.timeline_files import timeline_text
 from timesformer.localization.windows import WindowScores
@@ -54,7 +54,8 @@ def show_timeline(
         st.caption("Choose a segment in the chart or in the table to play it.")
     st.caption(_describe(scored))
     header = {"checkpoint": Path(service.classifier.path).name, "class_names": list(class_names)}
-    header |= {"window": scored.window, "stride": scored.stride, "threshold": threshold}
+    header |= {"window": scored.window, "stride": scored.stride, **scored.sampling}
+    header |= with_defaults(threshold=threshold)
     with st.container(horizontal=True):
         for suffix, mime in ((".csv", "text/csv"), (".json", "application/json"), (".vtt", "text/vtt")):
             content = timeline_text(suffix, [timeline], header)
