@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import yaml
 from fvcore.common.config import CfgNode
 
 from timesformer.config.options import OPTIONS, effects_of, flatten, get_cfg
@@ -31,6 +32,18 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Cha
     then, now, defaults = read_saved(before), flatten(after), flatten(get_cfg())
     changes = [Change(key, then.get(key, defaults.get(key)), now.get(key)) for key in sorted({*then, *now})]
     return [change for change in changes if change.before != change.after]
+
+
+def changes_since(cfg: CfgNode, content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Change]]:
+    """Options of the training of a checkpoint by key, and the differences to today's; empty if it has none.
+
+    `content` is that of the checkpoint besides its weights, with its configuration as YAML under `cfg`.
+    """
+    then = yaml.safe_load(content["cfg"]) if isinstance(content.get("cfg"), str) else {}
+    if not isinstance(then, dict) or not then.get("DATA"):
+        return {}, []
+    saved = read_saved(then)
+    return saved, [change for change in differences(then, cfg) if change.key in saved]
 
 
 def affecting(cfg: CfgNode, *effects: str) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from fvcore.common.config import CfgNode
 
 from timesformer.atomic import report_write_errors, write_atomically
-from timesformer.config.differences import Change, affecting, differences, read_saved
+from timesformer.config.differences import affecting, changes_since
 from timesformer.config.options import get_option
 from timesformer.datasets.catalog import Splits
 from timesformer.errors import UserError, shorten
@@ -87,15 +86,6 @@ def _obstacle(cfg: CfgNode, splits: Splits, content: dict[str, Any]) -> str:
     if changed := [str(change) for change in changes_since(cfg, content)[1] if "split" in change.effects]:
         return f"the checkpoint was trained with another split: {shorten(changed, '; ', 3)}"
     return ""
-
-
-def changes_since(cfg: CfgNode, content: dict[str, Any]) -> tuple[dict[str, Any], list[Change]]:
-    """Options of the training of a checkpoint by key, and the differences to today's; empty if it has none."""
-    then = yaml.safe_load(content["cfg"]) if isinstance(content.get("cfg"), str) else {}
-    if not isinstance(then, dict) or not then.get("DATA"):
-        return {}, []
-    saved = read_saved(then)
-    return saved, [change for change in differences(then, cfg) if change.key in saved]
 
 
 class FittedTemperature(NamedTuple):

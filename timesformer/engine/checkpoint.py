@@ -22,6 +22,7 @@ from timesformer.errors import UserError, shorten
 from timesformer.models.parts import inner_model
 from timesformer.models.weights.loading import CheckpointError, read_checkpoint
 from timesformer.models.weights.normalization import warn_of_normalization
+from timesformer.models.weights.trained_split import warn_of_split
 from timesformer.runtime.distributed import from_main_process
 from timesformer.runtime.ranks import dist_info, is_main_process
 from timesformer.runtime.run_folder import best_path, checkpoint_folder, epoch_checkpoints
@@ -231,6 +232,7 @@ def continue_from(cfg: CfgNode, path: str, objects: Mapping[str, Stateful]) -> P
         )
     logger.info("continuing %s after epoch %d", path, epoch)
     warn_of_normalization(cfg, path, given.metadata.mean, given.metadata.std)
+    warn_of_split(cfg, path, rest)
     return Progress(epoch=epoch, validated=epoch)
 
 

@@ -16,6 +16,7 @@ from timesformer.engine.evaluate import build_from_checkpoint
 from timesformer.errors import UserError, shorten
 from timesformer.models.blocks import Block
 from timesformer.models.weights.loading import Checkpoint, fingerprint, read_checkpoint
+from timesformer.models.weights.trained_split import warn_of_split
 from timesformer.runtime.device import autocast
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Teacher:
         model, _ = build_from_checkpoint(self.cfg, checkpoint)
         self.fingerprint = fingerprint(model, class_names)
         self.model = model.to(device).eval().requires_grad_(False)
+        warn_of_split(cfg, f"DISTILL.TEACHER {checkpoint.source}", checkpoint.rest)
         logger.info("teacher: %s, %s%s", self.cfg.MODEL.MODEL_NAME, checkpoint.source, "".join(f"; {n}" for n in notes))
 
     @torch.no_grad()

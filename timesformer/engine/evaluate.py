@@ -13,13 +13,14 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from timesformer.config.differences import changes_since
 from timesformer.datasets.catalog import Splits
 from timesformer.datasets.loader import construct_loader
 from timesformer.datasets.transforms.frame_order import FrameOrder, reorder_frames
 from timesformer.datasets.transforms.sampling import sampler_change
 from timesformer.datasets.transforms.spatial import normalize_clips
 from timesformer.datasets.workers.dataloader import report_worker_death
-from timesformer.engine.calibration import calibrate, changes_since, save_temperature
+from timesformer.engine.calibration import calibrate, save_temperature
 from timesformer.engine.checkpoint import is_undamaged, newest_checkpoint
 from timesformer.engine.meters import Average, Throughput
 from timesformer.engine.probing.data import feature_loader, load_features, score_features

@@ -34,6 +34,7 @@ from timesformer.models.lora import LowRankState, add_low_rank_updates
 from timesformer.models.parts import freeze, train_mode
 from timesformer.models.weights.loading import load_pretrained
 from timesformer.models.weights.normalization import warn_of_normalization
+from timesformer.models.weights.trained_split import warn_of_split
 from timesformer.models.wrappers import CompiledForward, checkpoint_activations
 from timesformer.runtime import distributed, signals
 from timesformer.runtime.device import autocast, choose_device, prefetch_to_device, set_float32_precision
@@ -171,6 +172,7 @@ class Trainer:
             new = report.new
             logger.info("fine-tuning from %s\n%s", source, report.table())
             warn_of_normalization(cfg, source, report.metadata.mean, report.metadata.std)
+            warn_of_split(cfg, source, report.rest)
         elif source:
             new, self.progress = [], checkpoint.continue_from(cfg, source, self.state())
         frozen = {name.removeprefix("model.") for name, p in self.model.named_parameters() if not p.requires_grad}

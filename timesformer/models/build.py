@@ -13,6 +13,7 @@ from timesformer.models.heads import ClipNetwork, HeadOptions
 from timesformer.models.parts import inner_model
 from timesformer.models.weights.loading import load_pretrained
 from timesformer.models.weights.normalization import warn_of_normalization
+from timesformer.models.weights.trained_split import warn_of_split
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +28,13 @@ class RegisteredTransformer(nn.Module):
         super().__init__()
         self.model = model
         self.normalization: tuple[Sequence[float], Sequence[float]] = ((), ())  # mean, std of pretrained_model if known
+        self.trained_config: Any = None  # of the training of pretrained_model, as YAML, if it has one
         self.new_parameters: list[str] = []  # tensors that pretrained_model lacks, without the prefix
         if pretrained_model:
             report = load_pretrained(self, pretrained_model, model.pos_embed_interpolation, strict_loading)
             logger.info("weights from %s\n%s", pretrained_model, report.table())
             self.normalization = (report.metadata.mean, report.metadata.std)
+            self.trained_config = report.rest.get("cfg")
             self.new_parameters = report.new
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,4 +107,5 @@ def _build(cfg: CfgNode, network_config: dict[str, Any] | None) -> nn.Module:
     model = model_class.from_config(cfg) if hasattr(model_class, "from_config") else model_class(cfg)
     if isinstance(model, RegisteredTransformer):
         warn_of_normalization(cfg, cfg.TIMESFORMER.PRETRAINED_MODEL, *model.normalization)
+        warn_of_split(cfg, cfg.TIMESFORMER.PRETRAINED_MODEL, {"cfg": model.trained_config})
     return model
