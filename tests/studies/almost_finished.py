@@ -25,7 +25,7 @@ def almost_finished_sweep(folder: Path) -> tuple[list[str], Cell, Cell]:
     path, output = folder / "mine.yaml", folder / "out"
     path.write_text(CONFIG)
     choices = Choices(output, None, False, options=options)
-    *good, bad = SweepRun(read_study(path), choices, make_sweep([SWEEP], pruner="median"), is_dry_run=True).plan.cells
+    *good, bad = SweepRun(read_study(path), choices, make_sweep([SWEEP], pruner="median")).plan.cells
     for number, cell in enumerate(good):
         finish(cell, 50.0, val_top1=101.0 + number)
         curve = [{"kind": "val_epoch", "epoch": epoch, "top1": 101.0} for epoch in range(1, 1001)]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -98,6 +99,33 @@ def test_missing_data_are_reported_with_the_command_that_prepares_them(study: St
     for data in (choices.data / "missing", choices.data):  # a missing folder, and one without clips
         with pytest.raises(StudyError, match=r"python datasets/hmdb_simp/prepare\.py"):
             prepare(Plan(study, replace(choices, data=data)), check_gpus=True)
+
+
+def test_a_dry_run_lists_missing_data_and_weights(
+    tmp_path: Path,
+    write_study: Callable[[dict], Path],
+    tiny_data: Path,
+    reproduce_tool: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "k400.pyth").touch()
+    path, there = str(write_study(content())), ["--data", str(tiny_data), "--weights", f"K400={tmp_path}/k400.pyth"]
+    expected = {
+        (): ["--data FOLDER", "--weights K400=zoo:TimeSformer_divST_8x32_224_K400"],
+        ("--data", "/nonexistent"): ["/nonexistent", "--weights K400=zoo:TimeSformer_divST_8x32_224_K400"],
+        (*there[:2], "--weights", "K400=/nonexistent.pyth"): ["/nonexistent.pyth"],
+        tuple(there): [],
+        ("--demo",): [],
+    }
+    for options, names in expected.items():
+        output = tmp_path / "out"
+        monkeypatch.setattr("sys.argv", ["reproduce.py", path, "--output", str(output), "--dry-run", *options])
+        assert reproduce_tool.main() == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("missing: ", "problem: "))]
+        assert len(lines) == len(names), lines
+        assert all(any(name in line for line in lines) for name in names), lines
+        assert not output.exists()
 
 
 def test_invalid_options_are_reported_with_the_row(study: Study, choices: Choices, tiny_data: Path) -> None:

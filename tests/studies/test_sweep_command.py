@@ -6,6 +6,7 @@ from types import ModuleType
 import pytest
 
 from tests.studies.almost_finished import SWEEP, almost_finished_sweep
+from tests.studies.conftest import CONFIG
 
 
 @pytest.mark.slow
@@ -35,6 +36,23 @@ def test_a_bad_training_is_stopped_saved_and_not_resumed(
     assert reproduce_tool.main() == 0
     states = [line.split()[0] for line in capfd.readouterr().out.splitlines()]
     assert states == [*["finished"] * 5, "pruned", "6"]
+
+
+@pytest.mark.parametrize("sampler", [[], ["--sweep-trials", "3"]])
+def test_nothing_is_written_if_the_options_are_refused(
+    tmp_path: Path,
+    reproduce_tool: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    sampler: list[str],
+) -> None:
+    (tmp_path / "mine.yaml").write_text(CONFIG)
+    (tmp_path / "data").mkdir()
+    command = [str(tmp_path / "mine.yaml"), "--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["reproduce.py", *command, "--sweep", SWEEP, *sampler, "DATA.NUM_FRAMES", "0"])
+    assert reproduce_tool.main() == 2
+    assert "DATA.NUM_FRAMES" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.rglob("*")} == {"mine.yaml", "data"}
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def run_sweep(study: Study, choices: Choices) -> Run:
             study, replace(choices, seeds=seeds, options=options, output=choices.output.parent / output), sweep
         )
         try:
-            assert reproduce(result.plan, launcher, result) == 0
+            assert reproduce(result.begin(), launcher, result) == 0
         except KeyboardInterrupt:
             assert launcher.polls < 0
         return result

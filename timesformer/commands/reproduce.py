@@ -97,23 +97,21 @@ def run(args: argparse.Namespace) -> int:
     from timesformer.studies.sweeps import make_sweep
 
     study = read_study(find_study(args.study))
-    data = args.data
-    if data is None and args.dry_run and not (args.demo or study.is_configuration):
-        data = Path("DATA")
-    weights = dict(study.pretrained) if args.dry_run else {}
-    weights |= {name: as_source(source) for name, source in (text.split("=", 1) for text in args.weights)}
-    folds = tuple(dict.fromkeys(args.fold))
-    choices = Choices(args.output, data, args.demo, args.seeds, tuple(args.opts), weights, folds)
-    sweep = None
+    weights = {name: as_source(source) for name, source in (text.split("=", 1) for text in args.weights)}
+    given = (args.seeds, tuple(args.opts), weights, tuple(dict.fromkeys(args.fold)), args.dry_run)
+    choices, sweep = Choices(args.output, args.data, args.demo, *given), None
     if args.sweep:
         chosen = make_sweep(args.sweep, args.sweep_sampler, args.sweep_trials, args.sweep_seed, args.sweep_pruner)
-        sweep = SweepRun(study, choices, chosen, args.dry_run)
-    plan = sweep.plan if sweep else Plan(study, choices, args.table)
+        sweep = SweepRun(study, choices, chosen)
+    plan = sweep.plan_to_check() if sweep else Plan(study, choices, args.table)
     if args.dry_run:
         print("\n".join((sweep or plan).describe()))
         return 0
     is_local = args.launcher == "local"
     prepare(plan, check_gpus=is_local)
+    if sweep and (begun := sweep.begin()) is not plan:
+        plan = begun
+        prepare(plan, check_gpus=is_local)
     launcher = Local(args.jobs or 1, torch.cuda.device_count()) if is_local else Slurm(args.jobs or 100, args.submit)
     return reproduce(plan, launcher, sweep)
 

@@ -10,7 +10,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from timesformer.config import ConfigError, load_config
-from timesformer.errors import shorten
+from timesformer.errors import counted, shorten
 from timesformer.runtime.run_folder import best_path, checkpoint_folder
 from timesformer.studies.cells import WEIGHTS_KEY, Cell, is_identity, make_cell
 from timesformer.studies.demo_data import folder_of
@@ -29,6 +29,7 @@ class Choices:
     options: tuple[str, ...] = ()  # KEY VALUE ... for every cell
     weights: Mapping[str, str] = field(default_factory=dict)  # sources by name
     folds: tuple[int, ...] = ()  # numbers of the folds to run; empty: all
+    is_dry_run: bool = False  # missing data and weights are listed, and no error
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class PlannedTable:
 class Plan:
     """All tables of a study, or a sweep, and the cells of those with these numbers (none: all), in order of execution.
 
-    Equal cells of several rows are one. Raises StudyError if a table does not exist, data or weights are not given, or
-    options are not valid.
+    Equal cells of several rows are one. Raises StudyError if a table does not exist, data or weights are not given
+    (except in a dry run), or options are not valid.
     """
 
     def __init__(self, study: Study, choices: Choices, numbers: Sequence[int] = (), sweep: Table | None = None) -> None:
@@ -69,7 +70,10 @@ class Plan:
         planned = {number: self._plan_table(number, tables[number]) for number in numbers or tables}
         cells = [cell for table in planned.values() for row in table.rows for cell in row.cells]
         self.cells = tuple(dict.fromkeys(one for cell in cells for one in (cell.parent, cell) if one is not None))
-        self._require_weights()
+        self._missing_lines = [] if choices.is_demo else self._describe_weights()
+        if self._missing_lines and not choices.is_dry_run:
+            needs = f"{study.name} needs weights (mind their licenses):"
+            raise StudyError("\n  - ".join([needs, *self._missing_lines]))
         self.tables = tuple(planned.get(number) or self._plan_table(number, table) for number, table in tables.items())
 
     @property
@@ -89,6 +93,8 @@ class Plan:
             return self._demo_folder(self.study.demo.data)
         if self.choices.data is None and self.study.is_configuration:
             return self._own_data()
+        if self.choices.data is None and self.choices.is_dry_run:
+            return Path("DATA").resolve()
         if self.choices.data is None:
             raise StudyError(f"{self.study.name}: give --data FOLDER, prepared by `{self.study.prepare}`, or --demo")
         return self.choices.data.resolve()
@@ -115,7 +121,21 @@ class Plan:
             state = "finished" if cell.results() else "pruned" if cell in pruned else "resumes" if resumes else "to run"
             to_run += state in ("resumes", "to run")
             lines.append(f"{state:8}  {cell.name}  {cell.folder}")
-        return [*lines, f"{len(self.cells)} cells, {to_run} of them to run; tables in {self.folder}"]
+        total = f"{counted(len(self.cells), 'cell')}, {to_run} of them to run; tables in {self.folder}"
+        return [*lines, total, *self.describe_missing()]
+
+    def describe_missing(self) -> list[str]:
+        """A line for each input that unfinished cells lack here, and each other problem of their options."""
+        found = {f"missing: {line}": None for line in self._missing_lines}
+        for cell in self.missing:
+            for problem in cell.problems(check_gpus=False):
+                if problem.key != "DATA.PATH_TO_DATA_DIR":
+                    found |= {} if problem.key == "DATA.SPLITS_DIR" else {f"problem: {problem}": None}
+                elif not self.choices.is_demo:  # which generates its clips
+                    is_given = self.choices.data is not None or self.study.is_configuration
+                    what = problem if is_given else "--data FOLDER"
+                    found[f"missing: {what}, prepared by `{self.study.prepare}`"] = None
+        return list(found)
 
     def _own_data(self) -> Path:
         """The dataset of a configuration."""
@@ -185,6 +205,7 @@ class Plan:
                 options[WEIGHTS_KEY] = str(Path(source).resolve()) if Path(source).exists() else source
             else:
                 self._missing_weights.setdefault(weights, []).append(name)
+                options |= {WEIGHTS_KEY: study.pretrained[weights]} if self.choices.is_dry_run else {}
         others = {key for key, numbers in study.only.items() if number not in numbers}
         given = {key: value for key, value in self._given().items() if key not in others}
         return self._load(config, {**options, **given}, name), parent
@@ -212,11 +233,9 @@ class Plan:
         cell = make_cell(cfg, parent, seed, name, self.choices.output.resolve() / "cells")
         return self._known.setdefault(cell.folder, cell)
 
-    def _require_weights(self) -> None:
-        lines = [
+    def _describe_weights(self) -> list[str]:
+        return [
             f"--weights {name}=FILE, or --weights {name}={self.study.pretrained[name]} to download them (for "
             f"{shorten(dict.fromkeys(rows), '; ', 2)})"
             for name, rows in self._missing_weights.items()
         ]
-        if lines:
-            raise StudyError("\n  - ".join([f"{self.study.name} needs weights (mind their licenses):", *lines]))

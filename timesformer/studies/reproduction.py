@@ -1,7 +1,7 @@
 """Prepares the data of a study, runs its cells, and writes its tables and figures."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from timesformer.datasets.catalog import load_split
@@ -20,17 +20,23 @@ from timesformer.studies.tables import FILES, Picture, move_other_tables, write_
 
 
 def prepare(plan: Plan, check_gpus: bool) -> None:
-    """Generates the demo's clips and the lists of rows, and checks all cells; StudyError if one is not valid."""
+    """Checks all cells, and generates the demo's clips and the lists of rows; StudyError if a cell is not valid.
+
+    Nothing is written if the options of a cell are not valid.
+    """
     for cell in plan.cells:
         if changed := cell.changed_options():
             raise StudyError(
                 f"{cell.folder} holds results of other options than {cell.name}: {'; '.join(map(str, changed))}. Move "
                 "it away, or choose another --output"
             )
-    for data in plan.demo_sets():
-        print(f"demo clips: {demo_data.make(data, plan.demo_base, available_cores())}", flush=True)
+    made = {"DATA.SPLITS_DIR", *(["DATA.PATH_TO_DATA_DIR"] if plan.choices.is_demo else [])}  # below
     with_lists = {row.cfg.DATA.SPLITS_DIR: row for row in plan.rows if row.cfg is not None and folder_name(row.row)}
     try:
+        for cell in plan.missing:
+            _check_options(cell, check_gpus, made)
+        for data in plan.demo_sets():
+            print(f"demo clips: {demo_data.make(data, plan.demo_base, available_cores())}", flush=True)
         for row in with_lists.values():
             if not Path(row.cfg.DATA.PATH_TO_DATA_DIR).is_dir():
                 raise DataError(f"{row.cfg.DATA.PATH_TO_DATA_DIR} is not a folder")
@@ -40,13 +46,17 @@ def prepare(plan: Plan, check_gpus: bool) -> None:
         raise StudyError(f"{error}\n{plan.study.name} expects data prepared by `{plan.study.prepare}`") from error
 
 
+def _check_options(cell: Cell, check_gpus: bool, ignored: Collection[str] = ()) -> None:
+    if problems := [problem for problem in cell.problems(check_gpus) if problem.key not in ignored]:
+        if any(problem.key == "DATA.PATH_TO_DATA_DIR" for problem in problems):
+            raise DataError(f"{cell.name}: {problems[0]}")
+        raise StudyError("\n  - ".join([f"{cell.name} cannot run:", *map(str, problems)]))
+
+
 def _check(cells: Sequence[Cell], check_gpus: bool) -> None:
     checked = set()
     for cell in cells:
-        if problems := cell.problems(check_gpus):
-            if any(problem.key == "DATA.PATH_TO_DATA_DIR" for problem in problems):
-                raise DataError(f"{cell.name}: {problems[0]}")
-            raise StudyError("\n  - ".join([f"{cell.name} cannot run:", *map(str, problems)]))
+        _check_options(cell, check_gpus)
         data = str((cell.cfg.DATA, cell.cfg.TRAIN.DATASET, cell.cfg.TEST.DATASET, cell.cfg.MODEL.NUM_CLASSES))
         if data not in checked:
             checked.add(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
@@ -14,7 +14,7 @@ from timesformer.studies.cells import Cell
 from timesformer.studies.plan import Choices, Plan, PlannedRow
 from timesformer.studies.running import Launcher, run_cells
 from timesformer.studies.study import Row, Study, StudyError
-from timesformer.studies.sweeps import Range, Sweep
+from timesformer.studies.sweeps import Range, Sweep, Value
 from timesformer.studies.trials import JOURNAL, Trials
 
 if TYPE_CHECKING:
@@ -22,24 +22,19 @@ if TYPE_CHECKING:
 
 
 class SweepRun:
-    """The trials of a sweep, and `plan` with a row for each that is known; None in a dry run if none is.
+    """The trials of a sweep, and `plan` with a row for each that is known; None if none is.
 
-    The accuracy of a trial is the mean over its cells. A pruner judges the first cell; the others wait for it.
+    Nothing is written before `begin`. The accuracy of a trial is the mean over its cells. A pruner judges the first
+    cell; the others wait for it.
     """
 
-    def __init__(self, study: Study, choices: Choices, sweep: Sweep, is_dry_run: bool = False) -> None:
-        own = Plan(study, choices, sweep=sweep.table([Row(name="own setting")]))
-        (setting,) = own.tables[0].rows
-        self.sweep = sweep
-        self.trials: Trials | None = None
-        if not is_dry_run or (own.folder / JOURNAL).exists():
-            epochs = _max_epochs(sweep, setting)
-            self.trials = Trials(own.folder, sweep, [cell.key for cell in setting.cells], epochs)
-            if not is_dry_run:
-                self.trials.begin()
-        known = sweep.combinations or [trial.params for trial in (self.trials.all() if self.trials else ())]
-        self.plan = Plan(study, choices, sweep=sweep.table([sweep.row(one) for one in known])) if known else None
-        self._cells_per_trial = len(setting.cells)
+    def __init__(self, study: Study, choices: Choices, sweep: Sweep) -> None:
+        self.sweep, self._study, self._choices = sweep, study, choices
+        self._own = Plan(study, choices, sweep=sweep.table([Row(name="own setting")]))
+        is_known = choices.is_dry_run and (self._own.folder / JOURNAL).exists()
+        self.trials: Trials | None = self._open() if is_known else None
+        self.plan = self._make_plan()
+        self._cells_per_trial = len(self._own.tables[0].rows[0].cells)
         self._active: dict[str, list[optuna.trial.Trial]] = {}  # by row; of TPE, several may be equal
         self._rows: dict[Cell, PlannedRow] = {}
         self._waiting: list[Cell] = []  # for the first cell of their trial
@@ -47,12 +42,35 @@ class SweepRun:
         self._sizes: dict[Cell, int] = {}  # of metrics.jsonl when it was last read
         self._pruned: dict[Cell, int] = {}  # epoch
 
+    def _open(self) -> Trials:
+        (setting,) = self._own.tables[0].rows
+        epochs = _max_epochs(self.sweep, setting)
+        return Trials(self._own.folder, self.sweep, [cell.key for cell in setting.cells], epochs)
+
+    def _make_plan(self, examples: Sequence[dict[str, Value]] = ()) -> Plan | None:
+        trials = self.trials.all() if self.trials else ()
+        known = self.sweep.combinations or [trial.params for trial in trials] or examples
+        rows = [self.sweep.row(one) for one in known]
+        return Plan(self._study, self._choices, sweep=self.sweep.table(rows)) if rows else None
+
+    def plan_to_check(self) -> Plan:
+        """`plan`, or one with an example of a trial."""
+        return self.plan or self._make_plan([self.sweep.example()])
+
+    def begin(self) -> Plan:
+        """Chooses the first trial, if there is none, and returns the plan."""
+        self.trials = self.trials or self._open()
+        self.trials.begin()
+        self.plan = self.plan or self._make_plan()
+        return self.plan
+
     def describe(self) -> list[str]:
         """A line for each cell that is known: whether it is finished, its name and folder."""
         pruned = [cell for row in self.pruned_rows().values() for cell in row.cells]
         lines = self.plan.describe(pruned) if self.plan else []
         more = self.sweep.trials - len(self.plan.rows if self.plan else ())
-        return [*lines, *([f"{more} trials are chosen while the sweep runs"] if more > 0 else [])]
+        missing = [] if self.plan else self.plan_to_check().describe_missing()
+        return [*lines, *([f"{more} trials are chosen while the sweep runs"] if more > 0 else []), *missing]
 
     def pruned_rows(self) -> dict[int, PlannedRow]:
         """The rows of pruned trials, by trial number."""

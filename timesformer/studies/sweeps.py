@@ -58,6 +58,10 @@ class Sweep:
     pruner: Pruner
     combinations: tuple[dict[str, Value], ...]
 
+    def example(self) -> dict[str, Value]:
+        """The first value of each list, and the lowest of each range."""
+        return {key: one.low if isinstance(one, Range) else one.texts[0] for key, one in self.space.items()}
+
     def row(self, values: Mapping[str, Value]) -> Row:
         """The row of a trial."""
         options = {key: yaml.safe_load(one) if isinstance(one, str) else _round(one) for key, one in values.items()}
