@@ -68,6 +68,11 @@ def test_devices_are_those_that_pytorch_can_use() -> None:
         else:
             with pytest.raises(UserError, match=f"{name}.*{devices()[0]}"):
                 select_device(name)
+    for name in ("mps", "meta", "hpu", "vulkan", "cpux"):
+        if name not in devices():
+            with pytest.raises(UserError, match=f"device {name} .* expected one of {', '.join(devices())}") as caught:
+                select_device(name)
+            assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,14 @@ def select_device(name: str | torch.device | None = None) -> torch.device:
     Raises UserError, which lists the devices that exist, if it cannot be used.
     """
     try:
-        return torch.zeros(1, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        reason = "" if "xpected one of" in reason else f" ({reason})"  # it lists devices that do not exist here
+        found = torch.zeros(1, device=name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        found.cpu()  # impossible on "meta", which has no values
+        return found.device
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        # PyTorch lists devices that do not exist here, or names its own operators.
+        is_unclear = "xpected one of" in reason or isinstance(error, NotImplementedError)
+        reason = "" if is_unclear else f" ({reason})"
         raise UserError(f"device {name} cannot be used, expected one of {', '.join(devices())}{reason}") from error
 
 
