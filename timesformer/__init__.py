@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from timesformer.inference.prediction import Prediction
     from timesformer.localization.timeline import Timeline, find_actions
     from timesformer.models.weights.files import CheckpointError
+    from timesformer.streaming.live import Stream
     from timesformer.visualization.attention import attention_of, overlay
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "ConfigError",
     "Frames",
     "Prediction",
+    "Stream",
     "Timeline",
     "UserError",
     "VideoError",
@@ -52,6 +54,7 @@ _MODULES = {
     "ConfigError": "config.load",
     "Frames": "datasets.decoding.memory",
     "Prediction": "inference.prediction",
+    "Stream": "streaming.live",
     "Timeline": "localization.timeline",
     "UserError": "errors",
     "VideoError": "datasets.decoding.base",
