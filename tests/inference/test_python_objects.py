@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -203,6 +204,7 @@ INVALID = {
     "name as bytes": (__file__.encode(), "str"),
     "no video": (b"\x00" * 1000, "bytes"),
     "playlist": (b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n", "playlist"),
+    "shard": (tarfile.TarInfo("clip.mp4").tobuf(tarfile.USTAR_FORMAT) + bytes(1024), "tar file.*#bytes="),
     "address": ("rtsp://camera/1", "address"),
     "standard input": ("-", "stdin"),
     "text": ("a text " * 1000, r"\.\.\."),

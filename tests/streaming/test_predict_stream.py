@@ -17,6 +17,8 @@ from tests.loopback import Server
 from tests.patience import PATIENCE
 from tests.streaming.senders import HttpSender, gray_video
 from timesformer.commands import predict as command
+from timesformer.commands import predict_stream
+from timesformer.commands.predict_timeline import OF_TIMELINES
 from timesformer.inference.classifier import Classifier, load_model
 from timesformer.streaming import answer_file, receiver
 from timesformer.streaming.live import StreamAnswer
@@ -39,6 +41,13 @@ def predict(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Predic
         return Outcome(code, *capsys.readouterr())
 
     return run
+
+
+def test_help_shows_the_options_of_streams_and_timelines_together():
+    parser = command.make_parser()
+    dests = {group.title: {action.dest for action in group._group_actions} for group in parser._action_groups}
+    assert dests["long videos and streams"] == set(OF_TIMELINES) - set(predict_stream.NOT_FOR_STREAMS)
+    assert all(source in " ".join(parser.format_help().split()) for source in ("a named pipe", "rtsp://", "standard"))
 
 
 @pytest.fixture

@@ -80,6 +80,8 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--stride", type=positive, metavar="S", help="seconds between windows; default: half a window")
     group.add_argument("--threshold", type=probability, metavar="P", help=f"least probability of a class ({THRESHOLD})")
     group.add_argument("--smooth", type=not_negative, metavar="S", help="average over so many seconds (0)")
+    background = "a class that is no action; repeatable"
+    group.add_argument("--background", action="append", metavar="CLASS", help=background)
     group.add_argument(
         "--overlay",
         type=as_path,

@@ -34,7 +34,8 @@ _BARS = 3  # classes drawn into a frame
 def add_stream_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of streams."""
     add = parser.add_argument_group("streams").add_argument
-    source = "follow a camera (0), an rtsp://, rtmp://, http(s):// or udp:// address, or - (a pipe)"
+    source = """follow a camera (0), an rtsp://, rtmp://, http(s):// or udp:// address, a named pipe, or - (the standard
+input)"""
     add("--stream", metavar="SOURCE", help=source)
     add("--show", action="store_true", help="show the stream and its classes in a window")
     add(

@@ -42,7 +42,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="probability below which a segment ends; default: 0.8 x --threshold",
     )
     add("--min-length", type=positive, metavar="S", help="leave out shorter segments")
-    add("--background", action="append", metavar="CLASS", help="a class that is no action; repeatable")
     add("--gaps", action="store_true", help="list the time without action too, with an empty class")
     add("--fps", type=positive, metavar="N", help="frame rate of folders of frames; default: DATA.TARGET_FPS")
     add("--annotations", type=as_path, metavar="CSV", help="video,start,end,class: measure the segments")

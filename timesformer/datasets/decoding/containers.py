@@ -1,4 +1,4 @@
-"""Video containers that are opened, and formats that are not, with a way to convert them."""
+"""Video containers that are opened, and formats that are not, with what to do instead."""
 
 import os
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ _IMAGE = "a clip of images is a folder of .jpg or .png files; name the folder"
 
 
 def describe_format(path: str | os.PathLike[str], content: "Content | None" = None) -> str:
-    """Return what a playlist or image file is and how to convert it; empty for other files.
+    """Return what a playlist, image or tar file is and what to do with it; empty for other files.
 
     `content` is that of a file that is not at `path`.
     """
@@ -51,6 +51,8 @@ def describe_format(path: str | os.PathLike[str], content: "Content | None" = No
     if text.startswith(b"#EXTM3U") or (text.startswith(b"<") and b"<MPD" in text):
         kind = "an HLS" if text.startswith(b"#EXTM3U") else "a DASH"
         return f"{kind} playlist, which only names the files of a video: join them, `ffmpeg -i {name} -c copy clip.mp4`"
+    if head[257:262] == b"ustar":  # the start of POSIX.1's and GNU's magic
+        return "a tar file: name one of its clips, as in x.tar/clip.mp4#bytes=512-13311 (docs/large_sets.md)"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         if b"acTL" in head.partition(b"IDAT")[0]:  # an animation control chunk before the first image
             return f"an animated PNG (APNG): convert it with `ffmpeg -i {name} clip.mp4`"
