@@ -101,6 +101,7 @@ setup(
         "mlflow": ["mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"],  # MLFLOW.ENABLED, with a database
         "dev": [
             "build>=1.2",
+            "twine>=6.1",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6",

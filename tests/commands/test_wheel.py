@@ -1,4 +1,4 @@
-"""The wheel, built offline and installed into a folder: its commands run in an empty folder."""
+"""The source distribution and the wheel made from it, built offline: its commands run in an empty folder."""
 
 import json
 import os
@@ -20,15 +20,21 @@ TINY = "SOLVER.MAX_EPOCH 2 SOLVER.WARMUP_EPOCHS 0.0 MODEL.NUM_CLASSES 2 TIMESFOR
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the content of the wheel of a copy of this checkout."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this checkout, with the source distribution and a wheel made from it in dist/."""
+    source = tmp_path_factory.mktemp("source")
     for name in ("timesformer", "configs", "tools"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    run([sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(target), str(source)], source)
-    (wheel,) = target.glob("*.whl")
+    run([sys.executable, "-m", "build", "--no-isolation"], source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def installed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the content of the wheel."""
+    (wheel,), target = source.glob("dist/*.whl"), tmp_path_factory.mktemp("installed")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target)
     return target
@@ -46,6 +52,22 @@ def run(command: list[str], folder: Path, **variables: str) -> str:
 def command(installed: Path, tmp_path: Path) -> Command:
     """command(line): the output of `timesformer line` in an empty folder."""
     return lambda line: run([sys.executable, "-m", "timesformer", *line.split()], tmp_path, PYTHONPATH=str(installed))
+
+
+@pytest.mark.slow
+def test_the_wheel_has_all_files_of_the_package(source: Path, installed: Path) -> None:
+    found = {path.relative_to(installed) for path in installed.glob("timesformer/**/*") if path.is_file()}
+    expected = {path.relative_to(ROOT) for path in ROOT.glob("timesformer/**/*") if path.is_file()}
+    expected |= {"timesformer" / path.relative_to(ROOT) for path in ROOT.glob("configs/**/*") if path.is_file()}
+    assert found == {path for path in expected if "__pycache__" not in path.parts}
+
+
+@pytest.mark.slow
+def test_twine_accepts_both_distributions(source: Path) -> None:
+    pytest.importorskip("twine")
+    (archive,), (wheel,) = source.glob("dist/*.tar.gz"), source.glob("dist/*.whl")
+    checked = run([sys.executable, "-m", "twine", "--no-color", "check", "--strict", str(archive), str(wheel)], source)
+    assert checked.count("PASSED") == 2
 
 
 @pytest.mark.slow
