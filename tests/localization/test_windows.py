@@ -1,7 +1,10 @@
 """Windows over long videos."""
 
+import weakref
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,7 @@ from timesformer.datasets.decoding.pyav import VideoFile
 from timesformer.errors import UserError
 from timesformer.inference.classifier import load_model
 from timesformer.inference.clip_batches import make_views
+from timesformer.localization.window_clips import WindowClipMaker
 from timesformer.localization.window_length import default_window
 from timesformer.localization.window_reader import WindowClips, WindowReader
 from timesformer.localization.windows import WindowScores, score_windows
@@ -106,6 +110,39 @@ def test_windows_do_not_depend_on_whether_times_of_frames_are_known(
     assert [window[:2] for window in known] == [window[:2] for window in unknown]
     for one, other in zip(known, unknown, strict=True):
         assert all(map(torch.equal, one.clips, other.clips))
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_frames_are_decoded_once_and_kept_for_a_window(
+    is_known: bool, videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    """Windows of 12 frames, of which each clip has all, overlap by half."""
+    decoded: list[int] = []
+    kept: list[int] = []  # at each frame
+    alive: set[int] = set()
+    decode, prepare = VideoFile._decode_packet, WindowClipMaker.prepare
+
+    def count_decoded(self: VideoFile, *arguments: Any, **options: Any) -> list[av.VideoFrame]:
+        frames = decode(self, *arguments, **options)
+        decoded.extend(frame.pts for frame in frames)
+        return frames
+
+    def count_kept(self: WindowClipMaker, image: np.ndarray) -> list[torch.Tensor]:
+        crops = prepare(self, image)
+        alive.add(number := len(kept))
+        weakref.finalize(crops[0], alive.remove, number)
+        kept.append(len(alive))
+        return crops
+
+    if not is_known:
+        monkeypatch.setattr(VideoFile, "known_ticks", lambda self: None)
+    cfg = config("DATA.SAMPLER", "equidistant", "DATA.NUM_FRAMES", 12)
+    with WindowReader(cfg, str(videos["constant"])) as reader:
+        monkeypatch.setattr(VideoFile, "_decode_packet", count_decoded)
+        monkeypatch.setattr(WindowClipMaker, "prepare", count_kept)
+        assert len(list(reader.read(0.48, 0.24))) == 6
+    assert len(decoded) == len(set(decoded)) == len(kept) == 40
+    assert max(kept) <= 12 + 3  # one before the window, and two after it
 
 
 def scores(checkpoint: Path, video: Path, *options: str, **arguments: object) -> list[WindowScores]:
