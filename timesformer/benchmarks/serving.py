@@ -82,7 +82,7 @@ def _running(checkpoint: str, batch_size: int, clients: int) -> "Iterator[httpx.
     try:
         import httpx
     except ImportError as error:
-        raise UserError("the benchmark needs httpx: pip install 'timesformer[serve,benchmark]'") from error
+        raise UserError("the benchmark needs httpx: pip install '.[serve,benchmark]' in a checkout") from error
     options = ["--port", "0", "--batch-size", batch_size, "--max-requests", clients, "--timeout", _TIMEOUT]
     command = command_line("serve", "--checkpoint", checkpoint, *map(str, options))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

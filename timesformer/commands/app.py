@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None, script: Path = SCRIPT) -> int:
     """Loads the model and starts Streamlit with the page, which is `script`, or draws it where Streamlit runs it."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if find_spec("streamlit") is None:
-        print("error: the web page needs Streamlit: pip install 'timesformer[app]'", file=sys.stderr)
+        print("error: the web page needs Streamlit: pip install '.[app]' in a checkout", file=sys.stderr)
         return 2
     if _is_drawn_by_streamlit():
         from timesformer.web.page import show

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         from timesformer.serving.api import make_api
         from timesformer.serving.server import listen, serve
     except ImportError as error:
-        raise UserError(f"the service needs {error.name}: pip install 'timesformer[serve]'") from error
+        raise UserError(f"the service needs {error.name}: pip install '.[serve]' in a checkout") from error
     from timesformer.inference.classifier import load_model
     from timesformer.serving.service import PredictionService
     from timesformer.web.reading import Readers

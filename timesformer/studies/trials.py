@@ -185,7 +185,7 @@ def _import_optuna() -> ModuleType:
     try:
         import optuna
     except ImportError as error:
-        raise UserError("--sweep needs Optuna: pip install 'timesformer[sweeps]', or pip install optuna") from error
+        raise UserError("--sweep needs Optuna: pip install optuna") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return optuna

@@ -257,7 +257,7 @@ def import_library(name: str, needed_by: str, extra: str) -> ModuleType:
         with quiet():  # some warn of what a new version of torch deprecates
             return import_module(name)
     except ImportError as error:
-        raise UserError(f"{needed_by} needs {name} ({error}): pip install 'timesformer[{extra}]'") from error
+        raise UserError(f"{needed_by} needs {name} ({error}): pip install '.[{extra}]' in a checkout") from error
 
 
 def open_onnx(model: Path | bytes, needed_by: str) -> tuple[str | None, Compute]:
