@@ -18,6 +18,7 @@ import torch
 from tests.conftest import load_command
 from tests.datasets.made_videos import encode, moving_scene
 from timesformer.errors import UserError
+from timesformer.export.exporting import ExportOptions, check_output
 from timesformer.inference.classifier import load_model
 from timesformer.models.weights.exported import FORMATS, import_library
 from timesformer.models.weights.loading import CheckpointError, load_pretrained
@@ -120,6 +121,14 @@ def test_a_file_that_loses_too_much_fails(tiny_checkpoint: Path, tmp_path: Path)
     assert (tmp_path / "m.pt2").is_file()
     assert run("export", "--checkpoint", tiny_checkpoint, *options) == 2  # it exists
     assert run("export", "--checkpoint", tiny_checkpoint, *options, "--overwrite", "--device", "cuda:99") == 2
+
+
+@pytest.mark.parametrize("name", ["m.xml", "m.bin", "m.xml.json"])
+def test_existing_files_are_not_replaced(name: str, tmp_path: Path):
+    (tmp_path / name).write_text("x")
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / name))):
+        check_output(tmp_path / "m.xml", "openvino", ExportOptions())
+    check_output(tmp_path / "m.xml", "openvino", ExportOptions(), overwrite=True)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"name": "x"}', '{"m.onnx": {"name": "x"}}'])

@@ -32,7 +32,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--calibrate", type=as_path, metavar="FOLDER", help="videos to calibrate and choose the layers of --int8 with")
     add("--dynamic-batch", action="store_true", help="take any number of clips at once, not one")
     add("--license", default="", metavar="TEXT", help="license of the weights, for the metadata of the file")
-    add("--clips", type=as_path, metavar="FOLDER", help="videos to check the file with; default: generated clips")
+    add(
+        "--clips",
+        type=as_path,
+        metavar="FOLDER",
+        help="videos to check the file with; default: of --calibrate, or generated",
+    )
     add("--max-drop", type=finite, metavar="POINTS", help="fail if the file loses more top-1 accuracy on --clips")
     add("--rounds", type=at_least(1), default=5, metavar="N", help="clips computed with each model for the speed (5)")
     device_help = "computes the checkpoint for the check: cpu (default), cuda, cuda:N or mps"

@@ -16,7 +16,7 @@ from timesformer.export.onnx_graph import store_in_half, to_onnx
 from timesformer.export.program import HalfWeights, exportable, layer_names, make_program
 from timesformer.export.quantizers import OnnxQuantizer, OpenVinoQuantizer
 from timesformer.inference.classifier import Classifier, load_model
-from timesformer.models.weights.exported import FORMATS, exported_format, files_of, import_library
+from timesformer.models.weights.exported import FORMATS, exported_format, files_of, import_library, sidecar_path
 
 MOST_CALIBRATION_CLIPS = 64
 _LIBRARIES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "torch-export": ()}
@@ -66,7 +66,7 @@ def check_output(path: Path, to: str, options: ExportOptions, overwrite: bool = 
         raise UserError(f"--output {path}: expected a name that ends in {FORMATS[to]}, for --to {to}")
     if not path.parent.is_dir():
         raise UserError(f"--output {path}: its folder does not exist")
-    if existing := [file for file in files_of(path) if file.exists() and not overwrite]:
+    if existing := [file for file in (*files_of(path), sidecar_path(path)) if file.exists() and not overwrite]:
         raise UserError(f"{existing[0]} exists: choose another --output, or give --overwrite")
     read_checks(path)
 
