@@ -27,7 +27,9 @@ def test_many_clients_and_a_graceful_stop(checkpoint: Path, clips: list[Path], t
     command = [sys.executable, "tools/serve.py", "--checkpoint", checkpoint, "--port", "0", "--api-key-file", key]
     command += ["--address", "::1"]
     command += ["--device", "cpu", "--timeout", str(PATIENCE), "--max-decoding-seconds", str(PATIENCE)]
-    with subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    log = tmp_path / "log"
+    pipes = {"stdout": subprocess.PIPE, "stderr": log.open("w"), "text": True}
+    with pipes["stderr"], subprocess.Popen(list(map(str, command)), cwd=ROOT, **pipes) as process:
         try:
             url = process.stdout.readline().strip().removesuffix("/docs")
             assert url.startswith("http://[::1]:")
@@ -46,30 +48,28 @@ def test_many_clients_and_a_graceful_stop(checkpoint: Path, clips: list[Path], t
             classifier = load_model(checkpoint, "cpu")
             expected = [prediction.top[0][0] for prediction in classifier.predict_many(clips, workers=0)]
             assert found == [expected[number % len(clips)] for number in range(REQUESTS)]
-            answer = _stop_during_upload(process, url, contents[0])
+            answer = _stop_during_upload(process, url, contents[0], log)
             assert json.loads(answer)["top"][0]["class"] == expected[0]
             assert process.wait(PATIENCE) == 0
         finally:
             process.kill()
 
 
-def _stop_during_upload(process: subprocess.Popen, url: str, video: bytes) -> bytes:
-    """Sends SIGTERM in the middle of an upload, and its rest when nothing listens any more; returns the answer."""
+def _stop_during_upload(process: subprocess.Popen, url: str, video: bytes, log: Path) -> bytes:
+    """Sends SIGTERM in the middle of an upload, and its rest when the service waits for it; returns the answer."""
     request = httpx.Request("POST", f"{url}/v1/predict", files={"video": video}, headers={"X-API-Key": "s3cret"})
     body, place = request.read(), ("::1", request.url.port)
 
     def is_running() -> bool:
         return "timesformer_requests_running 1.0" in httpx.get(f"{url}/metrics", trust_env=False).text
 
-    def is_closed() -> bool:
-        with socket.socket(socket.AF_INET6) as probe:
-            return probe.connect_ex(place) != 0
-
     with closing(HTTPConnection(*place, timeout=PATIENCE)) as connection:
         connection.request("POST", request.url.path, body[:100], dict(request.headers))
         wait_until(is_running)
         process.send_signal(signal.SIGTERM)
-        wait_until(is_closed)
+        wait_until(lambda: "Waiting for connections to close" in log.read_text(), log.read_text)
+        with socket.socket(socket.AF_INET6) as probe:
+            assert probe.connect_ex(place) != 0
         connection.send(body[100:])
         answer = connection.getresponse()
         assert answer.status == 200
