@@ -15,7 +15,6 @@ from timesformer.config.differences import Change, differences
 from timesformer.config.options import OPTIONS, effects_of, flatten
 from timesformer.config.retired import RENAMED
 from timesformer.runtime.run_folder import results_path
-from timesformer.visualization.run_files import read_results
 
 WEIGHTS_KEY = "TRAIN.CHECKPOINT_FILE_PATH"
 
@@ -45,6 +44,8 @@ class Cell:
 
     def results(self) -> dict[str, Any] | None:
         """The content of results.json; None if the cell is not finished or the file is damaged."""
+        from timesformer.visualization.run_files import read_results  # late: the help of commands needs no NumPy
+
         try:
             results = read_results(results_path(self.cfg))
             return results if "top1" in results else None
