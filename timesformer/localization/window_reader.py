@@ -77,7 +77,7 @@ class WindowReader:
         self._ticks: Sequence[int] = []  # when all frames are shown, or those so far
         self._time_base = Fraction(1)
         self._kept: dict[int, list[Tensor]] = {}  # by number of the frame, from `WindowClipMaker.prepare`
-        self._planned: deque[_Window] = deque()  # those that are being read, and those ahead of them
+        self._planned: deque[_Window] = deque()  # being read, or ahead
         self._unplanned: Iterator[_Window] = iter(())
 
     def __enter__(self) -> "WindowReader":

@@ -198,7 +198,7 @@ class VideoFile(VideoReader):
         return self._is_indexed and not self._index.sequential and bool(self._shown_at()) and self._skips
 
     def _stream_needed(self, needs: Callable[[int], bool]) -> Iterator[StreamedFrame]:
-        """Frames up to the last, without those that are neither needed nor referred to."""
+        """Frames up to the last one; frames that are neither needed nor referred to are left out."""
         index, expected, last = self._index, set[int](), -1
 
         def is_needed(packet: int) -> bool:
