@@ -72,7 +72,7 @@ def calibration_section(run: FinishedRun) -> Content | None:
         text = (
             f"A temperature of {found['temperature']:.2f}, fitted on {found['num_validation_videos']:,} validation "
             f"videos, changes the expected calibration error from {found['ece']:.1f} % to "
-            f"{found['ece_calibrated']:.1f} %. `predict` and the web page use it. It does not change the "
+            f"{found['ece_calibrated']:.1f} %. Predictions and the web page use it. It does not change the "
             "predicted classes."
         )
         if is_at_limit(found["temperature"]):
