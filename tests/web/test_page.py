@@ -139,6 +139,8 @@ def wait_until_playable(page: Any) -> None:
 
 
 def download(page: Any, label: str) -> str:
+    # While the page is computed, the button may still be that of an earlier answer, whose file is gone.
+    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
     with page.expect_download() as started:
         page.get_by_text(label).click()
     return Path(started.value.path()).read_text()
