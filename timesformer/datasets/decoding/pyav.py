@@ -203,10 +203,12 @@ class VideoFile(VideoReader):
 
         def is_needed(packet: int) -> bool:
             number = index.number_in(packet)
-            if number is None or (last >= 0 and number < self.num_frames - 1 and not needs(number)):
-                return number is None
-            expected.add(number)
-            return True
+            if number is None:
+                return True
+            needed = last < 0 or number == self.num_frames - 1 or needs(number)
+            if needed:
+                expected.add(number)
+            return needed
 
         for frame in self._decode_all(is_needed):
             if last < 0 and index.sequential:  # as decoding the first frame showed

@@ -197,7 +197,7 @@ def skipped_line(skipped: Sequence[str]) -> str:
 
 def strays_line(strays: Sequence[str]) -> str:
     """A message with the number of clips that are in no class folder, and the first of them."""
-    what = "1 clip is" if len(strays) == 1 else f"{len(strays)} clips are"
+    what = f"{counted(len(strays), 'clip')} {'is' if len(strays) == 1 else 'are'}"
     return f"{what} in no class folder and not used: {shorten(strays)}; move each into a class folder"
 
 

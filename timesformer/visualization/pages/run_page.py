@@ -165,11 +165,12 @@ def _training_hint(run: FinishedRun) -> str:
     # Ties go to the lowest loss, as for best.pyth.
     epochs = [(top1, -losses.get(epoch, math.inf), -epoch) for epoch, top1 in tested if math.isfinite(top1)]
     if epochs:
-        best, _, epoch = max(epochs)
-        text = f"The best validation top-1 is {best:.2f} %, after epoch {-epoch:g}."
         if run.config.get("FEATURES.ENABLED"):  # whose heads are compared after the last epoch
-            last, _, epoch = min(epochs, key=lambda found: found[2])
+            last = min(epochs, key=lambda found: found[2])[0]
             text = f"The validation top-1 after the last epoch is {last:.2f} %; its head is tested."
+        else:
+            best, _, epoch = max(epochs)
+            text = f"The best validation top-1 is {best:.2f} %, after epoch {-epoch:g}."
         hint = f"{text} {hint}"
     missing = sum(not math.isfinite(value) for value in run.series("train_step", "loss")[1])
     return f"{hint} Loss values that are not finite, and interrupt the line: {missing}." if missing else hint
