@@ -1,6 +1,5 @@
 """Loading: clips per second compared with other libraries, and a worker's memory."""
 
-import multiprocessing
 import os
 import random
 import statistics
@@ -113,8 +112,8 @@ def memory_table(paths: Sequence[Path], folder: Path, clips: int) -> Iterator[st
         for batch in loader:
             done += len(batch["clip"])
             if done >= due + clips // 20:
-                (worker,) = multiprocessing.active_children()
-                yield row([done, f"{resident_memory(worker.pid) / 1e6:.1f}"])
+                (worker,) = loader.dataset.worker_status.videos()
+                yield row([done, f"{resident_memory(worker) / 1e6:.1f}"])
                 due = done
         epoch += 1
 

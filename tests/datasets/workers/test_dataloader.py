@@ -62,10 +62,12 @@ def test_broken_connection_to_a_living_worker_is_reported(
 
 def test_batches_take_one_descriptor_each(cfg: CfgNode) -> None:
     cfg.DATA_LOADER.NUM_WORKERS = 1
-    batches = iter(construct_loader(cfg, "train"))
-    received, before = [next(batches)], len(os.listdir("/proc/self/fd"))
-    received += [next(batches), next(batches)]
-    assert len(os.listdir("/proc/self/fd")) == before + 2
+    loader = construct_loader(cfg, "train")
+    batches = iter(loader)
+    received = [next(batches), next(batches), next(batches)]
+    (worker,) = loader.dataset.worker_status.videos()
+    opened = [os.path.realpath(descriptor) for descriptor in Path("/proc/self/fd").iterdir()]
+    assert sum(file.startswith(f"/dev/shm/torch_{worker}_") for file in opened) == len(received)
 
 
 def test_needed_workers_ignore_signals(cfg: CfgNode) -> None:
@@ -74,9 +76,9 @@ def test_needed_workers_ignore_signals(cfg: CfgNode) -> None:
     with report_worker_death(loader):
         batches = iter(loader)
         next(batches)
-        (worker,) = multiprocessing.active_children()
+        (worker,) = loader.dataset.worker_status.videos()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-            os.kill(worker.pid, number)
+            os.kill(worker, number)
         assert 1 + len(list(batches)) == len(loader)
 
 
