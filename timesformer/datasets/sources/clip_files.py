@@ -47,7 +47,7 @@ def stem(name: str) -> str:
 
 def list_classes(root: Path) -> list[Path]:
     """Class folders in `root`, sorted by name."""
-    return sorted(Path(entry.path) for entry in _entries(root) if _is_folder(entry))
+    return [root / name for name in sorted(_list_folder(root)[0])]
 
 
 def walk(
@@ -62,9 +62,7 @@ def walk(
     identity = status.st_dev, status.st_ino
     if identity in above:
         return
-    folders, files = [], []
-    for entry in _entries(root / folder):
-        (folders if _is_folder(entry) else files).append(entry.name)
+    folders, files = _list_folder(root / folder)
     folders.sort()
     files.sort()
     yield folder, folders, files
@@ -72,21 +70,22 @@ def walk(
         yield from walk(root, name if folder == "." else f"{folder}/{name}", above | {identity})
 
 
-def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+def _list_folder(folder: Path | str) -> tuple[list[str], list[str]]:
+    """Names in a folder without system names: folders, and files. Raises DataError if it cannot be listed."""
+    folders, files = [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not is_system_name(entry.name):
-                    yield entry
+                if is_system_name(name := entry.name):
+                    continue
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:  # a link to itself
+                    is_folder = False
+                (folders if is_folder else files).append(name)
     except OSError as error:
         raise DataError(f"{folder} cannot be listed: {error.strerror}; make it readable, or remove it") from error
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    return folders, files
 
 
 class Found(NamedTuple):
@@ -148,12 +147,13 @@ def list_clips(root: Path, is_known: Callable[[str], bool] | None = None) -> dic
 
     Logs, once per process, what is not used and which clips are in subfolders. Raises DataError as `walk`.
     """
-    found = {path.name: find_below(path, True, is_known) for path in list_classes(root)}
+    folders, files = _list_folder(root)
+    found = {name: find_below(root / name, True, is_known) for name in sorted(folders)}
     warn_skipped(root, [f"{label}/{name}" for label, below in found.items() for name in below.skipped])
     if nested := [f"{label}/{clip}" for label, below in found.items() for clip in below.clips if "/" in clip]:
         what = f"{counted(len(nested), 'clip')} in subfolders have the class of the outer folder"
         _warn_once(f"{root}: {what}: {shorten(nested)}")
-    if strays := sorted(entry.name for entry in _entries(root) if is_video_name(entry.name) and entry.is_file()):
+    if strays := sorted(filter(is_video_name, files)):
         _warn_once(f"{root}: {strays_line(strays)}")
     return {label: below.clips for label, below in found.items()}
 
@@ -233,11 +233,11 @@ class ClipFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.source = folder, str(folder)
-        self._names, extensions = set[str](), set[str]()
-        for entry in _entries(folder) if folder.is_dir() else ():
-            name = entry.name
+        folders, files = _list_folder(folder) if folder.is_dir() else ([], [])
+        self._names, extensions = set(folders), {name[len(stem(name)) :] for name in folders}
+        for name in files:
             start = stem(name)
-            if start is not name or _is_folder(entry):
+            if start is not name:
                 self._names.add(name)
                 extensions.add(name[len(start) :])
         # Of several clips of one stem: the folder of frames, then video files in the order of VIDEO_EXTENSIONS.

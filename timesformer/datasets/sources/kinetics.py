@@ -14,8 +14,8 @@ from fvcore.common.config import CfgNode
 
 from timesformer.datasets.records import DataError, DatasetSplit, MissingSplitError, Records, join_problems
 from timesformer.datasets.sources import lists
-from timesformer.datasets.sources.clip_files import Located, is_video_name, stem, walk
-from timesformer.datasets.sources.shards import open_shards
+from timesformer.datasets.sources.clip_files import Located, stem, walk
+from timesformer.datasets.sources.shards import ShardClips, open_shards
 from timesformer.errors import shorten
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def _from_annotations(cfg: CfgNode, split: str, files: dict[str, Path]) -> Datas
 
     shards = open_shards(cfg)
     root = shards.source if shards else lists.clips_folder(cfg)
-    found = _find_by_name(mine.names, shards.names if shards else _clips_below(root))
+    found = _find_by_name(mine.names, _clips_in_shards(shards) if shards else _clips_below(root))
     located = Located(found, lambda: (path and f"{root}/{path}" for path in found), str(root))
     if shards:
         located = shards.locate([path or name for path, name in zip(found, mine.names, strict=True)], split)
@@ -150,12 +150,12 @@ def _from_annotations(cfg: CfgNode, split: str, files: dict[str, Path]) -> Datas
     return lists.build_split(cfg, split, mine.path, clips, class_names, remedy)
 
 
-def _find_by_name(names: Sequence[str], paths: Iterable[str]) -> list[str | None]:
-    """The first path of each of the unique names, which are those of files without folders and extension."""
+def _find_by_name(names: Sequence[str], clips: Iterable[tuple[str, str]]) -> list[str | None]:
+    """The first path of each of the unique names, among the names and paths of `clips`."""
     found: list[str | None] = [None] * len(names)
     row_of = dict(zip(names, range(len(names)), strict=True))
-    for path in paths:
-        row = row_of.pop(stem(path.rpartition("/")[2]), None)
+    for name, path in clips:
+        row = row_of.pop(name, None)
         if row is not None:
             found[row] = path
     return found
@@ -182,14 +182,21 @@ def _format_times(start: str, end: str) -> str:
     return f"_{int(float(start)):06d}_{int(float(end)):06d}"
 
 
-def _clips_below(root: Path) -> Iterator[str]:
-    """Paths of the clips below `root`, from there; video files, and folders of frames with the name of a clip."""
+def _clips_in_shards(shards: ShardClips) -> Iterator[tuple[str, str]]:
+    """Names, without folders and extension, and paths of all clips."""
+    return ((stem(path.rpartition("/")[2]), path) for path in shards.names)
+
+
+def _clips_below(root: Path) -> Iterator[tuple[str, str]]:
+    """The same of the clips below `root`, with paths from there: video files, and folders with the name of a clip."""
     for folder, subfolders, files in walk(root):
-        frames = [name for name in subfolders if _is_clip_name(name)]
-        subfolders[:] = [name for name in subfolders if not _is_clip_name(name)]
+        frames = {name for name in subfolders if _is_clip_name(name)}
+        subfolders[:] = [name for name in subfolders if name not in frames]
         prefix = "" if folder == "." else f"{folder}/"
-        for name in sorted([*frames, *filter(is_video_name, files)]):
-            yield prefix + name
+        for file in sorted([*frames, *files]):
+            name = stem(file)
+            if name is not file or file in frames:
+                yield name, prefix + file
 
 
 def _is_clip_name(name: str) -> bool:

@@ -29,16 +29,16 @@ def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
     if not csv.is_file():
         raise DataError(f"{csv} not found: expected the columns {','.join(COLUMNS)}; set DATA.SPLITS_DIR to its folder")
     clips, problems, split_of = lists.ClipList.empty(csv), [], []
-    subjects, scenes = set(), set()
-    find_split = functools.cache(functools.partial(_find_split, cfg))
+    groups: dict[tuple[str, str], str] = {}  # the split of the clips of each subject and scene
     for number, (path, label, subject, scene) in lists.read_table(csv, COLUMNS, problems):
-        if not subject.isdecimal():
-            problems.append(f"line {number}: subject {subject!r}, expected a whole number")
-            continue
+        own = groups.get((subject, scene))
+        if own is None:
+            if not subject.isdecimal():
+                problems.append(f"line {number}: subject {subject!r}, expected a whole number")
+                continue
+            own = groups[subject, scene] = _find_split(cfg, int(subject), scene)
         clips.add(number, path, label)
-        split_of.append(find_split(int(subject), scene))
-        subjects.add(int(subject))
-        scenes.add(scene)
+        split_of.append(own)
     by_value = sorted(set(clips.labels), key=lambda label: (label.isdecimal() and int(label), label))
     class_names = lists.read_class_names(csv.parent) or tuple(by_value)
     labels = lists.number_labels(csv, clips.labels, class_names)
@@ -46,6 +46,7 @@ def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
     counts = Counter(split_of)
     if not counts[split]:
         options = ", ".join(f"DATA.{key} {cfg.DATA[key]!r}" for key in ("TEST_SUBJECTS", "VAL_SUBJECTS", "TEST_SCENES"))
+        subjects, scenes = {int(subject) for subject, _ in groups}, {scene for _, scene in groups}
         raise MissingSplitError(
             f"{csv}: no clips for the {split} split by DATA.PROTOCOL {cfg.DATA.PROTOCOL} and {options}; it has the "
             f"subjects {shorten(map(str, sorted(subjects)), limit=50)} and scenes {shorten(sorted(scenes))}"
@@ -67,10 +68,11 @@ def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
 
     if repeats := lists.find_repeats(clips, files):
         raise join_problems(str(csv), repeats, "remove one of each two lines")
-    rows = [row for row, own in enumerate(split_of) if own == split]
+    is_mine = [own == split for own in split_of]
+    rows = np.flatnonzero(is_mine)
     mine = lists.ListedClips(
         names_of[split],
-        np.fromiter((labels[clips.labels[row]] for row in rows), np.int64),
+        np.fromiter(map(labels.__getitem__, itertools.compress(clips.labels, is_mine)), np.int64),
         located[split],
         lambda row: f"line {clips.lines[rows[row]]}: {source.source}/{clips.names[rows[row]]}",
     )
