@@ -42,8 +42,12 @@ class VideoRecord:
     modified: int = 0
 
 
-class Strings(Sequence[str]):
-    """Read-only strings in one buffer. Forked workers share it; a list would be copied as reference counts change."""
+class Column(Sequence[str]):
+    """Read-only strings that forked workers share; a list would be copied as reference counts change."""
+
+
+class Strings(Column):
+    """Strings in one buffer."""
 
     def __init__(self, strings: Iterable[str]) -> None:
         self._text, lengths, rest = bytearray(), [np.zeros(1, np.int64)], iter(strings)
@@ -82,15 +86,16 @@ class Records(Sequence[VideoRecord]):
     """The videos of a split in columns: a million take less than 100 MB, which DataLoader workers share.
 
     `names` are unique; `labels` are class indices, int64 (videos,); `paths` are `folder` joined with each name if None.
+    Strings that are no `Column` are copied into one.
     `problems` holds by index why videos cannot be read; `describe` adds to a record on access.
     """
 
     def __init__(
         self, names: Iterable[str], labels: Iterable[int], paths: Iterable[str] | None = None, folder: str = ""
     ) -> None:
-        self.names = names if isinstance(names, Strings) else Strings(names)
+        self.names = names if isinstance(names, Column) else Strings(names)
         self.labels = np.asarray(labels, np.int64) if isinstance(labels, np.ndarray) else np.fromiter(labels, np.int64)
-        self._paths = None if paths is None else Strings(paths)
+        self._paths = paths if paths is None or isinstance(paths, Column) else Strings(paths)
         self._folder = folder
         self.problems: dict[int, str] = {}
         self.describe: Callable[[VideoRecord], VideoRecord] | None = None

@@ -100,8 +100,9 @@ def test_large_video_is_read_in_parts(cfg: CfgNode, videos: Path, monkeypatch: p
 
 def test_index_is_written_once_and_again_for_changed_shards(cfg: CfgNode, shards: Path, videos: Path) -> None:
     names_of(cfg)
-    lines = (shards / INDEX).read_text().splitlines()
-    found = {name: span for line in lines for name, span in json.loads(line)["clips"].items()}
+    lines = map(json.loads, (shards / INDEX).read_text().splitlines())
+    columns = ((line["names"], line["starts"], line["sizes"]) for line in lines)
+    found = {name: span for columns_of_shard in columns for name, *span in zip(*columns_of_shard, strict=True)}
     expected = {}
     for shard in sorted(shards.glob("*.tar")):
         with tarfile.open(shard) as archive:
@@ -109,7 +110,7 @@ def test_index_is_written_once_and_again_for_changed_shards(cfg: CfgNode, shards
     assert found == expected
     written = (shards / INDEX).stat()
     names_of(cfg)
-    assert (shards / INDEX).stat() == written
+    assert os.path.samestat((shards / INDEX).stat(), written)  # it is written by renaming another file
 
     old = load_split(cfg, "train").records[5]
     with tarfile.open(shards / "train-000000.tar", "w") as archive:  # in another order

@@ -215,12 +215,12 @@ def _warn_once(line: str) -> None:
 class Located(NamedTuple):
     """Where the clips of names are.
 
-    `keys` has what identifies each clip, None if there is none; `paths` returns an iterator over the paths, also with
-    None. `folder` is set if each path that is there is this folder joined with the name.
+    `keys` has what identifies each clip, None if there is none; `paths` returns the paths, also with None. `folder` is
+    set if each path that is there is this folder joined with the name.
     """
 
     keys: Sequence[Hashable | None]
-    paths: Callable[[], Iterator[str | None]]
+    paths: Callable[[], Iterable[str | None]]
     folder: str | None = None
 
     def is_found(self) -> np.ndarray:

@@ -149,11 +149,11 @@ def has_repeats(keys: Iterable[Hashable]) -> bool:
     return bool((hashes[1:] == hashes[:-1]).any())
 
 
-def find_repeats(clips: ClipList, keys: Callable[[], Iterable[str]]) -> list[str]:
+def find_repeats(clips: ClipList, keys: Callable[[], Iterable[Hashable]]) -> list[str]:
     """Messages about rows whose key is that of an earlier row; `keys` returns the keys of all rows at each call."""
     if not has_repeats(keys()):
         return []
-    first: dict[str, int] = {}
+    first: dict[Hashable, int] = {}
     rows = ((row, first.setdefault(key, row)) for row, key in enumerate(keys()))
     return [
         f"line {clips.lines[row]}: {clips.names[row]} is in line {clips.lines[earlier]} as {clips.names[earlier]}"
@@ -249,7 +249,8 @@ def records_on_disk(cfg: CfgNode, listed: Path, clips: ListedClips, remedy: str)
         names, labels = itertools.compress(names, is_found.tolist()), labels[is_found]
     if located.folder is not None:
         return Records(names, labels, folder=located.folder)
-    return Records(names, labels, filter(None, located.paths()))
+    paths = located.paths()
+    return Records(names, labels, filter(None, paths) if missing else paths)
 
 
 def split_files(folder: Path) -> dict[str, Path]:

@@ -5,7 +5,7 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import numpy as np
 from fvcore.common.config import CfgNode
@@ -58,13 +58,18 @@ def muwiges(cfg: CfgNode, split: str) -> DatasetSplit:
     names_of = {own: [*itertools.compress(clips.names, map(own.__eq__, split_of))] for own in counts}
     located = {own: source.locate(names, own) for own, names in names_of.items()}
 
-    def files() -> Iterator[str]:
-        """The file of each clip, without links to folders."""
-        real_folder = functools.cache(os.path.realpath)
-        paths = {own: found.paths() for own, found in located.items()}
+    def files() -> Iterator[Hashable]:
+        """What identifies the file of each clip: its number in shards, else its path without links to folders."""
+        real_folder = functools.cache(lambda folder: os.path.realpath(os.path.join(source.source, folder)))
+        keys = {own: iter(found.keys) for own, found in located.items()}
         for name, own in zip(clips.names, split_of, strict=True):
-            parent, _, file = (next(paths[own]) or os.path.join(source.source, name)).rpartition("/")
-            yield f"{real_folder(parent or '/')}/{file}"
+            key = next(keys[own])
+            if isinstance(key, int):
+                yield key
+            else:
+                path = key or name
+                start = path.rfind("/") + 1
+                yield real_folder(path[:start]), path[start:]
 
     if repeats := lists.find_repeats(clips, files):
         raise join_problems(str(csv), repeats, "remove one of each two lines")

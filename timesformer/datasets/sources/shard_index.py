@@ -216,17 +216,18 @@ def _index_again(folder: str, status: Status) -> dict[str, Shard]:
 
 
 def _entry(shard: Shard) -> dict[str, Any]:
-    clips = {name: span for name, *span in zip(shard.names, shard.starts, shard.sizes, strict=True)}
-    return {"path": posixpath.basename(shard.path), "size": shard.size, "stamp": shard.stamp, "clips": clips}
+    columns = {"names": shard.names, "starts": shard.starts.tolist(), "sizes": shard.sizes.tolist()}
+    return {"path": posixpath.basename(shard.path), "size": shard.size, "stamp": shard.stamp, **columns}
 
 
 def _parse(folder: str, entry: dict[str, Any]) -> Shard:
-    if posixpath.basename(entry["path"]) != entry["path"]:
-        raise ValueError(f"path {entry['path']!r}, expected the name of a file")
-    shard = Shard(posixpath.join(folder, entry["path"]), int(entry["size"]), str(entry["stamp"]))
-    for name, (start, size) in entry["clips"].items():
-        shard.add(name, start, size)
-    return shard
+    path, names = entry["path"], entry["names"]
+    starts, sizes = array("q", entry["starts"]), array("q", entry["sizes"])
+    if posixpath.basename(path) != path:
+        raise ValueError(f"path {path!r}, expected the name of a file")
+    if not len(names) == len(starts) == len(sizes):
+        raise ValueError(f"{len(names)} names, {len(starts)} starts and {len(sizes)} sizes, expected one number")
+    return Shard(posixpath.join(folder, path), int(entry["size"]), str(entry["stamp"]), names, starts, sizes)
 
 
 def _cached_index(folder: str) -> Path:

@@ -1,18 +1,20 @@
 """Clips in tar shards: which options name shards, and the clip that a list names in them (docs/large_sets.md)."""
 
+import functools
 import glob
 import itertools
 import logging
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from fvcore.common.config import CfgNode
 
 from timesformer.byte_ranges import FileStatus, file_status, is_address
 from timesformer.datasets.decoding.shards import ShardFile, clip_name, clip_path
-from timesformer.datasets.records import DataError, Records, Strings, join_problems
+from timesformer.datasets.records import Column, DataError, Records, Strings, join_problems
 from timesformer.datasets.sources.clip_files import Located, is_video_name, stem
 from timesformer.datasets.sources.shard_index import (
     INDEX,
@@ -70,28 +72,28 @@ class ShardClips:
         """See `read_shards` for `indexed`."""
         self.source, self.status = source, status
         shards = read_shards(status, indexed)
-        self._shards = [shard.path for shard in shards]
-        self._firsts = np.cumsum([0, *(len(shard.names) for shard in shards)])  # number of the first clip of each
-        self.names = Strings(itertools.chain.from_iterable(shard.names for shard in shards))
-        self._starts = np.fromiter(itertools.chain.from_iterable(shard.starts for shard in shards), np.int64)
-        self._sizes = np.fromiter(itertools.chain.from_iterable(shard.sizes for shard in shards), np.int64)
-        hashes = np.fromiter((hash(name) for shard in shards for name in shard.names), np.int64, len(self.names))
+        self._clips = _Clips.of(shards)
+        self.names = self._clips.names
+        hashes = np.fromiter(map(hash, _names(shards)), np.int64, len(self.names))
         self._order = hashes.argsort()
         self._hashes = hashes[self._order]
         if (self._hashes[1:] == self._hashes[:-1]).any():
             _refuse_repeats(source, shards)
-        self._folders = {name.partition("/")[0] for shard in shards for name in shard.names}
-        # Names end in one of these; that of a folder of frames has none.
-        ends = {name[name.rfind(".") :] if "." in name else "" for shard in shards for name in shard.names}
-        self._extensions = sorted({end if is_video_name(f"video{end}") else "" for end in ends})
+        self._folders = {parts[0] for parts in map(str.partition, _names(shards), itertools.repeat("/"))}
         self.damaged = [f"{shard.path} is {shard.end}" for shard in shards if shard.end]
-        self._has_lost, stops = False, self._starts + self._sizes
-        for shard, first, after in zip(shards, self._firsts[:-1], self._firsts[1:], strict=True):
+        self._has_lost, stops, firsts = False, self._clips.starts + self._clips.sizes, self._clips.firsts
+        for shard, first, after in zip(shards, firsts[:-1], firsts[1:], strict=True):
             lost = [*self.names.choose(first + np.flatnonzero(stops[first:after] > self._readable(shard.path)))]
             if lost:
                 self._has_lost = True
                 problem = f"{_describe(status[shard.path])}, which loses {len(lost)} of its clips: {shorten(lost)}"
                 logger.warning("%s: %s", shard.path, problem)
+
+    @functools.cached_property
+    def _extensions(self) -> list[str]:
+        """Names end in one of these; that of a folder of frames has none."""
+        ends = {name[name.rfind(".") :] if "." in name else "" for name in self.names}
+        return sorted({end if is_video_name(f"video{end}") else "" for end in ends})
 
     def locate(self, names: Sequence[str], split: str) -> Located:
         """The clips that the list of a split calls `names`, as in `ClipFolder.find`; the keys are their numbers.
@@ -103,7 +105,7 @@ class ShardClips:
             block = names[first : first + _BLOCK]
             numbers[first : first + _BLOCK] = self._find([*map(clip_name, block)], split)
         keys = [number if number >= 0 else None for number in numbers.tolist()]
-        return Located(keys, lambda: self._paths(numbers))
+        return Located(keys, lambda: _Paths(self._clips, numbers))
 
     def _find(self, names: Sequence[str], split: str) -> np.ndarray:
         """The numbers of clips by their names, with or without extension; -1 for names without a clip."""
@@ -134,15 +136,6 @@ class ShardClips:
                 numbers[row] = next((number for number, name in enumerate(self.names) if name == names[row]), -1)
         return numbers
 
-    def _paths(self, numbers: np.ndarray) -> Iterator[str | None]:
-        """The path of each clip, None for the number -1."""
-        for first in range(0, len(numbers), _BLOCK):
-            block = numbers[first : first + _BLOCK]
-            shards = (np.searchsorted(self._firsts, block, "right") - 1).tolist()
-            columns = self.names.choose(block), self._starts[block].tolist(), self._sizes[block].tolist()
-            for number, shard, *span in zip(block.tolist(), shards, *columns, strict=True):
-                yield clip_path(self._shards[shard], *span) if number >= 0 else None
-
     def note_problems(self, records: Records) -> None:
         """See the function of this name."""
         for number, path in enumerate(records.paths() if self._has_lost else ()):
@@ -154,6 +147,53 @@ class ShardClips:
         """The bytes of a shard that can be read."""
         status = self.status[shard]
         return status.size if status else 0
+
+
+class _Clips(NamedTuple):
+    """Where clips are by their numbers: `firsts` has the number of the first clip of each shard, and that of all."""
+
+    shards: list[str]
+    firsts: np.ndarray
+    names: Strings
+    starts: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, shards: Sequence[Shard]) -> "_Clips":
+        firsts = np.cumsum([0, *(len(shard.names) for shard in shards)])
+        starts, sizes = (
+            np.concatenate([np.zeros(0, np.int64), *columns])
+            for columns in ((shard.starts for shard in shards), (shard.sizes for shard in shards))
+        )
+        return cls([shard.path for shard in shards], firsts, Strings(_names(shards)), starts, sizes)
+
+
+class _Paths(Column):
+    """The paths of clips by their numbers, int64 (clips,), made when they are asked for; None for the number -1."""
+
+    def __init__(self, clips: _Clips, numbers: np.ndarray) -> None:
+        self._clips, self._numbers = clips, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> str | None:  # type: ignore[override]  # no slices
+        return next(self._of(self._numbers[[index]]))
+
+    def __iter__(self) -> Iterator[str | None]:
+        for first in range(0, len(self), _BLOCK):
+            yield from self._of(self._numbers[first : first + _BLOCK])
+
+    def _of(self, numbers: np.ndarray) -> Iterator[str | None]:
+        clips = self._clips
+        shards = (np.searchsorted(clips.firsts, numbers, "right") - 1).tolist()
+        columns = clips.names.choose(numbers), clips.starts[numbers].tolist(), clips.sizes[numbers].tolist()
+        for number, shard, *span in zip(numbers.tolist(), shards, *columns, strict=True):
+            yield clip_path(clips.shards[shard], *span) if number >= 0 else None
+
+
+def _names(shards: Iterable[Shard]) -> Iterator[str]:
+    return itertools.chain.from_iterable(shard.names for shard in shards)
 
 
 def _refuse_repeats(source: str, shards: Iterable[Shard]) -> None:
