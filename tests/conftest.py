@@ -20,7 +20,9 @@ from hypothesis import settings
 from PIL import Image
 
 from tests.loopback import Server
+from tests.patience import PATIENCE
 from tests.processes import Outcome, ranks, unhurried  # noqa: F401
+from timesformer.engine import meters
 from timesformer.runtime.signals import STOPPING, clear_signals
 from timesformer.torchvision_import import repair_torchvision
 
@@ -73,6 +75,30 @@ def signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[None]:
+    """No test leaves the log of a run behind, nor a level of logging."""
+    root, log = logging.getLogger(), logging.getLogger("timesformer")
+    level = root.level
+    yield
+    root.setLevel(level)
+    reset_log(log)
+
+
+def reset_log(log: logging.Logger) -> None:
+    """Closes the files of a log; it is as if no run had set it up."""
+    for handler in log.handlers:
+        handler.close()
+    log.handlers, log.propagate = [], True
+    log.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def reports_by_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow machine, a run logs the same lines."""
+    monkeypatch.setattr(meters, "LONGEST_SILENCE", PATIENCE)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Kernels that PyTorch compiled in earlier runs, maybe for other instructions, are not used."""
@@ -99,7 +125,8 @@ def shared() -> Path:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A file server on this machine, and no proxy on the way to it."""
-    monkeypatch.setenv("NO_PROXY", "*")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "*")
     with Server() as server:
         Thread(target=partial(server.serve_forever, poll_interval=0.01), daemon=True).start()
         yield server
@@ -159,20 +186,13 @@ def converter() -> ModuleType:
 @pytest.fixture
 def run_net(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> Iterator[Callable[..., Outcome]]:
+) -> Callable[..., Outcome]:
     """run_net(arguments): what `python tools/run_net.py arguments` does, without starting a process."""
     tool = load_command("train")
-    log = logging.getLogger("timesformer")
-
-    def reset() -> None:
-        for open_handler in log.handlers:
-            open_handler.close()
-        log.handlers, log.propagate = [], True
-        log.setLevel(logging.NOTSET)
 
     def run(*arguments: str) -> Outcome:
         monkeypatch.setattr("sys.argv", ["run_net.py", *arguments])
-        reset()
+        reset_log(logging.getLogger("timesformer"))
         caplog.clear()
         capsys.readouterr()
         code = tool.main()
@@ -180,8 +200,7 @@ def run_net(
         # Before the run's own log is set up, pytest takes the lines that would go to stderr.
         return Outcome(code, said.out, said.err + caplog.text)
 
-    yield run
-    reset()
+    return run
 
 
 @pytest.fixture

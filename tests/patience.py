@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-PATIENCE = 300.0
+PATIENCE = 900.0
 """Seconds after which a test is taken to hang. No other result may depend on it: the machine may be busy."""
 
 

@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,19 +39,19 @@ def ranks(tmp_path: Path) -> Iterator[Ranks]:
     def run(number: int, work: Callable[[int], int | None], **variables: str) -> list[Outcome]:
         folder = tmp_path / f"ranks{len(started)}"
         folder.mkdir()
-        world = {"WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}
-        world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
         processes = []
-        for rank in range(number):
-            environment = {**world, "RANK": rank, "LOCAL_RANK": rank, **variables}
-            arguments = (folder / str(rank), {key: str(value) for key, value in environment.items()}, work, rank)
-            processes.append(multiprocessing.get_context("fork").Process(target=_run_rank, args=arguments))
-        started.extend(processes)
-        for process in processes:
-            process.start()
-        deadline = time.monotonic() + PATIENCE
-        for process in processes:
-            process.join(max(0.0, deadline - time.monotonic()))
+        with held_port() as port:
+            world = {"WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            for rank in range(number):
+                environment = {**world, "RANK": rank, "LOCAL_RANK": rank, **variables}
+                arguments = (folder / str(rank), {key: str(value) for key, value in environment.items()}, work, rank)
+                processes.append(multiprocessing.get_context("fork").Process(target=_run_rank, args=arguments))
+            started.extend(processes)
+            for process in processes:
+                process.start()
+            deadline = time.monotonic() + PATIENCE
+            for process in processes:
+                process.join(max(0.0, deadline - time.monotonic()))
         texts = [(folder / f"{rank}.{name}").read_text() for rank in range(number) for name in ("out", "err")]
         codes = [process.exitcode for process in processes]
         assert None not in codes, f"processes did not end: {codes}\n" + "\n".join(texts)
@@ -70,10 +71,13 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(runtime_ranks, name, PATIENCE / 2)
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port that only sockets with SO_REUSEADDR can bind, such as those of PyTorch and Slurm, until the end."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def launched(main: Callable[[], object], timeout: float = PATIENCE) -> Callable[[int], int]:

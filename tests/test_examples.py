@@ -39,7 +39,8 @@ def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(NOTEBOOK, 4)
     place = {"metadata": {"path": str(tmp_path / "examples")}}
-    NotebookClient(notebook, timeout=10 * PATIENCE, kernel_name="python3", resources=place).execute()
+    limits = dict.fromkeys(("timeout", "startup_timeout", "iopub_timeout"), int(10 * PATIENCE))
+    NotebookClient(notebook, kernel_name="python3", resources=place, **limits).execute()
     text = printed(notebook)
     top1 = float(re.search(r"test top-1 ([\d.]+) %", text)[1])
     assert top1 > 70  # chance is 25

@@ -1,6 +1,7 @@
 """The command `timesformer`: its list of commands, unknown ones, exit codes, and `test`."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -92,8 +93,10 @@ def test_messages_name_the_command_as_it_was_run(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_closed_pipe_ends_a_command_silently() -> None:
-    process = run_python("-m", "timesformer", "configs", stdout=subprocess.PIPE)
-    process.stdout.close()
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = run_python("-m", "timesformer", "configs", stdout=writer)
+    os.close(writer)
     _, error = process.communicate(timeout=PATIENCE)
     assert (process.returncode, error) == (141, "")
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.patience import PATIENCE
 from timesformer.datasets import clips as clips_module
 from timesformer.datasets.clips import ClipDataset
 from timesformer.datasets.decoding.open import open_video
@@ -153,8 +154,14 @@ def test_any_error_of_a_decoder_is_reported(cfg, monkeypatch):
 @pytest.mark.parametrize("step", ["open_video", "spatial_sampling"])
 def test_decode_timeout(cfg, monkeypatch, step):
     never, begun = threading.Event(), []
-    monkeypatch.setattr(clips_module, step, lambda *_, **__: begun.append(step) or never.wait())
-    cfg.DATA.DECODE_TIMEOUT = 1.0
+
+    def hang(*_: object, **__: object) -> None:
+        begun.append(step)
+        dataset._time_limit.seconds = 0.1  # until here, a slow machine may take its time
+        never.wait()
+
+    monkeypatch.setattr(clips_module, step, hang)
+    cfg.DATA.DECODE_TIMEOUT = PATIENCE
     dataset = ClipDataset(cfg, "val")
     item, again = dataset[1], dataset[1]
     assert item["errors"] == again["errors"]

@@ -9,7 +9,7 @@ from timesformer.benchmarks.loading import dataset_of, resident_memory
 from timesformer.datasets.clips import ClipDataset
 
 WARM_UP, CLIPS = 200, 600
-ALLOWED = 3e6  # bytes that allocators keep; each clip that is not freed is 0.1e6
+ALLOWED = 12e6  # bytes that allocators and the system keep; 400 clips that are not freed are 40e6
 
 
 @pytest.mark.slow

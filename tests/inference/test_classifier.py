@@ -126,7 +126,7 @@ def test_invalid_frame_rates_of_files(classifier: Classifier, clips: list[str], 
 @pytest.mark.slow
 def test_a_video_that_hangs_the_decoder_is_given_up(tiny_checkpoint: Path, clips: list[str], tmp_path: Path):
     os.mkfifo(tmp_path / "0.jpg")  # opening it waits for a writer
-    classifier = load_model(tiny_checkpoint, "cpu", ["DATA.DECODE_TIMEOUT", "2.0"])
+    classifier = load_model(tiny_checkpoint, "cpu", ["DATA.DECODE_TIMEOUT", "10.0"])
     for workers in (0, 1):
         hanging, readable = classifier.predict_many([tmp_path, clips[2]], workers=workers)
         assert hanging.error.startswith(str(tmp_path))

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -369,7 +370,8 @@ def test_videos_that_hang_or_crash_the_decoder_do_not_end_the_command(
     def kill(part: Part) -> None:
         server = SERVER._server.pid
         for worker in Path(f"/proc/{server}/task/{server}/children").read_text().split():
-            os.kill(int(worker), signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(int(worker), signal.SIGKILL)
 
     classifier = load_model(tiny_checkpoint, "cpu")
     ((_, timeline),) = find_in_videos(classifier, [str(video)], window=0.2, stride=0.02, workers=1, on_part=kill)

@@ -61,8 +61,9 @@ def planted(tmp_path: Path) -> Path:
     (root / "train/run/equal.avi").write_bytes((root / "val/walk/12.avi").read_bytes())
     (root / "train/run/broken.mp4").write_bytes(b"")
     still = scene(3, 0)
-    # With a constant quantizer x264 writes the same file in every run; its rate control does not.
-    encode(root / "train/run/freezes.mp4", [*still, *[still[-1]] * 30], "libx264", qp="30")
+    # So, x264 writes the same file in every run and on every processor.
+    same = {"qp": "20", "x264-params": "cpu-independent=1"}
+    encode(root / "train/run/freezes.mp4", [*still, *[still[-1]] * 30], "libx264", **same)
     return root
 
 

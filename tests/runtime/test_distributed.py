@@ -82,6 +82,7 @@ def test_gradients_of_a_compiled_model_are_exchanged_during_the_backward_pass(
 @pytest.mark.usefixtures("unhurried")
 def test_only_the_first_failure_is_reported(ranks: Ranks) -> None:
     def main() -> None:
+        distributed.barrier()  # all have joined
         if dist_info().rank == 1:
             raise ValueError("unexpected")
         distributed.barrier()
@@ -95,6 +96,7 @@ def test_only_the_first_failure_is_reported(ranks: Ranks) -> None:
 @pytest.mark.usefixtures("unhurried")
 def test_rank_0_reports_an_error_of_all_ranks(ranks: Ranks) -> None:
     def main() -> None:
+        distributed.barrier()  # all have joined
         raise UserError("expected")
 
     ended = ranks(3, launched(main))

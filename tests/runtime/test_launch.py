@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from fvcore.common.config import CfgNode
 
 from tests.conftest import ROOT
 from tests.patience import PATIENCE, wait_until
-from tests.processes import Outcome, Ranks, free_port
+from tests.processes import Outcome, Ranks, held_port
 from timesformer.config import get_cfg
 from timesformer.errors import UserError
 from timesformer.runtime import distributed, launch
@@ -148,12 +149,13 @@ def test_two_processes_train_and_test(tiny_command: list[str], tmp_path: Path, w
     module = tmp_path / "record_threads.py"
     module.write_text(RECORD_THREADS)
     options = [*tiny_command, "IMPORTS", f"['{module}']", "SOLVER.MAX_EPOCH", "1", "OUTPUT_DIR", str(tmp_path / "out")]
-    url = ["--init_method", f"tcp://127.0.0.1:{free_port()}"]
-    nodes = [[*NODE, "0", *url, *options], [*NODE, "1", *url, *options]]
-    commands = nodes if way == "nodes" else [[*TORCHRUN_COMMAND, "tools/run_net.py", *options]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [subprocess.Popen(command, cwd=ROOT, env=environment) for command in commands]
-    codes = [process.wait(PATIENCE) for process in processes]
+    with held_port() as port:
+        url = ["--init_method", f"tcp://127.0.0.1:{port}"]
+        nodes = [[*NODE, "0", *url, *options], [*NODE, "1", *url, *options]]
+        commands = nodes if way == "nodes" else [[*TORCHRUN_COMMAND, "tools/run_net.py", *options]]
+        processes = [subprocess.Popen(command, cwd=ROOT, env=environment) for command in commands]
+        codes = [process.wait(PATIENCE) for process in processes]
     assert not any(codes), codes
     assert json.loads((tmp_path / "out/results.json").read_text())["num_videos"] == 6
     assert (tmp_path / "out/log/rank_1.log").is_file()
@@ -185,6 +187,7 @@ def test_a_failure_ends_a_process_that_hangs(run_two: Callable, monkeypatch: pyt
     monkeypatch.setattr(launch, "GRACE_PERIOD", 0.5)
 
     def main(cfg: CfgNode) -> None:
+        distributed.barrier()  # all have joined
         if dist_info().rank == 0:
             raise UserError("expected")
         threading.Event().wait()
@@ -193,13 +196,27 @@ def test_a_failure_ends_a_process_that_hangs(run_two: Callable, monkeypatch: pyt
     assert (ended.code, ended.err) == (2, "error: expected\n")
 
 
+def signal_parent(number: int) -> None:
+    """Sends a signal to the parent process, once that has started all processes: until then, it ignores Ctrl-C."""
+
+    def obeys() -> bool:
+        status = Path(f"/proc/{os.getppid()}/status").read_text()
+        return not int(re.search(r"SigIgn:\s*(\w+)", status)[1], 16) & 1 << (number - 1)
+
+    wait_until(obeys)
+    os.kill(os.getppid(), number)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_all_processes(run_two: Callable, number: int) -> None:
+def test_a_signal_ends_all_processes(run_two: Callable, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(launch, "GRACE_PERIOD", PATIENCE)
+
     def main(cfg: CfgNode) -> None:
         distributed.barrier()
         if dist_info().rank == 1:
-            os.kill(os.getppid(), number)
+            signal_parent(number)
         threading.Event().wait()
 
     ended = run_two(main)
@@ -214,7 +231,7 @@ def test_a_second_ctrl_c_kills_the_processes(run_two: Callable, monkeypatch: pyt
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # like a step that never ends
         distributed.barrier()
         if dist_info().rank == 1:
-            os.kill(os.getppid(), signal.SIGINT)
+            signal_parent(signal.SIGINT)
             wait_until(lambda: "Ctrl-C" in Path("/proc/self/fd/2").read_text())
             os.kill(os.getppid(), signal.SIGINT)
         threading.Event().wait()

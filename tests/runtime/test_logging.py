@@ -2,7 +2,6 @@
 
 import io
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,6 @@ import pytest
 from timesformer.runtime.logging import STEP, duration, progress_bar, set_up_logging
 
 logger = logging.getLogger("timesformer.tests")
-
-
-@pytest.fixture(autouse=True)
-def _reset() -> Iterator[None]:
-    yield
-    root = logging.getLogger("timesformer")
-    for handler in root.handlers:
-        handler.close()
-    root.handlers, root.propagate = [], True
-    root.setLevel(logging.NOTSET)
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.patience import PATIENCE
 from timesformer.runtime import signals
 from timesformer.runtime.signals import StopRequested, defer_signals, graceful_shutdown, raise_if_interrupted
 
@@ -49,7 +50,11 @@ def test_a_deferred_signal_raises_once_at_the_end() -> None:
 
 @each_signal
 @pytest.mark.parametrize("is_distributed", [True, False])
-def test_graceful_shutdown_holds_a_signal_back(number: int, is_distributed: bool) -> None:
+def test_graceful_shutdown_holds_a_signal_back(
+    monkeypatch: pytest.MonkeyPatch, number: int, is_distributed: bool
+) -> None:
+    monkeypatch.setattr(signals, "REPEATED", PATIENCE)
+
     def work() -> None:
         with graceful_shutdown(is_distributed):
             signals.stop_if_requested()

@@ -12,6 +12,7 @@ import pytest
 from fvcore.common.config import CfgNode
 
 from tests.conftest import Outcome
+from tests.patience import PATIENCE
 from timesformer.config import load_config
 from timesformer.config.load import ConfigError
 from timesformer.config.options import flatten, get_option
@@ -40,6 +41,7 @@ def local(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: str) -> Ite
         "WANDB_MODE": "offline",
         "WANDB_ERROR_REPORTING": "false",
         "WANDB_SILENT": "true",
+        "WANDB__SERVICE_WAIT": str(PATIENCE),
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }.items():
         monkeypatch.setenv(name, value)

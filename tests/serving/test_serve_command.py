@@ -61,7 +61,8 @@ def _stop_during_upload(process: subprocess.Popen, url: str, video: bytes, log: 
     body, place = request.read(), ("::1", request.url.port)
 
     def is_running() -> bool:
-        return "timesformer_requests_running 1.0" in httpx.get(f"{url}/metrics", trust_env=False).text
+        metrics = httpx.get(f"{url}/metrics", trust_env=False, timeout=PATIENCE).text
+        return "timesformer_requests_running 1.0" in metrics
 
     with closing(HTTPConnection(*place, timeout=PATIENCE)) as connection:
         connection.request("POST", request.url.path, body[:100], dict(request.headers))

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.patience import wait_until
-from tests.processes import free_port
+from tests.processes import held_port
 
 HOSTS = Path("/etc/hosts")
 COMMAND_TIMEOUT = 120.0  # seconds; without a controller, commands wait for it
@@ -32,7 +32,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
-KillWait=2
+KillWait=30
 MessageTimeout=60
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SelectType=select/cons_tres
@@ -60,7 +60,7 @@ def cluster() -> Iterator[dict[str, str]]:
         folder.chmod(0o755)
         logs = stack.enter_context((folder / "daemons.log").open("wb"))
         stack.enter_context(_host_names())
-        ports = {name: free_port() for name in ("port", "first", "second")}
+        ports = {name: stack.enter_context(held_port()) for name in ("port", "first", "second")}
         host, configuration = socket.gethostname().split(".")[0], folder / "slurm.conf"
         configuration.write_text(CONFIGURATION.format(host=host, folder=folder, **ports))
         environment = {**os.environ, "SLURM_CONF": str(configuration)}
@@ -93,12 +93,18 @@ def _daemon(command: list[str], **options: object) -> Iterator[None]:
 
 @contextmanager
 def _host_names() -> Iterator[None]:
-    line = "127.0.0.1 node1 node2 # nodes of a test\n"
-    HOSTS.write_text(f"{HOSTS.read_text().rstrip()}\n{line}")
+    """Adds the names of the nodes; the file is never empty, as other tests may look up a name."""
+    line = "\n127.0.0.1 node1 node2 # nodes of a test\n"
+    with HOSTS.open("a") as file:
+        file.write(line)
     try:
         yield
     finally:
-        HOSTS.write_text(HOSTS.read_text().replace(line, ""))
+        with HOSTS.open("r+") as file:
+            rest = file.read().replace(line, "")
+            file.seek(0)
+            file.write(rest)
+            file.truncate()
 
 
 def _cancel_all(environment: dict[str, str]) -> None:

@@ -96,8 +96,15 @@ def pages(page: Any, make_run: Callable[..., Path]) -> dict[int, Path]:
     return {classes: write_report([folder], folder / "report.html") for classes, folder in folders.items()}
 
 
-def test_confusion_matrix_and_charts_are_complete_at_any_size(page: Any, pages: dict[int, Path]) -> None:
+def new_page(page: Any) -> Any:
+    """Another page of the browser."""
     other = page.context.browser.new_page()
+    other.set_default_timeout(1000 * PATIENCE)
+    return other
+
+
+def test_confusion_matrix_and_charts_are_complete_at_any_size(page: Any, pages: dict[int, Path]) -> None:
+    other = new_page(page)
     for classes, path in pages.items():
         other.goto(path.as_uri())
         other.select_option("#order", "labels")
@@ -150,7 +157,7 @@ CHARTS_OF_A_SECTION_ARE_ALIKE = """() => [...document.querySelectorAll(".charts"
 
 def test_printed_pages_are_complete(page: Any, pages: dict[int, Path], tmp_path: Path) -> None:
     pypdfium2 = pytest.importorskip("pypdfium2")
-    other = page.context.browser.new_page()
+    other = new_page(page)
     for paper, window, classes in (("A4", 800, 51), ("Letter", 1400, 51), ("A4", 1400, 400)):
         other.set_viewport_size({"width": window, "height": 900})
         other.goto(pages[classes].as_uri())
@@ -175,7 +182,7 @@ def test_printed_pages_are_complete(page: Any, pages: dict[int, Path], tmp_path:
 def test_printed_comparison_has_all_columns(page: Any, make_run: Callable[..., Path], tmp_path: Path) -> None:
     pypdfium2 = pytest.importorskip("pypdfium2")
     runs = [make_run(f"fold_{fold}_seed_1", 4, seed=fold, options={"DATA.FOLD": fold}) for fold in range(1, 16)]
-    other = page.context.browser.new_page()
+    other = new_page(page)
     other.goto(write_report(runs, tmp_path / "comparison.html").as_uri())
     for paper in ("A4", "Letter"):
         other.pdf(path=tmp_path / "page.pdf", format=paper)
@@ -197,7 +204,7 @@ def test_printed_study_has_whole_words(page: Any, tmp_path: Path) -> None:
     section = Section("1. tuning", header=header, rows=[row] * 3, remark="without a model")
     content = {"title": "Study", "paragraphs": [], "parts": [section]}
     (tmp_path / "study.html").write_text(render_page("study.html", **content))
-    other = page.context.browser.new_page()
+    other = new_page(page)
     other.goto((tmp_path / "study.html").as_uri())
     for paper in ("A4", "Letter"):
         other.pdf(path=tmp_path / "page.pdf", format=paper)

@@ -4,8 +4,8 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -50,19 +50,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, clips: li
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
     """The address of the running page."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     options = ["--checkpoint", "best.pyth", "--fallback", "fallback.pyth", "--examples", "examples", "--device", "cpu"]
-    options += ["--port", port]
+    options += ["--max-decoding-seconds", str(PATIENCE)]
     environment = os.environ | {"STREAMLIT_SERVER_HEADLESS": "true"}
     environment |= {"TMPDIR": str(folder / "temporary"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "tools" / "app.py"), *options, "--max-megabytes", "1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     server = subprocess.Popen(command, cwd=folder, env=environment, **pipes)
     try:
-        assert any("URL: http://127.0.0.1" in line for line in server.stdout), "the page did not start"
-        yield f"http://127.0.0.1:{port}"
+        found = (re.search(r"URL: (http://127\.0\.0\.1:\d+)", line) for line in server.stdout)
+        address = next(filter(None, found), None)
+        assert address, "the page did not start"
+        yield address[1]
     finally:
         server.terminate()
         out, _ = server.communicate(timeout=PATIENCE)

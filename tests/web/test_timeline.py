@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.datasets.made_videos import encode, ffmpeg, moving_scene
+from tests.patience import PATIENCE
 from timesformer.localization.timeline import Timeline, find_actions
 from timesformer.localization.windows import WindowScores
 from timesformer.web import timeline
@@ -18,7 +19,7 @@ from timesformer.web.uploads import Limits, RefusedError
 
 @pytest.fixture
 def service(checkpoint: Path) -> Service:
-    return Service.load(Options(checkpoint=str(checkpoint), device="cpu"))
+    return Service.load(Options(checkpoint=str(checkpoint), device="cpu", limits=Limits(decoding_seconds=PATIENCE)))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from timesformer.benchmarks.tables import header, row
-from timesformer.benchmarks.timing import describe_machine, run_in_subprocess, select_device, time_in_turn
+from timesformer.benchmarks.timing import clock_of, describe_machine, run_in_subprocess, select_device, time_in_turn
 from timesformer.benchmarks.training import make_run
 from timesformer.config import load_config
 from timesformer.engine.checkpoint import Stateful, is_undamaged, save
@@ -32,8 +32,9 @@ def model_table(paths: Sequence[Path], timed: bool, batch_size: int, rounds: int
         device = select_device(threads)
         memory = "allocated on the GPU" if device.type == "cuda" else "of the whole process, PyTorch included"
         caption = (
-            f"{describe_machine(device)}; clips at once: {batch_size}, float32, median of {rounds}; forward at "
-            f"DATA.TEST_CROP_SIZE, training step (SGD) at DATA.TRAIN_CROP_SIZE, peak of memory {memory}."
+            f"{describe_machine(device)}; clips at once: {batch_size}, float32, median of {rounds} of "
+            f"{clock_of(device)[1]}; forward at DATA.TEST_CROP_SIZE, training step (SGD) at DATA.TRAIN_CROP_SIZE, "
+            f"peak of memory {memory}."
         )
     yield from header(caption, columns, text_columns=4)
     for path in paths:
@@ -57,7 +58,7 @@ def _measure(cfg: CfgNode, batch_size: int, rounds: int, threads: int) -> list[s
     cells = []
     for crop, training in ((cfg.DATA.TEST_CROP_SIZE, False), (cfg.DATA.TRAIN_CROP_SIZE, True)):
         clip = torch.randn(batch_size, 3, cfg.DATA.NUM_FRAMES, crop, crop, device=device)
-        seconds = time_in_turn({"": make_run(model, clip, training)}, rounds, device)[""]
+        seconds = time_in_turn({"": make_run(model, clip, training)}, rounds, device, clock_of(device)[0])[""]
         cells.append(f"{1e3 * statistics.median(seconds) / batch_size:.1f}" if seconds else "out of memory")
     return [*cells, f"{peak_memory(device) / 1e9:.2f}"]
 

@@ -46,6 +46,15 @@ def time_in_turn(
     return seconds
 
 
+def clock_of(device: torch.device) -> tuple[Clock, str]:
+    """The clock for a computation, and what it measures: with one thread, processor time.
+
+    Other processes disturb processor time less.
+    """
+    single = device.type == "cpu" and torch.get_num_threads() == 1
+    return (time.process_time, "processor time") if single else (time.perf_counter, "wall-clock time")
+
+
 def select_device(threads: int = 0) -> torch.device:
     """The GPU if there is one, else the CPU with this number of threads (0: PyTorch's choice)."""
     if threads:

@@ -154,9 +154,7 @@ def training_table(size: Size, rows: Sequence[Contender], rounds: int, threads: 
     models, clip = build_models(size, device), random_clip(size, device)
     differences = compare_logits(models, clip)
     peaks = {precision: matmul_peak(precision, device) for precision in sorted({one.precision for one in rows})}
-    # With one thread processor time is measured, which other processes disturb less.
-    single = device.type == "cpu" and torch.get_num_threads() == 1
-    clock, what = (time.process_time, "processor time") if single else (time.perf_counter, "wall-clock time")
+    clock, what = timing.clock_of(device)
     yield timing.describe_machine(device)
     yield f"clips: {size}, base model, 400 classes; medians of {counted(rounds, 'round')} of {what}"
     yield "largest difference of logits: " + ", ".join(f"{value:.1e} ({name})" for name, value in differences.items())

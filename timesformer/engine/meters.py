@@ -7,6 +7,9 @@ from torch import Tensor
 from timesformer.runtime.distributed import all_reduce_sum
 from timesformer.runtime.ranks import dist_info, is_main_process
 
+LONGEST_SILENCE = 60.0
+"""Seconds after which a single process reports, although LOG_PERIOD steps are not done."""
+
 
 class Average:
     """Running mean over samples, summed on the device in double precision, and so in any order."""
@@ -71,9 +74,9 @@ class Throughput:
         self._clips += clips
         self._waited += waited
 
-    def is_due(self, period: int, seconds: float = 60.0) -> bool:
-        """Whether to report: every `period` steps, at the end and, in a single process, after `seconds`."""
-        is_late = dist_info().world_size == 1 and time.perf_counter() - self._since > seconds
+    def is_due(self, period: int) -> bool:
+        """Whether to report: every `period` steps, at the end and, in a single process, after LONGEST_SILENCE."""
+        is_late = dist_info().world_size == 1 and time.perf_counter() - self._since > LONGEST_SILENCE
         return self.done % period == 0 or self.done == self.steps or is_late
 
     def report(self) -> dict[str, float]:

@@ -130,7 +130,8 @@ def finish_part(
         return
     connection.send("begin")
     while not result["status"]:
-        if not connection.poll(max(0.0, start + result["limit"] - time.monotonic())):
+        remaining = start + result["limit"] - time.monotonic()
+        if remaining <= 0 or not connection.poll(remaining):
             result |= {"status": "timed out", "error": f"killed after {result['limit']:.0f} s"}
             break
         try:

@@ -190,6 +190,7 @@ class Stream:
     def _generate(self) -> Iterator[StreamAnswer]:
         with suppress(_Closed):
             yield from self._every_window() if self._receiver.is_paced else self._newest_windows()
+            self._report_events()
 
     def _newest_windows(self) -> Iterator[StreamAnswer]:
         part, last = None, float("-inf")
@@ -242,8 +243,7 @@ class Stream:
         reported = None
         while True:
             frames = self._receiver.wait(until, self._timeout)
-            for event in self._receiver.take_events():
-                self._on_event(event)
+            self._report_events()
             if self._receiver.is_closed:
                 raise _Closed
             if self._receiver.ended or self._receiver.part_ended or until(frames):
@@ -252,6 +252,10 @@ class Stream:
             if silent >= self._timeout and not self._has_timeout and reported != last:
                 self._on_event(StreamEvent("stalled", f"{self.name}: no frames for {silent:.0f} s"))
                 reported = last
+
+    def _report_events(self) -> None:
+        for event in self._receiver.take_events():
+            self._on_event(event)
 
     def _predict(self, frames: list[BufferedFrame], start: float, end: float) -> StreamAnswer:
         """Return the answer for the frames that are first shown from `start` to before `end`."""

@@ -93,7 +93,7 @@ class Slurm:
 
     def start(self, cell: Cell, slot: int) -> None:
         name = f"cell-{cell.key}-{sha256(str(cell.folder.resolve()).encode()).hexdigest()[:8]}"
-        if name not in self._queued():
+        if name not in self._queued() and not cell.results():  # its job may have just ended
             command = command_line("submit", "--cfg", str(cell.config_path))
             command += ["--job_dir", str(cell.folder), "--name", name, "--num_shards", str(cell.cfg.NUM_SHARDS)]
             command += self._options

@@ -112,7 +112,7 @@ def test_workers_end_when_the_main_process_is_killed(cfg: CfgNode, monkeypatch: 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_hanging_decoder_keeps_no_process_alive(cfg: CfgNode, tmp_path: Path, number: int) -> None:
-    cfg.DATA_LOADER.NUM_WORKERS, cfg.DATA.DECODE_TIMEOUT = number, 2.0
+    cfg.DATA_LOADER.NUM_WORKERS, cfg.DATA.DECODE_TIMEOUT = number, 10.0
     (tmp_path / "config.yaml").write_text(cfg.dump())
     program = f"""if True:
         import threading, torch

@@ -182,7 +182,7 @@ class PacketSource:
     def loss(self, end: float) -> VideoError | None:
         """Return the error of a file whose last frame ends at `end` seconds, long before its header says; else None.
 
-        It is found with `allow_cut_short` only.
+        Without `allow_cut_short`, it is found in formats whose packets do not show it; others have raised it before.
         """
         seconds, (least, part) = self._promised_seconds, _SHORTEST_LOSS
         is_short = end < seconds - least - part * seconds

@@ -190,9 +190,9 @@ class ProcessPool:
 
     def stop(self) -> None:
         """As `close`, but gives up unfinished items."""
+        self._threads.shutdown(wait=False, cancel_futures=True)  # first: no thread takes another item
         for worker in self._workers:
             worker.stopped.set()
-        self._threads.shutdown(cancel_futures=True)
         self.close()
 
     def _process(self, item: Any) -> Outcome:

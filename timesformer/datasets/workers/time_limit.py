@@ -34,8 +34,8 @@ class TimeLimit:
             helper = os.getpid(), SimpleQueue()
             threading.Thread(target=_run_tasks, args=(helper[1],), name="decoding", daemon=True).start()
         answer: Future[Result] = Future()
-        helper[1].put((answer, function))
         try:
+            helper[1].put((answer, function))
             self._wait(answer)
         except BaseException:  # also an interruption: the next call must not wait for this one
             helper[1].put(None)
