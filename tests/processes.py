@@ -73,7 +73,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def held_port() -> Iterator[int]:
-    """A port that only sockets with SO_REUSEADDR can bind, such as those of PyTorch and Slurm, until the end."""
+    """A port that only sockets with SO_REUSEADDR can bind, such as those of PyTorch and Slurm, until the block ends."""
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", 0))

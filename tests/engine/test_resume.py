@@ -285,14 +285,14 @@ def test_full_disk_is_a_warning_for_timed_checkpoints_only(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft if len(ended) == 1 else 20_000, hard))
 
     options = ["TRAIN.CHECKPOINT_MINUTES", "0.00001", "TENSORBOARD.ENABLE", False]
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would be cut there, too
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # files end there, as on a full disk
-    monkeypatch.setattr(Trainer, "end_epoch", end_epoch_and_change_limit)
-    try:
-        stopped = run(tmp_path, *options)
-    finally:
-        monkeypatch.undo()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)  # it would be cut, too
+        patch.setattr(Trainer, "end_epoch", end_epoch_and_change_limit)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # files end there, as on a full disk
+        try:
+            stopped = run(tmp_path, *options)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     saved = ["checkpoint_epoch_00001.pyth", *(f"checkpoint_epoch_00001_iteration_0000000{n}.pyth" for n in (4, 5))]
     assert ended == [[], ["best.pyth", *saved]]
     assert stopped.code == 2

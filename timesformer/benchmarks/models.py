@@ -16,6 +16,7 @@ from timesformer.config import load_config
 from timesformer.engine.checkpoint import Stateful, is_undamaged, save
 from timesformer.engine.optim import ModelEma, construct_optimizer
 from timesformer.engine.progress import Progress
+from timesformer.errors import counted
 from timesformer.models import build_model
 from timesformer.models.complexity import count_multiply_adds, count_parameters
 from timesformer.runtime.device import peak_memory
@@ -32,9 +33,9 @@ def model_table(paths: Sequence[Path], timed: bool, batch_size: int, rounds: int
         device = select_device(threads)
         memory = "allocated on the GPU" if device.type == "cuda" else "of the whole process, PyTorch included"
         caption = (
-            f"{describe_machine(device)}; clips at once: {batch_size}, float32, median of {rounds} of "
-            f"{clock_of(device)[1]}; forward at DATA.TEST_CROP_SIZE, training step (SGD) at DATA.TRAIN_CROP_SIZE, "
-            f"peak of memory {memory}."
+            f"{describe_machine(device)}; clips at once: {batch_size}, float32, median of "
+            f"{counted(rounds, 'round')} of {clock_of(device)[1]}; forward at DATA.TEST_CROP_SIZE, training step (SGD) "
+            f"at DATA.TRAIN_CROP_SIZE, peak of memory {memory}."
         )
     yield from header(caption, columns, text_columns=4)
     for path in paths:

@@ -47,7 +47,7 @@ def time_in_turn(
 
 
 def clock_of(device: torch.device) -> tuple[Clock, str]:
-    """The clock for a computation, and what it measures: with one thread, processor time.
+    """A clock and what it measures: processor time on the CPU with one thread, else wall-clock time.
 
     Other processes disturb processor time less.
     """

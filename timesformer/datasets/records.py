@@ -86,7 +86,7 @@ class Records(Sequence[VideoRecord]):
     """The videos of a split in columns: a million take less than 100 MB, which DataLoader workers share.
 
     `names` are unique; `labels` are class indices, int64 (videos,); `paths` are `folder` joined with each name if None.
-    Strings that are no `Column` are copied into one.
+    Names and paths are copied into a `Column` if they are in none.
     `problems` holds by index why videos cannot be read; `describe` adds to a record on access.
     """
 

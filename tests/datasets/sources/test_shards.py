@@ -108,6 +108,11 @@ def test_index_is_written_once_and_again_for_changed_shards(cfg: CfgNode, shards
         with tarfile.open(shard) as archive:
             expected |= {item.name: [item.offset_data, item.size] for item in archive if item.name.endswith(".avi")}
     assert found == expected
+    earlier = [json.loads(line) for line in (shards / INDEX).read_text().splitlines()]
+    for entry in earlier:  # the form of an earlier version
+        names, *spans = (entry.pop(name) for name in ("names", "starts", "sizes"))
+        entry["clips"] = dict(zip(names, zip(*spans, strict=True), strict=True))
+    (shards / INDEX).write_text("\n".join(map(json.dumps, earlier)))
     written = (shards / INDEX).stat()
     names_of(cfg)
     assert os.path.samestat((shards / INDEX).stat(), written)  # it is written by renaming another file

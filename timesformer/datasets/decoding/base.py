@@ -122,7 +122,7 @@ class VideoReader(ABC):
         return self.num_frames / self.fps if self.fps else 0.0
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Yield every frame in order, uint8 [height, width, 3], RGB; VideoError as `read`, and for a missing end."""
+        """Yield every frame in order, uint8 [height, width, 3], RGB; VideoError as `read`."""
         shape: tuple[int, ...] = ()
         for image in self._every_image():
             self._check_size(image.shape, shape or image.shape)

@@ -42,11 +42,7 @@ def describe_format(path: str | os.PathLike[str], content: "Content | None" = No
 
     `content` is that of a file that is not at `path`.
     """
-    try:
-        with content.open() if content is not None else open(path, "rb") as file:
-            head = file.read(4096)
-    except OSError:
-        return ""
+    head = _read_head(path, content)
     text, name = head.removeprefix(b"\xef\xbb\xbf").lstrip(), os.path.basename(path)
     if text.startswith(b"#EXTM3U") or (text.startswith(b"<") and b"<MPD" in text):
         kind = "an HLS" if text.startswith(b"#EXTM3U") else "a DASH"
@@ -62,3 +58,34 @@ def describe_format(path: str | os.PathLike[str], content: "Content | None" = No
             return f"an animated WebP: write its frames to a folder with `magick {name} -coalesce DIR/%04d.png`"
         return f"a WebP image: {_IMAGE}"
     return f"a JPEG image: {_IMAGE}" if head.startswith(b"\xff\xd8\xff") else ""
+
+
+def promised_size(path: str | os.PathLike[str], content: "Content | None" = None) -> int | None:
+    """Return the size in bytes that a complete Matroska or WebM file has; None if it does not say, as live recordings.
+
+    It is the end of its Segment (RFC 8794 and RFC 9559). `content` is that of a file that is not at `path`.
+    """
+    head = _read_head(path, content)
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        size, place = _ebml_size(head, 4)
+        if size is not None and head[place + size :].startswith(b"\x18\x53\x80\x67"):
+            size, place = _ebml_size(head, place + size + 4)
+            return None if size is None else place + size
+    return None
+
+
+def _ebml_size(head: bytes, place: int) -> tuple[int | None, int]:
+    """The size at a place in an EBML file, None if it is unknown, and the place after it."""
+    length = 9 - int.from_bytes(head[place : place + 1], "big").bit_length()
+    largest = (1 << 7 * length) - 1
+    size = int.from_bytes(head[place : place + length], "big") & largest
+    return None if size == largest else size, place + length
+
+
+def _read_head(path: str | os.PathLike[str], content: "Content | None") -> bytes:
+    """The first 4,096 bytes of a file; none if it cannot be read."""
+    try:
+        with content.open() if content is not None else open(path, "rb") as file:
+            return file.read(4096)
+    except OSError:
+        return b""

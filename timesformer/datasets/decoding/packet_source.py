@@ -15,7 +15,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from timesformer.datasets.decoding.base import MAX_PIXELS, Content, VideoError
-from timesformer.datasets.decoding.containers import EXTENSIONS_OF, describe_format
+from timesformer.datasets.decoding.containers import EXTENSIONS_OF, describe_format, promised_size
 from timesformer.datasets.decoding.packet_index import CODECS_WITH_HIDDEN_FRAMES, NO_TIME, Packets, rises
 from timesformer.datasets.decoding.sample_table import read_sample_table
 
@@ -29,7 +29,7 @@ NEAR = 64  # packets, which are read faster than a seek
 _UNKNOWN = sys.maxsize
 _FOUND_WITHIN = 2**12  # packets after seeking
 _DURATION_IN_HEADER = frozenset({"mov", "matroska", "webm", "flv"})  # of other formats, FFmpeg computes it
-_MAY_END_ANYWHERE = frozenset({"matroska", "webm"})  # no packet shows that others are missing
+_MATROSKA = "matroska,webm"
 _SHORTEST_LOSS = 1.0, 0.01  # seconds and part of the duration; headers are not exact
 
 
@@ -99,6 +99,8 @@ class PacketSource:
         if self.formats == "avi" and self.rate:
             self._promised_seconds = self.promised_frames / self.rate
         try:
+            if self.formats == _MATROSKA and (promised_size(path, content) or 0) > size:
+                self._note_cut_short()
             if size <= LARGEST_KEPT:
                 with demuxer:
                     self._kept = list(self._whole(demuxer.packets))
@@ -182,25 +184,15 @@ class PacketSource:
     def loss(self, end: float) -> VideoError | None:
         """Return the error of a file whose last frame ends at `end` seconds, long before its header says; else None.
 
-        Without `allow_cut_short`, it is found in formats whose packets do not show it; others have raised it before.
+        It is found with `allow_cut_short` only.
         """
-        seconds, (least, part) = self._promised_seconds, _SHORTEST_LOSS
-        is_short = end < seconds - least - part * seconds
         if not self._is_cut_short:
-            may_be_cut_short = is_short and not _MAY_END_ANYWHERE.isdisjoint(self.formats.split(","))
-            if not may_be_cut_short or self._end_of_streams() >= seconds - least - part * seconds:
-                return None
-        if not is_short:
+            return None
+        seconds, (least, part) = self._promised_seconds, _SHORTEST_LOSS
+        if end >= seconds - least - part * seconds:
             return self.cut_short()
         found = f"its frames end at {end:.1f} of {seconds:.1f} seconds"
         return VideoError(f"{self._path}: cut short: {found}; copy it again")
-
-    def _end_of_streams(self) -> float:
-        """When the last packet of any stream ends, in seconds: sound may be longer than the video."""
-        with self.reopen() as demuxer, suppress(*DECODE_ERRORS, IndexError):
-            packets = (packet for packet in demuxer.container.demux() if packet.pts is not None)
-            return max((float((p.pts + (p.duration or 0)) * p.time_base) for p in packets), default=0.0)
-        return 0.0
 
     def _whole(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
         """Yield the packets up to the first one that is cut off, if the file may be."""

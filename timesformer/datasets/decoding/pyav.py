@@ -302,10 +302,7 @@ class VideoFile(VideoReader):
         self.num_frames = decoded
 
     def _every_image(self) -> Iterator[np.ndarray]:
-        for frame in self._every_frame():
-            yield self._to_rgb(frame, self._coded_size)
-        if loss := self._source.loss(self.delay + self.seconds):
-            raise loss
+        return (self._to_rgb(frame, self._coded_size) for frame in self._every_frame())
 
     def _from_start(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode everything up to the last of these frames."""

@@ -40,7 +40,7 @@ def is_video_name(name: str) -> bool:
 
 
 def stem(name: str) -> str:
-    """`name` without the extension of a video file: "a.b.avi" and "a.b" both give "a.b"."""
+    """`name` without the extension of a video file, itself if it has none: "a.b.avi" and "a.b" both give "a.b"."""
     start, _, extension = name.rpartition(".")
     return start if start and extension.lower() in _RANKS else name
 
@@ -153,7 +153,7 @@ def list_clips(root: Path, is_known: Callable[[str], bool] | None = None) -> dic
     if nested := [f"{label}/{clip}" for label, below in found.items() for clip in below.clips if "/" in clip]:
         what = f"{counted(len(nested), 'clip')} in subfolders have the class of the outer folder"
         _warn_once(f"{root}: {what}: {shorten(nested)}")
-    if strays := sorted(filter(is_video_name, files)):
+    if strays := sorted(name for name in files if is_video_name(name) and (root / name).is_file()):
         _warn_once(f"{root}: {strays_line(strays)}")
     return {label: below.clips for label, below in found.items()}
 

@@ -188,7 +188,7 @@ def _clips_in_shards(shards: ShardClips) -> Iterator[tuple[str, str]]:
 
 
 def _clips_below(root: Path) -> Iterator[tuple[str, str]]:
-    """The same of the clips below `root`, with paths from there: video files, and folders with the name of a clip."""
+    """Names and paths from `root` of the clips below it: video files, and folders with the name of a clip."""
     for folder, subfolders, files in walk(root):
         frames = {name for name in subfolders if _is_clip_name(name)}
         subfolders[:] = [name for name in subfolders if name not in frames]

@@ -100,7 +100,7 @@ def read_index(folder: str) -> Iterator[Shard]:
             for number, line in enumerate(file, start=1):
                 try:
                     yield _parse(folder, json.loads(line))
-                except (ValueError, TypeError, KeyError) as error:
+                except (ValueError, TypeError, KeyError, OverflowError) as error:
                     raise DataError(
                         f"{path} line {number}: not an entry of an index of shards ({error}): remove it, and the next "
                         "command writes it again"
@@ -221,10 +221,16 @@ def _entry(shard: Shard) -> dict[str, Any]:
 
 
 def _parse(folder: str, entry: dict[str, Any]) -> Shard:
-    path, names = entry["path"], entry["names"]
-    starts, sizes = array("q", entry["starts"]), array("q", entry["sizes"])
+    path = entry["path"]
+    if "clips" in entry:  # of an earlier version
+        names, spans = list(entry["clips"]), list(entry["clips"].values())
+        starts, sizes = array("q", [start for start, _ in spans]), array("q", [size for _, size in spans])
+    else:
+        names, starts, sizes = entry["names"], array("q", entry["starts"]), array("q", entry["sizes"])
     if posixpath.basename(path) != path:
         raise ValueError(f"path {path!r}, expected the name of a file")
+    if not set(map(type, names)) <= {str}:
+        raise ValueError("names that are no strings")
     if not len(names) == len(starts) == len(sizes):
         raise ValueError(f"{len(names)} names, {len(starts)} starts and {len(sizes)} sizes, expected one number")
     return Shard(posixpath.join(folder, path), int(entry["size"]), str(entry["stamp"]), names, starts, sizes)

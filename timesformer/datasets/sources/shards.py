@@ -177,7 +177,10 @@ class _Paths(Column):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def __getitem__(self, index: int) -> str | None:  # type: ignore[override]  # no slices
+    def __reduce__(self) -> tuple[type[Strings], tuple[list[str]]]:
+        return Strings, ([*self],)  # a spawned worker does not need all clips of the shards
+
+    def __getitem__(self, index: int) -> str | None:  # type: ignore[override]  # no slices, and None
         return next(self._of(self._numbers[[index]]))
 
     def __iter__(self) -> Iterator[str | None]:
