@@ -15,9 +15,11 @@ from tests.processes import held_port
 HOSTS = Path("/etc/hosts")
 COMMAND_TIMEOUT = 120.0  # seconds; without a controller, commands wait for it
 
-# Nothing waits longer than necessary: the defaults are those of a cluster with thousands of jobs.
+# Nothing waits longer than necessary: the defaults are those of a cluster with thousands of jobs. The port of a run
+# follows from the number of its job, so that two clusters on a machine should not have the same numbers.
 CONFIGURATION = """
 ClusterName=test
+FirstJobId={port}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
 SlurmUser=root
