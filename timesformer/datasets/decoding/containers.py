@@ -61,7 +61,7 @@ def describe_format(path: str | os.PathLike[str], content: "Content | None" = No
 
 
 def promised_size(path: str | os.PathLike[str], content: "Content | None" = None) -> int | None:
-    """Return the size in bytes that a complete Matroska or WebM file has; None if it does not say, as live recordings.
+    """Return the size in bytes that a complete Matroska or WebM file has; None if unknown, as in live recordings.
 
     It is the end of its Segment (RFC 8794 and RFC 9559). `content` is that of a file that is not at `path`.
     """
