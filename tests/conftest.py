@@ -78,15 +78,16 @@ def signals() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[None]:
     """No test leaves the log of a run behind, nor a level of logging."""
-    root, log = logging.getLogger(), logging.getLogger("timesformer")
+    root = logging.getLogger()
     level = root.level
     yield
     root.setLevel(level)
-    reset_log(log)
+    reset_log()
 
 
-def reset_log(log: logging.Logger) -> None:
-    """Closes the files of a log; it is as if no run had set it up."""
+def reset_log() -> None:
+    """Closes the files of the log; it is as if no run had set it up."""
+    log = logging.getLogger("timesformer")
     for handler in log.handlers:
         handler.close()
     log.handlers, log.propagate = [], True
@@ -192,7 +193,7 @@ def run_net(
 
     def run(*arguments: str) -> Outcome:
         monkeypatch.setattr("sys.argv", ["run_net.py", *arguments])
-        reset_log(logging.getLogger("timesformer"))
+        reset_log()
         caplog.clear()
         capsys.readouterr()
         code = tool.main()

@@ -100,19 +100,17 @@ def test_large_video_is_read_in_parts(cfg: CfgNode, videos: Path, monkeypatch: p
 
 def test_index_is_written_once_and_again_for_changed_shards(cfg: CfgNode, shards: Path, videos: Path) -> None:
     names_of(cfg)
-    lines = map(json.loads, (shards / INDEX).read_text().splitlines())
-    columns = ((line["names"], line["starts"], line["sizes"]) for line in lines)
-    found = {name: span for columns_of_shard in columns for name, *span in zip(*columns_of_shard, strict=True)}
+    entries = [json.loads(line) for line in (shards / INDEX).read_text().splitlines()]
+    for entry in entries:  # to the form of an earlier version
+        names, *spans = (entry.pop(name) for name in ("names", "starts", "sizes"))
+        entry["clips"] = dict(zip(names, map(list, zip(*spans, strict=True)), strict=True))
+    found = {name: span for entry in entries for name, span in entry["clips"].items()}
     expected = {}
     for shard in sorted(shards.glob("*.tar")):
         with tarfile.open(shard) as archive:
             expected |= {item.name: [item.offset_data, item.size] for item in archive if item.name.endswith(".avi")}
     assert found == expected
-    earlier = [json.loads(line) for line in (shards / INDEX).read_text().splitlines()]
-    for entry in earlier:  # the form of an earlier version
-        names, *spans = (entry.pop(name) for name in ("names", "starts", "sizes"))
-        entry["clips"] = dict(zip(names, zip(*spans, strict=True), strict=True))
-    (shards / INDEX).write_text("\n".join(map(json.dumps, earlier)))
+    (shards / INDEX).write_text("\n".join(map(json.dumps, entries)))  # which is still read
     written = (shards / INDEX).stat()
     names_of(cfg)
     assert os.path.samestat((shards / INDEX).stat(), written)  # it is written by renaming another file
